@@ -1,0 +1,80 @@
+/* op.h: the op descriptor, for core/ops/ and the tests: one op, one place.
+ *
+ * From a descriptor come the C call, the Lua function and method, help, completion, error texts, the
+ * gradient check and the CPU = CUDA test. A file core/ops/<stem>.c ends with
+ *     AL_OPS(<stem>, &op_a, &op_b)
+ * and the build finds it by its name.
+ */
+#ifndef AL_OP_H
+#define AL_OP_H
+#include "attnlab.h"
+#include "../kernels/kernel.h"
+
+typedef struct al_meta { /* what an output will be, or what an input was */
+  al_dtype dtype;
+  int ndim;
+  int64_t shape[AL_MAX_DIMS];
+} al_meta;
+
+/* One run of an op. In forward: in, out, opts. In backward: in and out hold only what the descriptor
+ * declares as read (else NULL), in_meta is always filled; dout[i] is NULL where no gradient came;
+ * din[i] must be set to a new reference for every i with need[i]. All tensors handed to forward and
+ * backward are contiguous unless the op has AL_OP_STRIDED. */
+typedef struct al_call {
+  const struct al_op *op;
+  al_opts *opts;
+  int n_in, n_out; /* n_in counts list members one by one */
+  al_tensor **in, **out;
+  al_meta *in_meta, *out_meta;
+  al_tensor **dout, **din;
+  bool *need;
+} al_call;
+
+/* A case for check_ops: inputs as shapes, one word an input, and options.
+ *   "(2,3) (3)"    uniform in [lo, hi] (lo = hi = 0: N(0,1));  "-" absent optional
+ *   "i(4,5)<7"     i32 below 7;  "p(3)" uniform in [0.5, 1.5], e.g. a denominator
+ *   "(2,3)t"       stored with its last two axes swapped (a strided view)
+ * exempt: why the gradient of this case is not checked (counted and printed), else NULL. */
+typedef struct al_sample {
+  const char *inputs, *args;
+  double lo, hi;
+  const char *exempt;
+} al_sample;
+
+enum {
+  AL_OP_STRIDED = 1, /* takes inputs with any strides */
+  AL_OP_VIEW = 2,    /* forward makes out[] itself (shares storage with an input) */
+  AL_OP_RANDOM = 4   /* forward draws a key when opts has key < 0; the drawn key is set in opts */
+};
+
+typedef struct al_op {
+  al_op_info info;
+  unsigned flags;
+  /* Checks inputs and options, fills out_meta. */
+  al_status (*shape)(al_ctx *c, al_call *k);
+  al_status (*forward)(al_ctx *c, al_call *k);
+  /* NULL: not differentiable. Runs with recording off. */
+  al_status (*backward)(al_ctx *c, al_call *k);
+  unsigned reads_in, reads_out; /* bit i: backward reads in[i] / out[i] (a list counts as its first bit) */
+  const al_sample *samples;     /* end with {0} */
+} al_op;
+
+#define AL_OPS(stem, ...) const al_op *const al_ops_##stem[] = {__VA_ARGS__, NULL}
+
+/* A kernel view of a tensor. */
+alk_view al_view(const al_tensor *t);
+/* New contiguous tensor with that meta: for gradients. Contents undefined. */
+al_tensor *al_new_meta(al_ctx *c, const al_meta *m);
+al_tensor *al_new_meta_full(al_ctx *c, const al_meta *m, double value);
+/* New reference to t itself when contiguous, else to a contiguous copy. */
+al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t);
+/* New view of t's storage; offset in elements, relative to t's first element. No history. */
+al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t *shape,
+                          const int64_t *stride, int64_t offset);
+/* Resolves a 0-based, possibly negative axis against ndim; error names the op. */
+al_status al_axis(al_ctx *c, const al_call *k, const char *key, int ndim, int *axis);
+/* "(2,8,64)" */
+const char *al_meta_str(const al_meta *m, char *buf, size_t n);
+const al_op *const *al_op_table(int *n); /* sorted by name; for the tests */
+#define AL_STR(t) al_shape_str((t), (char[96]){0}, 96)
+#endif

@@ -1,0 +1,64 @@
+/* kernel.h: what every kernel contract shares: element types, strided views, one dispatch macro.
+ *
+ * A CPU kernel source is compiled once per element type (ALK_REAL = float, double) and, for float,
+ * once per instruction set; ALK_KERNEL declares all of them and a selector that picks at run time.
+ * Kernels know no tensors and allocate nothing. Sizes, strides and index products are int64_t;
+ * strides count elements. Unless a contract says otherwise, outputs are written (=), inputs may not
+ * alias outputs, and results do not depend on the number of threads.
+ */
+#ifndef ALK_KERNEL_H
+#define ALK_KERNEL_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ORDER dtype: dtype.c has names and sizes in this order. */
+typedef enum alk_dtype { ALK_F64, ALK_F32, ALK_BF16, ALK_I32 } alk_dtype;
+
+#define ALK_MAX_DIMS 8
+
+typedef struct alk_view {
+  void *data;
+  int64_t size[ALK_MAX_DIMS], stride[ALK_MAX_DIMS];
+  int ndim;
+  alk_dtype dtype;
+} alk_view;
+
+/* Instruction sets a float kernel is compiled for; isa.c finds the best one this machine runs. */
+typedef enum alk_isa { ALK_ISA_BASE, ALK_ISA_V3, ALK_ISA_V4 } alk_isa;
+alk_isa alk_cpu_isa(void);
+const char *alk_isa_name(alk_isa isa); /* "x86-64", "x86-64-v3", "x86-64-v4" */
+
+#if defined(__x86_64__)
+#define ALK_PICK(name)                                                                             \
+  (alk_cpu_isa() == ALK_ISA_V4 ? alk_##name##_f32_v4                                               \
+                               : alk_cpu_isa() == ALK_ISA_V3 ? alk_##name##_f32_v3                 \
+                                                             : alk_##name##_f32)
+#else
+#define ALK_PICK(name) alk_##name##_f32
+#endif
+
+/* Declares alk_<name>_f64, alk_<name>_f32 (and its _v3, _v4 builds) with one parameter list, and
+ * alk_<name>(dtype), which returns the right one; dtype must be ALK_F32 or ALK_F64. */
+#define ALK_KERNEL(name, ret, params)                                                              \
+  typedef ret(*alk_##name##_fn) params;                                                            \
+  ret alk_##name##_f64 params;                                                                     \
+  ret alk_##name##_f32 params;                                                                     \
+  ret alk_##name##_f32_v3 params;                                                                  \
+  ret alk_##name##_f32_v4 params;                                                                  \
+  static inline alk_##name##_fn alk_##name(alk_dtype dtype) {                                      \
+    return dtype == ALK_F64 ? alk_##name##_f64 : ALK_PICK(name);                                   \
+  }
+
+/* In kernels/cpu/<op>.c: void ALK_NAME(softmax_fwd)(...). The build defines ALK_REAL, ALK_SUFFIX. */
+#define ALK_PASTE_(a, b) alk_##a##b
+#define ALK_PASTE(a, b) ALK_PASTE_(a, b)
+#define ALK_NAME(name) ALK_PASTE(name, ALK_SUFFIX)
+
+/* Number of elements of a view. */
+static inline int64_t alk_numel(const alk_view *v) {
+  int64_t n = 1;
+  for (int i = 0; i < v->ndim; i++) n *= v->size[i];
+  return n;
+}
+#endif
