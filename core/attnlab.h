@@ -211,9 +211,9 @@ AL_API const al_op_info *al_op_find(al_ctx *c, const char *name); /* NULL + near
  * (new references; n_out of them at most), all NULL on failure. */
 AL_API al_status al_op_run(al_ctx *c, const al_op_info *op, al_tensor *const *in, int n_in, al_opts *opts,
                            al_tensor **out, int n_out);
-/* The form for C: y = al_op(c, "matmul", AL_IN(a, b), "transpose_b=true alpha=%.17g", s);
+/* The form for C: y = al_run(c, "matmul", AL_IN(a, b), "transpose_b=true alpha=%.17g", s);
  * returns the first visible output. Options as for al_opts_parse, after printf. */
-AL_API al_tensor *al_op(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt, ...)
+AL_API al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 #define AL_IN(...)                                                                                 \
   (al_tensor *const[]){__VA_ARGS__}, (int)(sizeof((al_tensor *const[]){__VA_ARGS__}) / sizeof(al_tensor *))

@@ -1,0 +1,114 @@
+/* alloc.c: storages from a caching allocator that counts.
+ *
+ * A block is a 64-byte header and 64-byte aligned data. Sizes are rounded up to a class: multiples of
+ * 64 bytes to 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block goes
+ * on its class's list and the next request of that class takes it: a training step asks for the same
+ * sizes every time and soon allocates nothing. Under AddressSanitizer nothing is kept, so that it sees
+ * uses after free. */
+#include "core.h"
+#include "../kernels/copy.h"
+#include <stdlib.h>
+#include <string.h>
+
+struct al_block {
+  al_block *next;
+  int bin;
+  char pad[64 - sizeof(al_block *) - sizeof(int)];
+};
+_Static_assert(sizeof(al_block) == 64, "data must stay 64-byte aligned");
+
+#ifdef __SANITIZE_ADDRESS__
+enum { KEEP = 0 };
+#else
+enum { KEEP = 1 };
+#endif
+
+/* Size class of a request; *rounded = its size. */
+static int bin_of(int64_t bytes, int64_t *rounded) {
+  if (bytes <= 4096) {
+    const int64_t k = bytes <= 0 ? 1 : (bytes + 63) / 64;
+    *rounded = k * 64;
+    return (int)k - 1; /* 0..63 */
+  }
+  const int log = 63 - __builtin_clzll((unsigned long long)(bytes - 1)); /* 2^log < bytes <= 2^(log+1) */
+  const int64_t step = (int64_t)1 << (log - 3);
+  const int64_t k = (bytes + step - 1) / step; /* 9..16 */
+  *rounded = k * step;
+  return 64 + (log - 12) * 8 + (int)(k - 9);
+}
+
+static bool fails_now(al_ctx *c) { return c->fail_at > 0 && --c->fail_at == 0; }
+
+al_storage *al_storage_new(al_ctx *c, int64_t bytes) {
+  al_storage *s = fails_now(c) ? NULL : malloc(sizeof *s);
+  if (!s) {
+    al_fail(c, AL_ENOMEM, "out of memory (tensor of %lld bytes)", (long long)bytes);
+    return NULL;
+  }
+  int64_t size;
+  const int bin = bin_of(bytes, &size);
+  al_block *b = c->bins[bin];
+  if (b) {
+    c->bins[bin] = b->next;
+    c->mem.cached -= size;
+  } else {
+    b = aligned_alloc(64, (size_t)size + sizeof *b);
+    if (!b) { /* what is cached may be what is missing */
+      al_memory_trim(c);
+      b = aligned_alloc(64, (size_t)size + sizeof *b);
+    }
+    if (!b) {
+      free(s);
+      al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld are in use", (long long)bytes,
+              (long long)c->mem.live);
+      return NULL;
+    }
+    b->bin = bin;
+  }
+  s->refs = 1;
+  s->bytes = bytes;
+  s->data = b + 1;
+  c->mem.live += bytes;
+  c->mem.n_alloc++;
+  if (c->mem.live > c->mem.peak) c->mem.peak = c->mem.live;
+  if (c->poison) memset(s->data, 0xff, (size_t)size); /* a NaN in every float type, -1 in i32 */
+  return s;
+}
+
+void al_storage_release(al_ctx *c, al_storage *s) {
+  if (!s || --s->refs > 0) return;
+  c->mem.live -= s->bytes;
+  al_block *b = (al_block *)s->data - 1;
+  if (KEEP) {
+    int64_t size;
+    bin_of(s->bytes, &size);
+    b->next = c->bins[b->bin];
+    c->bins[b->bin] = b;
+    c->mem.cached += size;
+  } else {
+    free(b);
+  }
+  free(s);
+}
+
+void *al_calloc(al_ctx *c, int64_t n, size_t size) {
+  void *p = fails_now(c) ? NULL : calloc(n > 0 ? (size_t)n : 1, size);
+  if (!p) al_fail(c, AL_ENOMEM, "out of memory (%lld x %zu bytes)", (long long)n, size);
+  return p;
+}
+
+al_mem al_memory(const al_ctx *c) { return c->mem; }
+void al_memory_reset_peak(al_ctx *c) { c->mem.peak = c->mem.live; }
+
+void al_memory_trim(al_ctx *c) {
+  for (int i = 0; i < AL_BINS; i++)
+    while (c->bins[i]) {
+      al_block *b = c->bins[i];
+      c->bins[i] = b->next;
+      free(b);
+    }
+  c->mem.cached = 0;
+}
+
+void al_memory_fail_at(al_ctx *c, int64_t n) { c->fail_at = n; }
+void al_memory_poison(al_ctx *c, bool on) { c->poison = on; }

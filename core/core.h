@@ -1,0 +1,95 @@
+/* core.h: what the core files share and nobody else sees: context, storages, tensors, graph nodes. */
+#ifndef AL_CORE_H
+#define AL_CORE_H
+#include "op.h"
+
+typedef struct al_storage {
+  int64_t refs, bytes;
+  void *data;
+} al_storage;
+
+typedef struct al_node al_node;
+
+struct al_tensor {
+  al_ctx *ctx;
+  int64_t refs;
+  al_storage *storage;
+  int64_t offset; /* elements */
+  al_dtype dtype;
+  int ndim;
+  int64_t shape[AL_MAX_DIMS], stride[AL_MAX_DIMS];
+  bool requires_grad; /* leaf whose gradient is wanted */
+  al_tensor *grad;
+  al_node *node; /* what made it; NULL for a leaf */
+  int node_out;  /* which output of the node it is */
+};
+
+/* One recorded op. It holds what its backward reads and where gradients go, nothing else; edges point
+ * to earlier nodes or to leaves, never forward, so plain reference counts suffice. */
+typedef struct al_edge {
+  al_node *node; /* the input's node, or NULL */
+  int out;
+  al_tensor *leaf; /* or a leaf that requires a gradient */
+} al_edge;
+
+struct al_node {
+  al_ctx *ctx;
+  int64_t refs;
+  uint64_t seq; /* creation order: consumers have larger numbers */
+  const al_op *op;
+  al_opts *opts;
+  int n_in, n_out;
+  al_meta *in_meta, *out_meta;
+  al_edge *edges;
+  al_tensor **saved_in, **saved_out;
+  al_tensor **grads; /* gradients of the outputs, while a backward runs */
+  bool spent;        /* its backward ran; what it held is gone */
+  bool marked;
+  al_node *next; /* work lists */
+};
+
+typedef struct al_block al_block;
+enum { AL_BINS = 512 };
+
+struct al_ctx {
+  al_status error;
+  char message[1024];
+  const char *error_file;
+  int error_line;
+  al_mem mem;
+  int64_t fail_at;
+  bool poison;
+  al_block *bins[AL_BINS]; /* freed blocks by size class */
+  bool record;             /* grad mode */
+  uint64_t seq;
+  /* open scopes: one stack of tensors, marks say where each scope begins */
+  al_tensor **pool;
+  int64_t n_pool, pool_cap;
+  int64_t marks[64];
+  int n_marks;
+  bool scope_off; /* inside an op: what it makes is its own */
+  uint64_t seed, drawn;
+};
+
+/* alloc.c */
+al_storage *al_storage_new(al_ctx *c, int64_t bytes);
+void al_storage_release(al_ctx *c, al_storage *s);
+/* Zeroed host memory for bookkeeping; counts for al_memory_fail_at. free() it. */
+void *al_calloc(al_ctx *c, int64_t n, size_t size);
+
+/* tensor.c */
+al_tensor *al_tensor_alias(al_ctx *c, const al_tensor *t); /* same storage, no history */
+al_meta al_meta_of(const al_tensor *t);
+int64_t al_meta_numel(const al_meta *m);
+
+/* scope.c */
+al_tensor *al_scope_own(al_ctx *c, al_tensor *t); /* hand a new reference to the open scope, if any */
+
+/* autograd.c */
+al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin); /* origin: inputs as the caller passed them */
+void al_node_release(al_node *n);
+
+/* opts.c */
+al_opts *al_opts_retain(const al_opts *o);
+const char *al_opts_owner(const al_opts *o);
+#endif

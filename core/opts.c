@@ -1,0 +1,437 @@
+/* opts.c: options declared once as al_arg rows: defaults, parsing, checking, error texts. */
+#include "core.h"
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct value {
+  unsigned kind; /* one AL_T_ bit: BOOL, NUM, WORD, TEXT, LIST, RECORD; integers are NUM */
+  bool given;
+  bool b;
+  double num;
+  char *word; /* owned */
+  double *list;
+  int n_list;
+  al_opts *record;
+} value;
+
+struct al_opts {
+  int64_t refs;
+  const al_arg *rows;
+  const char *owner;
+  int n;
+  value v[];
+};
+
+/* A bounded text that remembers when it is full. */
+typedef struct text {
+  char *buf;
+  size_t n, at;
+} text;
+
+static __attribute__((format(printf, 2, 3))) void put(text *t, const char *fmt, ...) {
+  if (t->at >= t->n) return;
+  va_list ap;
+  va_start(ap, fmt);
+  const int k = vsnprintf(t->buf + t->at, t->n - t->at, fmt, ap);
+  va_end(ap);
+  if (k > 0) t->at += (size_t)k;
+}
+
+static bool has_word(const char *choices, const char *w) {
+  const size_t n = strlen(w);
+  for (const char *p = choices; p && *p;) {
+    p += strspn(p, " ");
+    const size_t k = strcspn(p, " ");
+    if (k == n && strncmp(p, w, n) == 0) return n > 0;
+    p += k;
+  }
+  return false;
+}
+
+/* What a row accepts, for error texts: "true, false, a number in 0..1 or one of: exp cosh". */
+static const char *expected(const al_arg *r, char *buf, size_t n) {
+  text t = {buf, n, 0};
+  if (r->type & AL_T_RECORD && r->fields) return expected(r->fields, buf, n);
+  const char *sep = "";
+  if (r->type & AL_T_BOOL) put(&t, "true or false"), sep = ", ";
+  if (r->type & AL_T_LIST) put(&t, "%sa list of numbers", sep), sep = ", ";
+  else if (r->type & (AL_T_INT | AL_T_NUM | AL_T_AXIS)) {
+    put(&t, "%s%s", sep, r->type & AL_T_NUM ? "a number" : "an integer"), sep = ", ";
+    if (r->min != 0 || r->max != 0) {
+      if (r->max >= 1e300) put(&t, " of at least %g", r->min);
+      else if (r->min <= -1e300) put(&t, " of at most %g", r->max);
+      else put(&t, " in %g..%g", r->min, r->max);
+    }
+  }
+  if (r->type & AL_T_WORD) put(&t, "%sone of: %s", sep, r->choices), sep = ", ";
+  if (r->type & AL_T_TEXT) put(&t, "%sa text", sep);
+  return buf;
+}
+
+static al_status mismatch(al_ctx *c, const al_opts *o, const char *key, const al_arg *r, const char *got) {
+  char want[512];
+  char near[128] = "";
+  if (r->type & AL_T_WORD) {
+    char words[512];
+    const char *list[64];
+    int n = 0;
+    snprintf(words, sizeof words, "%s", r->choices);
+    for (char *save, *w = strtok_r(words, " ", &save); w && n < 64; w = strtok_r(NULL, " ", &save)) list[n++] = w;
+    const char *hit = al_nearest(got, list, n);
+    if (hit) snprintf(near, sizeof near, " (did you mean '%s'?)", hit);
+  }
+  return al_fail(c, AL_EVALUE, "%s: option '%s': %s expected, got '%s'%s", o->owner, key,
+                 expected(r, want, sizeof want), got, near);
+}
+
+static void value_clear(value *v) {
+  free(v->word);
+  free(v->list);
+  al_opts_release(v->record);
+  *v = (value){0};
+}
+
+void al_opts_release(al_opts *o) {
+  if (!o || --o->refs > 0) return;
+  for (int i = 0; i < o->n; i++) value_clear(&o->v[i]);
+  free(o);
+}
+
+al_opts *al_opts_retain(const al_opts *o) {
+  al_opts *m = (al_opts *)(uintptr_t)o; /* a reference count is not part of the value */
+  if (m) m->refs++;
+  return m;
+}
+
+const char *al_opts_owner(const al_opts *o) { return o->owner; }
+const al_arg *al_opts_rows(const al_opts *o) { return o->rows; }
+
+static int find_row(const al_opts *o, const char *name, size_t len) {
+  for (int i = 0; i < o->n; i++)
+    if (strlen(o->rows[i].name) == len && strncmp(o->rows[i].name, name, len) == 0) return i;
+  return -1;
+}
+
+/* Resolves a dotted key to the record that holds it and the row there; -1 when unknown. */
+static int locate(al_opts **o, const char *key) {
+  for (;;) {
+    const char *dot = strchr(key, '.');
+    const int i = find_row(*o, key, dot ? (size_t)(dot - key) : strlen(key));
+    if (i < 0 || !dot) return i;
+    if (!(*o)->v[i].record) return -1;
+    *o = (*o)->v[i].record;
+    key = dot + 1;
+  }
+}
+
+static al_status unknown(al_ctx *c, const al_opts *o, const char *key) {
+  const char *names[512];
+  char joined[256][64];
+  int n = 0, m = 0;
+  for (int i = 0; i < o->n && n < 256; i++) {
+    names[n++] = o->rows[i].name;
+    if (o->v[i].record)
+      for (const al_arg *f = o->rows[i].fields; f->name && m < 256 && n < 512; f++) {
+        snprintf(joined[m], sizeof joined[m], "%s.%s", o->rows[i].name, f->name);
+        names[n++] = joined[m++];
+      }
+  }
+  const char *near = al_nearest(key, names, n);
+  if (near) return al_fail(c, AL_ENAME, "%s: unknown option '%s' (did you mean '%s'?)", o->owner, key, near);
+  char list[600];
+  text t = {list, sizeof list, 0};
+  for (int i = 0; i < o->n; i++) put(&t, " %s", o->rows[i].name);
+  return al_fail(c, AL_ENAME, "%s: unknown option '%s'; it has:%s", o->owner, key, o->n ? list : " none");
+}
+
+/* Finds the row and value for a setter; a record means its first field. */
+static al_status target(al_ctx *c, al_opts *o, const char *key, const al_arg **row, value **v) {
+  al_opts *at = o;
+  int i = locate(&at, key);
+  if (i < 0) return unknown(c, o, key);
+  at->v[i].given = true;
+  while (at->rows[i].type & AL_T_RECORD) {
+    at = at->v[i].record;
+    i = 0;
+    at->v[0].given = true;
+  }
+  /* the records on the way to a dotted key count as given, too */
+  const char *dot = strchr(key, '.');
+  if (dot) {
+    const int top = find_row(o, key, (size_t)(dot - key));
+    if (top >= 0) o->v[top].given = true;
+  }
+  *row = &at->rows[i];
+  *v = &at->v[i];
+  return AL_OK;
+}
+
+static al_status put_word(al_ctx *c, value *v, unsigned kind, const char *w) {
+  char *copy = strdup(w);
+  if (!copy) return al_fail(c, AL_ENOMEM, "out of memory (option text)");
+  const bool given = v->given;
+  value_clear(v);
+  *v = (value){.kind = kind, .given = given, .word = copy};
+  return AL_OK;
+}
+
+al_status al_opts_set_bool(al_ctx *c, al_opts *o, const char *key, bool b) {
+  const al_arg *r;
+  value *v;
+  AL_TRY(target(c, o, key, &r, &v));
+  if (r->type & AL_T_BOOL) {
+    const bool given = v->given;
+    value_clear(v);
+    *v = (value){.kind = AL_T_BOOL, .given = given, .b = b};
+    return AL_OK;
+  }
+  if (!b && r->type & AL_T_WORD && has_word(r->choices, "none")) return put_word(c, v, AL_T_WORD, "none");
+  return mismatch(c, o, key, r, b ? "true" : "false");
+}
+
+al_status al_opts_set_num(al_ctx *c, al_opts *o, const char *key, double x) {
+  const al_arg *r;
+  value *v;
+  AL_TRY(target(c, o, key, &r, &v));
+  char got[40];
+  snprintf(got, sizeof got, "%.9g", x);
+  if (r->type & AL_T_LIST) return al_opts_set_list(c, o, key, 1, &x);
+  if (!(r->type & (AL_T_INT | AL_T_NUM | AL_T_AXIS))) {
+    if (r->type & AL_T_TEXT) return put_word(c, v, AL_T_TEXT, got);
+    return mismatch(c, o, key, r, got);
+  }
+  if (isnan(x) || (!(r->type & AL_T_NUM) && (x != floor(x) || fabs(x) > 9007199254740992.0)))
+    return mismatch(c, o, key, r, got);
+  if ((r->min != 0 || r->max != 0) && (x < r->min || x > r->max)) return mismatch(c, o, key, r, got);
+  const bool given = v->given;
+  value_clear(v);
+  *v = (value){.kind = AL_T_NUM, .given = given, .num = x};
+  return AL_OK;
+}
+
+al_status al_opts_set_word(al_ctx *c, al_opts *o, const char *key, const char *w) {
+  const al_arg *r;
+  value *v;
+  AL_TRY(target(c, o, key, &r, &v));
+  if (r->type & AL_T_WORD && has_word(r->choices, w)) return put_word(c, v, AL_T_WORD, w);
+  if (r->type & AL_T_TEXT) return put_word(c, v, AL_T_TEXT, w);
+  return mismatch(c, o, key, r, w);
+}
+
+al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const double *x) {
+  const al_arg *r;
+  value *v;
+  AL_TRY(target(c, o, key, &r, &v));
+  if (!(r->type & AL_T_LIST)) return mismatch(c, o, key, r, "a list");
+  for (int i = 0; i < n; i++) {
+    char got[40];
+    snprintf(got, sizeof got, "%.9g", x[i]);
+    if (!(r->type & AL_T_NUM) && x[i] != floor(x[i])) return mismatch(c, o, key, r, got);
+    if ((r->min != 0 || r->max != 0) && (x[i] < r->min || x[i] > r->max)) return mismatch(c, o, key, r, got);
+  }
+  double *copy = malloc(n > 0 ? (size_t)n * sizeof *copy : 1);
+  if (!copy) return al_fail(c, AL_ENOMEM, "out of memory (option list)");
+  if (n > 0) memcpy(copy, x, (size_t)n * sizeof *copy);
+  const bool given = v->given;
+  value_clear(v);
+  *v = (value){.kind = AL_T_LIST, .given = given, .list = copy, .n_list = n};
+  return AL_OK;
+}
+
+/* "{0,1,3}" or "(2,-1)" -> numbers; the closing bracket is at end. */
+static al_status parse_list(al_ctx *c, al_opts *o, const char *key, const char *s, const char *end) {
+  double x[256];
+  int n = 0;
+  while (s < end) {
+    s += strspn(s, " ,\t\n");
+    if (s >= end) break;
+    char *stop;
+    const double d = strtod(s, &stop);
+    if (stop == s || n == 256)
+      return al_fail(c, AL_EVALUE, "%s: option '%s': a list of at most 256 numbers expected, got '%.40s'", o->owner, key, s);
+    x[n++] = d;
+    s = stop;
+  }
+  return al_opts_set_list(c, o, key, n, x);
+}
+
+static al_status parse_bare(al_ctx *c, al_opts *o, const char *key, const char *w) {
+  if (strcmp(w, "true") == 0 || strcmp(w, "false") == 0) return al_opts_set_bool(c, o, key, w[0] == 't');
+  char *end;
+  errno = 0;
+  const double d = strtod(w, &end);
+  if (end != w && *end == 0 && !isnan(d)) return al_opts_set_num(c, o, key, d);
+  return al_opts_set_word(c, o, key, w);
+}
+
+al_status al_opts_parse(al_ctx *c, al_opts *o, const char *s) {
+  if (c->error != AL_OK) return c->error;
+  for (;;) {
+    s += strspn(s, " \t\n,");
+    if (!*s) return AL_OK;
+    const size_t k = strcspn(s, "= \t\n");
+    char key[128], word[512];
+    if (s[k] != '=' || k == 0 || k >= sizeof key)
+      return al_fail(c, AL_EVALUE, "%s: options: key=value expected, got '%.60s'", o->owner, s);
+    memcpy(key, s, k);
+    key[k] = 0;
+    s += k + 1;
+    if (*s == '{' || *s == '(') {
+      const char *end = strchr(s, *s == '{' ? '}' : ')');
+      if (!end) return al_fail(c, AL_EVALUE, "%s: option '%s': the list '%.60s' is not closed", o->owner, key, s);
+      AL_TRY(parse_list(c, o, key, s + 1, end));
+      s = end + 1;
+      continue;
+    }
+    const bool quoted = *s == '\'' || *s == '"';
+    const char *end = quoted ? strchr(s + 1, *s) : s + strcspn(s, " \t\n");
+    if (!end) return al_fail(c, AL_EVALUE, "%s: option '%s': the text %.60s is not closed", o->owner, key, s);
+    const char *from = s + quoted;
+    if ((size_t)(end - from) >= sizeof word)
+      return al_fail(c, AL_EVALUE, "%s: option '%s': value longer than %zu characters", o->owner, key, sizeof word - 1);
+    memcpy(word, from, (size_t)(end - from));
+    word[end - from] = 0;
+    AL_TRY(quoted ? al_opts_set_word(c, o, key, word) : parse_bare(c, o, key, word));
+    s = end + quoted;
+  }
+}
+
+static al_status set_default(al_ctx *c, al_opts *o, int i) {
+  const al_arg *r = &o->rows[i];
+  if (r->type & AL_T_RECORD) {
+    o->v[i].record = al_opts_new(c, r->fields, o->owner);
+    o->v[i].kind = AL_T_RECORD;
+    return o->v[i].record ? AL_OK : AL_ENOMEM;
+  }
+  if (r->def && r->def[0] == '{') AL_TRY(parse_list(c, o, r->name, r->def + 1, strchr(r->def, '}')));
+  else if (r->def && *r->def) AL_TRY(parse_bare(c, o, r->name, r->def));
+  o->v[i].given = false;
+  return AL_OK;
+}
+
+al_opts *al_opts_new(al_ctx *c, const al_arg *rows, const char *owner) {
+  if (c->error != AL_OK) return NULL;
+  int n = 0;
+  while (rows && rows[n].name) n++;
+  al_opts *o = al_calloc(c, 1, sizeof *o + (size_t)n * sizeof o->v[0]);
+  if (!o) return NULL;
+  *o = (al_opts){.refs = 1, .rows = rows, .owner = owner, .n = n};
+  for (int i = 0; i < n; i++)
+    if (set_default(c, o, i) != AL_OK) {
+      al_opts_release(o);
+      return NULL;
+    }
+  return o;
+}
+
+al_opts *al_opts_copy(al_ctx *c, const al_opts *o) {
+  al_opts *d = al_calloc(c, 1, sizeof *d + (size_t)o->n * sizeof d->v[0]);
+  if (!d) return NULL;
+  *d = (al_opts){.refs = 1, .rows = o->rows, .owner = o->owner, .n = o->n};
+  for (int i = 0; i < o->n; i++) {
+    const value *s = &o->v[i];
+    value *v = &d->v[i];
+    *v = *s;
+    v->word = NULL, v->list = NULL, v->record = NULL;
+    if (s->word && !(v->word = strdup(s->word))) goto fail;
+    if (s->list) {
+      if (!(v->list = malloc((size_t)s->n_list * sizeof(double) + 1))) goto fail;
+      memcpy(v->list, s->list, (size_t)s->n_list * sizeof(double));
+    }
+    if (s->record && !(v->record = al_opts_copy(c, s->record))) goto fail;
+  }
+  return d;
+fail:
+  al_opts_release(d);
+  al_fail(c, AL_ENOMEM, "out of memory (options)");
+  return NULL;
+}
+
+static const value *get(const al_opts *o, const char *key) {
+  al_opts *at = (al_opts *)(uintptr_t)o; /* locate walks, it does not write */
+  const int i = locate(&at, key);
+  if (i < 0) return NULL;
+  const value *v = &at->v[i];
+  return v;
+}
+
+/* A record answers for its first field. */
+static const value *leaf(const al_opts *o, const char *key) {
+  static const value none;
+  const value *v = get(o, key);
+  while (v && v->kind == AL_T_RECORD) v = &v->record->v[0];
+  return v ? v : &none;
+}
+
+bool al_opts_has(const al_opts *o, const char *key) { return get(o, key) != NULL; }
+bool al_opts_given(const al_opts *o, const char *key) {
+  const value *v = get(o, key);
+  return v && v->given;
+}
+unsigned al_opt_kind(const al_opts *o, const char *key) { return leaf(o, key)->kind; }
+bool al_opt_bool(const al_opts *o, const char *key) { return leaf(o, key)->b; }
+double al_opt_num(const al_opts *o, const char *key) { return leaf(o, key)->num; }
+int64_t al_opt_int(const al_opts *o, const char *key) { return (int64_t)leaf(o, key)->num; }
+const char *al_opt_word(const al_opts *o, const char *key) {
+  const value *v = leaf(o, key);
+  return v->word ? v->word : "";
+}
+bool al_opt_is(const al_opts *o, const char *key, const char *word) { return strcmp(al_opt_word(o, key), word) == 0; }
+int al_opt_list(const al_opts *o, const char *key, const double **x) {
+  const value *v = leaf(o, key);
+  *x = v->list;
+  return v->n_list;
+}
+
+static void put_value(text *t, const value *v) {
+  switch (v->kind) {
+  case AL_T_BOOL: put(t, "%s", v->b ? "true" : "false"); break;
+  case AL_T_NUM: put(t, "%.17g", v->num); break;
+  case AL_T_WORD: put(t, "%s", v->word); break;
+  case AL_T_TEXT: put(t, "'%s'", v->word); break;
+  case AL_T_LIST:
+    put(t, "{");
+    for (int i = 0; i < v->n_list; i++) put(t, i ? ",%.17g" : "%.17g", v->list[i]);
+    put(t, "}");
+    break;
+  default: break;
+  }
+}
+
+static bool same(const value *a, const value *b) {
+  char x[2048], y[2048];
+  text s = {x, sizeof x, 0}, t = {y, sizeof y, 0};
+  x[0] = y[0] = 0;
+  put_value(&s, a);
+  put_value(&t, b);
+  return a->kind == b->kind && strcmp(x, y) == 0;
+}
+
+static void put_all(text *t, const al_opts *o, const al_opts *defaults, const char *prefix) {
+  for (int i = 0; i < o->n; i++) {
+    const value *v = &o->v[i];
+    char name[160];
+    snprintf(name, sizeof name, "%s%s%s", prefix, *prefix ? "." : "", o->rows[i].name);
+    if (v->kind == AL_T_RECORD) {
+      put_all(t, v->record, defaults ? defaults->v[i].record : NULL, name);
+    } else if (v->kind && (!defaults || !same(v, &defaults->v[i]))) {
+      put(t, t->at ? " %s=" : "%s=", name);
+      put_value(t, v);
+    }
+  }
+}
+
+void al_opts_text(const al_opts *o, bool all, char *buf, size_t n) {
+  text t = {buf, n, 0};
+  if (n) buf[0] = 0;
+  al_ctx *c = all ? NULL : al_ctx_new();
+  al_opts *d = c ? al_opts_new(c, o->rows, o->owner) : NULL;
+  put_all(&t, o, d, "");
+  al_opts_release(d);
+  al_ctx_free(c);
+}

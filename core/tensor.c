@@ -1,0 +1,232 @@
+/* tensor.c: tensors: a typed, strided window on a counted storage. */
+#include "core.h"
+#include "../kernels/copy.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void pack_strides(al_tensor *t) {
+  int64_t s = 1;
+  for (int i = t->ndim - 1; i >= 0; i--) {
+    t->stride[i] = s;
+    s *= t->shape[i];
+  }
+}
+
+/* Checked product of a shape; -1 on failure. */
+static int64_t checked_numel(al_ctx *c, int ndim, const int64_t *shape) {
+  if (ndim < 0 || ndim > AL_MAX_DIMS) {
+    al_fail(c, AL_ESHAPE, "tensor: 0 to %d axes possible, got %d", AL_MAX_DIMS, ndim);
+    return -1;
+  }
+  int64_t n = 1;
+  for (int i = 0; i < ndim; i++) {
+    if (shape[i] < 0) {
+      al_fail(c, AL_ESHAPE, "tensor: size of axis %d is negative (%lld)", i, (long long)shape[i]);
+      return -1;
+    }
+    if (__builtin_mul_overflow(n, shape[i], &n) || n > INT64_MAX / 16) {
+      al_fail(c, AL_ESHAPE, "tensor: shape is too large (overflow at axis %d)", i);
+      return -1;
+    }
+  }
+  return n;
+}
+
+static al_tensor *bare(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
+  al_tensor *t = al_calloc(c, 1, sizeof *t);
+  if (!t) return NULL;
+  t->ctx = c;
+  t->refs = 1;
+  t->dtype = dt;
+  t->ndim = ndim;
+  memcpy(t->shape, shape, (size_t)ndim * sizeof *shape);
+  return t;
+}
+
+static al_tensor *fresh(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
+  if (c->error != AL_OK) return NULL;
+  const int64_t n = checked_numel(c, ndim, shape);
+  if (n < 0) return NULL;
+  al_tensor *t = bare(c, dt, ndim, shape);
+  if (!t) return NULL;
+  pack_strides(t);
+  t->storage = al_storage_new(c, n * al_dtype_size(dt));
+  if (!t->storage) {
+    free(t);
+    return NULL;
+  }
+  return t;
+}
+
+al_tensor *al_tensor_new(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
+  return al_scope_own(c, fresh(c, dt, ndim, shape));
+}
+
+al_tensor *al_tensor_full(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape, double value) {
+  al_tensor *t = fresh(c, dt, ndim, shape);
+  if (t) alk_fill((alk_dtype)dt, al_numel(t), al_data(t), value);
+  return al_scope_own(c, t);
+}
+
+al_tensor *al_tensor_from(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape, const double *data, int64_t n) {
+  al_tensor *t = fresh(c, dt, ndim, shape);
+  if (!t) return NULL;
+  if (al_write(t, data, n) != AL_OK) {
+    al_release(t);
+    return NULL;
+  }
+  return al_scope_own(c, t);
+}
+
+al_tensor *al_new_meta(al_ctx *c, const al_meta *m) { return al_tensor_new(c, m->dtype, m->ndim, m->shape); }
+al_tensor *al_new_meta_full(al_ctx *c, const al_meta *m, double value) {
+  return al_tensor_full(c, m->dtype, m->ndim, m->shape, value);
+}
+
+al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t *shape, const int64_t *stride,
+                          int64_t offset) {
+  al_tensor *v = bare(c, t->dtype, ndim, shape);
+  if (!v) return NULL;
+  memcpy(v->stride, stride, (size_t)ndim * sizeof *stride);
+  v->storage = t->storage;
+  v->storage->refs++;
+  v->offset = t->offset + offset;
+  return al_scope_own(c, v);
+}
+
+al_tensor *al_tensor_alias(al_ctx *c, const al_tensor *t) {
+  const bool off = c->scope_off;
+  c->scope_off = true; /* an alias is always its maker's */
+  al_tensor *v = al_tensor_view(c, t, t->ndim, t->shape, t->stride, 0);
+  c->scope_off = off;
+  return v;
+}
+
+al_tensor *al_detach(al_ctx *c, al_tensor *t) {
+  if (!t || c->error != AL_OK) return NULL;
+  return al_scope_own(c, al_tensor_alias(c, t));
+}
+
+al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t) {
+  if (!t || al_contiguous(t)) return al_retain(t);
+  al_tensor *d = fresh(c, t->dtype, t->ndim, t->shape);
+  if (!d) return NULL;
+  const alk_view dv = al_view(d), sv = al_view(t);
+  alk_copy(&dv, &sv);
+  return d;
+}
+
+al_tensor *al_retain(al_tensor *t) {
+  if (t) t->refs++;
+  return t;
+}
+
+void al_release(al_tensor *t) {
+  if (!t || --t->refs > 0) return;
+  al_release(t->grad);
+  al_node_release(t->node);
+  al_storage_release(t->ctx, t->storage);
+  free(t);
+}
+
+al_dtype al_type(const al_tensor *t) { return t->dtype; }
+int al_ndim(const al_tensor *t) { return t->ndim; }
+int64_t al_size(const al_tensor *t, int axis) { return t->shape[axis < 0 ? axis + t->ndim : axis]; }
+const int64_t *al_shape(const al_tensor *t) { return t->shape; }
+const int64_t *al_stride(const al_tensor *t) { return t->stride; }
+
+int64_t al_numel(const al_tensor *t) {
+  int64_t n = 1;
+  for (int i = 0; i < t->ndim; i++) n *= t->shape[i];
+  return n;
+}
+
+bool al_contiguous(const al_tensor *t) {
+  int64_t s = 1;
+  for (int i = t->ndim - 1; i >= 0; i--) {
+    if (t->shape[i] == 0) return true;
+    if (t->shape[i] != 1 && t->stride[i] != s) return false;
+    s *= t->shape[i];
+  }
+  return true;
+}
+
+void *al_data(const al_tensor *t) { return (char *)t->storage->data + t->offset * al_dtype_size(t->dtype); }
+int64_t al_storage_bytes(const al_tensor *t) { return t->storage->bytes; }
+
+alk_view al_view(const al_tensor *t) {
+  alk_view v = {.data = al_data(t), .ndim = t->ndim, .dtype = (alk_dtype)t->dtype};
+  memcpy(v.size, t->shape, sizeof v.size);
+  memcpy(v.stride, t->stride, sizeof v.stride);
+  return v;
+}
+
+/* A packed host array of doubles seen as a tensor of t's shape. */
+static alk_view doubles_like(const al_tensor *t, double *data) {
+  alk_view v = al_view(t);
+  v.data = data;
+  v.dtype = ALK_F64;
+  int64_t s = 1;
+  for (int i = v.ndim - 1; i >= 0; i--) {
+    v.stride[i] = s;
+    s *= v.size[i];
+  }
+  return v;
+}
+
+al_status al_read(const al_tensor *t, double *out, int64_t n) {
+  if (n != al_numel(t))
+    return al_fail(t->ctx, AL_ESHAPE, "read: room for %lld numbers needed for shape %s, got %lld",
+                   (long long)al_numel(t), AL_STR(t), (long long)n);
+  const alk_view d = doubles_like(t, out), s = al_view(t);
+  alk_copy(&d, &s);
+  return AL_OK;
+}
+
+al_status al_write(al_tensor *t, const double *in, int64_t n) {
+  if (n != al_numel(t))
+    return al_fail(t->ctx, AL_ESHAPE, "tensor: %lld numbers needed for shape %s, got %lld", (long long)al_numel(t),
+                   AL_STR(t), (long long)n);
+  const alk_view s = doubles_like(t, (double *)(uintptr_t)in), d = al_view(t); /* alk_copy only reads s */
+  alk_copy(&d, &s);
+  return AL_OK;
+}
+
+al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
+  if (dst->ndim != src->ndim || memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
+    return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));
+  const alk_view d = al_view(dst), s = al_view(src);
+  alk_copy(&d, &s);
+  return AL_OK;
+}
+
+double al_item(const al_tensor *t) {
+  double v = NAN;
+  if (t && al_numel(t) == 1) al_read(t, &v, 1);
+  return v;
+}
+
+static const char *shape_str(int ndim, const int64_t *shape, char *buf, size_t n) {
+  size_t at = (size_t)snprintf(buf, n, "(");
+  for (int i = 0; i < ndim && at < n; i++)
+    at += (size_t)snprintf(buf + at, n - at, i ? ",%lld" : "%lld", (long long)shape[i]);
+  if (at < n) snprintf(buf + at, n - at, ")");
+  return buf;
+}
+
+const char *al_shape_str(const al_tensor *t, char *buf, size_t n) { return shape_str(t->ndim, t->shape, buf, n); }
+const char *al_meta_str(const al_meta *m, char *buf, size_t n) { return shape_str(m->ndim, m->shape, buf, n); }
+
+al_meta al_meta_of(const al_tensor *t) {
+  al_meta m = {.dtype = t->dtype, .ndim = t->ndim};
+  memcpy(m.shape, t->shape, sizeof m.shape);
+  return m;
+}
+
+int64_t al_meta_numel(const al_meta *m) {
+  int64_t n = 1;
+  for (int i = 0; i < m->ndim; i++) n *= m->shape[i];
+  return n;
+}
