@@ -1,0 +1,199 @@
+/* op.c: the table of ops, made from the file names in core/ops/, and one way to run any of them. */
+#include "core.h"
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AL_OP_FILE(stem) extern const al_op *const al_ops_##stem[];
+#include "al_ops.inc"
+#undef AL_OP_FILE
+
+static const al_op *const *const files[] = {
+#define AL_OP_FILE(stem) al_ops_##stem,
+#include "al_ops.inc"
+#undef AL_OP_FILE
+};
+
+enum { MAX_OPS = 256, MAX_IN = 64, MAX_OUT = 8 };
+static const al_op *table[MAX_OPS];
+static int n_ops;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static int by_name(const void *a, const void *b) {
+  return strcmp((*(const al_op *const *)a)->info.name, (*(const al_op *const *)b)->info.name);
+}
+
+static void build_table(void) {
+  for (size_t f = 0; f < sizeof files / sizeof *files; f++)
+    for (const al_op *const *op = files[f]; *op && n_ops < MAX_OPS; op++) table[n_ops++] = *op;
+  qsort(table, (size_t)n_ops, sizeof *table, by_name);
+}
+
+const al_op *const *al_op_table(int *n) {
+  pthread_once(&once, build_table);
+  *n = n_ops;
+  return table;
+}
+
+int al_op_count(void) {
+  int n;
+  al_op_table(&n);
+  return n;
+}
+
+const al_op_info *al_op_at(int i) { return i >= 0 && i < al_op_count() ? &table[i]->info : NULL; }
+
+const al_op_info *al_op_find(al_ctx *c, const char *name) {
+  int lo = 0, hi = al_op_count();
+  while (lo < hi) {
+    const int mid = (lo + hi) / 2, d = strcmp(name, table[mid]->info.name);
+    if (d == 0) return &table[mid]->info;
+    if (d < 0) hi = mid;
+    else lo = mid + 1;
+  }
+  const char *names[MAX_OPS];
+  for (int i = 0; i < n_ops; i++) names[i] = table[i]->info.name;
+  const char *near = al_nearest(name, names, n_ops);
+  al_fail(c, AL_ENAME, "unknown op '%s'%s%s%s", name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+  return NULL;
+}
+
+static int count_rows(const al_row *r) {
+  int n = 0;
+  while (r[n].name) n++;
+  return n;
+}
+
+/* The row that input i belongs to: members of a list all belong to the last one. */
+static int row_of(int i, int n_rows) { return i < n_rows ? i : n_rows - 1; }
+
+static al_status check_inputs(al_ctx *c, const al_op *op, al_tensor *const *in, int n_in) {
+  const char *name = op->info.name;
+  const al_row *rows = op->info.inputs;
+  const int n_rows = count_rows(rows);
+  const bool list = n_rows && rows[n_rows - 1].flags & AL_IN_LIST;
+  if (n_in > MAX_IN || (n_in > n_rows && !list))
+    return al_fail(c, AL_EVALUE, "%s: at most %d inputs, got %d", name, list ? MAX_IN : n_rows, n_in);
+  const al_tensor *first = NULL;
+  const char *first_name = "";
+  for (int i = 0; i < n_in || i < n_rows; i++) {
+    const al_row *r = &rows[row_of(i, n_rows)];
+    const al_tensor *t = i < n_in ? in[i] : NULL;
+    if (!t) {
+      if (r->flags & AL_IN_OPTIONAL) continue;
+      return al_fail(c, AL_EVALUE, "%s: %s: a tensor is needed", name, r->name);
+    }
+    if (r->flags & AL_IN_ANY) continue;
+    if (r->flags & AL_IN_I32) {
+      if (t->dtype != AL_I32) return al_fail(c, AL_ETYPE, "%s: %s: i32 needed, got %s", name, r->name, al_dtype_name(t->dtype));
+      continue;
+    }
+    if (t->dtype != AL_F32 && t->dtype != AL_F64)
+      return al_fail(c, AL_ETYPE, "%s: %s: f32 or f64 needed, got %s (cast it first)", name, r->name, al_dtype_name(t->dtype));
+    if (first && t->dtype != first->dtype)
+      return al_fail(c, AL_ETYPE, "%s: %s: %s needed as %s has it, got %s", name, r->name, al_dtype_name(first->dtype),
+                     first_name, al_dtype_name(t->dtype));
+    if (!first) first = t, first_name = r->name;
+  }
+  return AL_OK;
+}
+
+static bool wants_record(al_ctx *c, const al_op *op, al_tensor *const *in, int n_in) {
+  if (!c->record || !op->backward) return false;
+  const int n_rows = count_rows(op->info.inputs);
+  for (int i = 0; i < n_in; i++)
+    if (in[i] && al_needs_grad(in[i]) && !(op->info.inputs[row_of(i, n_rows)].flags & AL_IN_NODIFF)) return true;
+  return false;
+}
+
+/* Draws the key of a random op into a copy of its options. */
+static al_opts *with_key(al_ctx *c, al_opts *o) {
+  if (al_opt_num(o, "key") >= 0) return o;
+  al_opts *d = al_opts_copy(c, o);
+  if (d) al_opts_set_num(c, d, "key", (double)al_draw_key(c));
+  al_opts_release(o);
+  return d;
+}
+
+al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int n_in, al_opts *opts, al_tensor **out,
+                    int n_out) {
+  for (int i = 0; i < n_out; i++) out[i] = NULL;
+  if (c->error != AL_OK) return c->error;
+  const al_op *op = (const al_op *)(const void *)info; /* info is the first member */
+  AL_TRY(check_inputs(c, op, in, n_in));
+  const int n_rows = count_rows(op->info.inputs), n_results = count_rows(op->info.outputs);
+
+  al_tensor *dense[MAX_IN] = {0}, *res[MAX_OUT] = {0};
+  al_meta in_meta[MAX_IN], out_meta[MAX_OUT];
+  memset(out_meta, 0, sizeof out_meta);
+  al_call k = {.op = op, .n_in = n_in > n_rows ? n_in : n_rows, .n_out = n_results, .in = dense, .out = res,
+               .in_meta = in_meta, .out_meta = out_meta};
+  const bool off = c->scope_off;
+  c->scope_off = true;
+  const bool record = c->record;
+
+  k.opts = opts ? al_opts_retain(opts) : al_opts_new(c, op->info.args, op->info.name);
+  if (!k.opts) goto done;
+  if (op->flags & AL_OP_RANDOM && !(k.opts = with_key(c, k.opts))) goto done;
+  for (int i = 0; i < k.n_in; i++) {
+    al_tensor *t = i < n_in ? in[i] : NULL;
+    in_meta[i] = t ? al_meta_of(t) : (al_meta){0};
+    if (t && !(dense[i] = op->flags & (AL_OP_STRIDED | AL_OP_VIEW) ? al_retain(t) : al_contiguous_ref(c, t))) goto done;
+  }
+  if (op->shape(c, &k) != AL_OK) goto done;
+  if (!(op->flags & AL_OP_VIEW))
+    for (int i = 0; i < n_results; i++)
+      if (!(res[i] = al_new_meta(c, &out_meta[i]))) goto done;
+  c->record = false;
+  op->forward(c, &k);
+  c->record = record;
+  if (c->error == AL_OK && wants_record(c, op, in, n_in)) al_record(c, &k, in);
+
+done:
+  c->scope_off = off;
+  for (int i = 0; i < k.n_in; i++) al_release(dense[i]);
+  al_opts_release(k.opts);
+  int visible = 0;
+  for (int i = 0; i < n_results; i++) {
+    const bool keep = c->error == AL_OK && !(op->info.outputs[i].flags & AL_OUT_SAVED) && visible < n_out;
+    if (keep) out[visible++] = al_scope_own(c, res[i]);
+    else al_release(res[i]);
+  }
+  if (c->error != AL_OK) /* a scope that could not take an output reported it */
+    for (int i = 0; i < n_out; i++) {
+      if (out[i] && (c->n_marks == 0 || c->scope_off)) al_release(out[i]);
+      out[i] = NULL;
+    }
+  return c->error;
+}
+
+al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt, ...) {
+  if (c->error != AL_OK) return NULL;
+  const al_op_info *op = al_op_find(c, name);
+  if (!op) return NULL;
+  al_opts *o = al_opts_new(c, op->args, op->name);
+  al_tensor *out = NULL;
+  if (o && fmt && *fmt) {
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    const int n = vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (n >= (int)sizeof text) al_fail(c, AL_EVALUE, "%s: options longer than %zu characters", name, sizeof text - 1);
+    else al_opts_parse(c, o, text);
+  }
+  if (o) al_op_run(c, op, in, n_in, o, &out, 1);
+  al_opts_release(o);
+  return out;
+}
+
+al_status al_axis(al_ctx *c, const al_call *k, const char *key, int ndim, int *axis) {
+  const int64_t a = al_opt_int(k->opts, key);
+  if (a < -ndim || a >= ndim)
+    return al_fail(c, AL_EVALUE, "%s: option '%s': integer in %d..%d expected, got %lld for shape %s", k->op->info.name, key,
+                   -ndim, ndim - 1, (long long)a, al_meta_str(&k->in_meta[0], (char[96]){0}, 96));
+  *axis = (int)(a < 0 ? a + ndim : a);
+  return AL_OK;
+}

@@ -1,0 +1,150 @@
+/* optim.c: SGD with momentum and AdamW (Loshchilov & Hutter 2019: decay decoupled from the gradient),
+ * with clipping of the global gradient norm. State is in the parameters' dtype; the norm's partial sums
+ * go in fixed blocks, so the result does not depend on the number of threads. */
+#include "core.h"
+#include "../kernels/optim.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct slot {
+  char *name;
+  bool decay;
+  al_tensor *p, *m, *v; /* v: AdamW only */
+} slot;
+
+struct al_optim {
+  al_ctx *ctx;
+  bool adamw;
+  al_opts *opts;
+  int n, cap;
+  slot *slots;
+  int64_t steps;
+  char label[160]; /* of the last state name handed out */
+};
+
+#define COMMON                                                                                      \
+  {"weight_decay", AL_T_NUM, "0", NULL, 0, 1e308, "decoupled weight decay, times the learning rate", NULL}, \
+  {"grad_clip", AL_T_NUM, "0", NULL, 0, 1e308, "largest global gradient norm; 0 = off", NULL}
+
+static const al_arg adamw_args[] = {
+    {"betas", AL_T_LIST | AL_T_NUM, "{0.9,0.999}", NULL, 0, 1, "decay of the first and second moment", NULL},
+    {"eps", AL_T_NUM, "1e-8", NULL, 0, 1e308, "added to the root of the second moment", NULL},
+    COMMON,
+    {0}};
+static const al_arg sgd_args[] = {{"momentum", AL_T_NUM, "0", NULL, 0, 1, "decay of the running gradient", NULL}, COMMON, {0}};
+
+const al_arg *al_optim_args(al_ctx *c, const char *kind) {
+  if (strcmp(kind, "adamw") == 0) return adamw_args;
+  if (strcmp(kind, "sgd") == 0) return sgd_args;
+  al_fail(c, AL_ENAME, "optim: one of adamw sgd expected, got '%s'", kind);
+  return NULL;
+}
+
+al_optim *al_optim_new(al_ctx *c, const char *kind, al_opts *opts) {
+  const al_arg *rows = al_optim_args(c, kind);
+  if (!rows || c->error != AL_OK) return NULL;
+  al_optim *o = al_calloc(c, 1, sizeof *o);
+  if (!o) return NULL;
+  o->ctx = c;
+  o->adamw = rows == adamw_args;
+  o->opts = opts ? al_opts_copy(c, opts) : al_opts_new(c, rows, kind);
+  const double *betas;
+  if (o->opts && o->adamw && al_opt_list(o->opts, "betas", &betas) != 2)
+    al_fail(c, AL_EVALUE, "adamw: option 'betas': two numbers expected, got %d", al_opt_list(o->opts, "betas", &betas));
+  if (c->error == AL_OK) return o;
+  al_optim_free(o);
+  return NULL;
+}
+
+void al_optim_free(al_optim *o) {
+  if (!o) return;
+  for (int i = 0; i < o->n; i++) {
+    al_release(o->slots[i].p);
+    al_release(o->slots[i].m);
+    al_release(o->slots[i].v);
+    free(o->slots[i].name);
+  }
+  free(o->slots);
+  al_opts_release(o->opts);
+  free(o);
+}
+
+al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) {
+  al_ctx *c = o->ctx;
+  if (!p || (p->dtype != AL_F32 && p->dtype != AL_F64) || !al_contiguous(p) || p->node)
+    return al_fail(c, AL_ETYPE, "optim: parameter '%s': a contiguous f32 or f64 leaf needed", name);
+  for (int i = 0; i < o->n; i++)
+    if (strcmp(o->slots[i].name, name) == 0) return al_fail(c, AL_ENAME, "optim: parameter '%s' was added twice", name);
+  if (o->n == o->cap) {
+    const int cap = o->cap ? 2 * o->cap : 32;
+    slot *more = realloc(o->slots, (size_t)cap * sizeof *more);
+    if (!more) return al_fail(c, AL_ENOMEM, "out of memory (optimiser)");
+    o->slots = more;
+    o->cap = cap;
+  }
+  const al_meta m = al_meta_of(p);
+  slot s = {.name = strdup(name), .decay = decay};
+  const bool off = c->scope_off;
+  c->scope_off = true; /* the optimiser's own */
+  s.m = al_new_meta_full(c, &m, 0);
+  s.v = o->adamw ? al_new_meta_full(c, &m, 0) : NULL;
+  c->scope_off = off;
+  if (!s.name) al_fail(c, AL_ENOMEM, "out of memory (optimiser)");
+  if (c->error != AL_OK) {
+    al_release(s.m);
+    al_release(s.v);
+    free(s.name);
+    return c->error;
+  }
+  s.p = al_retain(p);
+  o->slots[o->n++] = s;
+  return AL_OK;
+}
+
+void al_optim_zero_grad(al_optim *o) {
+  for (int i = 0; i < o->n; i++) al_set_grad(o->slots[i].p, NULL);
+}
+
+al_status al_optim_step(al_optim *o, double lr, double *norm) {
+  double square = 0;
+  for (int i = 0; i < o->n; i++) {
+    const al_tensor *g = o->slots[i].p->grad;
+    if (g) square += alk_sum_squares((alk_dtype)g->dtype)(al_numel(g), al_data(g));
+  }
+  const double total = sqrt(square);
+  if (norm) *norm = total;
+  if (!isfinite(total)) return AL_OK;
+  const double clip = al_opt_num(o->opts, "grad_clip");
+  const double *betas = (const double[]){0, 0};
+  if (o->adamw) al_opt_list(o->opts, "betas", &betas);
+  o->steps++;
+  alk_optim_step s = {
+      .lr = lr, .scale = clip > 0 && total > clip ? clip / total : 1, .beta1 = betas[0], .beta2 = betas[1],
+      .correct1 = 1 - pow(betas[0], (double)o->steps), .correct2 = 1 - pow(betas[1], (double)o->steps)};
+  if (o->adamw) s.eps = al_opt_num(o->opts, "eps");
+  else s.momentum = al_opt_num(o->opts, "momentum");
+  for (int i = 0; i < o->n; i++) {
+    slot *t = &o->slots[i];
+    if (!t->p->grad) continue;
+    s.decay = t->decay ? al_opt_num(o->opts, "weight_decay") : 0;
+    const alk_dtype dt = (alk_dtype)t->p->dtype;
+    if (o->adamw)
+      alk_adamw(dt)(al_numel(t->p), &s, al_data(t->p), al_data(t->p->grad), al_data(t->m), al_data(t->v));
+    else alk_sgd(dt)(al_numel(t->p), &s, al_data(t->p), al_data(t->p->grad), al_data(t->m));
+  }
+  return AL_OK;
+}
+
+int64_t al_optim_steps(const al_optim *o) { return o->steps; }
+void al_optim_set_steps(al_optim *o, int64_t n) { o->steps = n; }
+
+al_tensor *al_optim_state(al_optim *o, int i, const char **name) {
+  const int each = o->adamw ? 2 : 1;
+  if (i < 0 || i / each >= o->n) return NULL;
+  const slot *s = &o->slots[i / each];
+  snprintf(o->label, sizeof o->label, "%s.%s", i % each ? "v" : "m", s->name);
+  *name = o->label;
+  return i % each ? s->v : s->m;
+}
