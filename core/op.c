@@ -14,7 +14,7 @@ static const al_op *const *const files[] = {
 #define AL_OP_FILE(stem) al_ops_##stem,
 #include "al_ops.inc"
 #undef AL_OP_FILE
-};
+    NULL};
 
 enum { MAX_OPS = 256, MAX_IN = 64, MAX_OUT = 8 };
 static const al_op *table[MAX_OPS];
@@ -26,7 +26,7 @@ static int by_name(const void *a, const void *b) {
 }
 
 static void build_table(void) {
-  for (size_t f = 0; f < sizeof files / sizeof *files; f++)
+  for (int f = 0; files[f]; f++)
     for (const al_op *const *op = files[f]; *op && n_ops < MAX_OPS; op++) table[n_ops++] = *op;
   qsort(table, (size_t)n_ops, sizeof *table, by_name);
 }
@@ -53,7 +53,7 @@ const al_op_info *al_op_find(al_ctx *c, const char *name) {
     if (d < 0) hi = mid;
     else lo = mid + 1;
   }
-  const char *names[MAX_OPS];
+  const char *names[MAX_OPS] = {0};
   for (int i = 0; i < n_ops; i++) names[i] = table[i]->info.name;
   const char *near = al_nearest(name, names, n_ops);
   al_fail(c, AL_ENAME, "unknown op '%s'%s%s%s", name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
