@@ -52,6 +52,7 @@ AL_API al_status al_fail_at(al_ctx *c, const char *file, int line, al_status st,
 AL_API al_status al_error(const al_ctx *c); /* pending status or AL_OK */
 AL_API const char *al_error_message(const al_ctx *c, const char **file, int *line);
 AL_API void al_error_clear(al_ctx *c);
+AL_API void al_axes_from(al_ctx *c, int base); /* error texts count axes from base: 0 at first, 1 for Lua */
 
 /* The name in `names` (n of them, NULL entries skipped) nearest to `word`, or NULL if none is near. */
 AL_API const char *al_nearest(const char *word, const char *const *names, int n);
@@ -278,7 +279,7 @@ AL_API al_status al_st_save(al_ctx *c, const char *path, int n, const char *cons
 /* ---- token data ----------------------------------------------------------------------------- */
 
 /* Language-model windows of a token sequence (1-D i32): x (B,T) and y (B,T) = x shifted by one.
- * Batch k is a pure function of (seed, k): starts drawn uniformly from [lo, hi - T - 1). */
+ * Batch k is a pure function of (seed, k), row by row; starts are uniform over [lo, hi - T). */
 AL_API al_status al_windows_random(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi, int64_t B,
                                    int64_t T, uint64_t seed, uint64_t k, al_tensor **x, al_tensor **y);
 /* Fixed windows first, first + 1, ... of n_total spread evenly over [lo, hi). */
@@ -294,4 +295,19 @@ AL_API int64_t al_vocab_size(const al_vocab *v);
 AL_API const char *al_vocab_piece(const al_vocab *v, int64_t id, size_t *n); /* bytes; NULL out of range */
 AL_API al_tensor *al_vocab_encode(al_ctx *c, const al_vocab *v, const char *text, size_t n); /* 1-D i32; BOS first for llama2c */
 AL_API char *al_vocab_decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n, size_t *len); /* free() it */
+
+/* llama2.c's checkpoint (version 0, float32): sizes, and tensors under Hugging Face names
+ * (model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight, ..., lm_head.weight unless tied).
+ * Query and key rows are as stored: rope pairs are adjacent (2i, 2i+1). */
+typedef struct al_llama2c_config {
+  int64_t dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len;
+  bool tied; /* the output head is the embedding */
+} al_llama2c_config;
+typedef struct al_llama2c al_llama2c;
+AL_API al_llama2c *al_llama2c_open(al_ctx *c, const char *path);
+AL_API void al_llama2c_close(al_llama2c *m);
+AL_API const al_llama2c_config *al_llama2c_sizes(const al_llama2c *m);
+AL_API int al_llama2c_count(const al_llama2c *m);
+AL_API const char *al_llama2c_name(const al_llama2c *m, int i); /* NULL past the end */
+AL_API al_tensor *al_llama2c_tensor(al_ctx *c, const al_llama2c *m, const char *name); /* new, f32 */
 #endif

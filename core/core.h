@@ -56,6 +56,7 @@ struct al_ctx {
   char message[1024];
   const char *error_file;
   int error_line;
+  int axis_base; /* of axes in error texts */
   al_mem mem;
   int64_t fail_at;
   bool poison;

@@ -51,6 +51,8 @@ void al_error_clear(al_ctx *c) {
   c->error_line = 0;
 }
 
+void al_axes_from(al_ctx *c, int base) { c->axis_base = base; }
+
 /* Edit distance of two short words with transpositions of neighbours, at most 63 letters each. */
 static int distance(const char *a, const char *b) {
   enum { MAX = 63 };

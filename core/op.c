@@ -193,7 +193,8 @@ al_status al_axis(al_ctx *c, const al_call *k, const char *key, int ndim, int *a
   const int64_t a = al_opt_int(k->opts, key);
   if (a < -ndim || a >= ndim)
     return al_fail(c, AL_EVALUE, "%s: option '%s': integer in %d..%d expected, got %lld for shape %s", k->op->info.name, key,
-                   -ndim, ndim - 1, (long long)a, al_meta_str(&k->in_meta[0], (char[96]){0}, 96));
+                   -ndim, ndim - 1 + c->axis_base, (long long)(a < 0 ? a : a + c->axis_base),
+                   al_meta_str(&k->in_meta[0], (char[96]){0}, 96));
   *axis = (int)(a < 0 ? a + ndim : a);
   return AL_OK;
 }
