@@ -1,0 +1,244 @@
+/* file.c: files written whole or not at all, and read with a limit.
+ *
+ * A file is written under the name <path>.tmp, synced, renamed over <path>, and the folder is synced:
+ * after a crash at any moment <path> holds either the old contents or the new. The temporary is locked
+ * while it is written, so two writers of one path take turns, and one left by a killed process is
+ * taken over by the next writer instead of staying for good. */
+#include "file.h"
+#include "../core.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The system takes at most 2^31 - 4096 bytes a call. */
+enum { AT_ONCE = 1 << 30 };
+
+static al_status fail_io(al_ctx *c, const char *doing, const char *path) {
+  const int e = errno;
+  return al_fail(c, e == ENOMEM ? AL_ENOMEM : AL_EIO, "%s: %s: %s", doing, path, strerror(e));
+}
+
+static char *joined(al_ctx *c, const char *a, const char *b) {
+  const size_t n = strlen(a), m = strlen(b);
+  char *s = al_calloc(c, (int64_t)(n + m + 1), 1);
+  if (s) memcpy(s, a, n), memcpy(s + n, b, m);
+  return s;
+}
+
+static bool same_file(const struct stat *a, const struct stat *b) {
+  return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Opens and locks the temporary; sets o->fd. */
+static al_status lock_temporary(al_ctx *c, al_out *o) {
+  for (;;) {
+    const int fd = open(o->tmp, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    if (fd < 0) return fail_io(c, "write", o->path);
+    struct stat mine, named;
+    int failed = fstat(fd, &mine);
+    if (!failed && !S_ISREG(mine.st_mode)) {
+      close(fd);
+      return al_fail(c, AL_EIO, "write: %s: in the way: not a regular file (remove it)", o->tmp);
+    }
+    while (!failed && flock(fd, LOCK_EX) != 0) {
+      if (errno == EINTR) continue;
+      if (errno == ENOLCK || errno == EOPNOTSUPP || errno == EINVAL) break; /* no locks on this system */
+      failed = 1;
+    }
+    if (failed) {
+      fail_io(c, "write", o->path);
+      close(fd);
+      return al_error(c);
+    }
+    /* While we waited, the lock's last owner may have renamed or removed this very file. */
+    if (stat(o->tmp, &named) == 0 && same_file(&mine, &named)) {
+      o->fd = fd;
+      return AL_OK;
+    }
+    close(fd);
+  }
+}
+
+al_status al_out_open(al_ctx *c, al_out *o, const char *path) {
+  *o = (al_out){.path = path, .fd = -1};
+  if (!*path) return al_fail(c, AL_EVALUE, "write: a file name is needed, got an empty one");
+  struct stat old;
+  const bool exists = stat(path, &old) == 0;
+  if (exists && !S_ISREG(old.st_mode))
+    return al_fail(c, AL_EIO, "write: %s: %s", path, S_ISDIR(old.st_mode) ? "is a folder" : "not a regular file");
+  char *real = exists ? realpath(path, NULL) : NULL; /* rename would replace a link, not its target */
+  o->target = joined(c, real ? real : path, "");
+  o->tmp = o->target ? joined(c, o->target, ".tmp") : NULL;
+  free(real);
+  if (!o->tmp || lock_temporary(c, o) != AL_OK) goto fail;
+  if (ftruncate(o->fd, 0) != 0) {
+    fail_io(c, "write", path);
+    goto fail;
+  }
+  if (exists && fchmod(o->fd, old.st_mode & 0777) != 0) errno = 0; /* not every file system has modes */
+  return AL_OK;
+fail:
+  al_out_abort(o);
+  return al_error(c);
+}
+
+al_status al_out_put(al_ctx *c, al_out *o, const void *data, size_t n) {
+  const char *p = data;
+  while (n > 0) {
+    const ssize_t k = write(o->fd, p, n < AT_ONCE ? n : AT_ONCE);
+    if (k < 0 && errno == EINTR) continue;
+    if (k == 0) errno = ENOSPC;
+    if (k <= 0) return fail_io(c, "write", o->path);
+    p += k;
+    n -= (size_t)k;
+  }
+  return AL_OK;
+}
+
+/* Makes the rename itself durable. Some file systems cannot sync a folder and say EINVAL. */
+static int sync_folder(const char *path) {
+  char folder[PATH_MAX];
+  const char *slash = strrchr(path, '/');
+  const size_t n = slash ? (size_t)(slash - path) : 0;
+  if (n >= sizeof folder) return errno = ENAMETOOLONG, -1;
+  memcpy(folder, path, n);
+  folder[n] = 0;
+  const int fd = open(slash ? (n ? folder : "/") : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno == EACCES ? 0 : -1; /* a folder may be writable and not readable */
+  const int failed = fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP;
+  const int e = errno;
+  close(fd);
+  errno = e;
+  return failed ? -1 : 0;
+}
+
+al_status al_out_commit(al_ctx *c, al_out *o) {
+  /* The lock goes with the descriptor, so it stays open across the rename. Network file systems
+   * report a full disk only at close; fsync makes them say so here. */
+  if (fsync(o->fd) != 0 || rename(o->tmp, o->target) != 0) {
+    fail_io(c, "write", o->path);
+    al_out_abort(o);
+    return al_error(c);
+  }
+  close(o->fd);
+  o->fd = -1;
+  const al_status st = sync_folder(o->target) == 0 ? AL_OK : fail_io(c, "write: sync of the folder", o->path);
+  al_out_abort(o);
+  return st;
+}
+
+void al_out_abort(al_out *o) {
+  if (o->fd >= 0) {
+    unlink(o->tmp);
+    close(o->fd);
+  }
+  free(o->tmp);
+  free(o->target);
+  *o = (al_out){.path = o->path, .fd = -1};
+}
+
+al_status al_file_write(al_ctx *c, const char *path, const void *data, size_t n) {
+  al_out o;
+  AL_TRY(al_out_open(c, &o, path));
+  const al_status st = al_out_put(c, &o, data, n);
+  if (st == AL_OK) return al_out_commit(c, &o);
+  al_out_abort(&o);
+  return st;
+}
+
+/* Reads to the end and not to the size the system names: pipes have none, and a file may grow. */
+al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data, size_t *n) {
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return fail_io(c, "read", path);
+  char *buf = NULL;
+  al_status st = AL_OK;
+  struct stat info;
+  if (fstat(fd, &info) != 0) {
+    st = fail_io(c, "read", path);
+    goto done;
+  }
+  size_t len = 0, cap = S_ISREG(info.st_mode) && info.st_size > 0 ? (size_t)info.st_size + 2 : 65536;
+  if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size > max) {
+    st = al_fail(c, AL_EFORMAT, "read: %s: %lld bytes, at most %zu expected", path, (long long)info.st_size, max);
+    goto done;
+  }
+  if (!(buf = al_calloc(c, (int64_t)cap, 1))) {
+    st = AL_ENOMEM;
+    goto done;
+  }
+  for (;;) {
+    const size_t room = cap - len - 1; /* never 0 */
+    const ssize_t k = read(fd, buf + len, room < AT_ONCE ? room : AT_ONCE);
+    if (k < 0 && errno == EINTR) continue;
+    if (k < 0) {
+      st = fail_io(c, "read", path);
+      goto done;
+    }
+    if (k == 0) break;
+    len += (size_t)k;
+    if (len > max) {
+      st = al_fail(c, AL_EFORMAT, "read: %s: more than %zu bytes", path, max);
+      goto done;
+    }
+    if (cap - len > 1) continue;
+    char *more = realloc(buf, 2 * cap);
+    if (!more) {
+      st = al_fail(c, AL_ENOMEM, "read: %s: out of memory after %zu bytes", path, len);
+      goto done;
+    }
+    buf = more;
+    cap *= 2;
+  }
+  buf[len] = 0;
+  *data = buf;
+  *n = len;
+  buf = NULL;
+done:
+  free(buf);
+  close(fd);
+  return st;
+}
+
+al_status al_in_open(al_ctx *c, al_in *f, const char *path) {
+  *f = (al_in){.fd = -1};
+  struct stat info;
+  if (!(f->path = joined(c, path, ""))) return al_error(c);
+  f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hang the open */
+  if (f->fd < 0 || fstat(f->fd, &info) != 0) {
+    fail_io(c, "read", path);
+  } else if (!S_ISREG(info.st_mode)) {
+    al_fail(c, AL_EIO, "read: %s: %s", path, S_ISDIR(info.st_mode) ? "is a folder" : "not a regular file");
+  } else {
+    f->size = info.st_size;
+    return AL_OK;
+  }
+  al_in_close(f);
+  return al_error(c);
+}
+
+al_status al_in_read(al_ctx *c, const al_in *f, int64_t offset, void *data, int64_t n, const char *what) {
+  char *p = data;
+  while (n > 0) {
+    const ssize_t k = pread(f->fd, p, n < AT_ONCE ? (size_t)n : AT_ONCE, offset);
+    if (k < 0 && errno == EINTR) continue;
+    if (k < 0) return fail_io(c, "read", f->path);
+    if (k == 0)
+      return al_fail(c, AL_EFORMAT, "read: %s: ends in %s, %lld bytes short", f->path, what, (long long)n);
+    p += k;
+    n -= k;
+    offset += k;
+  }
+  return AL_OK;
+}
+
+void al_in_close(al_in *f) {
+  if (f->fd >= 0) close(f->fd);
+  free(f->path);
+  *f = (al_in){.fd = -1};
+}

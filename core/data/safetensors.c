@@ -1,0 +1,449 @@
+/* safetensors.c: the file format of named tensors: 8 bytes N (little-endian), N bytes of JSON, data.
+ *
+ *   {"__metadata__": {"format": "pt", ...},
+ *    "name": {"dtype": "F32", "shape": [2,3], "data_offsets": [begin, end]}, ...}
+ *
+ * Offsets count from the end of the header; the tensors must cover the data exactly. Reading opens the
+ * file, checks the whole header and loads each tensor when it is asked for, so a tensor of a type we do
+ * not compute with is no obstacle to the others. Offsets need not be aligned: bytes are copied, never
+ * cast. Writing orders by size of the type (largest first), then by name, pads the header with spaces
+ * so that data begin at a multiple of 8, and streams: no second copy of a model is held.
+ * Not here: files split in shards, types below one byte. */
+#include "file.h"
+#include "../core.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the data are copied as they lie in the file");
+
+enum { MAX_HEADER = 100000000, PREFIX = 8, CHUNK = 1 << 16 };
+
+/* Types of the format and their bits; al = ours, or -1 when such a tensor cannot be loaded. */
+enum { NOT_OURS = -1, HALF = -2 };
+static const struct st_type {
+  const char *name;
+  int bits, al;
+} types[] = {
+    {"F64", 64, AL_F64},     {"F32", 32, AL_F32},          {"BF16", 16, AL_BF16},        {"I32", 32, AL_I32},
+    {"F16", 16, HALF},       {"BOOL", 8, NOT_OURS},        {"U8", 8, NOT_OURS},          {"I8", 8, NOT_OURS},
+    {"I16", 16, NOT_OURS},   {"U16", 16, NOT_OURS},        {"U32", 32, NOT_OURS},        {"I64", 64, NOT_OURS},
+    {"U64", 64, NOT_OURS},   {"C64", 64, NOT_OURS},        {"F8_E4M3", 8, NOT_OURS},     {"F8_E5M2", 8, NOT_OURS},
+    {"F8_E8M0", 8, NOT_OURS}, {"F8_E4M3FNUZ", 8, NOT_OURS}, {"F8_E5M2FNUZ", 8, NOT_OURS}, {"F4", 4, NOT_OURS},
+    {"F6_E2M3", 6, NOT_OURS}, {"F6_E3M2", 6, NOT_OURS},
+};
+
+typedef struct entry {
+  const char *name; /* owned by the header's JSON */
+  const struct st_type *type;
+  int64_t begin, end; /* in the data part */
+  int64_t numel;
+  size_t ndim;
+  int64_t shape[AL_MAX_DIMS]; /* the first AL_MAX_DIMS of ndim */
+} entry;
+
+struct al_st {
+  al_in in;
+  json_t *header;
+  json_t *metadata; /* borrowed from header; NULL if there is none */
+  int64_t data;     /* offset of the data part in the file */
+  int n;
+  entry *entries; /* sorted by name */
+  int n_meta;
+  const char **meta; /* key, value, key, value, ... owned by header */
+};
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+#define BAD(...) al_fail(c, AL_EFORMAT, "safetensors: " __VA_ARGS__)
+
+static const struct st_type *find_type(const char *name) {
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+    if (strcmp(types[i].name, name) == 0) return &types[i];
+  return NULL;
+}
+
+static al_status read_shape(al_ctx *c, const char *path, entry *e, const json_t *shape) {
+  if (!json_is_array(shape)) return BAD("%s: tensor '%.200s': 'shape' must be a list", path, e->name);
+  e->ndim = json_array_size(shape);
+  e->numel = 1;
+  for (size_t i = 0; i < e->ndim; i++) {
+    const json_t *v = json_array_get(shape, i);
+    const int64_t size = json_integer_value(v);
+    if (!json_is_integer(v) || size < 0)
+      return BAD("%s: tensor '%.200s': shape: size %zu must be a whole number from 0", path, e->name, i + 1);
+    if (__builtin_mul_overflow(e->numel, size, &e->numel))
+      return BAD("%s: tensor '%.200s': the product of its shape overflows", path, e->name);
+    if (i < AL_MAX_DIMS) e->shape[i] = size;
+  }
+  return AL_OK;
+}
+
+/* The place of the data: two offsets that fit the type and the shape, within `bytes` of data. */
+static al_status read_offsets(al_ctx *c, const char *path, entry *e, const json_t *offsets, int64_t bytes) {
+  const json_t *b = json_array_get(offsets, 0), *f = json_array_get(offsets, 1);
+  if (json_array_size(offsets) != 2 || !json_is_integer(b) || !json_is_integer(f))
+    return BAD("%s: tensor '%.200s': 'data_offsets' must be two whole numbers", path, e->name);
+  e->begin = json_integer_value(b);
+  e->end = json_integer_value(f);
+  if (e->begin < 0 || e->end < e->begin || e->end > bytes)
+    return BAD("%s: tensor '%.200s': data_offsets [%lld,%lld] do not lie in the %lld bytes of data", path,
+               e->name, (long long)e->begin, (long long)e->end, (long long)bytes);
+  int64_t bits;
+  if (__builtin_mul_overflow(e->numel, (int64_t)e->type->bits, &bits))
+    return BAD("%s: tensor '%.200s': its size overflows", path, e->name);
+  if (bits % 8 != 0 || bits / 8 != e->end - e->begin)
+    return BAD("%s: tensor '%.200s': %s of this shape needs %lld bytes, data_offsets [%lld,%lld] hold %lld", path,
+               e->name, e->type->name, (long long)(bits / 8), (long long)e->begin, (long long)e->end,
+               (long long)(e->end - e->begin));
+  return AL_OK;
+}
+
+static al_status read_entry(al_ctx *c, const char *path, entry *e, json_t *v, int64_t bytes) {
+  if (!json_is_object(v))
+    return BAD("%s: tensor '%.200s': an object with dtype, shape and data_offsets expected", path, e->name);
+  const char *key;
+  json_t *field;
+  json_object_foreach(v, key, field) {
+    if (strcmp(key, "dtype") && strcmp(key, "shape") && strcmp(key, "data_offsets"))
+      return BAD("%s: tensor '%.200s': unknown field '%.100s'", path, e->name, key);
+  }
+  const char *dtype = json_string_value(json_object_get(v, "dtype"));
+  if (!dtype) return BAD("%s: tensor '%.200s': 'dtype' must be a word", path, e->name);
+  e->type = find_type(dtype);
+  if (!e->type) return BAD("%s: tensor '%.200s': unknown dtype '%.40s'", path, e->name, dtype);
+  AL_TRY(read_shape(c, path, e, json_object_get(v, "shape")));
+  return read_offsets(c, path, e, json_object_get(v, "data_offsets"), bytes);
+}
+
+static int by_place(const void *a, const void *b) {
+  const entry *x = a, *y = b;
+  if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+  return x->end < y->end ? -1 : x->end > y->end;
+}
+
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const entry *)a)->name, ((const entry *)b)->name);
+}
+
+/* In order of place each tensor begins where the one before it ends, from 0 to the last byte. */
+static al_status check_cover(al_ctx *c, const al_st *s, int64_t bytes) {
+  int64_t at = 0;
+  for (int i = 0; i < s->n; i++) {
+    const entry *e = &s->entries[i];
+    if (e->begin > at)
+      return BAD("%s: tensor '%.200s': %lld bytes before it belong to no tensor", s->in.path, e->name,
+                 (long long)(e->begin - at));
+    if (e->begin < at)
+      return BAD("%s: tensor '%.200s': overlaps tensor '%.200s'", s->in.path, e->name, s->entries[i - 1].name);
+    at = e->end;
+  }
+  if (at != bytes)
+    return BAD("%s: %lld bytes after the last tensor", s->in.path, (long long)(bytes - at));
+  return AL_OK;
+}
+
+static al_status read_metadata(al_ctx *c, al_st *s) {
+  s->metadata = json_object_get(s->header, "__metadata__");
+  if (!s->metadata) return AL_OK;
+  if (!json_is_object(s->metadata))
+    return BAD("%s: __metadata__ must be an object of texts", s->in.path);
+  s->meta = al_calloc(c, 2 * (int64_t)json_object_size(s->metadata), sizeof *s->meta);
+  if (!s->meta) return al_error(c);
+  const char *key;
+  json_t *v;
+  json_object_foreach(s->metadata, key, v) {
+    if (!json_is_string(v)) return BAD("%s: __metadata__: '%.200s' must be a text", s->in.path, key);
+    s->meta[2 * s->n_meta] = key;
+    s->meta[2 * s->n_meta++ + 1] = json_string_value(v);
+  }
+  return AL_OK;
+}
+
+/* The header's bytes, parsed; checks what JSON leaves open: the first byte and the padding. */
+static al_status parse_header(al_ctx *c, al_st *s, const char *text, int64_t n) {
+  if (text[0] != '{') return BAD("%s: the header must begin with '{'", s->in.path);
+  int64_t end = n;
+  while (text[end - 1] == ' ') end--;
+  if (text[end - 1] != '}') return BAD("%s: the header must end with '}' and spaces", s->in.path);
+  json_error_t err;
+  s->header = json_loadb(text, (size_t)end, JSON_REJECT_DUPLICATES, &err);
+  if (!s->header && json_error_code(&err) == json_error_out_of_memory)
+    return al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory in the header", s->in.path);
+  if (!s->header) return BAD("%s: header, byte %d: %s", s->in.path, err.position, err.text);
+  return AL_OK;
+}
+
+static al_status read_header(al_ctx *c, al_st *s) {
+  const char *path = s->in.path;
+  unsigned char prefix[PREFIX];
+  if (s->in.size < PREFIX)
+    return BAD("%s: %lld bytes are too few for a safetensors file", path, (long long)s->in.size);
+  AL_TRY(al_in_read(c, &s->in, 0, prefix, PREFIX, "the header length"));
+  uint64_t n;
+  memcpy(&n, prefix, sizeof n);
+  if (n > MAX_HEADER || n > (uint64_t)(s->in.size - PREFIX) || n < 2)
+    return BAD("%s: header length %llu is impossible: 2 to %lld expected (is this a safetensors file?)", path,
+               (unsigned long long)n,
+               (long long)(s->in.size - PREFIX < MAX_HEADER ? s->in.size - PREFIX : MAX_HEADER));
+  s->data = PREFIX + (int64_t)n;
+  const int64_t bytes = s->in.size - s->data;
+  char *text = al_calloc(c, (int64_t)n, 1);
+  if (!text) return al_error(c);
+  al_status st = al_in_read(c, &s->in, PREFIX, text, (int64_t)n, "the header");
+  if (st == AL_OK) st = parse_header(c, s, text, (int64_t)n);
+  free(text);
+  AL_TRY(st);
+  AL_TRY(read_metadata(c, s));
+  const size_t n_entries = json_object_size(s->header) - (s->metadata != NULL);
+  s->entries = al_calloc(c, (int64_t)n_entries, sizeof *s->entries);
+  if (!s->entries) return al_error(c);
+  const char *key;
+  json_t *v;
+  json_object_foreach(s->header, key, v) {
+    if (v == s->metadata) continue;
+    entry *e = &s->entries[s->n];
+    e->name = key;
+    AL_TRY(read_entry(c, path, e, v, bytes));
+    s->n++;
+  }
+  qsort(s->entries, (size_t)s->n, sizeof *s->entries, by_place);
+  AL_TRY(check_cover(c, s, bytes));
+  qsort(s->entries, (size_t)s->n, sizeof *s->entries, by_name);
+  return AL_OK;
+}
+
+al_st *al_st_open(al_ctx *c, const char *path) {
+  al_st *s = al_calloc(c, 1, sizeof *s);
+  if (!s) return NULL;
+  if (al_in_open(c, &s->in, path) == AL_OK && read_header(c, s) == AL_OK) return s;
+  al_st_close(s);
+  return NULL;
+}
+
+void al_st_close(al_st *s) {
+  if (!s) return;
+  free(s->meta);
+  free(s->entries);
+  json_decref(s->header);
+  al_in_close(&s->in);
+  free(s);
+}
+
+int al_st_count(const al_st *s) { return s->n; }
+const char *al_st_name(const al_st *s, int i) { return i >= 0 && i < s->n ? s->entries[i].name : NULL; }
+int al_st_meta_count(const al_st *s) { return s->n_meta; }
+
+const char *al_st_meta(const al_st *s, int i, const char **value) {
+  if (i < 0 || i >= s->n_meta) return NULL;
+  if (value) *value = s->meta[2 * i + 1];
+  return s->meta[2 * i];
+}
+
+static al_status fail_missing(al_ctx *c, const al_st *s, const char *name) {
+  const char **names = al_calloc(c, s->n, sizeof *names);
+  if (!names) return al_error(c);
+  for (int i = 0; i < s->n; i++) names[i] = s->entries[i].name;
+  const char *near = al_nearest(name, names, s->n);
+  al_fail(c, AL_ENAME, "safetensors: %s: no tensor '%.200s' in it%s%.200s%s", s->in.path, name,
+          near ? " (nearest: '" : "", near ? near : "", near ? "')" : "");
+  free(names);
+  return al_error(c);
+}
+
+/* IEEE half to single: exact. */
+static float from_half(uint16_t h) {
+  const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, fraction = h & 0x3ffu;
+  uint32_t exponent = (h >> 10) & 0x1fu, bits;
+  if (exponent == 31) {
+    bits = sign | 0x7f800000u | fraction << 13;
+  } else if (exponent == 0) { /* fraction * 2^-24 */
+    const float v = (float)fraction * 0x1p-24f;
+    return sign ? -v : v;
+  } else {
+    bits = sign | (exponent + 112) << 23 | fraction << 13; /* bias 15 -> 127 */
+  }
+  float v;
+  memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+static al_status load_half(al_ctx *c, const al_st *s, const entry *e, float *out) {
+  uint16_t part[4096];
+  enum { ROOM = sizeof part / sizeof *part };
+  for (int64_t at = 0; at < e->numel; at += ROOM) {
+    const int64_t n = e->numel - at < ROOM ? e->numel - at : ROOM;
+    AL_TRY(al_in_read(c, &s->in, s->data + e->begin + 2 * at, part, 2 * n, e->name));
+    for (int64_t i = 0; i < n; i++) out[at + i] = from_half(part[i]);
+  }
+  return AL_OK;
+}
+
+al_tensor *al_st_tensor(al_ctx *c, const al_st *s, const char *name) {
+  const entry key = {.name = name};
+  const entry *e = bsearch(&key, s->entries, (size_t)s->n, sizeof *s->entries, by_name);
+  if (!e) {
+    fail_missing(c, s, name);
+    return NULL;
+  }
+  if (e->type->al == NOT_OURS) {
+    al_fail(c, AL_ETYPE, "safetensors: %s: tensor '%.200s': F64, F32, BF16, F16 or I32 needed, got %s", s->in.path,
+            name, e->type->name);
+    return NULL;
+  }
+  if (e->ndim > AL_MAX_DIMS) {
+    al_fail(c, AL_ESHAPE, "safetensors: %s: tensor '%.200s': at most %d axes possible, got %zu", s->in.path, name,
+            AL_MAX_DIMS, e->ndim);
+    return NULL;
+  }
+  const bool half = e->type->al == HALF, off = c->scope_off;
+  c->scope_off = true; /* the scope gets the tensor when it is whole */
+  al_tensor *t = al_tensor_new(c, half ? AL_F32 : (al_dtype)e->type->al, (int)e->ndim, e->shape);
+  c->scope_off = off;
+  if (!t) return NULL;
+  const al_status st = half ? load_half(c, s, e, al_data(t))
+                            : al_in_read(c, &s->in, s->data + e->begin, al_data(t), e->end - e->begin, e->name);
+  if (st == AL_OK) return al_scope_own(c, t);
+  al_release(t);
+  return NULL;
+}
+
+/* ---- writing -------------------------------------------------------------------------------- */
+
+typedef struct item {
+  const char *name;
+  al_tensor *t;
+} item;
+
+static int by_size_and_name(const void *a, const void *b) {
+  const item *x = a, *y = b;
+  const int64_t m = al_dtype_size(al_type(x->t)), n = al_dtype_size(al_type(y->t));
+  return m != n ? (m > n ? -1 : 1) : strcmp(x->name, y->name);
+}
+
+static const char *type_name(al_dtype t) {
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+    if (types[i].al == (int)t) return types[i].name;
+  return NULL;
+}
+
+/* Adds `key` to a part of the header; steals v. */
+static al_status put(al_ctx *c, json_t *into, const char *path, const char *kind, const char *key, json_t *v) {
+  const bool twice = json_object_get(into, key) != NULL;
+  if (!twice && v && json_object_set_new(into, key, v) == 0) return AL_OK;
+  if (twice) json_decref(v);
+  if (twice) return al_fail(c, AL_EVALUE, "safetensors: %s: %s '%.200s' is given twice", path, kind, key);
+  /* jansson refuses what is not UTF-8 and says no more than that it failed */
+  return al_fail(c, AL_EVALUE, "safetensors: %s: %s '%.200s': UTF-8 needed (or out of memory)", path, kind, key);
+}
+
+static json_t *describe(const al_tensor *t, int64_t *at) {
+  json_t *shape = json_array();
+  for (int i = 0; i < al_ndim(t); i++) json_array_append_new(shape, json_integer(al_size(t, i)));
+  const int64_t begin = *at;
+  *at += al_numel(t) * al_dtype_size(al_type(t));
+  return json_pack("{s:s, s:o, s:[I,I]}", "dtype", type_name(al_type(t)), "shape", shape, "data_offsets",
+                   (json_int_t)begin, (json_int_t)*at);
+}
+
+static int by_key(const void *a, const void *b) {
+  return strcmp(((const char *const *)a)[0], ((const char *const *)b)[0]);
+}
+
+/* format=pt first (transformers refuses a file without it), then the caller's pairs by key. */
+static al_status put_metadata(al_ctx *c, json_t *header, const char *path, int n, const char *const *keys,
+                              const char *const *values) {
+  json_t *meta = json_object();
+  AL_TRY(put(c, header, path, "name", "__metadata__", meta));
+  AL_TRY(put(c, meta, path, "metadata key", "format", json_string("pt")));
+  const char *(*pairs)[2] = al_calloc(c, n, sizeof *pairs);
+  if (!pairs) return al_error(c);
+  for (int i = 0; i < n; i++) pairs[i][0] = keys[i], pairs[i][1] = values[i];
+  qsort(pairs, (size_t)n, sizeof *pairs, by_key);
+  al_status st = AL_OK;
+  for (int i = 0; i < n && st == AL_OK; i++) {
+    if (strcmp(pairs[i][0], "format") == 0 && strcmp(pairs[i][1], "pt") == 0) continue;
+    st = put(c, meta, path, "metadata key", pairs[i][0], json_string(pairs[i][1]));
+  }
+  free(pairs);
+  return st;
+}
+
+/* The elements in row-major order, whatever the strides. */
+static al_status put_tensor(al_ctx *c, al_out *o, const al_tensor *t) {
+  const size_t size = (size_t)al_dtype_size(al_type(t));
+  const int64_t n = al_numel(t);
+  if (al_contiguous(t)) return al_out_put(c, o, al_data(t), (size_t)n * size);
+  char part[CHUNK];
+  const char *data = al_data(t);
+  int64_t index[AL_MAX_DIMS] = {0}, at = 0; /* at: elements from the first */
+  size_t fill = 0;
+  for (int64_t i = 0; i < n; i++) {
+    memcpy(part + fill, data + at * (int64_t)size, size);
+    fill += size;
+    if (fill == sizeof part || i == n - 1) {
+      AL_TRY(al_out_put(c, o, part, fill));
+      fill = 0;
+    }
+    for (int a = al_ndim(t) - 1; a >= 0; a--) {
+      at += al_stride(t)[a];
+      if (++index[a] < al_size(t, a)) break;
+      at -= al_stride(t)[a] * al_size(t, a);
+      index[a] = 0;
+    }
+  }
+  return AL_OK;
+}
+
+static al_status write_file(al_ctx *c, const char *path, const char *header, const item *items, int n) {
+  static const char spaces[8] = "        ";
+  const size_t len = strlen(header), pad = (8 - len % 8) % 8;
+  const uint64_t total = len + pad;
+  if (total > MAX_HEADER)
+    return al_fail(c, AL_EVALUE, "safetensors: %s: names and metadata take %zu bytes, at most %d possible", path, len,
+                   MAX_HEADER);
+  al_out o;
+  AL_TRY(al_out_open(c, &o, path));
+  al_status st = al_out_put(c, &o, &total, sizeof total);
+  if (st == AL_OK) st = al_out_put(c, &o, header, len);
+  if (st == AL_OK) st = al_out_put(c, &o, spaces, pad);
+  for (int i = 0; i < n && st == AL_OK; i++) st = put_tensor(c, &o, items[i].t);
+  if (st == AL_OK) return al_out_commit(c, &o);
+  al_out_abort(&o);
+  return st;
+}
+
+al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *names, al_tensor *const *tensors,
+                     int n_meta, const char *const *keys, const char *const *values) {
+  for (int i = 0; i < n; i++) {
+    if (!names[i]) return al_fail(c, AL_EVALUE, "safetensors: %s: tensor %d has no name", path, i);
+    if (strcmp(names[i], "__metadata__") == 0)
+      return al_fail(c, AL_EVALUE, "safetensors: %s: no tensor can be called __metadata__", path);
+    if (!tensors[i]) return al_fail(c, AL_EVALUE, "safetensors: %s: '%.200s' is no tensor", path, names[i]);
+  }
+  for (int i = 0; i < n_meta; i++)
+    if (!keys[i] || !values[i]) return al_fail(c, AL_EVALUE, "safetensors: %s: metadata pair %d is empty", path, i);
+  al_status st = AL_OK;
+  char *text = NULL;
+  json_t *header = json_object();
+  item *items = al_calloc(c, n, sizeof *items);
+  if (!header || !items) {
+    st = al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory", path);
+    goto done;
+  }
+  for (int i = 0; i < n; i++) items[i] = (item){names[i], tensors[i]};
+  qsort(items, (size_t)n, sizeof *items, by_size_and_name);
+  st = put_metadata(c, header, path, n_meta, keys, values);
+  int64_t at = 0;
+  for (int i = 0; i < n && st == AL_OK; i++)
+    st = put(c, header, path, "name", items[i].name, describe(items[i].t, &at));
+  if (st != AL_OK) goto done;
+  text = json_dumps(header, JSON_COMPACT);
+  st = text ? write_file(c, path, text, items, n)
+            : al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory", path);
+done:
+  free(text);
+  free(items);
+  json_decref(header);
+  return st;
+}
