@@ -1,9 +1,9 @@
 /* file.c: files written whole or not at all, and read with a limit.
  *
- * A file is written under the name <path>.tmp, synced, renamed over <path>, and the folder is synced:
- * after a crash at any moment <path> holds either the old contents or the new. The temporary is locked
- * while it is written, so two writers of one path take turns, and one left by a killed process is
- * taken over by the next writer instead of staying for good. */
+ * A file is written under the name <path>.tmp, synced, renamed over <path>, and the folder is
+ * synced: after a crash at any moment <path> holds either the old contents or the new. The
+ * temporary is locked while it is written, so two writers of one path take turns, and one left by a
+ * killed process is taken over by the next writer instead of staying for good. */
 #include "file.h"
 #include "../core.h"
 #include <errno.h>
@@ -48,7 +48,8 @@ static al_status lock_temporary(al_ctx *c, al_out *o) {
     }
     while (!failed && flock(fd, LOCK_EX) != 0) {
       if (errno == EINTR) continue;
-      if (errno == ENOLCK || errno == EOPNOTSUPP || errno == EINVAL) break; /* no locks on this system */
+      if (errno == ENOLCK || errno == EOPNOTSUPP || errno == EINVAL)
+        break; /* no locks on this system */
       failed = 1;
     }
     if (failed) {
@@ -71,8 +72,10 @@ al_status al_out_open(al_ctx *c, al_out *o, const char *path) {
   struct stat old;
   const bool exists = stat(path, &old) == 0;
   if (exists && !S_ISREG(old.st_mode))
-    return al_fail(c, AL_EIO, "write: %s: %s", path, S_ISDIR(old.st_mode) ? "is a folder" : "not a regular file");
-  char *real = exists ? realpath(path, NULL) : NULL; /* rename would replace a link, not its target */
+    return al_fail(c, AL_EIO, "write: %s: %s", path,
+                   S_ISDIR(old.st_mode) ? "is a folder" : "not a regular file");
+  char *real =
+      exists ? realpath(path, NULL) : NULL; /* rename would replace a link, not its target */
   o->target = joined(c, real ? real : path, "");
   o->tmp = o->target ? joined(c, o->target, ".tmp") : NULL;
   free(real);
@@ -81,7 +84,8 @@ al_status al_out_open(al_ctx *c, al_out *o, const char *path) {
     fail_io(c, "write", path);
     goto fail;
   }
-  if (exists && fchmod(o->fd, old.st_mode & 0777) != 0) errno = 0; /* not every file system has modes */
+  if (exists && fchmod(o->fd, old.st_mode & 0777) != 0)
+    errno = 0; /* not every file system has modes */
   return AL_OK;
 fail:
   al_out_abort(o);
@@ -128,7 +132,8 @@ al_status al_out_commit(al_ctx *c, al_out *o) {
   }
   close(o->fd);
   o->fd = -1;
-  const al_status st = sync_folder(o->target) == 0 ? AL_OK : fail_io(c, "write: sync of the folder", o->path);
+  const al_status st =
+      sync_folder(o->target) == 0 ? AL_OK : fail_io(c, "write: sync of the folder", o->path);
   al_out_abort(o);
   return st;
 }
@@ -163,9 +168,11 @@ al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data, siz
     st = fail_io(c, "read", path);
     goto done;
   }
-  size_t len = 0, cap = S_ISREG(info.st_mode) && info.st_size > 0 ? (size_t)info.st_size + 2 : 65536;
+  size_t len = 0,
+         cap = S_ISREG(info.st_mode) && info.st_size > 0 ? (size_t)info.st_size + 2 : 65536;
   if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size > max) {
-    st = al_fail(c, AL_EFORMAT, "read: %s: %lld bytes, at most %zu expected", path, (long long)info.st_size, max);
+    st = al_fail(c, AL_EFORMAT, "read: %s: %lld bytes, at most %zu expected", path,
+                 (long long)info.st_size, max);
     goto done;
   }
   if (!(buf = al_calloc(c, (int64_t)cap, 1))) {
@@ -213,7 +220,8 @@ al_status al_in_open(al_ctx *c, al_in *f, const char *path) {
   if (f->fd < 0 || fstat(f->fd, &info) != 0) {
     fail_io(c, "read", path);
   } else if (!S_ISREG(info.st_mode)) {
-    al_fail(c, AL_EIO, "read: %s: %s", path, S_ISDIR(info.st_mode) ? "is a folder" : "not a regular file");
+    al_fail(c, AL_EIO, "read: %s: %s", path,
+            S_ISDIR(info.st_mode) ? "is a folder" : "not a regular file");
   } else {
     f->size = info.st_size;
     return AL_OK;
@@ -222,14 +230,16 @@ al_status al_in_open(al_ctx *c, al_in *f, const char *path) {
   return al_error(c);
 }
 
-al_status al_in_read(al_ctx *c, const al_in *f, int64_t offset, void *data, int64_t n, const char *what) {
+al_status al_in_read(al_ctx *c, const al_in *f, int64_t offset, void *data, int64_t n,
+                     const char *what) {
   char *p = data;
   while (n > 0) {
     const ssize_t k = pread(f->fd, p, n < AT_ONCE ? (size_t)n : AT_ONCE, offset);
     if (k < 0 && errno == EINTR) continue;
     if (k < 0) return fail_io(c, "read", f->path);
     if (k == 0)
-      return al_fail(c, AL_EFORMAT, "read: %s: ends in %s, %lld bytes short", f->path, what, (long long)n);
+      return al_fail(c, AL_EFORMAT, "read: %s: ends in %s, %lld bytes short", f->path, what,
+                     (long long)n);
     p += k;
     n -= k;
     offset += k;

@@ -1,5 +1,5 @@
-/* file.h: what the readers and writers of core/data/ share: a file that appears whole or not at all,
- * and a regular file read by offset. */
+/* file.h: what the readers and writers of core/data/ share: a file that appears whole or not at
+ * all, and a regular file read by offset. */
 #ifndef AL_FILE_H
 #define AL_FILE_H
 #include "../attnlab.h"
@@ -22,8 +22,10 @@ typedef struct al_in {
   int fd;
   int64_t size;
 } al_in;
-al_status al_in_open(al_ctx *c, al_in *f, const char *path); /* refuses what is not a regular file */
+al_status al_in_open(al_ctx *c, al_in *f,
+                     const char *path); /* refuses what is not a regular file */
 /* Exactly n bytes from `offset`; `what` names them in the message. */
-al_status al_in_read(al_ctx *c, const al_in *f, int64_t offset, void *data, int64_t n, const char *what);
+al_status al_in_read(al_ctx *c, const al_in *f, int64_t offset, void *data, int64_t n,
+                     const char *what);
 void al_in_close(al_in *f);
 #endif

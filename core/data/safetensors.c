@@ -1,21 +1,23 @@
-/* safetensors.c: the file format of named tensors: 8 bytes N (little-endian), N bytes of JSON, data.
+/* safetensors.c: the file format of named tensors: 8 bytes N (little-endian), N bytes of JSON,
+ * data.
  *
  *   {"__metadata__": {"format": "pt", ...},
  *    "name": {"dtype": "F32", "shape": [2,3], "data_offsets": [begin, end]}, ...}
  *
- * Offsets count from the end of the header; the tensors must cover the data exactly. Reading opens the
- * file, checks the whole header and loads each tensor when it is asked for, so a tensor of a type we do
- * not compute with is no obstacle to the others. Offsets need not be aligned: bytes are copied, never
- * cast. Writing orders by size of the type (largest first), then by name, pads the header with spaces
- * so that data begin at a multiple of 8, and streams: no second copy of a model is held.
- * Not here: files split in shards, types below one byte. */
+ * Offsets count from the end of the header; the tensors must cover the data exactly. Reading opens
+ * the file, checks the whole header and loads each tensor when it is asked for, so a tensor of a
+ * type we do not compute with is no obstacle to the others. Offsets need not be aligned: bytes are
+ * copied, never cast. Writing orders by size of the type (largest first), then by name, pads the
+ * header with spaces so that data begin at a multiple of 8, and streams: no second copy of a model
+ * is held. Not here: files split in shards, types below one byte. */
 #include "file.h"
 #include "../core.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the data are copied as they lie in the file");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "the data are copied as they lie in the file");
 
 enum { MAX_HEADER = 100000000, PREFIX = 8, CHUNK = 1 << 16 };
 
@@ -25,12 +27,14 @@ static const struct st_type {
   const char *name;
   int bits, al;
 } types[] = {
-    {"F64", 64, AL_F64},     {"F32", 32, AL_F32},          {"BF16", 16, AL_BF16},        {"I32", 32, AL_I32},
-    {"F16", 16, HALF},       {"BOOL", 8, NOT_OURS},        {"U8", 8, NOT_OURS},          {"I8", 8, NOT_OURS},
-    {"I16", 16, NOT_OURS},   {"U16", 16, NOT_OURS},        {"U32", 32, NOT_OURS},        {"I64", 64, NOT_OURS},
-    {"U64", 64, NOT_OURS},   {"C64", 64, NOT_OURS},        {"F8_E4M3", 8, NOT_OURS},     {"F8_E5M2", 8, NOT_OURS},
-    {"F8_E8M0", 8, NOT_OURS}, {"F8_E4M3FNUZ", 8, NOT_OURS}, {"F8_E5M2FNUZ", 8, NOT_OURS}, {"F4", 4, NOT_OURS},
-    {"F6_E2M3", 6, NOT_OURS}, {"F6_E3M2", 6, NOT_OURS},
+    {"F64", 64, AL_F64},          {"F32", 32, AL_F32},      {"BF16", 16, AL_BF16},
+    {"I32", 32, AL_I32},          {"F16", 16, HALF},        {"BOOL", 8, NOT_OURS},
+    {"U8", 8, NOT_OURS},          {"I8", 8, NOT_OURS},      {"I16", 16, NOT_OURS},
+    {"U16", 16, NOT_OURS},        {"U32", 32, NOT_OURS},    {"I64", 64, NOT_OURS},
+    {"U64", 64, NOT_OURS},        {"C64", 64, NOT_OURS},    {"F8_E4M3", 8, NOT_OURS},
+    {"F8_E5M2", 8, NOT_OURS},     {"F8_E8M0", 8, NOT_OURS}, {"F8_E4M3FNUZ", 8, NOT_OURS},
+    {"F8_E5M2FNUZ", 8, NOT_OURS}, {"F4", 4, NOT_OURS},      {"F6_E2M3", 6, NOT_OURS},
+    {"F6_E3M2", 6, NOT_OURS},
 };
 
 typedef struct entry {
@@ -64,14 +68,16 @@ static const struct st_type *find_type(const char *name) {
 }
 
 static al_status read_shape(al_ctx *c, const char *path, entry *e, const json_t *shape) {
-  if (!json_is_array(shape)) return BAD("%s: tensor '%.200s': 'shape' must be a list", path, e->name);
+  if (!json_is_array(shape))
+    return BAD("%s: tensor '%.200s': 'shape' must be a list", path, e->name);
   e->ndim = json_array_size(shape);
   e->numel = 1;
   for (size_t i = 0; i < e->ndim; i++) {
     const json_t *v = json_array_get(shape, i);
     const int64_t size = json_integer_value(v);
     if (!json_is_integer(v) || size < 0)
-      return BAD("%s: tensor '%.200s': shape: size %zu must be a whole number from 0", path, e->name, i + 1);
+      return BAD("%s: tensor '%.200s': shape: size %zu must be a whole number from 0", path,
+                 e->name, i + 1);
     if (__builtin_mul_overflow(e->numel, size, &e->numel))
       return BAD("%s: tensor '%.200s': the product of its shape overflows", path, e->name);
     if (i < AL_MAX_DIMS) e->shape[i] = size;
@@ -80,28 +86,31 @@ static al_status read_shape(al_ctx *c, const char *path, entry *e, const json_t 
 }
 
 /* The place of the data: two offsets that fit the type and the shape, within `bytes` of data. */
-static al_status read_offsets(al_ctx *c, const char *path, entry *e, const json_t *offsets, int64_t bytes) {
+static al_status read_offsets(al_ctx *c, const char *path, entry *e, const json_t *offsets,
+                              int64_t bytes) {
   const json_t *b = json_array_get(offsets, 0), *f = json_array_get(offsets, 1);
   if (json_array_size(offsets) != 2 || !json_is_integer(b) || !json_is_integer(f))
     return BAD("%s: tensor '%.200s': 'data_offsets' must be two whole numbers", path, e->name);
   e->begin = json_integer_value(b);
   e->end = json_integer_value(f);
   if (e->begin < 0 || e->end < e->begin || e->end > bytes)
-    return BAD("%s: tensor '%.200s': data_offsets [%lld,%lld] do not lie in the %lld bytes of data", path,
-               e->name, (long long)e->begin, (long long)e->end, (long long)bytes);
+    return BAD("%s: tensor '%.200s': data_offsets [%lld,%lld] do not lie in the %lld bytes of data",
+               path, e->name, (long long)e->begin, (long long)e->end, (long long)bytes);
   int64_t bits;
   if (__builtin_mul_overflow(e->numel, (int64_t)e->type->bits, &bits))
     return BAD("%s: tensor '%.200s': its size overflows", path, e->name);
   if (bits % 8 != 0 || bits / 8 != e->end - e->begin)
-    return BAD("%s: tensor '%.200s': %s of this shape needs %lld bytes, data_offsets [%lld,%lld] hold %lld", path,
-               e->name, e->type->name, (long long)(bits / 8), (long long)e->begin, (long long)e->end,
-               (long long)(e->end - e->begin));
+    return BAD("%s: tensor '%.200s': %s of this shape needs %lld bytes, data_offsets [%lld,%lld] "
+               "hold %lld",
+               path, e->name, e->type->name, (long long)(bits / 8), (long long)e->begin,
+               (long long)e->end, (long long)(e->end - e->begin));
   return AL_OK;
 }
 
 static al_status read_entry(al_ctx *c, const char *path, entry *e, json_t *v, int64_t bytes) {
   if (!json_is_object(v))
-    return BAD("%s: tensor '%.200s': an object with dtype, shape and data_offsets expected", path, e->name);
+    return BAD("%s: tensor '%.200s': an object with dtype, shape and data_offsets expected", path,
+               e->name);
   const char *key;
   json_t *field;
   json_object_foreach(v, key, field) {
@@ -132,10 +141,11 @@ static al_status check_cover(al_ctx *c, const al_st *s, int64_t bytes) {
   for (int i = 0; i < s->n; i++) {
     const entry *e = &s->entries[i];
     if (e->begin > at)
-      return BAD("%s: tensor '%.200s': %lld bytes before it belong to no tensor", s->in.path, e->name,
-                 (long long)(e->begin - at));
+      return BAD("%s: tensor '%.200s': %lld bytes before it belong to no tensor", s->in.path,
+                 e->name, (long long)(e->begin - at));
     if (e->begin < at)
-      return BAD("%s: tensor '%.200s': overlaps tensor '%.200s'", s->in.path, e->name, s->entries[i - 1].name);
+      return BAD("%s: tensor '%.200s': overlaps tensor '%.200s'", s->in.path, e->name,
+                 s->entries[i - 1].name);
     at = e->end;
   }
   if (at != bytes)
@@ -153,7 +163,8 @@ static al_status read_metadata(al_ctx *c, al_st *s) {
   const char *key;
   json_t *v;
   json_object_foreach(s->metadata, key, v) {
-    if (!json_is_string(v)) return BAD("%s: __metadata__: '%.200s' must be a text", s->in.path, key);
+    if (!json_is_string(v))
+      return BAD("%s: __metadata__: '%.200s' must be a text", s->in.path, key);
     s->meta[2 * s->n_meta] = key;
     s->meta[2 * s->n_meta++ + 1] = json_string_value(v);
   }
@@ -183,9 +194,10 @@ static al_status read_header(al_ctx *c, al_st *s) {
   uint64_t n;
   memcpy(&n, prefix, sizeof n);
   if (n > MAX_HEADER || n > (uint64_t)(s->in.size - PREFIX) || n < 2)
-    return BAD("%s: header length %llu is impossible: 2 to %lld expected (is this a safetensors file?)", path,
-               (unsigned long long)n,
-               (long long)(s->in.size - PREFIX < MAX_HEADER ? s->in.size - PREFIX : MAX_HEADER));
+    return BAD(
+        "%s: header length %llu is impossible: 2 to %lld expected (is this a safetensors file?)",
+        path, (unsigned long long)n,
+        (long long)(s->in.size - PREFIX < MAX_HEADER ? s->in.size - PREFIX : MAX_HEADER));
   s->data = PREFIX + (int64_t)n;
   const int64_t bytes = s->in.size - s->data;
   char *text = al_calloc(c, (int64_t)n, 1);
@@ -231,7 +243,9 @@ void al_st_close(al_st *s) {
 }
 
 int al_st_count(const al_st *s) { return s->n; }
-const char *al_st_name(const al_st *s, int i) { return i >= 0 && i < s->n ? s->entries[i].name : NULL; }
+const char *al_st_name(const al_st *s, int i) {
+  return i >= 0 && i < s->n ? s->entries[i].name : NULL;
+}
 int al_st_meta_count(const al_st *s) { return s->n_meta; }
 
 const char *al_st_meta(const al_st *s, int i, const char **value) {
@@ -287,13 +301,14 @@ al_tensor *al_st_tensor(al_ctx *c, const al_st *s, const char *name) {
     return NULL;
   }
   if (e->type->al == NOT_OURS) {
-    al_fail(c, AL_ETYPE, "safetensors: %s: tensor '%.200s': F64, F32, BF16, F16 or I32 needed, got %s", s->in.path,
-            name, e->type->name);
+    al_fail(c, AL_ETYPE,
+            "safetensors: %s: tensor '%.200s': F64, F32, BF16, F16 or I32 needed, got %s",
+            s->in.path, name, e->type->name);
     return NULL;
   }
   if (e->ndim > AL_MAX_DIMS) {
-    al_fail(c, AL_ESHAPE, "safetensors: %s: tensor '%.200s': at most %d axes possible, got %zu", s->in.path, name,
-            AL_MAX_DIMS, e->ndim);
+    al_fail(c, AL_ESHAPE, "safetensors: %s: tensor '%.200s': at most %d axes possible, got %zu",
+            s->in.path, name, AL_MAX_DIMS, e->ndim);
     return NULL;
   }
   const bool half = e->type->al == HALF, off = c->scope_off;
@@ -301,8 +316,9 @@ al_tensor *al_st_tensor(al_ctx *c, const al_st *s, const char *name) {
   al_tensor *t = al_tensor_new(c, half ? AL_F32 : (al_dtype)e->type->al, (int)e->ndim, e->shape);
   c->scope_off = off;
   if (!t) return NULL;
-  const al_status st = half ? load_half(c, s, e, al_data(t))
-                            : al_in_read(c, &s->in, s->data + e->begin, al_data(t), e->end - e->begin, e->name);
+  const al_status st =
+      half ? load_half(c, s, e, al_data(t))
+           : al_in_read(c, &s->in, s->data + e->begin, al_data(t), e->end - e->begin, e->name);
   if (st == AL_OK) return al_scope_own(c, t);
   al_release(t);
   return NULL;
@@ -328,13 +344,16 @@ static const char *type_name(al_dtype t) {
 }
 
 /* Adds `key` to a part of the header; steals v. */
-static al_status put(al_ctx *c, json_t *into, const char *path, const char *kind, const char *key, json_t *v) {
+static al_status put(al_ctx *c, json_t *into, const char *path, const char *kind, const char *key,
+                     json_t *v) {
   const bool twice = json_object_get(into, key) != NULL;
   if (!twice && v && json_object_set_new(into, key, v) == 0) return AL_OK;
   if (twice) json_decref(v);
-  if (twice) return al_fail(c, AL_EVALUE, "safetensors: %s: %s '%.200s' is given twice", path, kind, key);
+  if (twice)
+    return al_fail(c, AL_EVALUE, "safetensors: %s: %s '%.200s' is given twice", path, kind, key);
   /* jansson refuses what is not UTF-8 and says no more than that it failed */
-  return al_fail(c, AL_EVALUE, "safetensors: %s: %s '%.200s': UTF-8 needed (or out of memory)", path, kind, key);
+  return al_fail(c, AL_EVALUE, "safetensors: %s: %s '%.200s': UTF-8 needed (or out of memory)",
+                 path, kind, key);
 }
 
 static json_t *describe(const al_tensor *t, int64_t *at) {
@@ -342,8 +361,8 @@ static json_t *describe(const al_tensor *t, int64_t *at) {
   for (int i = 0; i < al_ndim(t); i++) json_array_append_new(shape, json_integer(al_size(t, i)));
   const int64_t begin = *at;
   *at += al_numel(t) * al_dtype_size(al_type(t));
-  return json_pack("{s:s, s:o, s:[I,I]}", "dtype", type_name(al_type(t)), "shape", shape, "data_offsets",
-                   (json_int_t)begin, (json_int_t)*at);
+  return json_pack("{s:s, s:o, s:[I,I]}", "dtype", type_name(al_type(t)), "shape", shape,
+                   "data_offsets", (json_int_t)begin, (json_int_t)*at);
 }
 
 static int by_key(const void *a, const void *b) {
@@ -351,8 +370,8 @@ static int by_key(const void *a, const void *b) {
 }
 
 /* format=pt first (transformers refuses a file without it), then the caller's pairs by key. */
-static al_status put_metadata(al_ctx *c, json_t *header, const char *path, int n, const char *const *keys,
-                              const char *const *values) {
+static al_status put_metadata(al_ctx *c, json_t *header, const char *path, int n,
+                              const char *const *keys, const char *const *values) {
   json_t *meta = json_object();
   AL_TRY(put(c, header, path, "name", "__metadata__", meta));
   AL_TRY(put(c, meta, path, "metadata key", "format", json_string("pt")));
@@ -395,13 +414,15 @@ static al_status put_tensor(al_ctx *c, al_out *o, const al_tensor *t) {
   return AL_OK;
 }
 
-static al_status write_file(al_ctx *c, const char *path, const char *header, const item *items, int n) {
+static al_status write_file(al_ctx *c, const char *path, const char *header, const item *items,
+                            int n) {
   static const char spaces[8] = "        ";
   const size_t len = strlen(header), pad = (8 - len % 8) % 8;
   const uint64_t total = len + pad;
   if (total > MAX_HEADER)
-    return al_fail(c, AL_EVALUE, "safetensors: %s: names and metadata take %zu bytes, at most %d possible", path, len,
-                   MAX_HEADER);
+    return al_fail(c, AL_EVALUE,
+                   "safetensors: %s: names and metadata take %zu bytes, at most %d possible", path,
+                   len, MAX_HEADER);
   al_out o;
   AL_TRY(al_out_open(c, &o, path));
   al_status st = al_out_put(c, &o, &total, sizeof total);
@@ -413,16 +434,19 @@ static al_status write_file(al_ctx *c, const char *path, const char *header, con
   return st;
 }
 
-al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *names, al_tensor *const *tensors,
-                     int n_meta, const char *const *keys, const char *const *values) {
+al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *names,
+                     al_tensor *const *tensors, int n_meta, const char *const *keys,
+                     const char *const *values) {
   for (int i = 0; i < n; i++) {
     if (!names[i]) return al_fail(c, AL_EVALUE, "safetensors: %s: tensor %d has no name", path, i);
     if (strcmp(names[i], "__metadata__") == 0)
       return al_fail(c, AL_EVALUE, "safetensors: %s: no tensor can be called __metadata__", path);
-    if (!tensors[i]) return al_fail(c, AL_EVALUE, "safetensors: %s: '%.200s' is no tensor", path, names[i]);
+    if (!tensors[i])
+      return al_fail(c, AL_EVALUE, "safetensors: %s: '%.200s' is no tensor", path, names[i]);
   }
   for (int i = 0; i < n_meta; i++)
-    if (!keys[i] || !values[i]) return al_fail(c, AL_EVALUE, "safetensors: %s: metadata pair %d is empty", path, i);
+    if (!keys[i] || !values[i])
+      return al_fail(c, AL_EVALUE, "safetensors: %s: metadata pair %d is empty", path, i);
   al_status st = AL_OK;
   char *text = NULL;
   json_t *header = json_object();

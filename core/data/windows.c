@@ -1,5 +1,5 @@
-/* windows.c: language-model windows of a token sequence: x = T tokens from a start, y = the T tokens
- * one further, so a window takes T + 1 tokens and starts lie in [lo, hi - T).
+/* windows.c: language-model windows of a token sequence: x = T tokens from a start, y = the T
+ * tokens one further, so a window takes T + 1 tokens and starts lie in [lo, hi - T).
  *
  * Row b of random batch k depends on (seed, k, b) alone: a run that resumes at batch k, or takes a
  * batch in parts, sees the same windows. */
@@ -7,28 +7,30 @@
 #include "../../kernels/philox.h"
 #include <string.h>
 
-static al_status check(al_ctx *c, const char *who, const al_tensor *tokens, int64_t lo, int64_t hi, int64_t B,
-                       int64_t T) {
-  if (!tokens) return al_error(c) ? al_error(c) : al_fail(c, AL_EVALUE, "%s: tokens: a tensor needed", who);
+static al_status check(al_ctx *c, const char *who, const al_tensor *tokens, int64_t lo, int64_t hi,
+                       int64_t B, int64_t T) {
+  if (!tokens)
+    return al_error(c) ? al_error(c) : al_fail(c, AL_EVALUE, "%s: tokens: a tensor needed", who);
   if (al_type(tokens) != AL_I32 || al_ndim(tokens) != 1)
-    return al_fail(c, AL_ETYPE, "%s: tokens: one axis of i32 needed, got %s %s", who, al_dtype_name(al_type(tokens)),
-                   AL_STR(tokens));
+    return al_fail(c, AL_ETYPE, "%s: tokens: one axis of i32 needed, got %s %s", who,
+                   al_dtype_name(al_type(tokens)), AL_STR(tokens));
   if (B < 1 || T < 1)
-    return al_fail(c, AL_EVALUE, "%s: batch and context from 1 needed, got %lld and %lld", who, (long long)B,
-                   (long long)T);
+    return al_fail(c, AL_EVALUE, "%s: batch and context from 1 needed, got %lld and %lld", who,
+                   (long long)B, (long long)T);
   if (lo < 0 || hi < lo || hi > al_size(tokens, 0))
-    return al_fail(c, AL_EVALUE, "%s: range [%lld,%lld) does not lie in the %lld tokens", who, (long long)lo,
-                   (long long)hi, (long long)al_size(tokens, 0));
+    return al_fail(c, AL_EVALUE, "%s: range [%lld,%lld) does not lie in the %lld tokens", who,
+                   (long long)lo, (long long)hi, (long long)al_size(tokens, 0));
   if (hi - lo <= T)
     return al_fail(c, AL_EVALUE,
-                   "%s: the text has %lld tokens here, a context of %lld needs at least one more than that (%lld): "
+                   "%s: the text has %lld tokens here, a context of %lld needs at least one more "
+                   "than that (%lld): "
                    "take a longer text or a shorter context",
                    who, (long long)(hi - lo), (long long)T, (long long)T + 1);
   return AL_OK;
 }
 
-/* Uniform in [0, n) without bias: 64 random bits, drawn again while they fall in the incomplete last
- * copy of [0, n). Draws of row b: counters b * 2^32 on. */
+/* Uniform in [0, n) without bias: 64 random bits, drawn again while they fall in the incomplete
+ * last copy of [0, n). Draws of row b: counters b * 2^32 on. */
 static uint64_t below(uint64_t key, uint64_t row, uint64_t n) {
   const uint64_t excess = -n % n; /* 2^64 mod n */
   for (uint64_t draw = row << 32;; draw++) {
@@ -69,8 +71,8 @@ static al_status hand_over(al_ctx *c, al_tensor *px, al_tensor *py, al_tensor **
   return AL_OK;
 }
 
-al_status al_windows_random(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi, int64_t B, int64_t T,
-                            uint64_t seed, uint64_t k, al_tensor **x, al_tensor **y) {
+al_status al_windows_random(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi, int64_t B,
+                            int64_t T, uint64_t seed, uint64_t k, al_tensor **x, al_tensor **y) {
   *x = *y = NULL;
   AL_TRY(check(c, "windows_random", tokens, lo, hi, B, T));
   al_tensor *px, *py;
@@ -85,19 +87,20 @@ al_status al_windows_random(al_ctx *c, const al_tensor *tokens, int64_t lo, int6
   return hand_over(c, px, py, x, y);
 }
 
-al_status al_windows_even(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi, int64_t B, int64_t T,
-                          int64_t first, int64_t n_total, al_tensor **x, al_tensor **y) {
+al_status al_windows_even(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi, int64_t B,
+                          int64_t T, int64_t first, int64_t n_total, al_tensor **x, al_tensor **y) {
   *x = *y = NULL;
   AL_TRY(check(c, "windows_even", tokens, lo, hi, B, T));
   if (first < 0 || n_total < 1 || first > n_total - B)
-    return al_fail(c, AL_EVALUE, "windows_even: windows %lld to %lld asked for, of %lld", (long long)first,
-                   (long long)(first + B - 1), (long long)n_total);
+    return al_fail(c, AL_EVALUE, "windows_even: windows %lld to %lld asked for, of %lld",
+                   (long long)first, (long long)(first + B - 1), (long long)n_total);
   al_tensor *px, *py;
   AL_TRY(make_pair(c, B, T, &px, &py));
   /* The first window begins at lo and the last ends at hi. */
   const int64_t span = hi - lo - T - 1;
   for (int64_t b = 0; b < B; b++) {
-    const int64_t start = n_total == 1 ? lo : lo + (int64_t)((__int128)(first + b) * span / (n_total - 1));
+    const int64_t start =
+        n_total == 1 ? lo : lo + (int64_t)((__int128)(first + b) * span / (n_total - 1));
     copy_row(tokens, start, T, (int32_t *)al_data(px) + b * T, (int32_t *)al_data(py) + b * T);
   }
   return hand_over(c, px, py, x, y);
