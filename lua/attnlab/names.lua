@@ -1,0 +1,42 @@
+-- Unknown names are errors that say which known name is nearest.
+local M = {}
+
+-- Edits (insert, delete, replace, swap of neighbours) from a to b.
+local function distance(a, b)
+  local before, last, row = {}, {}, {}
+  for j = 0, #b do last[j] = j end
+  for i = 1, #a do
+    row[0] = i
+    for j = 1, #b do
+      local same = a:byte(i) == b:byte(j)
+      row[j] = math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (same and 0 or 1))
+      if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
+        row[j] = math.min(row[j], before[j - 2] + 1)
+      end
+    end
+    before, last, row = last, row, before
+  end
+  return last[#b]
+end
+
+-- The entry of `list` nearest to `word`, or nil when none is near: at most a third of its letters off,
+-- or one is the beginning of the other.
+function M.nearest(word, list)
+  local best, score
+  for _, name in ipairs(list) do
+    local d = distance(word:lower(), name:lower())
+    local prefix = #word >= 3 and (name:sub(1, #word) == word or word:sub(1, #name) == name)
+    if prefix then d = math.min(d, 1) end
+    if d <= math.max(1, #name // 3) and (not score or d < score) then best, score = name, d end
+  end
+  return best
+end
+
+-- "unknown KIND 'word' (did you mean 'near'?)" or with the whole list when nothing is near.
+function M.unknown(kind, word, list)
+  local near = M.nearest(tostring(word), list)
+  if near then return ("unknown %s '%s' (did you mean '%s'?)"):format(kind, word, near) end
+  return ("unknown %s '%s' (known: %s)"):format(kind, word, table.concat(list, ", "))
+end
+
+return M

@@ -1,0 +1,73 @@
+-- Tables for people and for machines: aligned text, TSV and plain records of the same rows.
+local M = {}
+
+-- Columns in display cells; invalid UTF-8 counts bytes.
+function M.width(s)
+  return utf8.len(s) or #s
+end
+
+function M.pad(s, width, right)
+  local fill = (" "):rep(width - M.width(s))
+  return right and fill .. s or s .. fill
+end
+
+-- 1234567 -> "1.23 M", for counts; bytes = true uses KiB and MiB.
+function M.human(n, bytes)
+  if not n then return "" end
+  local base, units = 1000, { "", " k", " M", " G", " T" }
+  if bytes then base, units = 1024, { " B", " KiB", " MiB", " GiB", " TiB" } end
+  local i = 1
+  while math.abs(n) >= base and i < #units do n, i = n / base, i + 1 end
+  if i == 1 then return ("%d%s"):format(n, units[1]) end
+  return (math.abs(n) < 10 and "%.2f%s" or math.abs(n) < 100 and "%.1f%s" or "%.0f%s"):format(n, units[i])
+end
+
+-- Seconds as "3:07" or "1:02:09".
+function M.duration(s)
+  s = math.floor(s + 0.5)
+  if s < 3600 then return ("%d:%02d"):format(s // 60, s % 60) end
+  return ("%d:%02d:%02d"):format(s // 3600, s // 60 % 60, s % 60)
+end
+
+-- columns = {{key, title, right = bool}, ...}; rows = {{[key] = text}, ...}. Columns in which every
+-- cell is empty are left out. Returns lines joined by newlines, without trailing blanks.
+function M.text(columns, rows)
+  local shown = {}
+  for _, c in ipairs(columns) do
+    local width, used = M.width(c.title), false
+    for _, r in ipairs(rows) do
+      local cell = r[c.key] or ""
+      width, used = math.max(width, M.width(cell)), used or cell ~= ""
+    end
+    if used then shown[#shown + 1] = { column = c, width = width } end
+  end
+  local lines = {}
+  local function line(get)
+    local cells = {}
+    for i, s in ipairs(shown) do cells[i] = M.pad(get(s), s.width, s.column.right) end
+    lines[#lines + 1] = (table.concat(cells, "  "):gsub(" +$", ""))
+  end
+  line(function(s) return s.column.title end)
+  line(function(s) return ("-"):rep(s.width) end)
+  for _, r in ipairs(rows) do
+    line(function(s) return r[s.column.key] or "" end)
+  end
+  return table.concat(lines, "\n")
+end
+
+-- Tab-separated values with a header line; nil is an empty cell, numbers keep all digits.
+function M.tsv(keys, records)
+  local lines = { table.concat(keys, "\t") }
+  for _, r in ipairs(records) do
+    local cells = {}
+    for i, k in ipairs(keys) do
+      local v = r[k]
+      if math.type(v) == "float" then v = ("%.17g"):format(v) end
+      cells[i] = v == nil and "" or (tostring(v):gsub("[\t\r\n]", " "))
+    end
+    lines[#lines + 1] = table.concat(cells, "\t")
+  end
+  return table.concat(lines, "\n") .. "\n"
+end
+
+return M
