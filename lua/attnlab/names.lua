@@ -1,5 +1,15 @@
--- Unknown names are errors that say which known name is nearest.
+-- Names: unknown ones are errors that say which known name is nearest.
 local M = {}
+
+-- The string keys of a table, sorted: whatever depends on an order goes through this.
+function M.keys(t)
+  local keys = {}
+  for k in pairs(t) do
+    if type(k) == "string" then keys[#keys + 1] = k end
+  end
+  table.sort(keys)
+  return keys
+end
 
 -- Edits (insert, delete, replace, swap of neighbours) from a to b.
 local function distance(a, b)
