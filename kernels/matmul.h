@@ -1,14 +1,14 @@
 /* matmul.h: batched matrix product with strides, C = alpha A B (+ C) (+ bias).
  *
- * A (M,K), B (K,N), C (M,N); each batch axis has one stride an operand. f32 goes to oneDNN where the
- * build has it, everything else to a plain blocked product (product.c).
+ * A (M,K), B (K,N), C (M,N); each batch axis has one stride an operand. f32 goes to oneDNN where
+ * the build has it, everything else to a plain blocked product (product.c).
  */
 #ifndef ALK_MATMUL_H
 #define ALK_MATMUL_H
 #include "kernel.h"
 
-/* Strides count elements. An operand's batch stride of 0 repeats it; a batch stride of 0 in C sums the
- * products of that axis, in order. The columns of C are adjacent. */
+/* Strides count elements. An operand's batch stride of 0 repeats it; a batch stride of 0 in C sums
+ * the products of that axis, in order. The columns of C are adjacent. */
 typedef struct alk_matmul_task {
   alk_dtype dtype; /* of a, b, c and bias: ALK_F32 or ALK_F64 */
   int64_t m, n, k;
@@ -22,10 +22,10 @@ typedef struct alk_matmul_task {
   const void *bias; /* (N), added to every row of C once; or NULL */
 } alk_matmul_task;
 
-/* Any strides and sizes are computed right, sizes of 0 included. Batch axes are folded into M, N or K
- * where the strides allow, so a 2-D b makes one product of all rows. Threads: over the batch, else over
- * the rows or columns; inside a parallel region it runs on the calling thread. The order of summation
- * depends on sizes, strides and the number of threads only. */
+/* Any strides and sizes are computed right, sizes of 0 included. Batch axes are folded into M, N or
+ * K where the strides allow, so a 2-D b makes one product of all rows. Threads: over the batch,
+ * else over the rows or columns; inside a parallel region it runs on the calling thread. The order
+ * of summation depends on sizes, strides and the number of threads only. */
 void alk_matmul(const alk_matmul_task *t);
 
 /* True when a rows x cols operand with these strides goes to the fast product as it is; a copy with

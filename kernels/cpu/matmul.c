@@ -1,10 +1,10 @@
 /* matmul.c: folds, splits and dispatches batched products; the only place that knows oneDNN.
  *
- * Folding: a batch axis along which B repeats continues the rows of A and C (M grows), one along which
- * A repeats continues the columns (N grows), one that C sums continues the inner axis (K grows).
- * What remains is cut into pieces = outputs x strips of the longer side, and each piece runs on one
- * thread: measured faster than oneDNN's own threading for every shape of the main job. Only a product
- * too small to cut is given to oneDNN whole.
+ * Folding: a batch axis along which B repeats continues the rows of A and C (M grows), one along
+ * which A repeats continues the columns (N grows), one that C sums continues the inner axis (K
+ * grows). What remains is cut into pieces = outputs x strips of the longer side, and each piece
+ * runs on one thread: measured faster than oneDNN's own threading for every shape of the main job.
+ * Only a product too small to cut is given to oneDNN whole.
  */
 #include "../matmul.h"
 #include <omp.h>
@@ -18,7 +18,8 @@ enum {
   MIN_STRIP = 48,    /* rows or columns below which a strip runs at half speed or less */
   BIAS_BLOCK = 65536 /* elements of C that are still in L2 when the bias is added */
 };
-static const double MIN_WORK = 4e5; /* 2mnk below which waking a thread costs more than it saves (2 us) */
+static const double MIN_WORK =
+    4e5; /* 2mnk below which waking a thread costs more than it saves (2 us) */
 
 static int64_t item_size(alk_dtype t) { return t == ALK_F64 ? 8 : 4; }
 static const void *at(const void *p, int64_t i, alk_dtype t) {
@@ -52,7 +53,8 @@ static bool fold_axis(alk_matmul_task *t, int i) {
     t->m *= s;
     return true;
   }
-  if (a == 0 && c == t->n && b == t->b_col * t->n && !t->bias && (t->m == 1 || t->c_row >= t->n * s)) {
+  if (a == 0 && c == t->n && b == t->b_col * t->n && !t->bias &&
+      (t->m == 1 || t->c_row >= t->n * s)) {
     t->n *= s;
     return true;
   }
@@ -69,7 +71,8 @@ static void fold(alk_matmul_task *t) {
 
 #ifdef ALK_DNNL
 /* How dnnl_sgemm is told of a rows x cols operand: not transposed when the columns are adjacent. */
-static bool dnnl_operand(int64_t rows, int64_t cols, int64_t rs, int64_t cs, char *trans, int64_t *ld) {
+static bool dnnl_operand(int64_t rows, int64_t cols, int64_t rs, int64_t cs, char *trans,
+                         int64_t *ld) {
   if (cols == 1 || cs == 1) {
     *trans = 'N';
     *ld = rows == 1 ? cols : rs;
@@ -86,11 +89,12 @@ static bool dnnl_operand(int64_t rows, int64_t cols, int64_t rs, int64_t cs, cha
 static bool dnnl_product(const alk_matmul_task *t) {
   char ta, tb;
   int64_t lda, ldb, ldc = t->m == 1 ? t->n : t->c_row;
-  if (t->dtype != ALK_F32 || ldc < t->n || !dnnl_operand(t->m, t->k, t->a_row, t->a_col, &ta, &lda) ||
+  if (t->dtype != ALK_F32 || ldc < t->n ||
+      !dnnl_operand(t->m, t->k, t->a_row, t->a_col, &ta, &lda) ||
       !dnnl_operand(t->k, t->n, t->b_row, t->b_col, &tb, &ldb))
     return false;
-  return dnnl_sgemm(ta, tb, t->m, t->n, t->k, (float)t->alpha, t->a, lda, t->b, ldb, t->add ? 1 : 0, t->c,
-                    ldc) == dnnl_success;
+  return dnnl_sgemm(ta, tb, t->m, t->n, t->k, (float)t->alpha, t->a, lda, t->b, ldb, t->add ? 1 : 0,
+                    t->c, ldc) == dnnl_success;
 }
 
 bool alk_matmul_direct(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
@@ -117,7 +121,8 @@ const char *alk_matmul_version(void) { return "plain blocked product"; }
 
 static void zero(const alk_matmul_task *t) {
   for (int64_t i = 0; i < t->m; i++)
-    memset((char *)t->c + i * t->c_row * item_size(t->dtype), 0, (size_t)(t->n * item_size(t->dtype)));
+    memset((char *)t->c + i * t->c_row * item_size(t->dtype), 0,
+           (size_t)(t->n * item_size(t->dtype)));
 }
 
 static void one_product(const alk_matmul_task *t) {
@@ -128,10 +133,10 @@ static void one_product(const alk_matmul_task *t) {
   }
 }
 
-/* Rows m0..m1 and columns n0..n1 of output entry `out`, all summed entries, then the bias. The first
- * n_kept batch axes are C's own, the others are summed. */
-static void piece(const alk_matmul_task *t, int n_kept, int64_t out, int64_t m0, int64_t m1, int64_t n0,
-                  int64_t n1) {
+/* Rows m0..m1 and columns n0..n1 of output entry `out`, all summed entries, then the bias. The
+ * first n_kept batch axes are C's own, the others are summed. */
+static void piece(const alk_matmul_task *t, int n_kept, int64_t out, int64_t m0, int64_t m1,
+                  int64_t n0, int64_t n1) {
   int64_t a = 0, b = 0, c = 0, n_sum = 1;
   for (int i = n_kept - 1; i >= 0; i--) {
     int64_t x = out % t->batch[i];

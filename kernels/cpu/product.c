@@ -1,8 +1,9 @@
-/* product.c: the plain blocked matrix product, one thread, any strides: f64, and f32 without oneDNN.
+/* product.c: the plain blocked matrix product, one thread, any strides: f64, and f32 without
+ * oneDNN.
  *
- * Blocks of B (KC x NC) and strips of A (MR x KC) are packed on the stack, zero-padded at the edges;
- * the inner loop keeps MR x 2 vectors of C in registers. Sums run over k in blocks of KC, in order.
- * Also the two bias kernels, which want the same element type and instruction set.
+ * Blocks of B (KC x NC) and strips of A (MR x KC) are packed on the stack, zero-padded at the
+ * edges; the inner loop keeps MR x 2 vectors of C in registers. Sums run over k in blocks of KC, in
+ * order. Also the two bias kernels, which want the same element type and instruction set.
  */
 #include "../matmul.h"
 
@@ -22,7 +23,8 @@ enum {
   MR = 6, /* 6 x 2 sums, 2 of B and 1 of A: 15 of the 16 registers of x86-64 */
   NR = 2 * VL,
   KC = 128,
-  NC = 128 / sizeof(real) * 4 /* a block of B is 64 KiB: half of the smallest L2, and fits a stack */
+  NC =
+      128 / sizeof(real) * 4 /* a block of B is 64 KiB: half of the smallest L2, and fits a stack */
 };
 
 /* c[MR][NR] = a (KC strip, MR adjacent) x b (KC strip, NR adjacent) over k steps. */
@@ -48,8 +50,7 @@ static void pack(real *out, const real *x, int64_t n, int64_t k, int width, int6
                  int64_t stride_k) {
   for (int64_t j = 0; j < n; j += width)
     for (int64_t p = 0; p < k; p++)
-      for (int l = 0; l < width; l++)
-        *out++ = j + l < n ? x[(j + l) * stride_n + p * stride_k] : 0;
+      for (int l = 0; l < width; l++) *out++ = j + l < n ? x[(j + l) * stride_n + p * stride_k] : 0;
 }
 
 void ALK_NAME(product)(const alk_matmul_task *t) {

@@ -1,0 +1,61 @@
+/* embedding.c: rows of a table picked by token numbers. */
+#include "shape.h"
+#include "../../kernels/embedding.h"
+
+static al_status shape(al_ctx *c, al_call *k) {
+  const al_meta *table = &k->in_meta[0], *ids = &k->in_meta[1];
+  if (table->ndim != 2)
+    return al_fail(c, AL_ESHAPE, "embedding: table: shape (V,C) needed, got %s",
+                   AL_META_STR(table));
+  if (ids->ndim == AL_MAX_DIMS)
+    return al_fail(c, AL_ESHAPE, "embedding: ids: fewer than %d axes needed, got %s", AL_MAX_DIMS,
+                   AL_META_STR(ids));
+  al_meta *y = &k->out_meta[0];
+  *y = *ids;
+  y->dtype = table->dtype;
+  y->shape[y->ndim++] = table->shape[1];
+  return AL_OK;
+}
+
+static al_status forward(al_ctx *c, al_call *k) {
+  const int32_t *ids = al_data(k->in[1]);
+  const int64_t N = al_numel(k->in[1]), V = k->in_meta[0].shape[0], C = k->in_meta[0].shape[1];
+  const int64_t bad = alk_embedding_bad(ids, N, V);
+  if (bad >= 0)
+    return al_fail(
+        c, AL_EVALUE,
+        "embedding: ids: numbers in 0..%lld needed for table %s, got %d as number %lld of %s",
+        (long long)V - 1, AL_META_STR(&k->in_meta[0]), (int)ids[bad], (long long)bad + 1,
+        AL_META_STR(&k->in_meta[1]));
+  alk_embedding_fwd((alk_dtype)k->out_meta[0].dtype)(al_data(k->out[0]), al_data(k->in[0]), ids, N,
+                                                     C);
+  return AL_OK;
+}
+
+static al_status backward(al_ctx *c, al_call *k) {
+  if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) return al_error(c);
+  alk_embedding_bwd((alk_dtype)k->in_meta[0].dtype)(al_data(k->din[0]), al_data(k->dout[0]),
+                                                    al_data(k->in[1]), al_numel(k->in[1]),
+                                                    k->in_meta[0].shape[0], k->in_meta[0].shape[1]);
+  return AL_OK;
+}
+
+static const al_op embedding = {
+    .info = {.name = "embedding",
+             .doc = "Row ids[..] of the table (V,C) for every id -> (..,C).",
+             .inputs = (const al_row[]){{"table", 0, "(V,C)"},
+                                        {"ids", AL_IN_I32 | AL_IN_NODIFF, "(..), i32 in 0..V-1"},
+                                        {0}},
+             .outputs = (const al_row[]){{"y", 0, "(..,C)"}, {0}},
+             .args = (const al_arg[]){{0}}},
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .reads_in = 2,
+    .samples = (const al_sample[]){{.inputs = "(7,5) i(2,3)<7"},
+                                   {.inputs = "(3,1)t i(11)<3"},
+                                   {.inputs = "(4,37) i(1,2,3)<4"},
+                                   {0}},
+};
+
+AL_OPS(embedding, &embedding);

@@ -1,0 +1,205 @@
+/* matmul.c: y = alpha a' b' + bias, a' (..,M,K), b' (..,K,N), a' = a or its transpose.
+ *
+ * Batch axes broadcast. All operands go to the kernel as strided views, so a transpose costs
+ * nothing; one whose two last axes both have a stride is copied first. With a 2-D b all rows of a
+ * are one product, and so is the gradient of b.
+ */
+#include "shape.h"
+#include "../../kernels/matmul.h"
+
+/* One operand as the kernel sees it: a matrix for each entry of the batch. */
+typedef struct mat {
+  void *data;
+  int64_t rows, cols, row, col; /* sizes, strides */
+  int64_t batch[AL_MAX_DIMS];   /* stride along each batch axis of the product, 0 = repeats */
+} mat;
+
+static mat matrix(const al_tensor *t, const al_meta *y) {
+  const int n = al_ndim(t);
+  const int64_t *stride = al_stride(t);
+  mat m = {.data = al_data(t),
+           .rows = al_size(t, -2),
+           .cols = al_size(t, -1),
+           .row = stride[n - 2],
+           .col = stride[n - 1]};
+  const int nb = y->ndim - 2, lead = y->ndim - n;
+  for (int i = 0; i < nb; i++)
+    m.batch[i] = i >= lead && al_size(t, i - lead) == y->shape[i] ? stride[i - lead] : 0;
+  return m;
+}
+
+static mat flipped(mat m) {
+  mat f = m;
+  f.rows = m.cols, f.cols = m.rows, f.row = m.col, f.col = m.row;
+  return f;
+}
+
+/* c = alpha a b (+ bias); c has packed columns. */
+static void product(const al_meta *y, double alpha, mat a, mat b, mat c, const void *bias) {
+  alk_matmul_task t = {.dtype = (alk_dtype)y->dtype,
+                       .m = a.rows,
+                       .n = b.cols,
+                       .k = a.cols,
+                       .a = a.data,
+                       .b = b.data,
+                       .c = c.data,
+                       .a_row = a.row,
+                       .a_col = a.col,
+                       .b_row = b.row,
+                       .b_col = b.col,
+                       .c_row = c.row,
+                       .n_batch = y->ndim - 2,
+                       .alpha = alpha,
+                       .bias = bias};
+  memcpy(t.batch, y->shape, (size_t)t.n_batch * sizeof *t.batch);
+  memcpy(t.a_batch, a.batch, sizeof a.batch);
+  memcpy(t.b_batch, b.batch, sizeof b.batch);
+  memcpy(t.c_batch, c.batch, sizeof c.batch);
+  alk_matmul(&t);
+}
+
+/* True when all axes but the last are one axis of evenly spaced rows. */
+static bool one_matrix(const al_tensor *t) {
+  int64_t next = -1;
+  for (int i = al_ndim(t) - 2; i >= 0; i--) {
+    if (al_size(t, i) == 1) continue;
+    if (next >= 0 && al_stride(t)[i] != next) return false;
+    next = al_stride(t)[i] * al_size(t, i);
+  }
+  return true;
+}
+
+/* New reference to t, or to a packed copy where the kernel could not take t as it is. */
+static al_tensor *usable(al_ctx *c, al_tensor *t, bool as_one) {
+  const int n = al_ndim(t);
+  const int64_t *stride = al_stride(t);
+  const bool direct =
+      alk_matmul_direct(al_size(t, -2), al_size(t, -1), stride[n - 2], stride[n - 1]);
+  return direct && (!as_one || one_matrix(t)) ? al_retain(t) : al_contiguous_ref(c, t);
+}
+
+static al_status shape(al_ctx *c, al_call *k) {
+  const al_meta *a = &k->in_meta[0], *b = &k->in_meta[1];
+  const bool ta = al_opt_bool(k->opts, "transpose_a"), tb = al_opt_bool(k->opts, "transpose_b");
+  for (int i = 0; i < 2; i++)
+    if (k->in_meta[i].ndim < 2)
+      return al_fail(c, AL_ESHAPE, "matmul: %s: 2 or more axes needed, got %s", i ? "b" : "a",
+                     AL_META_STR(&k->in_meta[i]));
+  const int64_t *as = a->shape + a->ndim - 2, *bs = b->shape + b->ndim - 2;
+  const int64_t M = as[ta], K = as[!ta], N = bs[!tb];
+  if (bs[tb] != K)
+    return al_fail(c, AL_ESHAPE, "matmul: b: size(%d) must be %lld to match a %s%s, got %s%s",
+                   tb ? -1 : -2, (long long)K, AL_META_STR(a), ta ? " transposed" : "",
+                   AL_META_STR(b), tb ? " transposed" : "");
+  al_meta *y = &k->out_meta[0];
+  *y = (al_meta){.dtype = a->dtype, .ndim = a->ndim - 2};
+  memcpy(y->shape, a->shape, (size_t)y->ndim * sizeof *y->shape);
+  if (!broadcast_into(y, b->ndim - 2, b->shape))
+    return al_fail(c, AL_ESHAPE, "matmul: b: batch axes that fit those of a %s needed, got %s",
+                   AL_META_STR(a), AL_META_STR(b));
+  y->shape[y->ndim++] = M;
+  y->shape[y->ndim++] = N;
+  const al_meta *bias = &k->in_meta[2];
+  if (k->in[2] && (bias->ndim != 1 || bias->shape[0] != N))
+    return al_fail(c, AL_ESHAPE, "matmul: bias: shape (%lld) needed to match b %s, got %s",
+                   (long long)N, AL_META_STR(b), AL_META_STR(bias));
+  return AL_OK;
+}
+
+static al_status forward(al_ctx *c, al_call *k) {
+  const bool ta = al_opt_bool(k->opts, "transpose_a"), tb = al_opt_bool(k->opts, "transpose_b");
+  al_tensor *a = usable(c, k->in[0], !ta && k->in_meta[1].ndim == 2),
+            *b = usable(c, k->in[1], false);
+  al_tensor *bias = al_contiguous_ref(c, k->in[2]);
+  if (a && b && (bias || !k->in[2])) {
+    const al_meta *y = &k->out_meta[0];
+    const mat ma = matrix(a, y), mb = matrix(b, y);
+    product(y, al_opt_num(k->opts, "alpha"), ta ? flipped(ma) : ma, tb ? flipped(mb) : mb,
+            matrix(k->out[0], y), bias ? al_data(bias) : NULL);
+  }
+  al_release(a);
+  al_release(b);
+  al_release(bias);
+  return al_error(c);
+}
+
+/* da' = alpha dy b'^T and db' = alpha a'^T dy, each written in the layout of its input and summed
+ * over the batch axes that the input lacks; dbias = dy summed over all rows. */
+static al_status backward(al_ctx *c, al_call *k) {
+  const bool ta = al_opt_bool(k->opts, "transpose_a"), tb = al_opt_bool(k->opts, "transpose_b");
+  const double alpha = al_opt_num(k->opts, "alpha");
+  const al_meta *y = &k->out_meta[0];
+  const bool as_one = !ta && k->in_meta[1].ndim == 2;
+  al_tensor *a = usable(c, k->in[0], as_one), *b = usable(c, k->in[1], false);
+  al_tensor *dy = k->need[2] ? al_contiguous_ref(c, k->dout[0]) : usable(c, k->dout[0], as_one);
+  if (!a || !b || !dy) goto done;
+  const mat d = matrix(dy, y), ma = ta ? flipped(matrix(a, y)) : matrix(a, y),
+            mb = tb ? flipped(matrix(b, y)) : matrix(b, y);
+  if (k->need[0]) {
+    if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) goto done;
+    const mat out = matrix(k->din[0], y);
+    if (ta) product(y, alpha, mb, flipped(d), out, NULL);
+    else product(y, alpha, d, flipped(mb), out, NULL);
+  }
+  if (k->need[1]) {
+    if (!(k->din[1] = al_new_meta(c, &k->in_meta[1]))) goto done;
+    const mat out = matrix(k->din[1], y);
+    if (tb) product(y, alpha, flipped(d), ma, out, NULL);
+    else product(y, alpha, flipped(ma), d, out, NULL);
+  }
+  if (k->need[2] && (k->din[2] = al_new_meta(c, &k->in_meta[2]))) {
+    const int64_t N = k->in_meta[2].shape[0];
+    alk_bias_sum((alk_dtype)y->dtype)(al_data(k->din[2]), al_data(dy), N ? al_numel(dy) / N : 0, N);
+  }
+done:
+  al_release(a);
+  al_release(b);
+  al_release(dy);
+  return al_error(c);
+}
+
+static const al_op matmul = {
+    .info = {.name = "matmul",
+             .doc = "Matrix product alpha a b + bias of a (..,M,K) and b (..,K,N) -> (..,M,N); "
+                    "batch axes broadcast, "
+                    "and b may be 2-D for any a.",
+             .inputs = (const al_row[]){{"a", 0, "(..,M,K), or (..,K,M) with transpose_a"},
+                                        {"b", 0, "(..,K,N), or (..,N,K) with transpose_b"},
+                                        {"bias", AL_IN_OPTIONAL, "(N), added to every row"},
+                                        {0}},
+             .outputs = (const al_row[]){{"y", 0, "(..,M,N)"}, {0}},
+             .args = (const al_arg[]){{.name = "transpose_a",
+                                       .type = AL_T_BOOL,
+                                       .def = "false",
+                                       .doc = "a is stored (..,K,M)"},
+                                      {.name = "transpose_b",
+                                       .type = AL_T_BOOL,
+                                       .def = "false",
+                                       .doc = "b is stored (..,N,K)"},
+                                      {.name = "alpha",
+                                       .type = AL_T_NUM,
+                                       .def = "1",
+                                       .doc = "factor of the product"},
+                                      {0}}},
+    .flags = AL_OP_STRIDED,
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .reads_in = 1 | 2,
+    .samples = (const al_sample[]){{.inputs = "(3,5) (5,4)"},
+                                   {"(3,5)t (5,4)t", .args = "alpha=0.5"},
+                                   {"(2,3,5) (5,7) (7)", .args = "alpha=-2"},
+                                   {.inputs = "(2,3,5)t (5,7)t (7)"},
+                                   {"(2,3,5) (7,5) (7)", .args = "transpose_b=true"},
+                                   {"(2,5,3) (5,4)", .args = "transpose_a=true"},
+                                   {"(2,5,3) (4,5) (4)",
+                                    .args = "transpose_a=true transpose_b=true alpha=3"},
+                                   {.inputs = "(2,3,4,5) (2,3,5,1)"},
+                                   {.inputs = "(2,1,4,5)t (3,5,2)t"},
+                                   {"(3,4,5) (2,1,6,5) (6)", .args = "transpose_b=true"},
+                                   {.inputs = "(1,5) (3,5,2)"},
+                                   {.inputs = "(4,1) (1,3)"},
+                                   {0}},
+};
+
+AL_OPS(matmul, &matmul);
