@@ -111,7 +111,7 @@ AL_API const attn_sizes *attn_sizes_of(const attn *a);
 AL_API unsigned attn_claims(const attn *a);
 AL_API int64_t attn_state_bytes(const attn *a, int64_t t);
 AL_API al_tensor *attn_param_at(const attn *a, int i, const char **name); /* borrowed; NULL past the end */
-AL_API al_status attn_param_set(attn *a, int i, al_tensor *t); /* same shape and dtype; takes a reference */
+AL_API al_status attn_param_set(al_ctx *c, attn *a, int i, al_tensor *t); /* same shape and dtype; takes a reference */
 /* Checks every input at the border (argument named, both shapes shown), then runs the family. New
  * reference, or NULL. */
 AL_API al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in);

@@ -1,0 +1,152 @@
+/* instance.c: one attention with its options, sizes and parameters; the border where inputs are
+ * checked for every family alike. */
+#include "attn.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct attn {
+  const attn_family *family;
+  al_opts *opts;
+  attn_sizes sizes;
+  al_dtype dtype;
+  int n;
+  attn_param rows[ATTN_MAX_PARAMS];
+  al_tensor *p[ATTN_MAX_PARAMS];
+};
+
+static al_status check_sizes(al_ctx *c, const attn_sizes *s) {
+  if (s->heads < 1 || s->kv_heads < 1 || s->head_dim < 1 || s->value_dim < 1 || s->width < 0)
+    return al_fail(c, AL_EVALUE, "attention: sizes of at least 1 needed, got heads %lld, kv_heads %lld, head_dim %lld, value_dim %lld",
+                   (long long)s->heads, (long long)s->kv_heads, (long long)s->head_dim, (long long)s->value_dim);
+  if (s->heads % s->kv_heads)
+    return al_fail(c, AL_EVALUE, "attention: kv_heads: a divisor of heads = %lld needed, got %lld", (long long)s->heads,
+                   (long long)s->kv_heads);
+  return AL_OK;
+}
+
+static al_tensor *make_param(al_ctx *c, const attn_param *r, al_dtype dtype, uint64_t seed, const char *tag) {
+  const double value = r->init == ATTN_ONES ? 1 : r->init == ATTN_VALUE ? r->value : 0;
+  al_tensor *t = al_tensor_full(c, dtype, r->ndim, r->shape, value);
+  if (t && r->init == ATTN_UNIFORM) {
+    char name[256];
+    snprintf(name, sizeof name, "%s.%s", tag, r->name);
+    const double bound = 1 / sqrt(r->value);
+    al_fill_uniform(t, al_stream(seed, name), -bound, bound);
+  }
+  if (t) al_requires_grad(t, true);
+  return t;
+}
+
+attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_sizes *s, al_dtype dtype, uint64_t seed,
+               const char *tag) {
+  if (al_error(c) != AL_OK || check_sizes(c, s) != AL_OK) return NULL;
+  if (dtype != AL_F32 && dtype != AL_F64) {
+    al_fail(c, AL_ETYPE, "attention: dtype: f32 or f64 needed, got %s", al_dtype_name(dtype));
+    return NULL;
+  }
+  if (f->check && f->check(c, opts, s) != AL_OK) return NULL;
+  attn *a = calloc(1, sizeof *a);
+  if (!a) {
+    al_fail(c, AL_ENOMEM, "out of memory (attention)");
+    return NULL;
+  }
+  a->family = f;
+  a->sizes = *s;
+  a->dtype = dtype;
+  a->opts = al_opts_copy(c, opts);
+  a->n = a->opts && f->params ? f->params(a->opts, s, a->rows) : 0;
+  for (int i = 0; i < a->n; i++) a->p[i] = make_param(c, &a->rows[i], dtype, seed, tag);
+  if (al_error(c) == AL_OK) return a;
+  attn_free(a);
+  return NULL;
+}
+
+void attn_free(attn *a) {
+  if (!a) return;
+  for (int i = 0; i < a->n; i++) al_release(a->p[i]);
+  al_opts_release(a->opts);
+  free(a);
+}
+
+const attn_family *attn_family_of(const attn *a) { return a->family; }
+const al_opts *attn_opts(const attn *a) { return a->opts; }
+const attn_sizes *attn_sizes_of(const attn *a) { return &a->sizes; }
+unsigned attn_claims(const attn *a) { return a->family->claims ? a->family->claims(a->opts) : 0; }
+int64_t attn_state_bytes(const attn *a, int64_t t) {
+  return a->family->state_bytes ? a->family->state_bytes(a->opts, &a->sizes, t, a->dtype) : 0;
+}
+
+al_tensor *attn_param_at(const attn *a, int i, const char **name) {
+  if (i < 0 || i >= a->n) return NULL;
+  if (name) *name = a->rows[i].name;
+  return a->p[i];
+}
+
+static bool same_shape(const al_tensor *a, const al_tensor *b) {
+  if (al_ndim(a) != al_ndim(b) || al_type(a) != al_type(b)) return false;
+  for (int i = 0; i < al_ndim(a); i++)
+    if (al_size(a, i) != al_size(b, i)) return false;
+  return true;
+}
+
+al_status attn_param_set(al_ctx *c, attn *a, int i, al_tensor *t) {
+  char want[96], got[96];
+  if (i < 0 || i >= a->n) return al_fail(c, AL_ENAME, "attention: parameter %d: there are %d", i, a->n);
+  if (!same_shape(t, a->p[i]))
+    return al_fail(c, AL_ESHAPE, "attention: parameter '%s': %s of shape %s needed, got %s of %s", a->rows[i].name,
+                   al_dtype_name(a->dtype), al_shape_str(a->p[i], want, sizeof want), al_dtype_name(al_type(t)),
+                   al_shape_str(t, got, sizeof got));
+  al_retain(t);
+  al_release(a->p[i]);
+  a->p[i] = t;
+  return AL_OK;
+}
+
+/* One input against its wanted shape; a size of -1 is free. */
+static al_status check_input(al_ctx *c, const attn *a, const char *name, const al_tensor *t, int ndim, const int64_t *want,
+                             const char *legend) {
+  char got[96];
+  if (!t) return al_fail(c, AL_EVALUE, "attention: %s: a tensor %s is needed", name, legend);
+  if (al_type(t) != a->dtype)
+    return al_fail(c, AL_ETYPE, "attention: %s: %s needed as the parameters are, got %s", name, al_dtype_name(a->dtype),
+                   al_dtype_name(al_type(t)));
+  bool ok = al_ndim(t) == ndim;
+  for (int i = 0; ok && i < ndim; i++) ok = want[i] < 0 || al_size(t, i) == want[i];
+  if (ok) return AL_OK;
+  char shape[128];
+  size_t at = 0;
+  for (int i = 0; i < ndim; i++) {
+    if (want[i] < 0) at += (size_t)snprintf(shape + at, sizeof shape - at, "%s%c", i ? "," : "", legend[1 + 2 * i]);
+    else at += (size_t)snprintf(shape + at, sizeof shape - at, "%s%lld", i ? "," : "", (long long)want[i]);
+  }
+  return al_fail(c, AL_ESHAPE, "attention: %s: shape (%s) needed, got %s", name, shape, al_shape_str(t, got, sizeof got));
+}
+
+al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {
+  if (al_error(c) != AL_OK) return NULL;
+  const attn_sizes *s = &a->sizes;
+  const int64_t free_size = -1;
+  const int64_t want_q[] = {free_size, free_size, s->heads, s->head_dim};
+  if (check_input(c, a, "q", in->q, 4, want_q, "(B,T,H,D)") != AL_OK) return NULL;
+  const int64_t B = al_size(in->q, 0), T = al_size(in->q, 1);
+  const int64_t want_k[] = {B, free_size, s->kv_heads, s->head_dim};
+  if (check_input(c, a, "k", in->k, 4, want_k, "(B,S,H,D)") != AL_OK) return NULL;
+  const int64_t want_v[] = {B, al_size(in->k, 1), s->kv_heads, s->value_dim};
+  if (check_input(c, a, "v", in->v, 4, want_v, "(B,S,H,E)") != AL_OK) return NULL;
+  const int64_t want_x[] = {B, T, s->width};
+  if (in->x && s->width && check_input(c, a, "x", in->x, 3, want_x, "(B,T,C)") != AL_OK) return NULL;
+  if (in->lengths && (al_type(in->lengths) != AL_I32 || al_ndim(in->lengths) != 1 || al_size(in->lengths, 0) != B)) {
+    al_fail(c, AL_ESHAPE, "attention: lengths: i32 of shape (%lld) needed, got %s of %s", (long long)B,
+            al_dtype_name(al_type(in->lengths)), al_shape_str(in->lengths, (char[96]){0}, 96));
+    return NULL;
+  }
+  if (in->offset < 0) {
+    al_fail(c, AL_EVALUE, "attention: offset: at least 0 needed, got %lld", (long long)in->offset);
+    return NULL;
+  }
+  al_scope_begin(c);
+  al_tensor *o = a->family->forward(c, a->opts, s, a->p, in);
+  return al_scope_end(c, al_error(c) == AL_OK ? o : NULL);
+}

@@ -1,0 +1,316 @@
+/* kernel_attention: the formula with its slots, in composed form. For one head, row i, key j:
+ *
+ *   s_ij = logit_scale * phi(q_i).phi(k_j)          w_ij = A_ij f(s_ij) over visible j
+ *   u_j  = b_j v_j                                  N_i  = sum_j w_ij u_j
+ *   D_i  = max(W_i + exp(sink) + eps, floor)^power  y_i  = r_i N_i / D_i
+ *   o_i  = h_i Norm(y_i)
+ *
+ * Source: papers A.6 (master forward); every variant of the papers but Mamba blocks and distance scores.
+ *
+ * Numerics. exp and cosh carry a row reference m outside: weights are w e^-m, so N and W are relative to
+ * e^m and what is added to W (sink, eps, floor) is multiplied by e^-m. What remains is one log factor
+ * L = m_N - power m_D a row: nothing for the usual sum, else it multiplies y, or, when a norm follows,
+ * goes into the norm's eps, so that exp without a denominator never overflows before a norm.
+ * Rows whose |W| is below the smallest normal, or that see no key, give 0 with gradient 0; with a power
+ * other than 1 so do rows whose W is negative.
+ */
+#include "../formula.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- forward ---------------------------------------------------------------------------------- */
+
+typedef struct run {
+  al_ctx *c;
+  const al_opts *o;
+  const attn_sizes *s;
+  const attn_in *in;
+  al_tensor *const *p;
+  attn_param rows[ATTN_MAX_PARAMS];
+  int n;
+  int64_t B, T, S;
+  char vis[64]; /* "causal=true offset=0" */
+} run;
+
+static al_tensor *param(const run *r, const char *name) {
+  for (int i = 0; i < r->n; i++)
+    if (strcmp(r->rows[i].name, name) == 0) return r->p[i];
+  return NULL;
+}
+
+#define OP(name, ...) al_run(r->c, name, __VA_ARGS__)
+
+static al_tensor *like(const run *r, int ndim, const int64_t *shape, double value) {
+  return al_tensor_full(r->c, al_type(r->in->q), ndim, shape, value);
+}
+
+static al_tensor *activate(const run *r, const char *name, al_tensor *t) {
+  return strcmp(name, "none") == 0 ? t : OP(name, AL_IN(t), "");
+}
+
+/* x (B,T,C) -> x W^T + b (B,T,out) */
+static al_tensor *project(const run *r, al_tensor *x, const char *name) {
+  char weight[64], bias[64];
+  snprintf(weight, sizeof weight, "%s.weight", name);
+  snprintf(bias, sizeof bias, "%s.bias", name);
+  return OP("matmul", AL_IN(x, param(r, weight), param(r, bias)), "transpose_b=true");
+}
+
+/* (B,T,H) -> (B,T,H,1) and (B,T,H*E) -> (B,T,H,E): a factor for (B,T,H,E). */
+static al_tensor *as_factor(const run *r, al_tensor *t, int64_t heads) {
+  if (!t) return NULL;
+  const int64_t last = al_size(t, -1) / heads;
+  return OP("reshape", AL_IN(t), "shape={%lld,%lld,%lld,%lld}", (long long)al_size(t, 0), (long long)al_size(t, 1), (long long)heads,
+            (long long)last);
+}
+
+/* Row statistics come as (B,H,T); factors and norms want (B,T,H). */
+static al_tensor *row_first(const run *r, al_tensor *t) { return t ? OP("permute", AL_IN(t), "axes={0,2,1}") : NULL; }
+
+static al_tensor *features(const run *r, al_tensor *t) {
+  const char *map = al_opt_word(r->o, "feature_map");
+  if (strcmp(map, "identity") == 0) return t;
+  return strcmp(map, "l2") == 0 ? OP("l2norm", AL_IN(t), "eps=1e-12") : OP(map, AL_IN(t), "");
+}
+
+/* Log decay a step (B,S,Hkv), or NULL. */
+static al_tensor *log_decay(const run *r) {
+  if (!on(r->o, "decay")) return NULL;
+  if (!r->in->causal) {
+    al_fail(r->c, AL_EVALUE, "kernel_attention: decay: causal=true needed, because decay follows the order of the tokens");
+    return NULL;
+  }
+  al_tensor *a;
+  if (is(r->o, "decay", "gated")) {
+    a = OP("matmul", AL_IN(r->in->x, param(r, "decay.weight")), "transpose_b=true");
+    return OP("neg", AL_IN(OP("softplus", AL_IN(a), "")), "");
+  }
+  const int64_t Hkv = r->s->kv_heads;
+  if (is(r->o, "decay", "learned")) {
+    a = OP("neg", AL_IN(OP("softplus", AL_IN(param(r, "decay")), "")), "");
+  } else {
+    a = like(r, 1, &Hkv, 0);
+    double v[1024] = {0};
+    for (int64_t h = 0; h < Hkv && h < 1024; h++) v[h] = log1p(-exp2(-5.0 - (double)h)); /* as RetNet spaces its heads */
+    if (a) al_write(a, v, Hkv);
+  }
+  return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S, (long long)Hkv);
+}
+
+typedef struct weights {
+  al_tensor *w;         /* (B,H,T,S), relative to e^reference */
+  al_tensor *reference; /* (B,H,T) constant, or NULL */
+} weights;
+
+static void append(char *text, size_t n, const char *key, double v) {
+  const size_t at = strlen(text);
+  snprintf(text + at, n - at, " %s=%.17g", key, v);
+}
+
+static weights weigh(const run *r, al_tensor *s, al_tensor *decay, bool denominator) {
+  const weight_fn f = formula_weight(r->o, denominator);
+  char limits[160] = "";
+  if (is(r->o, "logit_round", "bf16")) strcat(limits, " round_bf16=true");
+  if (number(r->o, "logit_softcap")) append(limits, sizeof limits, "softcap", al_opt_num(r->o, "logit_softcap"));
+  if (number(r->o, "logit_clamp")) append(limits, sizeof limits, "clamp", al_opt_num(r->o, "logit_clamp"));
+  weights w = {0};
+  al_tensor *coefficients = NULL;
+  char list[FORMULA_MAX_ORDER * 18] = "";
+  if (strcmp(f.f, "polynomial") == 0) {
+    size_t at = (size_t)snprintf(list, sizeof list, " coefficients={");
+    for (int n = 0; n <= f.order && at < sizeof list; n++) at += (size_t)snprintf(list + at, sizeof list - at, n ? ",%.9g" : "%.9g", f.c[n]);
+    if (at < sizeof list) snprintf(list + at, sizeof list - at, "}");
+    if (is(r->o, "coefficients", "learned")) coefficients = param(r, "coefficients");
+  } else {
+    w.reference = OP("visible_max", AL_IN(s, decay, r->in->lengths), "%s%s abs=%s", r->vis, limits,
+                     strcmp(f.f, "cosh") == 0 ? "true" : "false");
+  }
+  w.w = OP("weights", AL_IN(s, w.reference, decay, coefficients, r->in->lengths), "f=%s %s%s%s", f.f, r->vis, limits, list);
+  return w;
+}
+
+/* u: values with input gate and value-side length. */
+static al_tensor *values(const run *r) {
+  al_tensor *u = r->in->v;
+  if (on(r->o, "input_gate")) {
+    al_tensor *g = activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
+    u = OP("mul", AL_IN(u, as_factor(r, g, r->s->kv_heads)), "");
+  }
+  return u;
+}
+
+/* Number of visible keys, at least 1: (B,T,1), for rows of `of` (q or v). */
+static al_tensor *counts(const run *r, al_tensor *of, int64_t offset) {
+  al_tensor *n = OP("visible_count", AL_IN(of, r->in->lengths), "causal=%s offset=%lld keys=%lld", r->in->causal ? "true" : "false",
+                    (long long)offset, (long long)r->S);
+  n = OP("clamp", AL_IN(n), "min=1");
+  return OP("unsqueeze", AL_IN(n), "axis=-1");
+}
+
+/* t^power for a positive t (B,T,H or 1); `sign` -1 gives the reciprocal. */
+static al_tensor *to_power(const run *r, al_tensor *t, double sign) {
+  al_tensor *m = param(r, "denominator.power");
+  if (m) {
+    al_tensor *e = OP("mul", AL_IN(OP("log", AL_IN(t), ""), OP("sigmoid", AL_IN(m), "")), "");
+    return OP("exp", AL_IN(OP("scale", AL_IN(e), "by=%.17g", sign)), "");
+  }
+  const double p = sign * al_opt_num(r->o, "denominator.power");
+  return p == 1 ? t : OP("pow", AL_IN(t), "exponent=%.17g", p);
+}
+
+/* W (B,T,H) and its log reference (B,T,H) or NULL. */
+static al_tensor *statistic(const run *r, const weights *num, al_tensor *s, al_tensor *decay, al_tensor **reference) {
+  const al_opts *o = r->o;
+  *reference = NULL;
+  if (is(o, "denominator.stat", "length")) {
+    al_tensor *n = counts(r, r->in->q, r->in->offset);
+    return OP("expand", AL_IN(n), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)r->s->heads);
+  }
+  if (is(o, "denominator.stat", "cumulative_gate")) { /* sum over visible j of exp(p_j), by the same selection as the values */
+    al_tensor *e = OP("exp", AL_IN(project(r, r->in->x, "denominator")), "");
+    const int64_t shape[] = {r->B, r->s->heads, r->T, r->S};
+    al_tensor *sum = OP("mix", AL_IN(like(r, 4, shape, 1), as_factor(r, e, r->s->heads), r->in->lengths), "%s", r->vis);
+    return OP("squeeze", AL_IN(OP("clamp", AL_IN(sum), "min=1")), "axis=-1");
+  }
+  weights w = *num;
+  if (formula_own_weights(o)) w = weigh(r, s, is(o, "denominator.decay", "none") ? NULL : decay, true);
+  *reference = row_first(r, w.reference);
+  if (is(o, "denominator.stat", "abs")) w.w = OP("abs", AL_IN(w.w), "");
+  return row_first(r, OP(is(o, "denominator.stat", "l2") ? "l2" : "sum", AL_IN(w.w), "axes={-1}"));
+}
+
+/* 1 / D as a factor (B,T,H,1), and *log_scale (B,T,H): what y must still be multiplied by, as a log.
+ * NULL factor = no division. */
+static al_tensor *denominator(const run *r, const weights *num, al_tensor *s, al_tensor *decay, al_tensor **log_scale) {
+  const al_opts *o = r->o;
+  *log_scale = row_first(r, num->reference);
+  if (is(o, "denominator.stat", "none") || is(o, "denominator.side", "value")) return NULL;
+  al_tensor *m;
+  al_tensor *W = statistic(r, num, s, decay, &m);
+  if (is(o, "denominator.gradient", "stopped")) W = al_detach(r->c, W);
+  al_tensor *shrink = m ? OP("exp", AL_IN(OP("neg", AL_IN(m), "")), "") : NULL; /* e^-m */
+  al_tensor *D = W;
+  al_tensor *sink = param(r, "denominator.sink");
+  if (sink || number(o, "denominator.sink")) {
+    const int64_t H = r->s->heads;
+    if (!sink) sink = like(r, 1, &H, al_opt_num(o, "denominator.sink"));
+    al_tensor *e = m ? OP("exp", AL_IN(OP("sub", AL_IN(sink, m), "")), "") : OP("exp", AL_IN(sink), "");
+    D = OP("add", AL_IN(D, e), "");
+  }
+  const double eps = al_opt_num(o, "denominator.eps"), floor = al_opt_num(o, "denominator.floor");
+  if (eps > 0) D = m ? OP("add", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", eps)), "") : OP("scale", AL_IN(D), "add=%.17g", eps);
+  if (floor > 0) D = m ? OP("maximum", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", floor)), "") : OP("clamp", AL_IN(D), "min=%.17g", floor);
+  al_tensor *inverse;
+  if (number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1) {
+    inverse = OP("inverse", AL_IN(D), "");
+  } else { /* a power needs a positive base: other rows give 0 */
+    const int64_t one = 1;
+    al_tensor *live = OP("sign", AL_IN(OP("relu", AL_IN(OP("inverse", AL_IN(D), "")), "")), "");
+    al_tensor *base = OP("select", AL_IN(live, D, like(r, 1, &one, 1)), "");
+    inverse = OP("mul", AL_IN(to_power(r, base, -1), live), "");
+  }
+  if (al_opt_bool(o, "denominator.times_length"))
+    inverse = OP("div", AL_IN(inverse, counts(r, r->in->q, r->in->offset)), "");
+  if (m) { /* L = m_N - power m_D */
+    if (number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1 && !formula_own_weights(o)) {
+      *log_scale = NULL;
+    } else {
+      al_tensor *p = param(r, "denominator.power");
+      al_tensor *md = p ? OP("mul", AL_IN(m, OP("sigmoid", AL_IN(p), "")), "")
+                        : OP("scale", AL_IN(m), "by=%.17g", al_opt_num(o, "denominator.power"));
+      *log_scale = *log_scale ? OP("sub", AL_IN(*log_scale, md), "") : OP("neg", AL_IN(md), "");
+    }
+  }
+  return OP("unsqueeze", AL_IN(inverse), "axis=-1");
+}
+
+static al_tensor *output_gate(const run *r) {
+  if (!on(r->o, "output_gate")) return NULL;
+  al_tensor *x = r->in->x;
+  if (is(r->o, "output_gate.input", "position")) x = OP("log", AL_IN(counts(r, r->in->q, r->in->offset)), "");
+  al_tensor *g = activate(r, al_opt_word(r->o, "output_gate.activation"), project(r, x, "output_gate"));
+  return as_factor(r, g, r->s->heads);
+}
+
+static al_tensor *output_norm(const run *r, al_tensor *y, al_tensor *log_scale) {
+  const al_opts *o = r->o;
+  const int64_t H = r->s->heads, E = r->s->value_dim;
+  const bool joint = is(o, "output_norm.scope", "joint");
+  al_tensor *L = log_scale;
+  if (joint && L) { /* heads keep their ratio: e^(L_h - max L) goes in, max L stays out */
+    al_tensor *top = al_detach(r->c, OP("max", AL_IN(L), "axes={-1} keep=true"));
+    al_tensor *ratio = OP("exp", AL_IN(OP("sub", AL_IN(L, top), "")), "");
+    y = OP("mul", AL_IN(y, OP("unsqueeze", AL_IN(ratio), "axis=-1")), "");
+    L = OP("squeeze", AL_IN(top), "axis=-1");
+  }
+  if (joint) y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)(H * E));
+  al_tensor *gain = formula_channel_gain(o) ? param(r, "output_norm.gain") : NULL;
+  const double eps = formula_norm_eps(o);
+  if (is(o, "output_norm.kind", "l2")) y = OP("l2norm", AL_IN(y, gain, L), "eps=%.17g", eps);
+  else if (is(o, "output_norm.kind", "rms")) y = OP("rmsnorm", AL_IN(y, gain, L), "eps=%.17g", eps);
+  else y = OP("layernorm", AL_IN(y, gain, param(r, "output_norm.bias"), L), "eps=%.17g", eps);
+  if (joint) y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)H, (long long)E);
+  if (is(o, "output_norm.gain", "learned")) y = OP("mul", AL_IN(y, OP("unsqueeze", AL_IN(param(r, "output_norm.gain")), "axis=-1")), "");
+  if (is(o, "output_norm.gain", "width")) y = OP("scale", AL_IN(y), "by=%lld", (long long)(joint ? H * E : E));
+  if (number(o, "output_norm.gain")) y = OP("scale", AL_IN(y), "by=%.17g", al_opt_num(o, "output_norm.gain"));
+  return y;
+}
+
+static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p, const attn_in *in) {
+  run run_ = {.c = c, .o = o, .s = s, .in = in, .p = p, .B = al_size(in->q, 0), .T = al_size(in->q, 1), .S = al_size(in->k, 1)};
+  run *r = &run_;
+  r->n = formula_params(o, s, r->rows);
+  snprintf(r->vis, sizeof r->vis, "causal=%s offset=%lld", in->causal ? "true" : "false", (long long)in->offset);
+  if (formula_reads_x(o) && !in->x) {
+    al_fail(c, AL_EVALUE, "kernel_attention: x: needed, because a gate or decay of these options reads it");
+    return NULL;
+  }
+  const bool keys_from_x = is(o, "decay", "gated") || on(o, "input_gate") || is(o, "denominator.stat", "cumulative_gate");
+  if (keys_from_x && r->T != r->S) {
+    al_fail(c, AL_ESHAPE, "kernel_attention: x: these options read x at key positions, so as many queries as keys are needed, got %lld and %lld",
+            (long long)r->T, (long long)r->S);
+    return NULL;
+  }
+
+  al_tensor *q = features(r, in->q), *k = features(r, in->k);
+  double scale = number(o, "logit_scale") ? al_opt_num(o, "logit_scale") : 1 / sqrt((double)s->head_dim);
+  if (is(o, "logit_scale", "learned")) {
+    scale = 1;
+    q = OP("mul", AL_IN(q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
+  }
+  al_tensor *logits = OP("scores", AL_IN(q, k, in->lengths), "scale=%.17g %s", scale, r->vis);
+  al_tensor *decay = log_decay(r);
+  weights w = weigh(r, logits, decay, false);
+
+  al_tensor *log_scale;
+  al_tensor *inverse = denominator(r, &w, logits, decay, &log_scale);
+  al_tensor *u = values(r);
+  if (is(o, "denominator.side", "value")) {
+    al_tensor *n = counts(r, in->v, 0);
+    u = OP("mul", AL_IN(u, OP("unsqueeze", AL_IN(to_power(r, n, -1)), "axis=-1")), "");
+  }
+  if (in->training && al_opt_num(o, "dropout") > 0) w.w = OP("dropout", AL_IN(w.w), "p=%.17g", al_opt_num(o, "dropout"));
+  al_tensor *y = OP("mix", AL_IN(w.w, u, in->lengths), "%s", r->vis);
+  if (inverse) y = OP("mul", AL_IN(y, inverse), "");
+
+  al_tensor *gate = output_gate(r);
+  const bool normed = on(o, "output_norm.kind");
+  /* a log factor that a parameter shapes must carry its gradient, so it goes in before the norm */
+  if (log_scale && (!normed || is(o, "denominator.power", "learned"))) {
+    y = OP("mul", AL_IN(y, OP("unsqueeze", AL_IN(OP("exp", AL_IN(log_scale), "")), "axis=-1")), "");
+    log_scale = NULL;
+  }
+  if (gate && !is(o, "output_gate.place", "post_norm")) y = OP("mul", AL_IN(y, gate), "");
+  if (normed) y = output_norm(r, y, log_scale);
+  if (gate && !is(o, "output_gate.place", "pre_norm")) y = OP("mul", AL_IN(y, gate), "");
+  return y;
+}
+
+static const attn_preset presets[] = {
+#include "kernel_attention.def"
+    {0}};
+
+ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the formula a switch", .options = formula_options,
+            .presets = presets, .check = formula_check, .params = formula_params, .forward = forward,
+            .claims = formula_claims, .state_bytes = formula_state_bytes, .formula = formula_text);
