@@ -188,7 +188,7 @@ static al_status parse_header(al_ctx *c, al_st *s, const char *text, int64_t n) 
 static al_status read_header(al_ctx *c, al_st *s) {
   const char *path = s->in.path;
   unsigned char prefix[PREFIX];
-  if (s->in.size < PREFIX)
+  if (s->in.size < PREFIX + 2) /* "{}" */
     return BAD("%s: %lld bytes are too few for a safetensors file", path, (long long)s->in.size);
   AL_TRY(al_in_read(c, &s->in, 0, prefix, PREFIX, "the header length"));
   uint64_t n;
