@@ -1,0 +1,33 @@
+-- lab.attention: the registry of attention variants and instances of them without a layer around.
+local core = require "attnlab.core"
+
+local M = {}
+
+-- Array of { name=, family=, source=, note=, layer= }.
+function M.list()
+  return core.attn.list()
+end
+
+-- Formula, options, parameters, claims and source as text.
+function M.describe(name)
+  return core.attn.describe(name)
+end
+
+local SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "seed", "tag" }
+
+-- new("p2/cottention", {heads=4, head_dim=16, width=64, ..options}) or new{preset=, ..the same}: sizes
+-- only where parameters need them. The result runs o = a:forward{q=, k=, v=, x=, causal=, lengths=}.
+function M.new(name, options)
+  if type(name) == "table" then name, options = name.preset or "", name end
+  if type(name) ~= "string" then
+    error(("attention.new: name or table of options expected, got %s"):format(type(name)), 2)
+  end
+  local sizes, rest = {}, {}
+  for k, v in pairs(options or {}) do
+    if k ~= "preset" then rest[k] = v end
+  end
+  for _, k in ipairs(SIZES) do sizes[k], rest[k] = rest[k], nil end
+  return core.attn.new(name, rest, sizes)
+end
+
+return M

@@ -1,0 +1,288 @@
+-- Run configurations: { model = {..}, attention = {..}, train = {..} }. Keys on the command line and in
+-- experiment files are dotted ("attention.denominator.floor"); over model and train the last word alone
+-- will do (steps=100). Attention options come from the rows of the preset's family and of the layer.
+-- attention may also hold a choice by layer: attention = { preset=, .., ["2"] = { preset= or options } };
+-- a list { "softmax", "p2/cottention" } and { default = .., [2] = .. } are brought to that form.
+local core = require "attnlab.core"
+local names = require "attnlab.names"
+local rows = require "attnlab.rows"
+local Attention = require "attnlab.nn.attention"
+
+local M = {}
+
+M.rows = {
+  model = {
+    { name = "arch", type = "word", default = "llama", choices = { "llama" }, doc = "architecture" },
+    { name = "layers", type = "integer", default = "2", min = 1, max = 10000, doc = "blocks" },
+    { name = "width", type = "integer", default = "128", min = 1, doc = "channels of the residual stream" },
+    { name = "heads", type = "integer", default = "4", min = 1, doc = "query heads" },
+    { name = "kv_heads", type = "integer", default = "0", min = 0, doc = "key/value heads; 0 = heads" },
+    { name = "head_dim", type = "integer", default = "0", min = 0, doc = "channels of a head; 0 = width / heads" },
+    { name = "mlp", type = "integer", default = "0", min = 0, doc = "hidden channels of the MLP; 0 = 2 * width" },
+    { name = "context", type = "integer", default = "256", min = 1, doc = "longest sequence in tokens" },
+    { name = "vocab", type = "integer", default = "0", min = 0, doc = "token ids; 0 = as the data have" },
+    { name = "norm_eps", type = "number", default = "1e-5", min = 0, doc = "eps of the RMS norms" },
+    { name = "tied", type = "bool", default = "false", doc = "the output head is the embedding" },
+    { name = "init", type = "word", default = "torch", choices = { "torch", "normal" },
+      doc = "linear weights: U(+-1/sqrt(inputs)) or N(0, init_deviation)" },
+    { name = "init_deviation", type = "number", default = "0.02", min = 0,
+      doc = "of the normal weights; embedding and head are normal with either init" },
+  },
+  train = {
+    { name = "data", type = "text", default = "shakespeare", doc = "name of a text in experiments/data, or a path" },
+    { name = "steps", type = "integer", default = "400", min = 1, doc = "optimiser steps" },
+    { name = "batch_size", type = "integer", default = "16", min = 1, doc = "windows of `context` tokens a step" },
+    { name = "lr", type = "number", default = "3e-3", min = 0, doc = "highest learning rate" },
+    { name = "min_lr", type = "number", default = "0", min = 0, doc = "learning rate that the decay goes to" },
+    { name = "warmup_steps", type = "integer", default = "40", min = 0, doc = "linear rise from 0 to lr" },
+    { name = "schedule", type = "word", default = "linear", choices = { "linear", "cosine", "constant" },
+      doc = "from the end of the warm-up to the last step" },
+    { name = "betas", type = "list", default = "{0.9,0.99}", min = 0, max = 1, length = 2, doc = "of AdamW" },
+    { name = "eps", type = "number", default = "1e-8", min = 0, doc = "of AdamW" },
+    { name = "weight_decay", type = "number", default = "0.01", min = 0, doc = "decoupled, times the learning rate" },
+    { name = "decay", type = "word", default = "matrices", choices = { "matrices", "all" },
+      doc = "what decays: tensors of two axes or more, or everything" },
+    { name = "grad_clip", type = "number", default = "1", min = 0, doc = "largest global gradient norm; 0 = off" },
+    { name = "eval_interval", type = "integer", default = "100", min = 0, doc = "steps; 0 = only at the end" },
+    { name = "eval_batches", type = "integer", default = "16", min = 1, doc = "of batch_size fixed validation windows" },
+    { name = "checkpoint_interval", type = "integer", default = "100", min = 0, doc = "steps; 0 = only at the end" },
+    { name = "log_interval", type = "integer", default = "10", min = 1, doc = "steps between records" },
+    { name = "dtype", type = "word", default = "f32", choices = { "f32", "f64" }, doc = "of weights and arithmetic" },
+  },
+}
+
+local function fail(...)
+  error("config: " .. string.format(...), 0)
+end
+
+local function copy(v)
+  if type(v) ~= "table" then return v end
+  local out = {}
+  for k, x in pairs(v) do out[k] = copy(x) end
+  return out
+end
+M.copy = copy
+
+-- "steps" -> "train.steps", "attention.rope" -> itself; unknown keys are errors with the nearest name.
+function M.key(key)
+  local group, rest = key:match("^(%a+)%.(.+)$")
+  if key == "attention" or group == "attention" then return key end
+  if group and M.rows[group] then
+    if rows.find(M.rows[group], rest) then return key end
+    fail("%s", names.unknown("key", key, M.keys()))
+  end
+  for _, g in ipairs { "model", "train" } do
+    if rows.find(M.rows[g], key) then return g .. "." .. key end
+  end
+  fail("%s", names.unknown("key", key, M.keys()))
+end
+
+-- Every key of model, train and the layer, dotted.
+function M.keys()
+  local out = {}
+  for _, g in ipairs { "model", "train" } do
+    for _, row in ipairs(M.rows[g]) do out[#out + 1] = g .. "." .. row.name end
+  end
+  for _, row in ipairs(Attention.rows) do out[#out + 1] = "attention." .. row.name end
+  return out
+end
+
+local function is_layer(k)
+  return math.type(k) == "integer" or (type(k) == "string" and k:match("^%d+$") ~= nil)
+end
+
+-- An attention spec in the one form that configurations hold; nil stays nil.
+local function normal(spec)
+  if spec == nil then return nil end
+  if type(spec) == "string" then return { preset = spec } end
+  if type(spec) ~= "table" then fail("attention: preset or table of options expected, got %s", type(spec)) end
+  local out = copy(normal(spec.default)) or {}
+  for k, v in pairs(spec) do
+    if is_layer(k) then
+      out[tostring(k)] = normal(v)
+    elseif k ~= "default" then
+      out[k] = copy(v)
+    end
+  end
+  return out
+end
+
+-- Sets key of a configuration that is being built. Text is read as the key's kind of value, so that
+-- command lines can be passed on as they are. A scalar in place of a record replaces the whole record.
+function M.set(cfg, key, value)
+  key = M.key(key)
+  local group, rest = key:match("^(%a+)%.(.+)$")
+  if key == "attention" then
+    if value == nil then fail("attention: preset or table of options expected, got nil") end
+    cfg.attention = normal(value)
+    return cfg
+  end
+  if group ~= "attention" then
+    cfg[group] = cfg[group] or {}
+    local row = rows.find(M.rows[group], rest)
+    local ok, v = pcall(type(value) == "string" and rows.parse or rows.check, row, value, key)
+    if not ok then fail("%s", v) end
+    cfg[group][rest] = v
+    return cfg
+  end
+  if type(value) == "string" then value = rows.parse_any(value) end
+  local at = normal(cfg.attention) or {}
+  cfg.attention = at
+  local path = {}
+  for word in rest:gmatch("[^%.]+") do path[#path + 1] = word end
+  for i = 1, #path - 1 do
+    local inner = at[path[i]]
+    if type(inner) ~= "table" then
+      local first = M.first_field(cfg.attention, path[i])
+      inner = (is_layer(path[i]) and normal(inner)) or (inner ~= nil and first and { [first] = inner }) or {}
+    end
+    at[path[i]], at = inner, inner
+  end
+  at[path[#path]] = is_layer(path[#path]) and normal(value) or copy(value)
+  return cfg
+end
+
+-- Rows of the family behind a spec: its preset's, or the formula's.
+function M.family_rows(spec)
+  return core.attn.options(spec and spec.preset or "")
+end
+
+-- A record written as a scalar means its first field.
+function M.first_field(spec, name)
+  local row = rows.find(M.family_rows(spec), name)
+  return row and row.fields and row.fields[1].name
+end
+
+-- The spec of layer i: its own if it names a preset, else the common one with its options over it.
+function M.attention_of(attention, i)
+  local out = {}
+  local own = attention[tostring(i)]
+  if not (own and own.preset) then
+    for k, v in pairs(attention) do
+      if not is_layer(k) then out[k] = v end
+    end
+  end
+  for k, v in pairs(own or {}) do out[k] = v end
+  return out
+end
+
+local function check_attention(cfg, i)
+  local spec = M.attention_of(cfg.attention, i)
+  local m = cfg.model
+  local preset, family, layer = Attention.split(spec)
+  local known = rows.names(M.family_rows(spec))
+  for k in pairs(family) do
+    local found = false
+    for _, name in ipairs(known) do found = found or name == k end
+    if not found then
+      local all = table.move(rows.names(Attention.rows), 1, #Attention.rows, #known + 1, known)
+      error(names.unknown("option", k, all), 0)
+    end
+  end
+  local a = core.attn.new(preset, family, { heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim,
+    value_dim = m.head_dim, width = m.width, dtype = cfg.train.dtype, seed = 0, tag = "check" })
+  return a, Attention.layer_options(a:layer(), layer)
+end
+
+-- Checks and completes: returns a new table with every default filled in, sizes that follow from others
+-- included, so set keys before. Accepts nested tables, dotted and bare keys.
+function M.resolve(given)
+  local cfg = { model = {}, attention = nil, train = {} }
+  for _, key in ipairs(names.keys(given)) do
+    local value = given[key]
+    if (key == "model" or key == "train") and type(value) == "table" then
+      for _, k in ipairs(names.keys(value)) do M.set(cfg, key .. "." .. k, value[k]) end
+    else
+      M.set(cfg, key, value)
+    end
+  end
+  for k in pairs(given) do
+    if type(k) ~= "string" then fail("key %s: names of options expected", tostring(k)) end
+  end
+  for group, list in pairs(M.rows) do
+    for _, row in ipairs(list) do
+      if cfg[group][row.name] == nil then cfg[group][row.name] = rows.default(row) end
+    end
+  end
+  local m, t = cfg.model, cfg.train
+  if m.kv_heads == 0 then m.kv_heads = m.heads end
+  if m.mlp == 0 then m.mlp = 2 * m.width end
+  if m.head_dim == 0 then
+    if m.width % m.heads ~= 0 then fail("model.width (%d) must be divisible by model.heads (%d)", m.width, m.heads) end
+    m.head_dim = m.width // m.heads
+  end
+  if m.heads % m.kv_heads ~= 0 then
+    fail("model.heads (%d) must be a multiple of model.kv_heads (%d)", m.heads, m.kv_heads)
+  end
+  if t.min_lr > t.lr then fail("train.min_lr (%g) must not be above train.lr (%g)", t.min_lr, t.lr) end
+
+  cfg.attention = cfg.attention or { preset = "softmax" }
+  local common, last = false, 0
+  for k in pairs(cfg.attention) do
+    if is_layer(k) then last = math.max(last, tonumber(k)) else common = true end
+  end
+  if last > m.layers then fail("attention.%d: the model has %d layers", last, m.layers) end
+  if not common and last ~= m.layers then fail("attention: %d choices for %d layers", last, m.layers) end
+  for i = 1, m.layers do
+    if i == 1 or cfg.attention[tostring(i)] or (i == 2 and cfg.attention["1"]) then
+      local ok, message = pcall(check_attention, cfg, i)
+      if not ok then fail("attention%s: %s", last > 0 and "." .. i or "", message) end
+    end
+  end
+  return cfg
+end
+
+-- { ["train.steps"] = 400, ["attention.denominator.floor"] = 1, .. }; lists stay whole.
+function M.flatten(cfg, prefix, out)
+  out = out or {}
+  for _, k in ipairs(names.keys(cfg)) do
+    local v = cfg[k]
+    local path = prefix and prefix .. "." .. k or k
+    if type(v) == "table" and #v == 0 and next(v) ~= nil then M.flatten(v, path, out) else out[path] = copy(v) end
+  end
+  return out
+end
+
+function M.unflatten(flat)
+  local out = {}
+  for _, key in ipairs(names.keys(flat)) do
+    local at, last = out, nil
+    for word in key:gmatch("[^%.]+") do
+      if last then
+        at[last] = at[last] or {}
+        at = at[last]
+      end
+      last = word
+    end
+    at[last] = copy(flat[key])
+  end
+  return out
+end
+
+-- Array of { key=, a=, b= } where two configurations differ; a or b is nil where a key is absent.
+function M.diff(a, b)
+  local fa, fb, out = M.flatten(a), M.flatten(b), {}
+  local all = copy(fa)
+  for k, v in pairs(fb) do all[k] = v end
+  for _, k in ipairs(names.keys(all)) do
+    if rows.show(fa[k]) ~= rows.show(fb[k]) then out[#out + 1] = { key = k, a = fa[k], b = fb[k] } end
+  end
+  return out
+end
+
+-- What a resolved configuration means, as sorted lines: each layer's attention with every option of its
+-- family and layer written out, so that a changed default changes the text.
+function M.canonical(cfg)
+  local out = {}
+  for key, v in pairs(M.flatten { model = cfg.model, train = cfg.train }) do out[#out + 1] = key .. " = " .. rows.show(v) end
+  for i = 1, cfg.model.layers do
+    local a, layer = check_attention(cfg, i)
+    local words = {}
+    for _, k in ipairs(names.keys(layer)) do words[#words + 1] = k .. "=" .. rows.show(layer[k]) end
+    out[#out + 1] = ("attention.%d = %s %s | %s"):format(i, a:family(), a:text(true), table.concat(words, " "))
+  end
+  table.sort(out)
+  return table.concat(out, "\n") .. "\n"
+end
+
+return M

@@ -1,0 +1,113 @@
+-- Text as token sequences: data.open("shakespeare") or data.open("path/to/text.txt", {vocab=}).
+-- Fields of a dataset: name, path, text_bytes, sha256 (of the file), vocabulary, tokens (i32, 1-D) and the
+-- token ranges train = {lo, hi} (the first nine tenths) and valid = {lo, hi} (the rest), 0-based, hi
+-- excluded. Without a vocabulary the tokens are the distinct characters of the text.
+local core = require "attnlab.core"
+local names = require "attnlab.names"
+local vocabulary = require "attnlab.vocabulary"
+
+local M = {}
+local Dataset = {}
+Dataset.__index = Dataset
+Dataset.__name = "attnlab.dataset"
+
+local TRAIN_SHARE = 0.9
+
+-- The project's folder: ATTNLAB_HOME, or two above the one that holds this file.
+function M.home()
+  local home = os.getenv "ATTNLAB_HOME"
+  if home and home ~= "" then return home end
+  local here = debug.getinfo(1, "S").source:match("^@(.*)$")
+  local dir = here and here:match("^(.*)/[^/]*$") or "."
+  return dir .. "/../.."
+end
+
+function M.folder()
+  return M.home() .. "/experiments/data"
+end
+
+-- Names of the texts that come with the project.
+function M.list()
+  local out = {}
+  if core.sys.exists(M.folder()) ~= "dir" then return out end
+  for _, file in ipairs(core.sys.list(M.folder())) do
+    local name = file:match("^(.+)%.txt$")
+    if name then out[#out + 1] = name end
+  end
+  return out
+end
+
+-- The file behind a name or path.
+function M.path(name)
+  if type(name) ~= "string" or name == "" then
+    error(("data: name or path of a text expected, got %s"):format(name == "" and "''" or type(name)), 0)
+  end
+  local inside = M.folder() .. "/" .. name .. ".txt"
+  if not name:find("/", 1, true) and core.sys.exists(inside) == "file" then return inside end
+  local kind = core.sys.exists(name)
+  if kind == "file" then return name end
+  if kind == "dir" then error(("data: '%s' is a folder, a text file is expected"):format(name), 0) end
+  if name:find("/", 1, true) or name:find("%.%w+$") then
+    error(("data: '%s': no such file"):format(name), 0)
+  end
+  error("data: " .. names.unknown("text", name, M.list()) .. "; texts are looked for in " .. M.folder(), 0)
+end
+
+function M.open(name, opts)
+  opts = opts or {}
+  local path = M.path(name)
+  local text = core.sys.read(path)
+  if text:find("%S") == nil then error(("data: '%s' is empty, a text is expected"):format(path), 0) end
+  local vocab = opts.vocab or vocabulary.characters(text)
+  local tokens = vocab:encode(text)
+  local n = tokens:numel()
+  local cut = math.floor(n * TRAIN_SHARE)
+  return setmetatable({ name = name, path = path, text_bytes = #text, sha256 = core.sys.sha256(text),
+                        vocabulary = vocab, tokens = tokens, train = { lo = 0, hi = cut },
+                        valid = { lo = cut, hi = n } }, Dataset)
+end
+
+function Dataset:range(split)
+  if split ~= "train" and split ~= "valid" then
+    error(("data: split 'train' or 'valid' expected, got '%s'"):format(tostring(split)), 0)
+  end
+  return self[split].lo, self[split].hi
+end
+
+-- Raises unless a window of `context` tokens and its targets fit into the split.
+function Dataset:need(split, context)
+  local lo, hi = self:range(split)
+  if hi - lo < context + 2 then
+    error(("data: '%s' is too short: its %s split has %d tokens, a context of %d needs %d")
+      :format(self.name, split, hi - lo, context, context + 2), 0)
+  end
+end
+
+-- Inputs and targets (batch,context) i32 of batch `index`, a function of (seed, index) alone.
+function Dataset:random(split, batch, context, seed, index)
+  local lo, hi = self:range(split)
+  return core.windows_random(self.tokens,
+    { lo = lo, hi = hi, batch = batch, context = context, seed = seed, index = index })
+end
+
+-- How many of `wanted` windows the split holds without overlap.
+function Dataset:windows(split, context, wanted)
+  local lo, hi = self:range(split)
+  return math.max(1, math.min(wanted, (hi - lo - 1) // context))
+end
+
+-- Iterates over `total` fixed windows spread evenly over the split, `batch` at a time: x, y.
+function Dataset:even(split, batch, context, total)
+  local lo, hi = self:range(split)
+  local first = 0
+  return function()
+    if first >= total then return nil end
+    local n = math.min(batch, total - first)
+    local x, y = core.windows_even(self.tokens,
+      { lo = lo, hi = hi, batch = n, context = context, first = first, total = total })
+    first = first + n
+    return x, y
+  end
+end
+
+return M

@@ -1,0 +1,119 @@
+-- Fixed windows of a text to measure models on: ev = lab.evalset{data="shakespeare", split="valid",
+-- windows=96, batch=16, context=}; ev(m) gives the mean loss in nats and its standard error,
+-- ev:diff(a, b) how much a differs from b on the very same windows.
+local core = require "attnlab.core"
+local data = require "attnlab.data"
+local names = require "attnlab.names"
+
+local Evalset = {}
+Evalset.__index = Evalset
+Evalset.__name = "attnlab.evalset"
+
+local KNOWN = { "data", "split", "windows", "batch", "context" }
+
+local function integer(opts, key, default)
+  local v = opts[key]
+  if v == nil then return default end
+  if math.type(v) ~= "integer" or v < 1 then
+    error(("evalset: option '%s': integer >= 1 expected, got %s"):format(key, tostring(v)), 0)
+  end
+  return v
+end
+
+-- data may also be a dataset of data.open. context: default the model's.
+local function new(opts)
+  opts = opts or {}
+  for k in pairs(opts) do
+    local known = false
+    for _, name in ipairs(KNOWN) do known = known or name == k end
+    if not known then error("evalset: " .. names.unknown("option", k, KNOWN), 0) end
+  end
+  local self = setmetatable({ source = opts.data or "shakespeare", split = opts.split or "valid",
+                              windows = integer(opts, "windows", 96), batch = integer(opts, "batch", 16),
+                              context = integer(opts, "context", nil) }, Evalset)
+  if self.source == nil or type(self.source) == "table" then
+    self.dataset = self.source
+  else
+    data.path(self.source)
+  end
+  return self
+end
+
+-- The dataset in the model's vocabulary, opened once.
+function Evalset:open(m)
+  if not self.dataset then self.dataset = data.open(self.source, { vocab = m.vocabulary }) end
+  local size = self.dataset.vocabulary:size()
+  if size > m.config.vocab then
+    error(("evalset: the data have %d tokens, the model only %d"):format(size, m.config.vocab), 0)
+  end
+  return self.dataset
+end
+
+-- Calls f(x, y) for each batch with every model of the list in evaluation mode and nothing recorded.
+function Evalset:each(models, f)
+  local context = self.context or models[1].config.context
+  local set = self:open(models[1])
+  set:need(self.split, context)
+  local total = set:windows(self.split, context, self.windows)
+  local modes = {}
+  for i, m in ipairs(models) do
+    modes[i] = m.training
+    m:eval()
+  end
+  local ok, message = pcall(core.no_grad, function()
+    for x, y in set:even(self.split, self.batch, context, total) do
+      f(x, y)
+      x:free()
+      y:free()
+    end
+  end)
+  for i, m in ipairs(models) do m:train(modes[i]) end
+  if not ok then error(message, 0) end
+end
+
+-- Mean loss of each window, from per-token losses (B,T).
+local function append_windows(out, nll)
+  local mean <close> = nll:mean { axes = { 2 } }
+  table.move(mean:flat(), 1, nll:size(1), #out + 1, out)
+end
+
+local function mean_and_error(v)
+  local n, sum, square = #v, 0, 0
+  for _, x in ipairs(v) do sum = sum + x end
+  local mean = sum / n
+  for _, x in ipairs(v) do square = square + (x - mean) ^ 2 end
+  return mean, n > 1 and math.sqrt(square / (n - 1) / n) or nil
+end
+
+-- Mean loss in nats per token, its standard error over windows, and the loss of each window.
+function Evalset:loss(m)
+  local per_window = {}
+  self:each({ m }, function(x, y)
+    local logits <close> = m:forward(x)
+    local nll <close> = logits:cross_entropy(y, { reduction = "none" })
+    append_windows(per_window, nll)
+  end)
+  local mean, se = mean_and_error(per_window)
+  return mean, se, per_window
+end
+
+Evalset.__call = Evalset.loss
+
+-- a against b on the same windows: { mean = loss of a minus loss of b, se = standard error of that mean
+-- over windows, kl = mean over positions of KL(b || a) in nats, n = windows }.
+function Evalset:diff(a, b)
+  local differences, kl, batches = {}, 0, 0
+  self:each({ a, b }, function(x, y)
+    local la, lb = a:forward(x):log_softmax(), b:forward(x):log_softmax()
+    local na <close> = la:cross_entropy(y, { reduction = "none" })
+    local nb <close> = lb:cross_entropy(y, { reduction = "none" })
+    local d <close> = na - nb
+    append_windows(differences, d)
+    local k <close> = (lb:exp() * (lb - la)):sum()
+    kl, batches = kl + k:item(), batches + x:size(1) * x:size(2)
+  end)
+  local mean, se = mean_and_error(differences)
+  return { mean = mean, se = se, kl = kl / batches, n = #differences }
+end
+
+return setmetatable({ new = new }, { __call = function(_, opts) return new(opts) end })

@@ -1,0 +1,116 @@
+-- Models: model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=, seed=},
+-- with the options of config.lua's model rows, flat or as a configuration { model = .., attention = .. },
+-- and model.load(path) for our own safetensors and for llama2.c's .bin.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local names = require "attnlab.names"
+local rows = require "attnlab.rows"
+local vocabulary = require "attnlab.vocabulary"
+
+local M = {}
+
+-- Flat options, or a configuration's model and train, as a resolved configuration.
+local function resolve(opts)
+  local known = { "attention", "seed", "dtype", "vocabulary" }
+  local nested = opts.model ~= nil or opts.train ~= nil
+  table.move(nested and { "model", "train" } or rows.names(config.rows.model), 1,
+    nested and 2 or #config.rows.model, #known + 1, known)
+  local flat = {}
+  for k, v in pairs(opts) do
+    local found = false
+    for i, name in ipairs(known) do
+      if name == k then
+        found = true
+        if i > 4 then flat[k] = v end
+      end
+    end
+    if not found then error("model: " .. names.unknown("option", k, known), 0) end
+  end
+  local cfg = nested and { model = flat.model, train = config.copy(flat.train) } or { model = flat }
+  cfg.attention = opts.attention
+  if opts.dtype then
+    cfg.train = cfg.train or {}
+    cfg.train.dtype = opts.dtype
+  end
+  return config.resolve(cfg)
+end
+
+-- A model with initial weights, a function of (seed, tensor name). vocabulary: of vocabulary.lua, gives the
+-- number of tokens where `vocab` does not, and lets the model read and write text.
+function M.new(opts)
+  if type(opts) ~= "table" then error("model: table of options expected, got " .. type(opts), 2) end
+  local cfg = resolve(opts)
+  local size = opts.vocabulary and opts.vocabulary:size()
+  if cfg.model.vocab == 0 then
+    if not size then error("model: option 'vocab' (number of token ids) is missing", 2) end
+    cfg.model.vocab = size
+  elseif size and size > cfg.model.vocab then
+    error(("model: the vocabulary has %d tokens, option 'vocab' says %d"):format(size, cfg.model.vocab), 2)
+  end
+  local arch = require("attnlab.model." .. cfg.model.arch)
+  return arch.new(cfg.model, cfg.attention,
+    { seed = opts.seed, dtype = cfg.train.dtype, vocabulary = opts.vocabulary })
+end
+
+local function folder(path)
+  return path:match("^(.*/)[^/]*$") or ""
+end
+
+-- The llama2.c tokenizer given, or tok<size>.bin beside the model; nil when there is none.
+local function llama2c_vocabulary(path, size, given)
+  local beside = ("%stok%d.bin"):format(folder(path), size)
+  if given == nil and core.sys.exists(beside) == "file" then given = beside end
+  return given and vocabulary.llama2c(given, size)
+end
+
+local function load_llama2c(path, opts)
+  local c, tensors = core.llama2c(path)
+  local m = M.new {
+    arch = "llama", layers = c.n_layers, width = c.dim, heads = c.n_heads, kv_heads = c.n_kv_heads,
+    mlp = c.hidden_dim, context = c.max_seq_len, vocab = c.vocab_size, tied = c.tied,
+    attention = { preset = "softmax", rope = "interleaved" }, seed = 0, dtype = opts.dtype,
+    vocabulary = llama2c_vocabulary(path, c.vocab_size, opts.tokenizer) }
+  m:load_parameters(tensors, path)
+  return m
+end
+
+local function load_safetensors(path, opts)
+  local tensors, metadata = core.safetensors.open(path)
+  if not metadata.attnlab then
+    error(("'%s': no attnlab configuration in the metadata: not a model saved by attnlab"):format(path), 0)
+  end
+  local ok, saved = pcall(core.json.decode, metadata.attnlab)
+  if not ok or type(saved) ~= "table" or type(saved.model) ~= "table" then
+    error(("'%s': the metadata 'attnlab' is not a configuration: %s"):format(path, tostring(saved)), 0)
+  end
+  local words, kind = nil, saved.vocabulary or {}
+  if kind.kind == "characters" then
+    words = vocabulary.characters(kind.characters)
+  elseif kind.kind == "llama2c" then
+    words = llama2c_vocabulary(path, saved.model.vocab, opts.tokenizer)
+  end
+  local m = M.new { model = saved.model, attention = saved.attention, seed = saved.seed,
+                    dtype = opts.dtype or saved.dtype, vocabulary = words }
+  m:load_parameters(tensors, path)
+  return m
+end
+
+-- opts: dtype ("f32", "f64"), tokenizer (path of a llama2.c tokenizer table).
+function M.load(path, opts)
+  opts = opts or {}
+  if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 2) end
+  local kind = core.sys.exists(path)
+  if kind ~= "file" then
+    error(("model.load: '%s': %s"):format(path, kind == "dir" and "is a folder, a file is expected" or "no such file"), 0)
+  end
+  local file <close> = assert(io.open(path, "rb"))
+  local head = file:read(9) or ""
+  -- safetensors: eight bytes of header length, then the header's brace
+  if head:sub(9, 9) == "{" then return load_safetensors(path, opts) end
+  if path:find("%.safetensors$") then
+    error(("'%s' is not a safetensors file: no header after the first 8 bytes"):format(path), 0)
+  end
+  return load_llama2c(path, opts)
+end
+
+return M

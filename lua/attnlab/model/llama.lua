@@ -1,0 +1,159 @@
+-- Llama (Touvron et al. 2023): x += attention(rmsnorm x); x += swiglu(rmsnorm x); logits = head(rmsnorm x).
+-- Tensors carry the names of Hugging Face's LlamaForCausalLM; what an attention variant adds lies under
+-- model.layers.N.self_attn.attnlab. ids i32 (B,T) -> logits (B,T,vocab).
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local generate = require "attnlab.generate"
+local nn = require "attnlab.nn"
+local Module = nn.Module
+
+local Block = Module.class "Block"
+
+function Block.new(m, spec, opts)
+  local self = Module.create(Block, opts)
+  local init = { init = m.init, deviation = m.init_deviation }
+  self.input_norm = self:child("input_layernorm",
+    nn.RMSNorm(m.width, self:part("input_layernorm", { eps = m.norm_eps })))
+  self.attention = self:child("self_attn", nn.Attention(m.width, spec, self:part("self_attn", {
+    heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, init = m.init, deviation = m.init_deviation })))
+  self.mlp_norm = self:child("post_attention_layernorm",
+    nn.RMSNorm(m.width, self:part("post_attention_layernorm", { eps = m.norm_eps })))
+  self.mlp = self:child("mlp", nn.SwiGLU(m.width, m.mlp, self:part("mlp", init)))
+  return self
+end
+
+-- Intermediate tensors are dropped as soon as the graph alone needs them: waiting for the collector
+-- would hold every activation of a step twice.
+function Block:forward(x, opts)
+  local n1 <close> = self.input_norm(x)
+  local a <close> = self.attention(n1, opts)
+  local y <close> = x + a
+  local n2 <close> = self.mlp_norm(y)
+  local h <close> = self.mlp(n2)
+  return y + h
+end
+
+local Llama = Module.class "Llama"
+
+-- m: resolved model options; attention: the resolved spec; opts: seed, dtype, vocabulary.
+function Llama.new(m, attention, opts)
+  local self = Module.create(Llama, { seed = opts.seed, dtype = opts.dtype })
+  self.config, self.spec, self.vocabulary = config.copy(m), config.copy(attention), opts.vocabulary
+  self.embedding = self:child("model.embed_tokens",
+    nn.Embedding(m.vocab, m.width, self:part("model.embed_tokens", { deviation = m.init_deviation })))
+  self.layers = {}
+  for i = 1, m.layers do
+    local key = "model.layers." .. i - 1
+    self.layers[i] = self:child(key, Block(m, config.attention_of(attention, i), self:part(key)))
+  end
+  self.norm = self:child("model.norm", nn.RMSNorm(m.width, self:part("model.norm", { eps = m.norm_eps })))
+  if not m.tied then
+    self.head = self:child("lm_head", nn.Linear(m.width, m.vocab,
+      self:part("lm_head", { init = "normal", deviation = m.init_deviation })))
+  end
+  return self
+end
+
+local function row_of(ids, where)
+  for i, id in ipairs(ids) do
+    if math.tointeger(id) == nil then
+      error(("forward: ids: integers expected, got %s at %s%d"):format(tostring(id), where, i), 0)
+    end
+  end
+end
+
+-- Ids from a list, a list of equally long lists, or an i32 tensor (T) or (B,T), as a tensor (B,T).
+local function as_ids(ids)
+  if type(ids) == "table" then
+    local batch = type(ids[1]) == "table" and ids or { ids }
+    local flat, T = {}, #batch[1]
+    for b, row in ipairs(batch) do
+      if type(row) ~= "table" or #row ~= T then
+        error(("forward: ids: rows of one length expected, row %d has %s, row 1 has %d")
+          :format(b, type(row) == "table" and #row or type(row), T), 0)
+      end
+      row_of(row, #batch > 1 and b .. "," or "")
+      table.move(row, 1, T, #flat + 1, flat)
+    end
+    ids = core.tensor { data = flat, shape = { #batch, T }, dtype = "i32" }
+  elseif type(ids) ~= "userdata" then
+    error("forward: ids: i32 tensor or nested table expected, got " .. type(ids), 0)
+  elseif ids:dtype() ~= "i32" then
+    error(("forward: ids: i32 needed, got %s (cast it first)"):format(ids:dtype()), 0)
+  elseif ids:ndim() == 1 then
+    ids = ids:reshape { shape = { 1, ids:size(1) } }
+  end
+  if ids:ndim() ~= 2 then
+    error(("forward: ids: shape (B,T) expected, got (%s)"):format(table.concat(ids:shape(), ",")), 0)
+  end
+  return ids
+end
+
+-- Final normed hidden states (B,T,width). opts go to the attention layers (causal, lengths); with
+-- opts.inspect(layer, q, k, v) the inputs of each attention can be looked at while they exist.
+function Llama:hidden(ids, opts)
+  ids = as_ids(ids)
+  local T = ids:size(2)
+  if T > self.config.context then
+    error(("forward: ids: %d tokens are longer than the context of %d"):format(T, self.config.context), 0)
+  end
+  if T == 0 then error("forward: ids: at least one token expected, got none", 0) end
+  local x = self.embedding(ids)
+  for i, block in ipairs(self.layers) do
+    local layer_opts = opts
+    if opts and opts.inspect then
+      layer_opts = setmetatable({ inspect = function(...) opts.inspect(i, ...) end }, { __index = opts })
+    end
+    local y = block(x, layer_opts)
+    x:free()
+    x = y
+  end
+  local h = self.norm(x)
+  x:free()
+  return h
+end
+
+function Llama:logits(h)
+  if self.head then return self.head(h) end
+  return h:matmul(self.embedding.weight, { transpose_b = true })
+end
+
+function Llama:forward(ids, opts)
+  local h <close> = self:hidden(ids, opts)
+  return self:logits(h)
+end
+
+-- Mean cross entropy in nats of targets y (B,T) given ids x (B,T).
+function Llama:loss(x, y, opts)
+  local logits <close> = self:forward(x, opts)
+  return logits:cross_entropy(y)
+end
+
+-- Bytes a sequence carries from token to token, all layers, at position t.
+function Llama:state_bytes(t)
+  local n = 0
+  for _, block in ipairs(self.layers) do n = n + block.attention:state_bytes(t) end
+  return n
+end
+
+-- m:generate{prompt=, tokens=, temperature=, top_k=, seed=, on_token=}: see generate.lua.
+function Llama:generate(opts)
+  return generate.run(self, opts)
+end
+
+local function vocabulary_of(self)
+  local v = self.vocabulary
+  return v and { kind = v.kind, characters = v.kind == "characters" and v:characters() or nil }
+end
+
+-- Metadata that lets model.load rebuild this model.
+function Llama:metadata()
+  return { attnlab = core.json.encode { version = core.version, model = self.config, attention = self.spec,
+                                        seed = self.seed, dtype = self.dtype, vocabulary = vocabulary_of(self) } }
+end
+
+function Llama:save(path)
+  core.safetensors.save(path, self:parameters(), self:metadata())
+end
+
+return Llama

@@ -1,0 +1,191 @@
+-- Attention(width, spec, {heads=, kv_heads=, head_dim=, init=, deviation=}): the layer around any
+-- attention family: projections, depthwise convolution, norm of queries and keys, rotary positions, the
+-- family itself, a residual of v, output projection. x (B,T,width) -> (B,T,width).
+--
+-- spec is a preset's name, or a table of `preset`, the family's options and the layer's own (the rows
+-- below). A preset brings layer options along; what the spec says wins over them.
+local core = require "attnlab.core"
+local Module = require "attnlab.nn.module"
+local Linear = require "attnlab.nn.linear"
+local RMSNorm = require("attnlab.nn.norm").RMSNorm
+local names = require "attnlab.names"
+local rows = require "attnlab.rows"
+
+local Attention = Module.class "Attention"
+
+Attention.rows = {
+  { name = "rope", type = "word", default = "half", choices = { "half", "interleaved", "none" },
+    doc = "rotary positions on q and k, before the feature map: pairs (i, i + dims/2) or (2i, 2i + 1)" },
+  { name = "rope_dims", type = "integer", default = "-1", min = -1,
+    doc = "how many channels of a head turn; -1 = all" },
+  { name = "rope_base", type = "number", default = "10000", min = 1, doc = "base of the frequencies" },
+  { name = "qk_norm", type = "bool", default = "false",
+    doc = "RMS norm with gain over each head of q and k, before the rotation" },
+  { name = "conv", type = "integer", default = "0", min = 0, max = 64,
+    doc = "width of a causal depthwise convolution with bias on q, k and v; 0 = none" },
+  { name = "conv_activation", type = "word", default = "none", choices = { "none", "silu", "relu" },
+    doc = "what follows the convolution on q and k" },
+  { name = "value_residual", type = "bool", default = "false",
+    doc = "adds D * v to the output of the heads, D learned per channel, 1 at first" },
+  { name = "bias", type = "bool", default = "false", doc = "biases in the q, k, v and o projections" },
+}
+
+-- Splits a spec into preset name, options of the family, options of the layer (checked).
+function Attention.split(spec)
+  if type(spec) == "string" then spec = { preset = spec } end
+  if type(spec) ~= "table" then
+    error(("attention: name of a preset or table of options expected, got %s"):format(type(spec)), 0)
+  end
+  local family, layer = {}, {}
+  for k, v in pairs(spec) do
+    local row = rows.find(Attention.rows, k)
+    if row then
+      layer[k] = rows.check(row, v, "attention." .. k)
+    elseif k ~= "preset" then
+      family[k] = v
+    end
+  end
+  return spec.preset or "", family, layer
+end
+
+-- Defaults, under them the preset's words ("rope=none conv=2"), under them what was given.
+function Attention.layer_options(text, given)
+  local out = {}
+  for _, row in ipairs(Attention.rows) do out[row.name] = rows.default(row) end
+  for key, value in (text or ""):gmatch("([%w_%.]+)=(%S+)") do
+    local row = rows.find(Attention.rows, key)
+    if not row then
+      error("layer options of the preset: " .. names.unknown("option", key, rows.names(Attention.rows)), 0)
+    end
+    out[key] = rows.parse(row, value, key)
+  end
+  for k, v in pairs(given) do out[k] = v end
+  return out
+end
+
+function Attention.new(width, spec, opts)
+  local self = Module.create(Attention, opts, { "heads", "kv_heads", "head_dim", "init", "deviation" })
+  local heads = opts and opts.heads
+  if math.type(heads) ~= "integer" or heads < 1 then
+    error("Attention: option 'heads': integer >= 1 expected, got " .. tostring(heads), 3)
+  end
+  local kv = opts.kv_heads or heads
+  if heads % kv ~= 0 then
+    error(("Attention: heads (%d) must be a multiple of kv_heads (%d)"):format(heads, kv), 3)
+  end
+  if not opts.head_dim and width % heads ~= 0 then
+    error(("Attention: width (%d) must be divisible by heads (%d)"):format(width, heads), 3)
+  end
+  local dim = opts.head_dim or width // heads
+  local preset, family, layer = Attention.split(spec)
+  self.family = core.attn.new(preset, family, {
+    heads = heads, kv_heads = kv, head_dim = dim, value_dim = dim, width = width,
+    dtype = self.dtype, seed = self.seed, tag = self:path "attnlab" })
+  layer = Attention.layer_options(self.family:layer(), layer)
+  self.heads, self.kv_heads, self.head_dim, self.layer = heads, kv, dim, layer
+  self.preset = preset
+
+  if layer.rope ~= "none" then
+    local dims = layer.rope_dims < 0 and dim or layer.rope_dims
+    if dims % 2 ~= 0 or dims > dim then
+      error(("attention: option 'rope_dims': even number up to head_dim (%d) expected, got %d"):format(dim, dims), 0)
+    end
+    self.rotation = { base = layer.rope_base, dims = dims, interleaved = layer.rope == "interleaved" }
+  end
+  local linear = { bias = layer.bias, init = opts.init, deviation = opts.deviation }
+  for _, p in ipairs { { "q_proj", width, heads * dim }, { "k_proj", width, kv * dim },
+                       { "v_proj", width, kv * dim }, { "o_proj", heads * dim, width } } do
+    self[p[1]] = self:child(p[1], Linear(p[2], p[3], self:part(p[1], linear)))
+  end
+  if layer.qk_norm then
+    self.q_norm = self:child("q_norm", RMSNorm(dim, self:part "q_norm"))
+    self.k_norm = self:child("k_norm", RMSNorm(dim, self:part "k_norm"))
+  end
+  if layer.conv > 0 then self:add_convolution(layer.conv) end
+  if layer.value_residual then
+    self:parameter("attnlab.value_residual", self:constant({ heads, dim }, 1))
+  end
+  return self
+end
+
+-- Kernels (width, channels), the last row for the token itself; U(+-1/sqrt(width)) as torch.nn.Conv1d.
+function Attention:add_convolution(width)
+  local bound = 1 / math.sqrt(width)
+  self.convolution = {}
+  for _, which in ipairs { "q", "k", "v" } do
+    local channels = (which == "q" and self.heads or self.kv_heads) * self.head_dim
+    local name = "attnlab.conv." .. which
+    self.convolution[which] = {
+      weight = self:parameter(name .. ".weight", self:uniform(name .. ".weight", { width, channels }, bound)),
+      bias = self:parameter(name .. ".bias", self:uniform(name .. ".bias", { channels }, bound)),
+    }
+  end
+end
+
+-- y_t = bias + sum_i weight[width - i] x_{t-i}, x (B,T,C); what is before the start counts as 0.
+function Attention:convolve(x, which)
+  local c = self.convolution[which]
+  local width, T = c.weight:size(1), x:size(2)
+  local y = x * c.weight[{ width }] + c.bias
+  for i = 1, math.min(width, T) - 1 do
+    local zeros = core.zeros { shape = { x:size(1), i, x:size(3) }, dtype = x:dtype() }
+    local earlier = x[{ {}, { 1, T - i } }] * c.weight[{ width - i }]
+    y = y + core.op.concat({ zeros, earlier }, { axis = 2 })
+  end
+  local activation = self.layer.conv_activation
+  if which == "v" or activation == "none" then return y end
+  return y[activation](y)
+end
+
+-- One of q, k, v as (B,T,heads,dim), all that precedes the family done to it.
+function Attention:head_inputs(x, which, heads)
+  local y = self[which .. "_proj"](x)
+  if self.convolution then y = self:convolve(y, which) end
+  y = y:reshape { shape = { x:size(1), x:size(2), heads, self.head_dim } }
+  if which == "v" then return y end
+  if self.q_norm then y = self[which .. "_norm"](y) end
+  return self.rotation and y:rope(self.rotation) or y
+end
+
+-- o (B,T,H,E) + D * v, each key/value head serving the query heads of its group.
+function Attention:add_values(o, v)
+  local B, T, E, groups = v:size(1), v:size(2), self.head_dim, self.heads // self.kv_heads
+  if groups > 1 then
+    v = v:reshape { shape = { B, T, self.kv_heads, 1, E } }
+      :expand { shape = { B, T, self.kv_heads, groups, E } }:reshape { shape = { B, T, self.heads, E } }
+  end
+  return o + v * self["attnlab.value_residual"]
+end
+
+-- opts: causal (true), lengths (B), offset, and inspect(q, k, v), called with the family's inputs.
+function Attention:forward(x, opts)
+  opts = opts or {}
+  local q <close> = self:head_inputs(x, "q", self.heads)
+  local k <close> = self:head_inputs(x, "k", self.kv_heads)
+  local v <close> = self:head_inputs(x, "v", self.kv_heads)
+  if opts.inspect then opts.inspect(q, k, v) end
+  local o = self.family:forward { q = q, k = k, v = v, x = x, causal = opts.causal ~= false,
+                                  lengths = opts.lengths, offset = opts.offset, training = self.training }
+  if self.layer.value_residual then o = self:add_values(o, v) end
+  local flat <close> = o:reshape { shape = { x:size(1), x:size(2), self.heads * self.head_dim } }
+  o:free()
+  return self.o_proj(flat)
+end
+
+function Attention:collect(prefix, order, values)
+  Module.collect(self, prefix, order, values)
+  local own = self.family:parameters()
+  for _, name in ipairs(names.keys(own)) do
+    local path = prefix .. "attnlab." .. name
+    order[#order + 1], values[path] = path, own[name]
+  end
+end
+
+-- Bytes a sequence carries from token to token in this layer when it stands at position t.
+function Attention:state_bytes(t)
+  local conv = self.layer.conv > 0 and self.layer.conv - 1 or 0
+  local width = (self.heads + 2 * self.kv_heads) * self.head_dim
+  return self.family:state_bytes(t) + conv * width * (self.dtype == "f64" and 8 or 4)
+end
+
+return Attention

@@ -1,0 +1,26 @@
+-- SwiGLU(width, hidden, {bias, init, deviation}): down(silu(gate x) * up x), x (..,width) -> same.
+local Module = require "attnlab.nn.module"
+local Linear = require "attnlab.nn.linear"
+
+local SwiGLU = Module.class "SwiGLU"
+
+function SwiGLU.new(width, hidden, opts)
+  local self = Module.create(SwiGLU, opts, { "bias", "init", "deviation" })
+  opts = opts or {}
+  local more = { bias = opts.bias, init = opts.init, deviation = opts.deviation }
+  for _, row in ipairs { { "gate_proj", width, hidden }, { "up_proj", width, hidden },
+                         { "down_proj", hidden, width } } do
+    self[row[1]] = self:child(row[1], Linear(row[2], row[3], self:part(row[1], more)))
+  end
+  return self
+end
+
+function SwiGLU:forward(x)
+  local gate <close> = self.gate_proj(x)
+  local open <close> = gate:silu()
+  local up <close> = self.up_proj(x)
+  local hidden <close> = open * up
+  return self.down_proj(hidden)
+end
+
+return SwiGLU

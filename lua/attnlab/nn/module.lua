@@ -1,0 +1,176 @@
+-- Module: what has parameters. A class comes from Module.class(name); its new() builds an instance by
+-- Module.create, registers tensors with self:parameter and parts with self:child, and its forward(...)
+-- is what calling the instance runs.
+--
+-- Options that every constructor takes:
+--   seed   integer; initial weights are a function of (seed, full tensor name) alone. Without a seed
+--          one is drawn from the sequence of lab.manual_seed
+--   name   full name of this module in its model ("model.layers.0.mlp"), the start of tensor names
+--   dtype  "f32" (default) or "f64"
+local core = require "attnlab.core"
+local names = require "attnlab.names"
+
+local Module = {}
+Module.__index = Module
+
+-- A table of values by name whose pairs() follows the array `order`; # gives how many.
+function Module.ordered(order, values)
+  return setmetatable(values, {
+    __pairs = function(t)
+      local i = 0
+      return function()
+        i = i + 1
+        local k = order[i]
+        if k ~= nil then return k, t[k] end
+      end, t, nil
+    end,
+    __len = function() return #order end,
+  })
+end
+
+-- A new class. Called, it makes an instance; an instance called runs forward.
+function Module.class(name)
+  local class = setmetatable({}, {
+    __index = Module,
+    __call = function(self, ...) return self.new(...) end,
+  })
+  class.__index = class
+  class.__name = "attnlab.nn." .. name
+  class.class_name = name
+  class.__call = function(self, ...) return self:forward(...) end
+  class.__tostring = function(self)
+    return ("%s (%d parameters)"):format(name, self:n_parameters())
+  end
+  return class
+end
+
+local COMMON = { "seed", "name", "dtype" }
+
+-- An instance of `class` with the common options; `own` lists the class's further option names, and
+-- any other key of opts is an error.
+function Module.create(class, opts, own)
+  opts = opts or {}
+  if type(opts) ~= "table" then
+    error(("%s: options: table expected, got %s"):format(class.class_name, type(opts)), 3)
+  end
+  local known = table.move(own or {}, 1, #(own or {}), #COMMON + 1, { table.unpack(COMMON) })
+  local set = {}
+  for _, k in ipairs(known) do set[k] = true end
+  for k in pairs(opts) do
+    if not set[k] then error(class.class_name .. ": " .. names.unknown("option", k, known), 3) end
+  end
+  local seed = opts.seed
+  if seed == nil then
+    local draw <close> = core.rand { shape = { 1 }, dtype = "f64" }
+    seed = math.tointeger(draw:item() * 2.0 ^ 53 // 1)
+  end
+  return setmetatable({ seed = seed, name = opts.name or "", dtype = opts.dtype or "f32",
+                        training = true, members = {} }, class)
+end
+
+-- The common options for a part of this module: its name is this one's with `key` behind.
+function Module:part(key, more)
+  local opts = { seed = self.seed, dtype = self.dtype, name = self:path(key) }
+  for k, v in pairs(more or {}) do opts[k] = v end
+  return opts
+end
+
+function Module:path(key)
+  return self.name == "" and key or self.name .. "." .. key
+end
+
+-- Registers a tensor that is trained; it is self[key] as well. Returns it.
+function Module:parameter(key, t)
+  t:requires_grad(true)
+  self[key] = t
+  self.members[#self.members + 1] = { key = key, tensor = t }
+  return t
+end
+
+-- Registers a part whose tensors are named key.<...>. Returns it.
+function Module:child(key, module)
+  self.members[#self.members + 1] = { key = key, module = module }
+  return module
+end
+
+-- New tensor with U(-bound, bound), N(0, deviation) or one value.
+function Module:uniform(key, shape, bound)
+  local t = core.zeros { shape = shape, dtype = self.dtype }
+  t:fill_uniform(self.seed, self:path(key), -bound, bound)
+  return t
+end
+
+function Module:normal(key, shape, deviation)
+  local t = core.zeros { shape = shape, dtype = self.dtype }
+  t:fill_normal(self.seed, self:path(key), 0, deviation)
+  return t
+end
+
+function Module:constant(shape, value)
+  return core.full { shape = shape, dtype = self.dtype, value = value }
+end
+
+-- Appends names and tensors below `prefix`; modules that keep tensors elsewhere add to it.
+function Module:collect(prefix, order, values)
+  for _, m in ipairs(self.members) do
+    local path = prefix .. m.key
+    if m.module then
+      m.module:collect(path .. ".", order, values)
+    else
+      order[#order + 1] = path
+      values[path] = m.tensor
+    end
+  end
+end
+
+-- Tensors by name, relative to this module; pairs() runs in the order of the model's definition.
+function Module:parameters()
+  local order, values = {}, {}
+  self:collect("", order, values)
+  return Module.ordered(order, values)
+end
+
+function Module:n_parameters()
+  local n = 0
+  for _, t in pairs(self:parameters()) do n = n + t:numel() end
+  return n
+end
+
+function Module:zero_grad()
+  for _, t in pairs(self:parameters()) do t:zero_grad() end
+end
+
+-- Training mode (dropout is active) for this module and all its parts.
+function Module:train(on)
+  self.training = on ~= false
+  for _, m in ipairs(self.members) do
+    if m.module then m.module:train(on) end
+  end
+  return self
+end
+
+function Module:eval()
+  return self:train(false)
+end
+
+-- Copies values by name into the parameters. Every name must be there, once, with its shape.
+-- `where` is named in errors (a file).
+function Module:load_parameters(tensors, where)
+  local own = self:parameters()
+  for name in pairs(tensors) do
+    if own[name] == nil then
+      error(("%s: %s"):format(where, names.unknown("tensor", name, names.keys(own))), 0)
+    end
+  end
+  for name, t in pairs(own) do
+    local source = tensors[name]
+    if not source then error(("%s: tensor '%s' is missing"):format(where, name), 0) end
+    local want, got = table.concat(t:shape(), ","), table.concat(source:shape(), ",")
+    if want ~= got then
+      error(("%s: tensor '%s': shape (%s) expected, got (%s)"):format(where, name, want, got), 0)
+    end
+    t:copy_(source)
+  end
+end
+
+return Module

@@ -1,0 +1,32 @@
+-- RMSNorm(n, {eps=1e-5}) and LayerNorm(n, {eps=1e-5}): norms over the last axis of x (..,n), with a
+-- gain `weight` (n) of ones and, for LayerNorm, a `bias` (n) of zeros.
+local Module = require "attnlab.nn.module"
+
+local RMSNorm = Module.class "RMSNorm"
+
+function RMSNorm.new(n, opts)
+  local self = Module.create(RMSNorm, opts, { "eps" })
+  self.eps = opts and opts.eps or 1e-5
+  self:parameter("weight", self:constant({ n }, 1))
+  return self
+end
+
+function RMSNorm:forward(x)
+  return x:rmsnorm { gain = self.weight, eps = self.eps }
+end
+
+local LayerNorm = Module.class "LayerNorm"
+
+function LayerNorm.new(n, opts)
+  local self = Module.create(LayerNorm, opts, { "eps" })
+  self.eps = opts and opts.eps or 1e-5
+  self:parameter("weight", self:constant({ n }, 1))
+  self:parameter("bias", self:constant({ n }, 0))
+  return self
+end
+
+function LayerNorm:forward(x)
+  return x:layernorm { gain = self.weight, bias = self.bias, eps = self.eps }
+end
+
+return { RMSNorm = RMSNorm, LayerNorm = LayerNorm }

@@ -1,0 +1,68 @@
+-- Optimisers: o = optim.adamw{params, lr=, betas=, eps=, weight_decay=, grad_clip=, decay="matrices"},
+-- optim.sgd{params, lr=, momentum=, ..}; the options are those of the core, with `decay` choosing what
+-- decays ("matrices": tensors of two axes or more; "all"). params: names -> tensors, as
+-- m:parameters() gives them, or an array of tensors.
+-- o:step([lr]) updates and returns the global gradient norm; o:zero_grad(); o:steps([n]); o:state().
+local core = require "attnlab.core"
+local names = require "attnlab.names"
+
+local M = {}
+local Optimiser = {}
+Optimiser.__index = Optimiser
+Optimiser.__name = "attnlab.optim"
+
+local function build(kind, opts)
+  local params = opts[1] or opts.params
+  if type(params) ~= "table" then
+    error(("%s: table of parameters expected as first entry, got %s"):format(kind, type(params)), 3)
+  end
+  local decay, rest = opts.decay or "matrices", {}
+  if decay ~= "matrices" and decay ~= "all" then
+    error(("%s: option 'decay': 'matrices' or 'all' expected, got '%s'"):format(kind, tostring(decay)), 3)
+  end
+  for k, v in pairs(opts) do
+    if k ~= 1 and k ~= "params" and k ~= "decay" and k ~= "lr" then rest[k] = v end
+  end
+  local self = setmetatable({ lr = opts.lr or 1e-3, core = core.optim(kind, rest) }, Optimiser)
+  -- without an order of its own a table of names is taken in theirs: state and norm depend on it
+  local meta = getmetatable(params)
+  if #params > 0 and not (meta and meta.__pairs) then
+    for i, t in ipairs(params) do self:add(tostring(i), t, decay) end
+  elseif meta and meta.__pairs then
+    for name, t in pairs(params) do self:add(name, t, decay) end
+  else
+    for _, name in ipairs(names.keys(params)) do self:add(name, params[name], decay) end
+  end
+  return self
+end
+
+function M.adamw(opts)
+  return build("adamw", opts)
+end
+
+function M.sgd(opts)
+  return build("sgd", opts)
+end
+
+function Optimiser:add(name, t, decay)
+  self.core:add(name, t, decay == "all" or t:ndim() >= 2)
+end
+
+function Optimiser:step(lr)
+  return self.core:step(lr or self.lr)
+end
+
+function Optimiser:zero_grad()
+  self.core:zero_grad()
+end
+
+function Optimiser:steps(n)
+  if n then return self.core:steps(n) end
+  return self.core:steps()
+end
+
+function Optimiser:state()
+  return self.core:state()
+end
+
+return M

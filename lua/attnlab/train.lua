@@ -1,0 +1,260 @@
+-- Training. train.trainer(model, config, seed) steps, evaluates, and gives and takes its state; train.loop
+-- runs it to the end and calls hooks. Weights are a function of (seed, name), batches and dropout keys of
+-- (seed, step), so a run that is stopped and restored continues bit for bit.
+-- Called, the module is the short form for scripts and the prompt:
+--   r = lab.train(m, {data="shakespeare", steps=500, ..}); r:cont(200); r:curve("valid/loss")
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local model = require "attnlab.model"
+local optim = require "attnlab.optim"
+local progress = require "attnlab.progress"
+
+local M = {}
+local Trainer = {}
+Trainer.__index = Trainer
+Trainer.__name = "attnlab.trainer"
+
+-- Smoothing of the loss that divergence is judged by: about the last ten steps.
+local SMOOTH = 0.9
+-- Nats above the first step's loss: a model that guesses evenly is not yet diverged.
+local DIVERGED_BY = 1.0
+
+-- m may be nil: the model that cfg describes is built, with the data's vocabulary. dataset: of
+-- data.open, where it is at hand.
+function M.trainer(m, cfg, seed, dataset)
+  cfg = config.resolve(cfg)
+  if math.type(seed) ~= "integer" then error("train: seed: integer expected, got " .. tostring(seed), 2) end
+  local t = cfg.train
+  dataset = dataset or data.open(t.data, { vocab = m and m.vocabulary })
+  if not m then
+    m = model.new { model = cfg.model, attention = cfg.attention, train = cfg.train, seed = seed,
+                    vocabulary = dataset.vocabulary }
+  end
+  local size = dataset.vocabulary:size()
+  if size > m.config.vocab then
+    error(("train: the data '%s' have %d tokens, the model only %d"):format(t.data, size, m.config.vocab), 0)
+  end
+  m.vocabulary = m.vocabulary or dataset.vocabulary
+  dataset:need("train", m.config.context)
+  dataset:need("valid", m.config.context)
+  local optimiser = optim.adamw { m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps,
+                                  weight_decay = t.weight_decay, grad_clip = t.grad_clip, decay = t.decay }
+  return setmetatable({ model = m, config = cfg, options = t, seed = seed, data = dataset, optimiser = optimiser,
+                        step_count = 0, sum = 0, n = 0, smooth = nil, first = nil }, Trainer)
+end
+
+-- Learning rate of step k = 1, 2, ..
+function Trainer:lr(k)
+  local t = self.options
+  if k <= t.warmup_steps then return t.lr * k / t.warmup_steps end
+  if t.schedule == "constant" then return t.lr end
+  local done = (k - 1 - t.warmup_steps) / math.max(1, t.steps - t.warmup_steps)
+  local share = t.schedule == "cosine" and 0.5 * (1 + math.cos(math.pi * done)) or 1 - done
+  return t.min_lr + (t.lr - t.min_lr) * math.max(0, share)
+end
+
+function Trainer:tokens()
+  return self.step_count * self.options.batch_size * self.model.config.context
+end
+
+-- One update. Returns { step=, loss=, lr=, norm= }; norm is that before clipping.
+function Trainer:step()
+  local k, t = self.step_count + 1, self.options
+  local lr = self:lr(k)
+  self.model:train()
+  local x, y = self.data:random("train", t.batch_size, self.model.config.context, self.seed, k)
+  -- keys of dropout: a sequence of their own for each step, whatever was drawn before
+  local keys = core.seed_state()
+  core.seed_restore { self.seed, k << 32 }
+  local loss = self.model:loss(x, y)
+  core.seed_restore(keys)
+  local value = loss:item()
+  self.optimiser:zero_grad()
+  loss:backward()
+  local norm = self.optimiser:step(lr)
+  loss:free()
+  x:free()
+  y:free()
+  self.step_count = k
+  self.sum, self.n = self.sum + value, self.n + 1
+  self.first = self.first or value
+  self.smooth = self.smooth and SMOOTH * self.smooth + (1 - SMOOTH) * value or value
+  return { step = k, loss = value, lr = lr, norm = norm }
+end
+
+-- Why the run has to end here, or nil.
+function Trainer:diverged(s)
+  if not (math.abs(s.loss) < math.huge) then return "loss is not finite" end
+  if not (math.abs(s.norm) < math.huge) then return "gradient norm is not finite" end
+  if s.step > self.options.warmup_steps and self.smooth > self.first + DIVERGED_BY then
+    return ("smoothed loss %.3f is more than %g above the first step's %.3f"):format(self.smooth, DIVERGED_BY, self.first)
+  end
+end
+
+-- Mean cross entropy over fixed windows of the validation split.
+function Trainer:evaluate()
+  local t, context = self.options, self.model.config.context
+  local mode, total, n = self.model.training, 0, 0
+  local windows = self.data:windows("valid", context, t.eval_batches * t.batch_size)
+  self.model:eval()
+  core.no_grad(function()
+    for x, y in self.data:even("valid", t.batch_size, context, windows) do
+      local loss <close> = self.model:loss(x, y)
+      local count = x:size(1)
+      total, n = total + loss:item() * count, n + count
+      x:free()
+      y:free()
+    end
+  end)
+  self.model:train(mode)
+  return { ["valid/loss"] = total / n }
+end
+
+-- The tensors that restore() takes: weights and what the optimiser keeps.
+function Trainer:state()
+  local tensors = {}
+  for name, t in pairs(self.model:parameters()) do tensors["model." .. name] = t end
+  for name, t in pairs(self.optimiser:state()) do tensors["optim." .. name] = t end
+  return tensors
+end
+
+-- The counters that restore() takes, as text.
+function Trainer:metadata()
+  local function float(v) return v and ("%.17g"):format(v) or "" end
+  return { step = tostring(self.step_count), seed = tostring(self.seed),
+                    optimiser_steps = tostring(self.optimiser:steps()), loss_sum = float(self.sum),
+                    loss_count = tostring(self.n), loss_smooth = float(self.smooth), loss_first = float(self.first) }
+end
+
+function Trainer:restore(tensors, metadata)
+  if tonumber(metadata.seed) ~= self.seed then
+    error(("checkpoint: seed %d expected, got %s"):format(self.seed, tostring(metadata.seed)), 0)
+  end
+  local own = self:state()
+  for name, t in pairs(own) do
+    local source = tensors[name]
+    if not source then error(("checkpoint: tensor '%s' is missing"):format(name), 0) end
+    local want, got = table.concat(t:shape(), ","), table.concat(source:shape(), ",")
+    if want ~= got or t:dtype() ~= source:dtype() then
+      error(("checkpoint: tensor '%s': %s (%s) expected, got %s (%s)")
+        :format(name, t:dtype(), want, source:dtype(), got), 0)
+    end
+    t:copy_(source)
+  end
+  for name in pairs(tensors) do
+    if not own[name] then error(("checkpoint: tensor '%s' is not part of this run"):format(name), 0) end
+  end
+  local function integer(key)
+    return math.tointeger(tonumber(metadata[key])) or error(("checkpoint: '%s' is missing"):format(key), 0)
+  end
+  self.step_count, self.n = integer "step", integer "loss_count"
+  self.optimiser:steps(integer "optimiser_steps")
+  self.sum = tonumber(metadata.loss_sum)
+  self.smooth, self.first = tonumber(metadata.loss_smooth), tonumber(metadata.loss_first)
+end
+
+-- Runs to the last step. Hooks, each optional:
+--   record(rec)          what was measured, by name, with its step; no times, so that it is bit-equal
+--   checkpoint(trainer)  every checkpoint_interval, at the end, and when interrupted
+--   interrupted()        asked after each step
+--   progress(info)       after each step, with rate, memory and eta: see progress.step_text
+-- Returns { status = "finished" | "diverged" | "interrupted", step =, reason = }.
+function M.loop(trainer, hooks)
+  local t, per_step = trainer.options, trainer.options.batch_size * trainer.model.config.context
+  local record, show = hooks.record or function() end, hooks.progress or function() end
+  local rate, valid
+  local function every(k, interval)
+    return k == t.steps or (interval > 0 and k % interval == 0)
+  end
+  if trainer.step_count == 0 then
+    record { step = 0, tokens = 0, ["model/parameters"] = trainer.model:n_parameters(),
+             ["model/state_bytes"] = trainer.model:state_bytes(trainer.model.config.context) }
+  end
+  while trainer.step_count < t.steps do
+    local began = core.sys.clock()
+    local s = trainer:step()
+    local k, now = s.step, per_step / (core.sys.clock() - began)
+    rate = rate and 0.9 * rate + 0.1 * now or now
+    local reason = trainer:diverged(s)
+    if reason then
+      local function finite(v) return math.abs(v) < math.huge and v or nil end
+      record { step = k, tokens = trainer:tokens(), ["train/loss"] = finite(s.loss), lr = s.lr,
+               grad_norm = finite(s.norm) }
+      return { status = "diverged", step = k, reason = reason }
+    end
+    if k == 1 or every(k, t.log_interval) then
+      record { step = k, tokens = trainer:tokens(), ["train/loss"] = trainer.sum / trainer.n, lr = s.lr,
+               grad_norm = s.norm }
+      trainer.sum, trainer.n = 0, 0
+    end
+    if every(k, t.eval_interval) then
+      local rec = trainer:evaluate()
+      valid = rec["valid/loss"]
+      rec.step, rec.tokens = k, trainer:tokens()
+      record(rec)
+    end
+    show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr, norm = s.norm,
+           tokens_per_second = rate, memory = core.memory().peak, eta = (t.steps - k) * per_step / rate }
+    local stop = hooks.interrupted and hooks.interrupted()
+    if hooks.checkpoint and (stop or every(k, t.checkpoint_interval)) then hooks.checkpoint(trainer) end
+    if stop and k < t.steps then return { status = "interrupted", step = k, reason = "interrupted" } end
+  end
+  return { status = "finished", step = trainer.step_count }
+end
+
+local Result = {}
+Result.__index = Result
+Result.__name = "attnlab.training"
+
+-- Steps from where the trainer stands to its last one; Ctrl-C ends after the step under way.
+function Result:run()
+  local bar = not self.quiet and progress.new() or nil
+  local before = core.sys.interrupted()
+  core.sys.catch_interrupts(true)
+  local ok, out = pcall(M.loop, self.trainer, {
+    record = function(rec) self.records[#self.records + 1] = rec end,
+    progress = bar and function(info) bar:step(info) end,
+    interrupted = function() return core.sys.interrupted() > before end,
+  })
+  core.sys.catch_interrupts(false)
+  if bar then bar:leave() end
+  if not ok then error(out, 0) end
+  self.status, self.step, self.reason = out.status, out.step, out.reason
+  return self
+end
+
+-- `steps` more; the schedule is stretched over the new total.
+function Result:cont(steps)
+  local options = self.trainer.options
+  options.steps = self.trainer.step_count + steps
+  return self:run()
+end
+
+-- Array of { step, value } of one measurement ("train/loss", "valid/loss", "lr", "grad_norm").
+function Result:curve(name)
+  local out = {}
+  for _, rec in ipairs(self.records) do
+    if rec[name] then out[#out + 1] = { rec.step, rec[name] } end
+  end
+  return out
+end
+
+function Result:__tostring()
+  local last = self:curve("valid/loss")
+  local loss = #last > 0 and (", valid/loss %.4f"):format(last[#last][2]) or ""
+  return ("training %s at step %d%s%s"):format(self.status, self.step, loss,
+    self.reason and " (" .. self.reason .. ")" or "")
+end
+
+-- opts: keys of config.lua's train rows, seed (1), quiet (no progress line).
+local function train(_, m, opts)
+  local options = config.copy(opts or {})
+  local seed, quiet = options.seed or 1, options.quiet
+  options.seed, options.quiet = nil, nil
+  options.dtype = m.dtype
+  local trainer = M.trainer(m, { train = options }, seed)
+  return setmetatable({ trainer = trainer, model = m, quiet = quiet, records = {}, status = "new", step = 0 }, Result):run()
+end
+
+return setmetatable(M, { __call = train })
