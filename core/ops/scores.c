@@ -1,0 +1,86 @@
+/* scores.c: logits of attention over visible entries (kernels/visible.h).
+ *
+ *     s_ij = scale q_i.k_j;   dq_i = scale sum_j ds_ij k_j;   dk_j = scale sum_i ds_ij q_i */
+#include "visible.h"
+
+static alk_visible sizes(const al_call *k, const al_tensor *lengths) {
+  const int64_t *q = k->in_meta[0].shape, *key = k->in_meta[1].shape;
+  alk_visible g = visible_of(k, lengths);
+  g.B = q[0], g.T = q[1], g.H = q[2], g.S = key[1], g.Hkv = key[2];
+  return g;
+}
+
+static al_status shape(al_ctx *c, al_call *k) {
+  AL_TRY(visible_axes(c, k, 0, 4, "(B,T,H,D)"));
+  AL_TRY(visible_axes(c, k, 1, 4, "(B,S,Hkv,D)"));
+  const al_meta *q = &k->in_meta[0], *key = &k->in_meta[1];
+  if (q->shape[0] != key->shape[0] || q->shape[3] != key->shape[3])
+    return al_fail(c, AL_ESHAPE, "scores: k: shape (%lld,S,Hkv,%lld) needed to match q %s, got %s",
+                   (long long)q->shape[0], (long long)q->shape[3], AL_META_STR(q),
+                   AL_META_STR(key));
+  AL_TRY(visible_heads(c, k, 1, q->shape[2], key->shape[2]));
+  AL_TRY(visible_lengths(c, k, 2, q->shape[0], key->shape[1]));
+  k->out_meta[0] = (al_meta){.dtype = q->dtype,
+                             .ndim = 4,
+                             .shape = {q->shape[0], q->shape[2], q->shape[1], key->shape[1]}};
+  return AL_OK;
+}
+
+static al_status forward(al_ctx *c, al_call *k) {
+  (void)c;
+  const alk_visible g = sizes(k, k->in[2]);
+  alk_visible_scores((alk_dtype)k->out_meta[0].dtype)(
+      &g, k->in_meta[0].shape[3], al_opt_num(k->opts, "scale"), al_data(k->in[0]),
+      al_data(k->in[1]), al_data(k->out[0]));
+  return AL_OK;
+}
+
+static al_status backward(al_ctx *c, al_call *k) {
+  const alk_visible g = sizes(k, k->in[2]);
+  const alk_dtype t = (alk_dtype)k->out_meta[0].dtype;
+  const int64_t D = k->in_meta[0].shape[3];
+  const double scale = al_opt_num(k->opts, "scale");
+  if (k->need[0]) {
+    if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) return al_error(c);
+    alk_visible_gather(t)(&g, D, scale, al_data(k->dout[0]), al_data(k->in[1]), al_data(k->din[0]));
+  }
+  if (k->need[1]) {
+    if (!(k->din[1] = al_new_meta(c, &k->in_meta[1]))) return al_error(c);
+    alk_visible_scatter(t)(&g, D, scale, al_data(k->dout[0]), al_data(k->in[0]),
+                           al_data(k->din[1]));
+  }
+  return AL_OK;
+}
+
+static const al_op scores = {
+    .info = {.name = "scores",
+             .doc = "Logits scale q.k of each query row (B,T,H,D) with the keys (B,S,Hkv,D) it "
+                    "sees -> (B,H,T,S); hidden "
+                    "entries are 0, query head h reads key head h / (H / Hkv).",
+             .inputs = (const al_row[]){{"q", 0, "(B,T,H,D)"},
+                                        {"k", 0, "(B,S,Hkv,D), Hkv divides H"},
+                                        LENGTHS_ROW,
+                                        {0}},
+             .outputs = (const al_row[]){{"s", 0, "(B,H,T,S)"}, {0}},
+             .args = (const al_arg[]){{.name = "scale",
+                                       .type = AL_T_NUM,
+                                       .def = "1",
+                                       .doc = "factor of every logit"},
+                                      VISIBLE_ARGS,
+                                      {0}}},
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .reads_in = 1 | 2 | 4,
+    .samples = (const al_sample[]){{.inputs = "(2,3,2,5) (2,4,2,5)"},
+                                   {"(1,7,2,3) (1,7,2,3)", .args = "causal=true scale=0.25"},
+                                   {"(2,5,4,3) (2,6,2,3) i(2)<7", .args = "scale=-2"},
+                                   {"(2,5,4,1) (2,9,1,1) i(2)<10", .args = "causal=true offset=3"},
+                                   {"(1,5,1,2) (1,4,1,2)", .args = "causal=true offset=-2"},
+                                   {"(1,13,1,2) (1,19,1,2)", .args = "causal=true offset=6"},
+                                   {.inputs = "(1,3,1,2) (1,70,1,2) i(1)<71"},
+                                   {"(1,2,1,300) (1,3,1,300)", .args = "causal=true"},
+                                   {0}},
+};
+
+AL_OPS(scores, &scores);

@@ -1,0 +1,202 @@
+/* weights.c: weights w = A f(s') of the visible logits (kernels/visible.h has s' and A).
+ *
+ *     f       exp(s' - m), cosh(s') exp(-m), or sum_n c_n s'^n;  m = reference, a constant
+ *     ds      A f'(s') dw, through clamp and softcap
+ *     da      E_ij = w_ij dw_ij; row sums of E to the last visible key, column sums off each key,
+ * then sums from the end (papers: backward of the master form) dc_n    base_n sum dw A s'^n The
+ * backward reads w, so exp and cosh need no second exponential. */
+#include "visible.h"
+
+enum { S, REFERENCE, DECAY, COEFFICIENTS, LENGTHS };
+
+static int f_of(const al_call *k) {
+  return al_opt_is(k->opts, "f", "exp")    ? ALK_WEIGHT_EXP
+         : al_opt_is(k->opts, "f", "cosh") ? ALK_WEIGHT_COSH
+                                           : ALK_WEIGHT_POLYNOMIAL;
+}
+
+/* Number of coefficients of a polynomial. */
+static int terms(const al_call *k) {
+  const double *base;
+  const int n = al_opt_list(k->opts, "coefficients", &base);
+  return k->in_meta[COEFFICIENTS].ndim == 1 ? (int)k->in_meta[COEFFICIENTS].shape[0] : n;
+}
+
+static al_status check_coefficients(al_ctx *c, const al_call *k) {
+  const double *base;
+  const int n = al_opt_list(k->opts, "coefficients", &base);
+  const al_meta *t = &k->in_meta[COEFFICIENTS];
+  if (f_of(k) != ALK_WEIGHT_POLYNOMIAL) {
+    if (n || k->in[COEFFICIENTS])
+      return al_fail(c, AL_EVALUE, "weights: coefficients: only f=polynomial has them, got f=%s",
+                     al_opt_word(k->opts, "f"));
+    return AL_OK;
+  }
+  if (k->in[REFERENCE])
+    return al_fail(
+        c, AL_EVALUE,
+        "weights: reference: only exp and cosh can take a factor exp(-m) out, got f=polynomial");
+  if (k->in[COEFFICIENTS]) {
+    AL_TRY(visible_axes(c, k, COEFFICIENTS, 1, "(n+1)"));
+    if (n && t->shape[0] != n)
+      return al_fail(
+          c, AL_ESHAPE,
+          "weights: coefficients: shape (%d) needed to match option 'coefficients', got %s", n,
+          AL_META_STR(t));
+  }
+  const int64_t count = k->in[COEFFICIENTS] ? t->shape[0] : n;
+  if (count < 1 || count > ALK_MAX_COEFFICIENTS)
+    return al_fail(c, AL_EVALUE, "weights: coefficients: 1 to %d needed for f=polynomial, got %lld",
+                   ALK_MAX_COEFFICIENTS, (long long)count);
+  return AL_OK;
+}
+
+static al_status shape(al_ctx *c, al_call *k) {
+  AL_TRY(visible_axes(c, k, S, 4, "(B,H,T,S)"));
+  const al_meta *s = &k->in_meta[S], *m = &k->in_meta[REFERENCE];
+  if (k->in[REFERENCE] && (m->ndim != 3 || m->shape[0] != s->shape[0] ||
+                           m->shape[1] != s->shape[1] || m->shape[2] != s->shape[2]))
+    return al_fail(c, AL_ESHAPE,
+                   "weights: reference: shape (%lld,%lld,%lld) needed to match s %s, got %s",
+                   (long long)s->shape[0], (long long)s->shape[1], (long long)s->shape[2],
+                   AL_META_STR(s), AL_META_STR(m));
+  AL_TRY(logit_shape(c, k, DECAY, &k->out_meta[1]));
+  AL_TRY(check_coefficients(c, k));
+  AL_TRY(visible_lengths(c, k, LENGTHS, s->shape[0], s->shape[3]));
+  k->out_meta[0] = *s;
+  return AL_OK;
+}
+
+/* c[n] = the factors that multiply s^n: the option's, times the input's where there is one; base[n]
+ * = the option's alone. */
+static alk_weight_spec spec_of(const al_call *k, double *coefficients, double *base) {
+  const double *list;
+  const int n = terms(k), listed = al_opt_list(k->opts, "coefficients", &list);
+  if (k->in[COEFFICIENTS]) al_read(k->in[COEFFICIENTS], coefficients, n);
+  for (int i = 0; i < n; i++) {
+    base[i] = listed ? list[i] : 1;
+    coefficients[i] = k->in[COEFFICIENTS] ? coefficients[i] * base[i] : base[i];
+  }
+  alk_weight_spec spec = logit_spec(k, DECAY);
+  spec.f = f_of(k);
+  spec.n_coefficients = n;
+  spec.coefficients = coefficients;
+  return spec;
+}
+
+static al_status forward(al_ctx *c, al_call *k) {
+  (void)c;
+  double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
+  const alk_weight_spec spec = spec_of(k, factors, base);
+  alk_visible g = visible_of(k, k->in[LENGTHS]);
+  logit_sizes(k, &g);
+  alk_weights_fwd((alk_dtype)k->out_meta[0].dtype)(
+      &g, &spec, al_data(k->in[S]), k->in[REFERENCE] ? al_data(k->in[REFERENCE]) : NULL,
+      logit_sums(k->in[DECAY], k->out[1]), al_data(k->out[0]));
+  return AL_OK;
+}
+
+/* Each head's part of the gradient of the coefficients, added up in order. */
+static al_status sum_coefficients(al_tensor *t, const double *parts, int64_t heads, int n,
+                                  const double *base) {
+  double sum[ALK_MAX_COEFFICIENTS] = {0};
+  for (int64_t h = 0; h < heads; h++)
+    for (int i = 0; i < n; i++) sum[i] += parts[h * n + i];
+  for (int i = 0; i < n; i++) sum[i] *= base[i];
+  return al_write(t, sum, n);
+}
+
+static al_status backward(al_ctx *c, al_call *k) {
+  double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
+  const alk_weight_spec spec = spec_of(k, factors, base);
+  const alk_dtype dtype = (alk_dtype)k->out_meta[0].dtype;
+  const al_meta *s = &k->in_meta[S];
+  const int n = spec.n_coefficients;
+  alk_visible g = visible_of(k, k->in[LENGTHS]);
+  logit_sizes(k, &g);
+  al_tensor *ds = NULL, *dsums = NULL, *parts = NULL;
+  if (k->need[S] && !(ds = k->din[S] = al_new_meta(c, s))) goto done;
+  if (k->need[DECAY]) {
+    if (!(k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]))) goto done;
+    if (!(dsums = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, g.S}))) goto done;
+  }
+  if (k->need[COEFFICIENTS]) {
+    if (!(k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]))) goto done;
+    if (!(parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){g.B * g.H, n}))) goto done;
+  }
+  alk_weights_bwd(dtype)(&g, &spec, al_data(k->in[S]), spec.Hd ? al_data(k->out[1]) : NULL,
+                         al_data(k->out[0]), al_data(k->dout[0]), ds ? al_data(ds) : NULL,
+                         dsums ? al_data(dsums) : NULL, parts ? al_data(parts) : NULL);
+  if (dsums)
+    alk_decay_sums_bwd(dtype)(g.B, g.S, g.H, spec.Hd, al_data(dsums), al_data(k->din[DECAY]));
+  if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), g.B * g.H, n, base);
+done:
+  al_release(dsums);
+  al_release(parts);
+  return al_error(c);
+}
+
+static const al_op weights = {
+    .info =
+        {.name = "weights",
+         .doc = "Weights A f(s') of the logits (B,H,T,S) a row sees, 0 elsewhere; s' is s rounded, "
+                "capped and clamped, A the "
+                "decay from a row's last visible key back to key j.",
+         .inputs =
+             (const al_row[]){
+                 {"s", 0, "(B,H,T,S)"},
+                 {"reference", AL_IN_OPTIONAL | AL_IN_NODIFF,
+                  "(B,H,T) m: exp and cosh are multiplied by exp(-m) without overflow; a constant"},
+                 {"decay", AL_IN_OPTIONAL,
+                  "(B,S,Hd) a, Hd divides H: A_ij = exp(a_{j+1} + .. + a_p), p the last key row i "
+                  "sees"},
+                 {"coefficients", AL_IN_OPTIONAL, "(n+1): factors of the option of that name"},
+                 LENGTHS_ROW,
+                 {0}},
+         .outputs = (const al_row[]){{"w", 0, "(B,H,T,S)"},
+                                     {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
+                                     {0}},
+         .args = (const al_arg[]){{.name = "f",
+                                   .type = AL_T_WORD,
+                                   .def = "exp",
+                                   .choices = "exp cosh polynomial",
+                                   .doc = "similarity; polynomial = sum of c_n s^n"},
+                                  {.name = "coefficients",
+                                   .type = AL_T_LIST,
+                                   .def = "{}",
+                                   .doc = "c_0, c_1, ..: ones when only the input is given"},
+                                  LOGIT_ARGS,
+                                  VISIBLE_ARGS,
+                                  {0}}},
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .reads_in = 1 << S | 1 << COEFFICIENTS | 1 << LENGTHS,
+    .reads_out = 1 | 2,
+    .samples =
+        (const al_sample[]){
+            {.inputs = "(2,2,3,4)"},
+            {"(1,2,7,19) (1,2,7)", .args = "causal=true offset=9"},
+            {"(2,1,3,5) - - - i(2)<6", .args = "f=cosh"},
+            {"(1,2,3,18) (1,2,3)", .args = "f=cosh causal=true offset=15"},
+            {"(1,1,5,4)", .args = "causal=true offset=-2"},
+            {"(1,2,3,4)", .args = "clamp=2", .lo = 0, .hi = 1},
+            {"(1,2,3,17)", .args = "clamp=-0.5 softcap=3", .lo = 0.5, .hi = 1},
+            {"(1,2,3,17)", .args = "f=cosh softcap=1.5 causal=true offset=14"},
+            {"(1,2,3,17)", .args = "f=polynomial softcap=2 clamp=9 coefficients={1,1,0.5,0.25}"},
+            {"(2,1,3,4)", .args = "f=polynomial coefficients={0,1}"},
+            {"(2,1,3,4)", .args = "f=polynomial coefficients={2}"},
+            {"(2,2,3,4) - - (3)", .args = "f=polynomial"},
+            {"(2,2,3,21) - - p(4) i(2)<22",
+             .args = "f=polynomial causal=true offset=18 coefficients={1,0,0.5,0.2}"},
+            {"(2,4,5,5) - (2,5,1)", .args = "causal=true"},
+            {"(2,4,3,21) (2,4,3) (2,21,2) - i(2)<22", .args = "causal=true offset=18"},
+            {"(1,2,4,4) (1,2,4) (1,4,2)", .args = "causal=true f=cosh"},
+            {"(1,2,6,19) - (1,19,2) (3)",
+             .args = "causal=true offset=13 f=polynomial coefficients={1,2,0.5}"},
+            {"(1,2,3,4)", .args = "round_bf16=true",
+             .exempt = "rounding passes the gradient straight through"},
+            {0}},
+};
+
+AL_OPS(weights, &weights);

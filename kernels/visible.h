@@ -1,0 +1,90 @@
+/* visible.h: attention in parts. Every kernel works on the visible entries of a (B,H,T,S) matrix
+ * and on nothing else.
+ *
+ * Key j is visible to query row i when j < lengths[b] and, if causal, j <= i + offset: the keys of
+ * a row are always a prefix [0, alk_visible_keys), and the rows of a key a suffix [alk_visible_row,
+ * T). Hidden entries are selected away, never multiplied by a mask: no number depends on what they
+ * hold, NaN included, nor does a rounding; the order of every sum follows from shapes, offset and
+ * lengths.
+ *
+ * Arrays are contiguous: q, y (B,T,H,D); k, v (B,S,Hkv,D); s, w (B,H,T,S). Query head h reads
+ * key/value head h / (H / Hkv).
+ */
+#ifndef ALK_VISIBLE_H
+#define ALK_VISIBLE_H
+#include "kernel.h"
+
+typedef struct alk_visible {
+  int64_t B, T, S, H, Hkv; /* Hkv divides H */
+  const int32_t *lengths;  /* (B), or NULL: all S keys */
+  int64_t offset;          /* row i stands at key position i + offset; read when causal */
+  bool causal;
+} alk_visible;
+
+/* Number of keys that row i of batch row b sees, 0..S. */
+static inline int64_t alk_visible_keys(const alk_visible *g, int64_t b, int64_t i) {
+  int64_t n = g->lengths ? g->lengths[b] : g->S;
+  if (n > g->S) n = g->S;
+  if (g->causal && i + g->offset + 1 < n) n = i + g->offset + 1;
+  return n > 0 ? n : 0;
+}
+
+/* First row that sees key j of batch row b; T when none does. */
+static inline int64_t alk_visible_row(const alk_visible *g, int64_t b, int64_t j) {
+  int64_t i = g->causal ? j - g->offset : 0;
+  if ((g->lengths && j >= g->lengths[b]) || i > g->T) return g->T;
+  return i > 0 ? i : 0;
+}
+
+/* s_ij = scale q_i.k_j; hidden entries 0. */
+ALK_KERNEL(visible_scores, void,
+           (const alk_visible *g, int64_t D, double scale, const void *q, const void *k, void *s))
+/* y_i = scale sum_j w_ij v_j over the keys that row i sees, v (B,S,Hkv,D), y (B,T,H,D). */
+ALK_KERNEL(visible_gather, void,
+           (const alk_visible *g, int64_t D, double scale, const void *w, const void *v, void *y))
+/* x_j = scale sum_h sum_i w_ij y_i over the heads of key/value head h and the rows that see key j;
+ * y (B,T,H,D), x (B,S,Hkv,D). */
+ALK_KERNEL(visible_scatter, void,
+           (const alk_visible *g, int64_t D, double scale, const void *w, const void *y, void *x))
+
+/* Weights: w_ij = A_ij f(s'_ij). From s to s', in this order: round to the nearest bf16 (gradient
+ * straight through), softcap c: c tanh(s / c), clamp c: min(s, c) (gradient passes where s <= c).
+ */
+enum { ALK_WEIGHT_EXP, ALK_WEIGHT_COSH, ALK_WEIGHT_POLYNOMIAL };
+enum { ALK_MAX_COEFFICIENTS = 128 };
+typedef struct alk_weight_spec {
+  int f;
+  bool round;
+  double softcap; /* 0: none */
+  double clamp;   /* INFINITY: none */
+  int n_coefficients;
+  const double *coefficients; /* f(s) = sum c_n s^n */
+  int64_t Hd; /* heads of the decay, divides H; head h reads decay head h / (H / Hd); 0: no decay */
+} alk_weight_spec;
+
+/* sums (B,Hd,S), always f64: sums_j = a_0 + .. + a_j of the log-decay a (B,S,Hd). Row i whose last
+ * visible key is p has A_ij = exp(sums_p - sums_j); the difference is taken before it is rounded.
+ */
+ALK_KERNEL(decay_sums, void, (int64_t B, int64_t S, int64_t Hd, const void *a, double *sums))
+/* da (B,S,Hd) from dsums (B,H,S), the gradient that each head leaves on the sums. */
+ALK_KERNEL(decay_sums_bwd, void,
+           (int64_t B, int64_t S, int64_t H, int64_t Hd, const double *dsums, void *da))
+
+/* w from s; exp(s' + log A - m) and cosh(s') A exp(-m) with m (B,H,T) from `reference`, NULL: m =
+ * 0. sums: see above, NULL without decay. Hidden entries of w = 0. */
+ALK_KERNEL(weights_fwd, void,
+           (const alk_visible *g, const alk_weight_spec *spec, const void *s, const void *reference,
+            const double *sums, void *w))
+/* ds (B,H,T,S), hidden entries 0; dsums (B,H,S) for decay_sums_bwd; dcoefficients
+ * (B,H,n_coefficients), each head's part of the gradient of c_n. All three may be NULL. */
+ALK_KERNEL(weights_bwd, void,
+           (const alk_visible *g, const alk_weight_spec *spec, const void *s, const double *sums,
+            const void *w, const void *dw, void *ds, double *dsums, double *dcoefficients))
+/* m (B,H,T) = max over visible j of s'_ij + log A_ij, or of |s'_ij| + log A_ij; 0 where a row sees
+ * no key or every such entry is -inf. Of spec, f and the coefficients are not read. */
+ALK_KERNEL(visible_max, void,
+           (const alk_visible *g, const alk_weight_spec *spec, bool absolute, const void *s,
+            const double *sums, void *m))
+/* n (B,T): visible keys of each row. */
+ALK_KERNEL(visible_count, void, (const alk_visible *g, void *n))
+#endif
