@@ -1,0 +1,291 @@
+/* lattn.c: attention in Lua: core.attn.list, describe, options, new, and the instances. Names of families
+ * and presets, options and parameters come from the registry. */
+#include "lua_attnlab.h"
+#include "../attention/attn.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define ATTENTION "attnlab.attention"
+
+typedef struct item { /* what a box holds */
+  attn *a;
+  const attn_preset *preset; /* NULL: made from a family */
+} item;
+
+static item *check(lua_State *L) { return lal_check(L, 1, ATTENTION); }
+
+static int attention_gc(lua_State *L) {
+  lal_box *b = luaL_checkudata(L, 1, ATTENTION);
+  item *x = b->p;
+  if (x) attn_free(x->a);
+  free(x);
+  lal_box_done(b);
+  return 0;
+}
+
+/* ---- the registry ----------------------------------------------------------------------------- */
+
+static void set_text(lua_State *L, const char *key, const char *text) {
+  lua_pushstring(L, text ? text : "");
+  lua_setfield(L, -2, key);
+}
+
+static int attn_list(lua_State *L) {
+  const int n = attn_preset_count();
+  lua_createtable(L, n, 0);
+  for (int i = 0; i < n; i++) {
+    const attn_family *f;
+    const attn_preset *p = attn_preset_at(i, &f);
+    lua_createtable(L, 0, 6);
+    set_text(L, "name", p->name);
+    set_text(L, "family", f->name);
+    set_text(L, "options", p->options);
+    set_text(L, "layer", p->layer);
+    set_text(L, "source", p->source);
+    set_text(L, "note", p->note);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+static int attn_families(lua_State *L) {
+  const int n = attn_family_count();
+  lua_createtable(L, n, 0);
+  for (int i = 0; i < n; i++) {
+    const attn_family *f = attn_family_at(i);
+    lua_createtable(L, 0, 2);
+    set_text(L, "name", f->name);
+    set_text(L, "doc", f->doc);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+static int attn_describe_name(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  lal_guard *g = lal_guard_new(L, free);
+  g->p = attn_describe(lal_ctx(L), name);
+  if (!g->p) return lal_raise(L);
+  lua_pushstring(L, g->p);
+  lal_guard_free(g);
+  return 1;
+}
+
+/* Rows as for ops; value = what the preset has. */
+static int attn_options(lua_State *L) {
+  const char *name = luaL_optstring(L, 1, "");
+  al_ctx *c = lal_ctx(L);
+  const attn_family *f;
+  al_opts *o = NULL;
+  lal_guard *g = lal_guard_new(L, (void (*)(void *))al_opts_release);
+  if (attn_find(c, name, &f, NULL, &o) != AL_OK) return lal_raise(L);
+  g->p = o;
+  lal_push_args(L, f->options, o);
+  lal_guard_free(g);
+  return 1;
+}
+
+/* ---- instances -------------------------------------------------------------------------------- */
+
+static const al_arg new_args[] = {
+    {"heads", AL_T_INT, "", NULL, 1, 65536, "query heads", NULL},
+    {"kv_heads", AL_T_INT, "", NULL, 1, 65536, "key and value heads; absent: heads", NULL},
+    {"head_dim", AL_T_INT, "", NULL, 1, 65536, "channels of a query and key head", NULL},
+    {"value_dim", AL_T_INT, "", NULL, 1, 65536, "channels of a value head; absent: head_dim", NULL},
+    {"width", AL_T_INT, "0", NULL, 0, 1e9, "channels of x, where a part reads it", NULL},
+    {"dtype", AL_T_WORD, "f32", "f64 f32", 0, 0, "of the parameters", NULL},
+    {"seed", AL_T_INT, "", NULL, 0, 0, "of the parameters; absent: the next of core.seed's", NULL},
+    {"tag", AL_T_TEXT, "attention", NULL, 0, 0, "prefix of the names of the parameters' random streams", NULL},
+    {0}};
+
+static int64_t size_or(const al_opts *o, const char *key, int64_t otherwise) {
+  return al_opts_given(o, key) ? al_opt_int(o, key) : otherwise;
+}
+
+/* core.attn.new(name, options, {heads=, head_dim=, ...}) */
+static int attn_new_instance(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TTABLE);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  const lal_where w = {.fname = "new", .opts_arg = 3};
+  al_ctx *c = lal_ctx(L);
+  lal_box *b = lal_box_new(L, ATTENTION);
+  item *x = calloc(1, sizeof *x);
+  if (!x) return luaL_error(L, "new: out of memory");
+  b->p = x;
+  al_opts *z = lal_opts_from(L, 3, c, new_args, w.fname);
+  if (!z) return lal_raise_in(L, &w);
+  lal_opts_need(L, &w, z, "heads head_dim");
+  attn_sizes s = {.heads = al_opt_int(z, "heads"), .head_dim = al_opt_int(z, "head_dim"), .width = al_opt_int(z, "width")};
+  s.kv_heads = size_or(z, "kv_heads", s.heads);
+  s.value_dim = size_or(z, "value_dim", s.head_dim);
+  const uint64_t seed = al_opts_given(z, "seed") ? (uint64_t)al_opt_int(z, "seed") : al_draw_key(c);
+  al_dtype dtype = AL_F32;
+  al_dtype_parse(c, al_opt_word(z, "dtype"), &dtype);
+
+  const int64_t before = al_memory(c).live;
+  const attn_family *f = NULL;
+  for (int attempt = 0; attempt < 2; attempt++) {
+    al_opts *o = NULL;
+    if (attn_find(c, name, &f, &x->preset, &o) == AL_OK) {
+      if (lua_istable(L, 2)) lal_opts_set(L, 2, c, o, f->name, NULL);
+      if (al_error(c) == AL_OK) x->a = attn_new(c, f, o, &s, dtype, seed, al_opt_word(z, "tag"));
+    }
+    al_opts_release(o);
+    if (al_error(c) != AL_ENOMEM || attempt == 1) break;
+    lal_reclaim(L);
+  }
+  al_opts_release(z);
+  if (!x->a) {
+    const lal_where options = {.fname = f ? f->name : name, .opts_arg = 2};
+    return lal_raise_in(L, &options);
+  }
+  lal_account(L, before);
+  return 1;
+}
+
+static const al_row forward_rows[] = {{"q", 0, "(B,T,H,D)"},
+                                      {"k", 0, "(B,S,Hkv,D)"},
+                                      {"v", 0, "(B,S,Hkv,E)"},
+                                      {"x", AL_IN_OPTIONAL, "(B,T,width)"},
+                                      {"lengths", AL_IN_OPTIONAL, "(B) i32 or a table"},
+                                      {0}};
+static const al_arg forward_args[] = {
+    {"causal", AL_T_BOOL, "false", NULL, 0, 0, "a query sees no later key", NULL},
+    {"offset", AL_T_INT, "0", NULL, 0, 0, "query row i stands at key position i + offset", NULL},
+    {"training", AL_T_BOOL, "false", NULL, 0, 0, "dropout is active", NULL},
+    {0}};
+
+/* The tensor in field `name` of the table at 2, or NULL when it is optional and absent. A table of
+ * numbers becomes an i32 tensor; what is pushed stays on the stack. */
+static al_tensor *field(lua_State *L, const al_row *r) {
+  lua_pushstring(L, r->name);
+  const int type = lua_rawget(L, 2);
+  if (type == LUA_TNIL) {
+    if (!(r->flags & AL_IN_OPTIONAL)) lal_argerror(L, 2, "forward", "%s: tensor %s expected, got nil", r->name, r->doc);
+    return NULL;
+  }
+  if (type == LUA_TTABLE && r == &forward_rows[4]) return lal_tensor_from(L, -1, AL_I32, "forward: lengths");
+  al_tensor *t = lal_tensor_test(L, -1);
+  if (!t) lal_argerror(L, 2, "forward", "%s: tensor %s expected, got %s", r->name, r->doc, luaL_typename(L, -1));
+  return t;
+}
+
+static int attention_forward(lua_State *L) {
+  item *x = check(L);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_settop(L, 2);
+  attn_in in = {.size = sizeof in};
+  in.q = field(L, &forward_rows[0]);
+  in.k = field(L, &forward_rows[1]);
+  in.v = field(L, &forward_rows[2]);
+  in.x = field(L, &forward_rows[3]);
+  in.lengths = field(L, &forward_rows[4]);
+  al_ctx *c = lal_ctx(L);
+  lal_box *b = lal_box_new(L, LAL_TENSOR);
+  al_opts *o = al_opts_new(c, forward_args, "forward");
+  if (o && lal_opts_set(L, 2, c, o, "forward", forward_rows) == AL_OK) {
+    in.causal = al_opt_bool(o, "causal");
+    in.offset = al_opt_int(o, "offset");
+    in.training = al_opt_bool(o, "training");
+  }
+  al_opts_release(o);
+  if (al_error(c) != AL_OK) {
+    const lal_where w = {.fname = "forward", .opts_arg = 2};
+    return lal_raise_in(L, &w);
+  }
+  const int64_t before = al_memory(c).live;
+  LAL_RETRY(L, c, b->p = attn_forward(c, x->a, &in));
+  if (!b->p) return lal_raise(L);
+  lal_account(L, before);
+  return 1;
+}
+
+static int attention_parameters(lua_State *L) {
+  item *x = check(L);
+  const char *name;
+  al_tensor *t;
+  lua_newtable(L);
+  for (int i = 0; (t = attn_param_at(x->a, i, &name)); i++) lal_tensor_set(L, name, t);
+  return 1;
+}
+
+static int attention_set_parameter(lua_State *L) {
+  item *x = check(L);
+  const char *want = luaL_checkstring(L, 2), *names[ATTN_MAX_PARAMS];
+  al_tensor *t = lal_tensor_check(L, 3);
+  int n = 0;
+  for (; n < ATTN_MAX_PARAMS && attn_param_at(x->a, n, &names[n]); n++)
+    if (strcmp(names[n], want) == 0) {
+      if (attn_param_set(lal_ctx(L), x->a, n, t) != AL_OK) return lal_raise(L);
+      lua_settop(L, 1);
+      return 1;
+    }
+  const char *near = al_nearest(want, names, n);
+  return near ? lal_argerror(L, 2, "set_parameter", "no parameter '%s' (did you mean '%s'?)", want, near)
+              : lal_argerror(L, 2, "set_parameter", "no parameter '%s'", want);
+}
+
+static int attention_claims(lua_State *L) {
+  static const struct {
+    unsigned bit;
+    const char *name;
+  } claims[] = {{ATTN_CAUSAL, "causal"},
+                {ATTN_ROWSUM1, "rowsum1"},
+                {ATTN_POSITIVE_WEIGHTS, "positive_weights"},
+                {ATTN_SHIFT_INVARIANT, "shift_invariant"},
+                {ATTN_SCALE_FREE, "scale_free"}};
+  const unsigned held = attn_claims(check(L)->a);
+  lua_newtable(L);
+  for (size_t i = 0; i < sizeof claims / sizeof *claims; i++)
+    if (held & claims[i].bit) {
+      lua_pushboolean(L, true);
+      lua_setfield(L, -2, claims[i].name);
+    }
+  return 1;
+}
+
+static int attention_state_bytes(lua_State *L) {
+  item *x = check(L);
+  const lua_Integer t = luaL_optinteger(L, 2, 0);
+  luaL_argcheck(L, t >= 0, 2, "a position of at least 0 expected");
+  lua_pushinteger(L, attn_state_bytes(x->a, t));
+  return 1;
+}
+
+/* a:text(all): canonical option text; all = with the defaults. */
+static int attention_text(lua_State *L) {
+  char text[4096];
+  al_opts_text(attn_opts(check(L)->a), lua_toboolean(L, 2), text, sizeof text);
+  lua_pushstring(L, text);
+  return 1;
+}
+
+static int attention_family(lua_State *L) {
+  lua_pushstring(L, attn_family_of(check(L)->a)->name);
+  return 1;
+}
+
+static int attention_layer(lua_State *L) {
+  const attn_preset *p = check(L)->preset;
+  lua_pushstring(L, p && p->layer ? p->layer : "");
+  return 1;
+}
+
+static const luaL_Reg methods[] = {{"forward", attention_forward},
+                                   {"parameters", attention_parameters},
+                                   {"set_parameter", attention_set_parameter},
+                                   {"claims", attention_claims},
+                                   {"state_bytes", attention_state_bytes},
+                                   {"text", attention_text},
+                                   {"family", attention_family},
+                                   {"layer", attention_layer},
+                                   {NULL, NULL}};
+static const luaL_Reg functions[] = {{"list", attn_list},       {"families", attn_families}, {"describe", attn_describe_name},
+                                     {"options", attn_options}, {"new", attn_new_instance},  {NULL, NULL}};
+
+void lal_open_attn(lua_State *L) {
+  luaL_newlib(L, functions);
+  lua_setfield(L, -2, "attn");
+  lal_class(L, ATTENTION, methods, NULL, attention_gc);
+}

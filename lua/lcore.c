@@ -1,0 +1,349 @@
+/* lcore.c: the module attnlab.core: one context per Lua state, errors, boxes, the collector's view of
+ * tensor memory, and the functions that belong to no other file. */
+#include "lua_attnlab.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the state -------------------------------------------------------------------------------- */
+
+static const char state_key = 0; /* its address is the key in the registry */
+#define STATE_TYPE "attnlab.state"
+#define GUARD_TYPE "attnlab.guard"
+
+static void state_free(lal_state *s) {
+  al_ctx_free(s->c);
+  free(s);
+}
+
+static int state_gc(lua_State *L) {
+  lal_state **p = luaL_checkudata(L, 1, STATE_TYPE);
+  lal_state *s = *p;
+  *p = NULL;
+  if (!s) return 0;
+  s->closing = true;
+  if (s->n_boxes == 0) state_free(s);
+  return 0;
+}
+
+lal_state *lal_get(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
+  lal_state **p = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  if (!p || !*p) luaL_error(L, "attnlab: the Lua state is closing");
+  return *p;
+}
+
+al_ctx *lal_ctx(lua_State *L) { return lal_get(L)->c; }
+
+static void state_open(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key) == LUA_TUSERDATA) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pop(L, 1);
+  lal_state **p = lua_newuserdatauv(L, sizeof *p, 0);
+  *p = NULL;
+  luaL_newmetatable(L, STATE_TYPE);
+  lua_pushcfunction(L, state_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2); /* before any box: finalisers run newest first */
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
+  lal_state *s = calloc(1, sizeof *s);
+  al_ctx *c = s ? al_ctx_new() : NULL;
+  if (!c) {
+    free(s);
+    luaL_error(L, "attnlab: out of memory (context)");
+    return;
+  }
+  s->c = c;
+  al_axes_from(c, 1);
+  *p = s;
+}
+
+/* ---- errors ----------------------------------------------------------------------------------- */
+
+static const char *base_name(const char *path) {
+  const char *slash = path ? strrchr(path, '/') : NULL;
+  return slash ? slash + 1 : path ? path : "?";
+}
+
+int lal_raise(lua_State *L) {
+  al_ctx *c = lal_ctx(L);
+  const char *file;
+  int line;
+  char text[1024];
+  snprintf(text, sizeof text, "%s", al_error_message(c, &file, &line));
+  al_error_clear(c);
+  return luaL_error(L, "%s [%s:%d]", text, base_name(file), line);
+}
+
+int lal_argerror(lua_State *L, int arg, const char *fname, const char *fmt, ...) {
+  char text[1024];
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(text, sizeof text, fmt, ap);
+  va_end(ap);
+  lua_Debug ar;
+  if (lua_getstack(L, 0, &ar)) {
+    lua_getinfo(L, "n", &ar);
+    if (strcmp(ar.namewhat, "method") == 0 && --arg == 0)
+      return luaL_error(L, "calling '%s' on bad self (%s)", fname, text);
+  }
+  return luaL_error(L, "bad argument #%d to '%s' (%s)", arg, fname, text);
+}
+
+/* A message of the core reads "fname: rest" with rest one of "option 'x': ...", "unknown option ...",
+ * "<input>: ...". */
+int lal_raise_in(lua_State *L, const lal_where *w) {
+  al_ctx *c = lal_ctx(L);
+  char text[1024];
+  snprintf(text, sizeof text, "%s", al_error_message(c, NULL, NULL));
+  const size_t n = strlen(w->fname);
+  if (strncmp(text, w->fname, n) != 0 || strncmp(text + n, ": ", 2) != 0) return lal_raise(L);
+  const char *rest = text + n + 2;
+  int arg = 0;
+  if (strncmp(rest, "option '", 8) == 0 || strncmp(rest, "unknown option '", 16) == 0) arg = w->opts_arg;
+  for (int i = 0; w->inputs && w->inputs[i].name; i++) {
+    const size_t k = strlen(w->inputs[i].name);
+    if (strncmp(rest, w->inputs[i].name, k) == 0 && rest[k] == ':') arg = w->pos[i];
+  }
+  if (arg == 0) return lal_raise(L);
+  al_error_clear(c);
+  return lal_argerror(L, arg, w->fname, "%s", rest);
+}
+
+/* ---- memory and the collector ----------------------------------------------------------------- */
+
+bool lal_reclaim(lua_State *L) {
+  lal_state *s = lal_get(L);
+  al_error_clear(s->c);
+  lua_gc(L, LUA_GCCOLLECT);
+  al_memory_trim(s->c);
+  s->base = al_memory(s->c).live;
+  s->pending = 0;
+  return true;
+}
+
+/* A box is 56 bytes to Lua whatever it holds. The collector is stepped so that one cycle over the Lua
+ * heap is paid for by `period` bytes of new tensors: half of what was live after the last cycle, at
+ * least 32 MiB. So dead tensors stay within a fraction of the live ones, and a small heap is not
+ * walked for every activation. */
+void lal_account(lua_State *L, int64_t before) {
+  lal_state *s = lal_get(L);
+  const int64_t live = al_memory(s->c).live;
+  if (live < s->base) s->base = live;
+  if (live > before) s->pending += live - before;
+  const int64_t least = 32 << 20, period = s->base / 2 > least ? s->base / 2 : least;
+  if (s->pending < period / 32) return;
+  const double share = (double)s->pending / (double)period;
+  const int kb = (int)(lua_gc(L, LUA_GCCOUNT) * (share < 4 ? share : 4)) + 1;
+  s->pending = 0;
+  if (lua_gc(L, LUA_GCSTEP, kb) == 1) s->base = al_memory(s->c).live;
+}
+
+/* ---- boxes ------------------------------------------------------------------------------------ */
+
+lal_box *lal_box_new(lua_State *L, const char *type) {
+  lal_state *s = lal_get(L);
+  lal_box *b = lua_newuserdatauv(L, sizeof *b, 0);
+  *b = (lal_box){0};
+  luaL_setmetatable(L, type);
+  b->s = s;
+  s->n_boxes++;
+  return b;
+}
+
+void lal_box_done(lal_box *b) {
+  lal_state *s = b->s;
+  *b = (lal_box){0};
+  if (s && --s->n_boxes == 0 && s->closing) state_free(s);
+}
+
+void *lal_check(lua_State *L, int arg, const char *type) {
+  const char *what = strchr(type, '.') + 1;
+  lal_box *b = luaL_testudata(L, arg, type);
+  if (!b) luaL_typeerror(L, arg, what);
+  else if (!b->p) luaL_argerror(L, arg, lua_pushfstring(L, "the %s was freed", what));
+  return b ? b->p : NULL;
+}
+
+void lal_class(lua_State *L, const char *type, const luaL_Reg *methods, const luaL_Reg *meta, lua_CFunction gc) {
+  if (!luaL_newmetatable(L, type)) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_newtable(L);
+  luaL_setfuncs(L, methods, 0);
+  lua_setfield(L, -2, "__index");
+  lua_pushcfunction(L, gc);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, "__gc");
+  lua_setfield(L, -2, "__close");
+  if (meta) luaL_setfuncs(L, meta, 0);
+  lua_pop(L, 1);
+}
+
+void lal_guard_free(lal_guard *g) {
+  void *p = g->p;
+  g->p = NULL;
+  if (p) g->free_fn(p);
+}
+
+static int guard_gc(lua_State *L) {
+  lal_guard_free(luaL_checkudata(L, 1, GUARD_TYPE));
+  return 0;
+}
+
+lal_guard *lal_guard_new(lua_State *L, void (*free_fn)(void *)) {
+  lal_guard *g = lua_newuserdatauv(L, sizeof *g, 0);
+  *g = (lal_guard){.free_fn = free_fn};
+  if (luaL_newmetatable(L, GUARD_TYPE)) {
+    lua_pushcfunction(L, guard_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setmetatable(L, -2);
+  return g;
+}
+
+/* ---- functions -------------------------------------------------------------------------------- */
+
+static int core_info(lua_State *L) {
+  char text[400];
+  const int n = al_threads();
+  snprintf(text, sizeof text, "attnlab %s, %d thread%s, %s", AL_VERSION, n, n == 1 ? "" : "s", al_build_info());
+  lua_pushstring(L, text);
+  return 1;
+}
+
+static int core_devices(lua_State *L) {
+  lua_createtable(L, 1, 0);
+  lua_pushliteral(L, "cpu");
+  lua_rawseti(L, -2, 1);
+  return 1;
+}
+
+static int core_memory(lua_State *L) {
+  const al_mem m = al_memory(lal_ctx(L));
+  lua_createtable(L, 0, 4);
+  lua_pushinteger(L, m.live);
+  lua_setfield(L, -2, "live");
+  lua_pushinteger(L, m.peak);
+  lua_setfield(L, -2, "peak");
+  lua_pushinteger(L, m.cached);
+  lua_setfield(L, -2, "cached");
+  lua_pushinteger(L, m.n_alloc);
+  lua_setfield(L, -2, "n_alloc");
+  return 1;
+}
+
+static int core_reset_peak(lua_State *L) {
+  al_memory_reset_peak(lal_ctx(L));
+  return 0;
+}
+
+/* core.fail_allocation(n): the n-th allocation from now fails once; 0 = off. For tests. */
+static int core_fail_allocation(lua_State *L) {
+  const lua_Integer n = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, n >= 0, 1, "0 or a count expected");
+  al_memory_fail_at(lal_ctx(L), n);
+  return 0;
+}
+
+static int core_threads(lua_State *L) {
+  if (!lua_isnoneornil(L, 1)) {
+    const lua_Integer n = luaL_checkinteger(L, 1);
+    luaL_argcheck(L, n >= 1 && n <= 4096, 1, "a number of threads in 1..4096 expected");
+    al_set_threads((int)n);
+  }
+  lua_pushinteger(L, al_threads());
+  return 1;
+}
+
+static bool check_bool(lua_State *L, int arg) {
+  luaL_checktype(L, arg, LUA_TBOOLEAN);
+  return lua_toboolean(L, arg);
+}
+
+static int core_poison(lua_State *L) {
+  al_memory_poison(lal_ctx(L), check_bool(L, 1));
+  return 0;
+}
+
+static int core_seed(lua_State *L) {
+  al_seed(lal_ctx(L), (uint64_t)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+static int core_seed_state(lua_State *L) {
+  uint64_t s[2];
+  al_seed_state(lal_ctx(L), s);
+  lua_createtable(L, 2, 0);
+  for (int i = 0; i < 2; i++) {
+    lua_pushinteger(L, (lua_Integer)s[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+static int core_seed_restore(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  uint64_t s[2];
+  for (int i = 0; i < 2; i++) {
+    int ok;
+    lua_rawgeti(L, 1, i + 1);
+    s[i] = (uint64_t)lua_tointegerx(L, -1, &ok);
+    if (!ok) return luaL_argerror(L, 1, "two integers expected, as from seed_state()");
+    lua_pop(L, 1);
+  }
+  al_seed_restore(lal_ctx(L), s);
+  return 0;
+}
+
+static int core_grad_mode(lua_State *L) {
+  lua_pushboolean(L, al_grad_mode(lal_ctx(L), check_bool(L, 1)));
+  return 1;
+}
+
+static int core_no_grad(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  al_ctx *c = lal_ctx(L);
+  const bool old = al_grad_mode(c, false);
+  const int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  al_grad_mode(c, old);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
+static const luaL_Reg functions[] = {{"info", core_info},
+                                     {"devices", core_devices},
+                                     {"memory", core_memory},
+                                     {"reset_peak", core_reset_peak},
+                                     {"fail_allocation", core_fail_allocation},
+                                     {"threads", core_threads},
+                                     {"poison", core_poison},
+                                     {"seed", core_seed},
+                                     {"seed_state", core_seed_state},
+                                     {"seed_restore", core_seed_restore},
+                                     {"grad_mode", core_grad_mode},
+                                     {"no_grad", core_no_grad},
+                                     {"ops", lal_ops_list},
+                                     {NULL, NULL}};
+
+int luaopen_attnlab_core(lua_State *L) {
+  luaL_checkversion(L);
+  state_open(L);
+  luaL_newlib(L, functions);
+  lua_pushliteral(L, AL_VERSION);
+  lua_setfield(L, -2, "version");
+  lal_open_tensor(L);
+  lal_ops_open(L);
+  lua_setfield(L, -2, "op");
+  lal_open_attn(L);
+  lal_open_optim(L);
+  lal_open_data(L);
+  lal_open_json(L);
+  lal_open_sys(L);
+  lal_open_proc(L);
+  return 1;
+}

@@ -1,0 +1,324 @@
+/* lsys.c: core.sys: clocks, the machine, the terminal, files, locks. Failures are Lua errors that name the
+ * path and the reason. Processes and signals are in lproc.c. */
+#define _GNU_SOURCE
+#include "lua_attnlab.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sha2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FILE_TYPE "attnlab.file"
+#define LOCK_TYPE "attnlab.lock"
+
+static int fail(lua_State *L, const char *what, const char *path) {
+  const int err = errno;
+  return luaL_error(L, "%s: %s: %s", what, path, strerror(err));
+}
+
+/* A path argument: text without zero bytes, not empty. */
+static const char *check_path(lua_State *L, int arg) {
+  size_t n;
+  const char *s = luaL_checklstring(L, arg, &n);
+  luaL_argcheck(L, n > 0 && strlen(s) == n, arg, "a path expected");
+  return s;
+}
+
+/* ---- clocks and the machine ------------------------------------------------------------------- */
+
+static int push_clock(lua_State *L, clockid_t id) {
+  struct timespec t;
+  clock_gettime(id, &t);
+  lua_pushnumber(L, (double)t.tv_sec + 1e-9 * (double)t.tv_nsec);
+  return 1;
+}
+static int sys_time(lua_State *L) { return push_clock(L, CLOCK_REALTIME); }
+static int sys_clock(lua_State *L) { return push_clock(L, CLOCK_MONOTONIC); }
+
+/* Cores this process may run on, not those of the machine. */
+static int sys_cores(lua_State *L) {
+  cpu_set_t set;
+  const long n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+  lua_pushinteger(L, n > 0 ? n : 1);
+  return 1;
+}
+
+static int sys_host(lua_State *L) {
+  char name[256] = "";
+  if (gethostname(name, sizeof name - 1) != 0) return fail(L, "host", "gethostname");
+  lua_pushstring(L, name);
+  return 1;
+}
+
+static int sys_rss(lua_State *L) {
+  struct rusage u;
+  getrusage(RUSAGE_SELF, &u);
+  lua_pushinteger(L, (lua_Integer)u.ru_maxrss * 1024);
+  return 1;
+}
+
+static int sys_setenv(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1), *value = luaL_optstring(L, 2, NULL);
+  if ((value ? setenv(name, value, 1) : unsetenv(name)) != 0) return fail(L, "setenv", name);
+  return 0;
+}
+
+static int sys_isatty(lua_State *L) {
+  lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1)));
+  return 1;
+}
+
+static int sys_width(lua_State *L) {
+  struct winsize w = {0};
+  const char *columns = getenv("COLUMNS");
+  int n = 0;
+  if ((ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0) || (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0))
+    n = w.ws_col;
+  else if (columns) n = atoi(columns);
+  lua_pushinteger(L, n > 0 ? n : 80);
+  return 1;
+}
+
+static int sys_sha256(lua_State *L) {
+  size_t n;
+  const char *s = luaL_checklstring(L, 1, &n);
+  char hex[SHA256_DIGEST_STRING_LENGTH];
+  SHA256Data((const uint8_t *)s, n, hex);
+  lua_pushstring(L, hex);
+  return 1;
+}
+
+/* ---- files and folders ------------------------------------------------------------------------ */
+
+static int sys_exists(lua_State *L) {
+  struct stat st;
+  if (stat(check_path(L, 1), &st) != 0) lua_pushnil(L);
+  else lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" : "other");
+  return 1;
+}
+
+static int sys_read(lua_State *L) {
+  const char *path = check_path(L, 1);
+  lal_guard *g = lal_guard_new(L, free);
+  char *data = NULL;
+  size_t n = 0;
+  if (al_file_read(lal_ctx(L), path, (size_t)1 << 40, &data, &n) != AL_OK) return lal_raise(L);
+  g->p = data;
+  lua_pushlstring(L, data, n);
+  lal_guard_free(g);
+  return 1;
+}
+
+static int sys_write(lua_State *L) {
+  const char *path = check_path(L, 1);
+  size_t n;
+  const char *text = luaL_checklstring(L, 2, &n);
+  if (al_file_write(lal_ctx(L), path, text, n) != AL_OK) return lal_raise(L);
+  return 0;
+}
+
+static int sys_mkdir(lua_State *L) {
+  const char *path = check_path(L, 1);
+  char *part = lua_newuserdatauv(L, strlen(path) + 1, 0);
+  strcpy(part, path);
+  for (char *p = part + 1;; p++) {
+    if (*p != '/' && *p != 0) continue;
+    const char end = *p;
+    *p = 0;
+    struct stat st;
+    if (mkdir(part, 0777) != 0 && !(errno == EEXIST && stat(part, &st) == 0 && (S_ISDIR(st.st_mode) || (errno = ENOTDIR, false))))
+      return fail(L, "mkdir", part);
+    *p = end;
+    if (end == 0) return 0;
+  }
+}
+
+static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+typedef struct names {
+  char **at;
+  size_t n, cap;
+} names;
+
+static void free_names(void *p) {
+  names *l = p;
+  for (size_t i = 0; i < l->n; i++) free(l->at[i]);
+  free(l->at);
+  free(l);
+}
+
+/* Collects the entries of path into a sorted list; errno on failure. */
+static int read_names(const char *path, names *l) {
+  DIR *d = opendir(path);
+  if (!d) return errno;
+  int err = 0;
+  for (struct dirent *e; !err && (errno = 0, e = readdir(d));) {
+    if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+    if (l->n == l->cap) {
+      const size_t cap = l->cap ? 2 * l->cap : 64;
+      char **more = realloc(l->at, cap * sizeof *more);
+      if (!more) {
+        err = ENOMEM;
+        break;
+      }
+      l->at = more;
+      l->cap = cap;
+    }
+    if ((l->at[l->n] = strdup(e->d_name))) l->n++;
+    else err = ENOMEM;
+  }
+  if (!err) err = errno;
+  closedir(d);
+  if (l->n) qsort(l->at, l->n, sizeof *l->at, by_text);
+  return err;
+}
+
+static int sys_list(lua_State *L) {
+  const char *path = check_path(L, 1);
+  lal_guard *g = lal_guard_new(L, free_names);
+  names *l = g->p = calloc(1, sizeof *l);
+  errno = l ? read_names(path, l) : ENOMEM;
+  if (errno) return fail(L, "list", path);
+  lua_createtable(L, (int)l->n, 0);
+  for (size_t i = 0; i < l->n; i++) {
+    lua_pushstring(L, l->at[i]);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  lal_guard_free(g);
+  return 1;
+}
+
+static int sys_remove(lua_State *L) {
+  const char *path = check_path(L, 1);
+  return remove(path) == 0 ? 0 : fail(L, "remove", path);
+}
+
+static int sys_rename(lua_State *L) {
+  const char *from = check_path(L, 1), *to = check_path(L, 2);
+  if (rename(from, to) == 0) return 0;
+  return luaL_error(L, "rename: %s to %s: %s", from, to, strerror(errno));
+}
+
+static int sys_truncate(lua_State *L) {
+  const char *path = check_path(L, 1);
+  const lua_Integer n = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, n >= 0, 2, "a size of at least 0 expected");
+  return truncate(path, n) == 0 ? 0 : fail(L, "truncate", path);
+}
+
+static int sys_size(lua_State *L) {
+  const char *path = check_path(L, 1);
+  struct stat st;
+  if (stat(path, &st) != 0) return fail(L, "size", path);
+  lua_pushinteger(L, st.st_size);
+  return 1;
+}
+
+/* ---- append-only files and locks -------------------------------------------------------------- */
+
+typedef struct handle {
+  int fd; /* -1: closed */
+  char path[512];
+} handle;
+
+static handle *check_handle(lua_State *L, const char *type) {
+  handle *h = luaL_checkudata(L, 1, type);
+  if (h->fd < 0) luaL_error(L, "%s: closed", h->path);
+  return h;
+}
+
+static handle *new_handle(lua_State *L, const char *type, const char *path) {
+  handle *h = lua_newuserdatauv(L, sizeof *h, 0);
+  h->fd = -1;
+  snprintf(h->path, sizeof h->path, "%s", path);
+  luaL_setmetatable(L, type);
+  return h;
+}
+
+static int close_handle(lua_State *L, const char *type) {
+  handle *h = luaL_checkudata(L, 1, type);
+  if (h->fd >= 0) close(h->fd); /* of a lock: gives it back */
+  h->fd = -1;
+  return 0;
+}
+static int file_close(lua_State *L) { return close_handle(L, FILE_TYPE); }
+static int lock_close(lua_State *L) { return close_handle(L, LOCK_TYPE); }
+
+static int sys_append(lua_State *L) {
+  const char *path = check_path(L, 1);
+  handle *h = new_handle(L, FILE_TYPE, path);
+  h->fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+  return h->fd >= 0 ? 1 : fail(L, "append", path);
+}
+
+/* One write call: a record is complete or, after an error, the caller truncates to tell(). */
+static int file_write(lua_State *L) {
+  const handle *h = check_handle(L, FILE_TYPE);
+  size_t n;
+  const char *s = luaL_checklstring(L, 2, &n);
+  ssize_t k;
+  do k = write(h->fd, s, n);
+  while (k < 0 && errno == EINTR);
+  if (k < 0) return fail(L, "write", h->path);
+  if ((size_t)k != n) return luaL_error(L, "write: %s: only %d of %d bytes were written", h->path, (int)k, (int)n);
+  return 0;
+}
+
+static int file_sync(lua_State *L) {
+  const handle *h = check_handle(L, FILE_TYPE);
+  return fdatasync(h->fd) == 0 ? 0 : fail(L, "sync", h->path);
+}
+
+static int file_tell(lua_State *L) {
+  const handle *h = check_handle(L, FILE_TYPE);
+  const off_t at = lseek(h->fd, 0, SEEK_END);
+  if (at < 0) return fail(L, "tell", h->path);
+  lua_pushinteger(L, at);
+  return 1;
+}
+
+/* core.sys.lock(path) -> handle, or nil when another process has it. The kernel drops it with the process. */
+static int sys_lock(lua_State *L) {
+  const char *path = check_path(L, 1);
+  handle *h = new_handle(L, LOCK_TYPE, path);
+  h->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (h->fd < 0) return fail(L, "lock", path);
+  if (flock(h->fd, LOCK_EX | LOCK_NB) == 0) return 1;
+  if (errno != EWOULDBLOCK) return fail(L, "lock", path);
+  lua_pushnil(L);
+  return 1;
+}
+
+static int handle_tostring(lua_State *L) {
+  const handle *h = lua_touserdata(L, 1);
+  lua_pushfstring(L, "%s%s", h ? h->path : "?", h && h->fd < 0 ? " (closed)" : "");
+  return 1;
+}
+
+static const luaL_Reg file_methods[] = {
+    {"write", file_write}, {"sync", file_sync}, {"tell", file_tell}, {"close", file_close}, {NULL, NULL}};
+static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
+static const luaL_Reg handle_meta[] = {{"__tostring", handle_tostring}, {NULL, NULL}};
+
+static const luaL_Reg functions[] = {
+    {"time", sys_time},       {"clock", sys_clock},   {"cores", sys_cores},       {"host", sys_host}, {"rss", sys_rss},
+    {"setenv", sys_setenv},   {"isatty", sys_isatty}, {"width", sys_width},       {"sha256", sys_sha256},
+    {"exists", sys_exists},   {"read", sys_read},     {"write", sys_write},       {"mkdir", sys_mkdir}, {"list", sys_list},
+    {"remove", sys_remove},   {"rename", sys_rename}, {"truncate", sys_truncate}, {"size", sys_size},
+    {"append", sys_append},   {"lock", sys_lock},     {NULL, NULL}};
+
+void lal_open_sys(lua_State *L) {
+  luaL_newlib(L, functions);
+  lua_setfield(L, -2, "sys");
+  lal_class(L, FILE_TYPE, file_methods, handle_meta, file_close);
+  lal_class(L, LOCK_TYPE, lock_methods, handle_meta, lock_close);
+}
