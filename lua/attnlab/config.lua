@@ -71,10 +71,12 @@ function M.key(key)
     if rows.find(M.rows[group], rest) then return key end
     fail("%s", names.unknown("key", key, M.keys()))
   end
+  local bare = M.keys()
   for _, g in ipairs { "model", "train" } do
     if rows.find(M.rows[g], key) then return g .. "." .. key end
+    table.move(rows.names(M.rows[g]), 1, #M.rows[g], #bare + 1, bare)
   end
-  fail("%s", names.unknown("key", key, M.keys()))
+  fail("%s", names.unknown("key", key, bare))
 end
 
 -- Every key of model, train and the layer, dotted.

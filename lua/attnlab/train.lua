@@ -155,47 +155,48 @@ function Trainer:restore(tensors, metadata)
 end
 
 -- Runs to the last step. Hooks, each optional:
---   record(rec)          what was measured, by name, with its step; no times, so that it is bit-equal
+--   record(rec)          what was measured, by name, with its step; keys that start with "time/" are
+--                        times, all others are bit-equal in a run that is repeated or resumed
 --   checkpoint(trainer)  every checkpoint_interval, at the end, and when interrupted
 --   interrupted()        asked after each step
---   progress(info)       after each step, with rate, memory and eta: see progress.step_text
+--   progress(info)       after each step, with rate, memory and eta: see progress.line
 -- Returns { status = "finished" | "diverged" | "interrupted", step =, reason = }.
 function M.loop(trainer, hooks)
   local t, per_step = trainer.options, trainer.options.batch_size * trainer.model.config.context
   local record, show = hooks.record or function() end, hooks.progress or function() end
-  local rate, valid
+  local busy, since, rate, valid = 0, trainer.step_count, nil, nil
   local function every(k, interval)
     return k == t.steps or (interval > 0 and k % interval == 0)
-  end
-  if trainer.step_count == 0 then
-    record { step = 0, tokens = 0, ["model/parameters"] = trainer.model:n_parameters(),
-             ["model/state_bytes"] = trainer.model:state_bytes(trainer.model.config.context) }
   end
   while trainer.step_count < t.steps do
     local began = core.sys.clock()
     local s = trainer:step()
-    local k, now = s.step, per_step / (core.sys.clock() - began)
-    rate = rate and 0.9 * rate + 0.1 * now or now
+    local seconds = core.sys.clock() - began
+    local k = s.step
+    busy = busy + seconds
+    rate = rate and 0.9 * rate + 0.1 * per_step / seconds or per_step / seconds
     local reason = trainer:diverged(s)
     if reason then
       local function finite(v) return math.abs(v) < math.huge and v or nil end
       record { step = k, tokens = trainer:tokens(), ["train/loss"] = finite(s.loss), lr = s.lr,
-               grad_norm = finite(s.norm) }
+               grad_norm = finite(s.norm), ["time/unix"] = core.sys.time() }
       return { status = "diverged", step = k, reason = reason }
     end
     if k == 1 or every(k, t.log_interval) then
+      local steps = k - since
       record { step = k, tokens = trainer:tokens(), ["train/loss"] = trainer.sum / trainer.n, lr = s.lr,
-               grad_norm = s.norm }
-      trainer.sum, trainer.n = 0, 0
+               grad_norm = s.norm, ["time/unix"] = core.sys.time(), ["time/step_ms"] = 1e3 * busy / steps,
+               ["time/tokens_per_s"] = steps * per_step / busy }
+      trainer.sum, trainer.n, busy, since = 0, 0, 0, k
     end
     if every(k, t.eval_interval) then
       local rec = trainer:evaluate()
       valid = rec["valid/loss"]
-      rec.step, rec.tokens = k, trainer:tokens()
+      rec.step, rec.tokens, rec["time/unix"] = k, trainer:tokens(), core.sys.time()
       record(rec)
     end
     show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr, norm = s.norm,
-           tokens_per_second = rate, memory = core.memory().peak, eta = (t.steps - k) * per_step / rate }
+           tokens_per_s = rate, memory = core.memory().peak, eta = (t.steps - k) * per_step / rate }
     local stop = hooks.interrupted and hooks.interrupted()
     if hooks.checkpoint and (stop or every(k, t.checkpoint_interval)) then hooks.checkpoint(trainer) end
     if stop and k < t.steps then return { status = "interrupted", step = k, reason = "interrupted" } end
@@ -214,11 +215,11 @@ function Result:run()
   core.sys.catch_interrupts(true)
   local ok, out = pcall(M.loop, self.trainer, {
     record = function(rec) self.records[#self.records + 1] = rec end,
-    progress = bar and function(info) bar:step(info) end,
+    progress = bar and function(info) bar:update(info) end,
     interrupted = function() return core.sys.interrupted() > before end,
   })
   core.sys.catch_interrupts(false)
-  if bar then bar:leave() end
+  if bar then bar:close() end
   if not ok then error(out, 0) end
   self.status, self.step, self.reason = out.status, out.step, out.reason
   return self
