@@ -1,0 +1,55 @@
+/* cross_entropy.c: by rows; the probabilities are made again in backward, not stored. */
+#include "../cross_entropy.h"
+#include "vmath.h"
+#include "lanes.h"
+
+enum { WORK = 4096, PARALLEL = 32768 };
+
+static real row_lse(int64_t n, const real *x) {
+  const real top = row_max(n, x), m = top == -R(INFINITY) ? 0 : top;
+  real total = 0;
+  for (int64_t at = 0; at < n; at += ROW_BLOCK) {
+    const int64_t count = n - at < ROW_BLOCK ? n - at : ROW_BLOCK;
+    const real *p = x + at;
+    real lane[LANES] = {0};
+    FOR_LANES(count, lane[l] += vexp(p[i] - m));
+    total += lanes_sum(lane);
+  }
+  return m + vlog(total);
+}
+
+void ALK_NAME(cross_entropy_fwd)(int64_t N, int64_t V, int64_t ignore, const void *vx, const int32_t *t,
+                                 void *vlse, void *vloss) {
+  const real *x = vx;
+  real *lse = vlse, *loss = vloss;
+#pragma omp parallel for schedule(static) if (N * V > PARALLEL)
+  for (int64_t r = 0; r < N; r++) {
+    const bool skip = t[r] == ignore;
+    lse[r] = skip ? 0 : row_lse(V, x + r * V);
+    loss[r] = skip ? 0 : lse[r] - x[r * V + t[r]];
+  }
+}
+
+void ALK_NAME(cross_entropy_total)(int64_t N, double scale, const void *loss, void *total) {
+  double s = 0;
+  for (int64_t r = 0; r < N; r++) s += (double)((const real *)loss)[r];
+  *(real *)total = (real)(scale * s);
+}
+
+void ALK_NAME(cross_entropy_bwd)(int64_t N, int64_t V, int64_t ignore, const void *vx, const int32_t *t,
+                                 const void *vlse, bool shared, double scale, const void *vg, void *vdx) {
+  const real *x = vx, *lse = vlse, *g = vg;
+  real *dx = vdx;
+#pragma omp parallel for schedule(static) if (N * V > PARALLEL)
+  for (int64_t r = 0; r < N; r++) {
+    const real *p = x + r * V;
+    real *d = dx + r * V;
+    if (t[r] == ignore) {
+      for (int64_t v = 0; v < V; v++) d[v] = 0;
+      continue;
+    }
+    const real f = R(scale) * g[shared ? 0 : r], l = lse[r];
+    for (int64_t v = 0; v < V; v++) d[v] = f * vexp(p[v] - l);
+    d[t[r]] -= f;
+  }
+}
