@@ -40,7 +40,7 @@ int lal_raise_in(lua_State *L, const lal_where *w);
 
 /* After AL_ENOMEM: collects all garbage, gives cached memory back, clears the error. True: try again. */
 bool lal_reclaim(lua_State *L);
-/* Evaluates call (an al_status or pointer made into one), once more when memory ran out. */
+/* Evaluates call, once more when memory ran out. */
 #define LAL_RETRY(L, c, call)                                                                      \
   for (int lal_try_ = 0; lal_try_ < 2; lal_try_++) {                                               \
     call;                                                                                          \
@@ -59,8 +59,7 @@ typedef struct lal_box {
 #define LAL_TENSOR "attnlab.tensor"
 lal_box *lal_box_new(lua_State *L, const char *type); /* pushes an empty box */
 void lal_box_done(lal_box *b);                        /* for __gc, after p is released */
-/* The object in the box at arg; raises "<what> expected" or "<what> was freed" (what = type without
- * its "attnlab."). */
+/* The object in the box at arg; raises "tensor expected" or "the tensor was freed". */
 void *lal_check(lua_State *L, int arg, const char *type);
 /* Metatable `type` with methods; __gc and __close call gc. Leaves nothing on the stack. */
 void lal_class(lua_State *L, const char *type, const luaL_Reg *methods, const luaL_Reg *meta, lua_CFunction gc);
@@ -86,7 +85,6 @@ void lal_push_args(lua_State *L, const al_arg *rows, const al_opts *o);
 void lal_opts_need(lua_State *L, const lal_where *w, al_opts *o, const char *names);
 
 /* ---- tensors (ltensor.c, lindex.c, lprint.c) -------------------------------------------------- */
-
 al_tensor *lal_tensor_test(lua_State *L, int idx); /* NULL when not a live tensor */
 al_tensor *lal_tensor_check(lua_State *L, int arg);
 /* A tensor from a number or (nested) array at idx, pushed; raises. dtype as given. */
