@@ -1,0 +1,27 @@
+/* attn_case.h: one attention with random inputs, for the suites that check variants. */
+#ifndef TEST_ATTN_CASE_H
+#define TEST_ATTN_CASE_H
+#include "../attention/attn.h"
+#include "oracle.h"
+
+typedef struct attn_case {
+  al_ctx *c;
+  attn *a;
+  al_dtype dtype;
+  int64_t B, T, S, H, Hkv, D, E, C;
+  al_tensor *q, *k, *v, *x, *lengths;
+  int64_t len[8];
+  bool causal;
+  int64_t offset;
+} attn_case;
+
+/* name: preset or family; options: applied on top; inputs are N(0, scale^2), parameters get noise added
+ * so that none sits at a special value. lens NULL = all keys present. T == S here. */
+attn_case attn_case_new(al_ctx *c, const char *name, const char *options, al_dtype dtype, int64_t B, int64_t T, int64_t Hkv,
+                        bool causal, const int64_t *lens, double scale);
+void attn_case_free(attn_case *k);
+al_tensor *attn_case_run(const attn_case *k); /* new reference; fails the test on an error */
+double *attn_case_values(const al_tensor *t); /* malloc'd doubles */
+oracle_in attn_case_oracle(attn_case *k);     /* shares the case's f64 data */
+double rms_ratio(const double *got, const double *want, int64_t n);
+#endif

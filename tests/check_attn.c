@@ -1,0 +1,476 @@
+/* check_attn.c: what every preset must keep: causality and batch independence bit for bit, invisible
+ * padding, its declared claims, finite numbers at logits of +-80; and the identities of papers.md A.3. */
+#include "attn_case.h"
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *preset_name(int i) { return attn_preset_at(i, NULL)->name; }
+static bool needs_order(const char *name) { return strstr(name, "decay") || strstr(name, "2mamba"); }
+
+/* Rows [from, to) along axis 1 (or, with batch set, the whole entry `batch`) become NaN. */
+static void poison(al_tensor *t, int64_t batch, int64_t from, int64_t to) {
+  const int64_t T = al_size(t, 1), row = al_numel(t) / (al_size(t, 0) * T);
+  for (int64_t b = 0; b < al_size(t, 0); b++) {
+    if (batch >= 0 && b != batch) continue;
+    for (int64_t i = from * row; i < to * row; i++) {
+      if (al_type(t) == AL_F64) ((double *)al_data(t))[b * T * row + i] = NAN;
+      else ((float *)al_data(t))[b * T * row + i] = NAN;
+    }
+  }
+}
+
+static void poison_all(attn_case *k, int64_t batch, int64_t from, int64_t to) {
+  poison(k->q, batch, from, to);
+  poison(k->k, batch, from, to);
+  poison(k->v, batch, from, to);
+  poison(k->x, batch, from, to);
+}
+
+/* Bytes of rows [from, to) of batch entry b in two outputs. */
+static bool same_rows(const al_tensor *a, const al_tensor *b, int64_t batch, int64_t from, int64_t to) {
+  const int64_t T = al_size(a, 1), row = al_numel(a) / (al_size(a, 0) * T) * al_dtype_size(al_type(a));
+  const int64_t at = (batch * T + from) * row;
+  return memcmp((char *)al_data(a) + at, (char *)al_data(b) + at, (size_t)((to - from) * row)) == 0;
+}
+
+static bool finite_rows(const al_tensor *t, int64_t batch, int64_t from, int64_t to) {
+  double *v = attn_case_values(t);
+  const int64_t row = al_numel(t) / (al_size(t, 0) * al_size(t, 1));
+  bool ok = true;
+  for (int64_t i = (batch * al_size(t, 1) + from) * row; i < (batch * al_size(t, 1) + to) * row; i++) ok = ok && isfinite(v[i]);
+  free(v);
+  return ok;
+}
+
+enum { TLEN = 70 }; /* more than one tile of the kernels */
+
+static void check_poison(const char *name, al_dtype dtype) {
+  static const int64_t cuts[] = {1, 33, 64, 69};
+  for (int cut = 0; cut < 4; cut++) {
+    al_ctx *c = al_ctx_new();
+    attn_case k = attn_case_new(c, name, "", dtype, 2, TLEN, 2, true, NULL, 1);
+    al_tensor *clean = attn_case_run(&k);
+    poison_all(&k, -1, cuts[cut], TLEN);
+    al_tensor *future = attn_case_run(&k);
+    for (int b = 0; b < 2; b++)
+      ck_assert_msg(same_rows(clean, future, b, 0, cuts[cut]) && finite_rows(clean, b, 0, TLEN),
+                    "%s (%s): a row before %d depends on a later token", name, al_dtype_name(dtype), (int)cuts[cut]);
+    al_release(clean);
+    al_release(future);
+    attn_case_free(&k);
+    al_ctx_free(c);
+  }
+  al_ctx *c = al_ctx_new();
+  attn_case k = attn_case_new(c, name, "", dtype, 3, TLEN, 1, true, NULL, 1);
+  al_tensor *clean = attn_case_run(&k);
+  poison_all(&k, 1, 0, TLEN);
+  al_tensor *other = attn_case_run(&k);
+  ck_assert_msg(same_rows(clean, other, 0, 0, TLEN) && same_rows(clean, other, 2, 0, TLEN),
+                "%s (%s): a batch row depends on another", name, al_dtype_name(dtype));
+  al_release(clean);
+  al_release(other);
+  attn_case_free(&k);
+  al_ctx_free(c);
+}
+
+START_TEST(no_row_sees_the_future_or_its_neighbours) {
+  check_poison(preset_name(_i), AL_F32);
+  check_poison(preset_name(_i), AL_F64);
+}
+END_TEST
+
+/* Keys at and past the length may hold anything; and a padded text gives what the short text gives. */
+START_TEST(padding_is_invisible) {
+  const char *name = preset_name(_i);
+  for (int causal = needs_order(name); causal < 2; causal++) {
+    al_ctx *c = al_ctx_new();
+    const int64_t lens[] = {TLEN, 41};
+    attn_case k = attn_case_new(c, name, "", AL_F32, 2, TLEN, 2, causal, lens, 1);
+    al_tensor *clean = attn_case_run(&k);
+    poison_all(&k, 1, 41, TLEN);
+    al_tensor *padded = attn_case_run(&k);
+    ck_assert_msg(same_rows(clean, padded, 0, 0, TLEN) && same_rows(clean, padded, 1, 0, 41) && finite_rows(clean, 1, 0, TLEN),
+                  "%s (causal %d): padding leaks", name, causal);
+    attn_case cut = k;
+    al_scope_begin(c);
+    cut.q = al_run(c, "slice", AL_IN(k.q), "axis=1 start=0 stop=41");
+    cut.k = al_run(c, "slice", AL_IN(k.k), "axis=1 start=0 stop=41");
+    cut.v = al_run(c, "slice", AL_IN(k.v), "axis=1 start=0 stop=41");
+    cut.x = al_run(c, "slice", AL_IN(k.x), "axis=1 start=0 stop=41");
+    cut.lengths = NULL;
+    al_tensor *shorter = attn_case_run(&cut);
+    double *a = attn_case_values(shorter), *b = attn_case_values(clean);
+    const int64_t row = k.H * k.E;
+    const double e = rms_ratio(b + TLEN * row, a + 41 * row, 41 * row);
+    ck_assert_msg(e < 1e-5, "%s (causal %d): a padded text differs from the short one by %.2e", name, causal, e);
+    free(a);
+    free(b);
+    al_scope_end(c, NULL);
+    al_release(clean);
+    al_release(padded);
+    attn_case_free(&k);
+    al_ctx_free(c);
+  }
+}
+END_TEST
+
+static void fill(al_tensor *t, double (*f)(double)) {
+  double *v = attn_case_values(t);
+  for (int64_t i = 0; i < al_numel(t); i++) v[i] = f(v[i]);
+  al_write(t, v, al_numel(t));
+  free(v);
+}
+static double to_three(double x) { return (void)x, 3.0; }
+static double times_four(double x) { return 4 * x; }
+
+START_TEST(claims_hold) {
+  const char *name = preset_name(_i);
+  al_ctx *c = al_ctx_new();
+  attn_case k = attn_case_new(c, name, "", AL_F64, 2, 12, 2, true, NULL, 1);
+  const unsigned claims = attn_claims(k.a);
+  al_tensor *y = attn_case_run(&k);
+  const int64_t n = al_numel(y);
+  double *base = attn_case_values(y);
+  al_release(y);
+  if (claims & ATTN_SHIFT_INVARIANT) {
+    double *keys = attn_case_values(k.k);
+    for (int64_t i = 0; i < al_numel(k.k); i++) keys[i] += 0.5 * sin((double)(i % k.D));
+    al_write(k.k, keys, al_numel(k.k));
+    free(keys);
+    double *got = attn_case_values(y = attn_case_run(&k));
+    ck_assert_msg(rms_ratio(got, base, n) < 1e-12, "%s claims to be shift invariant: off by %.2e", name, rms_ratio(got, base, n));
+    free(got);
+    al_release(y);
+  }
+  if (claims & ATTN_SCALE_FREE) {
+    fill(k.v, times_four);
+    double *got = attn_case_values(y = attn_case_run(&k));
+    ck_assert_msg(rms_ratio(got, base, n) < 1e-9, "%s claims to be scale free: off by %.2e", name, rms_ratio(got, base, n));
+    free(got);
+    al_release(y);
+  }
+  if (claims & ATTN_POSITIVE_WEIGHTS) {
+    fill(k.v, fabs);
+    double *got = attn_case_values(y = attn_case_run(&k));
+    for (int64_t i = 0; i < n; i++) ck_assert_msg(got[i] >= 0, "%s claims positive weights: output %g", name, got[i]);
+    free(got);
+    al_release(y);
+  }
+  if (claims & ATTN_ROWSUM1) {
+    fill(k.v, to_three);
+    double *got = attn_case_values(y = attn_case_run(&k));
+    for (int64_t i = 0; i < n; i++)
+      ck_assert_msg(fabs(got[i] - 3) < 1e-9 || got[i] == 0, "%s claims rows that sum to one: %g", name, got[i] / 3);
+    free(got);
+    al_release(y);
+  }
+  free(base);
+  attn_case_free(&k);
+  al_ctx_free(c);
+}
+END_TEST
+
+/* Which presets claim what is written down, so that a claim cannot be lost unseen. */
+START_TEST(claims_are_declared) {
+  static const struct {
+    const char *name;
+    unsigned claims;
+  } want[] = {{"p1/softmax", ATTN_ROWSUM1 | ATTN_POSITIVE_WEIGHTS | ATTN_SHIFT_INVARIANT},
+              {"p1/softmax_taylor_80terms", ATTN_ROWSUM1},
+              {"p1/linear_elu", ATTN_ROWSUM1 | ATTN_POSITIVE_WEIGHTS},
+              {"p1/gated_softmax_no_gate_L2norm_nodivS_noclamp", ATTN_POSITIVE_WEIGHTS | ATTN_SHIFT_INVARIANT | ATTN_SCALE_FREE},
+              {"p2/cottention", 0},
+              {"p3/2mamba", ATTN_ROWSUM1 | ATTN_POSITIVE_WEIGHTS}};
+  for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+    al_ctx *c = al_ctx_new();
+    attn_case k = attn_case_new(c, want[i].name, "", AL_F64, 1, 2, 4, true, NULL, 1);
+    ck_assert_msg(attn_claims(k.a) == (want[i].claims | ATTN_CAUSAL), "%s claims %x, not %x", want[i].name, attn_claims(k.a),
+                  want[i].claims | ATTN_CAUSAL);
+    attn_case_free(&k);
+    al_ctx_free(c);
+  }
+}
+END_TEST
+
+/* Inputs scaled so that logits reach +-80 and beyond: nothing but finite numbers. Kernels that grow like
+ * exp without clamp, norm or denominator may reach inf: there are none among the presets. */
+START_TEST(large_logits_stay_finite) {
+  const char *name = preset_name(_i);
+  al_ctx *c = al_ctx_new();
+  attn_case k = attn_case_new(c, name, "", AL_F32, 2, 33, 2, true, NULL, 8);
+  al_tensor *y = attn_case_run(&k);
+  /* a truncated series of order 79 reaches 160^79/79!: it stands for exp up to |s| = 8 only */
+  if (!strstr(name, "taylor"))
+    for (int b = 0; b < 2; b++) ck_assert_msg(finite_rows(y, b, 0, 33), "%s: not finite at large logits", name);
+  al_release(y);
+  attn_case_free(&k);
+  al_ctx_free(c);
+}
+END_TEST
+
+/* ---- identities ------------------------------------------------------------------------------- */
+
+typedef struct both {
+  double *y, *dq, *dk, *dv, *dx;
+  int64_t ny, nq, nx;
+} both;
+
+/* Output and gradients (weighted by a fixed pattern) of one variant. */
+static both evaluate(const char *name, const char *options, bool causal) {
+  al_ctx *c = al_ctx_new();
+  attn_case k = attn_case_new(c, name, options, AL_F64, 2, 8, 2, causal, NULL, 1);
+  al_tensor *in[] = {k.q, k.k, k.v, k.x};
+  for (int i = 0; i < 4; i++) al_requires_grad(in[i], true);
+  al_tensor *y = attn_case_run(&k);
+  both r = {.ny = al_numel(y), .nq = al_numel(k.q), .nx = al_numel(k.x)};
+  r.y = attn_case_values(y);
+  double *w = malloc((size_t)r.ny * sizeof *w);
+  for (int64_t i = 0; i < r.ny; i++) w[i] = cos(0.9 * (double)i);
+  al_tensor *seed = al_tensor_from(c, AL_F64, 4, al_shape(y), w, r.ny);
+  ck_assert_int_eq(al_backward(c, y, seed), AL_OK);
+  r.dq = attn_case_values(al_grad(k.q));
+  r.dk = attn_case_values(al_grad(k.k));
+  r.dv = attn_case_values(al_grad(k.v));
+  r.dx = al_grad(k.x) ? attn_case_values(al_grad(k.x)) : NULL;
+  free(w);
+  al_release(seed);
+  al_release(y);
+  attn_case_free(&k);
+  al_ctx_free(c);
+  return r;
+}
+
+static void both_free(both *r) {
+  free(r->y);
+  free(r->dq);
+  free(r->dk);
+  free(r->dv);
+  free(r->dx);
+}
+
+static const struct {
+  const char *what, *a, *a_options, *b, *b_options;
+  bool same, full; /* full: without causal mask */
+} identities[] = {
+    {"A.3.1: exp + L2 is softmax + L2", "p1/gated_softmax_no_gate_L2norm_nodivS_noclamp", "", "p1/softmax", "output_norm=l2", true, false},
+    {"A.3.1 for rms without eps", "kernel_attention", "denominator=none output_norm=rms output_norm.eps=0", "kernel_attention",
+     "output_norm=rms output_norm.eps=0", true, false},
+    {"A.3.1 for layer without eps", "kernel_attention", "denominator=none output_norm=layer output_norm.eps=0", "kernel_attention",
+     "output_norm=layer output_norm.eps=0", true, false},
+    {"A.3.2: length before L2 does nothing", "kernel_attention", "denominator=length output_norm=l2", "kernel_attention",
+     "denominator=none output_norm=l2", true, false},
+    {"A.3.2: an output gate before L2 does nothing", "p1/gated_softmax_out_gate_L2norm_nodivS_noclamp", "",
+     "p1/gated_softmax_no_gate_L2norm_nodivS_noclamp", "", true, false},
+    {"A.3.2: but an input gate does", "kernel_attention", "input_gate=sigmoid denominator=none output_norm=l2", "kernel_attention",
+     "denominator=none output_norm=l2", false, false},
+    {"A.3.4: a gate before or after no norm", "kernel_attention", "output_gate=sigmoid output_gate.place=pre_norm", "kernel_attention",
+     "output_gate=sigmoid", true, false},
+    {"A.3.5: value side is not row side under a causal mask", "p2/cottention", "", "p2/cottention_row", "", false, false},
+    {"A.3.5: but it is without", "p2/cottention", "", "p2/cottention_row", "", true, true},
+    {"divs = gated without gates and norm", "p1/softmax_divs", "", "p1/gated_softmax_no_gate_no_norm", "", true, false},
+    {"divS_gate = gatev2", "p1/softmax_divS_gate", "", "p1/softmax_divS_gatev2", "", true, false},
+    {"power 0 is no denominator", "kernel_attention", "denominator.power=0 logit_clamp=5", "kernel_attention",
+     "denominator=none logit_clamp=5", true, false},
+    {"cosh is the even half of exp", "kernel_attention", "similarity=cosh", "kernel_attention",
+     "similarity=taylor order=16 orders={0,2,4,6,8,10,12,14,16}", true, false},
+    {"taylor order 1 without order 0 is linear", "kernel_attention", "similarity=taylor order=1 orders={1} denominator=abs",
+     "kernel_attention", "similarity=linear denominator=abs", true, false},
+};
+
+START_TEST(identities_hold) {
+  const bool causal = !identities[_i].full;
+  both a = evaluate(identities[_i].a, identities[_i].a_options, causal), b = evaluate(identities[_i].b, identities[_i].b_options, causal);
+  const double e = fmax(fmax(rms_ratio(a.y, b.y, a.ny), rms_ratio(a.dq, b.dq, a.nq)), rms_ratio(a.dv, b.dv, a.nq * 5 / 6 / 2));
+  if (identities[_i].same) ck_assert_msg(e < 1e-9, "%s: off by %.2e", identities[_i].what, e);
+  else ck_assert_msg(e > 1e-3, "%s: the two agree to %.2e", identities[_i].what, e);
+  both_free(&a);
+  both_free(&b);
+}
+END_TEST
+
+/* A.3.2: the gradient of a gate before L2 is exactly nothing: what reaches x through it is rounding. */
+START_TEST(gate_before_l2_has_no_gradient) {
+  both r = evaluate("p1/gated_softmax_out_gate_L2norm_nodivS_noclamp", "", true);
+  double worst = 0;
+  for (int64_t i = 0; i < r.nx; i++) worst = fmax(worst, fabs(r.dx[i]));
+  ck_assert_msg(worst < 1e-14, "gradient of x through the gate: %.2e", worst);
+  both_free(&r);
+}
+END_TEST
+
+/* A.3.3: sum_j ds_ij = 0 for softmax and exp + L2, and not for length, gate, clamp or a stopped
+ * denominator. With one query row, sum_j dk_j = scale q sum_j ds_j shows it. */
+START_TEST(score_gradients_sum_to_zero) {
+  static const struct {
+    const char *options;
+    bool zero;
+  } cases[] = {{"", true}, {"denominator=none output_norm=l2", true}, {"output_norm=rms", true}, {"denominator=length", false},
+               {"denominator.gradient=stopped", false}, {"denominator.sink=0", false}, {"similarity=square", false}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    al_ctx *c = al_ctx_new();
+    attn_case k = attn_case_new(c, "kernel_attention", cases[i].options, AL_F64, 1, 6, 4, false, NULL, 1);
+    al_release(k.q);
+    k.q = al_tensor_new(c, AL_F64, 4, (int64_t[]){1, 1, k.H, k.D});
+    al_fill_normal(k.q, 99, 0, 1);
+    al_requires_grad(k.k, true);
+    al_release(k.x);
+    k.x = NULL;
+    al_tensor *y = attn_case_run(&k);
+    al_tensor *w = al_tensor_new(c, AL_F64, 4, al_shape(y));
+    al_fill_normal(w, 5, 0, 1);
+    ck_assert_int_eq(al_backward(c, y, w), AL_OK);
+    double *dk = attn_case_values(al_grad(k.k)), total = 0;
+    const int64_t row = k.H * k.D;
+    for (int64_t e = 0; e < row; e++) {
+      double sum = 0;
+      for (int64_t j = 0; j < 6; j++) sum += dk[j * row + e];
+      total = fmax(total, fabs(sum));
+    }
+    if (cases[i].zero) ck_assert_msg(total < 1e-12, "'%s': sum of ds is %.2e", cases[i].options, total);
+    else ck_assert_msg(total > 1e-6, "'%s': sum of ds is %.2e, it should not vanish", cases[i].options, total);
+    free(dk);
+    al_release(w);
+    al_release(y);
+    attn_case_free(&k);
+    al_ctx_free(c);
+  }
+}
+END_TEST
+
+/* The 80-term series is softmax for |s| <= 8, normalised as the paper meant it. */
+START_TEST(series_is_softmax) {
+  both a = evaluate("p1/softmax_taylor_80terms", "", true), b = evaluate("p1/softmax", "", true);
+  ck_assert_double_lt(rms_ratio(a.y, b.y, a.ny), 1e-12);
+  ck_assert_double_lt(rms_ratio(a.dk, b.dk, a.nq / 2), 1e-12);
+  double last = INFINITY;
+  for (int order = 2; order <= 10; order += 2) { /* each even order is nearer */
+    char options[64];
+    snprintf(options, sizeof options, "order=%d", order);
+    both p = evaluate("p1/softmax_taylor_80terms", options, true);
+    const double e = rms_ratio(p.y, b.y, b.ny);
+    ck_assert_msg(e < last, "order %d is no nearer to softmax (%.2e) than the one before (%.2e)", order, e, last);
+    last = e;
+    both_free(&p);
+  }
+  both_free(&a);
+  both_free(&b);
+}
+END_TEST
+
+/* ---- refusals --------------------------------------------------------------------------------- */
+
+static const struct {
+  const char *name, *options, *says;
+} refused[] = {
+    {"p1/sofmax", "", "did you mean"},
+    {"p1/softmax", "denominater=none", "did you mean 'denominator'"},
+    {"p1/softmax", "denominator=lenght", "did you mean 'length'"},
+    {"p1/softmax", "similarity=expr", "one of: exp linear square power taylor cosh"},
+    {"p1/softmax", "orders={0,1}", "belongs to similarity=taylor"},
+    {"p1/softmax", "order=4", "belongs to similarity=taylor or power"},
+    {"p1/softmax", "denominator.side=value", "needs denominator.stat=length"},
+    {"p1/softmax", "denominator=none denominator.floor=1", "no effect with denominator.stat=none"},
+    {"p1/softmax", "denominator=length denominator.similarity=exp", "which stat=length does not read"},
+    {"p1/softmax", "dropout=1.5", "a number in 0..0.999 expected"},
+    {"p1/softmax", "output_gate=sigmoid", "width: needed"},
+    {"kernel_attention", "similarity=taylor order=2 orders={0,3}", "above order"},
+};
+
+START_TEST(refusals_name_the_reason) {
+  al_ctx *c = al_ctx_new();
+  const attn_family *family;
+  const attn_preset *preset;
+  al_opts *o;
+  attn_find(c, refused[_i].name, &family, &preset, &o);
+  if (o) al_opts_parse(c, o, refused[_i].options);
+  const attn_sizes s = {2, 2, 4, 4, 0};
+  attn *a = al_error(c) == AL_OK ? attn_new(c, family, o, &s, AL_F32, 1, "t") : NULL;
+  ck_assert_msg(a == NULL, "'%s' was accepted", refused[_i].options);
+  ck_assert_msg(strstr(al_error_message(c, NULL, NULL), refused[_i].says) != NULL, "'%s': %s", refused[_i].options,
+                al_error_message(c, NULL, NULL));
+  al_opts_release(o);
+  ck_assert_int_eq(al_memory(c).live, 0);
+  al_ctx_free(c);
+}
+END_TEST
+
+START_TEST(wrong_shapes_are_named) {
+  al_ctx *c = al_ctx_new();
+  attn_case k = attn_case_new(c, "p1/softmax_divS_gate", "", AL_F32, 2, 5, 2, true, NULL, 1);
+  const attn_in good = {.size = sizeof good, .q = k.q, .k = k.k, .v = k.v, .x = k.x, .causal = true};
+  struct {
+    attn_in in;
+    const char *says;
+  } bad[] = {{good, "q: a tensor (B,T,H,D) is needed"}, {good, "k: shape (2,S,2,6) needed, got (2,5,4,6)"},
+             {good, "v: shape (2,5,2,5) needed, got (2,5,2,6)"}, {good, "x: needed"}, {good, "lengths: i32 of shape (2) needed"},
+             {good, "offset: at least 0"}};
+  bad[0].in.q = NULL;
+  bad[1].in.k = k.q;
+  bad[2].in.v = k.k;
+  bad[3].in.x = NULL;
+  bad[4].in.lengths = k.x;
+  bad[5].in.offset = -1;
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    ck_assert_ptr_null(attn_forward(c, k.a, &bad[i].in));
+    ck_assert_msg(strstr(al_error_message(c, NULL, NULL), bad[i].says) != NULL, "%s", al_error_message(c, NULL, NULL));
+    al_error_clear(c);
+  }
+  attn_case_free(&k);
+  al_ctx_free(c);
+}
+END_TEST
+
+/* The n-th allocation fails: an error, no leak, no crash. */
+START_TEST(survives_failing_memory) {
+  static const char *const names[] = {"p1/softmax", "p1/gated_softmax", "p2/cottention", "p3/2mamba"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    al_ctx *c = al_ctx_new();
+    attn_case k = attn_case_new(c, names[i], "", AL_F32, 1, 4, 2, true, NULL, 1);
+    al_requires_grad(k.q, true);
+    const int64_t live = al_memory(c).live;
+    const attn_in in = {.size = sizeof in, .q = k.q, .k = k.k, .v = k.v, .x = k.x, .causal = true};
+    bool done = false;
+    for (int64_t n = 1; n < 2000 && !done; n++) {
+      al_memory_fail_at(c, n);
+      al_tensor *y = attn_forward(c, k.a, &in);
+      al_memory_fail_at(c, 0);
+      done = y != NULL;
+      if (!done) ck_assert_int_eq(al_error(c), AL_ENOMEM);
+      al_release(y);
+      al_error_clear(c);
+      ck_assert_int_eq(al_memory(c).live, live);
+    }
+    ck_assert(done);
+    attn_case_free(&k);
+    al_ctx_free(c);
+  }
+}
+END_TEST
+
+Suite *suite_check_attn(void) {
+  Suite *s = suite_create("attention: what every preset keeps");
+  TCase *t = tcase_create("presets");
+  tcase_set_timeout(t, 300);
+  const int n = attn_preset_count();
+  tcase_add_loop_test(t, no_row_sees_the_future_or_its_neighbours, 0, n);
+  tcase_add_loop_test(t, padding_is_invisible, 0, n);
+  tcase_add_loop_test(t, claims_hold, 0, n);
+  tcase_add_loop_test(t, large_logits_stay_finite, 0, n);
+  tcase_add_test(t, claims_are_declared);
+  suite_add_tcase(s, t);
+  t = tcase_create("identities");
+  tcase_add_loop_test(t, identities_hold, 0, sizeof identities / sizeof *identities);
+  tcase_add_test(t, gate_before_l2_has_no_gradient);
+  tcase_add_test(t, score_gradients_sum_to_zero);
+  tcase_add_test(t, series_is_softmax);
+  suite_add_tcase(s, t);
+  t = tcase_create("refusals");
+  tcase_add_loop_test(t, refusals_name_the_reason, 0, sizeof refused / sizeof *refused);
+  tcase_add_test(t, wrong_shapes_are_named);
+  tcase_add_test(t, survives_failing_memory);
+  suite_add_tcase(s, t);
+  return s;
+}

@@ -1,0 +1,423 @@
+/* test_core.c: context, options, memory, tensors, scopes, autograd, random streams, optimisers. */
+#include "../core/attnlab.h"
+#include "../kernels/philox.h"
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static al_ctx *c;
+static void setup(void) { c = al_ctx_new(); }
+static void teardown(void) {
+  ck_assert_msg(al_memory(c).live == 0, "%lld bytes leaked", (long long)al_memory(c).live);
+  al_ctx_free(c);
+}
+
+static al_tensor *vec(int64_t n, double first) {
+  al_tensor *t = al_tensor_new(c, AL_F64, 1, &n);
+  for (int64_t i = 0; i < n; i++) ((double *)al_data(t))[i] = first + (double)i;
+  return t;
+}
+
+static void says(al_status st, const char *text) {
+  ck_assert_msg(al_error(c) == st && strstr(al_error_message(c, NULL, NULL), text), "wanted '%s', got: %s", text,
+                al_error_message(c, NULL, NULL));
+  al_error_clear(c);
+}
+
+/* ---- errors and options ----------------------------------------------------------------------- */
+
+START_TEST(first_error_wins) {
+  const char *file;
+  int line;
+  al_fail(c, AL_ESHAPE, "first %d", 1);
+  al_fail(c, AL_EVALUE, "second");
+  ck_assert_str_eq(al_error_message(c, &file, &line), "first 1");
+  ck_assert(strstr(file, "test_core.c") && line > 0);
+  const int64_t shape[] = {2};
+  ck_assert_ptr_null(al_tensor_new(c, AL_F32, 1, shape)); /* nothing runs while an error is pending */
+  ck_assert_ptr_null(al_run(c, "exp", AL_IN(NULL), ""));
+  says(AL_ESHAPE, "first 1");
+}
+END_TEST
+
+START_TEST(nearest_names) {
+  static const char *const names[] = {"softmax", "log_softmax", "sum", "permute", "denominator"};
+  ck_assert_str_eq(al_nearest("sofmtax", names, 5), "softmax");
+  ck_assert_str_eq(al_nearest("premute", names, 5), "permute");
+  ck_assert_str_eq(al_nearest("denom", names, 5), "denominator");
+  ck_assert_ptr_null(al_nearest("zebra", names, 5));
+}
+END_TEST
+
+static const al_arg inner[] = {{"stat", AL_T_WORD, "sum", "sum none length", 0, 0, "", NULL},
+                               {"floor", AL_T_NUM, "0", NULL, 0, 10, "", NULL},
+                               {"sink", AL_T_BOOL | AL_T_NUM | AL_T_WORD, "false", "learned", 0, 0, "", NULL},
+                               {0}};
+static const al_arg rows[] = {{"axis", AL_T_AXIS, "-1", NULL, 0, 0, "", NULL},
+                              {"rate", AL_T_NUM, "0.5", NULL, 0, 1, "", NULL},
+                              {"causal", AL_T_BOOL, "true", NULL, 0, 0, "", NULL},
+                              {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "all", "all", 0, 0, "", NULL},
+                              {"denominator", AL_T_RECORD, NULL, NULL, 0, 0, "", inner},
+                              {"expr", AL_T_TEXT, "", NULL, 0, 0, "", NULL},
+                              {0}};
+
+START_TEST(options_parse_and_print) {
+  al_opts *o = al_opts_new(c, rows, "demo");
+  char text[512];
+  ck_assert_int_eq(al_opts_parse(c, o, "denominator=length, denominator.sink=learned orders={0,2} axis=3 expr='a b' rate=1"), AL_OK);
+  al_opts_text(o, false, text, sizeof text);
+  ck_assert_str_eq(text, "axis=3 rate=1 orders={0,2} denominator.stat=length denominator.sink=learned expr='a b'");
+  al_opts *again = al_opts_new(c, rows, "demo"); /* what is printed parses back */
+  char twice[512];
+  ck_assert_int_eq(al_opts_parse(c, again, text), AL_OK);
+  al_opts_text(again, false, twice, sizeof twice);
+  ck_assert_str_eq(text, twice);
+  ck_assert(al_opts_given(o, "denominator") && al_opts_given(o, "denominator.sink") && !al_opts_given(o, "denominator.floor"));
+  ck_assert(al_opt_is(o, "denominator", "length") && al_opt_int(o, "axis") == 3);
+  ck_assert_int_eq(al_opts_set_bool(c, o, "denominator", false), AL_OK); /* false is none where there is one */
+  ck_assert(al_opt_is(o, "denominator.stat", "none"));
+  al_opts_release(o);
+  al_opts_release(again);
+}
+END_TEST
+
+static const struct {
+  const char *text, *says;
+} wrong_options[] = {{"axsi=1", "unknown option 'axsi' (did you mean 'axis'?)"},
+                     {"denominator.flor=1", "did you mean 'denominator.floor'"},
+                     {"rate=2", "a number in 0..1 expected, got '2'"},
+                     {"rate=nan", "a number in 0..1 expected"},
+                     {"axis=1.5", "an integer expected, got '1.5'"},
+                     {"causal=1", "true or false expected"},
+                     {"denominator=lenght", "(did you mean 'length'?)"},
+                     {"orders={1,x}", "a list of at most 256 numbers"},
+                     {"orders={1,2", "is not closed"},
+                     {"orders={1.5}", "a list of numbers"},
+                     {"expr='abc", "is not closed"},
+                     {"causal", "key=value expected"},
+                     {"zebra=1", "it has: axis rate causal orders denominator expr"}};
+
+START_TEST(wrong_options_are_named) {
+  al_opts *o = al_opts_new(c, rows, "demo");
+  ck_assert_int_ne(al_opts_parse(c, o, wrong_options[_i].text), AL_OK);
+  says(al_error(c), wrong_options[_i].says);
+  al_opts_release(o);
+}
+END_TEST
+
+/* ---- memory and tensors ----------------------------------------------------------------------- */
+
+START_TEST(memory_is_counted_and_reused) {
+  const int64_t shape[] = {1000};
+  al_tensor *a = al_tensor_new(c, AL_F32, 1, shape);
+  void *where = al_data(a);
+  ck_assert_int_eq((uintptr_t)where % 64, 0);
+  ck_assert_int_eq(al_memory(c).live, 4000);
+  al_release(a);
+  ck_assert_int_eq(al_memory(c).live, 0);
+  ck_assert_int_eq(al_memory(c).peak, 4000);
+#ifndef __SANITIZE_ADDRESS__
+  ck_assert_int_ge(al_memory(c).cached, 4000);
+  a = al_tensor_new(c, AL_F32, 1, shape);
+  ck_assert_ptr_eq(al_data(a), where);
+  al_release(a);
+#endif
+  al_memory_trim(c);
+  ck_assert_int_eq(al_memory(c).cached, 0);
+  al_memory_fail_at(c, 1);
+  ck_assert_ptr_null(al_tensor_new(c, AL_F32, 1, shape));
+  says(AL_ENOMEM, "out of memory");
+  al_memory_poison(c, true);
+  a = al_tensor_new(c, AL_F32, 1, shape);
+  ck_assert(isnan(((float *)al_data(a))[999]));
+  al_release(a);
+}
+END_TEST
+
+/* Every size class holds what was asked for and wastes at most an eighth. */
+START_TEST(size_classes) {
+  for (int64_t n = 1; n < ((int64_t)1 << 24); n = n + n / 3 + 1) {
+    al_tensor *t = al_tensor_new(c, AL_F32, 1, &n);
+    memset(al_data(t), 1, (size_t)n * 4);
+    al_release(t);
+#ifndef __SANITIZE_ADDRESS__
+    const int64_t kept = al_memory(c).cached;
+    ck_assert_msg(kept >= 4 * n && (kept <= 4 * n + 64 || (double)kept <= 4.5 * (double)n + 64), "%lld bytes for %lld", (long long)kept,
+                  (long long)(4 * n));
+#endif
+    al_memory_trim(c);
+  }
+  const int64_t odd[][3] = {{-1, 2, 2}, {(int64_t)1 << 40, (int64_t)1 << 40, 2}, {0, 3, 2}};
+  ck_assert_ptr_null(al_tensor_new(c, AL_F32, 3, odd[0]));
+  says(AL_ESHAPE, "negative");
+  ck_assert_ptr_null(al_tensor_new(c, AL_F32, 3, odd[1]));
+  says(AL_ESHAPE, "too large");
+  al_tensor *empty = al_tensor_new(c, AL_F32, 3, odd[2]);
+  ck_assert_int_eq(al_numel(empty), 0);
+  al_release(empty);
+}
+END_TEST
+
+START_TEST(conversions) {
+  const double v[] = {1.00390625, -2.5, 3e38, 0, NAN};
+  const int64_t n = 5;
+  double out[5];
+  al_tensor *t = al_tensor_from(c, AL_BF16, 1, &n, v, n);
+  ck_assert_int_eq(al_read(t, out, n), AL_OK);
+  ck_assert(out[0] == 1.0 && out[1] == -2.5 && out[3] == 0 && isnan(out[4])); /* 1 + 2^-8 is halfway: to even */
+  al_release(t);
+  t = al_tensor_from(c, AL_I32, 1, &n, v, n);
+  ck_assert_int_eq(al_read(t, out, n), AL_OK);
+  ck_assert(out[0] == 1 && out[1] == -2 && out[2] == 2147483647 && out[4] == 0);
+  al_release(t);
+  ck_assert_ptr_null(al_tensor_from(c, AL_F32, 1, &n, v, 4));
+  says(AL_ESHAPE, "5 numbers needed for shape (5), got 4");
+}
+END_TEST
+
+START_TEST(scopes_own_what_ops_return) {
+  al_tensor *x = vec(4, 1);
+  al_scope_begin(c);
+  al_tensor *a = al_run(c, "exp", AL_IN(x), "");
+  al_scope_begin(c);
+  al_tensor *b = al_run(c, "mul", AL_IN(a, a), "");
+  b = al_scope_end(c, al_run(c, "add", AL_IN(b, a), ""));
+  al_tensor *keep = al_scope_end(c, b);
+  ck_assert_double_eq_tol(((double *)al_data(keep))[0], exp(2) + exp(1), 1e-12);
+  ck_assert_int_eq(al_memory(c).live, 2 * 4 * 8);
+  al_release(keep);
+  al_release(x);
+}
+END_TEST
+
+/* ---- autograd --------------------------------------------------------------------------------- */
+
+START_TEST(the_graph_is_gone_after_backward) {
+  al_tensor *x = vec(64, 0.01);
+  al_requires_grad(x, true);
+  al_scope_begin(c);
+  al_tensor *y = x;
+  for (int i = 0; i < 20; i++) y = al_run(c, "tanh", AL_IN(al_run(c, "mul", AL_IN(y, y), "")), "");
+  al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(y), ""));
+  ck_assert_int_gt(al_memory(c).live, 20 * 64 * 8);
+  ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
+  ck_assert_int_eq(al_memory(c).live, 2 * 64 * 8 + 8); /* x, its gradient, the loss */
+  ck_assert_int_ne(al_backward(c, loss, NULL), AL_OK);
+  says(AL_ESTATE, "already used");
+  al_release(loss);
+  al_release(x);
+}
+END_TEST
+
+START_TEST(no_grad_and_detach_record_nothing) {
+  al_tensor *x = vec(8, 1);
+  al_requires_grad(x, true);
+  const bool old = al_grad_mode(c, false);
+  al_tensor *y = al_run(c, "exp", AL_IN(x), "");
+  ck_assert(old && !al_needs_grad(y));
+  al_grad_mode(c, old);
+  al_release(y);
+  al_scope_begin(c);
+  y = al_run(c, "mul", AL_IN(x, al_detach(c, al_run(c, "exp", AL_IN(x), ""))), "");
+  al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(y), ""));
+  ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
+  ck_assert_double_eq_tol(((double *)al_data(al_grad(x)))[1], exp(2), 1e-12); /* not 2 e^2 + e^2 */
+  al_release(loss);
+  al_release(x);
+}
+END_TEST
+
+/* One tensor used in several places, through views that share storage: gradients add, nothing aliases. */
+START_TEST(gradients_add_without_aliasing) {
+  const int64_t shape[] = {2, 3};
+  const double v[] = {1, 2, 3, 4, 5, 6};
+  al_tensor *x = al_tensor_from(c, AL_F64, 2, shape, v, 6);
+  al_requires_grad(x, true);
+  for (int round = 1; round <= 2; round++) {
+    al_scope_begin(c);
+    al_tensor *r = al_run(c, "reshape", AL_IN(x), "shape={3,2}");
+    al_tensor *t = al_run(c, "permute", AL_IN(x), "axes={1,0}");
+    al_tensor *y = al_run(c, "add", AL_IN(al_run(c, "add", AL_IN(r, t), ""), al_run(c, "add", AL_IN(r, r), "")), "");
+    al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(y), ""));
+    ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
+    for (int i = 0; i < 6; i++) ck_assert_double_eq(((double *)al_data(al_grad(x)))[i], 4.0 * round);
+    al_release(loss);
+  }
+  al_release(x);
+}
+END_TEST
+
+/* A chain as long as a text: neither backward nor release may recurse. */
+START_TEST(long_chains) {
+  for (int run = 0; run < 2; run++) {
+    al_tensor *x = vec(1, 0), *y = al_retain(x);
+    al_requires_grad(x, true);
+    for (int i = 0; i < 200000; i++) {
+      al_tensor *z = al_run(c, "scale", AL_IN(y), "add=1");
+      al_release(y);
+      y = z;
+    }
+    if (run == 0) {
+      ck_assert_int_eq(al_backward(c, y, NULL), AL_OK);
+      ck_assert_double_eq(al_item(al_grad(x)), 1);
+    }
+    al_release(y);
+    al_release(x);
+  }
+}
+END_TEST
+
+START_TEST(backward_refusals) {
+  al_tensor *x = vec(3, 1);
+  ck_assert_int_ne(al_backward(c, x, NULL), AL_OK);
+  says(AL_ESTATE, "depends on nothing");
+  al_requires_grad(x, true);
+  al_tensor *y = al_run(c, "exp", AL_IN(x), "");
+  ck_assert_int_ne(al_backward(c, y, NULL), AL_OK);
+  says(AL_ESHAPE, "one element needed without a seed");
+  al_tensor *seed = vec(2, 1);
+  ck_assert_int_ne(al_backward(c, y, seed), AL_OK);
+  says(AL_ESHAPE, "seed: f64 of shape (3) needed, got f64 of (2)");
+  al_release(seed);
+  al_release(y);
+  al_release(x);
+}
+END_TEST
+
+/* ---- random numbers --------------------------------------------------------------------------- */
+
+START_TEST(philox_is_the_published_generator) {
+  uint32_t r[4];
+  alk_philox(0, 0, r); /* known-answer vector of the Random123 distribution for a zero key and counter */
+  ck_assert_uint_eq(r[0], 0x6627e8d5u);
+  ck_assert_uint_eq(r[1], 0xe169c58du);
+  ck_assert_uint_eq(r[2], 0xbc57ac4cu);
+  ck_assert_uint_eq(r[3], 0x9b00dbd8u);
+}
+END_TEST
+
+START_TEST(streams) {
+  const int64_t n = 40000;
+  al_tensor *a = al_tensor_new(c, AL_F32, 1, &n), *b = al_tensor_new(c, AL_F32, 1, &n);
+  al_fill_normal(a, al_stream(1, "layer.weight"), 2, 3);
+  const int threads = al_threads();
+  al_set_threads(1);
+  al_fill_normal(b, al_stream(1, "layer.weight"), 2, 3);
+  al_set_threads(threads);
+  ck_assert(memcmp(al_data(a), al_data(b), (size_t)n * 4) == 0);
+  double mean = 0, square = 0;
+  for (int64_t i = 0; i < n; i++) mean += ((float *)al_data(a))[i] / (double)n;
+  for (int64_t i = 0; i < n; i++) square += pow(((float *)al_data(a))[i] - mean, 2) / (double)n;
+  ck_assert_double_eq_tol(mean, 2, 5 * 3 / 200.0); /* five standard errors */
+  ck_assert_double_eq_tol(sqrt(square), 3, 5 * 3 / 283.0);
+  al_fill_uniform(b, al_stream(2, "layer.weight"), -1, 1);
+  mean = 0;
+  for (int64_t i = 0; i < n; i++) mean += ((float *)al_data(b))[i] / (double)n;
+  ck_assert_double_eq_tol(mean, 0, 5 * 0.577 / 200);
+  ck_assert(al_stream(1, "a") != al_stream(1, "b") && al_stream(1, "a") != al_stream(2, "a"));
+  al_seed(c, 5);
+  const uint64_t first = al_draw_key(c);
+  uint64_t state[2];
+  al_seed_state(c, state);
+  const uint64_t second = al_draw_key(c);
+  al_seed_restore(c, state);
+  ck_assert(al_draw_key(c) == second && first != second);
+  al_release(a);
+  al_release(b);
+}
+END_TEST
+
+/* ---- optimisers ------------------------------------------------------------------------------- */
+
+static al_tensor *with_grad(double p, double g) {
+  const int64_t one = 1;
+  al_tensor *t = al_tensor_from(c, AL_F64, 1, &one, &p, 1), *d = al_tensor_from(c, AL_F64, 1, &one, &g, 1);
+  al_requires_grad(t, true);
+  al_set_grad(t, d);
+  al_release(d);
+  return t;
+}
+
+START_TEST(adamw_by_hand) {
+  al_opts *o = al_opts_new(c, al_optim_args(c, "adamw"), "adamw");
+  al_opts_parse(c, o, "betas={0.9,0.99} eps=1e-8 weight_decay=0.1 grad_clip=1");
+  al_optim *opt = al_optim_new(c, "adamw", o);
+  al_tensor *a = with_grad(2, 3), *b = with_grad(1, 4);
+  ck_assert_int_eq(al_optim_add(opt, "a", a, true), AL_OK);
+  ck_assert_int_eq(al_optim_add(opt, "b", b, false), AL_OK);
+  double norm;
+  ck_assert_int_eq(al_optim_step(opt, 0.01, &norm), AL_OK);
+  ck_assert_double_eq_tol(norm, 5, 1e-12);
+  ck_assert_double_eq_tol(al_item(a), 2 * (1 - 0.001) - 0.01, 1e-8); /* first step: m/c1 / sqrt(v/c2) = 1 */
+  ck_assert_double_eq_tol(al_item(b), 1 - 0.01, 1e-8);
+  const char *name;
+  al_tensor *m = al_optim_state(opt, 0, &name);
+  ck_assert_str_eq(name, "m.a");
+  ck_assert_double_eq_tol(al_item(m), 0.1 * 3 / 5, 1e-12); /* clipped */
+  ck_assert_ptr_null(al_optim_state(opt, 4, &name));
+  al_optim_zero_grad(opt);
+  ck_assert_ptr_null(al_grad(a));
+  ck_assert_int_ne(al_optim_add(opt, "a", a, true), AL_OK);
+  says(AL_ENAME, "added twice");
+  al_optim_free(opt);
+  al_opts_release(o);
+  al_release(a);
+  al_release(b);
+}
+END_TEST
+
+START_TEST(not_finite_changes_nothing) {
+  al_optim *opt = al_optim_new(c, "sgd", NULL);
+  al_tensor *a = with_grad(2, INFINITY);
+  al_optim_add(opt, "a", a, false);
+  double norm;
+  ck_assert_int_eq(al_optim_step(opt, 0.1, &norm), AL_OK);
+  ck_assert(!isfinite(norm) && al_item(a) == 2 && al_optim_steps(opt) == 0);
+  al_optim_free(opt);
+  al_release(a);
+}
+END_TEST
+
+START_TEST(sgd_by_hand) {
+  al_opts *o = al_opts_new(c, al_optim_args(c, "sgd"), "sgd");
+  al_opts_parse(c, o, "momentum=0.5 weight_decay=0.1");
+  al_optim *opt = al_optim_new(c, "sgd", o);
+  al_tensor *a = with_grad(2, 3);
+  al_optim_add(opt, "a", a, true);
+  al_optim_step(opt, 0.1, NULL);
+  al_optim_step(opt, 0.1, NULL);
+  const double first = 2 * 0.99 - 0.3, second = first * 0.99 - 0.1 * (1.5 + 3);
+  ck_assert_double_eq_tol(al_item(a), second, 1e-12);
+  al_optim_free(opt);
+  al_opts_release(o);
+  al_release(a);
+}
+END_TEST
+
+Suite *suite_test_core(void) {
+  Suite *s = suite_create("core");
+  TCase *t = tcase_create("core");
+  tcase_add_checked_fixture(t, setup, teardown);
+  tcase_add_test(t, first_error_wins);
+  tcase_add_test(t, nearest_names);
+  tcase_add_test(t, options_parse_and_print);
+  tcase_add_loop_test(t, wrong_options_are_named, 0, sizeof wrong_options / sizeof *wrong_options);
+  tcase_add_test(t, memory_is_counted_and_reused);
+  tcase_add_test(t, size_classes);
+  tcase_add_test(t, conversions);
+  tcase_add_test(t, scopes_own_what_ops_return);
+  tcase_add_test(t, the_graph_is_gone_after_backward);
+  tcase_add_test(t, no_grad_and_detach_record_nothing);
+  tcase_add_test(t, gradients_add_without_aliasing);
+  tcase_add_test(t, long_chains);
+  tcase_add_test(t, backward_refusals);
+  tcase_add_test(t, philox_is_the_published_generator);
+  tcase_add_test(t, streams);
+  tcase_add_test(t, adamw_by_hand);
+  tcase_add_test(t, sgd_by_hand);
+  tcase_add_test(t, not_finite_changes_nothing);
+  suite_add_tcase(s, t);
+  return s;
+}
