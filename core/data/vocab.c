@@ -217,7 +217,7 @@ static al_status take(al_ctx *c, table *f, void *out, int64_t n, int64_t piece) 
 }
 
 static al_status read_piece(al_ctx *c, al_vocab *v, table *f, int64_t id, int32_t longest) {
-  int32_t len;
+  int32_t len = 0;
   AL_TRY(take(c, f, &v->score[id], 4, id));
   AL_TRY(take(c, f, &len, 4, id));
   if (len < 0 || len > longest)
@@ -237,7 +237,7 @@ static al_status read_piece(al_ctx *c, al_vocab *v, table *f, int64_t id, int32_
 }
 
 static al_status read_table(al_ctx *c, al_vocab **out, table *f, int64_t size) {
-  int32_t longest;
+  int32_t longest = 0;
   AL_TRY(take(c, f, &longest, 4, 0));
   if (longest < 6 || longest > f->n) /* a byte piece has 6 characters */
     return al_fail(
@@ -447,8 +447,10 @@ char *al_vocab_decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t 
   char *out = al_calloc(c, total + 1, 1);
   if (!out) return NULL;
   char *p = out;
-  for (int64_t i = 0; i < n; i++, p += k)
-    memcpy(p, text_of(v, i ? ids[i - 1] : -1, ids[i], &k), (size_t)k);
+  for (int64_t i = 0; i < n; i++, p += k) {
+    const char *from = text_of(v, i ? ids[i - 1] : -1, ids[i], &k);
+    memcpy(p, from, (size_t)k);
+  }
   if (len) *len = (size_t)total;
   return out;
 }

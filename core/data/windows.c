@@ -21,11 +21,11 @@ static al_status check(al_ctx *c, const char *who, const al_tensor *tokens, int6
     return al_fail(c, AL_EVALUE, "%s: range [%lld,%lld) does not lie in the %lld tokens", who,
                    (long long)lo, (long long)hi, (long long)al_size(tokens, 0));
   if (hi - lo <= T)
-    return al_fail(c, AL_EVALUE,
-                   "%s: the text has %lld tokens here, a context of %lld needs at least one more "
-                   "than that (%lld): "
-                   "take a longer text or a shorter context",
-                   who, (long long)(hi - lo), (long long)T, (long long)T + 1);
+    return al_fail(
+        c, AL_EVALUE,
+        "%s: the text has %lld tokens here, a context of %lld needs at least one more than "
+        "that: take a longer text or a shorter context",
+        who, (long long)(hi - lo), (long long)T);
   return AL_OK;
 }
 
@@ -92,8 +92,8 @@ al_status al_windows_even(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_
   *x = *y = NULL;
   AL_TRY(check(c, "windows_even", tokens, lo, hi, B, T));
   if (first < 0 || n_total < 1 || first > n_total - B)
-    return al_fail(c, AL_EVALUE, "windows_even: windows %lld to %lld asked for, of %lld",
-                   (long long)first, (long long)(first + B - 1), (long long)n_total);
+    return al_fail(c, AL_EVALUE, "windows_even: %lld windows from number %lld asked for, of %lld",
+                   (long long)B, (long long)first, (long long)n_total);
   al_tensor *px, *py;
   AL_TRY(make_pair(c, B, T, &px, &py));
   /* The first window begins at lo and the last ends at hi. */

@@ -1,0 +1,390 @@
+/* test_data.c: windows of tokens and llama2.c's models; memory of all token data. */
+#include "scratch.h"
+#include "../core/op.h"
+#include <limits.h>
+#include <math.h>
+
+#define MODELS AL_SOURCE_DIR "/experiments/models/"
+#define MODEL MODELS "stories260K.bin"
+#define TOKENS MODELS "tok512.bin"
+#define SHAKESPEARE AL_SOURCE_DIR "/experiments/data/shakespeare.txt"
+
+/* ---- windows -------------------------------------------------------------------------------- */
+
+static al_tensor *counting(int64_t n) {
+  al_tensor *t = al_tensor_new(c, AL_I32, 1, &n);
+  for (int64_t i = 0; i < n; i++) ((int32_t *)al_data(t))[i] = (int32_t)i;
+  return t;
+}
+
+/* Rows are runs of consecutive tokens, y one further; returns the start of row b. */
+static int64_t start_of(const al_tensor *x, const al_tensor *y, int64_t b) {
+  const int64_t T = al_size(x, 1);
+  const int32_t *px = (int32_t *)al_data(x) + b * T, *py = (int32_t *)al_data(y) + b * T;
+  for (int64_t t = 0; t < T; t++) {
+    ck_assert_int_eq(px[t], px[0] + t);
+    ck_assert_int_eq(py[t], px[t] + 1);
+  }
+  return px[0];
+}
+
+START_TEST(random_windows) {
+  enum { N = 100, LO = 20, HI = 60, T = 9, B = 7, K = 600, STARTS = HI - LO - T };
+  al_tensor *tokens = counting(N), *x, *y;
+  int64_t seen[N] = {0};
+  for (uint64_t k = 0; k < K; k++) {
+    ck_assert_int_eq(al_windows_random(c, tokens, LO, HI, B, T, 5, k, &x, &y), AL_OK);
+    for (int64_t b = 0; b < B; b++) seen[start_of(x, y, b)]++;
+    al_release(x);
+    al_release(y);
+  }
+  double chi2 = 0;
+  const double expected = (double)B * K / STARTS;
+  for (int i = 0; i < N; i++) {
+    const bool allowed = i >= LO && i < HI - T;
+    ck_assert(allowed || seen[i] == 0);
+    if (allowed) chi2 += ((double)seen[i] - expected) * ((double)seen[i] - expected) / expected;
+  }
+  ck_assert_double_lt(chi2, 60); /* 30 degrees of freedom: exceeded by chance once in 1000 */
+  al_release(tokens);
+}
+END_TEST
+
+/* Row b of batch k is a function of (seed, k, b), whatever the batch size. */
+START_TEST(windows_are_pure) {
+  al_tensor *tokens = counting(1000), *x[4], *y[4];
+  ck_assert_int_eq(al_windows_random(c, tokens, 0, 1000, 4, 16, 9, 3, &x[0], &y[0]), AL_OK);
+  ck_assert_int_eq(al_windows_random(c, tokens, 0, 1000, 2, 16, 9, 3, &x[1], &y[1]), AL_OK);
+  ck_assert_int_eq(al_windows_random(c, tokens, 0, 1000, 4, 16, 9, 4, &x[2], &y[2]), AL_OK);
+  ck_assert_int_eq(al_windows_random(c, tokens, 0, 1000, 4, 16, 10, 3, &x[3], &y[3]), AL_OK);
+  ck_assert(memcmp(al_data(x[0]), al_data(x[1]), 2 * 16 * 4) == 0);
+  ck_assert(memcmp(al_data(x[0]), al_data(x[2]), 4 * 16 * 4) != 0);
+  ck_assert(memcmp(al_data(x[0]), al_data(x[3]), 4 * 16 * 4) != 0);
+  for (int i = 0; i < 4; i++) al_release(x[i]), al_release(y[i]);
+  al_release(tokens);
+}
+END_TEST
+
+START_TEST(even_windows) {
+  al_tensor *tokens = counting(500), *x, *y, *px, *py;
+  ck_assert_int_eq(al_windows_even(c, tokens, 100, 400, 10, 32, 0, 10, &x, &y), AL_OK);
+  ck_assert_int_eq(start_of(x, y, 0), 100);
+  ck_assert_int_eq(start_of(x, y, 9), 400 - 33);
+  for (int64_t b = 1; b < 10; b++) {
+    const int64_t gap = start_of(x, y, b) - start_of(x, y, b - 1);
+    ck_assert(gap == 29 || gap == 30); /* 267 / 9 = 29.7 */
+  }
+  for (int64_t first = 0; first < 10; first += 5) { /* in two batches: the same windows */
+    ck_assert_int_eq(al_windows_even(c, tokens, 100, 400, 5, 32, first, 10, &px, &py), AL_OK);
+    ck_assert(memcmp(al_data(px), (int32_t *)al_data(x) + first * 32, 5 * 32 * 4) == 0);
+    al_release(px);
+    al_release(py);
+  }
+  al_release(x);
+  al_release(y);
+  ck_assert_int_eq(al_windows_even(c, tokens, 7, 500, 1, 8, 0, 1, &x, &y), AL_OK);
+  ck_assert_int_eq(start_of(x, y, 0), 7);
+  al_release(x);
+  al_release(y);
+  al_release(tokens);
+}
+END_TEST
+
+START_TEST(least_text_and_strides) {
+  al_tensor *tokens = counting(40), *x, *y;
+  for (uint64_t k = 0; k < 20; k++) { /* T + 1 tokens: one window */
+    ck_assert_int_eq(al_windows_random(c, tokens, 3, 12, 2, 8, k, k, &x, &y), AL_OK);
+    ck_assert_int_eq(start_of(x, y, 0), 3);
+    ck_assert_int_eq(start_of(x, y, 1), 3);
+    al_release(x);
+    al_release(y);
+  }
+  al_tensor *odd = al_tensor_view(c, tokens, 1, (const int64_t[]){20}, (const int64_t[]){2}, 1);
+  ck_assert_int_eq(al_windows_even(c, odd, 0, 20, 1, 3, 0, 1, &x, &y), AL_OK);
+  ck_assert_int_eq(((int32_t *)al_data(x))[2], 5);
+  ck_assert_int_eq(((int32_t *)al_data(y))[2], 7);
+  al_release(x);
+  al_release(y);
+  al_release(odd);
+  al_release(tokens);
+}
+END_TEST
+
+static void no_windows(const al_tensor *t, int64_t lo, int64_t hi, int64_t B, int64_t T,
+                       al_status st, const char *one, const char *two) {
+  al_tensor *x = NULL, *y = NULL;
+  ck_assert_int_eq(al_windows_random(c, t, lo, hi, B, T, 1, 1, &x, &y), st);
+  ck_assert(!x && !y);
+  expect(st, one, two);
+  ck_assert_int_eq(al_windows_even(c, t, lo, hi, B, T, 0, B, &x, &y), st);
+  expect(st, one, two);
+}
+
+START_TEST(refused_windows) {
+  al_tensor *tokens = counting(100), *x, *y;
+  al_tensor *floats = al_tensor_full(c, AL_F32, 1, (const int64_t[]){100}, 1);
+  al_tensor *table = al_tensor_full(c, AL_I32, 2, (const int64_t[]){10, 10}, 1);
+  no_windows(tokens, 0, 100, 1, 100, AL_EVALUE, "100 tokens", "context of 100");
+  no_windows(tokens, 20, 52, 1, 64, AL_EVALUE, "32 tokens", "context of 64");
+  no_windows(tokens, 5, 5, 1, 1, AL_EVALUE, "0 tokens", "context of 1");
+  no_windows(tokens, 0, 100, 1, INT64_MAX, AL_EVALUE, "100 tokens",
+             "context of 9223372036854775807");
+  no_windows(tokens, 0, 101, 1, 8, AL_EVALUE, "[0,101)", "100 tokens");
+  no_windows(tokens, -1, 50, 1, 8, AL_EVALUE, "[-1,50)", "100 tokens");
+  no_windows(tokens, 60, 50, 1, 8, AL_EVALUE, "[60,50)", "100 tokens");
+  no_windows(tokens, 0, 100, 0, 8, AL_EVALUE, "batch", "got 0 and 8");
+  no_windows(tokens, 0, 100, 1, 0, AL_EVALUE, "context", "got 1 and 0");
+  no_windows(tokens, 0, 100, INT64_MAX / 4, 50, AL_ESHAPE, "too large", "");
+  no_windows(floats, 0, 100, 1, 8, AL_ETYPE, "i32", "f32 (100)");
+  no_windows(table, 0, 10, 1, 8, AL_ETYPE, "one axis", "(10,10)");
+  no_windows(NULL, 0, 10, 1, 8, AL_EVALUE, "tokens", "tensor");
+  ck_assert_int_ne(al_windows_even(c, tokens, 0, 100, 2, 8, 3, 4, &x, &y), AL_OK);
+  expect(AL_EVALUE, "2 windows from number 3", "of 4");
+  ck_assert_int_ne(al_windows_even(c, tokens, 0, 100, 2, 8, -1, 4, &x, &y), AL_OK);
+  expect(AL_EVALUE, "from number -1", "of 4");
+  ck_assert_int_ne(al_windows_even(c, tokens, 0, 100, 2, 8, INT64_MAX, 4, &x, &y), AL_OK);
+  expect(AL_EVALUE, "of 4", "");
+  al_release(tokens);
+  al_release(floats);
+  al_release(table);
+}
+END_TEST
+
+/* ---- llama2.c's models ---------------------------------------------------------------------- */
+
+START_TEST(stories) {
+  al_llama2c *m = al_llama2c_open(c, MODEL);
+  expect_ok();
+  const al_llama2c_config *s = al_llama2c_sizes(m);
+  ck_assert(s->dim == 64 && s->hidden_dim == 172 && s->n_layers == 5 && s->n_heads == 8);
+  ck_assert(s->n_kv_heads == 4 && s->vocab_size == 512 && s->max_seq_len == 512 && s->tied);
+  ck_assert_int_eq(al_llama2c_count(m), 2 + 9 * 5);
+  int64_t total = 0;
+  for (int i = 0; i < al_llama2c_count(m); i++) {
+    al_tensor *t = al_llama2c_tensor(c, m, al_llama2c_name(m, i));
+    expect_ok();
+    total += al_numel(t);
+    for (int64_t k = 0; k < al_numel(t); k++) ck_assert(fabsf(((float *)al_data(t))[k]) < 10);
+    al_release(t);
+  }
+  ck_assert_int_eq(total, 264128 - 512 * 8); /* all but the rotary tables */
+  ck_assert_ptr_null(al_llama2c_name(m, -1));
+  ck_assert_ptr_null(al_llama2c_name(m, al_llama2c_count(m)));
+  ck_assert_ptr_null(al_llama2c_tensor(c, m, "lm_head.weight"));
+  expect(AL_ENAME, "lm_head.weight", "stories260K.bin");
+  al_llama2c_close(m);
+}
+END_TEST
+
+enum { SIZES = 7, FLOATS = 8000 };
+static const int32_t small_sizes[SIZES] = {4, 6, 2, 2, 1, -3, 5};
+/* Names with their place among the floats and their shape, counted by hand from the layout. */
+static const struct {
+  const char *name;
+  int at, rows, columns;
+} places[] = {
+    {"model.embed_tokens.weight", 0, 3, 4},
+    {"model.layers.0.input_layernorm.weight", 12, 4, 0},
+    {"model.layers.1.input_layernorm.weight", 16, 4, 0},
+    {"model.layers.0.self_attn.q_proj.weight", 20, 4, 4},
+    {"model.layers.1.self_attn.q_proj.weight", 36, 4, 4},
+    {"model.layers.0.self_attn.k_proj.weight", 52, 2, 4},
+    {"model.layers.1.self_attn.k_proj.weight", 60, 2, 4},
+    {"model.layers.0.self_attn.v_proj.weight", 68, 2, 4},
+    {"model.layers.1.self_attn.v_proj.weight", 76, 2, 4},
+    {"model.layers.0.self_attn.o_proj.weight", 84, 4, 4},
+    {"model.layers.1.self_attn.o_proj.weight", 100, 4, 4},
+    {"model.layers.0.post_attention_layernorm.weight", 116, 4, 0},
+    {"model.layers.1.post_attention_layernorm.weight", 120, 4, 0},
+    {"model.layers.0.mlp.gate_proj.weight", 124, 6, 4},
+    {"model.layers.1.mlp.gate_proj.weight", 148, 6, 4},
+    {"model.layers.0.mlp.down_proj.weight", 172, 4, 6},
+    {"model.layers.1.mlp.down_proj.weight", 196, 4, 6},
+    {"model.layers.0.mlp.up_proj.weight", 220, 6, 4},
+    {"model.layers.1.mlp.up_proj.weight", 244, 6, 4},
+    {"model.norm.weight", 268, 4, 0}, /* then 2 x 5 x 1 rotary numbers */
+    {"lm_head.weight", 282, 3, 4},
+};
+enum { PLACES = sizeof places / sizeof *places, SMALL = 294 };
+
+/* A model of those sizes whose i-th float is i; `n` floats are written. */
+static const char *small_model(const int32_t *sizes, int n) {
+  static float data[FLOATS];
+  for (int i = 0; i < FLOATS; i++) data[i] = (float)i;
+  char all[4 * (SIZES + FLOATS)];
+  memcpy(all, sizes, 4 * SIZES);
+  memcpy(all + 4 * SIZES, data, sizeof data);
+  const char *path = in_folder("m.bin");
+  put_file(path, all, (size_t)(4 * (SIZES + n)));
+  return path;
+}
+
+START_TEST(every_place) {
+  al_llama2c *m = al_llama2c_open(c, small_model(small_sizes, SMALL));
+  expect_ok();
+  ck_assert(!al_llama2c_sizes(m)->tied);
+  ck_assert_int_eq(al_llama2c_sizes(m)->vocab_size, 3);
+  ck_assert_int_eq(al_llama2c_count(m), PLACES);
+  for (int i = 0; i < PLACES; i++) {
+    al_tensor *t = al_llama2c_tensor(c, m, places[i].name);
+    expect_ok();
+    ck_assert_int_eq(al_ndim(t), places[i].columns ? 2 : 1);
+    ck_assert_int_eq(al_size(t, 0), places[i].rows);
+    if (places[i].columns) ck_assert_int_eq(al_size(t, 1), places[i].columns);
+    for (int64_t k = 0; k < al_numel(t); k++)
+      ck_assert(((float *)al_data(t))[k] == (float)(places[i].at + k));
+    al_release(t);
+  }
+  al_llama2c_close(m);
+}
+END_TEST
+
+static void bad_model(const char *path, const char *one, const char *two) {
+  ck_assert_ptr_null(al_llama2c_open(c, path));
+  ck_assert_ptr_nonnull(strstr(al_error_message(c, NULL, NULL), path));
+  expect(AL_EFORMAT, one, two);
+}
+
+START_TEST(bad_models) {
+  static const struct {
+    int i;
+    int32_t value;
+    const char *one, *two;
+  } wrong[] = {
+      {0, 0, "dim", "got 0"},
+      {0, -4, "dim", "got -4"},
+      {0, INT32_MAX, "dim", "got 2147483647"},
+      {0, 5, "dim 5", "n_heads 2"},
+      {0, 6, "dim 6", "n_heads 2"},
+      {1, 0, "hidden_dim", "got 0"},
+      {1, INT32_MIN, "hidden_dim", "got -2147483648"},
+      {2, 0, "n_layers", "got 0"},
+      {2, 1 << 30, "n_layers", "got 1073741824"},
+      {3, 0, "n_heads", "got 0"},
+      {3, -1, "n_heads", "got -1"},
+      {4, 0, "n_kv_heads", "got 0"},
+      {4, 3, "n_heads 2", "n_kv_heads 3"},
+      {5, 0, "vocab_size", "got 0"},
+      {5, INT32_MIN, "vocab_size", "got -2147483648"},
+      {5, INT32_MAX, "vocab_size", "got 2147483647"},
+      {6, 0, "max_seq_len", "got 0"},
+      {6, INT32_MAX, "max_seq_len", "got 2147483647"},
+      {0, 0x616b3432, "version 6", "only version 0"},
+      {5, 3, "has 1156 bytes", "the file has 1204"}, /* tied: 12 floats fewer */
+      {0, 8, "a model of these sizes has", "cut short?"},
+  };
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    int32_t sizes[SIZES];
+    memcpy(sizes, small_sizes, sizeof sizes);
+    sizes[wrong[i].i] = wrong[i].value;
+    bad_model(small_model(sizes, SMALL), wrong[i].one, wrong[i].two);
+  }
+  /* the largest sizes believed: no overflow on the way to the refusal */
+  static const int32_t most[SIZES] = {1 << 18, 1 << 20,    1 << 12, 1 << 14,
+                                      1 << 14, -(1 << 24), 1 << 24};
+  bad_model(small_model(most, SMALL), "cut short?", "");
+  for (int n = 0; n < SMALL; n++) bad_model(small_model(small_sizes, n), "cut short?", "");
+  bad_model(small_model(small_sizes, SMALL + 1), "another format?", "1208");
+  const char *path = in_folder("m.bin");
+  char bytes[28] = {4};
+  for (size_t n = 0; n < sizeof bytes; n++) {
+    put_file(path, bytes, n);
+    bad_model(path, "too few", "");
+  }
+  bad_model(SHAKESPEARE, "dim", "not a llama2.c model");
+  bad_model(TOKENS, "dim", "");
+  ck_assert_ptr_null(al_llama2c_open(c, in_folder("no")));
+  expect(AL_EIO, "/no", "No such file");
+  ck_assert_ptr_null(al_llama2c_open(c, folder));
+  expect(AL_EIO, folder, "is a folder");
+}
+END_TEST
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+static bool all_of_it(al_tensor *tokens, const char *text, size_t n) {
+  bool ok = false;
+  al_tensor *x = NULL, *y = NULL, *ids = NULL, *w = NULL;
+  char *back = NULL;
+  al_vocab *chars = al_vocab_chars(c, text, n),
+           *table = chars ? al_vocab_llama2c(c, TOKENS, 512) : NULL;
+  al_llama2c *m = table ? al_llama2c_open(c, MODEL) : NULL;
+  if (!m || al_windows_random(c, tokens, 0, 100, 2, 8, 1, 1, &x, &y) != AL_OK) goto done;
+  al_release(x);
+  al_release(y);
+  x = y = NULL;
+  if (al_windows_even(c, tokens, 0, 100, 2, 8, 0, 2, &x, &y) != AL_OK) goto done;
+  if (!(ids = al_vocab_encode(c, chars, text, n))) goto done;
+  al_release(ids);
+  if (!(ids = al_vocab_encode(c, table, text, n))) goto done;
+  if (!(back = al_vocab_decode(c, table, al_data(ids), al_numel(ids), NULL))) goto done;
+  ok = (w = al_llama2c_tensor(c, m, "model.norm.weight")) != NULL;
+done:
+  al_release(x);
+  al_release(y);
+  al_release(ids);
+  al_release(w);
+  free(back);
+  al_vocab_free(chars);
+  al_vocab_free(table);
+  al_llama2c_close(m);
+  return ok;
+}
+
+START_TEST(allocation_fails) {
+  al_tensor *tokens = counting(100);
+  const int64_t live = al_memory(c).live;
+  int64_t n = 1;
+  for (;; n++) {
+    al_memory_fail_at(c, n);
+    const bool ok = all_of_it(tokens, "Once upon a time", 16);
+    al_memory_fail_at(c, 0);
+    ck_assert_int_eq(al_memory(c).live, live);
+    if (ok) break;
+    expect(AL_ENOMEM, "memory", "");
+  }
+  ck_assert_int_gt(n, 25);
+  al_release(tokens);
+}
+END_TEST
+
+/* Inside a scope the scope owns what comes, also when half of a pair could not be made. */
+START_TEST(scopes) {
+  al_tensor *tokens = counting(100), *x, *y;
+  al_vocab *v = al_vocab_llama2c(c, TOKENS, 512);
+  for (int64_t n = 1; n < 6; n++) {
+    al_scope_begin(c);
+    al_memory_fail_at(c, n);
+    const al_status st = al_windows_random(c, tokens, 0, 100, 2, 8, 1, 1, &x, &y);
+    al_memory_fail_at(c, 0);
+    ck_assert_int_eq(st, n < 5 ? AL_ENOMEM : AL_OK); /* a tensor takes two allocations */
+    al_error_clear(c);
+    ck_assert_ptr_nonnull(al_vocab_encode(c, v, "abc", 3));
+    al_tensor *kept = al_scope_end(c, st == AL_OK ? y : NULL);
+    ck_assert(kept == (st == AL_OK ? y : NULL));
+    al_release(kept);
+  }
+  al_vocab_free(v);
+  al_release(tokens);
+}
+END_TEST
+
+Suite *suite_test_data(void);
+Suite *suite_test_data(void) {
+  Suite *s = suite_create("data");
+  TCase *t = tcase_create("data");
+  tcase_add_checked_fixture(t, scratch_begin, scratch_end);
+  tcase_set_timeout(t, 60);
+  tcase_add_test(t, random_windows);
+  tcase_add_test(t, windows_are_pure);
+  tcase_add_test(t, even_windows);
+  tcase_add_test(t, least_text_and_strides);
+  tcase_add_test(t, refused_windows);
+  tcase_add_test(t, stories);
+  tcase_add_test(t, every_place);
+  tcase_add_test(t, bad_models);
+  tcase_add_test(t, allocation_fails);
+  tcase_add_test(t, scopes);
+  suite_add_tcase(s, t);
+  return s;
+}
