@@ -76,9 +76,10 @@ static int attn_options(lua_State *L) {
   const char *name = luaL_optstring(L, 1, "");
   al_ctx *c = lal_ctx(L);
   const attn_family *f;
+  const attn_preset *p;
   al_opts *o = NULL;
   lal_guard *g = lal_guard_new(L, (void (*)(void *))al_opts_release);
-  if (attn_find(c, name, &f, NULL, &o) != AL_OK) return lal_raise(L);
+  if (attn_find(c, name, &f, &p, &o) != AL_OK) return lal_raise(L);
   g->p = o;
   lal_push_args(L, f->options, o);
   lal_guard_free(g);
