@@ -6,7 +6,8 @@
  * BOS, then the text with a space put before it, as characters (bytes for those without a piece);
  * then again and again the neighbours whose joint piece has the best score are joined, leftmost
  * first. A heap of candidates does that in O(n log n) where a scan a merge takes O(n^2). Special
- * and byte pieces are never matched as text, so "<s>" in a text is three characters. */
+ * and byte pieces are never matched as text, so "<s>" in a text is three characters, and spaces are
+ * kept as they are: decoding gives back every byte. */
 #include "file.h"
 #include "../core.h"
 #include <math.h>
