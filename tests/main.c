@@ -1,8 +1,8 @@
 /* main.c: runs the C tests: `attnlab_tests` all of them, `attnlab_tests check_ops ...` these.
  *
- * Each other file tests/<stem>.c defines Suite *suite_<stem>(void); the build lists them. Tests run in
- * forked children, which may use threads only as long as this process never has: no suite function may
- * enter a parallel region.
+ * Each other file tests/<stem>.c defines Suite *suite_<stem>(void); the build lists them. Tests run
+ * in forked children, which may use threads only as long as this process never has: no suite
+ * function may enter a parallel region.
  */
 #define _DEFAULT_SOURCE /* setenv */
 #include <check.h>

@@ -53,6 +53,7 @@ static const al_op dropout = {
                                    {"(2,9,11)t", .args = "p=0.5 key=12345678901"},
                                    {"(6)", .args = "p=0 key=3"},
                                    {"(6)", .args = "p=1 key=3"},
+                                   {"(9001)", .args = "key=77"},
                                    {0}},
 };
 

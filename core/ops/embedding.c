@@ -55,6 +55,7 @@ static const al_op embedding = {
     .samples = (const al_sample[]){{.inputs = "(7,5) i(2,3)<7"},
                                    {.inputs = "(3,1)t i(11)<3"},
                                    {.inputs = "(4,37) i(1,2,3)<4"},
+                                   {.inputs = "(50,40) i(30,30)<50"},
                                    {0}},
 };
 

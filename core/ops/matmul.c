@@ -199,6 +199,8 @@ static const al_op matmul = {
                                    {"(3,4,5) (2,1,6,5) (6)", .args = "transpose_b=true"},
                                    {.inputs = "(1,5) (3,5,2)"},
                                    {.inputs = "(4,1) (1,3)"},
+                                   {.inputs = "(2,90,48) (48,70) (70)"},
+                                   {"(5,33,40)t (5,35,40)", .args = "transpose_b=true"},
                                    {0}},
 };
 

@@ -81,6 +81,7 @@ static const al_op rope = {
                                    {"(2,3,1,7)", .args = "dims=4 base=100"},
                                    {"(1,35,1,7)", .args = "dims=2 interleaved=true"},
                                    {"(1,2,2,3)", .args = "dims=0"},
+                                   {"(2,70,9,62)t", .args = "dims=60"},
                                    {0}},
 };
 
