@@ -54,6 +54,14 @@ function M.difference_axis(unit, lo, hi)
     if v <= hi then ticks[#ticks + 1] = v end
     if -v >= lo then ticks[#ticks + 1] = -v end
   end
+  if #ticks > 7 then -- every other, so that the labels keep apart
+    local sparse = { 0 }
+    for i = 2, #ticks do
+      local e = math.log(math.abs(ticks[i]) / unit, 10)
+      if math.abs(e - math.floor(e + 0.5)) < 0.1 then sparse[#sparse + 1] = ticks[i] end
+    end
+    ticks = sparse
+  end
   return map, ticks
 end
 
@@ -284,7 +292,7 @@ function M.draw(fig, dir)
     local said = sys.read(log):gsub("%s+$", "")
     return nil, ("gnuplot failed (%s %d): %s"):format(how, code, said == "" and "is gnuplot-nox installed?" or said)
   end
-  return { png, svg }
+  return { png = png, svg = svg }
 end
 
 return M

@@ -22,13 +22,6 @@ function M.human(n, bytes)
   return (math.abs(n) < 10 and "%.2f%s" or math.abs(n) < 100 and "%.1f%s" or "%.0f%s"):format(n, units[i])
 end
 
--- Seconds as "3:07" or "1:02:09".
-function M.duration(s)
-  s = math.floor(s + 0.5)
-  if s < 3600 then return ("%d:%02d"):format(s // 60, s % 60) end
-  return ("%d:%02d:%02d"):format(s // 3600, s // 60 % 60, s % 60)
-end
-
 -- columns = {{key, title, right = bool}, ...}; rows = {{[key] = text}, ...}. Columns in which every
 -- cell is empty are left out. Returns lines joined by newlines, without trailing blanks.
 function M.text(columns, rows)

@@ -1,0 +1,62 @@
+local lab = require "attnlab"
+
+return lab.experiment {
+  name = "denominator",
+  title = "What does softmax's denominator do?",
+  question = "What does softmax's denominator do?  softmax = exp of the scores, divided by their sum over the row.\n"
+    .. "The arms keep exp and change what stands below it, or keep the sum and change exp.",
+  source = "Mongaras and Larson, On the Expressiveness of Softmax Attention, arXiv 2507.23632, sections 4.1 to 4.5",
+
+  base = {
+    model = { layers = 2, width = 128, heads = 4, mlp = 256, context = 256 },
+    train = { data = "shakespeare", steps = 400, batch_size = 16, lr = 3e-3, betas = { 0.9, 0.99 }, warmup_steps = 40,
+              schedule = "linear", min_lr = 0, grad_clip = 1, eval_interval = 20, eval_batches = 6,
+              checkpoint_interval = 100 },
+  },
+
+  -- exp without a sum has to be kept from overflowing: the arms that keep a bare exp clamp the scores
+  -- at 5, as the authors do. exp + L2 needs no clamp: the row maximum cancels in the norm.
+  arms = {
+    { name = "softmax" },
+    { name = "softmax + L2", ["attention.output_norm"] = "l2" },
+    { name = "exp", ["attention.denominator"] = "none", ["attention.logit_clamp"] = 5 },
+    { name = "exp + L2", ["attention.denominator"] = "none", ["attention.output_norm"] = "l2" },
+    { name = "softmax + rms", ["attention.output_norm"] = "rms" },
+    { name = "exp / length", ["attention.denominator"] = "length", ["attention.logit_clamp"] = 5 },
+    { name = "exp / length + output gate", ["attention.denominator"] = "length", ["attention.logit_clamp"] = 5,
+      ["attention.output_gate"] = "sigmoid" },
+    { name = "exp, denominator's gradient stopped", ["attention.denominator.gradient"] = "stopped",
+      ["attention.logit_clamp"] = 5 },
+    { name = "linear, relu", ["attention.preset"] = "p1/linear_relu" },
+    { name = "linear, elu + 1", ["attention.preset"] = "p1/linear_elu" },
+    { name = "cosine, learned length", ["attention.preset"] = "p1/linear_cosine" },
+  },
+
+  seeds = { 1, 2, 3 },
+  margin = 0.01,
+  expect = {
+    { arm = "exp + L2", versus = "softmax + L2", equal_within = 0.01 },
+    { arm = "softmax + L2", versus = "softmax", better = true },
+    { arm = "exp / length", versus = "softmax", worse = true },
+    { arm = "exp / length + output gate", versus = "exp / length", better = true },
+    { arm = "exp, denominator's gradient stopped", diverges = true },
+    { arm = "linear, relu", versus = "softmax", worse = true },
+    { arm = "linear, elu + 1", versus = "softmax", worse = true },
+    { arm = "cosine, learned length", versus = "softmax", worse = true },
+  },
+
+  quick = { seeds = { 1, 2 }, ["train.steps"] = 100, ["train.warmup_steps"] = 10, ["train.eval_interval"] = 10,
+            ["train.eval_batches"] = 4, ["train.batch_size"] = 8, ["train.checkpoint_interval"] = 25,
+            ["model.width"] = 64, ["model.mlp"] = 128, ["model.context"] = 64 },
+
+  story = [[
+How to read it:
+- An L2 norm after attention is worth something, and beneath it the denominator is worth nothing: exp + L2 and
+  softmax + L2 are the same function, because a positive factor cancels in the norm. Their curves coincide.
+- Dividing by the length of the row instead of its sum costs loss; a learned gate on the output repairs most of it.
+- Stopping the gradient of the denominator leaves every value of softmax as it is, and training blows up: it is the
+  denominator's gradient, not its value, that keeps training stable.
+- Linear kernels lag far behind: what they lack is exp, not a denominator (relu and elu + 1 have one).]],
+
+  next = "./lab run experiments/denominator.lua attention.logit_softcap=20 out_dir=runs/softcap",
+}

@@ -1,0 +1,173 @@
+-- The command line. COMMANDS is the one table that the parser, --help and the errors are made from.
+local names = require "attnlab.names"
+local tables = require "attnlab.table"
+
+local M = {}
+
+local QUICK = { name = "quick", doc = "the small version of the experiment (minutes become seconds)" }
+local SEEDS = { name = "seeds", value = "N", doc = "the first N seeds, or a list such as 1,2,5" }
+local DEVICE = { name = "device", value = "NAME", doc = "cpu (cuda: not in this version)" }
+local JSON = { name = "json", doc = "machine-readable output" }
+local PRINT = { name = "print-config", doc = "print the resolved configuration and stop" }
+local DRY = { name = "dry-run", doc = "print parameters, arithmetic, memory and number of runs, and stop" }
+local FORCE = { name = "force", doc = "continue runs that another version of the program began" }
+local SETS = "key.sub=value sets any configuration key, out_dir=DIR the place of the runs (default: runs)."
+
+-- name, args (as shown), least and most words, sets = takes key=value, options, doc, more (for its --help)
+M.COMMANDS = {
+  { name = "run", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true,
+    doc = "run an experiment: all arms and seeds, resumable; table and figure",
+    options = { QUICK, SEEDS, DEVICE, { name = "jobs", value = "N", doc = "runs at a time (default: one per core)" },
+                { name = "fresh", doc = "start every run of the experiment again" }, FORCE, PRINT, DRY, JSON },
+    more = SETS },
+  { name = "plot", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true,
+    doc = "table and figure again from the runs that exist", options = { QUICK, SEEDS, JSON }, more = SETS },
+  { name = "train", args = "[key.sub=value ...]", least = 0, most = 0, sets = true, doc = "train one model",
+    options = { { name = "seed", value = "N", doc = "of weights and batches (1)" }, DEVICE,
+                { name = "fresh", doc = "start again" }, FORCE, PRINT, DRY, JSON }, more = SETS },
+  { name = "eval", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
+    doc = "loss of a model file or run folder on validation text",
+    options = { { name = "windows", value = "N", doc = "validation windows (96)" }, JSON },
+    more = "Keys: data=NAME or path of a text, tokenizer=FILE for llama2.c models." },
+  { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
+    doc = "text from a model file or run folder",
+    more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE.", options = {} },
+  { name = "list", args = "[attention|ops|data|config]", least = 0, most = 1, doc = "what there is, by kind", options = { JSON } },
+  { name = "describe", args = "NAME", least = 1, most = 1, doc = "an attention preset or family, an op, or a configuration key", options = {} },
+  { name = "runs", args = "[EXPERIMENT] [out_dir=DIR]", least = 0, most = 1, sets = true, doc = "the runs on disk and how they stand", options = { JSON } },
+  { name = "compare", args = "RUN RUN", least = 2, most = 2, doc = "two runs: keys that differ, paired difference over their seeds", options = { JSON } },
+  { name = "lua", args = "FILE.lua [args]", least = 1, raw = true, doc = "run a Lua script that can require \"attnlab\"", options = {} },
+  { name = "env", args = "", least = 0, most = 0, doc = "shell lines that let stock lua5.4 find the modules", options = {} },
+  { name = "test", args = "[--full]", least = 0, most = 0, doc = "build and run the tests (./lab test)",
+    options = { { name = "full", doc = "also under the sanitizers" } } },
+  { name = "version", args = "", least = 0, most = 0, doc = "version, libraries, devices", options = {} },
+  { name = "worker", args = "--run DIR", least = 0, most = 0, hidden = true, doc = "one run of an experiment (internal)",
+    options = { { name = "run", value = "DIR", doc = "its folder" }, FORCE } },
+}
+
+local function find(list, name)
+  for _, x in ipairs(list) do
+    if x.name == name then return x end
+  end
+end
+
+-- A fault of the caller's: exit status 2.
+local function usage(...)
+  error({ usage = (...):format(select(2, ...)) }, 0)
+end
+
+function M.help()
+  local lines = { "attnlab takes attention apart: switch single components on and off, and see what each is worth.", "",
+                  "  ./lab run experiments/denominator.lua --quick     a first figure in two minutes",
+                  "  ./lab run experiments/denominator.lua             the experiment itself", "", "commands:" }
+  for _, c in ipairs(M.COMMANDS) do
+    if not c.hidden then lines[#lines + 1] = ("  %s %s"):format(tables.pad(c.name .. " " .. c.args, 34), c.doc) end
+  end
+  lines[#lines + 1] = ""
+  lines[#lines + 1] = "Each has --help. Exit status: 0 ok (a diverged arm is a result), 1 failure, 2 usage, 130 interrupted."
+  return table.concat(lines, "\n")
+end
+
+function M.command_help(c)
+  local lines = { ("usage: ./lab %s %s"):format(c.name, c.args), c.doc, "" }
+  for _, o in ipairs(c.options) do
+    lines[#lines + 1] = ("  --%s %s"):format(tables.pad(o.name .. (o.value and " " .. o.value or ""), 16), o.doc)
+  end
+  if c.more then lines[#lines + 1] = c.more end
+  return table.concat(lines, "\n")
+end
+
+-- Splits the words after the command: {words, flags = {[option] = true or text}, sets = {{key, value}}}.
+function M.parse(c, argv)
+  local args = { words = {}, flags = {}, sets = {} }
+  local i = 1
+  while i <= #argv do
+    local word = argv[i]
+    local name, inline = word:match("^%-%-([^=]+)=?(.*)$")
+    if name == "help" or word == "-h" then
+      args.flags.help = true
+    elseif name then
+      local o = find(c.options, name)
+      if not o then
+        local known = {}
+        for k, x in ipairs(c.options) do known[k] = x.name end
+        local near = names.nearest(name, known)
+        usage("%s: unknown option --%s%s", c.name, name, near and (" (did you mean --%s?)"):format(near) or "")
+      end
+      local has_inline = word:find("=", 1, true)
+      if o.value then
+        if not has_inline then
+          i = i + 1
+          inline = argv[i]
+          if not inline then usage("%s: --%s needs %s", c.name, name, o.value) end
+        end
+        args.flags[name] = inline
+      else
+        if has_inline then usage("%s: --%s takes no value", c.name, name) end
+        args.flags[name] = true
+      end
+    elseif word:match("^%-.") then
+      usage("%s: unknown option %s", c.name, word)
+    elseif c.sets and word:match("^[%a_][%w_.]*=") then
+      local key, value = word:match("^([^=]+)=(.*)$")
+      args.sets[#args.sets + 1] = { key, value }
+    else
+      args.words[#args.words + 1] = word
+    end
+    i = i + 1
+  end
+  if not args.flags.help and (#args.words < c.least or #args.words > c.most) then
+    usage("%s: %s expected, got %d word%s\nusage: ./lab %s %s", c.name,
+      c.args == "" and "nothing" or c.args, #args.words, #args.words == 1 and "" or "s", c.name, c.args)
+  end
+  return args
+end
+
+local function dispatch(argv)
+  local name = argv[1]
+  if not name or name == "help" or name == "--help" or name == "-h" then
+    local c = argv[2] and find(M.COMMANDS, argv[2])
+    print(c and M.command_help(c) or M.help())
+    return 0
+  end
+  if name == "--version" then name = "version" end
+  local c = find(M.COMMANDS, name)
+  if not c then
+    local known = {}
+    for _, x in ipairs(M.COMMANDS) do known[#known + 1] = not x.hidden and x.name or nil end
+    usage("%s; ./lab alone lists them", names.unknown("command", name, known))
+  end
+  local rest = table.move(argv, 2, #argv, 1, {})
+  local args
+  if c.raw then
+    if #rest == 0 then usage("%s: %s expected", c.name, c.args) end
+    if rest[1] == "--help" then args = { flags = { help = true } } else args = { words = rest, flags = {}, sets = {} } end
+  else
+    args = M.parse(c, rest)
+  end
+  if args.flags.help then
+    print(M.command_help(c))
+    return 0
+  end
+  local commands = require "attnlab.commands"
+  return commands[name](args, usage) or 0
+end
+
+-- argv: the words after the program's name. Returns the exit status; prints errors to stderr.
+function M.main(argv)
+  local ok, result = xpcall(dispatch, function(e)
+    if type(e) == "table" then return e end
+    if os.getenv "ATTNLAB_TRACE" then return debug.traceback(tostring(e), 2) end
+    return tostring(e)
+  end, argv)
+  if ok then return result end
+  io.stdout:flush()
+  if type(result) == "table" and result.usage then
+    io.stderr:write("attnlab: ", result.usage, "\n")
+    return 2
+  end
+  io.stderr:write("attnlab: ", tostring(type(result) == "table" and result.text or result), "\n")
+  return 1
+end
+
+return M

@@ -1,0 +1,295 @@
+-- The commands of cli.lua that run or show experiments and runs; models and the registry are in
+-- inspect.lua. Each is a function of (args, usage) that returns an exit status.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local experiment = require "attnlab.experiment"
+local names = require "attnlab.names"
+local rows = require "attnlab.rows"
+local runs = require "attnlab.runs"
+local store = require "attnlab.store"
+local tables = require "attnlab.table"
+local json, sys = core.json, core.sys
+
+local M = {}
+
+-- Takes out_dir from the key=value words and checks the keys of the others.
+local function sets_of(args, usage)
+  local root, list = "runs", {}
+  for _, kv in ipairs(args.sets) do
+    if kv[1] == "out_dir" then
+      root = kv[2]
+    else
+      local ok, message = pcall(config.key, kv[1])
+      if not ok then usage("%s", message) end
+      list[#list + 1] = kv
+    end
+  end
+  return list, root
+end
+
+local function check_device(args, usage)
+  local device = args.flags.device or "cpu"
+  if device == "cpu" then return end
+  if device ~= "cuda" then usage("%s", names.unknown("device", device, { "cpu", "cuda" })) end
+  error("device cuda: this version has no GPU kernels yet; it runs on the CPU (" .. core.info() .. ")", 0)
+end
+
+local function whole(text, option, usage)
+  local n = math.tointeger(tonumber(text))
+  if not n or n < 1 then usage("--%s: a whole number >= 1 expected, got '%s'", option, text) end
+  return n
+end
+
+-- "3" = the first three (1.. when there are fewer), "1,2,5" = these.
+local function seeds_of(text, declared, usage)
+  if not text then return nil end
+  local list = {}
+  if text:find(",", 1, true) then
+    for word in text:gmatch("[^,]+") do
+      local seed = math.tointeger(tonumber(word))
+      if not seed or seed < 0 then usage("--seeds: whole numbers expected, got '%s'", word) end
+      list[#list + 1] = seed
+    end
+    return list
+  end
+  local n, last = whole(text, "seeds", usage), 0
+  for i = 1, n do
+    list[i] = declared[i] or last + 1
+    last = math.max(last, list[i])
+  end
+  return list
+end
+
+local function load_experiment(path)
+  if sys.exists(path) ~= "file" then error(("'%s': no such file"):format(path), 0) end
+  local chunk, message = loadfile(path, "t")
+  if not chunk then error(message, 0) end
+  local e = chunk()
+  if getmetatable(e) ~= experiment.class then
+    error(("'%s' returns no experiment: its last line should be  return lab.experiment{...}"):format(path), 0)
+  end
+  return e
+end
+
+local function plan_of(args, usage)
+  local e = load_experiment(args.words[1])
+  local sets, root = sets_of(args, usage)
+  local declared = args.flags.quick and e.quick.seeds or e.seeds
+  local plan = e:plan { quick = args.flags.quick, set = sets, seeds = seeds_of(args.flags.seeds, declared, usage) }
+  return plan, root
+end
+
+local function print_config(plan)
+  local list = {}
+  for i, arm in ipairs(plan.arms) do list[i] = { name = arm.name, config = arm.config } end
+  print(json.encode({ experiment = plan.name, seeds = plan.seeds, margin = plan.margin, arms = list }, { pretty = true }))
+end
+
+local function dry_run(plan, as_json)
+  local budget = require "attnlab.budget"
+  local list, cells, flops, vocab = {}, {}, 0, {}
+  for i, arm in ipairs(plan.arms) do
+    local text = arm.config.train.data
+    vocab[text] = vocab[text] or data.open(text).vocabulary:size()
+    local b = budget.of(arm.config, vocab[text])
+    b.arm, list[i] = arm.name, b
+    flops = flops + b.flops * arm.config.train.steps * #plan.seeds
+    cells[i] = { name = arm.name, parameters = tables.human(b.parameters), flops = tables.human(b.flops),
+                 memory = tables.human(b.memory, true), state = tables.human(b.state_bytes, true) }
+  end
+  local n = #plan.arms * #plan.seeds
+  if as_json then
+    print(json.encode({ experiment = plan.name, runs = n, flops = flops, arms = list }, { pretty = true }))
+    return
+  end
+  print(tables.text({ { key = "name", title = "arm" }, { key = "parameters", title = "parameters", right = true },
+    { key = "flops", title = "FLOP/step", right = true }, { key = "memory", title = "memory (about)", right = true },
+    { key = "state", title = "state", right = true } }, cells))
+  print(("\n%d runs (%d arms x %d seeds), %s FLOP in all; %d run at a time need that many times the memory")
+    :format(n, #plan.arms, #plan.seeds, tables.human(flops), math.min(n, sys.cores())))
+end
+
+-- Table, judged expectations and figure of the plan's runs. Returns true when an arm has failed.
+local function report(plan, list, root, as_json)
+  local e = plan.experiment
+  local result = runs.gather(plan, list)
+  local dir = root .. "/" .. plan.name
+  sys.mkdir(dir)
+  runs.write_table(result, dir)
+  local figure, why = runs.draw(result, dir)
+  if as_json then
+    print(sys.read(dir .. "/table.json"))
+    return
+  end
+  if e.question then print("\n" .. e.question) end
+  if e.source then print("Source: " .. e.source) end
+  print("\n" .. runs.table_text(result))
+  if #result.judged > 0 then
+    print(plan.quick and "\nExpected of the whole experiment; the quick one is too small to judge:"
+      or "\nExpected (written down before the runs):")
+    for _, r in ipairs(result.judged) do
+      print(("  %s%s: %s"):format(plan.quick and "" or tables.pad(r.outcome, 11), r.text, r.detail))
+    end
+  end
+  if e.story and not plan.quick then print("\n" .. e.story) end
+  print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
+  print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
+  print(("runs    %s/"):format(dir))
+  if e.next then print("next    " .. e.next) end
+end
+
+function M.run(args, usage)
+  check_device(args, usage)
+  local plan, root = plan_of(args, usage)
+  if args.flags["print-config"] then return print_config(plan) end
+  if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
+  local runner = require "attnlab.runner"
+  local list, outcome = runner.work(plan, { root = root, program = sys.program(), fresh = args.flags.fresh, force = args.flags.force,
+    jobs = args.flags.jobs and whole(args.flags.jobs, "jobs", usage), quiet = args.flags.json })
+  if outcome == "interrupted" then
+    local words = { "./lab run", args.words[1] }
+    for _, name in ipairs { "quick", "force" } do words[#words + 1] = args.flags[name] and "--" .. name or nil end
+    for _, name in ipairs { "seeds", "jobs" } do
+      if args.flags[name] then words[#words + 1] = ("--%s %s"):format(name, args.flags[name]) end
+    end
+    for _, kv in ipairs(args.sets) do words[#words + 1] = ("'%s=%s'"):format(kv[1], (kv[2]:gsub("'", "'\\''"))) end
+    io.stderr:write("stopped; to go on where it was:  ", table.concat(words, " "), "\n")
+    return 130
+  end
+  report(plan, list, root, args.flags.json)
+  return outcome == "failed" and 1 or 0
+end
+
+function M.plot(args, usage)
+  local plan, root = plan_of(args, usage)
+  report(plan, (require("attnlab.runner").expand(plan, { root = root })), root, args.flags.json)
+end
+
+-- One run in this process: an experiment of one arm, without a comparison.
+function M.train(args, usage)
+  check_device(args, usage)
+  local sets, root = sets_of(args, usage)
+  local e = experiment { name = "train", arms = { { name = "train" } }, seeds = { 1 } }
+  local seed = args.flags.seed and whole(args.flags.seed, "seed", usage)
+  local plan = e:plan { set = sets, seeds = seed and { seed } }
+  if args.flags["print-config"] then return print_config(plan) end
+  if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
+  local run = require("attnlab.runner").expand(plan, { root = root, jobs = 1 })[1]
+  if args.flags.fresh then
+    sys.mkdir(run.dir)
+    store.clear(run.dir)
+  end
+  store.create(root, run.spec)
+  local progress = require "attnlab.progress"
+  local line = progress.new()
+  local code = 0
+  local state = store.status(run.dir).state
+  if state ~= "finished" and state ~= "diverged" then
+    code = require("attnlab.worker").run(run.dir, { force = args.flags.force,
+      progress = function(info) line:update(info) end })
+    line:close()
+  end
+  local status = store.status(run.dir)
+  local result = runs.read(run.dir, 1, run.seed, "valid/loss")
+  if args.flags.json then
+    print(json.encode({ dir = run.dir, status = status.state, step = status.step, valid_loss = result.value, reason = status.reason }))
+  else
+    print(("%s at step %d%s%s\n%s"):format(status.state, status.step, status.reason and ": " .. status.reason or "",
+      result.value and (" | valid loss %.4f"):format(result.value) or "", run.dir))
+    if code == 130 then
+      print "type the same command to go on"
+    elseif code == 0 then
+      print("next    ./lab generate " .. run.dir .. " prompt=ROMEO:")
+    end
+  end
+  return code
+end
+
+-- ---- runs on disk ------------------------------------------------------------------------------
+
+local function every_run(root, only)
+  local list = {}
+  if sys.exists(root) ~= "dir" then return list end
+  for _, name in ipairs(sys.list(root)) do
+    if (not only or name == only) and sys.exists(root .. "/" .. name) == "dir" then
+      for _, id in ipairs(sys.list(root .. "/" .. name)) do
+        local dir = ("%s/%s/%s"):format(root, name, id)
+        if sys.exists(dir .. "/config.json") == "file" then list[#list + 1] = dir end
+      end
+    end
+  end
+  return list
+end
+
+function M.runs(args, usage)
+  local sets, root = sets_of(args, usage)
+  if #sets > 0 then usage("runs: only out_dir=DIR can be set, got %s", sets[1][1]) end
+  local list, cells = {}, {}
+  for i, dir in ipairs(every_run(root, args.words[1])) do
+    local spec = store.config(dir)
+    local run = runs.read(dir, 1, spec.seed, "valid/loss")
+    list[i] = { dir = dir, arm = spec.arm, seed = spec.seed, status = run.status.state, step = run.status.step,
+                valid_loss = run.value, stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil }
+    cells[i] = { dir = dir, arm = spec.arm, seed = tostring(spec.seed), step = tostring(run.status.step),
+                 loss = run.value and ("%.4f"):format(run.value), status = run.status.state .. (list[i].stale and " (stale: " .. list[i].stale .. ")" or "") }
+  end
+  if args.flags.json then
+    print(json.encode(json.array(list), { pretty = true }))
+  elseif #list == 0 then
+    print(("no runs in %s"):format(root .. (args.words[1] and "/" .. args.words[1] or "")))
+  else
+    print(tables.text({ { key = "dir", title = "run" }, { key = "arm", title = "arm" }, { key = "seed", title = "seed", right = true },
+      { key = "step", title = "step", right = true }, { key = "loss", title = "valid loss", right = true }, { key = "status", title = "status" } }, cells))
+  end
+end
+
+-- Values by seed of all finished runs beside `dir` that have its arm.
+local function siblings(dir, spec)
+  local root, name = dir:match("^(.*)/([^/]+)/[^/]+/*$")
+  local values, seeds = {}, {}
+  for _, other in ipairs(every_run(root, name)) do
+    local s = store.config(other)
+    if s.arm == spec.arm and #config.diff(s.config, spec.config) == 0 and store.status(other).state == "finished" then
+      values[s.seed] = runs.read(other, 1, s.seed, "valid/loss").value
+      seeds[#seeds + 1] = s.seed
+    end
+  end
+  table.sort(seeds)
+  return values, seeds
+end
+
+function M.compare(args)
+  local stats = require "attnlab.stats"
+  local a, b = args.words[1], args.words[2]
+  local sa, sb = store.config(a), store.config(b)
+  local diff = config.diff(sa.config, sb.config)
+  local va, seeds = siblings(a, sa)
+  local vb = siblings(b, sb)
+  local d = stats.paired(va, vb, seeds)
+  local lo, hi = stats.interval(d, 0.95)
+  if args.flags.json then
+    print(json.encode({ a = a, b = b, differ = json.array(diff), n = d.n, difference = d.mean, low = lo, high = hi, p = d.p }, { pretty = true }))
+    return
+  end
+  print(("a  %s  (%s)\nb  %s  (%s)"):format(a, sa.arm, b, sb.arm))
+  print(#diff == 0 and "same configuration" or ("%d key%s differ%s"):format(#diff, #diff == 1 and "" or "s", #diff == 1 and "s" or ""))
+  for _, x in ipairs(diff) do print(("  %s: %s | %s"):format(x.key, rows.show(x.a), rows.show(x.b))) end
+  if d.n == 0 then
+    print "no seed has finished in both: no difference to show"
+  elseif not lo then
+    print(("valid loss a - b: %+.4f in one shared seed; no interval from one"):format(d.mean))
+  else
+    print(("valid loss a - b: %+.4f, 95 %% interval [%.4f, %.4f], %d shared seeds: %s"):format(d.mean, lo, hi, d.n,
+      (lo > 0 or hi < 0) and (d.mean > 0 and "a is worse" or "a is better") or "no difference shown"))
+  end
+end
+
+function M.worker(args, usage)
+  if not args.flags.run then usage("worker: --run DIR is needed") end
+  return require("attnlab.worker").run(args.flags.run, { force = args.flags.force })
+end
+
+for name, f in pairs(require "attnlab.inspect") do M[name] = f end
+
+return M

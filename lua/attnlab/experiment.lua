@@ -1,0 +1,214 @@
+-- lab.experiment{...}: a question, its arms and what is expected of them, as data. Checked here to the
+-- last key; expanded into one resolved configuration per arm. No loop, path or drawing is in a file of
+-- experiments.
+--
+--   name      folder under runs/: letters, digits, - and _
+--   title     of the figure (default: the question); question, source, story: text for people
+--   base      configuration of every arm, nested or with dotted keys
+--   arms      {{name=, [config key]=value, ...}, ...}; the first is the reference of all differences
+--   vary      instead of arms: {[config key] = {first value = reference, others...}, ...}
+--   design    for vary: "one_factor" (reference, then one key changed at a time) or "factorial"
+--   seeds     list of whole numbers; arms are paired by seed
+--   margin    equivalence margin of the loss in nats
+--   expect    {{arm=, versus=, equal_within=x | worse=true | better=true} or {arm=, diverges=true} or
+--              {arm=, value=x, within=y}, ...}: hashed into the runs before they start
+--   plot      {metric="valid/loss"}
+--   quick     overrides for --quick: config keys, seeds
+--   next      the command to type next
+local json = require("attnlab.core").json
+local config = require "attnlab.config"
+local names = require "attnlab.names"
+
+local Experiment = {}
+Experiment.__index = Experiment
+
+local TYPES = { name = "string", title = "string", source = "string", question = "string", story = "string",
+                base = "table", arms = "table", vary = "table", design = "string", seeds = "table",
+                margin = "number", expect = "table", plot = "table", quick = "table", next = "string" }
+local EXPECT_KEYS = { arm = true, versus = true, equal_within = true, worse = true, better = true, diverges = true,
+                      value = true, within = true }
+local SECTIONS = { model = true, attention = true, train = true }
+
+local function fail(e, ...)
+  error(("experiment%s: %s"):format(e.name and " '" .. e.name .. "'" or "", (...):format(select(2, ...))), 0)
+end
+
+-- Sets every key of `changes` (dotted, bare, or one of the nested sections) in the configuration.
+local function apply(cfg, changes)
+  for _, key in ipairs(names.keys(changes)) do
+    local value = changes[key]
+    if SECTIONS[key] and type(value) == "table" then
+      for _, sub in ipairs(names.keys(value)) do config.set(cfg, key .. "." .. sub, value[sub]) end
+    elseif key ~= "name" and key ~= "seeds" then
+      config.set(cfg, key, value)
+    end
+  end
+  return cfg
+end
+
+local function check_seeds(e, seeds)
+  if type(seeds) ~= "table" or #seeds == 0 then fail(e, "seeds: a list such as {1,2,3} is needed") end
+  local seen = {}
+  for i, s in ipairs(seeds) do
+    if math.type(s) ~= "integer" or s < 0 then fail(e, "seeds: entry %d: a whole number >= 0 expected, got %s", i, tostring(s)) end
+    if seen[s] then fail(e, "seeds: %d is there twice", s) end
+    seen[s] = true
+  end
+end
+
+local function text_of(v)
+  if type(v) ~= "table" then return tostring(v) end
+  local parts = {}
+  for _, x in ipairs(v) do parts[#parts + 1] = text_of(x) end
+  for _, k in ipairs(names.keys(v)) do parts[#parts + 1] = k .. "=" .. text_of(v[k]) end
+  return "{" .. table.concat(parts, ",") .. "}"
+end
+
+-- Arms of a `vary` table, keys in alphabetical order: names such as "denominator=length".
+local function vary_arms(e)
+  local keys = names.keys(e.vary)
+  local first = {}
+  for _, k in ipairs(keys) do
+    if type(e.vary[k]) ~= "table" or #e.vary[k] < 2 then fail(e, "vary: '%s': a list of at least two values expected", k) end
+    first[k] = e.vary[k][1]
+  end
+  if #keys == 0 then fail(e, "vary: names no key") end
+  local function arm(changed)
+    local values, parts = {}, {}
+    for _, k in ipairs(keys) do
+      local v = first[k]
+      if changed[k] ~= nil then v = changed[k] end
+      values[k] = v
+      if e.design == "factorial" or changed[k] ~= nil then
+        parts[#parts + 1] = k:match("[^.]+$") .. "=" .. text_of(v)
+      end
+    end
+    values.name = #parts > 0 and table.concat(parts, ", ") or "reference"
+    return values
+  end
+  local arms = {}
+  if e.design == "factorial" then
+    local function expand(i, changed)
+      if i > #keys then
+        arms[#arms + 1] = arm(changed)
+        return
+      end
+      for _, v in ipairs(e.vary[keys[i]]) do
+        changed[keys[i]] = v
+        expand(i + 1, changed)
+      end
+      changed[keys[i]] = nil
+    end
+    expand(1, {})
+  else
+    arms[1] = arm {}
+    for _, k in ipairs(keys) do
+      for i = 2, #e.vary[k] do arms[#arms + 1] = arm { [k] = e.vary[k][i] } end
+    end
+  end
+  return arms
+end
+
+local function check_arms(e)
+  if (e.arms == nil) == (e.vary == nil) then fail(e, "either arms or vary is needed") end
+  if e.design and e.design ~= "one_factor" and e.design ~= "factorial" then
+    fail(e, "design: one_factor or factorial expected, got '%s'", e.design)
+  end
+  if e.design and not e.vary then fail(e, "design belongs to vary, but there are arms") end
+  e.arms = e.arms or vary_arms(e)
+  if #e.arms == 0 then fail(e, "arms: there is none") end
+  local seen = {}
+  for i, a in ipairs(e.arms) do
+    if type(a) ~= "table" or type(a.name) ~= "string" or a.name == "" or a.name:find("%c") then
+      fail(e, "arm %d: a table with a name of one line is needed", i)
+    end
+    if seen[a.name] then fail(e, "two arms are called '%s'", a.name) end
+    seen[a.name] = true
+  end
+end
+
+local function check_expect(e)
+  local arm_names, known = {}, {}
+  for i, a in ipairs(e.arms) do
+    arm_names[i] = a.name
+    known[a.name] = true
+  end
+  for i, x in ipairs(e.expect) do
+    if type(x) ~= "table" then fail(e, "expect: entry %d: a table expected", i) end
+    for _, k in ipairs(names.keys(x)) do
+      if not EXPECT_KEYS[k] then
+        fail(e, "expect: entry %d: %s", i, names.unknown("key", k, names.keys(EXPECT_KEYS)))
+      end
+    end
+    for _, k in ipairs { "arm", "versus" } do
+      if x[k] ~= nil and not known[x[k]] then
+        fail(e, "expect: entry %d: %s", i, names.unknown("arm", tostring(x[k]), arm_names))
+      end
+    end
+    local kinds = {}
+    for _, k in ipairs { "equal_within", "worse", "better", "diverges", "value" } do
+      if x[k] ~= nil then kinds[#kinds + 1] = k end
+    end
+    if not x.arm or #kinds ~= 1 then
+      fail(e, "expect: entry %d: arm and exactly one of equal_within, worse, better, diverges, value are needed", i)
+    end
+    local number = x.equal_within or x.value
+    if number and type(number) ~= "number" then fail(e, "expect: entry %d: %s: a number expected", i, kinds[1]) end
+    if x.value and type(x.within) ~= "number" then fail(e, "expect: entry %d: value needs within", i) end
+    if not x.value and not x.diverges and not x.versus then fail(e, "expect: entry %d: %s needs versus", i, kinds[1]) end
+  end
+end
+
+-- Makes an experiment from its table; every fault is an error that names it.
+local function new(spec)
+  if type(spec) ~= "table" then error("experiment: a table expected, got " .. type(spec), 0) end
+  local e = setmetatable({}, Experiment)
+  for k, v in pairs(spec) do e[k] = v end
+  if type(e.name) ~= "string" or not e.name:match("^[%w][%w_-]*$") then
+    e.name = nil
+    fail(e, "name: letters, digits, - and _ expected, got %s", tostring(spec.name))
+  end
+  for k, v in pairs(spec) do
+    if not TYPES[k] then fail(e, "%s", names.unknown("key", k, names.keys(TYPES))) end
+    if type(v) ~= TYPES[k] then fail(e, "%s: %s expected, got %s", k, TYPES[k], type(v)) end
+  end
+  e.base, e.expect, e.quick, e.plot = e.base or {}, e.expect or {}, e.quick or {}, e.plot or {}
+  check_arms(e)
+  check_seeds(e, e.seeds)
+  if e.quick.seeds then check_seeds(e, e.quick.seeds) end
+  check_expect(e)
+  e:plan {}
+  return e
+end
+
+-- What one call runs. options: quick = bool, seeds = list (replaces), set = {{key, value}, ...} in order.
+-- Returns {name, question, ..., seeds, arms = {{name, config, expect}, ...}}.
+function Experiment:plan(options)
+  local seeds = options.seeds or options.quick and self.quick.seeds or self.seeds
+  check_seeds(self, seeds)
+  local plan = { experiment = self, name = self.name, seeds = seeds, margin = self.margin, quick = options.quick,
+                 metric = self.plot.metric or "valid/loss", arms = {} }
+  local same = {} -- configuration -> arm
+  for i, a in ipairs(self.arms) do
+    local ok, cfg = pcall(function()
+      local c = apply({}, self.base)
+      apply(c, a)
+      if options.quick then apply(c, self.quick) end
+      for _, kv in ipairs(options.set or {}) do config.set(c, kv[1], kv[2]) end
+      return config.resolve(c)
+    end)
+    if not ok then fail(self, "arm '%s': %s", a.name, cfg) end
+    local expect = {}
+    for _, x in ipairs(self.expect) do
+      if x.arm == a.name then expect[#expect + 1] = x end
+    end
+    local text = json.encode(cfg)
+    if same[text] then fail(self, "arms '%s' and '%s' are the same configuration", same[text], a.name) end
+    same[text] = a.name
+    plan.arms[i] = { name = a.name, config = cfg, expect = { list = expect, margin = self.margin } }
+  end
+  return plan
+end
+
+local M = { new = new, class = Experiment }
+return setmetatable(M, { __call = function(_, spec) return new(spec) end })

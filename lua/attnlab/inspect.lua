@@ -1,0 +1,153 @@
+-- Commands of cli.lua about models and about what there is: eval, generate, list, describe, lua, env,
+-- version. Functions of (args, usage) as in commands.lua.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local help = require "attnlab.help"
+local model = require "attnlab.model"
+local names = require "attnlab.names"
+local store = require "attnlab.store"
+local tables = require "attnlab.table"
+local json, sys = core.json, core.sys
+
+local M = {}
+
+-- The model of a run folder's last checkpoint.
+local function model_of_run(dir)
+  local spec = store.config(dir)
+  local path = dir .. "/checkpoint.safetensors"
+  if sys.exists(path) ~= "file" then error(dir .. ": the run has no checkpoint yet", 0) end
+  local own = {}
+  for name, t in pairs((core.safetensors.open(path))) do
+    local inner = name:match("^model%.(.+)$")
+    if inner then own[inner] = t end
+  end
+  local text = data.open(spec.config.train.data)
+  local m = model.new { model = spec.config.model, attention = spec.config.attention, train = spec.config.train,
+                        seed = spec.seed, vocabulary = text.vocabulary }
+  m:load_parameters(own, path)
+  return m, spec
+end
+
+-- A model file, or a run folder. Second result: the data that a run was trained on.
+local function load_model(path, tokenizer)
+  if sys.exists(path) ~= "dir" then return model.load(path, { tokenizer = tokenizer }) end
+  local m, spec = model_of_run(path)
+  return m, spec.config.train.data
+end
+
+-- key=value words as a table; unknown keys are usage errors. kinds: {key = "number" or "text"}.
+local function values(args, kinds, usage)
+  local out = {}
+  for _, kv in ipairs(args.sets) do
+    local kind = kinds[kv[1]]
+    if not kind then usage("%s", names.unknown("key", kv[1], names.keys(kinds))) end
+    out[kv[1]] = kv[2]
+    if kind == "number" then
+      local n = tonumber(kv[2])
+      if not n then usage("%s: a number expected, got '%s'", kv[1], kv[2]) end
+      out[kv[1]] = math.tointeger(n) or n
+    end
+  end
+  return out
+end
+
+function M.eval(args, usage)
+  local given = values(args, { data = "text", tokenizer = "text" }, usage)
+  local windows = math.tointeger(tonumber(args.flags.windows or 96))
+  if not windows or windows < 1 then usage("--windows: a whole number >= 1 expected, got '%s'", args.flags.windows) end
+  local m, trained_on = load_model(args.words[1], given.tokenizer)
+  local text = given.data or trained_on or "shakespeare"
+  local set = require("attnlab.evalset") { data = text, windows = windows }
+  local loss, se, each = set(m)
+  local set_data = set:open(m)
+  local bytes = set_data.text_bytes / set_data.tokens:numel()
+  local bits = loss / math.log(2) / bytes
+  local result = { data = text, windows = #each, context = set.context or m.config.context, loss = loss, standard_error = se,
+                   perplexity = math.exp(loss), bits_per_byte = bits }
+  if args.flags.json then
+    print(json.encode(result, { pretty = true }))
+  else
+    print(("%s: %.4f nats per token%s, perplexity %.3f, %.4f bits per byte\n(validation part of '%s', %d windows of %d tokens, each from an empty context)")
+      :format(args.words[1], loss, se and (" (standard error %.4f)"):format(se) or "", result.perplexity, bits, text, #each, result.context))
+  end
+end
+
+function M.generate(args, usage)
+  local given = values(args, { prompt = "text", tokens = "number", temperature = "number", top_k = "number", seed = "number",
+                               tokenizer = "text" }, usage)
+  local m = load_model(args.words[1], given.tokenizer)
+  given.tokenizer = nil
+  print((m:generate(given)))
+end
+
+local LISTS = {
+  attention = function()
+    local list = {}
+    for i, p in ipairs(core.attn.list()) do list[i] = { name = p.name, note = p.source ~= "" and p.source or p.family } end
+    return list
+  end,
+  ops = function()
+    local list = {}
+    for i, op in ipairs(core.ops()) do list[i] = { name = op.name, note = op.doc } end
+    return list
+  end,
+  data = function()
+    local list = {}
+    for i, name in ipairs(data.list()) do list[i] = { name = name, note = data.path(name) } end
+    return list
+  end,
+  config = function()
+    local list = {}
+    for i, key in ipairs(config.keys()) do list[i] = { name = key, note = "" } end
+    return list
+  end,
+}
+
+function M.list(args, usage)
+  local kind = args.words[1]
+  if kind and not LISTS[kind] then usage("list: %s", names.unknown("kind", kind, names.keys(LISTS))) end
+  local all = {}
+  for _, k in ipairs(kind and { kind } or { "attention", "ops", "data" }) do
+    local list = LISTS[k]()
+    all[k] = list
+    if not args.flags.json then
+      if not kind then print(k .. ":") end
+      print(tables.text({ { key = "name", title = "name" }, { key = "note", title = "what" } }, list) .. "\n")
+    end
+  end
+  if args.flags.json then print(json.encode(all, { pretty = true })) end
+end
+
+function M.describe(args)
+  print(help.text(args.words[1]))
+end
+
+-- Sets the global `arg` as lua does, so that a script finds its words there and in `...`.
+function M.lua(args)
+  local path = args.words[1]
+  local words = table.move(args.words, 2, #args.words, 1, {})
+  words[0] = path
+  _G.arg = words
+  local chunk, message = loadfile(path, "t")
+  if not chunk then error(message, 0) end
+  local result = chunk(table.unpack(words))
+  return math.type(result) == "integer" and result or 0
+end
+
+function M.env()
+  local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end
+  local build = sys.program():match("^(.*)/[^/]*$")
+  print("export LUA_PATH=" .. quote(package.path))
+  print("export LUA_CPATH=" .. quote(("%s/lua/?.so;%s"):format(build, package.cpath)))
+end
+
+function M.test()
+  error("the launcher builds and runs the tests: ./lab test", 0)
+end
+
+function M.version()
+  print(("attnlab %s\n%s\nsource %s"):format(core.version, core.info(), store.source_hash()))
+end
+
+return M

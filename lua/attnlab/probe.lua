@@ -1,0 +1,78 @@
+-- What a trained model's attention weights sum to. The row sum W_t = sum_j w_tj is softmax's denominator,
+-- and for an arm without one it is the number that nothing divides by. It is computed by the family
+-- itself: the same options with denominator, gates and norm off, in f64, on values that are all 1.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local rows = require "attnlab.rows"
+
+local M = {}
+
+local WINDOWS, BATCH = 8, 4
+local LOG10 = math.log(10)
+
+-- The options that make the weights; without the others the output is the bare numerator.
+local WEIGHTS = { "feature_map", "similarity", "order", "orders", "coefficients", "logit_scale", "logit_clamp",
+                  "logit_softcap", "logit_round", "decay" }
+
+-- The weights of the layer's attention as an attention of their own; nil where their sum has no sure
+-- sign or where they need x.
+local function twin_of(layer, spec)
+  if layer.family:family() ~= "kernel_attention" then return nil end
+  local options = { denominator = "none" }
+  local rows_of_preset = core.attn.options(spec.preset or "")
+  for _, key in ipairs(WEIGHTS) do
+    local row = rows.find(rows_of_preset, key)
+    options[key] = spec[key]
+    if options[key] == nil and rows.show(row.value) ~= row.default then options[key] = row.value end
+  end
+  if options.decay == "gated" then return nil end
+  local twin = core.attn.new("", options, { heads = layer.heads, kv_heads = layer.kv_heads,
+    head_dim = layer.head_dim, value_dim = 1, dtype = "f64", seed = 0, tag = "probe" })
+  if not twin:claims().positive_weights then return nil end
+  local learned = layer.family:parameters()
+  for name in pairs(twin:parameters()) do twin:set_parameter(name, learned[name]:to "f64") end
+  return twin
+end
+
+-- Adds log W and the number of rows with W > 0, summed over batch and heads, to sum and count (T).
+local function add_rows(twin, q, k, sum, count)
+  local B, S, heads = k:size(1), k:size(2), k:size(3)
+  local ones <close> = core.full { shape = { B, S, heads, 1 }, value = 1, dtype = "f64" }
+  local w <close> = twin:forward { q = q:to "f64", k = k:to "f64", v = ones, causal = true }
+  local w3 <close> = w:reshape { shape = { B, S, w:size(3) } }
+  local positive <close> = core.op.clamp(w3, { min = 1e-300 })
+  local zero <close> = core.zeros { shape = w3:shape(), dtype = "f64" }
+  local logs <close> = core.op.select(w3, positive:log(), zero):sum { axes = { 1, 3 } }
+  local rows <close> = core.op.select(w3, core.full { shape = w3:shape(), value = 1, dtype = "f64" }, zero):sum { axes = { 1, 3 } }
+  for t, v in ipairs(logs:flat()) do sum[t] = (sum[t] or 0) + v end
+  for t, v in ipairs(rows:flat()) do count[t] = (count[t] or 0) + v end
+end
+
+-- {log10_row_sum = {...}}: mean of log10 W_t by position over layers, heads and fixed validation windows
+-- (rows whose weights are all 0 are left out), or nil where the arm has no such sum.
+function M.row_sum(model, cfg)
+  local twins = {}
+  for i, block in ipairs(model.layers) do
+    twins[i] = twin_of(block.attention, config.attention_of(model.spec, i))
+    if not twins[i] then return nil end
+  end
+  local text = data.open(cfg.train.data, { vocabulary = model.vocabulary })
+  local context = model.config.context
+  local sum, count = {}, {}
+  local mode = model.training
+  model:eval()
+  core.no_grad(function()
+    for x in text:even("valid", BATCH, context, text:windows("valid", context, WINDOWS)) do
+      local h <close> = model:hidden(x, { inspect = function(i, q, k) add_rows(twins[i], q, k, sum, count) end })
+    end
+  end)
+  model:train(mode)
+  for t, n in ipairs(count) do
+    if n == 0 then return nil end
+    sum[t] = sum[t] / n / LOG10
+  end
+  return { log10_row_sum = sum }
+end
+
+return M

@@ -1,0 +1,182 @@
+-- Runs an experiment: every arm with every seed in worker processes of their own, seed by seed, so that
+-- all arms of the first seed come first. Finished and diverged runs are skipped, others go on from
+-- their last checkpoint. Workers die with the runner.
+local board = require "attnlab.board"
+local core = require "attnlab.core"
+local data = require "attnlab.data"
+local progress = require "attnlab.progress"
+local runs = require "attnlab.runs"
+local store = require "attnlab.store"
+local tables = require "attnlab.table"
+local json, sys = core.json, core.sys
+
+local M = {}
+
+-- Runs of the plan, seed-major: {{arm, seed, dir, spec, steps}, ...}. Creates nothing. jobs at once with
+-- cores / jobs threads each; the number of threads belongs to the experiment, not to what is left of it.
+function M.expand(plan, options)
+  local n = #plan.arms * #plan.seeds
+  local jobs = math.max(1, math.min(options.jobs or sys.cores(), n))
+  local threads = math.max(1, sys.cores() // jobs)
+  local list, hashes = {}, {}
+  for _, seed in ipairs(plan.seeds) do
+    for i, arm in ipairs(plan.arms) do
+      local text = arm.config.train.data
+      hashes[text] = hashes[text] or sys.sha256(sys.read(data.path(text)))
+      local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = "cpu",
+                     data_hash = hashes[text], expect = arm.expect, quick = plan.quick or nil,
+                     made = { source = store.source_hash(), libraries = store.libraries(), threads = threads } }
+      list[#list + 1] = { arm = i, name = arm.name, seed = seed, spec = spec, dir = store.dir(options.root, spec),
+                          steps = arm.config.train.steps, threads = threads }
+    end
+  end
+  return list, jobs, threads
+end
+
+-- Splits the runs into those to do and those done. Stops with an error before anything is started when
+-- a run may not go on.
+local function select_runs(list, options)
+  local todo, refused = {}, {}
+  for _, run in ipairs(list) do
+    if options.fresh then
+      sys.mkdir(run.dir)
+      local lock = store.lock(run.dir)
+      if not lock then error(run.dir .. ": locked: another process is working on it", 0) end
+      store.clear(run.dir)
+      lock:close()
+    end
+    local status = store.status(run.dir)
+    run.state, run.step = status.state, status.step
+    if status.state == "running" then
+      error(("%s: locked: process %s on %s is working on it"):format(run.dir, status.pid, status.host), 0)
+    end
+    if status.state ~= "finished" and status.state ~= "diverged" then
+      todo[#todo + 1] = run
+      if not options.force and sys.exists(run.dir .. "/checkpoint.safetensors") then
+        local differ = store.differences(store.config(run.dir))
+        if #differ > 0 then refused[#refused + 1] = ("  %s (%s, seed %d): other %s"):format(run.dir, run.name, run.seed, table.concat(differ, ", ")) end
+      end
+    end
+  end
+  if #refused > 0 then
+    if #refused > 5 then refused[5], refused[6] = ("  ... and %d more"):format(#refused - 4), nil end
+    error("runs that another program began cannot go on bit for bit:\n" .. table.concat(refused, "\n", 1, math.min(#refused, 5))
+      .. "\n--fresh starts the experiment again, --force continues all the same", 0)
+  end
+  return todo
+end
+
+local function start(run, options)
+  store.create(options.root, run.spec)
+  local threads = tostring(store.config(run.dir).made.threads)
+  local argv = { options.program, "worker", "--run", run.dir, stdout = run.dir .. "/log", stderr = run.dir .. "/log",
+                 env = { OMP_NUM_THREADS = threads, OMP_WAIT_POLICY = "passive" } }
+  if options.force then argv[#argv + 1] = "--force" end
+  run.pid = sys.spawn(argv)
+  run.started = sys.clock()
+end
+
+-- Where the worker stands: the one line of its file `live`, which may be half written.
+local function look(run)
+  local f <close> = io.open(run.dir .. "/live", "r")
+  local ok, info = pcall(json.decode, f and f:read "l" or "")
+  if ok and info.steps then
+    run.info, run.step = info, info.step
+  end
+end
+
+local function status_lines(active, done, list, began, steps_before)
+  local lines, steps, total = {}, 0, 0
+  for _, run in ipairs(list) do
+    total = total + run.steps
+    steps = steps + (run.ended and run.steps or math.min(run.step, run.steps))
+  end
+  for _, run in ipairs(active) do
+    local text = run.info and progress.line(run.info) or "starting"
+    lines[#lines + 1] = ("  %s  seed %d  %s"):format(tables.pad(run.name, 24), run.seed, text)
+  end
+  local passed = sys.clock() - began
+  local eta = steps > steps_before and passed * (total - steps) / (steps - steps_before)
+  lines[#lines + 1] = ("%d of %d runs | %.0f %% | %s%s"):format(done, #list, 100 * steps / total, progress.clock(passed),
+    eta and " | eta " .. progress.clock(eta) or "")
+  return lines
+end
+
+local function finish_line(run, done, list, out)
+  local status = store.status(run.dir)
+  local text = status.state
+  if status.state == "finished" then
+    local result = runs.read(run.dir, run.arm, run.seed, "valid/loss")
+    text = result.value and ("valid loss %.4f"):format(result.value) or "finished"
+  elseif status.state ~= "interrupted" then
+    text = ("%s at step %d: %s"):format(status.state, status.step, status.reason or "?")
+    if status.state == "failed" then text = out:paint("31", text) .. " (see " .. run.dir .. "/log)" end
+  end
+  out:say(("[%d/%d] %s  seed %d  %s  (%s)"):format(done, #list, tables.pad(run.name, 24), run.seed, text,
+    progress.clock(sys.clock() - run.started)))
+  return status.state
+end
+
+-- A worker that ended without writing its end into `status` was killed or could not write.
+local function ended(run, how, code)
+  local status = store.status(run.dir)
+  local said = status.state == "finished" or status.state == "diverged" or status.state == "failed"
+    or (status.state == "interrupted" and code == 130)
+  if said then return end
+  local reason = how == "signal" and ("worker killed by signal %d"):format(code)
+    or ("worker ended with status %s before it had begun"):format(code)
+  pcall(store.set_status, run.dir, "failed", status.step, reason)
+end
+
+-- Works through the plan. options: root, program, jobs, fresh, force. Returns the list of runs and
+-- "done", "failed" or "interrupted".
+function M.work(plan, options)
+  local list, jobs, threads = M.expand(plan, options)
+  local todo = select_runs(list, options)
+  local out = board.new(options.quiet and io.stderr or nil)
+  local done = #list - #todo
+  local steps_before, began = 0, sys.clock()
+  for _, run in ipairs(list) do
+    run.ended = run.state == "finished" or run.state == "diverged"
+    steps_before = steps_before + (run.ended and run.steps or run.step)
+  end
+  out:say(("%s: %d arms x %d seeds, %d of %d runs to do, %d at once with %d thread%s each"):format(plan.name,
+    #plan.arms, #plan.seeds, #todo, #list, jobs, threads, threads == 1 and "" or "s"))
+  sys.catch_interrupts(true)
+  local active, next_run, signals, failed = {}, 1, 0, false
+  while #active > 0 or (signals == 0 and next_run <= #todo) do
+    while signals == 0 and #active < jobs and next_run <= #todo do
+      local run = todo[next_run]
+      start(run, options)
+      active[#active + 1], next_run = run, next_run + 1
+      if not out.tty then out:say(("started %s  seed %d  %s"):format(tables.pad(run.name, 24), run.seed, run.dir)) end
+    end
+    sys.sleep(0.1)
+    for i = #active, 1, -1 do
+      local run = active[i]
+      look(run)
+      local how, code = sys.wait(run.pid, true)
+      if how ~= "running" then
+        table.remove(active, i)
+        ended(run, how, code)
+        local state = store.status(run.dir).state
+        run.ended = state == "finished" or state == "diverged"
+        failed = failed or state == "failed"
+        if run.ended or state == "failed" then done = done + 1 end
+        finish_line(run, done, list, out)
+      end
+    end
+    local seen = sys.interrupted()
+    if seen > signals then
+      out:say(signals == 0 and "interrupted: workers finish their step and save (once more: stop at once)" or "stopped")
+      for _, run in ipairs(active) do pcall(sys.kill, run.pid, signals == 0 and 15 or 9) end
+      signals = seen
+    end
+    out:show(function() return status_lines(active, done, list, began, steps_before) end)
+  end
+  out:erase()
+  sys.catch_interrupts(false)
+  return list, signals > 0 and "interrupted" or failed and "failed" or "done"
+end
+
+return M

@@ -1,0 +1,223 @@
+-- Results of an experiment from its run folders: curves, values by arm and seed, table, figure.
+local core = require "attnlab.core"
+local expect = require "attnlab.expect"
+local plot = require "attnlab.plot"
+local stats = require "attnlab.stats"
+local store = require "attnlab.store"
+local tables = require "attnlab.table"
+local json, sys = core.json, core.sys
+
+local M = {}
+
+-- The last record that has `key`, and that value.
+local function last(records, key)
+  for i = #records, 1, -1 do
+    if type(records[i][key]) == "number" then return records[i], records[i][key] end
+  end
+end
+
+-- One run: {dir, arm, seed, status, records, value = last metric, tokens_per_second, parameters, ...}.
+function M.read(dir, arm, seed, metric)
+  local run = { dir = dir, arm = arm, seed = seed, status = store.status(dir), records = store.metrics(dir) }
+  local _
+  _, run.value = last(run.records, metric)
+  _, run.parameters = last(run.records, "model/parameters")
+  _, run.state_bytes = last(run.records, "model/state_bytes")
+  local rates = {}
+  for _, r in ipairs(store.records(dir .. "/times.jsonl")) do rates[#rates + 1] = r["time/tokens_per_s"] end
+  table.sort(rates)
+  run.tokens_per_second = rates[(#rates + 1) // 2]
+  if sys.exists(dir .. "/config.json") then run.differs = store.differences(store.config(dir), run.threads) end
+  if sys.exists(dir .. "/probe.json") then run.probe = json.decode(sys.read(dir .. "/probe.json")) end
+  return run
+end
+
+-- Mean, least and greatest value by step over the runs of an arm that have it.
+local function curve(arm_runs, metric)
+  local by_step, steps = {}, {}
+  for _, run in ipairs(arm_runs) do
+    for _, r in ipairs(run.records) do
+      local v = r[metric]
+      if type(v) == "number" and r.step > 0 then
+        local list = by_step[r.step]
+        if not list then
+          list = {}
+          by_step[r.step] = list
+          steps[#steps + 1] = r.step
+        end
+        list[#list + 1] = v
+      end
+    end
+  end
+  table.sort(steps)
+  local points = {}
+  for i, s in ipairs(steps) do
+    points[i] = { s, stats.mean(by_step[s]), math.min(table.unpack(by_step[s])), math.max(table.unpack(by_step[s])) }
+  end
+  return points
+end
+
+-- Mean over seeds of log10 row sums by position, from the runs that were probed.
+local function profile(arm_runs)
+  local sum, n = nil, 0
+  for _, run in ipairs(arm_runs) do
+    local values = run.probe and run.probe.log10_row_sum
+    if values then
+      n, sum = n + 1, sum or {}
+      for t, v in ipairs(values) do sum[t] = (sum[t] or 0) + v end
+    end
+  end
+  if not sum then return nil end
+  for t, v in ipairs(sum) do sum[t] = v / n end
+  return sum
+end
+
+local function status_text(arm)
+  local parts = {}
+  for _, state in ipairs { "finished", "diverged", "failed", "interrupted", "running", "new" } do
+    if arm.count[state] > 0 then
+      parts[#parts + 1] = arm.count[state] == #arm.runs and state or ("%d %s"):format(arm.count[state], state)
+    end
+  end
+  if arm.diverged_at then parts[#parts] = ("%s at step %d"):format(parts[#parts], arm.diverged_at) end
+  if arm.stale then parts[#parts + 1] = "stale (" .. arm.stale .. ")" end
+  return table.concat(parts, ", ")
+end
+
+-- runs = {{dir, arm = index, seed}, ...} of the plan. Returns {plan, arms, comparison, judged}.
+function M.gather(plan, runs)
+  local arms, by_name = {}, {}
+  for i, a in ipairs(plan.arms) do
+    local count = { finished = 0, diverged = 0, failed = 0, interrupted = 0, running = 0, new = 0 }
+    arms[i] = { name = a.name, config = a.config, runs = {}, values = {}, count = count }
+    by_name[a.name] = arms[i]
+  end
+  for _, r in ipairs(runs) do
+    local arm = arms[r.arm]
+    local run = M.read(r.dir, r.arm, r.seed, plan.metric)
+    arm.runs[#arm.runs + 1] = run
+    local state = run.status.state
+    arm.count[state] = arm.count[state] + 1
+    if state == "finished" then arm.values[r.seed] = run.value end
+    if state == "diverged" then arm.diverged_at = math.max(arm.diverged_at or 0, run.status.step) end
+    if (state == "finished" or state == "diverged") and #run.differs > 0 then arm.stale = table.concat(run.differs, ", ") end
+    for _, k in ipairs { "parameters", "state_bytes", "tokens_per_second" } do arm[k] = arm[k] or run[k] end
+  end
+  for _, arm in ipairs(arms) do
+    arm.curve = curve(arm.runs, plan.metric)
+    arm.profile = profile(arm.runs)
+    arm.status = status_text(arm)
+  end
+  return { plan = plan, arms = arms, comparison = stats.compare(arms, plan.seeds, plan.margin),
+           judged = expect.judge(plan.experiment.expect, by_name, plan.seeds) }
+end
+
+-- ---- the table ---------------------------------------------------------------------------------
+
+local COLUMNS = {
+  { key = "name", title = "arm" },
+  { key = "n", title = "n", right = true, doc = "n: seeds that finished" },
+  { key = "loss", title = "valid loss", right = true, doc = "valid loss: nats per token at the last step, mean ± deviation over seeds" },
+  { key = "difference", title = "difference [interval]", right = true,
+    doc = "difference: to the first arm, paired by seed, with the 95 % t interval adjusted by Holm for the number of arms" },
+  { key = "verdict", title = "verdict", doc = "verdict: by those intervals; equal within = two one-sided tests, adjusted alike" },
+  { key = "rate", title = "token/s", right = true, doc = "token/s: median of one run while its neighbours ran beside it" },
+  { key = "parameters", title = "parameters", right = true, doc = "parameters: learned numbers of the model" },
+  { key = "state", title = "state", right = true, doc = "state: bytes a sequence carries from token to token at the context's end" },
+  { key = "status", title = "status", doc = "status: diverged is a result; stale = made by another source, library or thread count" },
+}
+
+local function table_rows(result)
+  local rows = {}
+  for i, arm in ipairs(result.arms) do
+    local c = result.comparison[i]
+    local d, row = c.difference, { name = arm.name, n = ("%d"):format(c.n), status = arm.status }
+    if c.mean then row.loss = c.deviation and ("%.4f ± %.4f"):format(c.mean, c.deviation) or ("%.4f"):format(c.mean) end
+    if d and d.n > 0 then
+      row.difference = d.lo and ("%+.4f [%.4f, %.4f]"):format(d.mean, d.lo, d.hi) or ("%+.4f"):format(d.mean)
+      row.verdict = d.verdict
+    end
+    if i == 1 then row.verdict = "reference" end
+    row.rate = arm.tokens_per_second and tables.human(arm.tokens_per_second)
+    row.parameters, row.state = tables.human(arm.parameters), tables.human(arm.state_bytes, true)
+    rows[i] = row
+  end
+  return rows
+end
+
+-- The table with a line for each column that needs one.
+function M.table_text(result)
+  local lines = { tables.text(COLUMNS, table_rows(result)), "" }
+  for _, c in ipairs(COLUMNS) do lines[#lines + 1] = c.doc and "  " .. c.doc end
+  return table.concat(lines, "\n")
+end
+
+local KEYS = { "arm", "n", "mean", "deviation", "difference", "low", "high", "level", "p_holm", "p_equal", "verdict",
+               "tokens_per_second", "parameters", "state_bytes", "status" }
+
+-- Records of the table for machines.
+function M.table_records(result)
+  local records = {}
+  for i, arm in ipairs(result.arms) do
+    local c = result.comparison[i]
+    local d = c.difference or {}
+    records[i] = { arm = arm.name, n = c.n, mean = c.mean, deviation = c.deviation, difference = d.mean, low = d.lo,
+                   high = d.hi, level = d.level, p_holm = d.p_holm, p_equal = d.p_equal, verdict = d.verdict,
+                   tokens_per_second = arm.tokens_per_second, parameters = arm.parameters,
+                   state_bytes = arm.state_bytes, status = arm.status }
+  end
+  return records
+end
+
+-- Writes table.txt, table.tsv and table.json into dir.
+function M.write_table(result, dir)
+  local records = M.table_records(result)
+  sys.write(dir .. "/table.txt", M.table_text(result) .. "\n")
+  sys.write(dir .. "/table.tsv", tables.tsv(KEYS, records))
+  local judged = core.json.array(result.judged)
+  sys.write(dir .. "/table.json", json.encode({ experiment = result.plan.name, seeds = result.plan.seeds,
+    margin = result.plan.margin, arms = records, expectations = judged }, { pretty = true }) .. "\n")
+end
+
+-- ---- the figure --------------------------------------------------------------------------------
+
+local function forest_row(result, i)
+  local arm, d = result.arms[i], result.comparison[i].difference
+  local row = { name = arm.name, index = i, values = d.values, mean = d.mean, lo = d.lo, hi = d.hi }
+  if d.n > 0 then
+    row.text = d.lo and ("%+.3f [%.3f, %.3f]"):format(d.mean, d.lo, d.hi) or ("%+.3f"):format(d.mean)
+  end
+  if arm.count.diverged > 0 then
+    row.note = ("diverged in %d of %d, step %d"):format(arm.count.diverged, #arm.runs, arm.diverged_at)
+  elseif d.n == 0 then
+    row.note = arm.status
+  end
+  return row
+end
+
+-- What plot.script needs.
+function M.figure(result)
+  local plan = result.plan
+  local config = plan.arms[1].config
+  local m, n = config.model, #plan.seeds
+  local fig = { title = ("%s   (%d layers, width %d, context %d, %d seed%s)"):format(plan.experiment.title
+                  or plan.experiment.question or plan.name, m.layers, m.width, m.context, n, n == 1 and "" or "s"), reference = plan.arms[1].name,
+                margin = plan.margin, curves = {}, forest = {}, profile = {},
+                ylabel = plan.metric == "valid/loss" and "validation loss" or plan.metric,
+                xlabel = ("step (%d tokens each)"):format(config.train.batch_size * config.model.context),
+                forest_label = n > 1 and "mean, seeds (circles), Holm-adjusted 95 % interval" or "one seed: no interval",
+                profile_title = "row sum of f(s)", profile_label = "position t (grey: = t)" }
+  for i, arm in ipairs(result.arms) do
+    fig.curves[i] = { name = arm.name, points = arm.curve, diverged = arm.diverged_at }
+    if i > 1 then fig.forest[#fig.forest + 1] = forest_row(result, i) end
+    if arm.profile then fig.profile[#fig.profile + 1] = { index = i, values = arm.profile } end
+  end
+  return fig
+end
+
+-- Draws figure.svg and figure.png into dir. Returns the paths, or nil and why not.
+function M.draw(result, dir)
+  return plot.draw(M.figure(result), dir)
+end
+
+return M
