@@ -107,7 +107,7 @@ int lal_raise_in(lua_State *L, const lal_where *w) {
   if (strncmp(rest, "option '", 8) == 0 || strncmp(rest, "unknown option '", 16) == 0) arg = w->opts_arg;
   for (int i = 0; w->inputs && w->inputs[i].name; i++) {
     const size_t k = strlen(w->inputs[i].name);
-    if (strncmp(rest, w->inputs[i].name, k) == 0 && rest[k] == ':') arg = w->pos[i];
+    if (strncmp(rest, w->inputs[i].name, k) == 0 && rest[k] == ':') arg = w->pos[i] ? w->pos[i] : w->opts_arg;
   }
   if (arg == 0) return lal_raise(L);
   al_error_clear(c);

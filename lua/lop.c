@@ -59,7 +59,14 @@ static void take_list(lua_State *L, args *a, int idx, int arg) {
   }
 }
 
-/* Inputs by position, then those named in the options table. */
+static bool has_option(const al_op_info *op, const char *name) {
+  for (const al_arg *r = op->args; r && r->name; r++)
+    if (strcmp(r->name, name) == 0) return true;
+  return false;
+}
+
+/* Inputs by position, then those named in the options table; where an option has an input's name, a
+ * tensor is the input. */
 static void collect(lua_State *L, args *a) {
   const al_row *rows = a->op->inputs;
   while (rows[a->n_rows].name && a->n_rows < MAX_ROWS) a->n_rows++;
@@ -87,7 +94,8 @@ static void collect(lua_State *L, args *a) {
   }
   for (int r = 0; r < a->n_rows && a->opts_arg; r++) {
     lua_pushstring(L, rows[r].name);
-    if (lua_rawget(L, a->opts_arg) != LUA_TNIL) {
+    const int type = lua_rawget(L, a->opts_arg);
+    if (type == LUA_TUSERDATA || (type != LUA_TNIL && !has_option(a->op, rows[r].name))) {
       if (a->pos[r]) lal_argerror(L, a->opts_arg, a->op->name, "%s: given twice", rows[r].name);
       a->pos[r] = a->opts_arg;
       if (r < n_single) take(L, a, r, r, lua_gettop(L), a->opts_arg);

@@ -83,6 +83,12 @@ static al_status unknown(const conv *v, const char *key, const char *prefix, con
   return al_fail(v->c, AL_ENAME, "%s: unknown option '%s%s%s'; known are: %s", v->owner, prefix, dot, key, n ? all : "none");
 }
 
+static bool is_input(const al_row *inputs, const char *name) {
+  for (; inputs && inputs->name; inputs++)
+    if (strcmp(inputs->name, name) == 0) return true;
+  return false;
+}
+
 /* Every key of the table on top must be a name of rows or inputs, or part of its array. */
 static al_status check_keys(const conv *v, const char *prefix, const al_arg *rows, const al_row *inputs) {
   lua_State *L = v->L;
@@ -91,9 +97,7 @@ static al_status check_keys(const conv *v, const char *prefix, const al_arg *row
   for (lua_pushnil(L); st == AL_OK && lua_next(L, -2); lua_pop(L, 1)) {
     if (lua_type(L, -2) == LUA_TSTRING) {
       const char *key = lua_tostring(L, -2);
-      bool known = find(rows, key) != NULL;
-      for (const al_row *r = inputs; r && r->name && !known; r++) known = strcmp(r->name, key) == 0;
-      if (!known) st = unknown(v, key, prefix, rows, inputs);
+      if (!find(rows, key) && !is_input(inputs, key)) st = unknown(v, key, prefix, rows, inputs);
     } else if (!lua_isinteger(L, -2) || lua_tointeger(L, -2) < 1 || lua_tointeger(L, -2) > len) {
       st = al_fail(v->c, AL_ETYPE, "%s: %s%soption names expected as keys, got a %s", v->owner, prefix, *prefix ? ": " : "",
                    luaL_typename(L, -2));
@@ -118,9 +122,9 @@ static al_status table(const conv *v, const al_arg *rows, const char *prefix, co
   }
   for (; rows && rows->name; rows++) {
     lua_pushstring(L, rows->name);
-    lua_rawget(L, -2);
+    const int type = lua_rawget(L, -2);
     al_status st = AL_OK;
-    if (!lua_isnil(L, -1)) {
+    if (type != LUA_TNIL && !(type == LUA_TUSERDATA && is_input(inputs, rows->name))) {
       snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", rows->name);
       st = value(v, rows, path);
     }

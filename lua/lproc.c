@@ -199,7 +199,7 @@ static int sys_program(lua_State *L) {
  * Ctrl-C stops, when the last one came, and how many came within two seconds of each other. */
 static volatile sig_atomic_t n_caught, n_close;
 static lua_State *volatile stop_state;
-static volatile time_t last_second;
+static volatile int64_t last_ms;
 static struct sigaction old_int, old_term;
 static bool catching;
 
@@ -214,8 +214,9 @@ static void on_signal(int sig) {
   if (sig != SIGINT) return;
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  n_close = n_close > 0 && now.tv_sec - last_second <= 2 ? n_close + 1 : 1;
-  last_second = now.tv_sec;
+  const int64_t ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+  n_close = n_close > 0 && ms - last_ms <= 2000 ? n_close + 1 : 1;
+  last_ms = ms;
   if (n_close == 2 && stop_state) /* the one Lua call that a handler may make */
     lua_sethook(stop_state, stop_chunk, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
   if (n_close >= 3) _exit(130);

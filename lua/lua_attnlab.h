@@ -74,8 +74,8 @@ void lal_guard_free(lal_guard *g);
 
 /* ---- options (lopt.c) ------------------------------------------------------------------------- */
 
-/* Sets options from the table at idx. Names of `inputs` (may be NULL) are passed over. Never raises:
- * the error, "owner: option 'x': ...", is in the context. */
+/* Sets options from the table at idx, passing over `inputs` (may be NULL) named there. Never raises: the
+ * error, "owner: option 'x': ...", is in the context. */
 al_status lal_opts_set(lua_State *L, int idx, al_ctx *c, al_opts *o, const char *owner, const al_row *inputs);
 /* New options of rows from the table, nil or none at idx; NULL with the error in the context. */
 al_opts *lal_opts_from(lua_State *L, int idx, al_ctx *c, const al_arg *rows, const char *owner);

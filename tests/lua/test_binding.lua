@@ -1,0 +1,432 @@
+-- The binding: tensors from and to tables, indexing, printing, memory, gradients, errors, files.
+local T = ...
+local core = require "attnlab.core"
+local tensor = core.tensor
+
+local function live()
+  collectgarbage()
+  collectgarbage()
+  return core.memory().live
+end
+
+T.test("from and to tables", function()
+  local t = tensor {{1, 2, 3}, {4, 5, 6}}
+  T.eq(t:shape(), {2, 3})
+  T.eq(t:dtype(), "f32")
+  T.eq(t:totable(), {{1, 2, 3}, {4, 5, 6}})
+  T.eq(t:flat(), {1, 2, 3, 4, 5, 6})
+  T.eq({t:ndim(), t:numel(), t:size(1), t:size(-1), #t}, {2, 6, 2, 3, 2})
+  T.eq(tensor(5):shape(), {})
+  T.eq(tensor(5):item(), 5)
+  T.eq(tensor({}):shape(), {0})
+  T.eq(tensor {{}, {}}:shape(), {2, 0})
+  local u = tensor {data = {1, 2, 3, 4, 5, 6}, shape = {3, 2}, dtype = "i32"}
+  T.eq(u:totable(), {{1, 2}, {3, 4}, {5, 6}})
+  T.eq(math.type(u:totable()[1][1]), "integer")
+  T.eq(tensor {data = {{1}, {2}}, dtype = "f64"}:shape(), {2, 1})
+  T.eq(tensor {data = 0.1, dtype = "f64"}:item(), 0.1)
+  T.eq(tensor {0.1}:flat(), {(string.unpack("f", string.pack("f", 0.1)))})
+end)
+
+T.test("bad tables are refused with their place", function()
+  T.raises(function() tensor {{1, 2}, {3}} end, "tensor: table %[2%] has 1 elements, the first one here has 2")
+  T.raises(function() tensor {{1, 2}, 3} end, "tensor: element %[2%]: a table of 2 expected as in the first, got a number")
+  T.raises(function() tensor {{1, "x"}} end, "tensor: element %[1%]%[2%]: a number expected, got a string")
+  T.raises(function() tensor {1, {2}} end, "element %[2%]: a number expected, got a table")
+  T.raises(function() tensor {true} end, "got a boolean")
+  T.raises(function() tensor {data = {1.5}, dtype = "i32"} end, "element %[1%]: an i32 expected, got 1.5")
+  T.raises(function() tensor {data = {2 ^ 31}, dtype = "i32"} end, "i32 expected")
+  T.raises(function() tensor {data = {1, 2, 3}, shape = {2, 2}} end, "4 numbers needed for shape %(2,2%), got 3")
+  T.raises(function() tensor {shape = {2}} end, "bad argument #1 to 'tensor' %(option 'data' is missing%)")
+  T.raises(function() tensor {data = {1}, dtyp = "f32"} end, "unknown option 'dtyp' %(did you mean 'dtype'%?%)")
+  T.raises(function() tensor {data = {1}, dtype = "f16"} end, "option 'dtype': one of: f64 f32 bf16 i32 expected, got 'f16'")
+  T.raises(function() tensor {data = {1}, device = "cuda"} end, "option 'device': one of: cpu expected, got 'cuda'")
+  T.raises(function() tensor {{{{{{{{{1}}}}}}}}} end, "nested deeper than 8 axes")
+  T.raises(function() tensor() end, "bad argument #1 to 'tensor'")
+  T.raises(function() tensor "x" end, "table expected, got string")
+end)
+
+T.test("constructors", function()
+  T.eq(core.zeros {shape = {2, 2}}:flat(), {0, 0, 0, 0})
+  T.eq(core.zeros({2, 3}):shape(), {2, 3})
+  T.eq(core.zeros({shape = {}}):shape(), {})
+  T.eq(core.ones {shape = {2}, dtype = "i32"}:flat(), {1, 1})
+  T.eq(core.full {shape = {2}, value = -2.5}:flat(), {-2.5, -2.5})
+  local a = core.randn {shape = {100}, seed = 3, stream = "w"}
+  T.eq(a, core.randn {shape = {100}, seed = 3, stream = "w"})
+  T.ok(a:flat()[1] ~= core.randn({shape = {100}, seed = 3, stream = "v"}):flat()[1])
+  for _, x in ipairs(core.rand({shape = {100}, seed = 1}):flat()) do T.ok(x >= 0 and x < 1) end
+  T.raises(function() core.zeros {dtype = "f32"} end, "bad argument #1 to 'zeros' %(option 'shape' is missing%)")
+  T.raises(function() core.zeros {shape = {2, -1}} end, "option 'shape'.*got '%-1'")
+  T.raises(function() core.zeros {shape = {1.5}} end, "option 'shape'.*got '1.5'")
+  T.raises(function() core.zeros {shape = {1e15, 1e15}} end, "too large")
+  T.raises(function() core.zeros {shape = {1, 1, 1, 1, 1, 1, 1, 1, 1}} end, "at most 8 axes")
+  T.raises(function() core.full {shape = {2}} end, "option 'value' is missing")
+  T.raises(function() core.full {shape = {2}, value = 1.5, dtype = "i32"} end, "option 'value': an i32 expected")
+  T.raises(function() core.randn {shape = {2}, stream = "x"} end, "needs the option 'seed'")
+  T.raises(function() core.randn {shape = {2}, dtype = "i32"} end, "f32 or f64")
+  T.raises(function() core.zeros(3) end, "table expected, got number")
+end)
+
+T.test("indexing reads, and gradients flow", function()
+  local t = tensor {{1, 2, 3}, {4, 5, 6}}
+  T.eq(t[1]:totable(), {1, 2, 3})
+  T.eq(t[-1]:totable(), {4, 5, 6})
+  T.eq(t[{2, {1, 3}}]:totable(), {4, 5, 6})
+  T.eq(t[{{}, 2}]:totable(), {2, 5})
+  T.eq(t[{{}, {-2, -1}}]:totable(), {{2, 3}, {5, 6}})
+  T.eq(t[{{}, {1, 3, 2}}]:totable(), {{1, 3}, {4, 6}})
+  T.eq(t[{2, 3}]:item(), 6)
+  T.eq(t[{}]:totable(), t:totable())
+  t:requires_grad(true)
+  t[{2, {2, 3}}]:sum():backward()
+  T.eq(t:grad():totable(), {{0, 0, 0}, {0, 1, 1}})
+  T.raises(function() return t[3] end, "index: axis 1: 1%.%.2 or from the end %-2%.%.%-1 expected, got 3 for shape %(2,3%)")
+  T.raises(function() return t[0] end, "got 0")
+  T.raises(function() return t[{1, 1, 1}] end, "3 places for the 2 axes")
+  T.raises(function() return t[{{2, 1}}] end, "first after last")
+  T.raises(function() return t[{{1}}] end, "a range is {first, last}")
+  T.raises(function() return t[{{1, 2, 0}}] end, "step of a range")
+  T.raises(function() return t[{"x"}] end, "axis 1: an integer or {first, last} expected, got a string")
+  T.raises(function() return t[1.5] end, "axis 1: an integer")
+  T.raises(function() return tensor(1)[1] end, "a scalar tensor has no axis")
+  T.raises(function() return t:totabel() end, "a tensor has no method 'totabel' %(did you mean 'totable'%?%)")
+end)
+
+T.test("indexing writes in place", function()
+  local t = core.zeros {shape = {2, 3}}
+  t[{1, {2, 3}}] = 7
+  t[2] = tensor {1, 2, 3}
+  T.eq(t:totable(), {{0, 7, 7}, {1, 2, 3}})
+  t[{{}, 1}] = {8, 9}
+  T.eq(t:totable(), {{8, 7, 7}, {9, 2, 3}})
+  T.raises(function() t[1] = tensor {1, 2} end, "shape %(3%) needed, got %(2%)")
+  T.raises(function() t.name = 1 end, "no field 'name'")
+  T.raises(function() t[1] = "x" end, "tensor expected, got string")
+end)
+
+T.test("copies, types, filling", function()
+  local t = tensor {1.5, 2.5}
+  local c = t:clone()
+  c:fill(0)
+  T.eq(t:flat(), {1.5, 2.5})
+  local d = t:detach()
+  d:fill(3)
+  T.eq(t:flat(), {3, 3})
+  T.eq(t:to("f64"):dtype(), "f64")
+  T.eq(t:to "cpu", t)
+  T.eq(tensor({1.25}):to("bf16"):flat(), {1.25})
+  T.raises(function() t:to "cuda" end, "to: no device 'cuda' here %(cpu")
+  T.raises(function() t:to "f16" end, "one of f64 f32 bf16 i32 cpu cuda expected, got 'f16'")
+  T.eq(t:copy_(tensor {4, 5}):flat(), {4, 5})
+  T.eq(t:copy_({6, 7}):flat(), {6, 7})
+  T.raises(function() t:copy_(tensor {1}) end, "shape %(2%) needed, got %(1%)")
+  local u, v = core.zeros {shape = {50}}, core.zeros {shape = {50}}
+  u:fill_normal(1, "a", 0, 2)
+  v:fill_normal(1, "a", 0, 2)
+  T.eq(u, v)
+  u:fill_uniform(1, "b", -1, 1)
+  for _, x in ipairs(u:flat()) do T.ok(x >= -1 and x <= 1) end
+  T.raises(function() tensor({data = {1}, dtype = "i32"}):fill(0.5) end, "fill.*i32 expected")
+end)
+
+T.test("arithmetic with tensors and numbers", function()
+  local a, b = tensor {1, 2}, tensor {3, 4}
+  T.eq((a + b):flat(), {4, 6})
+  T.eq((b - a):flat(), {2, 2})
+  T.eq((a * b):flat(), {3, 8})
+  T.eq((b / a):flat(), {3, 2})
+  T.eq((-a):flat(), {-1, -2})
+  T.eq((a + 1):flat(), {2, 3})
+  T.eq((1 - a):flat(), {0, -1})
+  T.eq((2 / a):flat(), {2, 1})
+  T.near((b ^ 2):flat(), {9, 16})
+  T.eq((a:to "f64" * 0.1):dtype(), "f64")
+  T.near((a:to "f64" * 0.1):flat(), {0.1, 0.2}, 1e-16)
+  a:requires_grad(true)
+  local y = a * a * 3
+  y:sum():backward()
+  T.near(a:grad(), {6, 12})
+  T.raises(function() return a + tensor {1, 2, 3} end, "%(2%).*%(3%)")
+  T.raises(function() return a + "x" end, "b: tensor expected, got string")
+  T.raises(function() return a + {} end)
+end)
+
+T.test("gradients", function()
+  local w = tensor({2, 3}):requires_grad(true)
+  T.eq(w:requires_grad(), true)
+  T.eq(w:grad(), nil)
+  local y = (w * w):sum()
+  T.eq(y:requires_grad(), true)
+  y:backward()
+  T.eq(w:grad():flat(), {4, 6})
+  y = w * w
+  y:backward(tensor {1, 0})
+  T.eq(w:grad():flat(), {8, 6})
+  w:zero_grad()
+  T.eq(w:grad(), nil)
+  T.raises(function() (w * w):backward() end, "backward")
+  T.raises(function() tensor({data = {1}, dtype = "i32"}):requires_grad(true) end, "f32 or f64 needed, got i32")
+  T.raises(function() (w * w):requires_grad(false) end, "computed from others")
+  local z = core.no_grad(function(x) return x * x end, w)
+  T.eq(z:requires_grad(), false)
+  T.eq((w * w):requires_grad(), true)
+  T.raises(function() core.no_grad(error, "stop") end, "stop")
+  T.eq((w * w):requires_grad(), true)
+  T.eq(core.grad_mode(false), true)
+  T.eq((w * w):requires_grad(), false)
+  T.eq(core.grad_mode(true), false)
+end)
+
+T.test("printing", function()
+  T.eq(tostring(tensor {{1, 2}, {3, -4}}), "f32 (2,2)\n   1  2\n   3 -4")
+  T.eq(tostring(tensor(1.5)), "f32 () 1.5000")
+  T.eq(tostring(tensor {0.5, 0 / 0, 1 / 0}), "f32 (3)\n  0.5000    nan    inf")
+  T.eq(tostring(tensor({}):to "f64"), "f64 (0)")
+  T.eq(tostring(tensor({1}):requires_grad(true)), "f32 (1)  requires_grad\n  1")
+  T.eq(tostring(tensor {1e-7, 1e7 + 1}):match "1%.0000e%-07" ~= nil, true)
+  local lines = select(2, tostring(core.zeros {shape = {100, 100}}):gsub("\n", ""))
+  T.eq(lines, 9)
+  T.ok(tostring(core.zeros {shape = {100, 100, 3, 3}}):find "%[{1,1}%]\n")
+  T.ok(#tostring(core.zeros {shape = {100, 100, 30, 30}}) < 10000)
+  T.eq(tostring(core.ones {shape = {2, 2}}:transpose()[1]), "f32 (2)\n  1 1")
+end)
+
+T.test("memory returns to where it was", function()
+  local before = live()
+  do
+    local w = core.randn({shape = {64, 64}, seed = 1}):requires_grad(true)
+    for _ = 1, 3 do
+      local y = (w * w + w):sum()
+      y:backward()
+    end
+    pcall(function() return w * tensor {1, 2} end)
+    pcall(function() return w:sum {axis = 9} end)
+    local _ = w[{1, {1, 3}}]:clone()
+  end
+  T.eq(live(), before)
+end)
+
+T.test("the collector sees tensor memory", function()
+  collectgarbage()
+  local before, most = live(), 0
+  for _ = 1, 2000 do
+    local _ = core.zeros {shape = {256, 1024}} -- 1 MiB; unseen it would be 2 GiB
+    most = math.max(most, core.memory().live)
+  end
+  T.ok(most - before < 256 * 2 ^ 20, "live memory stays below 256 MiB")
+  T.eq(live(), before)
+end)
+
+T.test("free and close", function()
+  local before = live()
+  local t = core.zeros {shape = {1000}}
+  t:free()
+  t:free()
+  T.eq(core.memory().live, before)
+  T.raises(function() return t:shape() end, "calling 'shape' on bad self %(the tensor was freed%)")
+  T.raises(function() return t + 1 end, "the tensor was freed")
+  T.eq(tostring(t), "tensor (freed)")
+  T.eq(core.is_tensor(t), false)
+  do
+    local u <close> = core.zeros {shape = {1000}}
+    T.eq(core.memory().live, before + 4000)
+  end
+  T.eq(core.memory().live, before)
+  getmetatable(t).__gc(t)
+  getmetatable(t).__gc(t)
+end)
+
+T.test("a failed allocation is tried again after a collection, then an error", function()
+  local a = core.ones {shape = {10}}
+  for n = 1, 6 do
+    core.fail_allocation(n)
+    T.eq((a + a):flat()[1], 2)
+  end
+  core.fail_allocation(0)
+  local message = T.raises(function() return core.zeros {shape = {1000000, 1000000, 100}} end, "out of memory")
+  T.ok(message:find "%[alloc%.c:%d+%]$", message)
+  T.eq((a + a):flat()[1], 2)
+end)
+
+T.test("threads, seeds, information", function()
+  local n = core.threads()
+  T.eq(core.threads(1), 1)
+  core.threads(n)
+  T.raises(function() core.threads(0) end, "1%.%.4096")
+  core.seed(5)
+  local s = core.seed_state()
+  local a, b = core.randn {shape = {4}}, core.randn {shape = {4}}
+  core.seed_restore(s)
+  T.eq(core.randn {shape = {4}}, a)
+  T.eq(core.randn {shape = {4}}, b)
+  T.raises(function() core.seed_restore {1} end, "two integers")
+  T.ok(core.info():find(core.version, 1, true))
+  T.eq(core.devices(), {"cpu"})
+  core.reset_peak()
+  local m = core.memory()
+  T.eq(m.peak, m.live)
+  core.poison(true)
+  local x = core.zeros {shape = {3}}
+  core.poison(false)
+  T.eq(x:flat(), {0, 0, 0})
+end)
+
+T.test("optimisers", function()
+  local w = tensor({1, 2}):requires_grad(true)
+  local o = core.optim("sgd", {momentum = 0.5})
+  o:add("w", w, false)
+  w:sum():backward()
+  T.near(o:step(0.1), math.sqrt(2))
+  T.near(w, {0.9, 1.9})
+  T.eq(o:steps(), 1)
+  T.eq(o:state()["m.w"]:flat(), {1, 1})
+  o:zero_grad()
+  T.eq(w:grad(), nil)
+  o:steps(7)
+  T.eq(o:steps(), 7)
+  T.raises(function() core.optim "adamm" end, "adamw")
+  T.raises(function() core.optim("adamw", {beta = {0.9, 0.95}}) end, "bad argument #2 to 'optim' %(unknown option 'beta' %(did you mean 'betas'%?%)")
+  T.raises(function() core.optim("adamw", {betas = {0.9, 1.5}}) end, "option 'betas'")
+  T.raises(function() o:add("w", w) end, "added twice")
+  T.raises(function() o:add("v", w * 2) end, "leaf")
+  T.raises(function() o:step(-1) end, "learning rate")
+  T.eq(core.optim_options("adamw")[1].name, "betas")
+end)
+
+T.test("safetensors", function()
+  local path = T.folder() .. "/x.safetensors"
+  local t = {w = core.randn {shape = {3, 2}, seed = 1}, ids = tensor {data = {1, -2}, dtype = "i32"}, b = tensor({0.5}):to "bf16",
+             d = core.zeros {shape = {}, dtype = "f64"}}
+  core.safetensors.save(path, t, {step = "7", note = "\u{e9}"})
+  local u, meta = core.safetensors.open(path)
+  T.eq(u, t)
+  T.eq(meta.step, "7")
+  T.eq(meta.note, "\u{e9}")
+  T.raises(function() core.safetensors.save(path, {w = 1}) end, "bad argument #2 to 'save' %('w': tensor expected, got number%)")
+  T.raises(function() core.safetensors.save(path, t, {step = 7}) end, "'step': string expected, got number")
+  T.raises(function() core.safetensors.save(path, {tensor {1}}) end, "names expected as keys")
+  T.raises(function() core.safetensors.open(path .. "x") end, "x.safetensorsx.*No such file")
+  core.sys.write(path, "junk")
+  T.raises(function() core.safetensors.open(path) end, "x.safetensors")
+end)
+
+T.test("windows of tokens", function()
+  local ids = {}
+  for i = 1, 100 do ids[i] = i - 1 end
+  local tokens = tensor {data = ids, dtype = "i32"}
+  local x, y = core.windows_random(tokens, {batch = 3, context = 5, seed = 1, index = 2})
+  T.eq(x:shape(), {3, 5})
+  for i, id in ipairs(y:flat()) do T.eq(id, x:flat()[i] + 1) end
+  T.eq(x, (core.windows_random(tokens, {lo = 0, hi = 100, batch = 3, context = 5, seed = 1, index = 2})))
+  local e = core.windows_even(tokens, {lo = 50, hi = 100, batch = 2, context = 5, first = 0, total = 4})
+  T.eq(e:totable()[1][1], 50)
+  T.raises(function() core.windows_random(tokens, {batch = 3, context = 5, index = 0}) end,
+           "bad argument #2 to 'windows_random' %(option 'seed' is missing%)")
+  T.raises(function() core.windows_random(tokens, {batch = 1, context = 100, seed = 1, index = 0}) end)
+  T.raises(function() core.windows_even(tokens, {batch = 1, context = 5, totl = 3}) end, "did you mean 'total'")
+  T.raises(function() core.windows_even({}, {}) end, "tensor expected, got table")
+end)
+
+T.test("vocabularies", function()
+  local v = core.vocab.chars "hello"
+  T.eq(v:size(), 4)
+  local ids = v:encode "hole"
+  T.eq(ids:dtype(), "i32")
+  T.eq(v:decode(ids), "hole")
+  T.eq(v:decode(ids:totable()), "hole")
+  T.eq(v:piece(0), "e")
+  T.raises(function() v:encode "x" end, "x")
+  T.raises(function() v:decode {9} end)
+  T.raises(function() v:piece(4) end, "bad argument #1 to 'piece' %(id in 0%.%.3 expected, got 4%)")
+  T.raises(function() v:decode(tensor {1}) end, "i32 needed, got f32")
+  T.raises(function() core.vocab.chars "" end)
+  T.raises(function() core.vocab.llama2c("/no/such/file", 10) end, "/no/such/file")
+end)
+
+T.test("attention", function()
+  local list = core.attn.list()
+  T.ok(#list > 0)
+  for _, p in ipairs(list) do
+    T.ok(#core.attn.describe(p.name) > 0)
+    T.ok(p.name and p.family and p.source and p.note and p.layer)
+  end
+  local name = list[1].name
+  T.raises(function() core.attn.describe(name .. "x") end, "did you mean")
+  T.raises(function() core.attn.options "nothing/like/it" end, "nothing/like/it")
+  local rows = core.attn.options ""
+  local record
+  for _, r in ipairs(rows) do
+    T.ok(r.name and r.type and r.doc and r.default, r.name)
+    if r.fields then record = r end
+  end
+  T.ok(record.fields[1].value ~= nil)
+  local sizes = {heads = 2, head_dim = 4, width = 8, seed = 1, dtype = "f64"}
+  local function inputs(B, S)
+    local shape = {B, S, 2, 4}
+    return {q = core.randn {shape = shape, seed = 1, stream = "q", dtype = "f64"},
+            k = core.randn {shape = shape, seed = 1, stream = "k", dtype = "f64"},
+            v = core.randn {shape = shape, seed = 1, stream = "v", dtype = "f64"},
+            x = core.randn {shape = {B, S, 8}, seed = 1, stream = "x", dtype = "f64"}, causal = true}
+  end
+  for _, p in ipairs(list) do
+    local a = core.attn.new(p.name, nil, sizes)
+    local o = a:forward(inputs(2, 5))
+    T.eq(o:shape(), {2, 5, 2, 4})
+    T.eq(a:family(), p.family)
+    T.eq(a:layer(), p.layer)
+    T.ok(a:state_bytes(10) >= 0)
+    T.ok(type(a:claims()) == "table")
+    local b = core.attn.new(p.name, nil, sizes)
+    for n, t in pairs(a:parameters()) do
+      T.ok(t:requires_grad())
+      T.eq(b:parameters()[n], t)
+      b:set_parameter(n, t)
+    end
+    T.eq(b:forward(inputs(2, 5)), o)
+    local in_ = inputs(2, 5)
+    in_.lengths = {5, 3}
+    T.eq(a:forward(in_):shape(), {2, 5, 2, 4})
+  end
+  local a = core.attn.new("", {}, sizes)
+  T.eq(a:text(), "")
+  T.ok(#a:text(true) > 0)
+  T.raises(function() a:forward {} end, "bad argument #1 to 'forward' %(q: tensor %(B,T,H,D%) expected, got nil%)")
+  T.raises(function()
+    local i = inputs(1, 3)
+    i.casual = true
+    a:forward(i)
+  end, "unknown option 'casual' %(did you mean 'causal'%?%)")
+  T.raises(function()
+    local i = inputs(1, 3)
+    i.lengths = {1.5}
+    a:forward(i)
+  end, "an i32 expected, got 1.5")
+  T.raises(function()
+    local i = inputs(1, 3)
+    i.k = inputs(1, 4).k
+    a:forward(i)
+  end, "%(1,4,2,4%)")
+  T.raises(function() a:set_parameter("nothing", tensor {1}) end, "no parameter 'nothing'")
+  T.raises(function() core.attn.new("", {}, {heads = 2}) end, "bad argument #3 to 'new' %(option 'head_dim' is missing%)")
+  T.raises(function() core.attn.new("", {}, {heads = 2, head_dim = 4, head = 3}) end, "unknown option 'head'")
+  T.raises(function() core.attn.new("", {[rows[1].name .. "x"] = 1}, sizes) end, "bad argument #2 to .*did you mean '" .. rows[1].name)
+  T.raises(function() core.attn.new("", {[record.name] = {[record.fields[1].name .. "x"] = 1}}, sizes) end,
+           "unknown option '" .. record.name .. "%." .. record.fields[1].name .. "x' %(did you mean '" .. record.fields[1].name)
+  T.raises(function() core.attn.new("", {1, 2}, sizes) end, "by name expected, got a list")
+end)
+
+T.test("llama2.c models", function()
+  local c, tensors = core.llama2c(T.root .. "experiments/models/stories260K.bin")
+  T.eq(c.dim, 64)
+  T.eq(c.vocab_size, 512)
+  T.eq(type(c.tied), "boolean")
+  T.eq(tensors["model.embed_tokens.weight"]:shape(), {512, 64})
+  local v = core.vocab.llama2c(T.root .. "experiments/models/tok512.bin", 512)
+  T.ok(v:decode(v:encode "Once upon a time"):find "Once upon a time")
+  T.raises(function() core.llama2c "/no/such/model.bin" end, "/no/such/model.bin")
+end)
+
+T.test("nothing is left over", function()
+  T.eq(live(), 0)
+end)

@@ -1,0 +1,220 @@
+-- Every op through the binding, with inputs found by trying: shapes and options from small lists, by the
+-- names in the descriptor. Then one set of questions for all of them.
+local T = ...
+local core = require "attnlab.core"
+
+local function floats(...)
+  return core.rand {shape = {...}, seed = 1, stream = table.concat({...}, ","), dtype = "f64"} + 0.5
+end
+
+local function ids(...)
+  local n = 1
+  for _, s in ipairs {...} do n = n * s end
+  local data = {}
+  for i = 1, n do data[i] = (i - 1) % 3 end
+  return core.tensor {data = data, shape = {...}, dtype = "i32"}
+end
+
+-- Shapes are those of attention, of matrices, of rows and of scalars, so that some combination fits.
+local FLOATS = {floats(2, 3), floats(3, 2), floats(2, 3, 4, 2), floats(2, 2, 3, 2), floats(1, 3), floats(3), floats(2)}
+local IDS = {ids(2), ids(2, 3), ids(3)}
+local OPTIONS = {{}, {axis = 1}, {shape = {-1}}, {shape = {2, 3}}, {axes = {2, 1}}, {dtype = "f32"}, {exponent = 2}, {n = 2}}
+
+local function candidates(row)
+  if row.list then return {{FLOATS[1], FLOATS[1]}} end
+  if row.dtype == "i32" then return IDS end
+  return FLOATS
+end
+
+-- Calls f on every choice of one candidate a required input until one succeeds.
+local function search(op, options)
+  local required = {}
+  for i, row in ipairs(op.inputs) do
+    if not row.optional then required[i] = candidates(row) end
+  end
+  local function try(i, chosen)
+    if i > #required then
+      local args = {table.unpack(chosen)}
+      args[#args + 1] = options
+      local result = table.pack(pcall(core.op[op.name], table.unpack(args)))
+      return result[1] and {inputs = {table.unpack(chosen)}, options = options, outputs = {table.unpack(result, 2)}} or nil
+    end
+    for _, c in ipairs(required[i]) do
+      chosen[i] = c
+      local found = try(i + 1, chosen)
+      if found then return found end
+    end
+    chosen[i] = nil
+  end
+  return try(1, {})
+end
+
+local function known(op, options)
+  for name in pairs(options) do
+    local has = false
+    for _, a in ipairs(op.args) do has = has or a.name == name end
+    if not has then return false end
+  end
+  return true
+end
+
+local function find_call(op)
+  for _, options in ipairs(OPTIONS) do
+    if known(op, options) then
+      local found = search(op, options)
+      if found then return found end
+    end
+  end
+end
+
+local ops = core.ops()
+local calls = {}
+
+T.test("every op can be called", function()
+  for _, op in ipairs(ops) do
+    calls[op.name] = find_call(op)
+    T.ok(calls[op.name], op.name .. ": no inputs found")
+    T.eq(#calls[op.name].outputs, #op.outputs)
+    for _, o in ipairs(calls[op.name].outputs) do T.ok(core.is_tensor(o), op.name) end
+  end
+end)
+
+T.test("ops are sorted and documented", function()
+  local last = ""
+  for _, op in ipairs(ops) do
+    T.ok(op.name > last, op.name)
+    last = op.name
+    T.ok(#op.doc > 0, op.name .. " has no doc")
+    T.ok(#op.outputs > 0, op.name)
+    for _, row in ipairs(op.inputs) do T.ok(#row.name > 0 and type(row.optional) == "boolean", op.name) end
+    for _, a in ipairs(op.args) do
+      T.ok(#a.name > 0 and #a.type > 0 and #a.doc > 0, op.name .. ": option " .. a.name .. " has no doc")
+      if a.type:find "word" then T.ok(#a.choices > 0, op.name .. "." .. a.name) end
+    end
+  end
+end)
+
+T.test("a method does what the function does", function()
+  for _, op in ipairs(ops) do
+    local c = calls[op.name]
+    if not op.inputs[1].list and not op.name:find "dropout" then
+      local args = {table.unpack(c.inputs, 2)}
+      args[#args + 1] = c.options
+      T.eq(c.inputs[1][op.name](c.inputs[1], table.unpack(args)), c.outputs[1])
+    end
+  end
+end)
+
+T.test("inputs can be named in the options", function()
+  for _, op in ipairs(ops) do
+    local c = calls[op.name]
+    local options = {}
+    for k, v in pairs(c.options) do options[k] = v end
+    for i, input in ipairs(c.inputs) do options[op.inputs[i].name] = input end
+    local outputs = {core.op[op.name](options)}
+    if not op.name:find "dropout" then T.eq(outputs, c.outputs) end
+    if not op.inputs[1].list then
+      T.raises(function() core.op[op.name](c.inputs[1], options) end, "%(" .. op.inputs[1].name .. ": given twice%)")
+    end
+  end
+end)
+
+T.test("errors name the op, the argument and what was expected", function()
+  for _, op in ipairs(ops) do
+    local f, c = core.op[op.name], calls[op.name]
+    local where = "bad argument #%d+ to '" .. op.name .. "' %("
+    T.raises(function() f() end, where .. op.inputs[1].name .. ": .* expected, got no value%)")
+    T.raises(function() f(true) end, where .. op.inputs[1].name .. ": tensor expected, got boolean%)")
+    T.raises(function() f({}, 1) end, where)
+    if not op.inputs[#op.inputs].list then
+      local many = {table.unpack(c.inputs)}
+      many[#op.inputs + 1] = FLOATS[1]
+      T.raises(function() f(table.unpack(many, 1, #op.inputs + 1)) end, where .. "too many inputs: it takes " .. op.inputs[1].name)
+    end
+    local args = {table.unpack(c.inputs)}
+    args[#args + 1] = {no_such_option = 1}
+    T.raises(function() f(table.unpack(args)) end, where .. "unknown option 'no_such_option'")
+    for _, a in ipairs(op.args) do
+      args[#args] = {[a.name] = print}
+      T.raises(function() f(table.unpack(args)) end, where .. "option '" .. a.name .. "': a function is not an option value%)")
+      args[#args] = {[a.name] = {"x"}}
+      T.raises(function() f(table.unpack(args)) end, where .. "option '" .. a.name .. "'")
+      args[#args] = {[a.name .. "x"] = 1}
+      T.raises(function() f(table.unpack(args)) end, "unknown option '" .. a.name .. "x'")
+    end
+  end
+end)
+
+T.test("axes count from 1", function()
+  for _, op in ipairs(ops) do
+    for _, a in ipairs(op.args) do
+      if a.type == "axis" then
+        local c = calls[op.name]
+        local args = {table.unpack(c.inputs)}
+        args[#args + 1] = {[a.name] = 0}
+        T.raises(function() core.op[op.name](table.unpack(args)) end, "option '" .. a.name .. "': axes count from 1")
+        args[#args] = {[a.name] = 9}
+        T.raises(function() core.op[op.name](table.unpack(args)) end,
+                 "option '" .. a.name .. "': integer in %-%d%.%.%d expected, got 9 for shape")
+        args[#args] = {[a.name] = -9}
+        T.raises(function() core.op[op.name](table.unpack(args)) end, "expected, got %-9 for shape")
+        args[#args] = {[a.name] = 1.5}
+        T.raises(function() core.op[op.name](table.unpack(args)) end, "an axis is an integer")
+      end
+    end
+  end
+  local t = core.tensor {{1, 2, 3}, {4, 5, 6}}
+  T.eq(t:sum({axes = {1}}):flat(), {5, 7, 9})
+  T.eq(t:sum({axes = {2}}):flat(), {6, 15})
+  T.eq(t:sum({axes = {-1}}):flat(), {6, 15})
+  T.eq(t:sum({axes = 1}):flat(), {5, 7, 9})
+  T.eq(t:permute({axes = {2, 1}}):shape(), {3, 2})
+  T.eq(t:permute({2, 1}):shape(), {3, 2})
+  T.eq(t:reshape({3, 2}):totable(), {{1, 2}, {3, 4}, {5, 6}})
+  T.eq(core.op.concat({t, t}, {axis = 2}):shape(), {2, 6})
+  T.eq(core.op.concat({t, t}, {axis = 1}):shape(), {4, 3})
+  T.eq(t:concat(t, t, {axis = 1}):shape(), {6, 3})
+  T.eq(t:concat({t}, {axis = 1}):shape(), {4, 3})
+end)
+
+T.test("numbers stand for scalar tensors", function()
+  local t = core.tensor {data = {1, 2}, dtype = "f64"}
+  T.eq(core.op.maximum(t, 1.5), core.tensor {data = {1.5, 2}, dtype = "f64"})
+  T.eq(core.op.maximum(1.5, t), core.tensor {data = {1.5, 2}, dtype = "f64"})
+  T.eq(core.op.select(core.tensor {data = {0, 1}, dtype = "i32"}, t, 0), core.tensor {data = {0, 2}, dtype = "f64"})
+end)
+
+T.test("optional inputs", function()
+  local x, g = floats(2, 3), floats(3)
+  T.eq(x:rmsnorm {gain = g}, x:rmsnorm(g))
+  T.eq(x:rmsnorm(nil, {eps = 1e-5}), x:rmsnorm {eps = 1e-5})
+  T.raises(function() x:rmsnorm {gain = floats(4)} end, "bad argument #1 to 'rmsnorm' %(gain: .*%(4%)")
+  T.raises(function() x:rmsnorm(floats(4)) end, "bad argument #1 to 'rmsnorm' %(gain: .*%(4%)")
+  T.raises(function() core.op.rmsnorm(x, floats(4)) end, "bad argument #2 to 'rmsnorm' %(gain: .*%(4%)")
+  T.raises(function() x:rmsnorm {gian = g} end, "unknown option 'gian' %(did you mean 'gain'%?%)")
+end)
+
+T.test("unknown ops name the nearest", function()
+  T.raises(function() return core.op.sofmax end, "unknown op 'sofmax' %(did you mean 'softmax'%?%)")
+end)
+
+T.test("a fallen allocation loses nothing", function()
+  for _, op in ipairs(ops) do
+    local c = calls[op.name]
+    local args = {table.unpack(c.inputs)}
+    args[#args + 1] = c.options
+    for n = 1, 4 do
+      core.fail_allocation(n)
+      local got = {core.op[op.name](table.unpack(args))}
+      core.fail_allocation(0)
+      if not op.name:find "dropout" then T.eq(got, c.outputs) end
+    end
+  end
+end)
+
+T.test("nothing is left over", function()
+  FLOATS, IDS, calls = nil, nil, nil
+  collectgarbage()
+  collectgarbage()
+  T.eq(core.memory().live, 0)
+end)
