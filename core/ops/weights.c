@@ -162,7 +162,7 @@ static const al_op weights = {
                                    .choices = "exp cosh polynomial",
                                    .doc = "similarity; polynomial = sum of c_n s^n"},
                                   {.name = "coefficients",
-                                   .type = AL_T_LIST,
+                                   .type = AL_T_LIST | AL_T_NUM,
                                    .def = "{}",
                                    .doc = "c_0, c_1, ..: ones when only the input is given"},
                                   LOGIT_ARGS,
