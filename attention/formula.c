@@ -59,7 +59,7 @@ const al_arg formula_options[] = {
     {"logit_softcap", AL_T_BOOL | AL_T_NUM, "false", NULL, 1e-6, BIG, "c tanh(s/c), before the clamp", NULL},
     {"logit_round", AL_T_BOOL | AL_T_WORD, "false", "bf16", 0, 0, "round s first, gradient straight through", NULL},
     {"decay", AL_T_WORD, "none", "none constant learned gated", 0, 0,
-     "log A a step and key/value head: ln(1 - 2^(-5-h)); -softplus(p), p = -4 at first; -softplus(x W)", NULL},
+     "log A a step and key/value head: ln(1 - 2^(-5-h)); -softplus(p), p = -4 at first; -softplus(x W); counted to the row's last visible key", NULL},
     {"input_gate", AL_T_RECORD, NULL, NULL, 0, 0, "b", input_gate_rows},
     {"denominator", AL_T_RECORD, NULL, NULL, 0, 0, "D", denominator_rows},
     {"output_gate", AL_T_RECORD, NULL, NULL, 0, 0, "r and h", output_gate_rows},
@@ -178,7 +178,8 @@ int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
     if (al_opt_bool(o, "input_gate.bias")) rows[n++] = (attn_param){"input_gate.bias", 1, {out}, ATTN_UNIFORM, fan, ""};
   }
   if (is(o, "denominator.power", "learned"))
-    rows[n++] = (attn_param){"denominator.power", 1, {H}, ATTN_VALUE, 0.5, "exponent = sigmoid of it, one a head"};
+    rows[n++] = (attn_param){"denominator.power", 1, {is(o, "denominator.side", "value") ? Hkv : H}, ATTN_VALUE, 0.5,
+                             "exponent = sigmoid of it, one a head"};
   if (is(o, "denominator.sink", "learned"))
     rows[n++] = (attn_param){"denominator.sink", 1, {H}, ATTN_ZEROS, 0, "exp of it is added to the denominator"};
   if (is(o, "denominator.stat", "cumulative_gate")) {

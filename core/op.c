@@ -176,7 +176,7 @@ al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, c
   al_opts *o = al_opts_new(c, op->args, op->name);
   al_tensor *out = NULL;
   if (o && fmt && *fmt) {
-    char text[4096];
+    char text[8192];
     va_list ap;
     va_start(ap, fmt);
     const int n = vsnprintf(text, sizeof text, fmt, ap);

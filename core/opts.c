@@ -289,7 +289,7 @@ al_status al_opts_parse(al_ctx *c, al_opts *o, const char *s) {
       continue;
     }
     const bool quoted = *s == '\'' || *s == '"';
-    const char *end = quoted ? strchr(s + 1, *s) : s + strcspn(s, " \t\n");
+    const char *end = quoted ? strchr(s + 1, *s) : s + strcspn(s, " \t\n,");
     if (!end) return al_fail(c, AL_EVALUE, "%s: option '%s': the text %.60s is not closed", o->owner, key, s);
     const char *from = s + quoted;
     if ((size_t)(end - from) >= sizeof word)

@@ -162,6 +162,8 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
   ck_assert(qh && kh && own);
   const double *scale = in->param(in->user, "logit_scale");
   const double c = scale ? scale[h] : numeric(in, "logit_scale") ? num(in, "logit_scale") : 1 / sqrt((double)D);
+  const int64_t len = in->lengths ? in->lengths[b] : in->S;
+  const int64_t last = i + in->offset < len ? i + in->offset : len - 1; /* last visible key, when causal */
   feature(in, in->q + ((b * in->T + i) * in->H + h) * D, qh);
   memset(y, 0, (size_t)E * sizeof *y);
   for (int64_t j = 0; j < in->S; j++) {
@@ -169,11 +171,11 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
     feature(in, in->k + ((b * in->S + j) * in->Hkv + hk) * D, kh);
     double s = 0;
     for (int64_t d = 0; d < D; d++) s += c * qh[d] * kh[d];
-    const double A = exp(log_decay(in, b, hk, i + in->offset < in->S ? i + in->offset : in->S - 1, j));
+    const double A = exp(log_decay(in, b, hk, last, j));
     const double w = A * weight(in, false, s);
     own[j] = (is(in, "denominator.decay", "none") ? 1 : A) * weight(in, true, s);
     double t = 1;
-    if (is(in, "denominator.side", "value")) t = pow(count(in, b, j, 0), -exponent(in, h));
+    if (is(in, "denominator.side", "value")) t = pow(count(in, b, j, 0), -exponent(in, hk));
     for (int64_t e = 0; e < E; e++) {
       double gate = 1;
       if (!is(in, "input_gate.activation", "none"))

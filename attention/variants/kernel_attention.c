@@ -116,10 +116,10 @@ static weights weigh(const run *r, al_tensor *s, al_tensor *decay, bool denomina
   if (number(r->o, "logit_clamp")) append(limits, sizeof limits, "clamp", al_opt_num(r->o, "logit_clamp"));
   weights w = {0};
   al_tensor *coefficients = NULL;
-  char list[FORMULA_MAX_ORDER * 18] = "";
+  char list[FORMULA_MAX_ORDER * 25] = "";
   if (strcmp(f.f, "polynomial") == 0) {
     size_t at = (size_t)snprintf(list, sizeof list, " coefficients={");
-    for (int n = 0; n <= f.order && at < sizeof list; n++) at += (size_t)snprintf(list + at, sizeof list - at, n ? ",%.9g" : "%.9g", f.c[n]);
+    for (int n = 0; n <= f.order && at < sizeof list; n++) at += (size_t)snprintf(list + at, sizeof list - at, n ? ",%.17g" : "%.17g", f.c[n]);
     if (at < sizeof list) snprintf(list + at, sizeof list - at, "}");
     if (is(r->o, "coefficients", "learned")) coefficients = param(r, "coefficients");
   } else {

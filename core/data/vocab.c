@@ -429,8 +429,8 @@ static const char *text_of(const al_vocab *v, int32_t prev, int32_t id, int64_t 
   *n = piece_length(v, id);
   if (!v->merges) return piece;
   if (id == BOS || id == EOS) *n = 0;
-  if (id >= FIRST_BYTE && id < N_FIXED) return *n = 1, v->byte + (id - FIRST_BYTE);
-  if (prev == BOS && *n > 0 && *piece == ' ') return --*n, piece + 1;
+  if (id >= FIRST_BYTE && id < N_FIXED) *n = 1, piece = v->byte + (id - FIRST_BYTE);
+  if (prev == BOS && *n > 0 && *piece == ' ') --*n, piece++;
   return piece;
 }
 
