@@ -186,6 +186,11 @@ local function check_attention(cfg, i)
   return a, Attention.layer_options(a:layer(), layer)
 end
 
+-- The core's message without what concerns the Lua call that it came through.
+local function plain(message)
+  return (tostring(message):gsub("^%S+:%d+: ", ""):gsub("^bad argument #%d+ to '([^']*)' %((.*)%)$", "%1: %2"))
+end
+
 -- Checks and completes: returns a new table with every default filled in, sizes that follow from others
 -- included, so set keys before. Accepts nested tables, dotted and bare keys.
 function M.resolve(given)
@@ -228,7 +233,7 @@ function M.resolve(given)
   for i = 1, m.layers do
     if i == 1 or cfg.attention[tostring(i)] or (i == 2 and cfg.attention["1"]) then
       local ok, message = pcall(check_attention, cfg, i)
-      if not ok then fail("attention%s: %s", last > 0 and "." .. i or "", message) end
+      if not ok then fail("attention%s: %s", last > 0 and "." .. i or "", plain(message)) end
     end
   end
   return cfg

@@ -56,10 +56,8 @@ function Evalset:each(models, f)
   set:need(self.split, context)
   local total = set:windows(self.split, context, self.windows)
   local modes = {}
-  for i, m in ipairs(models) do
-    modes[i] = m.training
-    m:eval()
-  end
+  for i, m in ipairs(models) do modes[i] = m.training end
+  for _, m in ipairs(models) do m:eval() end
   local ok, message = pcall(core.no_grad, function()
     for x, y in set:even(self.split, self.batch, context, total) do
       f(x, y)

@@ -1,0 +1,110 @@
+-- Configurations: defaults, keys, types, attention by layer, differences.
+local T = ...
+local config = require "attnlab.config"
+
+T.test("defaults are filled in and sizes follow", function()
+  local c = config.resolve {}
+  T.eq(c.model.width, 128)
+  T.eq(c.model.head_dim, 32)
+  T.eq(c.model.kv_heads, 4)
+  T.eq(c.model.mlp, 256)
+  T.eq(c.train.betas, { 0.9, 0.99 })
+  T.eq(c.attention, { preset = "softmax" })
+  T.eq(config.resolve(c), c)
+end)
+
+T.test("nested, dotted and bare keys mean the same", function()
+  local a = config.resolve { model = { width = 64 }, train = { steps = 7 }, attention = { denominator = { stat = "length" } } }
+  T.eq(a, config.resolve { ["model.width"] = 64, ["train.steps"] = 7, ["attention.denominator.stat"] = "length" })
+  T.eq(a, config.resolve { width = 64, steps = 7, ["attention.denominator.stat"] = "length" })
+  T.eq(a, config.resolve { width = 64.0, steps = 7.0, ["attention.denominator"] = { stat = "length" } })
+end)
+
+T.test("text is read as the key's kind of value", function()
+  local c = {}
+  for _, kv in ipairs { { "steps", "100" }, { "lr", "1e-4" }, { "betas", "0.8,0.95" }, { "tied", "true" },
+                        { "data", "12" }, { "attention.denominator.floor", "1" }, { "attention.orders", "{0,2}" },
+                        { "attention.similarity", "taylor" }, { "attention.rope", "none" } } do
+    config.set(c, kv[1], kv[2])
+  end
+  T.eq(c.train, { steps = 100, lr = 1e-4, betas = { 0.8, 0.95 }, data = "12" })
+  T.eq(c.model, { tied = true })
+  T.eq(c.attention, { denominator = { floor = 1 }, orders = { 0, 2 }, similarity = "taylor", rope = "none" })
+end)
+
+T.test("unknown keys name the nearest", function()
+  T.raises(function() config.resolve { stpes = 3 } end, "unknown key 'stpes' %(did you mean 'steps'%?%)")
+  T.raises(function() config.resolve { ["train.warmup_step"] = 3 } end, "did you mean 'train.warmup_steps'")
+  T.raises(function() config.resolve { model = { widht = 3 } } end, "did you mean 'model.width'")
+  T.raises(function() config.resolve { attention = { denominatr = "none" } } end, "did you mean 'denominator'")
+  T.raises(function() config.resolve { attention = { roep = "none" } } end, "did you mean 'rope'")
+  T.raises(function() config.resolve { attention = { denominator = { flor = 1 } } } end, "did you mean 'floor'")
+  T.raises(function() config.resolve { attention = "sofmax" } end, "softmax")
+  T.raises(function() config.resolve { { name = "x" } } end, "names of options expected")
+end)
+
+T.test("types and ranges are checked, the option named", function()
+  T.raises(function() config.resolve { steps = 0 } end, "'train.steps': integer >= 1 expected, got 0")
+  T.raises(function() config.resolve { steps = 1.5 } end, "'train.steps'.*got 1.5")
+  T.raises(function() config.resolve { steps = "many" } end, "'train.steps'.*'many'")
+  T.raises(function() config.resolve { lr = 0 / 0 } end, "'train.lr'")
+  T.raises(function() config.resolve { lr = 1 / 0 } end, "'train.lr'")
+  T.raises(function() config.resolve { betas = { 0.9 } } end, "'train.betas'")
+  T.raises(function() config.resolve { betas = { 0.9, 2 } } end, "'train.betas'")
+  T.raises(function() config.resolve { schedule = "linaer" } end, "did you mean 'linear'")
+  T.raises(function() config.resolve { min_lr = 1 } end, "min_lr")
+  T.raises(function() config.resolve { attention = { conv = -1 } } end, "'attention.conv'")
+  T.raises(function() config.resolve { attention = 7 } end, "attention: preset or table")
+  T.raises(function() config.resolve { width = 130 } end, "model.width %(130%) must be divisible by model.heads %(4%)")
+  T.raises(function() config.resolve { kv_heads = 3 } end, "model.heads %(4%) must be a multiple of model.kv_heads %(3%)")
+  T.raises(function() config.resolve { attention = { similarity = "taylor", order = -3 } } end, "order")
+end)
+
+T.test("a scalar stands for a record's first field", function()
+  local c = config.set({}, "attention.denominator", "length")
+  T.eq(c.attention, { denominator = "length" })
+  config.set(c, "attention.denominator.power", 0.5)
+  T.eq(c.attention, { denominator = { stat = "length", power = 0.5 } })
+  config.set(c, "attention.denominator", "none")
+  T.eq(c.attention, { denominator = "none" })
+end)
+
+T.test("attention by layer", function()
+  local c = config.resolve { layers = 3, attention = { default = "softmax", [2] = "p1/linear_relu" } }
+  T.eq(c.attention, { preset = "softmax", ["2"] = { preset = "p1/linear_relu" } })
+  T.eq(config.attention_of(c.attention, 1), { preset = "softmax" })
+  T.eq(config.attention_of(c.attention, 2), { preset = "p1/linear_relu" })
+  c = config.resolve { layers = 2, attention = { preset = "softmax", rope = "none", ["2"] = { denominator = "none" } } }
+  T.eq(config.attention_of(c.attention, 2), { preset = "softmax", rope = "none", denominator = "none" })
+  c = config.resolve { layers = 2, attention = { "softmax", "p2/cottention" } }
+  T.eq(config.attention_of(c.attention, 2), { preset = "p2/cottention" })
+  c = config.resolve { layers = 2, ["attention.2.denominator"] = "none" }
+  T.eq(config.attention_of(c.attention, 2).denominator, "none")
+  T.raises(function() config.resolve { layers = 3, attention = { "softmax", "softmax" } } end, "2 choices for 3 layers")
+  T.raises(function() config.resolve { layers = 2, attention = { default = "softmax", [3] = "softmax" } } end, "2 layers")
+  T.raises(function() config.resolve { layers = 2, attention = { default = "softmax", [2] = { denominatr = 1 } } } end,
+    "attention.2: .*'denominator'")
+end)
+
+T.test("flatten and unflatten are inverse, diff names what differs", function()
+  local a = config.resolve { attention = { similarity = "taylor", orders = { 0, 2 }, denominator = { floor = 1 } } }
+  T.eq(config.unflatten(config.flatten(a)), a)
+  T.eq(config.flatten(a)["attention.denominator.floor"], 1)
+  local b = config.set(config.copy(a), "lr", 1e-4)
+  b.attention.orders = nil
+  T.eq(config.diff(a, b), { { key = "attention.orders", a = { 0, 2 } }, { key = "train.lr", a = 3e-3, b = 1e-4 } })
+  T.eq(config.diff(a, a), {})
+end)
+
+T.test("the canonical text writes defaults out", function()
+  local a, b = config.resolve {}, config.resolve { attention = { preset = "softmax", denominator = "sum" } }
+  T.eq(config.canonical(a), config.canonical(b))
+  T.ok(config.canonical(a):find("rope=half", 1, true))
+  T.ok(config.canonical(a) ~= config.canonical(config.resolve { attention = { denominator = "none" } }))
+end)
+
+T.test("every preset is a valid configuration", function()
+  for _, p in ipairs(require("attnlab.attention").list()) do
+    config.resolve { attention = p.name }
+  end
+end)
