@@ -41,7 +41,7 @@ static al_tensor *bare(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
   t->refs = 1;
   t->dtype = dt;
   t->ndim = ndim;
-  memcpy(t->shape, shape, (size_t)ndim * sizeof *shape);
+  if (ndim) memcpy(t->shape, shape, (size_t)ndim * sizeof *shape); /* a scalar may come with NULL */
   return t;
 }
 

@@ -134,7 +134,7 @@ static void make_scalars(al_ctx *c, args *a, int made[MAX_IN], int *n_made) {
       al_fail(c, AL_ETYPE, "%s: %s: the number %g is no i32", a->op->name, r->name, a->value[i]);
       return;
     }
-    a->in[i] = al_tensor_full(c, dtype, 0, NULL, a->value[i]);
+    a->in[i] = al_tensor_full(c, dtype, 0, (const int64_t[]){0}, a->value[i]);
     if (!a->in[i]) return;
     made[(*n_made)++] = i;
   }
