@@ -237,6 +237,23 @@ START_TEST(any_bytes) {
 }
 END_TEST
 
+/* In a table without a piece for the space, the space put first is a byte piece and goes all the
+ * same. */
+START_TEST(no_space_piece) {
+  size_t n;
+  char *data = get_file(TOKENS, &n);
+  char *space = memmem(data, n, "\1\0\0\0 ", 5); /* its length, 1, and itself */
+  ck_assert_ptr_nonnull(space);
+  space[4] = '\1';
+  put_file(in_folder("t.bin"), data, n);
+  free(data);
+  al_vocab *v = al_vocab_llama2c(c, in_folder("t.bin"), 512);
+  expect_ok();
+  there_and_back(v, "% %", 3);
+  al_vocab_free(v);
+}
+END_TEST
+
 /* A megabyte takes well under a second, where a scan a merge would take hours. */
 START_TEST(long_texts) {
   size_t n;
@@ -316,6 +333,7 @@ Suite *suite_test_vocab(void) {
   tcase_add_test(t, published_ids);
   tcase_add_test(t, joins_as_defined);
   tcase_add_test(t, any_bytes);
+  tcase_add_test(t, no_space_piece);
   tcase_add_test(t, long_texts);
   tcase_add_test(t, bad_tables);
   suite_add_tcase(s, t);
