@@ -2,6 +2,8 @@
 -- bands, (b) forest plot of paired differences, (c) the row sum by position. plot.script builds the
 -- text from numbers and quoted names only: data travel in datablocks of the script file, nothing
 -- passes a shell, and the axes may be scaled but no value is changed.
+local axes = require "attnlab.axes"
+
 local M = {}
 
 -- Okabe and Ito's colours without yellow, which is too light for lines. With four dashes every one of
@@ -20,49 +22,6 @@ end
 
 local function colour(i)
   return ("lc rgb '%s'"):format(COLOURS[(i - 1) % #COLOURS + 1])
-end
-
--- Round positions for a logarithmic axis from lo to hi: the first set that gives at least four.
-function M.log_ticks(lo, hi)
-  local sets = { { 1 }, { 1, 3 }, { 1, 2, 5 }, { 1, 1.5, 2, 3, 4, 6, 8 },
-                 { 1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 6, 7, 8, 9 } }
-  local ticks
-  for _, set in ipairs(sets) do
-    ticks = {}
-    for e = math.floor(math.log(lo, 10)), math.ceil(math.log(hi, 10)) do
-      for _, m in ipairs(set) do
-        local v = m * 10.0 ^ e
-        if v >= lo * 0.9999 and v <= hi * 1.0001 then ticks[#ticks + 1] = v end
-      end
-    end
-    if #ticks >= 4 then break end
-  end
-  return ticks
-end
-
--- The difference axis: linear near 0, logarithmic beyond `unit` (asinh), so that 0.005 and 0.5 can
--- both be read. Returns the map and the ticks between lo <= 0 and hi >= 0.
-function M.difference_axis(unit, lo, hi)
-  local function map(v)
-    local z = math.abs(v) / unit
-    local u = math.log(z + math.sqrt(z * z + 1))
-    return v < 0 and -u or u
-  end
-  local ticks = { 0 }
-  for e = 0, 12 do
-    local v = unit * 10.0 ^ (e // 2) * (e % 2 == 0 and 1 or 3)
-    if v <= hi then ticks[#ticks + 1] = v end
-    if -v >= lo then ticks[#ticks + 1] = -v end
-  end
-  if #ticks > 7 then -- every other, so that the labels keep apart
-    local sparse = { 0 }
-    for i = 2, #ticks do
-      local e = math.log(math.abs(ticks[i]) / unit, 10)
-      if math.abs(e - math.floor(e + 0.5)) < 0.1 then sparse[#sparse + 1] = ticks[i] end
-    end
-    ticks = sparse
-  end
-  return map, ticks
 end
 
 local function datablock(out, name, rows)
@@ -121,7 +80,7 @@ local function curves_panel(out, fig, bottom)
   frame(out, 0.05, 0.33, bottom, "(a) " .. fig.ylabel .. " [nats per token]")
   out[#out + 1] = "set logscale xy; set grid; set border 3; set tics nomirror"
   out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:%.9g]"):format(xlo, xhi * 1.02 + (xlo == xhi and 1 or 0), ylo, yhi)
-  out[#out + 1] = ("set xtics %s; set ytics %s"):format(tick_list(M.log_ticks(xlo, xhi)), tick_list(M.log_ticks(ylo, yhi)))
+  out[#out + 1] = ("set xtics %s; set ytics %s"):format(tick_list(axes.log_ticks(xlo, xhi)), tick_list(axes.log_ticks(ylo, yhi)))
   out[#out + 1] = "set xlabel " .. M.quote(fig.xlabel)
   local parts = {}
   for i, c in ipairs(fig.curves) do
@@ -174,7 +133,7 @@ local function forest_panel(out, fig, bottom)
   local rows, unit = fig.forest, fig.margin or 0.01
   if #rows == 0 then return end
   local lo, hi = forest_range(rows, unit)
-  local map, ticks = M.difference_axis(unit, lo, hi)
+  local map, ticks = axes.difference(unit, lo, hi)
   frame(out, 0.475, 0.675, bottom, "(b) difference to " .. fig.reference .. " [nats per token]")
   out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:0.4]"):format(map(lo), map(hi), #rows + 0.6)
   out[#out + 1] = "set xtics " .. tick_list(ticks, map) .. " font ',10'"
@@ -239,7 +198,7 @@ local function profile_panel(out, fig, bottom)
   frame(out, 0.86, 0.99, bottom, "(c) " .. fig.profile_title)
   out[#out + 1] = "set logscale xy; set border 3; set grid; set xlabel " .. M.quote(fig.profile_label)
   out[#out + 1] = ("set xrange [1:%d]; set yrange [%.9g:%.9g]"):format(n, 10.0 ^ lo, 10.0 ^ hi)
-  out[#out + 1] = ("set xtics %s; set ytics auto enhanced nomirror; set format y '10^{%%T}'"):format(tick_list(M.log_ticks(1, n)))
+  out[#out + 1] = ("set xtics %s; set ytics auto enhanced nomirror; set format y '10^{%%T}'"):format(tick_list(axes.log_ticks(1, n)))
   parts[1] = "x with lines lc rgb '#a0a0a0' lw 6 notitle"
   for _, p in ipairs(fig.profile) do
     parts[#parts + 1] = ("$profile%d using 1:(10**$2) with lines %s lw 2.2 notitle"):format(p.index, style(p.index))

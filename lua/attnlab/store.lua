@@ -16,7 +16,7 @@ local M = {}
 
 -- Modules that only read results or draw them: a change there makes no finished run stale.
 local NOT_SOURCE = { cli = true, commands = true, inspect = true, help = true, runner = true, runs = true, plot = true,
-                     table = true, board = true, progress = true, budget = true, stats = true, experiment = true, expect = true, names = true }
+                     table = true, axes = true, board = true, progress = true, budget = true, stats = true, experiment = true, expect = true, names = true }
 
 -- Folder that holds attnlab/*.lua, and the project's root above it.
 local function lua_dir()

@@ -1,0 +1,58 @@
+-- Axes of the figures: where the ticks stand, and the scale of differences.
+local M = {}
+
+-- Round positions between lo and hi with a step of 1, 2 or 5: at least three.
+local function even_ticks(lo, hi)
+  local power = 10.0 ^ math.floor(math.log((hi - lo) / 3, 10))
+  for _, m in ipairs { 5, 2, 1 } do
+    local ticks, step = {}, m * power
+    for k = math.ceil(lo / step), math.floor(hi / step) do ticks[#ticks + 1] = k * step end
+    if #ticks >= 3 then return ticks end
+  end
+  return { lo, hi }
+end
+
+-- Round positions for a logarithmic axis from lo to hi: the first set that gives at least four.
+function M.log_ticks(lo, hi)
+  local sets = { { 1 }, { 1, 3 }, { 1, 2, 5 }, { 1, 1.5, 2, 3, 4, 6, 8 },
+                 { 1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 6, 7, 8, 9 } }
+  local ticks
+  for _, set in ipairs(sets) do
+    ticks = {}
+    for e = math.floor(math.log(lo, 10)), math.ceil(math.log(hi, 10)) do
+      for _, m in ipairs(set) do
+        local v = m * 10.0 ^ e
+        if v >= lo * 0.9999 and v <= hi * 1.0001 then ticks[#ticks + 1] = v end
+      end
+    end
+    if #ticks >= 4 then return ticks end
+  end
+  return hi > lo and #ticks < 3 and even_ticks(lo, hi) or ticks
+end
+
+-- The difference axis: linear near 0, logarithmic beyond `unit` (asinh), so that 0.005 and 0.5 can
+-- both be read. Returns the map and the ticks between lo <= 0 and hi >= 0.
+function M.difference(unit, lo, hi)
+  local function map(v)
+    local z = math.abs(v) / unit
+    local u = math.log(z + math.sqrt(z * z + 1))
+    return v < 0 and -u or u
+  end
+  local ticks = { 0 }
+  for e = 0, 12 do
+    local v = unit * 10.0 ^ (e // 2) * (e % 2 == 0 and 1 or 3)
+    if v <= hi then ticks[#ticks + 1] = v end
+    if -v >= lo then ticks[#ticks + 1] = -v end
+  end
+  if #ticks > 7 then -- every other, so that the labels keep apart
+    local sparse = { 0 }
+    for i = 2, #ticks do
+      local e = math.log(math.abs(ticks[i]) / unit, 10)
+      if math.abs(e - math.floor(e + 0.5)) < 0.1 then sparse[#sparse + 1] = ticks[i] end
+    end
+    ticks = sparse
+  end
+  return map, ticks
+end
+
+return M

@@ -1,0 +1,95 @@
+-- attnlab.plot: axes, quoting, and figures that gnuplot draws.
+local T = ...
+local axes = require "attnlab.axes"
+local plot = require "attnlab.plot"
+local sys = require("attnlab.core").sys
+
+local function figure(n)
+  local fig = { title = "it's a \"title\" `date` $x", ylabel = "validation loss", xlabel = "step", reference = "arm 1",
+                margin = 0.01, forest_label = "mean", profile_title = "row sum", profile_label = "position",
+                curves = {}, forest = {}, profile = {} }
+  for i = 1, n do
+    local points = {}
+    for s = 20, 200, 20 do points[#points + 1] = { s, 2 + i / s, 1.99 + i / s, 2.01 + i / s } end
+    fig.curves[i] = { name = "arm " .. i, points = points, diverged = i == 3 and 200 or nil }
+    if i > 1 then
+      fig.forest[i - 1] = { name = "arm " .. i, index = i, values = { i * 0.01, i * 0.012 }, mean = i * 0.011,
+                            lo = -0.5, hi = 40, text = "x" }
+    end
+    fig.profile[i] = { index = i, values = { 0.1 * i, 0.5, 1, 1.2 } }
+  end
+  return fig
+end
+
+local PNG = { { "pngcairo size 600,300", "out.png" } }
+
+T.test("names are quoted so that nothing in them acts", function()
+  T.eq(plot.quote "a'b", "'a''b'")
+  T.eq(plot.quote "a\nset output 'x'", "'a set output ''x'''")
+  local fig = figure(2)
+  fig.curves[2].name = "'; system('touch hacked'); '"
+  local script = plot.script(fig, PNG)
+  T.ok(script:find("'''; system(''touch hacked''); '''", 1, true))
+end)
+
+T.test("every arm has its own pair of colour and dash", function()
+  local seen, n = {}, 0
+  for style in plot.script(figure(12), PNG):gmatch "nohead (lc rgb %S+ dt %S+) lw 2.2" do
+    T.ok(not seen[style], "used once")
+    seen[style], n = true, n + 1
+  end
+  T.eq(n, 12)
+end)
+
+T.test("ticks of the loss axis", function()
+  for _, range in ipairs { { 1.8, 4.2 }, { 1, 1000 }, { 0.011, 0.5 }, { 1.8, 2.1 } } do
+    local ticks = axes.log_ticks(range[1], range[2])
+    T.ok(#ticks >= 3 and #ticks <= 12, "a readable number")
+    for _, v in ipairs(ticks) do T.ok(v >= range[1] * 0.999 and v <= range[2] * 1.001) end
+  end
+end)
+
+T.test("the difference axis is odd, increasing and labelled truly", function()
+  local map, ticks = axes.difference(0.01, -0.1, 0.6)
+  T.eq(map(0), 0)
+  T.near(map(-0.2), -map(0.2), 1e-12)
+  T.ok(map(0.01) < map(0.02) and map(0.02) < map(0.5))
+  table.sort(ticks)
+  T.ok(ticks[1] >= -0.1 and ticks[#ticks] <= 0.6)
+end)
+
+local function draws(fig)
+  local dir = T.folder()
+  local figures, why = plot.draw(fig, dir)
+  if not figures and why:find "cannot be started" then return end -- no gnuplot here: the message was clear
+  T.ok(figures, why)
+  T.ok(sys.size(figures.png) > 5000)
+  T.ok(sys.read(figures.svg):find "</svg>")
+  T.eq(sys.read(dir .. "/figure.log"), "")
+end
+
+T.test("gnuplot draws twelve arms without a word", function() draws(figure(12)) end)
+
+T.test("gnuplot draws an experiment with nothing in it yet", function()
+  local fig = figure(3)
+  for _, c in ipairs(fig.curves) do c.points = {} end
+  for _, r in ipairs(fig.forest) do r.values, r.mean, r.lo, r.hi, r.note = {}, nil, nil, nil, "failed" end
+  fig.profile = {}
+  draws(fig)
+end)
+
+T.test("gnuplot draws one arm, one point, one seed", function()
+  local fig = figure(1)
+  fig.curves[1].points = { { 30, 2.5, 2.5, 2.5 } }
+  fig.margin = nil
+  draws(fig)
+end)
+
+T.test("a missing gnuplot is a message", function()
+  local path = os.getenv "PATH"
+  sys.setenv("PATH", "/nowhere")
+  local figures, why = plot.draw(figure(2), T.folder())
+  sys.setenv("PATH", path)
+  T.eq(figures, nil)
+  T.ok(why:find "gnuplot%-nox")
+end)

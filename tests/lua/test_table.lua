@@ -1,0 +1,34 @@
+-- attnlab.table: alignment, human numbers, tab-separated values.
+local T = ...
+local tables = require "attnlab.table"
+
+T.test("text is aligned by display cells", function()
+  local text = tables.text({ { key = "a", title = "arm" }, { key = "b", title = "loss", right = true }, { key = "c", title = "empty" } },
+    { { a = "x", b = "1.5 ± 0.1" }, { a = "longer name", b = "10" } })
+  local lines = {}
+  for line in text:gmatch "[^\n]+" do lines[#lines + 1] = line end
+  T.eq(#lines, 4)
+  T.eq(lines[1], "arm               loss")
+  T.eq(lines[3], "x            1.5 ± 0.1")
+  T.eq(lines[4], "longer name         10")
+  T.ok(not text:find "empty", "columns without a value are left out")
+end)
+
+T.test("human numbers", function()
+  T.eq(tables.human(90624), "90.6 k")
+  T.eq(tables.human(999), "999")
+  T.eq(tables.human(1234567), "1.23 M")
+  T.eq(tables.human(524288, true), "512 KiB")
+  T.eq(tables.human(100, true), "100 B")
+  T.eq(tables.human(nil), "")
+end)
+
+T.test("tsv keeps every digit and no separator", function()
+  T.eq(tables.tsv({ "arm", "x", "n" }, { { arm = "a\tb\nc", x = 0.1, n = 3 }, { arm = "d" } }),
+    "arm\tx\tn\na b c\t0.10000000000000001\t3\nd\t\t\n")
+end)
+
+T.test("width of what is not UTF-8", function()
+  T.eq(tables.width "\xff\xfe", 2)
+  T.eq(tables.pad("ä", 3, true), "  ä")
+end)
