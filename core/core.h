@@ -49,7 +49,7 @@ struct al_node {
 };
 
 typedef struct al_block al_block;
-enum { AL_BINS = 512 };
+enum { AL_BINS = 512, AL_MAX_SCOPES = 64 };
 
 struct al_ctx {
   al_status error;
@@ -66,7 +66,7 @@ struct al_ctx {
   /* open scopes: one stack of tensors, marks say where each scope begins */
   al_tensor **pool;
   int64_t n_pool, pool_cap;
-  int64_t marks[64];
+  int64_t marks[AL_MAX_SCOPES];
   int n_marks;
   bool scope_off; /* inside an op: what it makes is its own */
   uint64_t seed, drawn;

@@ -3,11 +3,9 @@
 #include <stdlib.h>
 
 void al_scope_begin(al_ctx *c) {
-  if (c->n_marks == (int)(sizeof c->marks / sizeof c->marks[0])) {
-    al_fail(c, AL_ESTATE, "scopes: nested deeper than %d", c->n_marks);
-    return;
-  }
-  c->marks[c->n_marks++] = c->n_pool;
+  if (c->n_marks < AL_MAX_SCOPES) c->marks[c->n_marks] = c->n_pool;
+  else al_fail(c, AL_ESTATE, "scopes: nested deeper than %d", AL_MAX_SCOPES);
+  c->n_marks++; /* also when it failed: its end must not close another */
 }
 
 al_tensor *al_scope_own(al_ctx *c, al_tensor *t) {
@@ -30,7 +28,7 @@ al_tensor *al_scope_own(al_ctx *c, al_tensor *t) {
 al_tensor *al_scope_end(al_ctx *c, al_tensor *keep) {
   if (c->n_marks == 0) return keep;
   al_retain(keep);
-  const int64_t from = c->marks[--c->n_marks];
+  const int64_t from = --c->n_marks < AL_MAX_SCOPES ? c->marks[c->n_marks] : c->n_pool;
   while (c->n_pool > from) al_release(c->pool[--c->n_pool]);
   return al_scope_own(c, keep);
 }

@@ -89,7 +89,7 @@ al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t
                           int64_t offset) {
   al_tensor *v = bare(c, t->dtype, ndim, shape);
   if (!v) return NULL;
-  memcpy(v->stride, stride, (size_t)ndim * sizeof *stride);
+  for (int i = 0; i < ndim; i++) v->stride[i] = stride[i];
   v->storage = t->storage;
   v->storage->refs++;
   v->offset = t->offset + offset;

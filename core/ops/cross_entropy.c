@@ -11,11 +11,16 @@ static int64_t rows_of(const al_meta *t) {
 
 static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[0], *t = &k->in_meta[1];
-  bool fits = x->ndim == t->ndim + 1 && x->shape[t->ndim] > 0;
+  if (x->ndim < 1 || x->shape[x->ndim - 1] == 0)
+    return al_fail(c, AL_ESHAPE, "cross_entropy: logits: (N..,V) with V > 0 needed, got %s", AL_META_STR(x));
+  bool fits = x->ndim == t->ndim + 1;
   for (int i = 0; fits && i < t->ndim; i++) fits = x->shape[i] == t->shape[i];
-  if (!fits)
-    return al_fail(c, AL_ESHAPE, "cross_entropy: logits (N..,V) with V > 0 and target (N..) needed, got %s and %s",
+  if (!fits) {
+    al_meta rows = *x;
+    rows.ndim--;
+    return al_fail(c, AL_ESHAPE, "cross_entropy: target: %s needed for logits %s, got %s", AL_META_STR(&rows),
                    AL_META_STR(x), AL_META_STR(t));
+  }
   al_meta *loss = &k->out_meta[0], *lse = &k->out_meta[1];
   *loss = *lse = *t;
   loss->dtype = lse->dtype = x->dtype;
