@@ -36,8 +36,9 @@ function M.nearest(word, list)
   for _, name in ipairs(list) do
     local d = distance(word:lower(), name:lower())
     local prefix = #word >= 3 and (name:sub(1, #word) == word or word:sub(1, #name) == name)
-    if prefix then d = math.min(d, 1) end
-    if d <= math.max(1, #name // 3) and (not score or d < score) then best, score = name, d end
+    local near = prefix or d <= math.max(1, #name // 3)
+    if prefix then d = math.min(d, 1.5) end -- one letter off is nearer still
+    if near and (not score or d < score) then best, score = name, d end
   end
   return best
 end

@@ -18,7 +18,7 @@ function M.human(n, bytes)
   if bytes then base, units = 1024, { " B", " KiB", " MiB", " GiB", " TiB" } end
   local i = 1
   while math.abs(n) >= base and i < #units do n, i = n / base, i + 1 end
-  if i == 1 then return ("%d%s"):format(n, units[1]) end
+  if i == 1 then return ("%.0f%s"):format(n, units[1]) end
   return (math.abs(n) < 10 and "%.2f%s" or math.abs(n) < 100 and "%.1f%s" or "%.0f%s"):format(n, units[i])
 end
 

@@ -1,0 +1,145 @@
+-- The command line: parsing, help from the one table, exit statuses, and every command once.
+local T = ...
+local cli = require "attnlab.cli"
+local json = require("attnlab.core").json
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+local sys = require("attnlab.core").sys
+
+local SMALL = { "layers=1", "width=16", "heads=2", "mlp=32", "context=16", "batch_size=4", "steps=6", "warmup_steps=2",
+                "eval_batches=2" }
+
+local function with(...)
+  local words = { ... }
+  return table.move(SMALL, 1, #SMALL, #words + 1, words)
+end
+
+local function expects(status, pattern, ...)
+  local got, text = tiny.run { ... }
+  T.ok(got == status, ("status %d expected, got %d:\n%s"):format(status, got, text))
+  T.ok(text:find(pattern), text)
+  return text
+end
+
+local RUN
+for _, c in ipairs(cli.COMMANDS) do
+  if c.name == "run" then RUN = c end
+end
+
+T.test("words, flags and keys", function()
+  local args = cli.parse(RUN, { "f.lua", "--quick", "--seeds", "3", "--jobs=2", "a.b=x=y", "steps=5" })
+  T.eq(args.words, { "f.lua" })
+  T.eq(args.flags, { quick = true, seeds = "3", jobs = "2" })
+  T.eq(args.sets, { { "a.b", "x=y" }, { "steps", "5" } })
+end)
+
+T.test("every command and option is in its help", function()
+  local all = cli.help()
+  for _, c in ipairs(cli.COMMANDS) do
+    T.ok(c.hidden or all:find("  " .. c.name, 1, true), c.name)
+    for _, o in ipairs(c.options) do T.ok(cli.command_help(c):find("--" .. o.name, 1, true), o.name) end
+    if not c.hidden then expects(0, "usage: ./lab " .. c.name, c.name, "--help") end
+  end
+end)
+
+T.test("no word prints the help", function()
+  expects(0, "commands:")
+  expects(0, "commands:", "--help")
+end)
+
+T.test("usage errors: status 2 and the nearest name", function()
+  expects(2, "unknown command 'trian' %(did you mean 'train'%?%)", "trian")
+  expects(2, "unknown option %-%-quik %(did you mean %-%-quick%?%)", "run", "x.lua", "--quik")
+  expects(2, "takes no value", "run", "x.lua", "--quick=1")
+  expects(2, "%-%-seeds needs N", "run", "x.lua", "--seeds")
+  expects(2, "FILE.lua", "run")
+  expects(2, "unknown option %-x", "run", "x.lua", "-x")
+  local file = tiny.experiment ""
+  expects(2, "did you mean 'train.steps'", "run", file, "train.stepz=4")
+  expects(2, "whole number", "run", file, "--seeds", "x")
+  expects(2, "whole number", "run", file, "--jobs", "0")
+  expects(2, "unknown device 'cuba' %(did you mean 'cuda'%?%)", "run", file, "--device", "cuba")
+  expects(2, "unknown kind", "list", "opps")
+end)
+
+T.test("failures: status 1 and what is wrong", function()
+  expects(1, "no such file", "run", "nowhere.lua")
+  local file = T.folder() .. "/x.lua"
+  sys.write(file, "return 3")
+  expects(1, "returns no experiment", "run", file)
+  sys.write(file, "return (")
+  expects(1, "x.lua:1", "run", file)
+  expects(1, "no GPU kernels", "run", (tiny.experiment ""), "--device", "cuda")
+  expects(1, "steps", "run", (tiny.experiment ""), "steps=many")
+  expects(1, "not a run folder", "compare", "a", "b")
+  expects(1, "./lab test", "test")
+  expects(1, "did you mean", "describe", "sofmax")
+end)
+
+T.test("print-config and dry-run run nothing", function()
+  local file, root = tiny.experiment ""
+  local plan = json.decode((select(2, tiny.run { "run", file, "--print-config", "width=32", "out_dir=" .. root })))
+  T.eq(plan.arms[1].config.model.width, 32)
+  T.eq(plan.arms[1].config.model.mlp, 32)
+  expects(0, "2 runs %(1 arms x 2 seeds%)", "run", file, "--dry-run", "out_dir=" .. root)
+  local dry = json.decode((select(2, tiny.run { "run", file, "--dry-run", "--json", "out_dir=" .. root })))
+  T.eq(dry.runs, 2)
+  T.ok(dry.arms[1].parameters > 1000 and dry.arms[1].flops > 1e5 and dry.arms[1].memory > 1e4)
+  T.eq(sys.exists(root), nil)
+end)
+
+T.test("seeds: the first N, more than there are, a list", function()
+  local file = tiny.experiment ""
+  local function seeds(text) return json.decode((select(2, tiny.run { "run", file, "--print-config", "--seeds", text }))).seeds end
+  T.eq(seeds "1", { 1 })
+  T.eq(seeds "4", { 1, 2, 3, 4 })
+  T.eq(seeds "7,3", { 7, 3 })
+end)
+
+T.test("train, eval, generate, runs, compare, plot", function()
+  local root = T.folder() .. "/runs"
+  local status, text = tiny.run(with("train", "--json", "out_dir=" .. root))
+  T.eq(status, 0)
+  local result = json.decode(text:match "{.*}")
+  T.eq(result.status, "finished")
+  T.eq(result.step, 6)
+  expects(0, "finished at step 6", table.unpack(with("train", "out_dir=" .. root)))
+  expects(0, "bits per byte", "eval", result.dir, "--windows", "4")
+  local measured = json.decode((select(2, tiny.run { "eval", result.dir, "--windows", "8", "--json" })))
+  T.near(measured.loss, result.valid_loss, 1e-4)
+  expects(0, "^ROMEO:", "generate", result.dir, "prompt=ROMEO:", "tokens=5")
+  expects(2, "did you mean 'tokens'", "generate", result.dir, "token=5")
+  T.eq((tiny.run(with("train", "--seed", "2", "out_dir=" .. root, "lr=1e-3"))), 0)
+  local list = json.decode((select(2, tiny.run { "runs", "--json", "out_dir=" .. root })))
+  T.eq(#list, 2)
+  expects(0, "finished", "runs", "out_dir=" .. root)
+  expects(0, "1 key differs.*train.lr", "compare", list[1].dir, list[2].dir)
+
+  local file, runs = tiny.experiment ""
+  T.eq((tiny.run { "run", file, "--json", "--seeds", "1", "out_dir=" .. runs }), 0)
+  sys.remove(runs .. "/tiny/table.txt")
+  expects(0, "valid loss", "plot", file, "--seeds", "1", "out_dir=" .. runs)
+  T.eq(sys.exists(runs .. "/tiny/table.txt"), "file")
+end)
+
+T.test("json output of a run is one value", function()
+  local file, runs = tiny.experiment ""
+  local out = T.folder() .. "/json"
+  local pid = sys.spawn { tiny.program, "run", file, "--json", "--seeds", "1", "out_dir=" .. runs, stdout = out, stderr = "/dev/null" }
+  sys.wait(pid)
+  T.eq(json.decode(sys.read(out)).experiment, "tiny")
+end)
+
+T.test("list, describe, env, version, lua", function()
+  expects(0, "p1/softmax", "list")
+  T.ok(#json.decode((select(2, tiny.run { "list", "ops", "--json" }))).ops > 20)
+  expects(0, "softmax", "describe", "softmax")
+  expects(0, "warmup_steps", "describe", "train.warmup_steps")
+  expects(0, "export LUA_PATH='.*export LUA_CPATH='", "env")
+  expects(0, "^attnlab %d", "version")
+  local file = T.folder() .. "/s.lua"
+  sys.write(file, [[local lab = require "attnlab"
+print(..., arg[1], lab.tensor({ 1, 2 }):sum():item())]])
+  expects(0, "^a b\ta b\t3", "lua", file, "a b")
+  sys.write(file, "error 'broken'")
+  expects(1, "broken", "lua", file)
+end)

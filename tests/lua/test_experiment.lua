@@ -1,0 +1,111 @@
+-- lab.experiment: checks to the last key, expansion of arms and vary; what expectations come to.
+local T = ...
+local lab = require "attnlab"
+local expect = require "attnlab.expect"
+
+local function spec(changes)
+  local s = { name = "t", arms = { { name = "softmax" }, { name = "length", ["attention.denominator"] = "length" } }, seeds = { 1, 2 } }
+  for k, v in pairs(changes or {}) do s[k] = v or nil end
+  return s
+end
+
+local function refused(changes, pattern)
+  T.raises(function() lab.experiment(spec(changes)) end, pattern)
+end
+
+T.test("arms become resolved configurations", function()
+  local e = lab.experiment(spec { base = { model = { width = 64 }, steps = 7 }, quick = { steps = 3, seeds = { 9 } } })
+  local plan = e:plan {}
+  T.eq(plan.seeds, { 1, 2 })
+  T.eq(plan.arms[1].config.model.width, 64)
+  T.eq(plan.arms[1].config.train.steps, 7)
+  T.eq(plan.arms[1].config.attention.preset, "softmax")
+  T.eq(plan.arms[2].config.attention.denominator, "length")
+  local quick = e:plan { quick = true, set = { { "model.layers", "3" } } }
+  T.eq(quick.seeds, { 9 })
+  T.eq(quick.arms[2].config.train.steps, 3)
+  T.eq(quick.arms[2].config.model.layers, 3)
+  T.eq(e:plan({ seeds = { 5 } }).seeds, { 5 })
+end)
+
+T.test("vary, one factor at a time", function()
+  local e = lab.experiment(spec { arms = false, vary = { ["attention.denominator"] = { "sum", "length" },
+    ["attention.output_norm"] = { "none", "l2", "rms" } } })
+  local names = {}
+  for i, a in ipairs(e.arms) do names[i] = a.name end
+  T.eq(names, { "reference", "denominator=length", "output_norm=l2", "output_norm=rms" })
+  T.eq(e:plan({}).arms[2].config.attention.output_norm, "none")
+end)
+
+T.test("vary, factorial", function()
+  local e = lab.experiment(spec { arms = false, design = "factorial", vary = { ["attention.denominator"] = { "sum", "length" },
+    ["attention.output_norm"] = { "none", "l2" } } })
+  local names = {}
+  for i, a in ipairs(e.arms) do names[i] = a.name end
+  T.eq(names, { "denominator=sum, output_norm=none", "denominator=sum, output_norm=l2",
+                "denominator=length, output_norm=none", "denominator=length, output_norm=l2" })
+end)
+
+T.test("faults are named, with the nearest name", function()
+  refused({ name = "a/b" }, "name: letters")
+  refused({ sedes = { 1 } }, "unknown key 'sedes' %(did you mean 'seeds'%?%)")
+  refused({ seeds = {} }, "seeds: a list")
+  refused({ seeds = { 1, 1 } }, "1 is there twice")
+  refused({ seeds = { 1.5 } }, "whole number")
+  refused({ arms = {} }, "there is none")
+  refused({ arms = { { } } }, "arm 1")
+  refused({ arms = { { name = "a" }, { name = "a", steps = 3 } } }, "two arms are called 'a'")
+  refused({ arms = { { name = "a" }, { name = "b" } } }, "same configuration")
+  refused({ arms = { { name = "a", ["attention.denominatr"] = "none" } } }, "arm 'a': .*denominator")
+  refused({ arms = { { name = "a", ["attention.denominator"] = "lenght" } } }, "arm 'a': .*length")
+  refused({ arms = { { name = "a", stepz = 3 } } }, "steps")
+  refused({ vary = { steps = { 1, 2 } } }, "either arms or vary")
+  refused({ arms = false, vary = { steps = { 1 } } }, "at least two values")
+  refused({ design = "factorial" }, "design belongs to vary")
+  refused({ margin = "x" }, "margin: number expected")
+  T.raises(function() lab.experiment "x" end, "table expected")
+end)
+
+T.test("expectations are checked before anything runs", function()
+  refused({ expect = { { arm = "lenght", versus = "softmax", worse = true } } }, "did you mean 'length'")
+  refused({ expect = { { arm = "length", worse = true } } }, "needs versus")
+  refused({ expect = { { arm = "length", versus = "softmax" } } }, "exactly one of")
+  refused({ expect = { { arm = "length", versus = "softmax", worse = true, better = true } } }, "exactly one of")
+  refused({ expect = { { arm = "length", value = 1 } } }, "within")
+  refused({ expect = { { arm = "length", wors = true } } }, "did you mean 'worse'")
+  refused({ expect = { { arm = "length", versus = "softmax", equal_within = "x" } } }, "number expected")
+end)
+
+local function arm(values, diverged, total)
+  local finished = 0
+  for _ in pairs(values) do finished = finished + 1 end
+  local runs = {}
+  for i = 1, total or 3 do runs[i] = {} end
+  return { values = values, runs = runs, count = { finished = finished, diverged = diverged or 0 } }
+end
+
+local function outcomes(list, arms, seeds)
+  local out = {}
+  for i, r in ipairs(expect.judge(list, arms, seeds or { 1, 2, 3 })) do out[i] = r.outcome end
+  return out
+end
+
+T.test("expectations: held, refuted, not shown", function()
+  local arms = { a = arm { 2, 2.1, 2.05 }, same = arm { 2.0001, 2.1, 2.0502 }, worse = arm { 2.5, 2.61, 2.54 },
+                 noisy = arm { 2.5, 1.6, 2.2 }, gone = arm({}, 3), half = arm({ 2 }, 2) }
+  T.eq(outcomes({ { arm = "same", versus = "a", equal_within = 0.01 }, { arm = "worse", versus = "a", worse = true },
+                  { arm = "worse", versus = "a", better = true }, { arm = "worse", versus = "a", equal_within = 0.01 },
+                  { arm = "noisy", versus = "a", worse = true } }, arms),
+       { "held", "held", "REFUTED", "REFUTED", "not shown" })
+  T.eq(outcomes({ { arm = "gone", diverges = true }, { arm = "a", diverges = true }, { arm = "half", diverges = true },
+                  { arm = "a", diverges = false } }, arms), { "held", "REFUTED", "REFUTED", "held" })
+  T.eq(outcomes({ { arm = "a", value = 2.05, within = 0.01 }, { arm = "a", value = 2.5, within = 0.1 },
+                  { arm = "gone", value = 2, within = 1 } }, arms), { "held", "REFUTED", "not shown" })
+  T.eq(outcomes({ { arm = "gone", versus = "a", worse = true } }, arms), { "not shown" })
+end)
+
+T.test("one seed shows nothing, but says where it points", function()
+  local r = expect.judge({ { arm = "b", versus = "a", worse = true } }, { a = arm({ 2 }, 0, 1), b = arm({ 2.4 }, 0, 1) }, { 1 })
+  T.eq(r[1].outcome, "not shown")
+  T.ok(r[1].detail:find "points that way")
+end)

@@ -1,0 +1,196 @@
+-- The runner with real workers: results, resumption bit for bit, failures that stay where they are.
+local T = ...
+local core = require "attnlab.core"
+local store = require "attnlab.store"
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+local sys, json = core.sys, core.json
+
+local ARMS = [[{ name = "exp + L2", ["attention.denominator"] = "none", ["attention.output_norm"] = "l2" },
+  { name = "relu", ["attention.preset"] = "p1/linear_relu" }]]
+
+local file, root = tiny.experiment(ARMS)
+local code, output = tiny.run { "run", file, "out_dir=" .. root }
+local reference = tiny.metrics(root)
+
+T.test("all arms and seeds run; table and figure are written", function()
+  T.eq(code, 0)
+  T.eq(#tiny.run_dirs(root), 6)
+  for _, dir in ipairs(tiny.run_dirs(root)) do T.eq(store.status(dir).state, "finished") end
+  T.ok(output:find "exp %+ L2", output)
+  T.ok(output:find "valid loss")
+  local t = json.decode(sys.read(root .. "/tiny/table.json"))
+  T.eq(#t.arms, 3)
+  T.eq(t.arms[1].n, 2)
+  T.ok(t.arms[2].low < t.arms[2].difference and t.arms[2].difference < t.arms[2].high)
+  T.ok(t.arms[1].tokens_per_second > 0 and t.arms[1].parameters > 0 and t.arms[1].state_bytes > 0)
+  T.ok(sys.read(root .. "/tiny/table.tsv"):find "exp %+ L2\t2\t")
+end)
+
+T.test("the first seed comes first", function()
+  local first = output:find "seed 2"
+  local _, n = output:sub(1, first):gsub("started [^\n]*seed 1", "")
+  T.eq(n, 3)
+end)
+
+T.test("row sums of the trained softmax are those of its layers", function()
+  local seen = 0
+  for _, dir in ipairs(tiny.run_dirs(root)) do
+    local path = dir .. "/probe.json"
+    T.eq(sys.exists(path), "file")
+    local values = json.decode(sys.read(path)).log10_row_sum
+    T.eq(#values, 16)
+    if store.config(dir).arm == "softmax" then
+      T.ok(values[16] > values[1], "more keys, larger sum")
+      seen = seen + 1
+    end
+  end
+  T.eq(seen, 2)
+end)
+
+T.test("finished runs are skipped", function()
+  local again, text = tiny.run { "run", file, "out_dir=" .. root }
+  T.eq(again, 0)
+  T.ok(text:find "0 of 6 runs to do")
+  T.eq(tiny.metrics(root), reference)
+end)
+
+T.test("two runs of one seed are bit-equal, whatever ran beside them", function()
+  local _, other = tiny.experiment(ARMS)
+  T.eq((tiny.run { "run", file, "--seeds", "1", "out_dir=" .. other }), 0)
+  for id, text in pairs(tiny.metrics(other)) do T.eq(text, reference[id]) end
+end)
+
+T.test("kill -9 of the runner kills its workers, and the resumed experiment ends with the same metrics", function()
+  local _, other = tiny.experiment(ARMS)
+  for _, delay in ipairs { 0.15, 0.3, 0.45 } do
+    local pid = tiny.start { "run", file, "out_dir=" .. other }
+    sys.sleep(delay)
+    sys.kill(pid, 9)
+    sys.wait(pid)
+    sys.sleep(0.1)
+    for _, dir in ipairs(sys.exists(other .. "/tiny") and tiny.run_dirs(other) or {}) do
+      T.ok(store.status(dir).state ~= "running", "no worker is left")
+    end
+  end
+  T.eq((tiny.run { "run", file, "out_dir=" .. other }), 0)
+  T.eq(tiny.metrics(other), reference)
+end)
+
+T.test("an interrupt ends the step, saves, says how to go on, and exits 130", function()
+  local long, other = tiny.experiment(ARMS)
+  local pid, out = tiny.start { "run", long, "train.steps=100000", "--seeds", "1", "out_dir=" .. other }
+  local function steps()
+    if not sys.exists(other .. "/tiny") then return 0 end
+    local n = 0
+    for _, dir in ipairs(tiny.run_dirs(other)) do n = n + #store.metrics(dir) end
+    return n
+  end
+  local t = sys.clock()
+  while steps() < 8 and sys.clock() - t < 60 do sys.sleep(0.05) end
+  sys.kill(pid, 2)
+  local how, status = sys.wait(pid)
+  T.eq({ how, status }, { "exited", 130 })
+  local text = sys.read(out)
+  T.ok(text:find("./lab run " .. long .. " --seeds 1 'train.steps=100000' 'out_dir=", 1, true), text)
+  local saved = 0
+  for _, dir in ipairs(tiny.run_dirs(other)) do
+    local s = store.status(dir)
+    T.eq(s.state, "interrupted")
+    local _, metadata = core.safetensors.open(dir .. "/checkpoint.safetensors")
+    T.eq(metadata["run.step"], tostring(s.step))
+    saved = saved + 1
+  end
+  T.ok(saved >= 1)
+end)
+
+T.test("a diverged arm is a result: exit status 0, shown with its step", function()
+  local path, other = tiny.experiment([[{ name = "wild", ["train.lr"] = 1e4, ["train.grad_clip"] = 0 }]],
+    [[expect = { { arm = "wild", diverges = true } }, ]])
+  local status, text = tiny.run { "run", path, "out_dir=" .. other }
+  T.eq(status, 0)
+  T.ok(text:find "diverged at step %d+", text)
+  T.ok(text:find "held +wild diverges: 2 of 2 seeds diverged", text)
+  T.eq((tiny.run { "run", path, "out_dir=" .. other }), 0)
+end)
+
+T.test("one failed arm does not stop the others, and is tried again", function()
+  local path, other = tiny.experiment(ARMS)
+  T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }), 0)
+  local dir = tiny.run_dirs(other)[1]
+  sys.remove(dir .. "/status")
+  sys.write(dir .. "/checkpoint.safetensors", "rubbish")
+  local status, text = tiny.run { "run", path, "out_dir=" .. other }
+  T.eq(status, 1)
+  T.ok(text:find "failed", text)
+  T.ok(sys.read(dir .. "/log"):find "traceback")
+  local finished = 0
+  for _, d in ipairs(tiny.run_dirs(other)) do finished = finished + (store.status(d).state == "finished" and 1 or 0) end
+  T.eq(finished, 5)
+  T.eq((tiny.run { "run", path, "out_dir=" .. other, "--fresh" }), 0)
+end)
+
+T.test("a run of another program is stale when finished, and refused when it would go on", function()
+  local path, other = tiny.experiment(ARMS)
+  T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }), 0)
+  local dir
+  for _, d in ipairs(tiny.run_dirs(other)) do
+    local spec = store.config(d)
+    if spec.arm == "softmax" then
+      spec.made.source, dir = "000000000000", d
+      sys.write(d .. "/config.json", json.encode(spec))
+    end
+  end
+  local status, text = tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }
+  T.eq(status, 0)
+  T.ok(text:find "stale %(source%)", text)
+  sys.remove(dir .. "/status")
+  status, text = tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }
+  T.eq(status, 1)
+  T.ok(text:find "cannot go on" and text:find "%-%-fresh" and text:find "%-%-force", text)
+  T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1", "--force" }), 0)
+end)
+
+T.test("a locked run folder is named", function()
+  local path, other = tiny.experiment(ARMS)
+  T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }), 0)
+  local dir = tiny.run_dirs(other)[1]
+  local lock = store.lock(dir)
+  store.set_status(dir, "running", 1)
+  local status, text = tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }
+  lock:close()
+  T.eq(status, 1)
+  T.ok(text:find "locked" and text:find(dir, 1, true), text)
+end)
+
+T.test("a place that cannot be written is named", function()
+  local path = tiny.experiment(ARMS)
+  local blocked = T.folder() .. "/file"
+  sys.write(blocked, "")
+  local status, text = tiny.run { "run", path, "out_dir=" .. blocked }
+  T.eq(status, 1)
+  T.ok(text:find(blocked, 1, true), text)
+end)
+
+T.test("a full disk while saving fails the run and leaves the last checkpoint", function()
+  local path, other = tiny.experiment ""
+  local words = { "run", path, "train.steps=100000", "--seeds", "1", "out_dir=" .. other }
+  local pid = tiny.start(words)
+  local t, dir = sys.clock(), nil
+  repeat
+    sys.sleep(0.05)
+    dir = sys.exists(other .. "/tiny") and tiny.run_dirs(other)[1]
+  until dir and sys.exists(dir .. "/checkpoint.safetensors") or sys.clock() - t > 60
+  sys.kill(pid, 15)
+  sys.wait(pid)
+  local before = sys.read(dir .. "/checkpoint.safetensors")
+  local log = other .. "/out"
+  -- room for records, but for no checkpoint: 512-byte blocks in dash
+  pid = sys.spawn { "/bin/sh", "-c", [[trap '' XFSZ; ulimit -f 16; exec "$@"]], "sh", tiny.program, "worker", "--run", dir,
+                    stdout = log, stderr = log }
+  local _, status = sys.wait(pid)
+  T.eq(status, 1)
+  T.ok(sys.read(log):find "checkpoint.safetensors", sys.read(log))
+  T.eq(store.status(dir).state, "failed")
+  T.ok(store.status(dir).reason:find "checkpoint.safetensors")
+  T.eq(sys.read(dir .. "/checkpoint.safetensors"), before)
+end)

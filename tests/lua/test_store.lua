@@ -1,0 +1,156 @@
+-- attnlab.store: identities, statuses, records, checkpoints of a trainer of two numbers.
+local T = ...
+local core = require "attnlab.core"
+local lab = require "attnlab"
+local store = require "attnlab.store"
+local sys, json = core.sys, core.json
+
+local function spec(changes)
+  local plan = lab.experiment({ name = "t", arms = { { name = "a", steps = changes and changes.steps or 5 } }, seeds = { 1 } }):plan {}
+  local s = { experiment = "t", arm = "a", seed = 1, config = plan.arms[1].config, device = "cpu", data_hash = "x",
+              expect = plan.arms[1].expect, made = { source = store.source_hash(), libraries = store.libraries(), threads = 1 } }
+  for k, v in pairs(changes or {}) do
+    if k ~= "steps" then s[k] = v end
+  end
+  return s
+end
+
+T.test("the id is a function of configuration, seed, data and expectation alone", function()
+  local id = store.id(spec())
+  T.ok(id:match "^%x%x%x%x%x%x%x%x%x%x%x%x$")
+  T.eq(store.id(spec()), id)
+  T.eq(store.id(spec { made = { source = "other" } }), id)
+  T.eq(store.id(spec { arm = "renamed" }), id)
+  for _, change in ipairs { { seed = 2 }, { data_hash = "y" }, { steps = 6 }, { device = "cuda" },
+                            { expect = { list = { { arm = "a", diverges = true } } } } } do
+    T.ok(store.id(spec(change)) ~= id, "changes the id: " .. next(change))
+  end
+end)
+
+T.test("status: new, running, killed, ended", function()
+  local root = T.folder()
+  local dir = store.create(root, spec())
+  T.eq(store.status(dir), { state = "new", step = 0 })
+  T.eq(store.config(dir).arm, "a")
+  local lock = store.lock(dir)
+  store.set_status(dir, "running", 3)
+  T.eq(store.status(dir).state, "running")
+  lock:close()
+  T.eq(store.status(dir).state, "interrupted")
+  T.eq(store.status(dir).reason, "killed")
+  store.set_status(dir, "diverged", 4, "loss is not finite")
+  T.eq(store.status(dir).reason, "loss is not finite")
+  sys.write(dir .. "/status", "{half")
+  T.eq(store.status(dir).state, "interrupted")
+end)
+
+T.test("what is not a run folder says so", function()
+  T.raises(function() store.config(T.folder()) end, "not a run folder")
+  local dir = T.folder()
+  sys.write(dir .. "/config.json", "{")
+  T.raises(function() store.config(dir) end, "config.json")
+end)
+
+T.test("records: the last line counts when it is complete", function()
+  local path = T.folder() .. "/m.jsonl"
+  T.eq(store.records(path), {})
+  sys.write(path, '{"step":1}\n{"step":2}\n{"st')
+  T.eq(store.records(path), { { step = 1 }, { step = 2 } })
+  sys.write(path, '{"step":1}\nnonsense\n')
+  T.raises(function() store.records(path) end, "line 2")
+end)
+
+-- A trainer whose state is one number.
+local function trainer()
+  local t = { step_count = 0, x = core.zeros { shape = { 2 } } }
+  function t:state() return { x = self.x } end
+  function t:metadata() return { step = tostring(self.step_count) } end
+  function t:restore(tensors, metadata)
+    self.x, self.step_count = tensors.x, math.tointeger(tonumber(metadata.step))
+  end
+  function t:step(w)
+    self.step_count = self.step_count + 1
+    self.x = self.x + self.step_count
+    w:record { step = self.step_count, ["train/loss"] = self.x:flat()[1], ["time/unix"] = sys.time() }
+  end
+  return t
+end
+
+T.test("a resume cuts off what came after the checkpoint, and ends with the same bytes", function()
+  local whole, killed = T.folder(), T.folder()
+  local t = trainer()
+  local w = store.writer(whole, t)
+  for _ = 1, 6 do t:step(w) end
+  w:close()
+
+  t = trainer()
+  w = store.writer(killed, t)
+  T.eq(w.resumed, nil)
+  for _ = 1, 3 do t:step(w) end
+  w:checkpoint(t)
+  for _ = 1, 2 do t:step(w) end
+  w:close()
+  local half = sys.append(killed .. "/metrics.jsonl")
+  half:write '{"step":6,"tra'
+  half:close()
+
+  t = trainer()
+  w = store.writer(killed, t)
+  T.eq(w.resumed, 3)
+  for _ = 1, 3 do t:step(w) end
+  w:close()
+  T.eq(sys.read(killed .. "/metrics.jsonl"), sys.read(whole .. "/metrics.jsonl"))
+  T.ok(not sys.read(whole .. "/metrics.jsonl"):find "time/", "times are kept apart")
+  T.eq(#store.records(whole .. "/times.jsonl"), 6)
+end)
+
+T.test("without a checkpoint a run starts over", function()
+  local dir = T.folder()
+  sys.write(dir .. "/metrics.jsonl", '{"step":1}\n')
+  local w = store.writer(dir, trainer())
+  w:close()
+  T.eq(sys.size(dir .. "/metrics.jsonl"), 0)
+end)
+
+T.test("lost records and foreign checkpoints are refused", function()
+  local dir, t = T.folder(), trainer()
+  local w = store.writer(dir, t)
+  t:step(w)
+  w:checkpoint(t)
+  w:close()
+  sys.truncate(dir .. "/metrics.jsonl", 3)
+  T.raises(function() store.writer(dir, trainer()) end, "records are lost")
+  core.safetensors.save(dir .. "/checkpoint.safetensors", { x = core.zeros { shape = { 2 } } }, {})
+  T.raises(function() store.writer(dir, trainer()) end, "not a checkpoint of a run")
+  sys.write(dir .. "/checkpoint.safetensors", "short")
+  T.raises(function() store.writer(dir, trainer()) end)
+end)
+
+T.test("a checkpoint that cannot be written leaves the old one", function()
+  local dir, t = T.folder(), trainer()
+  local w = store.writer(dir, t)
+  t:step(w)
+  w:checkpoint(t)
+  local before = sys.read(dir .. "/checkpoint.safetensors")
+  t.metadata = function() return { step = "1", bad = ("x"):rep(10) } end
+  t.state = function() error("disk is full", 0) end
+  t:step(w)
+  T.raises(function() w:checkpoint(t) end, "disk is full")
+  w:close()
+  T.eq(sys.read(dir .. "/checkpoint.safetensors"), before)
+end)
+
+T.test("differences to the program that made a run", function()
+  T.eq(store.differences(spec()), {})
+  T.eq(store.differences(spec(), 2), { "threads" })
+  T.eq(store.differences(spec { made = { source = "x", libraries = "y", threads = 1 } }), { "source", "libraries" })
+end)
+
+T.test("clear keeps the lock", function()
+  local dir = store.create(T.folder(), spec())
+  local lock = store.lock(dir)
+  T.eq(store.lock(dir), nil)
+  store.clear(dir)
+  T.eq(sys.list(dir), { "lock" })
+  lock:close()
+end)
