@@ -1,6 +1,6 @@
 /* visible.c: statistics of the visible entries of a row: the largest logit, the number of keys.
  * Both are constants to autograd (kernels/visible.h). */
-#include "visible.h"
+#include "logits.h"
 
 static al_status max_shape(al_ctx *c, al_call *k) {
   AL_TRY(visible_axes(c, k, 0, 4, "(B,H,T,S)"));

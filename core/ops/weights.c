@@ -5,7 +5,7 @@
  *     da      E_ij = w_ij dw_ij; row sums of E to the last visible key, column sums off each key,
  * then sums from the end (papers: backward of the master form) dc_n    base_n sum dw A s'^n The
  * backward reads w, so exp and cosh need no second exponential. */
-#include "visible.h"
+#include "logits.h"
 
 enum { S, REFERENCE, DECAY, COEFFICIENTS, LENGTHS };
 
