@@ -1,29 +1,24 @@
-/* lattn.c: attention in Lua: core.attn.list, describe, options, new, and the instances. Names of families
- * and presets, options and parameters come from the registry. */
+/* lattn.c: attention in Lua: core.attn.list, describe, options, new, and the instances. Names of
+ * families and presets, options and parameters come from the registry. */
 #include "lua_attnlab.h"
 #include "../attention/attn.h"
 #include <stdlib.h>
 #include <string.h>
-
-#define ATTENTION "attnlab.attention"
 
 typedef struct item { /* what a box holds */
   attn *a;
   const attn_preset *preset; /* NULL: made from a family */
 } item;
 
-static item *check(lua_State *L) { return lal_check(L, 1, ATTENTION); }
-
-static int attention_gc(lua_State *L) {
-  lal_box *b = luaL_checkudata(L, 1, ATTENTION);
-  item *x = b->p;
-  if (x) attn_free(x->a);
-  free(x);
-  lal_box_done(b);
-  return 0;
+static void release(void *p) {
+  attn_free(((item *)p)->a);
+  free(p);
 }
+static const lal_type attention_type = {"attnlab.attention", release};
 
-/* ---- the registry ----------------------------------------------------------------------------- */
+static item *check(lua_State *L) { return lal_check(L, 1, &attention_type); }
+
+/* ---- the registry ---- */
 
 static void set_text(lua_State *L, const char *key, const char *text) {
   lua_pushstring(L, text ? text : "");
@@ -86,7 +81,7 @@ static int attn_options(lua_State *L) {
   return 1;
 }
 
-/* ---- instances -------------------------------------------------------------------------------- */
+/* ---- instances ---- */
 
 static const al_arg new_args[] = {
     {"heads", AL_T_INT, "", NULL, 1, 65536, "query heads", NULL},
@@ -96,7 +91,8 @@ static const al_arg new_args[] = {
     {"width", AL_T_INT, "0", NULL, 0, 1e9, "channels of x, where a part reads it", NULL},
     {"dtype", AL_T_WORD, "f32", "f64 f32", 0, 0, "of the parameters", NULL},
     {"seed", AL_T_INT, "", NULL, 0, 0, "of the parameters; absent: the next of core.seed's", NULL},
-    {"tag", AL_T_TEXT, "attention", NULL, 0, 0, "prefix of the names of the parameters' random streams", NULL},
+    {"tag", AL_T_TEXT, "attention", NULL, 0, 0,
+     "prefix of the names of the parameters' random streams", NULL},
     {0}};
 
 static int64_t size_or(const al_opts *o, const char *key, int64_t otherwise) {
@@ -110,14 +106,16 @@ static int attn_new_instance(lua_State *L) {
   luaL_checktype(L, 3, LUA_TTABLE);
   const lal_where w = {.fname = "new", .opts_arg = 3};
   al_ctx *c = lal_ctx(L);
-  lal_box *b = lal_box_new(L, ATTENTION);
+  lal_box *b = lal_box_new(L, &attention_type);
   item *x = calloc(1, sizeof *x);
   if (!x) return luaL_error(L, "new: out of memory");
   b->p = x;
   al_opts *z = lal_opts_from(L, 3, c, new_args, w.fname);
   if (!z) return lal_raise_in(L, &w);
   lal_opts_need(L, &w, z, "heads head_dim");
-  attn_sizes s = {.heads = al_opt_int(z, "heads"), .head_dim = al_opt_int(z, "head_dim"), .width = al_opt_int(z, "width")};
+  attn_sizes s = {.heads = al_opt_int(z, "heads"),
+                  .head_dim = al_opt_int(z, "head_dim"),
+                  .width = al_opt_int(z, "width")};
   s.kv_heads = size_or(z, "kv_heads", s.heads);
   s.value_dim = size_or(z, "value_dim", s.head_dim);
   const uint64_t seed = al_opts_given(z, "seed") ? (uint64_t)al_opt_int(z, "seed") : al_draw_key(c);
@@ -163,12 +161,16 @@ static al_tensor *field(lua_State *L, const al_row *r) {
   lua_pushstring(L, r->name);
   const int type = lua_rawget(L, 2);
   if (type == LUA_TNIL) {
-    if (!(r->flags & AL_IN_OPTIONAL)) lal_argerror(L, 2, "forward", "%s: tensor %s expected, got nil", r->name, r->doc);
+    if (!(r->flags & AL_IN_OPTIONAL))
+      lal_argerror(L, 2, "forward", "%s: tensor %s expected, got nil", r->name, r->doc);
     return NULL;
   }
-  if (type == LUA_TTABLE && r == &forward_rows[4]) return lal_tensor_from(L, -1, AL_I32, "forward: lengths");
+  if (type == LUA_TTABLE && r == &forward_rows[4])
+    return lal_tensor_from(L, -1, AL_I32, "forward: lengths");
   al_tensor *t = lal_tensor_test(L, -1);
-  if (!t) lal_argerror(L, 2, "forward", "%s: tensor %s expected, got %s", r->name, r->doc, luaL_typename(L, -1));
+  if (!t)
+    lal_argerror(L, 2, "forward", "%s: tensor %s expected, got %s", r->name, r->doc,
+                 luaL_typename(L, -1));
   return t;
 }
 
@@ -223,7 +225,8 @@ static int attention_set_parameter(lua_State *L) {
       return 1;
     }
   const char *near = al_nearest(want, names, n);
-  return near ? lal_argerror(L, 2, "set_parameter", "no parameter '%s' (did you mean '%s'?)", want, near)
+  return near ? lal_argerror(L, 2, "set_parameter", "no parameter '%s' (did you mean '%s'?)", want,
+                             near)
               : lal_argerror(L, 2, "set_parameter", "no parameter '%s'", want);
 }
 
@@ -282,11 +285,12 @@ static const luaL_Reg methods[] = {{"forward", attention_forward},
                                    {"family", attention_family},
                                    {"layer", attention_layer},
                                    {NULL, NULL}};
-static const luaL_Reg functions[] = {{"list", attn_list},       {"families", attn_families}, {"describe", attn_describe_name},
-                                     {"options", attn_options}, {"new", attn_new_instance},  {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"list", attn_list},       {"families", attn_families}, {"describe", attn_describe_name},
+    {"options", attn_options}, {"new", attn_new_instance},  {NULL, NULL}};
 
 void lal_open_attn(lua_State *L) {
   luaL_newlib(L, functions);
   lua_setfield(L, -2, "attn");
-  lal_class(L, ATTENTION, methods, NULL, attention_gc);
+  lal_class(L, &attention_type, methods, NULL);
 }

@@ -1,29 +1,30 @@
-/* lcore.c: the module attnlab.core: one context per Lua state, errors, boxes, the collector's view of
- * tensor memory, and the functions that belong to no other file. */
+/* lcore.c: the module attnlab.core: one context per Lua state, errors, boxes, the collector's view
+ * of tensor memory, and the functions that belong to no other file. */
 #include "lua_attnlab.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the state -------------------------------------------------------------------------------- */
+/* ---- the state ---- */
 
 static const char state_key = 0; /* its address is the key in the registry */
 #define STATE_TYPE "attnlab.state"
 #define GUARD_TYPE "attnlab.guard"
-
-static void state_free(lal_state *s) {
-  al_ctx_free(s->c);
-  free(s);
-}
 
 static int state_gc(lua_State *L) {
   lal_state **p = luaL_checkudata(L, 1, STATE_TYPE);
   lal_state *s = *p;
   *p = NULL;
   if (!s) return 0;
-  s->closing = true;
-  if (s->n_boxes == 0) state_free(s);
+  while (s->boxes) {
+    lal_box *b = s->boxes;
+    lal_box_empty(b);
+    s->boxes = b->next;
+    b->s = NULL;
+  }
+  al_ctx_free(s->c);
+  free(s);
   return 0;
 }
 
@@ -62,7 +63,7 @@ static void state_open(lua_State *L) {
   *p = s;
 }
 
-/* ---- errors ----------------------------------------------------------------------------------- */
+/* ---- errors ---- */
 
 static const char *base_name(const char *path) {
   const char *slash = path ? strrchr(path, '/') : NULL;
@@ -94,7 +95,8 @@ int lal_argerror(lua_State *L, int arg, const char *fname, const char *fmt, ...)
   return luaL_error(L, "bad argument #%d to '%s' (%s)", arg, fname, text);
 }
 
-/* A message of the core reads "fname: rest" with rest one of "option 'x': ...", "unknown option ...",
+/* A message of the core reads "fname: rest" with rest one of "option 'x': ...", "unknown option
+ * ...",
  * "<input>: ...". */
 int lal_raise_in(lua_State *L, const lal_where *w) {
   al_ctx *c = lal_ctx(L);
@@ -104,32 +106,33 @@ int lal_raise_in(lua_State *L, const lal_where *w) {
   if (strncmp(text, w->fname, n) != 0 || strncmp(text + n, ": ", 2) != 0) return lal_raise(L);
   const char *rest = text + n + 2;
   int arg = 0;
-  if (strncmp(rest, "option '", 8) == 0 || strncmp(rest, "unknown option '", 16) == 0) arg = w->opts_arg;
+  if (strncmp(rest, "option '", 8) == 0 || strncmp(rest, "unknown option '", 16) == 0)
+    arg = w->opts_arg;
   for (int i = 0; w->inputs && w->inputs[i].name; i++) {
     const size_t k = strlen(w->inputs[i].name);
-    if (strncmp(rest, w->inputs[i].name, k) == 0 && rest[k] == ':') arg = w->pos[i] ? w->pos[i] : w->opts_arg;
+    if (strncmp(rest, w->inputs[i].name, k) == 0 && rest[k] == ':')
+      arg = w->pos[i] ? w->pos[i] : w->opts_arg;
   }
   if (arg == 0) return lal_raise(L);
   al_error_clear(c);
   return lal_argerror(L, arg, w->fname, "%s", rest);
 }
 
-/* ---- memory and the collector ----------------------------------------------------------------- */
+/* ---- memory and the collector ---- */
 
-bool lal_reclaim(lua_State *L) {
+void lal_reclaim(lua_State *L) {
   lal_state *s = lal_get(L);
   al_error_clear(s->c);
   lua_gc(L, LUA_GCCOLLECT);
   al_memory_trim(s->c);
   s->base = al_memory(s->c).live;
   s->pending = 0;
-  return true;
 }
 
-/* A box is 56 bytes to Lua whatever it holds. The collector is stepped so that one cycle over the Lua
- * heap is paid for by `period` bytes of new tensors: half of what was live after the last cycle, at
- * least 32 MiB. So dead tensors stay within a fraction of the live ones, and a small heap is not
- * walked for every activation. */
+/* A box is 56 bytes to Lua whatever it holds. The collector is stepped so that one cycle over the
+ * Lua heap is paid for by `period` bytes of new tensors: half of what was live after the last
+ * cycle, at least 32 MiB. So dead tensors stay within a fraction of the live ones, and a small heap
+ * is not walked for every activation. */
 void lal_account(lua_State *L, int64_t before) {
   lal_state *s = lal_get(L);
   const int64_t live = al_memory(s->c).live;
@@ -143,46 +146,64 @@ void lal_account(lua_State *L, int64_t before) {
   if (lua_gc(L, LUA_GCSTEP, kb) == 1) s->base = al_memory(s->c).live;
 }
 
-/* ---- boxes ------------------------------------------------------------------------------------ */
+/* ---- boxes ---- */
 
-lal_box *lal_box_new(lua_State *L, const char *type) {
+lal_box *lal_box_new(lua_State *L, const lal_type *type) {
   lal_state *s = lal_get(L);
   lal_box *b = lua_newuserdatauv(L, sizeof *b, 0);
-  *b = (lal_box){0};
-  luaL_setmetatable(L, type);
-  b->s = s;
-  s->n_boxes++;
+  *b = (lal_box){.type = type, .s = s, .next = s->boxes};
+  if (b->next) b->next->prev = b;
+  s->boxes = b;
+  luaL_setmetatable(L, type->name);
   return b;
 }
 
-void lal_box_done(lal_box *b) {
-  lal_state *s = b->s;
-  *b = (lal_box){0};
-  if (s && --s->n_boxes == 0 && s->closing) state_free(s);
+void lal_box_empty(lal_box *b) {
+  void *p = b->p;
+  b->p = NULL;
+  if (p) b->type->release(p);
 }
 
-void *lal_check(lua_State *L, int arg, const char *type) {
-  const char *what = strchr(type, '.') + 1;
-  lal_box *b = luaL_testudata(L, arg, type);
+static int box_gc(lua_State *L) {
+  const lal_type *type = lua_touserdata(L, lua_upvalueindex(1));
+  lal_box *b = luaL_checkudata(L, 1, type->name);
+  lal_box_empty(b);
+  if (!b->s) return 0;
+  if (b->next) b->next->prev = b->prev;
+  if (b->prev) b->prev->next = b->next;
+  else b->s->boxes = b->next;
+  b->s = NULL;
+  return 0;
+}
+
+lal_box *lal_box_test(lua_State *L, int idx, const lal_type *type) {
+  return luaL_testudata(L, idx, type->name);
+}
+
+void *lal_check(lua_State *L, int arg, const lal_type *type) {
+  const char *what = strchr(type->name, '.') + 1;
+  const lal_box *b = lal_box_test(L, arg, type);
   if (!b) luaL_typeerror(L, arg, what);
   else if (!b->p) luaL_argerror(L, arg, lua_pushfstring(L, "the %s was freed", what));
   return b ? b->p : NULL;
 }
 
-void lal_class(lua_State *L, const char *type, const luaL_Reg *methods, const luaL_Reg *meta, lua_CFunction gc) {
-  if (!luaL_newmetatable(L, type)) {
+bool lal_class(lua_State *L, const lal_type *type, const luaL_Reg *methods, const luaL_Reg *meta) {
+  if (!luaL_newmetatable(L, type->name)) {
     lua_pop(L, 1);
-    return;
+    return false;
   }
   lua_newtable(L);
   luaL_setfuncs(L, methods, 0);
   lua_setfield(L, -2, "__index");
-  lua_pushcfunction(L, gc);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)type);
+  lua_pushcclosure(L, box_gc, 1);
   lua_pushvalue(L, -1);
   lua_setfield(L, -3, "__gc");
   lua_setfield(L, -2, "__close");
   if (meta) luaL_setfuncs(L, meta, 0);
   lua_pop(L, 1);
+  return true;
 }
 
 void lal_guard_free(lal_guard *g) {
@@ -207,12 +228,13 @@ lal_guard *lal_guard_new(lua_State *L, void (*free_fn)(void *)) {
   return g;
 }
 
-/* ---- functions -------------------------------------------------------------------------------- */
+/* ---- functions ---- */
 
 static int core_info(lua_State *L) {
   char text[400];
   const int n = al_threads();
-  snprintf(text, sizeof text, "attnlab %s, %d thread%s, %s", AL_VERSION, n, n == 1 ? "" : "s", al_build_info());
+  snprintf(text, sizeof text, "attnlab %s, %d thread%s, %s", AL_VERSION, n, n == 1 ? "" : "s",
+           al_build_info());
   lua_pushstring(L, text);
   return 1;
 }

@@ -3,9 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VOCAB "attnlab.vocab"
-
-/* ---- safetensors ------------------------------------------------------------------------------ */
+/* ---- safetensors ---- */
 
 typedef al_tensor *(*getter)(al_ctx *c, const void *file, const char *name);
 
@@ -19,8 +17,12 @@ static void load(lua_State *L, al_ctx *c, getter get, const void *file, const ch
   lua_setfield(L, -2, name);
 }
 
-static al_tensor *get_st(al_ctx *c, const void *file, const char *name) { return al_st_tensor(c, file, name); }
-static al_tensor *get_llama2c(al_ctx *c, const void *file, const char *name) { return al_llama2c_tensor(c, file, name); }
+static al_tensor *get_st(al_ctx *c, const void *file, const char *name) {
+  return al_st_tensor(c, file, name);
+}
+static al_tensor *get_llama2c(al_ctx *c, const void *file, const char *name) {
+  return al_llama2c_tensor(c, file, name);
+}
 static void close_st(void *p) { al_st_close(p); }
 static void close_llama2c(void *p) { al_llama2c_close(p); }
 
@@ -55,7 +57,9 @@ static int by_size_then_name(const void *a, const void *b) {
   return dx != dy ? (dx < dy ? 1 : -1) : strcmp(x->name, y->name);
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const entry *)a)->name, ((const entry *)b)->name); }
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const entry *)a)->name, ((const entry *)b)->name);
+}
 
 static lua_Integer count(lua_State *L, int idx) {
   lua_Integer n = 0;
@@ -63,17 +67,21 @@ static lua_Integer count(lua_State *L, int idx) {
   return n;
 }
 
-/* The table at arg as a sorted array of entries in a buffer that it pushes; text: values are strings. */
+/* The table at arg as a sorted array of entries in a buffer that it pushes; text: values are
+ * strings. */
 static entry *entries(lua_State *L, int arg, bool text, size_t *n_out) {
   const size_t n = (size_t)count(L, arg);
   entry *e = lua_newuserdatauv(L, (n + 1) * sizeof *e, 0);
   size_t i = 0;
   for (lua_pushnil(L); lua_next(L, arg) && i < n; lua_pop(L, 1), i++) {
-    if (lua_type(L, -2) != LUA_TSTRING) lal_argerror(L, arg, "save", "names expected as keys, got a %s", luaL_typename(L, -2));
+    if (lua_type(L, -2) != LUA_TSTRING)
+      lal_argerror(L, arg, "save", "names expected as keys, got a %s", luaL_typename(L, -2));
     e[i].name = lua_tostring(L, -2);
-    e[i].value = text ? (lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL) : (const void *)lal_tensor_test(L, -1);
+    e[i].value = text ? (lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL)
+                      : (const void *)lal_tensor_test(L, -1);
     if (!e[i].value)
-      lal_argerror(L, arg, "save", "'%s': %s expected, got %s", e[i].name, text ? "string" : "tensor", luaL_typename(L, -1));
+      lal_argerror(L, arg, "save", "'%s': %s expected, got %s", e[i].name,
+                   text ? "string" : "tensor", luaL_typename(L, -1));
   }
   qsort(e, n, sizeof *e, text ? by_name : by_size_then_name);
   *n_out = n;
@@ -93,27 +101,33 @@ static int st_save(lua_State *L) {
   const entry *e = entries(L, 2, false, &n), *m = entries(L, 3, true, &n_meta);
   const char **text = lua_newuserdatauv(L, (n + 2 * n_meta + 1) * sizeof *text, 0);
   al_tensor **tensors = lua_newuserdatauv(L, (n + 1) * sizeof *tensors, 0);
-  for (size_t i = 0; i < n; i++) text[i] = e[i].name, tensors[i] = (al_tensor *)(uintptr_t)e[i].value;
+  for (size_t i = 0; i < n; i++)
+    text[i] = e[i].name, tensors[i] = (al_tensor *)(uintptr_t)e[i].value;
   for (size_t i = 0; i < n_meta; i++) text[n + i] = m[i].name, text[n + n_meta + i] = m[i].value;
-  if (al_st_save(lal_ctx(L), path, (int)n, text, tensors, (int)n_meta, text + n, text + n + n_meta) != AL_OK)
+  if (al_st_save(lal_ctx(L), path, (int)n, text, tensors, (int)n_meta, text + n,
+                 text + n + n_meta) != AL_OK)
     return lal_raise(L);
   return 0;
 }
 
-/* ---- windows of tokens ------------------------------------------------------------------------ */
+/* ---- windows of tokens ---- */
 
-#define WINDOW                                                                                                \
-  {"lo", AL_T_INT, "0", NULL, 0, 9e15, "first token position, from 0", NULL},                                 \
-      {"hi", AL_T_INT, "", NULL, 0, 9e15, "position after the last token; absent: all", NULL},                \
-      {"batch", AL_T_INT, "", NULL, 1, 1e9, "windows", NULL}, {"context", AL_T_INT, "", NULL, 1, 1e9, "tokens a window", NULL}
-static const al_arg random_args[] = {WINDOW,
-                                     {"seed", AL_T_INT, "", NULL, 0, 0, "of the draw", NULL},
-                                     {"index", AL_T_INT, "", NULL, 0, 9e15, "number of the batch", NULL},
-                                     {0}};
-static const al_arg even_args[] = {WINDOW,
-                                   {"first", AL_T_INT, "0", NULL, 0, 9e15, "first window, from 0", NULL},
-                                   {"total", AL_T_INT, "", NULL, 1, 9e15, "windows spread over the range", NULL},
-                                   {0}};
+#define WINDOW                                                                                     \
+  {"lo", AL_T_INT, "0", NULL, 0, 9e15, "first token position, from 0", NULL},                      \
+      {"hi", AL_T_INT, "", NULL, 0, 9e15, "position after the last token; absent: all", NULL},     \
+      {"batch", AL_T_INT, "", NULL, 1, 1e9, "windows", NULL}, {                                    \
+    "context", AL_T_INT, "", NULL, 1, 1e9, "tokens a window", NULL                                 \
+  }
+static const al_arg random_args[] = {
+    WINDOW,
+    {"seed", AL_T_INT, "", NULL, 0, 0, "of the draw", NULL},
+    {"index", AL_T_INT, "", NULL, 0, 9e15, "number of the batch", NULL},
+    {0}};
+static const al_arg even_args[] = {
+    WINDOW,
+    {"first", AL_T_INT, "0", NULL, 0, 9e15, "first window, from 0", NULL},
+    {"total", AL_T_INT, "", NULL, 1, 9e15, "windows spread over the range", NULL},
+    {0}};
 
 static int windows(lua_State *L, bool even) {
   const lal_where w = {.fname = even ? "windows_even" : "windows_random", .opts_arg = 2};
@@ -124,12 +138,18 @@ static int windows(lua_State *L, bool even) {
   al_opts *o = lal_opts_from(L, 2, c, even ? even_args : random_args, w.fname);
   if (!o) return lal_raise_in(L, &w);
   lal_opts_need(L, &w, o, even ? "batch context total" : "batch context seed index");
-  const int64_t lo = al_opt_int(o, "lo"), hi = al_opts_given(o, "hi") ? al_opt_int(o, "hi") : al_numel(tokens);
+  const int64_t lo = al_opt_int(o, "lo"),
+                hi = al_opts_given(o, "hi") ? al_opt_int(o, "hi") : al_numel(tokens);
   const int64_t B = al_opt_int(o, "batch"), T = al_opt_int(o, "context");
   al_tensor *x = NULL, *y = NULL;
-  if (even) LAL_RETRY(L, c, al_windows_even(c, tokens, lo, hi, B, T, al_opt_int(o, "first"), al_opt_int(o, "total"), &x, &y))
-  else LAL_RETRY(L, c, al_windows_random(c, tokens, lo, hi, B, T, (uint64_t)al_opt_int(o, "seed"),
-                                         (uint64_t)al_opt_int(o, "index"), &x, &y))
+  if (even)
+    LAL_RETRY(L, c,
+              al_windows_even(c, tokens, lo, hi, B, T, al_opt_int(o, "first"),
+                              al_opt_int(o, "total"), &x, &y))
+  else
+    LAL_RETRY(L, c,
+              al_windows_random(c, tokens, lo, hi, B, T, (uint64_t)al_opt_int(o, "seed"),
+                                (uint64_t)al_opt_int(o, "index"), &x, &y))
   al_opts_release(o);
   if (al_error(c) != AL_OK) return lal_raise(L);
   bx->p = x;
@@ -140,21 +160,17 @@ static int windows(lua_State *L, bool even) {
 static int core_windows_random(lua_State *L) { return windows(L, false); }
 static int core_windows_even(lua_State *L) { return windows(L, true); }
 
-/* ---- vocabularies ----------------------------------------------------------------------------- */
+/* ---- vocabularies ---- */
 
-static al_vocab *check_vocab(lua_State *L) { return lal_check(L, 1, VOCAB); }
+static void release_vocab(void *p) { al_vocab_free(p); }
+static const lal_type vocab_type = {"attnlab.vocab", release_vocab};
 
-static int vocab_gc(lua_State *L) {
-  lal_box *b = luaL_checkudata(L, 1, VOCAB);
-  al_vocab_free(b->p);
-  lal_box_done(b);
-  return 0;
-}
+static al_vocab *check_vocab(lua_State *L) { return lal_check(L, 1, &vocab_type); }
 
 static int vocab_chars(lua_State *L) {
   size_t n;
   const char *text = luaL_checklstring(L, 1, &n);
-  lal_box *b = lal_box_new(L, VOCAB);
+  lal_box *b = lal_box_new(L, &vocab_type);
   b->p = al_vocab_chars(lal_ctx(L), text, n);
   return b->p ? 1 : lal_raise(L);
 }
@@ -162,7 +178,7 @@ static int vocab_chars(lua_State *L) {
 static int vocab_llama2c(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   const lua_Integer size = luaL_checkinteger(L, 2);
-  lal_box *b = lal_box_new(L, VOCAB);
+  lal_box *b = lal_box_new(L, &vocab_type);
   b->p = al_vocab_llama2c(lal_ctx(L), path, size);
   return b->p ? 1 : lal_raise(L);
 }
@@ -178,7 +194,8 @@ static int vocab_piece(lua_State *L) {
   size_t n;
   const char *s = al_vocab_piece(v, id, &n);
   if (!s)
-    return lal_argerror(L, 2, "piece", "id in 0..%lld expected, got %lld", (long long)al_vocab_size(v) - 1, (long long)id);
+    return lal_argerror(L, 2, "piece", "id in 0..%lld expected, got %lld",
+                        (long long)al_vocab_size(v) - 1, (long long)id);
   lua_pushlstring(L, s, n);
   return 1;
 }
@@ -197,8 +214,10 @@ static int vocab_encode(lua_State *L) {
 static int vocab_decode(lua_State *L) {
   const al_vocab *v = check_vocab(L);
   lua_settop(L, 2);
-  const al_tensor *t = lua_istable(L, 2) ? lal_tensor_from(L, 2, AL_I32, "decode") : lal_tensor_check(L, 2);
-  if (al_type(t) != AL_I32) return lal_argerror(L, 2, "decode", "ids: i32 needed, got %s", al_dtype_name(al_type(t)));
+  const al_tensor *t =
+      lua_istable(L, 2) ? lal_tensor_from(L, 2, AL_I32, "decode") : lal_tensor_check(L, 2);
+  if (al_type(t) != AL_I32)
+    return lal_argerror(L, 2, "decode", "ids: i32 needed, got %s", al_dtype_name(al_type(t)));
   const int64_t n = al_numel(t);
   double *x = lua_newuserdatauv(L, (size_t)(n + 1) * sizeof *x, 0);
   int32_t *ids = lua_newuserdatauv(L, (size_t)(n + 1) * sizeof *ids, 0);
@@ -213,7 +232,7 @@ static int vocab_decode(lua_State *L) {
   return 1;
 }
 
-/* ---- llama2.c --------------------------------------------------------------------------------- */
+/* ---- llama2.c ---- */
 
 static void set_int(lua_State *L, const char *key, int64_t v) {
   lua_pushinteger(L, v);
@@ -245,10 +264,14 @@ static int core_llama2c(lua_State *L) {
   return 2;
 }
 
-static const luaL_Reg vocab_methods[] = {
-    {"size", vocab_size}, {"piece", vocab_piece}, {"encode", vocab_encode}, {"decode", vocab_decode}, {NULL, NULL}};
+static const luaL_Reg vocab_methods[] = {{"size", vocab_size},
+                                         {"piece", vocab_piece},
+                                         {"encode", vocab_encode},
+                                         {"decode", vocab_decode},
+                                         {NULL, NULL}};
 static const luaL_Reg st_functions[] = {{"open", st_open}, {"save", st_save}, {NULL, NULL}};
-static const luaL_Reg vocab_functions[] = {{"chars", vocab_chars}, {"llama2c", vocab_llama2c}, {NULL, NULL}};
+static const luaL_Reg vocab_functions[] = {
+    {"chars", vocab_chars}, {"llama2c", vocab_llama2c}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"windows_random", core_windows_random},
                                      {"windows_even", core_windows_even},
                                      {"llama2c", core_llama2c},
@@ -260,5 +283,5 @@ void lal_open_data(lua_State *L) {
   lua_setfield(L, -2, "safetensors");
   luaL_newlib(L, vocab_functions);
   lua_setfield(L, -2, "vocab");
-  lal_class(L, VOCAB, vocab_methods, NULL, vocab_gc);
+  lal_class(L, &vocab_type, vocab_methods, NULL);
 }

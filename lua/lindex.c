@@ -1,7 +1,7 @@
 /* lindex.c: t[i] and t[{...}], read and written. An integer picks one place and drops the axis,
- * {first, last} or {first, last, step} is a range with both ends, {} is the whole axis; axes that are not
- * named are whole. Places count from 1, or from the end with -1. Reading is recorded for gradients and
- * shares the storage; writing is not recorded. */
+ * {first, last} or {first, last, step} is a range with both ends, {} is the whole axis; axes that
+ * are not named are whole. Places count from 1, or from the end with -1. Reading is recorded for
+ * gradients and shares the storage; writing is not recorded. */
 #include "lua_attnlab.h"
 #include <string.h>
 
@@ -19,10 +19,11 @@ static int64_t position(lua_State *L, int idx, const al_tensor *t, int axis) {
   int ok;
   const lua_Integer i = lua_tointegerx(L, idx, &ok), n = al_size(t, axis);
   if (!ok || lua_type(L, idx) != LUA_TNUMBER)
-    luaL_error(L, "index: axis %d: an integer or {first, last} expected, got a %s", axis + 1, luaL_typename(L, idx));
+    luaL_error(L, "index: axis %d: an integer or {first, last} expected, got a %s", axis + 1,
+               luaL_typename(L, idx));
   if (i == 0 || i > n || i < -n)
-    luaL_error(L, "index: axis %d: 1..%I or from the end -%I..-1 expected, got %I for shape %s", axis + 1, n, n, i,
-               al_shape_str(t, (char[96]){0}, 96));
+    luaL_error(L, "index: axis %d: 1..%I or from the end -%I..-1 expected, got %I for shape %s",
+               axis + 1, n, n, i, al_shape_str(t, (char[96]){0}, 96));
   return i > 0 ? i - 1 : i + n;
 }
 
@@ -40,7 +41,8 @@ static item parse(lua_State *L, const al_tensor *t, int axis) {
     r.whole = true;
     return r;
   }
-  if (n > 3 || n == 1) luaL_error(L, "index: axis %d: a range is {first, last} or {first, last, step}", axis + 1);
+  if (n > 3 || n == 1)
+    luaL_error(L, "index: axis %d: a range is {first, last} or {first, last, step}", axis + 1);
   lua_rawgeti(L, idx, 1);
   r.start = position(L, -1, t, axis);
   lua_rawgeti(L, idx, 2);
@@ -48,10 +50,12 @@ static item parse(lua_State *L, const al_tensor *t, int axis) {
   if (n == 3) {
     lua_rawgeti(L, idx, 3);
     r.step = lua_tointeger(L, -1);
-    if (r.step < 1) luaL_error(L, "index: axis %d: the step of a range is an integer of at least 1", axis + 1);
+    if (r.step < 1)
+      luaL_error(L, "index: axis %d: the step of a range is an integer of at least 1", axis + 1);
   }
   if (r.stop <= r.start)
-    luaL_error(L, "index: axis %d: first after last in {%I, %I}", axis + 1, (lua_Integer)r.start + 1, (lua_Integer)r.stop);
+    luaL_error(L, "index: axis %d: first after last in {%I, %I}", axis + 1,
+               (lua_Integer)r.start + 1, (lua_Integer)r.stop);
   lua_settop(L, idx);
   return r;
 }
@@ -62,7 +66,8 @@ static pick parse_key(lua_State *L, int idx, const al_tensor *t) {
   if (lua_istable(L, idx)) {
     const size_t n = lua_rawlen(L, idx);
     if ((int64_t)n > ndim)
-      luaL_error(L, "index: %d places for the %d axes of shape %s", (int)n, ndim, al_shape_str(t, (char[96]){0}, 96));
+      luaL_error(L, "index: %d places for the %d axes of shape %s", (int)n, ndim,
+                 al_shape_str(t, (char[96]){0}, 96));
     p.n = (int)n;
     for (int i = 0; i < p.n; i++) {
       lua_rawgeti(L, idx, i + 1);
@@ -83,8 +88,8 @@ static al_tensor *view(al_ctx *c, al_tensor *t, const pick *p) {
   al_tensor *x = t;
   for (int i = 0; i < p->n; i++)
     if (!p->at[i].whole)
-      x = al_run(c, LAL_OP_SLICE, AL_IN(x), "axis=%d start=%lld stop=%lld step=%lld", i, (long long)p->at[i].start,
-                 (long long)p->at[i].stop, (long long)p->at[i].step);
+      x = al_run(c, LAL_OP_SLICE, AL_IN(x), "axis=%d start=%lld stop=%lld step=%lld", i,
+                 (long long)p->at[i].start, (long long)p->at[i].stop, (long long)p->at[i].step);
   for (int i = p->n - 1; i >= 0; i--)
     if (p->at[i].drop) x = al_run(c, LAL_OP_DROP, AL_IN(x), "axis=%d", i);
   return al_scope_end(c, x);
@@ -97,7 +102,8 @@ static int get_method(lua_State *L) {
   if (lua_rawget(L, methods) != LUA_TNIL) return 1;
   const char *names[512];
   int n = 0;
-  for (lua_pushnil(L); n < 512 && lua_next(L, methods); lua_pop(L, 1)) names[n++] = lua_tostring(L, -2);
+  for (lua_pushnil(L); n < 512 && lua_next(L, methods); lua_pop(L, 1))
+    names[n++] = lua_tostring(L, -2);
   const char *near = al_nearest(name, names, n);
   return near ? luaL_error(L, "a tensor has no method '%s' (did you mean '%s'?)", name, near)
               : luaL_error(L, "a tensor has no method '%s'", name);
@@ -118,17 +124,19 @@ static int tensor_index(lua_State *L) {
 
 static int tensor_newindex(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
-  if (lua_type(L, 2) == LUA_TSTRING) return luaL_error(L, "a tensor has no field '%s' to set", lua_tostring(L, 2));
+  if (lua_type(L, 2) == LUA_TSTRING)
+    return luaL_error(L, "a tensor has no field '%s' to set", lua_tostring(L, 2));
   const pick p = parse_key(L, 2, t);
   const bool filled = lua_type(L, 3) == LUA_TNUMBER;
-  const al_tensor *src = filled ? NULL
+  const al_tensor *src = filled              ? NULL
                          : lua_istable(L, 3) ? lal_tensor_from(L, 3, al_type(t), "index")
                                              : lal_tensor_check(L, 3);
   al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, LAL_TENSOR), *v = filled ? lal_box_new(L, LAL_TENSOR) : NULL;
   const bool old = al_grad_mode(c, false);
   b->p = view(c, t, &p);
-  if (b->p && filled) src = v->p = al_tensor_full(c, al_type(t), al_ndim(b->p), al_shape(b->p), lua_tonumber(L, 3));
+  if (b->p && filled)
+    src = v->p = al_tensor_full(c, al_type(t), al_ndim(b->p), al_shape(b->p), lua_tonumber(L, 3));
   if (b->p && src) al_copy_into(c, b->p, src);
   al_grad_mode(c, old);
   return al_error(c) == AL_OK ? 0 : lal_raise(L);

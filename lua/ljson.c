@@ -1,5 +1,5 @@
-/* ljson.c: JSON by jansson: sorted keys, exact integers, %.17g, no NaN. A table with #t > 0 is an array,
- * core.json.array(t) marks one that may be empty, core.json.null stands for null. */
+/* ljson.c: JSON by jansson: sorted keys, exact integers, %.17g, no NaN. A table with #t > 0 is an
+ * array, core.json.array(t) marks one that may be empty, core.json.null stands for null. */
 #include "lua_attnlab.h"
 #include <jansson.h>
 #include <math.h>
@@ -56,7 +56,8 @@ static json_t *encode_object(encoder *e, int depth) {
   const size_t at = strlen(e->path);
   for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
     if (lua_type(L, -2) != LUA_TSTRING) {
-      fail(e, "keys are strings (or 1, 2, ... alone, without holes), got a %s key", luaL_typename(L, -2));
+      fail(e, "keys are strings (or 1, 2, ... alone, without holes), got a %s key",
+           luaL_typename(L, -2));
       break;
     }
     size_t n;
@@ -104,7 +105,8 @@ static json_t *encode(encoder *e, int depth) {
   if (depth > DEEPEST) return fail(e, "nested deeper than %d (a cycle?)", DEEPEST);
   if (!lua_checkstack(L, 8)) return fail(e, "out of memory");
   switch (lua_type(L, -1)) {
-  case LUA_TBOOLEAN: return json_boolean(lua_toboolean(L, -1));
+  case LUA_TBOOLEAN:
+    return json_boolean(lua_toboolean(L, -1));
   case LUA_TLIGHTUSERDATA:
     if (!lua_touserdata(L, -1)) return json_null();
     break;
@@ -123,9 +125,11 @@ static json_t *encode(encoder *e, int depth) {
   case LUA_TTABLE: {
     const bool list = is_array(L);
     if (is_marked(L) && !list) return fail(e, "marked as an array, but its keys are not 1, 2, ...");
-    return list && (lua_rawlen(L, -1) > 0 || is_marked(L)) ? encode_array(e, depth) : encode_object(e, depth);
+    return list && (lua_rawlen(L, -1) > 0 || is_marked(L)) ? encode_array(e, depth)
+                                                           : encode_object(e, depth);
   }
-  default: break;
+  default:
+    break;
   }
   return fail(e, "a %s has no JSON form", luaL_typename(L, -1));
 }
@@ -154,7 +158,8 @@ static int json_encode(lua_State *L) {
   if (!g->p) return luaL_error(L, "%s", e.error);
   luaL_Buffer b;
   luaL_buffinit(L, &b);
-  const size_t flags = JSON_SORT_KEYS | JSON_ENCODE_ANY | JSON_REAL_PRECISION(17) | (pretty ? JSON_INDENT(2) : JSON_COMPACT);
+  const size_t flags = JSON_SORT_KEYS | JSON_ENCODE_ANY | JSON_REAL_PRECISION(17) |
+                       (pretty ? JSON_INDENT(2) : JSON_COMPACT);
   json_dump_callback(g->p, append, &b, flags); /* a raise in append leaves the guard in charge */
   luaL_pushresult(&b);
   lal_guard_free(g);
@@ -164,12 +169,24 @@ static int json_encode(lua_State *L) {
 static void push(lua_State *L, const json_t *v) {
   luaL_checkstack(L, 6, "json");
   switch (json_typeof(v)) {
-  case JSON_NULL: lua_pushlightuserdata(L, NULL); break;
-  case JSON_TRUE: lua_pushboolean(L, true); break;
-  case JSON_FALSE: lua_pushboolean(L, false); break;
-  case JSON_INTEGER: lua_pushinteger(L, json_integer_value(v)); break;
-  case JSON_REAL: lua_pushnumber(L, json_real_value(v)); break;
-  case JSON_STRING: lua_pushlstring(L, json_string_value(v), json_string_length(v)); break;
+  case JSON_NULL:
+    lua_pushlightuserdata(L, NULL);
+    break;
+  case JSON_TRUE:
+    lua_pushboolean(L, true);
+    break;
+  case JSON_FALSE:
+    lua_pushboolean(L, false);
+    break;
+  case JSON_INTEGER:
+    lua_pushinteger(L, json_integer_value(v));
+    break;
+  case JSON_REAL:
+    lua_pushnumber(L, json_real_value(v));
+    break;
+  case JSON_STRING:
+    lua_pushlstring(L, json_string_value(v), json_string_length(v));
+    break;
   case JSON_ARRAY: {
     const size_t n = json_array_size(v);
     lua_createtable(L, n < 1 << 24 ? (int)n : 0, 0);
@@ -199,7 +216,8 @@ static int json_decode(lua_State *L) {
   json_error_t error;
   lal_guard *g = lal_guard_new(L, free_json);
   g->p = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
-  if (!g->p) return luaL_error(L, "json: line %d, column %d: %s", error.line, error.column, error.text);
+  if (!g->p)
+    return luaL_error(L, "json: line %d, column %d: %s", error.line, error.column, error.text);
   push(L, g->p);
   lal_guard_free(g);
   return 1;
@@ -212,7 +230,8 @@ static int json_mark(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg functions[] = {{"encode", json_encode}, {"decode", json_decode}, {"array", json_mark}, {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"encode", json_encode}, {"decode", json_decode}, {"array", json_mark}, {NULL, NULL}};
 
 void lal_open_json(lua_State *L) {
   luaL_newmetatable(L, ARRAY);

@@ -1,4 +1,5 @@
-/* lop.c: every op as core.op.NAME(inputs..., {options}) and as a method, from its descriptor alone. */
+/* lop.c: every op as core.op.NAME(inputs..., {options}) and as a method, by its descriptor alone.
+ */
 #include "lua_attnlab.h"
 #include <math.h>
 #include <stdio.h>
@@ -21,7 +22,7 @@ typedef struct args {
 static bool is_tensors(lua_State *L, int idx) {
   if (!lua_istable(L, idx)) return false;
   lua_rawgeti(L, idx, 1);
-  const bool yes = luaL_testudata(L, -1, LAL_TENSOR) != NULL;
+  const bool yes = lal_box_test(L, -1, LAL_TENSOR) != NULL;
   lua_pop(L, 1);
   return yes;
 }
@@ -42,8 +43,9 @@ static void take(lua_State *L, args *a, int at, int row, int idx, int arg) {
     a->scalar[at] = true;
     a->value[at] = lua_tonumber(L, idx);
   } else {
-    const lal_box *b = luaL_testudata(L, idx, LAL_TENSOR);
-    if (!b) lal_argerror(L, arg, a->op->name, "%s: tensor expected, got %s", name, luaL_typename(L, idx));
+    const lal_box *b = lal_box_test(L, idx, LAL_TENSOR);
+    if (!b)
+      lal_argerror(L, arg, a->op->name, "%s: tensor expected, got %s", name, luaL_typename(L, idx));
     else if (!b->p) lal_argerror(L, arg, a->op->name, "%s: the tensor was freed", name);
     else a->in[at] = b->p;
   }
@@ -73,7 +75,8 @@ static void collect(lua_State *L, args *a) {
   a->list = a->n_rows && rows[a->n_rows - 1].flags & AL_IN_LIST;
   const int n_single = a->n_rows - a->list;
   a->top = lua_gettop(L);
-  if (a->top && lua_istable(L, a->top) && !(a->list && is_tensors(L, a->top))) a->opts_arg = a->top--;
+  if (a->top && lua_istable(L, a->top) && !(a->list && is_tensors(L, a->top)))
+    a->opts_arg = a->top--;
   a->n_in = n_single;
   char names[160];
   for (int i = 1; i <= a->top; i++) {
@@ -100,7 +103,8 @@ static void collect(lua_State *L, args *a) {
       a->pos[r] = a->opts_arg;
       if (r < n_single) take(L, a, r, r, lua_gettop(L), a->opts_arg);
       else if (is_tensors(L, lua_gettop(L))) take_list(L, a, lua_gettop(L), a->opts_arg);
-      else lal_argerror(L, a->opts_arg, a->op->name, "%s: an array of tensors expected", rows[r].name);
+      else
+        lal_argerror(L, a->opts_arg, a->op->name, "%s: an array of tensors expected", rows[r].name);
     }
     lua_pop(L, 1);
   }
@@ -130,7 +134,8 @@ static void make_scalars(al_ctx *c, args *a, int made[MAX_IN], int *n_made) {
     if (!a->scalar[i]) continue;
     const al_row *r = &a->op->inputs[i < a->n_rows ? i : a->n_rows - 1];
     const al_dtype dtype = r->flags & AL_IN_I32 ? AL_I32 : shared;
-    if (dtype == AL_I32 && !(a->value[i] == floor(a->value[i]) && fabs(a->value[i]) <= 2147483647.0)) {
+    if (dtype == AL_I32 &&
+        !(a->value[i] == floor(a->value[i]) && fabs(a->value[i]) <= 2147483647.0)) {
       al_fail(c, AL_ETYPE, "%s: %s: the number %g is no i32", a->op->name, r->name, a->value[i]);
       return;
     }
@@ -174,7 +179,7 @@ static int op_call(lua_State *L) {
   return n_out;
 }
 
-/* ---- core.ops(), core.op ---------------------------------------------------------------------- */
+/* ---- core.ops(), core.op ---- */
 
 static void push_io(lua_State *L, const al_row *rows, bool outputs) {
   lua_newtable(L);
@@ -190,7 +195,9 @@ static void push_io(lua_State *L, const al_row *rows, bool outputs) {
       lua_setfield(L, -2, "optional");
       lua_pushboolean(L, rows->flags & AL_IN_LIST);
       lua_setfield(L, -2, "list");
-      lua_pushstring(L, rows->flags & AL_IN_I32 ? "i32" : rows->flags & AL_IN_ANY ? "any" : "float");
+      lua_pushstring(L, rows->flags & AL_IN_I32   ? "i32"
+                        : rows->flags & AL_IN_ANY ? "any"
+                                                  : "float");
       lua_setfield(L, -2, "dtype");
     }
     lua_rawseti(L, -2, i++);

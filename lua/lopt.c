@@ -35,7 +35,8 @@ static al_status bad(const conv *v, const char *path, const char *what) {
 /* The number on top of the stack, an axis made 0-based. */
 static al_status number(const conv *v, const al_arg *r, const char *path, double *x) {
   *x = lua_tonumber(v->L, -1);
-  if (lua_isinteger(v->L, -1) && fabs(*x) > EXACT) return bad(v, path, "integer too large (more than 2^53)");
+  if (lua_isinteger(v->L, -1) && fabs(*x) > EXACT)
+    return bad(v, path, "integer too large (more than 2^53)");
   if (!(r->type & AL_T_AXIS)) return AL_OK;
   if (!lua_isinteger(v->L, -1) && *x != floor(*x)) return bad(v, path, "an axis is an integer");
   if (*x == 0) return bad(v, path, "axes count from 1, or from the end with -1; got 0");
@@ -54,7 +55,8 @@ static al_status list(const conv *v, const al_arg *r, const char *path) {
     const int type = lua_rawgeti(v->L, -1, (lua_Integer)i + 1);
     if (type != LUA_TNUMBER) {
       char text[96];
-      snprintf(text, sizeof text, "a list of numbers expected, got a %s at place %zu", lua_typename(v->L, type), i + 1);
+      snprintf(text, sizeof text, "a list of numbers expected, got a %s at place %zu",
+               lua_typename(v->L, type), i + 1);
       st = bad(v, path, text);
     } else {
       st = number(v, r, path, &x[i]);
@@ -66,7 +68,8 @@ static al_status list(const conv *v, const al_arg *r, const char *path) {
   return st;
 }
 
-static al_status unknown(const conv *v, const char *key, const char *prefix, const al_arg *rows, const al_row *inputs) {
+static al_status unknown(const conv *v, const char *key, const char *prefix, const al_arg *rows,
+                         const al_row *inputs) {
   const char *names[MAX_NAMES];
   int n = 0;
   char all[600];
@@ -79,8 +82,10 @@ static al_status unknown(const conv *v, const char *key, const char *prefix, con
     at += (size_t)snprintf(all + at, sizeof all - at, i ? " %s" : "%s", names[i]);
   const char *dot = *prefix ? "." : "", *near = al_nearest(key, names, n);
   if (near)
-    return al_fail(v->c, AL_ENAME, "%s: unknown option '%s%s%s' (did you mean '%s'?)", v->owner, prefix, dot, key, near);
-  return al_fail(v->c, AL_ENAME, "%s: unknown option '%s%s%s'; known are: %s", v->owner, prefix, dot, key, n ? all : "none");
+    return al_fail(v->c, AL_ENAME, "%s: unknown option '%s%s%s' (did you mean '%s'?)", v->owner,
+                   prefix, dot, key, near);
+  return al_fail(v->c, AL_ENAME, "%s: unknown option '%s%s%s'; known are: %s", v->owner, prefix,
+                 dot, key, n ? all : "none");
 }
 
 static bool is_input(const al_row *inputs, const char *name) {
@@ -90,7 +95,8 @@ static bool is_input(const al_row *inputs, const char *name) {
 }
 
 /* Every key of the table on top must be a name of rows or inputs, or part of its array. */
-static al_status check_keys(const conv *v, const char *prefix, const al_arg *rows, const al_row *inputs) {
+static al_status check_keys(const conv *v, const char *prefix, const al_arg *rows,
+                            const al_row *inputs) {
   lua_State *L = v->L;
   const lua_Integer len = (lua_Integer)lua_rawlen(L, -1);
   al_status st = AL_OK;
@@ -99,8 +105,8 @@ static al_status check_keys(const conv *v, const char *prefix, const al_arg *row
       const char *key = lua_tostring(L, -2);
       if (!find(rows, key) && !is_input(inputs, key)) st = unknown(v, key, prefix, rows, inputs);
     } else if (!lua_isinteger(L, -2) || lua_tointeger(L, -2) < 1 || lua_tointeger(L, -2) > len) {
-      st = al_fail(v->c, AL_ETYPE, "%s: %s%soption names expected as keys, got a %s", v->owner, prefix, *prefix ? ": " : "",
-                   luaL_typename(L, -2));
+      st = al_fail(v->c, AL_ETYPE, "%s: %s%soption names expected as keys, got a %s", v->owner,
+                   prefix, *prefix ? ": " : "", luaL_typename(L, -2));
     }
   }
   if (st != AL_OK) lua_pop(L, 1);
@@ -109,14 +115,16 @@ static al_status check_keys(const conv *v, const char *prefix, const al_arg *row
 
 static al_status value(const conv *v, const al_arg *r, const char *path);
 
-/* The table on top: named options, or the bare array of the first one ({shape} in t:reshape{2,3}). */
-static al_status table(const conv *v, const al_arg *rows, const char *prefix, const al_row *inputs) {
+/* The table on top: named options, or the bare array of the first one (t:reshape{2,3}: shape). */
+static al_status table(const conv *v, const al_arg *rows, const char *prefix,
+                       const al_row *inputs) {
   lua_State *L = v->L;
   AL_TRY(check_keys(v, prefix, rows, inputs));
   char path[160];
   if (lua_rawlen(L, -1) > 0) {
     if (!rows || !rows->name || !(leaf(rows)->type & AL_T_LIST))
-      return al_fail(v->c, AL_ETYPE, "%s: %s%soptions by name expected, got a list", v->owner, prefix, *prefix ? ": " : "");
+      return al_fail(v->c, AL_ETYPE, "%s: %s%soptions by name expected, got a list", v->owner,
+                     prefix, *prefix ? ": " : "");
     snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", rows->name);
     AL_TRY(list(v, leaf(rows), path));
   }
@@ -138,7 +146,8 @@ static al_status value(const conv *v, const al_arg *r, const char *path) {
   lua_State *L = v->L;
   const int type = lua_type(L, -1);
   switch (type) {
-  case LUA_TBOOLEAN: return al_opts_set_bool(v->c, v->o, path, lua_toboolean(L, -1));
+  case LUA_TBOOLEAN:
+    return al_opts_set_bool(v->c, v->o, path, lua_toboolean(L, -1));
   case LUA_TNUMBER: {
     double x;
     AL_TRY(number(v, leaf(r), path, &x));
@@ -171,7 +180,8 @@ static al_status value(const conv *v, const al_arg *r, const char *path) {
   }
 }
 
-al_status lal_opts_set(lua_State *L, int idx, al_ctx *c, al_opts *o, const char *owner, const al_row *inputs) {
+al_status lal_opts_set(lua_State *L, int idx, al_ctx *c, al_opts *o, const char *owner,
+                       const al_row *inputs) {
   const conv v = {L, c, o, owner};
   if (!lua_checkstack(L, 8)) return al_fail(c, AL_ENOMEM, "out of memory (Lua stack)");
   lua_pushvalue(L, idx);
@@ -183,7 +193,8 @@ al_status lal_opts_set(lua_State *L, int idx, al_ctx *c, al_opts *o, const char 
 al_opts *lal_opts_from(lua_State *L, int idx, al_ctx *c, const al_arg *rows, const char *owner) {
   al_opts *o = al_opts_new(c, rows, owner);
   if (!o || lua_isnoneornil(L, idx)) return o;
-  if (!lua_istable(L, idx)) al_fail(c, AL_ETYPE, "%s: options: a table expected, got a %s", owner, luaL_typename(L, idx));
+  if (!lua_istable(L, idx))
+    al_fail(c, AL_ETYPE, "%s: options: a table expected, got a %s", owner, luaL_typename(L, idx));
   else lal_opts_set(L, idx, c, o, owner, NULL);
   if (al_error(c) == AL_OK) return o;
   al_opts_release(o);
@@ -203,18 +214,20 @@ void lal_opts_need(lua_State *L, const lal_where *w, al_opts *o, const char *nam
   }
 }
 
-/* ---- rows as tables for help ------------------------------------------------------------------ */
+/* ---- rows as tables for help ---- */
 
 static void push_type(lua_State *L, unsigned type) {
   static const struct {
     unsigned bit;
     const char *name;
-  } kinds[] = {{AL_T_BOOL, "bool"}, {AL_T_INT, "integer"}, {AL_T_NUM, "number"}, {AL_T_WORD, "word"},
-               {AL_T_LIST, "list"}, {AL_T_TEXT, "text"},   {AL_T_AXIS, "axis"},  {AL_T_RECORD, "record"}};
+  } kinds[] = {{AL_T_BOOL, "bool"}, {AL_T_INT, "integer"},  {AL_T_NUM, "number"},
+               {AL_T_WORD, "word"}, {AL_T_LIST, "list"},    {AL_T_TEXT, "text"},
+               {AL_T_AXIS, "axis"}, {AL_T_RECORD, "record"}};
   char text[96] = "";
   size_t at = 0;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-    if (type & kinds[i].bit) at += (size_t)snprintf(text + at, sizeof text - at, at ? "|%s" : "%s", kinds[i].name);
+    if (type & kinds[i].bit)
+      at += (size_t)snprintf(text + at, sizeof text - at, at ? "|%s" : "%s", kinds[i].name);
   lua_pushstring(L, text);
 }
 
@@ -230,7 +243,8 @@ static void push_default(lua_State *L, const al_arg *r) {
   while (*s && at + 24 < sizeof out) {
     char *end;
     const long axis = strtol(s, &end, 10);
-    if (end != s) at += (size_t)snprintf(out + at, sizeof out - at, "%ld", axis < 0 ? axis : axis + 1);
+    if (end != s)
+      at += (size_t)snprintf(out + at, sizeof out - at, "%ld", axis < 0 ? axis : axis + 1);
     else end = (char *)(uintptr_t)(s + 1), out[at++] = *s;
     s = end;
   }
@@ -241,7 +255,9 @@ static void push_value(lua_State *L, const al_arg *r, const al_opts *o, const ch
   const double *x;
   const int shift = r->type & AL_T_AXIS ? 1 : 0;
   switch (al_opt_kind(o, path)) {
-  case AL_T_BOOL: lua_pushboolean(L, al_opt_bool(o, path)); break;
+  case AL_T_BOOL:
+    lua_pushboolean(L, al_opt_bool(o, path));
+    break;
   case AL_T_NUM: {
     const double n = al_opt_num(o, path) + (al_opt_num(o, path) >= 0 ? shift : 0);
     if (n == floor(n) && fabs(n) < EXACT) lua_pushinteger(L, (lua_Integer)n);
@@ -249,7 +265,9 @@ static void push_value(lua_State *L, const al_arg *r, const al_opts *o, const ch
     break;
   }
   case AL_T_WORD:
-  case AL_T_TEXT: lua_pushstring(L, al_opt_word(o, path)); break;
+  case AL_T_TEXT:
+    lua_pushstring(L, al_opt_word(o, path));
+    break;
   case AL_T_LIST: {
     const int n = al_opt_list(o, path, &x);
     lua_createtable(L, n, 0);
@@ -259,7 +277,8 @@ static void push_value(lua_State *L, const al_arg *r, const al_opts *o, const ch
     }
     break;
   }
-  default: lua_pushnil(L);
+  default:
+    lua_pushnil(L);
   }
 }
 
@@ -309,4 +328,6 @@ static void push_rows(lua_State *L, const al_arg *rows, const al_opts *o, const 
   }
 }
 
-void lal_push_args(lua_State *L, const al_arg *rows, const al_opts *o) { push_rows(L, rows, o, ""); }
+void lal_push_args(lua_State *L, const al_arg *rows, const al_opts *o) {
+  push_rows(L, rows, o, "");
+}

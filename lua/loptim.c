@@ -1,23 +1,18 @@
 /* loptim.c: optimisers: core.optim(kind, options) -> o with add, step, zero_grad, steps, state. */
 #include "lua_attnlab.h"
 
-#define OPTIM "attnlab.optim"
+static void release(void *p) { al_optim_free(p); }
+static const lal_type optim_type = {"attnlab.optim", release};
 
-static al_optim *check(lua_State *L) { return lal_check(L, 1, OPTIM); }
-
-static int optim_gc(lua_State *L) {
-  lal_box *b = luaL_checkudata(L, 1, OPTIM);
-  al_optim_free(b->p);
-  lal_box_done(b);
-  return 0;
-}
+static al_optim *check(lua_State *L) { return lal_check(L, 1, &optim_type); }
 
 static int core_optim(lua_State *L) {
   const lal_where w = {.fname = "optim", .opts_arg = 2};
   const char *kind = luaL_checkstring(L, 1);
   if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TTABLE);
+  lua_settop(L, 2);
   al_ctx *c = lal_ctx(L);
-  lal_box *b = lal_box_new(L, OPTIM);
+  lal_box *b = lal_box_new(L, &optim_type);
   const al_arg *rows = al_optim_args(c, kind);
   al_opts *o = rows ? lal_opts_from(L, 2, c, rows, w.fname) : NULL;
   if (o) b->p = al_optim_new(c, kind, o);
@@ -37,7 +32,8 @@ static int optim_add(lua_State *L) {
   al_optim *o = check(L);
   const char *name = luaL_checkstring(L, 2);
   al_tensor *t = lal_tensor_check(L, 3);
-  const bool decay = lua_isnoneornil(L, 4) || (luaL_checktype(L, 4, LUA_TBOOLEAN), lua_toboolean(L, 4));
+  const bool decay =
+      lua_isnoneornil(L, 4) || (luaL_checktype(L, 4, LUA_TBOOLEAN), lua_toboolean(L, 4));
   al_ctx *c = lal_ctx(L);
   LAL_RETRY(L, c, al_optim_add(o, name, t, decay));
   if (al_error(c) != AL_OK) return lal_raise(L);
@@ -81,11 +77,13 @@ static int optim_state(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg methods[] = {{"add", optim_add},     {"step", optim_step},   {"zero_grad", optim_zero_grad},
-                                   {"steps", optim_steps}, {"state", optim_state}, {NULL, NULL}};
-static const luaL_Reg functions[] = {{"optim", core_optim}, {"optim_options", core_optim_options}, {NULL, NULL}};
+static const luaL_Reg methods[] = {
+    {"add", optim_add},     {"step", optim_step},   {"zero_grad", optim_zero_grad},
+    {"steps", optim_steps}, {"state", optim_state}, {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"optim", core_optim}, {"optim_options", core_optim_options}, {NULL, NULL}};
 
 void lal_open_optim(lua_State *L) {
   luaL_setfuncs(L, functions, 0);
-  lal_class(L, OPTIM, methods, NULL, optim_gc);
+  lal_class(L, &optim_type, methods, NULL);
 }

@@ -4,8 +4,8 @@
  *     1.0000  2.0000  3.0000
  *     4.0000  5.0000  6.0000
  *
- * Integers print as such; one format is chosen for all that is shown. Blocks of more than two axes carry
- * their index, as it would be written: [{2,1}]. */
+ * Integers print as such; one format is chosen for all that is shown. Blocks of more than two axes
+ * carry their index, as it would be written: [{2,1}]. */
 #include "lua_attnlab.h"
 #include <math.h>
 #include <stdio.h>
@@ -17,11 +17,15 @@ static double element(const al_tensor *t, const int64_t *index) {
   int64_t at = 0;
   for (int i = 0; i < al_ndim(t); i++) at += index[i] * al_stride(t)[i];
   switch (al_type(t)) {
-  case AL_F64: return ((const double *)al_data(t))[at];
-  case AL_F32: return (double)((const float *)al_data(t))[at];
-  case AL_I32: return ((const int32_t *)al_data(t))[at];
+  case AL_F64:
+    return ((const double *)al_data(t))[at];
+  case AL_F32:
+    return (double)((const float *)al_data(t))[at];
+  case AL_I32:
+    return ((const int32_t *)al_data(t))[at];
   case AL_BF16: {
-    const uint32_t bits = (uint32_t)((const uint16_t *)al_data(t))[at] << 16; /* the upper half of an f32 */
+    const uint32_t bits = (uint32_t)((const uint16_t *)al_data(t))[at]
+                          << 16; /* the upper half of an f32 */
     float x;
     memcpy(&x, &bits, sizeof x);
     return (double)x;
@@ -106,15 +110,22 @@ static void blocks(printer *p, int axis) {
 
 static void show(printer *p) {
   switch (al_ndim(p->t)) {
-  case 0: put(p, " "), cell(p); break;
-  case 1: row(p, 0); break;
-  case 2: matrix(p, 0); break;
-  default: blocks(p, 0);
+  case 0:
+    put(p, " "), cell(p);
+    break;
+  case 1:
+    row(p, 0);
+    break;
+  case 2:
+    matrix(p, 0);
+    break;
+  default:
+    blocks(p, 0);
   }
 }
 
 int lal_tensor_tostring(lua_State *L) {
-  const lal_box *box = luaL_checkudata(L, 1, LAL_TENSOR);
+  const lal_box *box = luaL_checkudata(L, 1, LAL_TENSOR->name);
   const al_tensor *t = box->p;
   if (!t) {
     lua_pushliteral(L, "tensor (freed)");
@@ -129,9 +140,10 @@ int lal_tensor_tostring(lua_State *L) {
   if (al_numel(t) > 0) {
     printer p = {.t = t, .b = &b, .whole = true};
     show(&p);
-    p.format = p.whole && p.largest < 1e9                                           ? 'd'
-               : p.largest < 1e5 && (p.largest == 0 || p.largest >= 1e-2) ? 'f' /* four decimals say enough */
-                                                                                    : 'e';
+    p.format = p.whole && p.largest < 1e9 ? 'd'
+               : p.largest < 1e5 && (p.largest == 0 || p.largest >= 1e-2)
+                   ? 'f' /* four decimals say enough */
+                   : 'e';
     p.pass = WIDTH, show(&p);
     p.pass = WRITE, show(&p);
   }

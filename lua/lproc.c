@@ -14,9 +14,10 @@
 
 extern char **environ;
 
-/* ---- children --------------------------------------------------------------------------------- */
+/* ---- children ---- */
 
-typedef struct plan { /* all that the child needs, made before the fork: after it only system calls */
+/* All that the child needs, made before the fork: after it come only system calls. */
+typedef struct plan {
   char **argv, **envp;
   const char *out, *err; /* paths, or NULL to inherit */
   pid_t parent;
@@ -34,7 +35,8 @@ static bool redirect(const char *path, int fd) {
 static _Noreturn void become(const plan *p, int report) {
   int told[2] = {0, 0};
   const int null = open("/dev/null", O_RDONLY);
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != p->parent) _exit(127); /* the parent is gone already */
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != p->parent)
+    _exit(127); /* the parent is gone already */
   if (null >= 0) dup2(null, STDIN_FILENO);
   if (!redirect(p->out, STDOUT_FILENO)) told[1] = 1;
   else if (!redirect(p->err, STDERR_FILENO)) told[1] = 2;
@@ -47,7 +49,8 @@ static _Noreturn void become(const plan *p, int report) {
 static const char *string_field(lua_State *L, const char *name) {
   const int type = lua_getfield(L, 1, name);
   if (type != LUA_TNIL && type != LUA_TSTRING)
-    lal_argerror(L, 1, "spawn", "option '%s': a path expected, got a %s", name, lua_typename(L, type));
+    lal_argerror(L, 1, "spawn", "option '%s': a path expected, got a %s", name,
+                 lua_typename(L, type));
   return type == LUA_TSTRING ? lua_tostring(L, -1) : NULL; /* stays on the stack */
 }
 
@@ -56,13 +59,15 @@ static bool same_name(const char *entry, const char *name) {
   return strncmp(entry, name, n) == 0 && entry[n] == '=';
 }
 
-/* The environment with the table `env` over it, in a buffer that it pushes; its strings stay on the stack. */
+/* The environment with the table `env` over it, in a buffer that it pushes; its strings stay on the
+ * stack. */
 static char **environment(lua_State *L) {
   int n = 0, extra = 0;
   while (environ[n]) n++;
   const int type = lua_getfield(L, 1, "env");
   if (type == LUA_TNIL) return environ;
-  if (type != LUA_TTABLE) lal_argerror(L, 1, "spawn", "option 'env': a table of names and texts expected");
+  if (type != LUA_TTABLE)
+    lal_argerror(L, 1, "spawn", "option 'env': a table of names and texts expected");
   const int env = lua_gettop(L);
   for (lua_pushnil(L); lua_next(L, env); lua_pop(L, 1)) extra++;
   char **e = lua_newuserdatauv(L, sizeof *e * (size_t)(n + extra + 1), 0);
@@ -76,7 +81,8 @@ static char **environment(lua_State *L) {
       lal_argerror(L, 1, "spawn", "option 'env': a table of names and texts expected");
     const char *name = lua_tostring(L, -2);
     lua_pushfstring(L, "%s=%s", name, lua_tostring(L, -1));
-    char *text = (char *)(uintptr_t)lua_tostring(L, -1); /* execve takes char *, and does not write */
+    char *text =
+        (char *)(uintptr_t)lua_tostring(L, -1); /* execve takes char *, and does not write */
     lua_rawseti(L, keep, ++k);
     lua_pop(L, 1);
     int at = 0;
@@ -95,12 +101,13 @@ static void check_spawn_keys(lua_State *L, lua_Integer n) {
     bool known = false;
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
     for (int i = 0; i < 3; i++) known = known || strcmp(key, names[i]) == 0;
-    if (!known) lal_argerror(L, 1, "spawn", "unknown option '%s'; known are: stdout stderr env", key);
+    if (!known)
+      lal_argerror(L, 1, "spawn", "unknown option '%s'; known are: stdout stderr env", key);
   }
 }
 
-/* core.sys.spawn{program, argument, ..., stdout=path, stderr=path, env={K=V}} -> pid. Output is appended;
- * input is empty; the child is killed when this process ends. */
+/* core.sys.spawn{program, argument, ..., stdout=path, stderr=path, env={K=V}} -> pid. Output is
+ * appended; input is empty; the child is killed when this process ends. */
 static int sys_spawn(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -111,7 +118,9 @@ static int sys_spawn(lua_State *L) {
   luaL_checkstack(L, (int)n + 16, "too many arguments");
   for (lua_Integer i = 0; i < n; i++) {
     lua_rawgeti(L, 1, i + 1);
-    if (!lua_isstring(L, -1)) return lal_argerror(L, 1, "spawn", "text expected at place %d, got a %s", (int)i + 1, luaL_typename(L, -1));
+    if (!lua_isstring(L, -1))
+      return lal_argerror(L, 1, "spawn", "text expected at place %d, got a %s", (int)i + 1,
+                          luaL_typename(L, -1));
     p.argv[i] = (char *)(uintptr_t)lua_tostring(L, -1); /* stays on the stack */
   }
   p.argv[n] = NULL;
@@ -119,7 +128,8 @@ static int sys_spawn(lua_State *L) {
   p.err = string_field(L, "stderr");
   p.envp = environment(L);
   int report[2];
-  if (pipe2(report, O_CLOEXEC) != 0) return luaL_error(L, "spawn: %s: %s", p.argv[0], strerror(errno));
+  if (pipe2(report, O_CLOEXEC) != 0)
+    return luaL_error(L, "spawn: %s: %s", p.argv[0], strerror(errno));
   fflush(NULL);
   const pid_t pid = fork();
   if (pid == 0) become(&p, report[1]);
@@ -135,7 +145,11 @@ static int sys_spawn(lua_State *L) {
   if (pid < 0) return luaL_error(L, "spawn: %s: %s", p.argv[0], strerror(fork_errno));
   if (k == sizeof told) {
     waitpid(pid, NULL, 0);
-    return luaL_error(L, "spawn: %s: %s", told[1] == 0 ? p.argv[0] : told[1] == 1 ? p.out : p.err, strerror(told[0]));
+    return luaL_error(L, "spawn: %s: %s",
+                      told[1] == 0   ? p.argv[0]
+                      : told[1] == 1 ? p.out
+                                     : p.err,
+                      strerror(told[0]));
   }
   lua_pushinteger(L, pid);
   return 1;
@@ -143,12 +157,13 @@ static int sys_spawn(lua_State *L) {
 
 static pid_t check_pid(lua_State *L) {
   const lua_Integer pid = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, pid > 0 && pid < 1 << 30, 1, "a process id expected"); /* 0 and below mean groups */
+  luaL_argcheck(L, pid > 0 && pid < 1 << 30, 1,
+                "a process id expected"); /* 0 and below mean groups */
   return (pid_t)pid;
 }
 
-/* core.sys.wait(pid, nohang) -> "running" | "exited", code | "signal", number. A signal to this process
- * ends a wait early with "running". */
+/* core.sys.wait(pid, nohang) -> "running" | "exited", code | "signal", number. A signal to this
+ * process ends a wait early with "running". */
 static int sys_wait(lua_State *L) {
   const pid_t pid = check_pid(L);
   int status;
@@ -166,7 +181,8 @@ static int sys_wait(lua_State *L) {
 static int sys_kill(lua_State *L) {
   const pid_t pid = check_pid(L);
   const int sig = (int)luaL_optinteger(L, 2, SIGTERM);
-  if (kill(pid, sig) != 0) return luaL_error(L, "kill: process %d, signal %d: %s", (int)pid, sig, strerror(errno));
+  if (kill(pid, sig) != 0)
+    return luaL_error(L, "kill: process %d, signal %d: %s", (int)pid, sig, strerror(errno));
   return 0;
 }
 
@@ -188,15 +204,16 @@ static int sys_pid(lua_State *L) {
 static int sys_program(lua_State *L) {
   char path[4096];
   const ssize_t n = readlink("/proc/self/exe", path, sizeof path);
-  if (n <= 0 || n == sizeof path) return luaL_error(L, "program: /proc/self/exe: %s", strerror(n < 0 ? errno : ENAMETOOLONG));
+  if (n <= 0 || n == sizeof path)
+    return luaL_error(L, "program: /proc/self/exe: %s", strerror(n < 0 ? errno : ENAMETOOLONG));
   lua_pushlstring(L, path, (size_t)n);
   return 1;
 }
 
-/* ---- interrupts ------------------------------------------------------------------------------- */
+/* ---- interrupts ---- */
 
-/* A handler has no argument of ours, so these are globals: the count, the state whose chunk a second
- * Ctrl-C stops, when the last one came, and how many came within two seconds of each other. */
+/* A handler has no argument of ours, so these are globals: how many signals came, how many SIGINT
+ * within two seconds of each other, the state whose chunk the second stops, when the last came. */
 static volatile sig_atomic_t n_caught, n_close;
 static lua_State *volatile stop_state;
 static volatile int64_t last_ms;
@@ -222,8 +239,9 @@ static void on_signal(int sig) {
   if (n_close >= 3) _exit(130);
 }
 
-/* core.sys.catch_interrupts(bool): from now SIGINT and SIGTERM are counted. A second SIGINT within two
- * seconds stops the running chunk with the error "interrupted", a third ends the process with 130. */
+/* core.sys.catch_interrupts(bool): from now SIGINT and SIGTERM are counted. A second SIGINT within
+ * two seconds stops the running chunk with the error "interrupted", a third ends the process with
+ * 130. */
 static int sys_catch_interrupts(lua_State *L) {
   luaL_checktype(L, 1, LUA_TBOOLEAN);
   const bool on = lua_toboolean(L, 1);

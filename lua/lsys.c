@@ -1,5 +1,5 @@
-/* lsys.c: core.sys: clocks, the machine, the terminal, files, locks. Failures are Lua errors that name the
- * path and the reason. Processes and signals are in lproc.c. */
+/* lsys.c: core.sys: clocks, the machine, the terminal, files, locks. Failures are Lua errors that
+ * name the path and the reason. Processes and signals are in lproc.c. */
 #define _GNU_SOURCE
 #include "lua_attnlab.h"
 #include <dirent.h>
@@ -33,7 +33,7 @@ static const char *check_path(lua_State *L, int arg) {
   return s;
 }
 
-/* ---- clocks and the machine ------------------------------------------------------------------- */
+/* ---- clocks and the machine ---- */
 
 static int push_clock(lua_State *L, clockid_t id) {
   struct timespec t;
@@ -47,7 +47,8 @@ static int sys_clock(lua_State *L) { return push_clock(L, CLOCK_MONOTONIC); }
 /* Cores this process may run on, not those of the machine. */
 static int sys_cores(lua_State *L) {
   cpu_set_t set;
-  const long n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+  const long n =
+      sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
   lua_pushinteger(L, n > 0 ? n : 1);
   return 1;
 }
@@ -81,7 +82,8 @@ static int sys_width(lua_State *L) {
   struct winsize w = {0};
   const char *columns = getenv("COLUMNS");
   int n = 0;
-  if ((ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0) || (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0))
+  if ((ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0) ||
+      (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0))
     n = w.ws_col;
   else if (columns) n = atoi(columns);
   lua_pushinteger(L, n > 0 ? n : 80);
@@ -97,7 +99,7 @@ static int sys_sha256(lua_State *L) {
   return 1;
 }
 
-/* ---- files and folders ------------------------------------------------------------------------ */
+/* ---- files and folders ---- */
 
 static int sys_exists(lua_State *L) {
   struct stat st;
@@ -135,14 +137,17 @@ static int sys_mkdir(lua_State *L) {
     const char end = *p;
     *p = 0;
     struct stat st;
-    if (mkdir(part, 0777) != 0 && !(errno == EEXIST && stat(part, &st) == 0 && (S_ISDIR(st.st_mode) || (errno = ENOTDIR, false))))
+    if (mkdir(part, 0777) != 0 && !(errno == EEXIST && stat(part, &st) == 0 &&
+                                    (S_ISDIR(st.st_mode) || (errno = ENOTDIR, false))))
       return fail(L, "mkdir", part);
     *p = end;
     if (end == 0) return 0;
   }
 }
 
-static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_text(const void *a, const void *b) {
+  return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 typedef struct names {
   char **at;
@@ -223,7 +228,7 @@ static int sys_size(lua_State *L) {
   return 1;
 }
 
-/* ---- append-only files and locks -------------------------------------------------------------- */
+/* ---- append-only files and locks ---- */
 
 typedef struct handle {
   int fd; /* -1: closed */
@@ -269,7 +274,8 @@ static int file_write(lua_State *L) {
   do k = write(h->fd, s, n);
   while (k < 0 && errno == EINTR);
   if (k < 0) return fail(L, "write", h->path);
-  if ((size_t)k != n) return luaL_error(L, "write: %s: only %d of %d bytes were written", h->path, (int)k, (int)n);
+  if ((size_t)k != n)
+    return luaL_error(L, "write: %s: only %d of %d bytes were written", h->path, (int)k, (int)n);
   return 0;
 }
 
@@ -286,7 +292,8 @@ static int file_tell(lua_State *L) {
   return 1;
 }
 
-/* core.sys.lock(path) -> handle, or nil when another process has it. The kernel drops it with the process. */
+/* core.sys.lock(path) -> handle, or nil when another process has it. The kernel drops it with the
+ * process. */
 static int sys_lock(lua_State *L) {
   const char *path = check_path(L, 1);
   handle *h = new_handle(L, LOCK_TYPE, path);
@@ -304,21 +311,36 @@ static int handle_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg file_methods[] = {
-    {"write", file_write}, {"sync", file_sync}, {"tell", file_tell}, {"close", file_close}, {NULL, NULL}};
+static const luaL_Reg file_methods[] = {{"write", file_write},
+                                        {"sync", file_sync},
+                                        {"tell", file_tell},
+                                        {"close", file_close},
+                                        {NULL, NULL}};
 static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
-static const luaL_Reg handle_meta[] = {{"__tostring", handle_tostring}, {NULL, NULL}};
+static void handle_class(lua_State *L, const char *type, const luaL_Reg *methods,
+                         lua_CFunction close_it) {
+  const luaL_Reg meta[] = {
+      {"__gc", close_it}, {"__close", close_it}, {"__tostring", handle_tostring}, {NULL, NULL}};
+  luaL_newmetatable(L, type);
+  luaL_setfuncs(L, meta, 0);
+  lua_newtable(L);
+  luaL_setfuncs(L, methods, 0);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+}
 
 static const luaL_Reg functions[] = {
-    {"time", sys_time},       {"clock", sys_clock},   {"cores", sys_cores},       {"host", sys_host}, {"rss", sys_rss},
-    {"setenv", sys_setenv},   {"isatty", sys_isatty}, {"width", sys_width},       {"sha256", sys_sha256},
-    {"exists", sys_exists},   {"read", sys_read},     {"write", sys_write},       {"mkdir", sys_mkdir}, {"list", sys_list},
-    {"remove", sys_remove},   {"rename", sys_rename}, {"truncate", sys_truncate}, {"size", sys_size},
-    {"append", sys_append},   {"lock", sys_lock},     {NULL, NULL}};
+    {"time", sys_time},     {"clock", sys_clock},       {"cores", sys_cores},
+    {"host", sys_host},     {"rss", sys_rss},           {"setenv", sys_setenv},
+    {"isatty", sys_isatty}, {"width", sys_width},       {"sha256", sys_sha256},
+    {"exists", sys_exists}, {"read", sys_read},         {"write", sys_write},
+    {"mkdir", sys_mkdir},   {"list", sys_list},         {"remove", sys_remove},
+    {"rename", sys_rename}, {"truncate", sys_truncate}, {"size", sys_size},
+    {"append", sys_append}, {"lock", sys_lock},         {NULL, NULL}};
 
 void lal_open_sys(lua_State *L) {
   luaL_newlib(L, functions);
   lua_setfield(L, -2, "sys");
-  lal_class(L, FILE_TYPE, file_methods, handle_meta, file_close);
-  lal_class(L, LOCK_TYPE, lock_methods, handle_meta, lock_close);
+  handle_class(L, FILE_TYPE, file_methods, file_close);
+  handle_class(L, LOCK_TYPE, lock_methods, lock_close);
 }

@@ -4,8 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+static void release(void *p) { al_release(p); }
+const lal_type lal_tensor_type = {"attnlab.tensor", release};
+
 al_tensor *lal_tensor_test(lua_State *L, int idx) {
-  const lal_box *b = luaL_testudata(L, idx, LAL_TENSOR);
+  const lal_box *b = lal_box_test(L, idx, LAL_TENSOR);
   return b ? b->p : NULL;
 }
 
@@ -17,21 +20,12 @@ void lal_tensor_set(lua_State *L, const char *name, al_tensor *t) {
   lua_setfield(L, -2, name);
 }
 
-static int tensor_gc(lua_State *L) {
-  lal_box *b = luaL_checkudata(L, 1, LAL_TENSOR);
-  al_release(b->p);
-  lal_box_done(b);
-  return 0;
-}
-
 static int tensor_free(lua_State *L) {
-  lal_box *b = luaL_checkudata(L, 1, LAL_TENSOR);
-  al_release(b->p);
-  b->p = NULL;
+  lal_box_empty(luaL_checkudata(L, 1, LAL_TENSOR->name));
   return 0;
 }
 
-/* ---- from tables ------------------------------------------------------------------------------ */
+/* ---- from tables ---- */
 
 typedef struct nest {
   lua_State *L;
@@ -67,7 +61,8 @@ static void measure(nest *s, int depth) {
     s->ndim = depth;
     return;
   }
-  if (depth == AL_MAX_DIMS) luaL_error(L, "%s: tables nested deeper than %d axes", s->fname, AL_MAX_DIMS);
+  if (depth == AL_MAX_DIMS)
+    luaL_error(L, "%s: tables nested deeper than %d axes", s->fname, AL_MAX_DIMS);
   luaL_checkstack(L, 4, "tensor");
   s->shape[depth] = (int64_t)lua_rawlen(L, -1);
   lua_rawgeti(L, -1, 1);
@@ -81,17 +76,20 @@ static void fill(nest *s, int depth) {
   char text[160];
   if (depth == s->ndim) {
     if (lua_type(L, -1) != LUA_TNUMBER)
-      luaL_error(L, "%s: element %s: a number expected, got a %s", s->fname, place(s, depth, text, sizeof text),
-                 luaL_typename(L, -1));
-    s->data[s->n++] = number(L, -1, s->dtype, s->fname, s->dtype == AL_I32 ? place(s, depth, text, sizeof text) : "");
+      luaL_error(L, "%s: element %s: a number expected, got a %s", s->fname,
+                 place(s, depth, text, sizeof text), luaL_typename(L, -1));
+    s->data[s->n++] = number(L, -1, s->dtype, s->fname,
+                             s->dtype == AL_I32 ? place(s, depth, text, sizeof text) : "");
     return;
   }
   if (lua_type(L, -1) != LUA_TTABLE)
     luaL_error(L, "%s: element %s: a table of %I expected as in the first, got a %s", s->fname,
-               place(s, depth, text, sizeof text), (lua_Integer)s->shape[depth], luaL_typename(L, -1));
+               place(s, depth, text, sizeof text), (lua_Integer)s->shape[depth],
+               luaL_typename(L, -1));
   if ((int64_t)lua_rawlen(L, -1) != s->shape[depth])
-    luaL_error(L, "%s: table %s has %I elements, the first one here has %I", s->fname, place(s, depth, text, sizeof text),
-               (lua_Integer)lua_rawlen(L, -1), (lua_Integer)s->shape[depth]);
+    luaL_error(L, "%s: table %s has %I elements, the first one here has %I", s->fname,
+               place(s, depth, text, sizeof text), (lua_Integer)lua_rawlen(L, -1),
+               (lua_Integer)s->shape[depth]);
   for (s->at[depth] = 0; s->at[depth] < s->shape[depth]; s->at[depth]++) {
     lua_rawgeti(L, -1, s->at[depth] + 1);
     fill(s, depth + 1);
@@ -116,7 +114,8 @@ static void read_nested(lua_State *L, int idx, al_dtype dtype, const char *fname
   measure(s, 0);
   int64_t n = 1;
   for (int i = 0; i < s->ndim; i++)
-    if (__builtin_mul_overflow(n, s->shape[i], &n) || n > (int64_t)1 << 40) luaL_error(L, "%s: table too large", fname);
+    if (__builtin_mul_overflow(n, s->shape[i], &n) || n > (int64_t)1 << 40)
+      luaL_error(L, "%s: table too large", fname);
   s->data = lua_newuserdatauv(L, (size_t)(n ? n : 1) * sizeof(double), 0);
   lua_insert(L, -2);
   fill(s, 0);
@@ -131,17 +130,31 @@ al_tensor *lal_tensor_from(lua_State *L, int idx, al_dtype dtype, const char *fn
   return t;
 }
 
-/* ---- constructors ----------------------------------------------------------------------------- */
+/* ---- constructors ---- */
 
-#define SHAPE {"shape", AL_T_INT | AL_T_LIST, "{}", NULL, 0, 1e300, "sizes of the axes", NULL}
-#define DTYPE {"dtype", AL_T_WORD, "f32", "f64 f32 bf16 i32", 0, 0, "element type", NULL}
-#define DEVICE {"device", AL_T_WORD, "cpu", "cpu", 0, 0, "where it lives", NULL}
+#define SHAPE                                                                                      \
+  { "shape", AL_T_INT | AL_T_LIST, "{}", NULL, 0, 1e300, "sizes of the axes", NULL }
+#define DTYPE                                                                                      \
+  { "dtype", AL_T_WORD, "f32", "f64 f32 bf16 i32", 0, 0, "element type", NULL }
+#define DEVICE                                                                                     \
+  { "device", AL_T_WORD, "cpu", "cpu", 0, 0, "where it lives", NULL }
 #define STREAM                                                                                     \
-  {"seed", AL_T_INT, "", NULL, 0, 0, "number of the random stream; absent: the next of core.seed's", NULL},  \
-      {"stream", AL_T_TEXT, "", NULL, 0, 0, "name of the random stream, with seed", NULL}
+  {                                                                                                \
+      "seed",                                                                                      \
+      AL_T_INT,                                                                                    \
+      "",                                                                                          \
+      NULL,                                                                                        \
+      0,                                                                                           \
+      0,                                                                                           \
+      "number of the random stream; absent: the next of core.seed's",                              \
+      NULL},                                                                                       \
+  {                                                                                                \
+    "stream", AL_T_TEXT, "", NULL, 0, 0, "name of the random stream, with seed", NULL              \
+  }
 
 static const al_arg plain_args[] = {SHAPE, DTYPE, DEVICE, {0}};
-static const al_arg full_args[] = {SHAPE, DTYPE, DEVICE, {"value", AL_T_NUM, "", NULL, 0, 0, "of every element", NULL}, {0}};
+static const al_arg full_args[] = {
+    SHAPE, DTYPE, DEVICE, {"value", AL_T_NUM, "", NULL, 0, 0, "of every element", NULL}, {0}};
 static const al_arg random_args[] = {SHAPE, DTYPE, DEVICE, STREAM, {0}};
 static const al_row data_row[] = {{"data", 0, "numbers, flat or nested"}, {0}};
 
@@ -150,7 +163,8 @@ static int shape_of(al_ctx *c, const al_opts *o, const char *owner, int64_t shap
   const double *x;
   const int n = al_opt_list(o, "shape", &x);
   if (n > AL_MAX_DIMS) {
-    al_fail(c, AL_ESHAPE, "%s: option 'shape': at most %d axes possible, got %d", owner, AL_MAX_DIMS, n);
+    al_fail(c, AL_ESHAPE, "%s: option 'shape': at most %d axes possible, got %d", owner,
+            AL_MAX_DIMS, n);
     return -1;
   }
   for (int i = 0; i < n; i++) {
@@ -185,7 +199,8 @@ static int make(lua_State *L, const char *fname, int kind, const al_arg *rows) {
   al_dtype dtype = AL_F32;
   al_dtype_parse(c, al_opt_word(o, "dtype"), &dtype);
   al_opts_release(o);
-  if (dtype == AL_I32 && !is_i32(value)) al_fail(c, AL_EVALUE, "%s: option 'value': an i32 expected, got %g", fname, value);
+  if (dtype == AL_I32 && !is_i32(value))
+    al_fail(c, AL_EVALUE, "%s: option 'value': an i32 expected, got %g", fname, value);
   if (al_error(c) != AL_OK) return lal_raise_in(L, &w);
   const int64_t before = al_memory(c).live;
   LAL_RETRY(L, c, b->p = al_tensor_full(c, dtype, ndim, shape, value));
@@ -232,7 +247,8 @@ static int core_tensor(lua_State *L) {
   const int type = lua_rawget(L, 1);
   if (type == LUA_TNIL) return lal_argerror(L, 1, w.fname, "option 'data' is missing");
   if (type != LUA_TNUMBER && type != LUA_TTABLE)
-    return lal_argerror(L, 1, w.fname, "option 'data': numbers in a table expected, got a %s", lua_typename(L, type));
+    return lal_argerror(L, 1, w.fname, "option 'data': numbers in a table expected, got a %s",
+                        lua_typename(L, type));
   nest s;
   read_nested(L, 2, dtype, w.fname, &s);
   from_doubles(L, &s, shaped ? ndim : s.ndim, shaped ? shape : s.shape);
@@ -244,7 +260,7 @@ static int core_is_tensor(lua_State *L) {
   return 1;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 /* All elements as doubles in a buffer that it pushes. */
 static double *read_all(lua_State *L, const al_tensor *t) {
@@ -295,7 +311,8 @@ static int tensor_flat(lua_State *L) {
 static int tensor_item(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   if (al_numel(t) != 1)
-    return luaL_error(L, "item: a tensor of one element needed, got shape %s", al_shape_str(t, (char[96]){0}, 96));
+    return luaL_error(L, "item: a tensor of one element needed, got shape %s",
+                      al_shape_str(t, (char[96]){0}, 96));
   push_number(L, t, al_item(t));
   return 1;
 }
@@ -314,8 +331,8 @@ static int tensor_size(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   const lua_Integer a = luaL_checkinteger(L, 2), n = al_ndim(t);
   if (a == 0 || a > n || a < -n)
-    return lal_argerror(L, 2, "size", "axis in 1..%d or %d..-1 expected, got %lld for shape %s", (int)n, (int)-n, (long long)a,
-                        al_shape_str(t, (char[96]){0}, 96));
+    return lal_argerror(L, 2, "size", "axis in 1..%d or %d..-1 expected, got %lld for shape %s",
+                        (int)n, (int)-n, (long long)a, al_shape_str(t, (char[96]){0}, 96));
   lua_pushinteger(L, al_size(t, (int)(a > 0 ? a - 1 : a)));
   return 1;
 }
@@ -342,14 +359,15 @@ static int tensor_dtype(lua_State *L) {
   return 1;
 }
 
-/* ---- copies and writing in place --------------------------------------------------------------- */
+/* ---- copies and writing in place ---- */
 
 static int tensor_to(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   const char *to = luaL_checkstring(L, 2);
   al_ctx *c = lal_ctx(L);
   if (strcmp(to, "cpu") == 0) return lua_pushvalue(L, 1), 1;
-  if (strcmp(to, "cuda") == 0) return luaL_error(L, "to: no device 'cuda' here (%s)", al_build_info());
+  if (strcmp(to, "cuda") == 0)
+    return luaL_error(L, "to: no device 'cuda' here (%s)", al_build_info());
   al_dtype dtype;
   if (al_dtype_parse(c, to, &dtype) != AL_OK) {
     al_error_clear(c);
@@ -388,7 +406,8 @@ static int tensor_copy(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   al_ctx *c = lal_ctx(L);
   lua_settop(L, 2);
-  al_tensor *src = lua_istable(L, 2) ? lal_tensor_from(L, 2, al_type(t), "copy_") : lal_tensor_check(L, 2);
+  al_tensor *src =
+      lua_istable(L, 2) ? lal_tensor_from(L, 2, al_type(t), "copy_") : lal_tensor_check(L, 2);
   if (al_copy_into(c, t, src) != AL_OK) return lal_raise(L);
   lua_settop(L, 1);
   return 1;
@@ -402,8 +421,7 @@ static int tensor_fill(lua_State *L) {
   lal_box *b = lal_box_new(L, LAL_TENSOR);
   LAL_RETRY(L, c, b->p = al_tensor_full(c, al_type(t), al_ndim(t), al_shape(t), x));
   if (!b->p || al_copy_into(c, t, b->p) != AL_OK) return lal_raise(L);
-  al_release(b->p);
-  b->p = NULL;
+  lal_box_empty(b);
   lua_settop(L, 1);
   return 1;
 }
@@ -419,7 +437,7 @@ static int fill_random(lua_State *L, bool normal) {
 static int tensor_fill_uniform(lua_State *L) { return fill_random(L, false); }
 static int tensor_fill_normal(lua_State *L) { return fill_random(L, true); }
 
-/* ---- gradients -------------------------------------------------------------------------------- */
+/* ---- gradients ---- */
 
 static int tensor_requires_grad(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
@@ -432,7 +450,8 @@ static int tensor_requires_grad(lua_State *L) {
   al_requires_grad(t, on);
   if (al_needs_grad(t) != on)
     return on ? luaL_error(L, "requires_grad: f32 or f64 needed, got %s", al_dtype_name(al_type(t)))
-              : luaL_error(L, "requires_grad: this tensor was computed from others; t:detach() has no history");
+              : luaL_error(L, "requires_grad: this tensor was computed from others; t:detach() has "
+                              "no history");
   lua_settop(L, 1);
   return 1;
 }
@@ -482,16 +501,18 @@ static const luaL_Reg methods[] = {{"totable", tensor_totable},
                                    {"free", tensor_free},
                                    {NULL, NULL}};
 
-static const luaL_Reg meta[] = {{"__tostring", lal_tensor_tostring}, {"__len", tensor_len}, {NULL, NULL}};
+static const luaL_Reg meta[] = {
+    {"__tostring", lal_tensor_tostring}, {"__len", tensor_len}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"tensor", core_tensor}, {"zeros", core_zeros}, {"ones", core_ones},
-                                     {"full", core_full},     {"rand", core_rand},   {"randn", core_randn},
+static const luaL_Reg functions[] = {{"tensor", core_tensor},       {"zeros", core_zeros},
+                                     {"ones", core_ones},           {"full", core_full},
+                                     {"rand", core_rand},           {"randn", core_randn},
                                      {"is_tensor", core_is_tensor}, {NULL, NULL}};
 
 void lal_open_tensor(lua_State *L) {
   luaL_setfuncs(L, functions, 0);
-  lal_class(L, LAL_TENSOR, methods, meta, tensor_gc);
-  luaL_getmetatable(L, LAL_TENSOR);
+  if (!lal_class(L, LAL_TENSOR, methods, meta)) return;
+  luaL_getmetatable(L, LAL_TENSOR->name);
   lua_getfield(L, -1, "__index");
   lal_ops_methods(L);
   lal_index_open(L); /* takes the methods */

@@ -1,5 +1,6 @@
-/* main.c: the program attnlab: finds the Lua modules and runs require("attnlab.cli").main(arg). Its value is
- * the exit status. ATTNLAB_LUA names another folder of modules, ATTNLAB_TRACE=1 adds a traceback to errors. */
+/* main.c: the program attnlab: finds the Lua modules and runs require("attnlab.cli").main(arg). Its
+ * value is the exit status. ATTNLAB_LUA names another folder of modules, ATTNLAB_TRACE=1 adds a
+ * traceback to errors. */
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
