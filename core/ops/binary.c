@@ -1,7 +1,7 @@
 /* binary.c: one op for each entry of kernels/binary.def: (a, b) -> y with numpy broadcasting.
  *
- * The gradient of an operand that repeats is the sum over the axes along which it does, in the fixed
- * order of the op sum. */
+ * The gradient of an operand that repeats is the sum over the axes along which it does, in the
+ * fixed order of the op sum. */
 #include "shape.h"
 #include "../../kernels/binary.h"
 
@@ -11,10 +11,11 @@ static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *b = &k->in_meta[1];
   k->out_meta[0] = k->in_meta[0];
   if (!broadcast_into(&k->out_meta[0], b->ndim, b->shape))
-    return al_fail(c, AL_ESHAPE,
-                   "%s: b: a shape that broadcasts with a %s needed (sizes equal or 1 from the last "
-                   "axis on), got %s",
-                   k->op->info.name, AL_META_STR(&k->in_meta[0]), AL_META_STR(b));
+    return al_fail(
+        c, AL_ESHAPE,
+        "%s: b: a shape that broadcasts with a %s needed (sizes equal or 1 from the last "
+        "axis on), got %s",
+        k->op->info.name, AL_META_STR(&k->in_meta[0]), AL_META_STR(b));
   return AL_OK;
 }
 
@@ -22,7 +23,8 @@ static void run(const al_call *k, int part, const al_tensor *a, const al_tensor 
                 const al_tensor *dy, al_tensor *y) {
   const alk_view va = broadcast_view(a, al_ndim(y), al_shape(y));
   const alk_view vb = broadcast_view(b, al_ndim(y), al_shape(y));
-  alk_binary((alk_dtype)al_type(y))(index_of(k), part, &va, &vb, dy ? al_data(dy) : NULL, al_data(y));
+  alk_binary((alk_dtype)al_type(y))(index_of(k), part, &va, &vb, dy ? al_data(dy) : NULL,
+                                    al_data(y));
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
@@ -38,7 +40,8 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (!k->need[i]) continue;
     al_tensor *d = al_new_meta(c, &k->out_meta[0]);
     if (!d) break;
-    run(k, i == 0 ? ALK_BIN_DA : ALK_BIN_DB, k->in[0] ? k->in[0] : dy, k->in[1] ? k->in[1] : dy, dy, d);
+    run(k, i == 0 ? ALK_BIN_DA : ALK_BIN_DB, k->in[0] ? k->in[0] : dy, k->in[1] ? k->in[1] : dy, dy,
+        d);
     k->din[i] = sum_to(c, d, &k->in_meta[i]);
   }
   return al_error(c);
@@ -57,22 +60,23 @@ static const al_row outputs[] = {{"y", 0, "the broadcast shape"}, {0}};
 #define BACKWARD_FLAT .backward = backward
 #define BACKWARD_SUM .backward = backward_sum
 #define BINARY(stem, value, da, db, kind, low, high, text)                                         \
-  [ALK_BIN_##stem] = {.info = {.name = #stem,                                                      \
-                               .doc = "Elementwise " text ", shapes broadcast as in numpy.",       \
-                               .inputs = inputs,                                                   \
-                               .outputs = outputs},                                                \
-                      .shape = shape,                                                              \
-                      .forward = forward,                                                          \
-                      BACKWARD_##kind,                                                             \
-                      .samples = (const al_sample[]){{"(3,7) p(3,7)", "", low, high, NULL},        \
-                                                     {"(2,3)t p(2,3)", "", low, high, NULL},       \
-                                                     {"(2,3,4) p(4)", "", low, high, NULL},        \
-                                                     {"(5) p(2,3,5)", "", low, high, NULL},        \
-                                                     {"(2,3,4) p(2,3,1)", "", low, high, NULL},    \
-                                                     {"(2,1,4) p(3,1)", "", low, high, NULL},      \
-                                                     {"(2,3) p()", "", low, high, NULL},           \
-                                                     {"(2,1,3,1) p(1,4,1,2)", "", low, high, NULL}, \
-                                                     {0}}},
+  [ALK_BIN_##                                                                                      \
+      stem] = {.info = {.name = #stem,                                                             \
+                        .doc = "Elementwise " text ", shapes broadcast as in numpy.",              \
+                        .inputs = inputs,                                                          \
+                        .outputs = outputs},                                                       \
+               .shape = shape,                                                                     \
+               .forward = forward,                                                                 \
+               BACKWARD_##kind,                                                                    \
+               .samples = (const al_sample[]){{"(3,7) p(3,7)", "", low, high, NULL},               \
+                                              {"(2,3)t p(2,3)", "", low, high, NULL},              \
+                                              {"(2,3,4) p(4)", "", low, high, NULL},               \
+                                              {"(5) p(2,3,5)", "", low, high, NULL},               \
+                                              {"(2,3,4) p(2,3,1)", "", low, high, NULL},           \
+                                              {"(2,1,4) p(3,1)", "", low, high, NULL},             \
+                                              {"(2,3) p()", "", low, high, NULL},                  \
+                                              {"(2,1,3,1) p(1,4,1,2)", "", low, high, NULL},       \
+                                              {0}}},
 static const al_op table[] = {
 #include "../../kernels/binary.def"
 };

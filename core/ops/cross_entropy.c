@@ -12,14 +12,15 @@ static int64_t rows_of(const al_meta *t) {
 static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[0], *t = &k->in_meta[1];
   if (x->ndim < 1 || x->shape[x->ndim - 1] == 0)
-    return al_fail(c, AL_ESHAPE, "cross_entropy: logits: (N..,V) with V > 0 needed, got %s", AL_META_STR(x));
+    return al_fail(c, AL_ESHAPE, "cross_entropy: logits: (N..,V) with V > 0 needed, got %s",
+                   AL_META_STR(x));
   bool fits = x->ndim == t->ndim + 1;
   for (int i = 0; fits && i < t->ndim; i++) fits = x->shape[i] == t->shape[i];
   if (!fits) {
     al_meta rows = *x;
     rows.ndim--;
-    return al_fail(c, AL_ESHAPE, "cross_entropy: target: %s needed for logits %s, got %s", AL_META_STR(&rows),
-                   AL_META_STR(x), AL_META_STR(t));
+    return al_fail(c, AL_ESHAPE, "cross_entropy: target: %s needed for logits %s, got %s",
+                   AL_META_STR(&rows), AL_META_STR(x), AL_META_STR(t));
   }
   al_meta *loss = &k->out_meta[0], *lse = &k->out_meta[1];
   *loss = *lse = *t;
@@ -40,9 +41,10 @@ static al_status check_targets(al_ctx *c, const al_tensor *target, int64_t V, in
   const int32_t *t = al_data(target);
   for (int64_t i = 0; i < al_numel(target); i++)
     if ((t[i] < 0 || t[i] >= V) && t[i] != ignore)
-      return al_fail(c, AL_EVALUE,
-                     "cross_entropy: target: 0..%lld (or ignore = %lld) needed, got %d at position %lld of %s",
-                     (long long)(V - 1), (long long)ignore, t[i], (long long)i, AL_STR(target));
+      return al_fail(
+          c, AL_EVALUE,
+          "cross_entropy: target: 0..%lld (or ignore = %lld) needed, got %d at position %lld of %s",
+          (long long)(V - 1), (long long)ignore, t[i], (long long)i, AL_STR(target));
   return AL_OK;
 }
 
@@ -54,13 +56,15 @@ static double scale_of(const al_call *k, const al_tensor *target) {
 
 static al_status forward(al_ctx *c, al_call *k) {
   const al_tensor *x = k->in[0], *t = k->in[1];
-  const int64_t N = rows_of(&k->in_meta[1]), V = al_size(x, -1), ignore = al_opt_int(k->opts, "ignore");
+  const int64_t N = rows_of(&k->in_meta[1]), V = al_size(x, -1),
+                ignore = al_opt_int(k->opts, "ignore");
   const alk_dtype type = (alk_dtype)al_type(x);
   AL_TRY(check_targets(c, t, V, ignore));
   const bool none = al_opt_is(k->opts, "reduction", "none");
   al_tensor *loss = none ? al_retain(k->out[0]) : al_new_meta(c, &k->out_meta[1]);
   if (!loss) return al_error(c);
-  alk_cross_entropy_fwd(type)(N, V, ignore, al_data(x), al_data(t), al_data(k->out[1]), al_data(loss));
+  alk_cross_entropy_fwd(type)(N, V, ignore, al_data(x), al_data(t), al_data(k->out[1]),
+                              al_data(loss));
   if (!none) alk_cross_entropy_total(type)(N, scale_of(k, t), al_data(loss), al_data(k->out[0]));
   al_release(loss);
   return AL_OK;
@@ -71,26 +75,36 @@ static al_status backward(al_ctx *c, al_call *k) {
   al_tensor *dx = al_new_meta(c, &k->in_meta[0]);
   if (!dx) return al_error(c);
   alk_cross_entropy_bwd((alk_dtype)al_type(x))(
-      rows_of(&k->in_meta[1]), al_size(x, -1), al_opt_int(k->opts, "ignore"), al_data(x), al_data(t),
-      al_data(k->out[1]), !al_opt_is(k->opts, "reduction", "none"), scale_of(k, t), al_data(k->dout[0]), al_data(dx));
+      rows_of(&k->in_meta[1]), al_size(x, -1), al_opt_int(k->opts, "ignore"), al_data(x),
+      al_data(t), al_data(k->out[1]), !al_opt_is(k->opts, "reduction", "none"), scale_of(k, t),
+      al_data(k->dout[0]), al_data(dx));
   k->din[0] = dx;
   return AL_OK;
 }
 
 static const al_op cross_entropy = {
     .info = {.name = "cross_entropy",
-             .doc = "Cross entropy of logits (N..,V) with targets (N..) in nats; 0 when every target is ignored.",
+             .doc = "Cross entropy of logits (N..,V) with targets (N..) in nats; 0 when every "
+                    "target is ignored.",
              .inputs = (const al_row[]){{"logits", 0, "(N..,V)"},
-                                        {"target", AL_IN_I32 | AL_IN_NODIFF, "(N..) i32 in 0..V-1, or `ignore`"},
+                                        {"target", AL_IN_I32 | AL_IN_NODIFF,
+                                         "(N..) i32 in 0..V-1, or `ignore`"},
                                         {0}},
              .outputs = (const al_row[]){{"loss", 0, "scalar, or (N..) with reduction none"},
                                          {"lse", AL_OUT_SAVED, "(N..) log sum exp of each row"},
                                          {0}},
-             .args = (const al_arg[]){{.name = "ignore", .type = AL_T_INT, .def = "-100",
-                                       .doc = "target of rows that do not count"},
-                                      {.name = "reduction", .type = AL_T_WORD, .def = "mean", .choices = "mean sum none",
-                                       .doc = "mean over the rows that count, their sum, or each row's loss"},
-                                      {0}}},
+             .args =
+                 (const al_arg[]){
+                     {.name = "ignore",
+                      .type = AL_T_INT,
+                      .def = "-100",
+                      .doc = "target of rows that do not count"},
+                     {.name = "reduction",
+                      .type = AL_T_WORD,
+                      .def = "mean",
+                      .choices = "mean sum none",
+                      .doc = "mean over the rows that count, their sum, or each row's loss"},
+                     {0}}},
     .shape = shape,
     .forward = forward,
     .backward = backward,
@@ -100,7 +114,8 @@ static const al_op cross_entropy = {
                                    {"(2,3,5) i(2,3)<5", .args = "reduction=sum"},
                                    {"(4,7)t i(4)<7", .args = "reduction=none"},
                                    {"(9,3) i(9)<3", .args = "ignore=1"},
-                                   {"(9,3) i(9)<3", .args = "ignore=0 reduction=none", .lo = -40, .hi = 40},
+                                   {"(9,3) i(9)<3", .args = "ignore=0 reduction=none", .lo = -40,
+                                    .hi = 40},
                                    {.inputs = "(5) i()<5"},
                                    {0}},
 };

@@ -8,7 +8,8 @@ static al_status shape(al_ctx *c, al_call *k) {
   return al_axis(c, k, "axis", k->in_meta[0].ndim, &axis);
 }
 
-static al_status run(al_ctx *c, const al_call *k, bool reverse, const al_tensor *from, al_tensor *to) {
+static al_status run(al_ctx *c, const al_call *k, bool reverse, const al_tensor *from,
+                     al_tensor *to) {
   const al_meta *x = &k->in_meta[0];
   int axis;
   AL_TRY(al_axis(c, k, "axis", x->ndim, &axis));
@@ -28,10 +29,14 @@ static al_status backward(al_ctx *c, al_call *k) {
 
 static const al_op cumsum = {
     .info = {.name = "cumsum",
-             .doc = "Running sum along an axis of x (..): y_r = x_0 + .. + x_r, accumulated in f64.",
+             .doc =
+                 "Running sum along an axis of x (..): y_r = x_0 + .. + x_r, accumulated in f64.",
              .inputs = (const al_row[]){{"x", 0, "(..)"}, {0}},
              .outputs = (const al_row[]){{"y", 0, "(..), the shape of x"}, {0}},
-             .args = (const al_arg[]){{.name = "axis", .type = AL_T_AXIS, .def = "-1", .doc = "axis along which it runs"},
+             .args = (const al_arg[]){{.name = "axis",
+                                       .type = AL_T_AXIS,
+                                       .def = "-1",
+                                       .doc = "axis along which it runs"},
                                       {0}}},
     .shape = shape,
     .forward = forward,

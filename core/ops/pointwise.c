@@ -1,4 +1,5 @@
-/* pointwise.c: one op for each entry of kernels/pointwise.def. x (..) -> y (..), element by element. */
+/* pointwise.c: one op for each entry of kernels/pointwise.def. x (..) -> y (..), element by
+ * element. */
 #include "../op.h"
 #include "../../kernels/pointwise.h"
 
@@ -54,19 +55,18 @@ static const al_row outputs[] = {{"y", 0, "(..), the shape of x"}, {0}};
 #define EXEMPT_NEVER NULL
 /* Where there is a gap one sample lies on each side of it. */
 #define POINTWISE(stem, value, gradient, reads, lo, hi, gap, sample_args, text, ...)               \
-  [ALK_PW_##stem] = {                                                                              \
-      .info = {.name = #stem,                                                                      \
-               .doc = "Each element of x (..): " text ".",                                         \
-               .inputs = inputs,                                                                   \
-               .outputs = outputs,                                                                 \
-               .args = (const al_arg[]){__VA_ARGS__ __VA_OPT__(, ){0}}},                           \
-      .shape = shape,                                                                              \
-      .forward = forward,                                                                          \
-      READS_##reads,                                                                               \
-      .samples = (const al_sample[]){                                                              \
-          {"(3,37)", sample_args, (gap) > 0 ? (gap) : (lo), hi, EXEMPT_##reads},                   \
-          {"(2,3,5)t", sample_args, lo, (gap) > 0 ? -(gap) : (hi), EXEMPT_##reads},                \
-          {0}}},
+  [ALK_PW_##stem] = {.info = {.name = #stem,                                                       \
+                              .doc = "Each element of x (..): " text ".",                          \
+                              .inputs = inputs,                                                    \
+                              .outputs = outputs,                                                  \
+                              .args = (const al_arg[]){__VA_ARGS__ __VA_OPT__(, ){0}}},            \
+                     .shape = shape,                                                               \
+                     .forward = forward,                                                           \
+                     READS_##reads,                                                                \
+                     .samples = (const al_sample[]){                                               \
+                         {"(3,37)", sample_args, (gap) > 0 ? (gap) : (lo), hi, EXEMPT_##reads},    \
+                         {"(2,3,5)t", sample_args, lo, (gap) > 0 ? -(gap) : (hi), EXEMPT_##reads}, \
+                         {0}}},
 static const al_op table[] = {
 #include "../../kernels/pointwise.def"
 };

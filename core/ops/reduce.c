@@ -21,9 +21,11 @@ static al_status reduced_axes(al_ctx *c, const al_call *k, bool *gone) {
   for (int i = 0; i < n; i++) {
     const int64_t a = (int64_t)list[i] + (list[i] < 0 ? x->ndim : 0);
     if (a < 0 || a >= x->ndim || gone[a])
-      return al_fail(c, AL_EVALUE, "%s: option 'axes': different axes of x %s expected; entry %d of the list is %s",
-                     k->op->info.name, AL_META_STR(x), i + 1,
-                     a < 0 || a >= x->ndim ? "not an axis of it" : "there before");
+      return al_fail(
+          c, AL_EVALUE,
+          "%s: option 'axes': different axes of x %s expected; entry %d of the list is %s",
+          k->op->info.name, AL_META_STR(x), i + 1,
+          a < 0 || a >= x->ndim ? "not an axis of it" : "there before");
     gone[a] = true;
   }
   return AL_OK;
@@ -82,12 +84,14 @@ static al_status shape(al_ctx *c, al_call *k) {
     else if (al_opt_bool(k->opts, "keep")) y->shape[y->ndim++] = 1;
   }
   if (count == 0 && op_of(k) != OP_SUM && op_of(k) != OP_L2)
-    return al_fail(c, AL_ESHAPE, "%s: x: at least one element along the reduced axes needed, got %s",
+    return al_fail(c, AL_ESHAPE,
+                   "%s: x: at least one element along the reduced axes needed, got %s",
                    k->op->info.name, AL_META_STR(x));
   return AL_OK;
 }
 
-/* Reduces the middle axis of x, in stages of at most `chunk`, into y, or into a new tensor (O,I). */
+/* Reduces the middle axis of x, in stages of at most `chunk`, into y, or into a new tensor (O,I).
+ */
 static al_tensor *reduce_middle(al_ctx *c, int kind, int64_t O, int64_t R, int64_t I, int64_t chunk,
                                 double scale, bool root, al_tensor *x, al_tensor *y) {
   const alk_dtype t = (alk_dtype)al_type(x);
@@ -95,7 +99,8 @@ static al_tensor *reduce_middle(al_ctx *c, int kind, int64_t O, int64_t R, int64
   for (;;) {
     const int64_t n = R > chunk ? (R + chunk - 1) / chunk : 1;
     const bool last = n == 1;
-    al_tensor *to = last && y ? al_retain(y) : al_tensor_new(c, al_type(x), 3, (int64_t[]){O, n, I});
+    al_tensor *to =
+        last && y ? al_retain(y) : al_tensor_new(c, al_type(x), 3, (int64_t[]){O, n, I});
     if (to)
       alk_reduce(t)(kind, O, R, I, chunk, last ? scale : 1, last && root, al_data(x), al_data(to));
     al_release(x);
@@ -119,9 +124,9 @@ static al_status forward(al_ctx *c, al_call *k) {
     int64_t O, R, I;
     take_group(&s, &O, &R, &I);
     more = more_groups(&s);
-    al_tensor *y = reduce_middle(c, kind, O, R, I, I == 1 ? ALK_ROW_CHUNK : ALK_COLUMN_CHUNK,
-                                 more ? 1 : scale, !more && op_of(k) == OP_L2, x,
-                                 more ? NULL : k->out[0]);
+    al_tensor *y =
+        reduce_middle(c, kind, O, R, I, I == 1 ? ALK_ROW_CHUNK : ALK_COLUMN_CHUNK, more ? 1 : scale,
+                      !more && op_of(k) == OP_L2, x, more ? NULL : k->out[0]);
     al_release(x);
     x = y;
     if (kind == ALK_SUM_SQUARES) kind = ALK_SUM;
@@ -152,14 +157,17 @@ static al_status backward(al_ctx *c, al_call *k) {
   const int64_t count = al_numel(dy);
   if (op_of(k) == OP_L2) {
     f = al_new_meta(c, &k->out_meta[0]);
-    if (f) alk_reduce_l2_slope((alk_dtype)x->dtype)(count, al_data(k->out[0]), al_data(dy), al_data(f));
+    if (f)
+      alk_reduce_l2_slope((alk_dtype)x->dtype)(count, al_data(k->out[0]), al_data(dy), al_data(f));
   } else {
     const int64_t n = al_numel(dx);
-    f = al_tensor_full(c, x->dtype, 0, NULL, op_of(k) == OP_MEAN && n ? (double)count / (double)n : 1);
+    f = al_tensor_full(c, x->dtype, 0, NULL,
+                       op_of(k) == OP_MEAN && n ? (double)count / (double)n : 1);
   }
   if (f) {
     const bool l2 = op_of(k) == OP_L2;
-    const alk_view a = l2 ? al_view(k->in[0]) : repeated(dy, x, gone), b = repeated(f, x, l2 ? gone : all);
+    const alk_view a = l2 ? al_view(k->in[0]) : repeated(dy, x, gone),
+                   b = repeated(f, x, l2 ? gone : all);
     alk_binary((alk_dtype)x->dtype)(ALK_BIN_mul, ALK_BIN_VALUE, &a, &b, NULL, al_data(dx));
   }
   al_release(f);
@@ -167,8 +175,9 @@ static al_status backward(al_ctx *c, al_call *k) {
   return al_error(c);
 }
 
-/* Of a maximum or minimum over several groups of axes: the steps of forward are made again, then the
- * gradient goes back through each to its first winner, which is the first of all in row-major order. */
+/* Of a maximum or minimum over several groups of axes: the steps of forward are made again, then
+ * the gradient goes back through each to its first winner, which is the first of all in row-major
+ * order. */
 static al_status backward_pick(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[0];
   bool gone[AL_MAX_DIMS];
@@ -181,13 +190,16 @@ static al_status backward_pick(al_ctx *c, al_call *k) {
   for (bool more = true; more && al_error(c) == AL_OK; n++) {
     take_group(&s, &O[n], &R[n], &I[n]);
     more = more_groups(&s);
-    step[n + 1] = more ? reduce_middle(c, kinds[op_of(k)], O[n], R[n], I[n], R[n] + 1, 1, false, step[n], NULL)
+    step[n + 1] = more ? reduce_middle(c, kinds[op_of(k)], O[n], R[n], I[n], R[n] + 1, 1, false,
+                                       step[n], NULL)
                        : al_retain(k->out[0]);
   }
   for (int i = n - 1; i >= 0 && al_error(c) == AL_OK; i--) {
-    al_tensor *d = i > 0 ? al_tensor_new(c, x->dtype, 3, (int64_t[]){O[i], R[i], I[i]}) : al_new_meta(c, x);
+    al_tensor *d =
+        i > 0 ? al_tensor_new(c, x->dtype, 3, (int64_t[]){O[i], R[i], I[i]}) : al_new_meta(c, x);
     if (d)
-      alk_reduce_pick(t)(O[i], R[i], I[i], al_data(step[i]), al_data(step[i + 1]), al_data(g), al_data(d));
+      alk_reduce_pick(t)(O[i], R[i], I[i], al_data(step[i]), al_data(step[i + 1]), al_data(g),
+                         al_data(d));
     al_release(g);
     g = d;
   }
@@ -197,9 +209,13 @@ static al_status backward_pick(al_ctx *c, al_call *k) {
 }
 
 static const al_row inputs[] = {{"x", 0, "(..)"}, {0}};
-static const al_row outputs[] = {{"y", 0, "x without the reduced axes, or with 1 in their place"}, {0}};
+static const al_row outputs[] = {{"y", 0, "x without the reduced axes, or with 1 in their place"},
+                                 {0}};
 static const al_arg args[] = {
-    {.name = "axes", .type = AL_T_AXIS | AL_T_LIST, .def = "{}", .doc = "axes to reduce; none given = all"},
+    {.name = "axes",
+     .type = AL_T_AXIS | AL_T_LIST,
+     .def = "{}",
+     .doc = "axes to reduce; none given = all"},
     {.name = "keep", .type = AL_T_BOOL, .def = "false", .doc = "keep reduced axes with size 1"},
     {0}};
 static const al_sample samples[] = {{.inputs = "(3,5)"},
@@ -213,20 +229,21 @@ static const al_sample samples[] = {{.inputs = "(3,5)"},
                                     {0}};
 
 #define REDUCTION(stem, text, ...)                                                                 \
-  {.info = {.name = #stem, .doc = text, .inputs = inputs, .outputs = outputs, .args = args},       \
-   .shape = shape,                                                                                 \
-   .forward = forward,                                                                             \
-   .samples = samples,                                                                             \
-   __VA_ARGS__}
+  {                                                                                                \
+    .info = {.name = #stem, .doc = text, .inputs = inputs, .outputs = outputs, .args = args},      \
+    .shape = shape, .forward = forward, .samples = samples, __VA_ARGS__                            \
+  }
 static const al_op table[] = {
     [OP_SUM] = REDUCTION(sum, "Sum of x over the given axes.", .backward = backward),
     [OP_MEAN] = REDUCTION(mean, "Mean of x over the given axes.", .backward = backward),
-    [OP_MAX] = REDUCTION(max, "Largest element of x over the given axes; the first of equals takes the gradient.",
-                         .backward = backward_pick, .reads_in = 1, .reads_out = 1),
-    [OP_MIN] = REDUCTION(min, "Smallest element of x over the given axes; the first of equals takes the gradient.",
-                         .backward = backward_pick, .reads_in = 1, .reads_out = 1),
-    [OP_L2] = REDUCTION(l2, "Square root of the sum of squares of x over the given axes.", .backward = backward,
-                        .reads_in = 1, .reads_out = 1),
+    [OP_MAX] = REDUCTION(
+        max, "Largest element of x over the given axes; the first of equals takes the gradient.",
+        .backward = backward_pick, .reads_in = 1, .reads_out = 1),
+    [OP_MIN] = REDUCTION(
+        min, "Smallest element of x over the given axes; the first of equals takes the gradient.",
+        .backward = backward_pick, .reads_in = 1, .reads_out = 1),
+    [OP_L2] = REDUCTION(l2, "Square root of the sum of squares of x over the given axes.",
+                        .backward = backward, .reads_in = 1, .reads_out = 1),
 };
 
 static int op_of(const al_call *k) { return (int)(k->op - table); }

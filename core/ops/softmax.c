@@ -25,8 +25,8 @@ static al_status middle(al_ctx *c, const al_call *k, int64_t d[3]) {
 static al_status forward(al_ctx *c, al_call *k) {
   int64_t d[3];
   AL_TRY(middle(c, k, d));
-  alk_softmax_fwd((alk_dtype)al_type(k->in[0]))(k->op == &log_softmax, d[0], d[1], d[2], al_data(k->in[0]),
-                                                al_data(k->out[0]));
+  alk_softmax_fwd((alk_dtype)al_type(k->in[0]))(k->op == &log_softmax, d[0], d[1], d[2],
+                                                al_data(k->in[0]), al_data(k->out[0]));
   return AL_OK;
 }
 
@@ -35,28 +35,28 @@ static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(middle(c, k, d));
   al_tensor *dx = al_new_meta(c, &k->in_meta[0]);
   if (!dx) return al_error(c);
-  alk_softmax_bwd((alk_dtype)al_type(dx))(k->op == &log_softmax, d[0], d[1], d[2], al_data(k->out[0]),
-                                          al_data(k->dout[0]), al_data(dx));
+  alk_softmax_bwd((alk_dtype)al_type(dx))(k->op == &log_softmax, d[0], d[1], d[2],
+                                          al_data(k->out[0]), al_data(k->dout[0]), al_data(dx));
   k->din[0] = dx;
   return AL_OK;
 }
 
 static const al_row inputs[] = {{"x", 0, "(..)"}, {0}};
 static const al_row outputs[] = {{"y", 0, "(..), the shape of x"}, {0}};
-static const al_arg args[] = {{.name = "axis", .type = AL_T_AXIS, .def = "-1", .doc = "axis that is normalised"}, {0}};
-static const al_sample samples[] = {{.inputs = "(3,65)"},
-                                    {"(2,3,4)t", .lo = -30, .hi = 30},
-                                    {"(5,3)", .args = "axis=0"},
-                                    {"(2,5,67)", .args = "axis=1"},
-                                    {"(1)", .args = ""},
-                                    {0}};
+static const al_arg args[] = {
+    {.name = "axis", .type = AL_T_AXIS, .def = "-1", .doc = "axis that is normalised"}, {0}};
+static const al_sample samples[] = {{.inputs = "(3,65)"},        {"(2,3,4)t", .lo = -30, .hi = 30},
+                                    {"(5,3)", .args = "axis=0"}, {"(2,5,67)", .args = "axis=1"},
+                                    {"(1)", .args = ""},         {0}};
 
 static const al_op softmax = {
-    .info = {.name = "softmax",
-             .doc = "exp(x) / sum exp(x) along an axis of x (..); a line that is -inf throughout gives 0.",
-             .inputs = inputs,
-             .outputs = outputs,
-             .args = args},
+    .info =
+        {.name = "softmax",
+         .doc =
+             "exp(x) / sum exp(x) along an axis of x (..); a line that is -inf throughout gives 0.",
+         .inputs = inputs,
+         .outputs = outputs,
+         .args = args},
     .shape = shape,
     .forward = forward,
     .backward = backward,

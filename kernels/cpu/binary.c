@@ -29,6 +29,7 @@ typedef void row_fn(int64_t n, const real *a, int64_t sa, const real *b, int64_t
     else if (sa == 1 && sb == 0) row##_loop(n, a, 1, b, 0, g, 0, y);                               \
     else if (sa == 0 && sb == 1 && sg) row##_loop(n, a, 0, b, 1, g, 1, y);                         \
     else if (sa == 0 && sb == 1) row##_loop(n, a, 0, b, 1, g, 0, y);                               \
+    else if (sa == 0 && sb == 0 && !sg) row##_loop(n, a, 0, b, 0, g, 0, y);                        \
     else row##_loop(n, a, sa, b, sb, g, sg, y);                                                    \
   }
 #define BINARY(name, value, da, db, ...)                                                           \
@@ -96,7 +97,8 @@ static void run_rows(row_fn *row, const walk *w, int64_t first, int64_t last, co
   }
 }
 
-void ALK_NAME(binary)(int op, int part, const alk_view *va, const alk_view *vb, const void *dy, void *out) {
+void ALK_NAME(binary)(int op, int part, const alk_view *va, const alk_view *vb, const void *dy,
+                      void *out) {
   const walk w = merged(va, vb);
   const int r = w.nd - 1;
   const int64_t n = w.size[r], total = alk_numel(va);

@@ -5,8 +5,8 @@
 
 enum { WORK = 4096, PARALLEL = 32768 };
 
-static real row_lse(int64_t n, const real *x) {
-  const real top = row_max(n, x), m = top == -R(INFINITY) ? 0 : top;
+/* log sum exp(x - m), m the maximum */
+static real log_sum(int64_t n, const real *x, real m) {
   real total = 0;
   for (int64_t at = 0; at < n; at += ROW_BLOCK) {
     const int64_t count = n - at < ROW_BLOCK ? n - at : ROW_BLOCK;
@@ -15,18 +15,21 @@ static real row_lse(int64_t n, const real *x) {
     FOR_LANES(count, lane[l] += vexp(p[i] - m));
     total += lanes_sum(lane);
   }
-  return m + vlog(total);
+  return vlog(total);
 }
 
-void ALK_NAME(cross_entropy_fwd)(int64_t N, int64_t V, int64_t ignore, const void *vx, const int32_t *t,
-                                 void *vlse, void *vloss) {
+void ALK_NAME(cross_entropy_fwd)(int64_t N, int64_t V, int64_t ignore, const void *vx,
+                                 const int32_t *t, void *vlse, void *vloss) {
   const real *x = vx;
   real *lse = vlse, *loss = vloss;
 #pragma omp parallel for schedule(static) if (N * V > PARALLEL)
   for (int64_t r = 0; r < N; r++) {
-    const bool skip = t[r] == ignore;
-    lse[r] = skip ? 0 : row_lse(V, x + r * V);
-    loss[r] = skip ? 0 : lse[r] - x[r * V + t[r]];
+    lse[r] = loss[r] = 0;
+    if (t[r] == ignore) continue;
+    const real *p = x + r * V;
+    const real top = row_max(V, p), m = top == -R(INFINITY) ? 0 : top, s = log_sum(V, p, m);
+    lse[r] = m + s;
+    loss[r] = m - p[t[r]] + s; /* lse of large logits is rounded */
   }
 }
 
@@ -36,8 +39,9 @@ void ALK_NAME(cross_entropy_total)(int64_t N, double scale, const void *loss, vo
   *(real *)total = (real)(scale * s);
 }
 
-void ALK_NAME(cross_entropy_bwd)(int64_t N, int64_t V, int64_t ignore, const void *vx, const int32_t *t,
-                                 const void *vlse, bool shared, double scale, const void *vg, void *vdx) {
+void ALK_NAME(cross_entropy_bwd)(int64_t N, int64_t V, int64_t ignore, const void *vx,
+                                 const int32_t *t, const void *vlse, bool shared, double scale,
+                                 const void *vg, void *vdx) {
   const real *x = vx, *lse = vlse, *g = vg;
   real *dx = vdx;
 #pragma omp parallel for schedule(static) if (N * V > PARALLEL)

@@ -41,8 +41,9 @@ static real scale_of(int kind, int64_t n, double eps, real m, const real *x, dou
   return inverse(sqrt(q / (double)n + (eps > 0 ? eps * exp(-2 * logscale) : 0)));
 }
 
-void ALK_NAME(norm_fwd)(int kind, int64_t N, int64_t n, double eps, const void *vx, const void *vgain,
-                        const void *vbias, const void *vlogscale, void *vy, void *vmean, void *vscale) {
+void ALK_NAME(norm_fwd)(int kind, int64_t N, int64_t n, double eps, const void *vx,
+                        const void *vgain, const void *vbias, const void *vlogscale, void *vy,
+                        void *vmean, void *vscale) {
   const real *x = vx, *gain = vgain, *bias = vbias, *logscale = vlogscale;
   real *y = vy, *mean = vmean, *scale = vscale;
 #pragma omp parallel for schedule(static) if (N * n > PARALLEL)
@@ -66,8 +67,8 @@ void ALK_NAME(norm_fwd)(int kind, int64_t N, int64_t n, double eps, const void *
 }
 
 /* dx = s (a - mean a - xh mean(a xh)) with a = gain g; rms drops the first mean, l2 has sums. */
-static void row_dx(int kind, int64_t n, const real *x, const real *gain, real m, real s, const real *g,
-                   real *restrict dx) {
+static void row_dx(int kind, int64_t n, const real *x, const real *gain, real m, real s,
+                   const real *g, real *restrict dx) {
   if (s <= 0) {
     for (int64_t i = 0; i < n; i++) dx[i] = 0;
     return;
@@ -93,13 +94,14 @@ static void row_dx(int kind, int64_t n, const real *x, const real *gain, real m,
 }
 
 void ALK_NAME(norm_bwd)(int kind, int64_t N, int64_t n, const void *vx, const void *vgain,
-                        const void *vmean, const void *vscale, const void *vg, void *vdx, void *vdgain,
-                        void *vdbias) {
+                        const void *vmean, const void *vscale, const void *vg, void *vdx,
+                        void *vdgain, void *vdbias) {
   const real *x = vx, *gain = vgain, *mean = vmean, *scale = vscale, *g = vg;
   const int64_t chunks = (N + ALK_NORM_ROWS - 1) / ALK_NORM_ROWS;
 #pragma omp parallel for schedule(static) if (N * n > PARALLEL)
   for (int64_t k = 0; k < chunks; k++) {
-    real *dgain = vdgain ? (real *)vdgain + k * n : NULL, *dbias = vdbias ? (real *)vdbias + k * n : NULL;
+    real *dgain = vdgain ? (real *)vdgain + k * n : NULL,
+         *dbias = vdbias ? (real *)vdbias + k * n : NULL;
     for (int64_t i = 0; dgain && i < n; i++) dgain[i] = 0;
     for (int64_t i = 0; dbias && i < n; i++) dbias[i] = 0;
     const int64_t last = (k + 1) * ALK_NORM_ROWS < N ? (k + 1) * ALK_NORM_ROWS : N;

@@ -15,7 +15,9 @@ static inline real silu_slope(real x) {
 static inline real gelu_slope(real x) { return vphi(x) + x * R(0.39894228040143268) * vgauss(x); }
 /* gelu_new is x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3): the same as with tanh, without its
  * cancellation for x < 0 */
-static inline real gelu_arg(real x) { return R(1.5957691216057308) * (x + R(0.044715) * x * x * x); }
+static inline real gelu_arg(real x) {
+  return R(1.5957691216057308) * (x + R(0.044715) * x * x * x);
+}
 static inline real gelu_new_slope(real x) {
   const real u = gelu_arg(x), s = vsigmoid(u);
   return s * (1 + x * vsigmoid(-u) * R(1.5957691216057308) * (1 + R(0.134145) * x * x));

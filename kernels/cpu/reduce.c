@@ -32,14 +32,16 @@ ALWAYS real row(int kind, int64_t n, const real *x) {
 }
 
 /* `count` columns of `rows` rows, I apart, joined SUB rows at a time. */
-ALWAYS void columns(int kind, int64_t rows, int64_t count, int64_t I, const real *x, real *restrict y) {
+ALWAYS void columns(int kind, int64_t rows, int64_t count, int64_t I, const real *x,
+                    real *restrict y) {
   for (int64_t i = 0; i < count; i++) y[i] = neutral(kind);
   for (int64_t r = 0; r < rows; r += SUB) {
     const int64_t last = r + SUB < rows ? r + SUB : rows;
     real block[TILE];
     for (int64_t i = 0; i < count; i++) block[i] = first(kind, x[r * I + i]);
     for (int64_t s = r + 1; s < last; s++)
-      for (int64_t i = 0; i < count; i++) block[i] = join(kind, block[i], first(kind, x[s * I + i]));
+      for (int64_t i = 0; i < count; i++)
+        block[i] = join(kind, block[i], first(kind, x[s * I + i]));
     for (int64_t i = 0; i < count; i++) y[i] = join(kind, y[i], block[i]);
   }
 }
@@ -68,21 +70,49 @@ ALWAYS void reduce(int kind, int64_t O, int64_t R_, int64_t I, int64_t chunk, re
     }
 }
 
-void ALK_NAME(reduce)(int kind, int64_t O, int64_t R_, int64_t I, int64_t chunk, double scale, bool root,
-                      const void *x, void *y) {
+void ALK_NAME(reduce)(int kind, int64_t O, int64_t R_, int64_t I, int64_t chunk, double scale,
+                      bool root, const void *x, void *y) {
   switch (kind) {
-  case ALK_SUM: reduce(ALK_SUM, O, R_, I, chunk, R(scale), root, x, y); break;
-  case ALK_SUM_SQUARES: reduce(ALK_SUM_SQUARES, O, R_, I, chunk, R(scale), root, x, y); break;
-  case ALK_MAX: reduce(ALK_MAX, O, R_, I, chunk, R(scale), root, x, y); break;
-  default: reduce(ALK_MIN, O, R_, I, chunk, R(scale), root, x, y);
+  case ALK_SUM:
+    reduce(ALK_SUM, O, R_, I, chunk, R(scale), root, x, y);
+    break;
+  case ALK_SUM_SQUARES:
+    reduce(ALK_SUM_SQUARES, O, R_, I, chunk, R(scale), root, x, y);
+    break;
+  case ALK_MAX:
+    reduce(ALK_MAX, O, R_, I, chunk, R(scale), root, x, y);
+    break;
+  default:
+    reduce(ALK_MIN, O, R_, I, chunk, R(scale), root, x, y);
   }
 }
 
-void ALK_NAME(reduce_pick)(int64_t O, int64_t R_, int64_t I, const void *vx, const void *vy, const void *vg,
-                           void *vdx) {
+/* A row alone: whole blocks without a winner are skipped by one test each. */
+static void pick_row(int64_t n, const real *x, real y, real g, real *restrict dx) {
+  for (int64_t i = 0; i < n; i++) dx[i] = 0;
+  for (int64_t at = 0; at < n; at += LANES) {
+    const int count = n - at < LANES ? (int)(n - at) : LANES;
+    int hits = 0;
+    for (int l = 0; l < count; l++) hits |= x[at + l] == y || x[at + l] != x[at + l];
+    if (!hits) continue;
+    for (int l = 0; l < count; l++)
+      if (x[at + l] == y || x[at + l] != x[at + l]) {
+        dx[at + l] = g;
+        return;
+      }
+  }
+}
+
+void ALK_NAME(reduce_pick)(int64_t O, int64_t R_, int64_t I, const void *vx, const void *vy,
+                           const void *vg, void *vdx) {
   const real *x = vx, *y = vy, *g = vg;
   real *dx = vdx;
   const int64_t tiles = (I + TILE - 1) / TILE;
+  if (I == 1) {
+#pragma omp parallel for schedule(static) if (O * R_ > PARALLEL)
+    for (int64_t o = 0; o < O; o++) pick_row(R_, x + o * R_, y[o], g[o], dx + o * R_);
+    return;
+  }
 #pragma omp parallel for schedule(static) if (O * R_ * I > PARALLEL)
   for (int64_t u = 0; u < O * tiles; u++) {
     const int64_t c0 = u % tiles * TILE, o = u / tiles, count = I - c0 < TILE ? I - c0 : TILE;

@@ -13,8 +13,8 @@ static void row_fwd(bool log, int64_t n, const real *x, real *restrict y) {
   for (int64_t i = 0; i < n; i++) y[i] = vexp(x[i] - m);
   const real s = row_sum(n, y);
   if (log) {
-    const real d = s == 0 ? 0 : m + vlog(s);
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] - d;
+    const real d = s == 0 ? 0 : vlog(s); /* m + d would round a large m */
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] - m - d;
   } else {
     const real d = s == 0 ? 0 : 1 / s;
     for (int64_t i = 0; i < n; i++) y[i] *= d;
@@ -32,7 +32,8 @@ static void row_bwd(bool log, int64_t n, const real *y, const real *g, real *res
 }
 
 /* `count` columns of n rows, I apart */
-static void columns_fwd(bool log, int64_t n, int64_t count, int64_t I, const real *x, real *restrict y) {
+static void columns_fwd(bool log, int64_t n, int64_t count, int64_t I, const real *x,
+                        real *restrict y) {
   real m[TILE], s[TILE];
   for (int64_t i = 0; i < count; i++) m[i] = x[i], s[i] = 0;
   for (int64_t r = 1; r < n; r++)
@@ -44,9 +45,9 @@ static void columns_fwd(bool log, int64_t n, int64_t count, int64_t I, const rea
       s[i] += y[r * I + i];
     }
   if (log) {
-    for (int64_t i = 0; i < count; i++) s[i] = s[i] == 0 ? 0 : m[i] + vlog(s[i]);
+    for (int64_t i = 0; i < count; i++) s[i] = s[i] == 0 ? 0 : vlog(s[i]);
     for (int64_t r = 0; r < n; r++)
-      for (int64_t i = 0; i < count; i++) y[r * I + i] = x[r * I + i] - s[i];
+      for (int64_t i = 0; i < count; i++) y[r * I + i] = x[r * I + i] - m[i] - s[i];
   } else {
     for (int64_t i = 0; i < count; i++) s[i] = s[i] == 0 ? 0 : 1 / s[i];
     for (int64_t r = 0; r < n; r++)
@@ -76,7 +77,8 @@ void ALK_NAME(softmax_fwd)(bool log, int64_t O, int64_t R_, int64_t I, const voi
     const int64_t rows = R_ < WORK ? WORK / R_ : 1;
 #pragma omp parallel for schedule(static) if (parallel)
     for (int64_t from = 0; from < O; from += rows)
-      for (int64_t o = from; o < from + rows && o < O; o++) row_fwd(log, R_, x + o * R_, y + o * R_);
+      for (int64_t o = from; o < from + rows && o < O; o++)
+        row_fwd(log, R_, x + o * R_, y + o * R_);
     return;
   }
 #pragma omp parallel for schedule(static) if (parallel)
@@ -87,8 +89,8 @@ void ALK_NAME(softmax_fwd)(bool log, int64_t O, int64_t R_, int64_t I, const voi
     }
 }
 
-void ALK_NAME(softmax_bwd)(bool log, int64_t O, int64_t R_, int64_t I, const void *vy, const void *vg,
-                           void *vdx) {
+void ALK_NAME(softmax_bwd)(bool log, int64_t O, int64_t R_, int64_t I, const void *vy,
+                           const void *vg, void *vdx) {
   const real *y = vy, *g = vg;
   real *dx = vdx;
   if (R_ == 0) return;

@@ -1,4 +1,5 @@
-/* vmath.h: elementary functions for kernel loops, written so that gcc vectorises the loop around them.
+/* vmath.h: elementary functions for kernel loops, written so that gcc vectorises the loop around
+ * them.
  *
  * f32: no libm call, no table, no branch: range reduction, one polynomial, selects. The polynomials
  * are minimax fits (Remez) on the ranges given beside them. Bounds below are the worst seen over a
@@ -37,12 +38,13 @@ static inline double vsigmoid(double x) {
 static inline double vphi(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
 static inline double vgauss(double x) { return exp(-0.5 * x * x); }
 
-/* Nearest bf16 (8 significant bits, ties to even). Rounded at 8 bits first, so that the steps through
- * f32 are exact but for overflow and denormals. */
+/* Nearest bf16 (8 significant bits, ties to even). A normal number is rounded at 8 bits first: the
+ * steps through f32 then only see to overflow. */
 static inline double vbf16(double x) {
   uint64_t i;
   memcpy(&i, &x, sizeof i);
-  if (x - x == 0) i = (i + 0xfffffffffffULL + (i >> 45 & 1)) & ~0x1fffffffffffULL;
+  if (fabs(x) >= 0x1p-126 && x - x == 0)
+    i = (i + 0xfffffffffffULL + (i >> 45 & 1)) & ~0x1fffffffffffULL;
   memcpy(&x, &i, sizeof x);
   float f = (float)x;
   uint32_t j;
@@ -75,8 +77,12 @@ static inline float vsqrt(float x) { return __builtin_sqrtf(x); }
 /* Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits. */
 #define ROUNDER 0x1.8p23f
 
-static inline int32_t round_bits(float x) { return (int32_t)(bits_of(x + ROUNDER) - bits_of(ROUNDER)); }
-static inline float pow2(int32_t n) { return float_of(((uint32_t)n + 127) << 23); } /* -126 <= n <= 127 */
+static inline int32_t round_bits(float x) {
+  return (int32_t)(bits_of(x + ROUNDER) - bits_of(ROUNDER));
+}
+static inline float pow2(int32_t n) {
+  return float_of(((uint32_t)n + 127) << 23);
+} /* -126 <= n <= 127 */
 
 /* 2^n y, n in -252..254: two factors, so that a denormal result is rounded once. */
 static inline float times_pow2(float y, int32_t n) {
@@ -126,7 +132,9 @@ static inline float log_poly(float f) {
 
 /* x = m 2^k with m in sqrt(1/2) .. sqrt(2), for a normal x > 0; 0x3f3504f3 = sqrt(1/2) */
 static inline int32_t exponent(float x) { return (int32_t)(bits_of(x) - 0x3f3504f3U) >> 23; }
-static inline float scaled_down(float x, int32_t k) { return float_of(bits_of(x) - ((uint32_t)k << 23)); }
+static inline float scaled_down(float x, int32_t k) {
+  return float_of(bits_of(x) - ((uint32_t)k << 23));
+}
 
 /* log(x) + c for x > 0, |c| small */
 static inline float log_plus(float x, float c) {
@@ -171,7 +179,8 @@ static inline float vsinh(float x) {
   const float a = vabs(x), z = a * a;
   const float h = exp_shifted(a, -1);
   /* the series for |x| < 1, where the difference cancels */
-  const float p = 1.666666716e-01f + z * (8.333348669e-03f + z * (1.983642869e-04f + z * 2.815698281e-06f));
+  const float p =
+      1.666666716e-01f + z * (8.333348669e-03f + z * (1.983642869e-04f + z * 2.815698281e-06f));
   return __builtin_copysignf(a < 1 ? a + a * z * p : h - 0.25f / h, x);
 }
 
@@ -188,7 +197,8 @@ static inline float gauss(float a, float h) {
 }
 static inline float vgauss(float x) { return gauss(vabs(x), 0.5f); }
 
-/* e^(a^2) erfc(a) for 0.45 <= a <= 10.3, relative error 1e-8: a polynomial in t = 1/(a + 2), centred */
+/* e^(a^2) erfc(a) for 0.45 <= a <= 10.3, relative error 1e-8: a polynomial in t = 1/(a + 2),
+ * centred */
 static inline float erfcx(float a) {
   a = a > 10.3f ? 10.3f : a;
   const float t = 1 / (a + 2), u = 6.118781567f * t - 1.497461915f;
@@ -199,7 +209,8 @@ static inline float erfcx(float a) {
                 u * (1.067863125e-02f +
                      u * (-3.797817044e-03f +
                           u * (-8.165562176e-04f +
-                               u * (2.253441635e-04f + u * (4.472328510e-05f + u * -1.621321644e-05f)))))));
+                               u * (2.253441635e-04f +
+                                    u * (4.472328510e-05f + u * -1.621321644e-05f)))))));
   return t * p;
 }
 
@@ -225,7 +236,8 @@ static inline float vphi(float x) {
   return a < 0.65f ? mid : x < 0 ? tail : 1 - tail;
 }
 
-/* x^y. f32 pairs would be needed to keep y log x exact; the loop runs in f64 at half width instead. */
+/* x^y. f32 pairs would be needed to keep y log x exact; the loop runs in f64 at half width instead.
+ */
 static inline float vpow(float x, float y) {
   const int small = vabs(x) < 0x1p-126f;
   const float a = small ? vabs(x) * 0x1p23f : vabs(x);
@@ -234,7 +246,8 @@ static inline float vpow(float x, float y) {
   /* log2 m = 2/ln 2 * artanh((m-1)/(m+1)), |.| <= 0.1716: seven terms leave 2e-13 */
   const double s = (m - 1) / (m + 1), z = s * s;
   const double p =
-      1 + z * (1 / 3.0 + z * (1 / 5.0 + z * (1 / 7.0 + z * (1 / 9.0 + z * (1 / 11.0 + z * (1 / 13.0))))));
+      1 + z * (1 / 3.0 +
+               z * (1 / 5.0 + z * (1 / 7.0 + z * (1 / 9.0 + z * (1 / 11.0 + z * (1 / 13.0))))));
   double w = (double)y * ((small ? k - 23 : k) + 2.8853900817779268 * s * p);
   w = w < -151 ? -151 : w;
   w = w > 129 ? 129 : w;
@@ -242,8 +255,11 @@ static inline float vpow(float x, float y) {
   const double r = (w - (double)n) * 0.69314718055994531;
   /* e^r, |r| <= 0.347: nine terms leave 3e-11 */
   const double e =
-      1 + r * (1 + r * (1 / 2.0 + r * (1 / 6.0 + r * (1 / 24.0 + r * (1 / 120.0 + r * (1 / 720.0 +
-      r * (1 / 5040.0 + r * (1 / 40320.0))))))));
+      1 + r * (1 + r * (1 / 2.0 +
+                        r * (1 / 6.0 +
+                             r * (1 / 24.0 +
+                                  r * (1 / 120.0 +
+                                       r * (1 / 720.0 + r * (1 / 5040.0 + r * (1 / 40320.0))))))));
   float v = times_pow2((float)e, round_bits((float)w));
   const float inf = __builtin_inff();
   const int large = vabs(y) >= 0x1p24f; /* then an even integer */
