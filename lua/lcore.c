@@ -129,21 +129,24 @@ void lal_reclaim(lua_State *L) {
   s->pending = 0;
 }
 
-/* A box is 56 bytes to Lua whatever it holds. The collector is stepped so that one cycle over the
- * Lua heap is paid for by `period` bytes of new tensors: half of what was live after the last
- * cycle, at least 32 MiB. So dead tensors stay within a fraction of the live ones, and a small heap
- * is not walked for every activation. */
+/* A box is a few bytes to Lua whatever it holds. The collector is stepped so that `period` bytes of
+ * new tensors pay for one cycle over the Lua heap: half of what was live after the last cycle, at
+ * least 32 MiB. So dead tensors stay within a fraction of the live ones, and a small heap is not
+ * walked for every activation. In generational mode (stock lua5.4) steps leave old boxes alone:
+ * when the live bytes have doubled all the same, all is collected. */
 void lal_account(lua_State *L, int64_t before) {
   lal_state *s = lal_get(L);
-  const int64_t live = al_memory(s->c).live;
-  if (live < s->base) s->base = live;
+  const int64_t live = al_memory(s->c).live, least = 32 << 20;
+  const int64_t period = s->base / 2 > least ? s->base / 2 : least;
   if (live > before) s->pending += live - before;
-  const int64_t least = 32 << 20, period = s->base / 2 > least ? s->base / 2 : least;
   if (s->pending < period / 32) return;
   const double share = (double)s->pending / (double)period;
-  const int kb = (int)(lua_gc(L, LUA_GCCOUNT) * (share < 4 ? share : 4)) + 1;
   s->pending = 0;
-  if (lua_gc(L, LUA_GCSTEP, kb) == 1) s->base = al_memory(s->c).live;
+  bool whole = live > 2 * s->base + 2 * least;
+  if (whole) lua_gc(L, LUA_GCCOLLECT);
+  else
+    whole = lua_gc(L, LUA_GCSTEP, (int)(lua_gc(L, LUA_GCCOUNT) * (share < 4 ? share : 4)) + 1) == 1;
+  if (whole) s->base = al_memory(s->c).live;
 }
 
 /* ---- boxes ---- */
