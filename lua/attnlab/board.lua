@@ -29,7 +29,10 @@ function Board:paint(code, s)
 end
 
 function Board:erase()
-  if self.drawn > 0 then self.stream:write(("\27[%dF\27[J"):format(self.drawn)) end
+  if self.drawn > 0 then
+    self.stream:write(("\27[%dF\27[J"):format(self.drawn))
+    self.stream:flush()
+  end
   self.drawn = 0
 end
 

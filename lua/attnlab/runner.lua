@@ -85,98 +85,131 @@ local function look(run)
   end
 end
 
-local function status_lines(active, done, list, began, steps_before)
-  local lines, steps, total = {}, 0, 0
+-- A worker that ended without writing its end into `status` was killed or could not write.
+local function note_silent_end(run, how, code)
+  local state = store.status(run.dir).state
+  if state == "finished" or state == "diverged" or state == "failed" or code == 130 then return end
+  local reason = how == "signal" and ("worker killed by signal %d"):format(code)
+    or ("worker ended with status %s before it had begun"):format(code)
+  pcall(store.set_status, run.dir, "failed", store.status(run.dir).step, reason)
+end
+
+-- ---- the work: what runs, what is left, what is shown ------------------------------------------
+
+local Work = {}
+Work.__index = Work
+
+local function new_work(list, todo, jobs, out)
+  local w = setmetatable({ list = list, todo = todo, jobs = jobs, out = out, active = {}, next = 1,
+                           done = #list - #todo, failed = false, signals = 0, began = sys.clock(), before = 0 }, Work)
+  local width = 0
+  for _, run in ipairs(list) do width = math.max(width, tables.width(run.name)) end
   for _, run in ipairs(list) do
+    run.title = ("%s  seed %d"):format(tables.pad(run.name, width), run.seed)
+    run.ended = run.state == "finished" or run.state == "diverged"
+    w.before = w.before + (run.ended and run.steps or run.step)
+  end
+  return w
+end
+
+function Work:lines()
+  local lines, steps, total = {}, 0, 0
+  for _, run in ipairs(self.list) do
     total = total + run.steps
     steps = steps + (run.ended and run.steps or math.min(run.step, run.steps))
   end
-  for _, run in ipairs(active) do
-    local text = run.info and progress.line(run.info) or "starting"
-    lines[#lines + 1] = ("  %s  seed %d  %s"):format(tables.pad(run.name, 24), run.seed, text)
+  for _, run in ipairs(self.active) do
+    local i = run.info
+    local text = i and progress.line { step = i.step, steps = i.steps, loss = i.loss, tokens_per_s = i.tokens_per_s,
+                                       memory = i.memory, eta = i.eta } or "starting"
+    lines[#lines + 1] = ("  %s  %s"):format(run.title, text)
   end
-  local passed = sys.clock() - began
-  local eta = steps > steps_before and passed * (total - steps) / (steps - steps_before)
-  lines[#lines + 1] = ("%d of %d runs | %.0f %% | %s%s"):format(done, #list, 100 * steps / total, progress.clock(passed),
-    eta and " | eta " .. progress.clock(eta) or "")
+  local passed = sys.clock() - self.began
+  local eta = steps > self.before and passed * (total - steps) / (steps - self.before)
+  lines[#lines + 1] = ("%d of %d runs | %.0f %% | %s%s"):format(self.done, #self.list, 100 * steps / total,
+    progress.clock(passed), eta and " | eta " .. progress.clock(eta) or "")
   return lines
 end
 
-local function finish_line(run, done, list, out)
+-- Says how a run ended, in a line that stays.
+function Work:say_end(run)
   local status = store.status(run.dir)
   local text = status.state
   if status.state == "finished" then
-    local result = runs.read(run.dir, run.arm, run.seed, "valid/loss")
-    text = result.value and ("valid loss %.4f"):format(result.value) or "finished"
+    local value = runs.read(run.dir, run.arm, run.seed, "valid/loss").value
+    text = value and ("valid loss %.4f"):format(value) or text
   elseif status.state ~= "interrupted" then
     text = ("%s at step %d: %s"):format(status.state, status.step, status.reason or "?")
-    if status.state == "failed" then text = out:paint("31", text) .. " (see " .. run.dir .. "/log)" end
+    if status.state == "failed" then text = self.out:paint("31", text) .. " (see " .. run.dir .. "/log)" end
   end
-  out:say(("[%d/%d] %s  seed %d  %s  (%s)"):format(done, #list, tables.pad(run.name, 24), run.seed, text,
+  self.out:say(("[%d/%d] %s  %s  (%s)"):format(self.done, #self.list, run.title, text,
     progress.clock(sys.clock() - run.started)))
-  return status.state
 end
 
--- A worker that ended without writing its end into `status` was killed or could not write.
-local function ended(run, how, code)
-  local status = store.status(run.dir)
-  local said = status.state == "finished" or status.state == "diverged" or status.state == "failed"
-    or (status.state == "interrupted" and code == 130)
-  if said then return end
-  local reason = how == "signal" and ("worker killed by signal %d"):format(code)
-    or ("worker ended with status %s before it had begun"):format(code)
-  pcall(store.set_status, run.dir, "failed", status.step, reason)
+function Work:fill(options)
+  while self.signals == 0 and #self.active < self.jobs and self.next <= #self.todo do
+    local run = self.todo[self.next]
+    self.next = self.next + 1
+    start(run, options)
+    self.active[#self.active + 1] = run
+    if not self.out.tty then self.out:say(("started %s  %s"):format(run.title, run.dir)) end
+  end
 end
 
--- Works through the plan. options: root, program, jobs, fresh, force. Returns the list of runs and
+-- Takes out the workers that have ended.
+function Work:reap()
+  for i = #self.active, 1, -1 do
+    local run = self.active[i]
+    look(run)
+    local how, code = sys.wait(run.pid, true)
+    if how ~= "running" then
+      table.remove(self.active, i)
+      note_silent_end(run, how, code)
+      local state = store.status(run.dir).state
+      run.ended = state == "finished" or state == "diverged"
+      self.failed = self.failed or state == "failed"
+      if run.ended or state == "failed" then self.done = self.done + 1 end
+      self:say_end(run)
+    end
+  end
+end
+
+function Work:signal(number)
+  for _, run in ipairs(self.active) do pcall(sys.kill, run.pid, number) end
+end
+
+function Work:loop(options)
+  while #self.active > 0 or (self.signals == 0 and self.next <= #self.todo) do
+    self:fill(options)
+    sys.sleep(0.1)
+    self:reap()
+    if sys.interrupted() > 0 and self.signals == 0 then
+      self.signals = 1
+      self.out:say "interrupted: workers finish their step and save (again: stop at once)"
+      self:signal(15)
+    end
+    self.out:show(function() return self:lines() end)
+  end
+end
+
+-- Works through the plan. options: root, program, jobs, fresh, force, quiet. Returns the list of runs and
 -- "done", "failed" or "interrupted".
 function M.work(plan, options)
   local list, jobs, threads = M.expand(plan, options)
   local todo = select_runs(list, options)
   local out = board.new(options.quiet and io.stderr or nil)
-  local done = #list - #todo
-  local steps_before, began = 0, sys.clock()
-  for _, run in ipairs(list) do
-    run.ended = run.state == "finished" or run.state == "diverged"
-    steps_before = steps_before + (run.ended and run.steps or run.step)
-  end
+  local w = new_work(list, todo, jobs, out)
   out:say(("%s: %d arms x %d seeds, %d of %d runs to do, %d at once with %d thread%s each"):format(plan.name,
     #plan.arms, #plan.seeds, #todo, #list, jobs, threads, threads == 1 and "" or "s"))
   sys.catch_interrupts(true)
-  local active, next_run, signals, failed = {}, 1, 0, false
-  while #active > 0 or (signals == 0 and next_run <= #todo) do
-    while signals == 0 and #active < jobs and next_run <= #todo do
-      local run = todo[next_run]
-      start(run, options)
-      active[#active + 1], next_run = run, next_run + 1
-      if not out.tty then out:say(("started %s  seed %d  %s"):format(tables.pad(run.name, 24), run.seed, run.dir)) end
-    end
-    sys.sleep(0.1)
-    for i = #active, 1, -1 do
-      local run = active[i]
-      look(run)
-      local how, code = sys.wait(run.pid, true)
-      if how ~= "running" then
-        table.remove(active, i)
-        ended(run, how, code)
-        local state = store.status(run.dir).state
-        run.ended = state == "finished" or state == "diverged"
-        failed = failed or state == "failed"
-        if run.ended or state == "failed" then done = done + 1 end
-        finish_line(run, done, list, out)
-      end
-    end
-    local seen = sys.interrupted()
-    if seen > signals then
-      out:say(signals == 0 and "interrupted: workers finish their step and save (once more: stop at once)" or "stopped")
-      for _, run in ipairs(active) do pcall(sys.kill, run.pid, signals == 0 and 15 or 9) end
-      signals = seen
-    end
-    out:show(function() return status_lines(active, done, list, began, steps_before) end)
-  end
+  -- a second Ctrl-C is raised as the error "interrupted", wherever the loop is
+  local ok, message = pcall(w.loop, w, options)
+  local stopped = not ok and tostring(message):find "interrupted"
+  if not ok then w:signal(9) end
   out:erase()
   sys.catch_interrupts(false)
-  return list, signals > 0 and "interrupted" or failed and "failed" or "done"
+  if not ok and not stopped then error(message, 0) end
+  return list, (stopped or w.signals > 0) and "interrupted" or w.failed and "failed" or "done"
 end
 
 return M
