@@ -60,7 +60,7 @@ static int optim_steps(lua_State *L) {
   al_optim *o = check(L);
   if (!lua_isnoneornil(L, 2)) {
     const lua_Integer n = luaL_checkinteger(L, 2);
-    luaL_argcheck(L, n >= 0, 2, "a count expected");
+    luaL_argcheck(L, n >= 0 && n < (lua_Integer)1 << 53, 2, "a count expected");
     al_optim_set_steps(o, n);
   }
   lua_pushinteger(L, al_optim_steps(o));
