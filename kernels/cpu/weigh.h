@@ -1,0 +1,77 @@
+/* weigh.h: f and f' on a group of entries: what the composed and the fused weights share. */
+#ifndef ALK_WEIGH_H
+#define ALK_WEIGH_H
+#include "../visible.h"
+#include "vmath.h"
+
+#define WEIGH_INLINE static inline __attribute__((always_inline))
+
+enum { GROUP = 64 / sizeof(real) }; /* entries evaluated at once */
+
+/* Keeps gcc from unrolling a group before it vectorises it. */
+#define EACH_LANE _Pragma("omp simd") for (int l = 0; l < GROUP; l++)
+
+typedef struct plan { /* the spec in the kernel's type */
+  bool round, cap, clamp;
+  real softcap, limit;
+  int n;
+  real c[ALK_MAX_COEFFICIENTS];
+} plan;
+
+static plan plan_of(const alk_weight_spec *spec) {
+  plan p = {.round = spec->round,
+            .cap = spec->softcap > 0,
+            .clamp = spec->clamp < INFINITY,
+            .softcap = (real)spec->softcap,
+            .limit = (real)spec->clamp,
+            .n = spec->n_coefficients};
+  for (int i = 0; i < p.n; i++) p.c[i] = (real)spec->coefficients[i];
+  return p;
+}
+
+/* x = s rounded and capped: s' before the clamp, whose gradient needs to see it. */
+WEIGH_INLINE void cap(const plan *p, const real *s, real *x) {
+  EACH_LANE x[l] = s[l];
+  if (p->round) EACH_LANE x[l] = vbf16(x[l]);
+  if (p->cap) EACH_LANE x[l] = p->softcap * vtanh(x[l] / p->softcap);
+}
+
+WEIGH_INLINE void clamp(const plan *p, real *x) {
+  if (p->clamp) EACH_LANE x[l] = x[l] > p->limit ? p->limit : x[l];
+}
+
+/* e = log A */
+WEIGH_INLINE void log_decay(const double *sums, double top, real *e) {
+  EACH_LANE e[l] = (real)(top - sums[l]);
+}
+
+WEIGH_INLINE void polynomial(const plan *p, const real *x, real *y) {
+  EACH_LANE y[l] = p->c[p->n - 1];
+  for (int n = p->n - 2; n >= 0; n--) EACH_LANE y[l] = y[l] * x[l] + p->c[n];
+}
+
+WEIGH_INLINE void polynomial_slope(const plan *p, const real *x, real *dy) {
+  EACH_LANE dy[l] = 0;
+  for (int n = p->n - 1; n > 0; n--) EACH_LANE dy[l] = dy[l] * x[l] + R(n) * p->c[n];
+}
+
+/* Entries of one group; e is read with decay only. */
+WEIGH_INLINE void weigh(const plan *p, const int f, const bool decay, const real *s, const real *e,
+                  real m, real *w) {
+  real x[GROUP];
+  cap(p, s, x);
+  clamp(p, x);
+  if (f == ALK_WEIGHT_EXP) {
+    EACH_LANE w[l] = vexp(decay ? x[l] + e[l] - m : x[l] - m);
+  } else if (f == ALK_WEIGHT_COSH) { /* two exponentials: cosh alone would overflow */
+    EACH_LANE {
+      const real a = vabs(x[l]), d = decay ? e[l] : 0;
+      w[l] = R(0.5) * (vexp(a + d - m) + vexp(d - a - m));
+    }
+  } else {
+    real y[GROUP];
+    polynomial(p, x, y);
+    EACH_LANE w[l] = decay ? y[l] * vexp(e[l]) : y[l];
+  }
+}
+#endif
