@@ -43,6 +43,8 @@ M.rows = {
     { name = "decay", type = "word", default = "matrices", choices = { "matrices", "all" },
       doc = "what decays: tensors of two axes or more, or everything" },
     { name = "grad_clip", type = "number", default = "1", min = 0, doc = "largest global gradient norm; 0 = off" },
+    { name = "divergence", type = "number", default = "0.2", min = 0,
+      doc = "nats; a smoothed loss this far above its lowest for 20 steps ends the run as diverged; 0 = off" },
     { name = "eval_interval", type = "integer", default = "100", min = 0, doc = "steps; 0 = only at the end" },
     { name = "eval_batches", type = "integer", default = "16", min = 1, doc = "of batch_size fixed validation windows" },
     { name = "checkpoint_interval", type = "integer", default = "100", min = 0, doc = "steps; 0 = only at the end" },

@@ -54,7 +54,9 @@ end)
 T.test("a resumed run is equal bit for bit, wherever it stopped", function()
   for _, more in ipairs(VARIANTS) do
     local cfg = config_of(more)
-    local whole_end, whole = run(train.trainer(nil, cfg, 3))
+    local straight = train.trainer(nil, cfg, 3)
+    local whole_end, whole = run(straight)
+    local counters = { straight.smooth, straight.first, straight.lowest, straight.high }
     T.eq(whole_end, { status = "finished", step = 12 })
     for _, stop in ipairs { 1, 5, 11 } do
       local file = T.folder() .. "/checkpoint.safetensors"
@@ -69,6 +71,7 @@ T.test("a resumed run is equal bit for bit, wherever it stopped", function()
       local _, tail = run(second)
       table.move(tail, 1, #tail, #head + 1, head)
       T.eq(head, whole)
+      T.eq({ second.smooth, second.first, second.lowest, second.high }, counters)
       local model, again = first.model:parameters(), second.model:parameters()
       T.ok(model["lm_head.weight"]:flat()[1] ~= again["lm_head.weight"]:flat()[1])
     end
@@ -159,6 +162,26 @@ T.test("a loss that runs away ends the run as diverged", function()
   T.eq(how.status, "diverged")
   T.ok(how.step > 3 and how.step < 200)
   T.ok(how.reason:find "loss" or how.reason:find "norm", how.reason)
+end)
+
+T.test("a loss that stays above its lowest ends the run as diverged, a spike does not", function()
+  -- 60 losses of 1, `up` of 2, then 1 again; the step at which the run would end, and why
+  local function ends(up, more)
+    local t = train.trainer(nil, config_of(more), 1)
+    for k = 1, 200 do
+      local loss = k > 60 and k <= 60 + up and 2 or 1
+      t:observe(loss)
+      local reason = t:diverged { step = k, loss = loss, norm = 1 }
+      if reason then return k, reason end
+    end
+  end
+  -- the smoothed loss is 0.2 up after 3 steps and stays so for some ten steps after a spike has ended
+  T.eq(ends(5), nil)
+  local step, reason = ends(60)
+  T.eq(step, 60 + 3 + 19)
+  T.ok(reason:find("for 20 steps more than 0.2 above its lowest 1.000", 1, true), reason)
+  T.eq(ends(60, { divergence = 0 }), nil)
+  T.eq(ends(60, { divergence = 2 }), nil)
 end)
 
 T.test("what does not fit is refused before the first step", function()
