@@ -32,12 +32,18 @@ M.COMMANDS = {
   { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
     doc = "text from a model file or run folder",
     more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE.", options = {} },
-  { name = "list", args = "[attention|ops|data|config]", least = 0, most = 1, doc = "what there is, by kind", options = { JSON } },
-  { name = "describe", args = "NAME", least = 1, most = 1, doc = "an attention preset or family, an op, or a configuration key", options = {} },
-  { name = "runs", args = "[EXPERIMENT] [out_dir=DIR]", least = 0, most = 1, sets = true, doc = "the runs on disk and how they stand", options = { JSON } },
-  { name = "compare", args = "RUN RUN", least = 2, most = 2, doc = "two runs: keys that differ, paired difference over their seeds", options = { JSON } },
-  { name = "lua", args = "FILE.lua [args]", least = 1, raw = true, doc = "run a Lua script that can require \"attnlab\"", options = {} },
-  { name = "env", args = "", least = 0, most = 0, doc = "shell lines that let stock lua5.4 find the modules", options = {} },
+  { name = "list", args = "[attention|ops|data|config]", least = 0, most = 1, doc = "what there is, by kind",
+    options = { JSON } },
+  { name = "describe", args = "NAME", least = 1, most = 1,
+    doc = "an attention preset or family, an op, or a configuration key", options = {} },
+  { name = "runs", args = "[EXPERIMENT] [out_dir=DIR]", least = 0, most = 1, sets = true,
+    doc = "the runs on disk and how they stand", options = { JSON } },
+  { name = "compare", args = "RUN RUN", least = 2, most = 2,
+    doc = "two runs: keys that differ, paired difference over their seeds", options = { JSON } },
+  { name = "lua", args = "FILE.lua [args]", least = 1, raw = true,
+    doc = "run a Lua script that can require \"attnlab\"", options = {} },
+  { name = "env", args = "", least = 0, most = 0, doc = "shell lines that let stock lua5.4 find the modules",
+    options = {} },
   { name = "test", args = "[--full]", least = 0, most = 0, doc = "build and run the tests (./lab test)",
     options = { { name = "full", doc = "also under the sanitizers" } } },
   { name = "version", args = "", least = 0, most = 0, doc = "version, libraries, devices", options = {} },
@@ -71,7 +77,8 @@ end
 function M.command_help(c)
   local lines = { ("usage: ./lab %s %s"):format(c.name, c.args), c.doc, "" }
   for _, o in ipairs(c.options) do
-    lines[#lines + 1] = ("  --%s %s"):format(tables.pad(o.name .. (o.value and " " .. o.value or ""), 16), o.doc)
+    local name = o.name .. (o.value and " " .. o.value or "")
+    lines[#lines + 1] = ("  --%s %s"):format(tables.pad(name, 16), o.doc)
   end
   if c.more then lines[#lines + 1] = c.more end
   return table.concat(lines, "\n")
@@ -141,7 +148,7 @@ local function dispatch(argv)
   local args
   if c.raw then
     if #rest == 0 then usage("%s: %s expected", c.name, c.args) end
-    if rest[1] == "--help" then args = { flags = { help = true } } else args = { words = rest, flags = {}, sets = {} } end
+    args = { words = rest, flags = { help = rest[1] == "--help" or nil }, sets = {} }
   else
     args = M.parse(c, rest)
   end

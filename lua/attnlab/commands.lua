@@ -1,11 +1,10 @@
--- The commands of cli.lua that run or show experiments and runs; models and the registry are in
--- inspect.lua. Each is a function of (args, usage) that returns an exit status.
+-- The commands of cli.lua that run experiments and show what came out; those about models, runs on disk
+-- and the registry are in inspect.lua. Each is a function of (args, usage) that returns an exit status.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local experiment = require "attnlab.experiment"
 local names = require "attnlab.names"
-local rows = require "attnlab.rows"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
@@ -83,8 +82,15 @@ end
 local function print_config(plan)
   local list = {}
   for i, arm in ipairs(plan.arms) do list[i] = { name = arm.name, config = arm.config } end
-  print(json.encode({ experiment = plan.name, seeds = plan.seeds, margin = plan.margin, arms = list }, { pretty = true }))
+  print(json.encode({ experiment = plan.name, seeds = plan.seeds, margin = plan.margin, arms = list },
+    { pretty = true }))
 end
+
+local BUDGET_COLUMNS = {
+  { key = "name", title = "arm" }, { key = "parameters", title = "parameters", right = true },
+  { key = "flops", title = "FLOP/step", right = true }, { key = "memory", title = "memory (about)", right = true },
+  { key = "state", title = "state", right = true },
+}
 
 local function dry_run(plan, as_json)
   local budget = require "attnlab.budget"
@@ -103,9 +109,7 @@ local function dry_run(plan, as_json)
     print(json.encode({ experiment = plan.name, runs = n, flops = flops, arms = list }, { pretty = true }))
     return
   end
-  print(tables.text({ { key = "name", title = "arm" }, { key = "parameters", title = "parameters", right = true },
-    { key = "flops", title = "FLOP/step", right = true }, { key = "memory", title = "memory (about)", right = true },
-    { key = "state", title = "state", right = true } }, cells))
+  print(tables.text(BUDGET_COLUMNS, cells))
   print(("\n%d runs (%d arms x %d seeds), %s FLOP in all; %d run at a time need that many times the memory")
     :format(n, #plan.arms, #plan.seeds, tables.human(flops), math.min(n, sys.cores())))
 end
@@ -139,22 +143,32 @@ local function report(plan, list, root, as_json)
   if e.next then print("next    " .. e.next) end
 end
 
+-- The command that goes on with an interrupted experiment.
+local function same_command(args)
+  local words = { "./lab run", args.words[1] }
+  for _, name in ipairs { "quick", "force" } do
+    if args.flags[name] then words[#words + 1] = "--" .. name end
+  end
+  for _, name in ipairs { "seeds", "jobs" } do
+    if args.flags[name] then words[#words + 1] = ("--%s %s"):format(name, args.flags[name]) end
+  end
+  for _, kv in ipairs(args.sets) do
+    words[#words + 1] = ("'%s=%s'"):format(kv[1], (kv[2]:gsub("'", "'\\''")))
+  end
+  return table.concat(words, " ")
+end
+
 function M.run(args, usage)
   check_device(args, usage)
   local plan, root = plan_of(args, usage)
   if args.flags["print-config"] then return print_config(plan) end
   if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
   local runner = require "attnlab.runner"
-  local list, outcome = runner.work(plan, { root = root, program = sys.program(), fresh = args.flags.fresh, force = args.flags.force,
-    jobs = args.flags.jobs and whole(args.flags.jobs, "jobs", usage), quiet = args.flags.json })
+  local list, outcome = runner.work(plan, { root = root, program = sys.program(), fresh = args.flags.fresh,
+    force = args.flags.force, jobs = args.flags.jobs and whole(args.flags.jobs, "jobs", usage),
+    quiet = args.flags.json })
   if outcome == "interrupted" then
-    local words = { "./lab run", args.words[1] }
-    for _, name in ipairs { "quick", "force" } do words[#words + 1] = args.flags[name] and "--" .. name or nil end
-    for _, name in ipairs { "seeds", "jobs" } do
-      if args.flags[name] then words[#words + 1] = ("--%s %s"):format(name, args.flags[name]) end
-    end
-    for _, kv in ipairs(args.sets) do words[#words + 1] = ("'%s=%s'"):format(kv[1], (kv[2]:gsub("'", "'\\''"))) end
-    io.stderr:write("stopped; to go on where it was:  ", table.concat(words, " "), "\n")
+    io.stderr:write("stopped; to go on where it was:  ", same_command(args), "\n")
     return 130
   end
   report(plan, list, root, args.flags.json)
@@ -193,7 +207,8 @@ function M.train(args, usage)
   local status = store.status(run.dir)
   local result = runs.read(run.dir, 1, run.seed, "valid/loss")
   if args.flags.json then
-    print(json.encode({ dir = run.dir, status = status.state, step = status.step, valid_loss = result.value, reason = status.reason }))
+    print(json.encode { dir = run.dir, status = status.state, step = status.step, valid_loss = result.value,
+                        reason = status.reason })
   else
     print(("%s at step %d%s%s\n%s"):format(status.state, status.step, status.reason and ": " .. status.reason or "",
       result.value and (" | valid loss %.4f"):format(result.value) or "", run.dir))
@@ -204,85 +219,6 @@ function M.train(args, usage)
     end
   end
   return code
-end
-
--- ---- runs on disk ------------------------------------------------------------------------------
-
-local function every_run(root, only)
-  local list = {}
-  if sys.exists(root) ~= "dir" then return list end
-  for _, name in ipairs(sys.list(root)) do
-    if (not only or name == only) and sys.exists(root .. "/" .. name) == "dir" then
-      for _, id in ipairs(sys.list(root .. "/" .. name)) do
-        local dir = ("%s/%s/%s"):format(root, name, id)
-        if sys.exists(dir .. "/config.json") == "file" then list[#list + 1] = dir end
-      end
-    end
-  end
-  return list
-end
-
-function M.runs(args, usage)
-  local sets, root = sets_of(args, usage)
-  if #sets > 0 then usage("runs: only out_dir=DIR can be set, got %s", sets[1][1]) end
-  local list, cells = {}, {}
-  for i, dir in ipairs(every_run(root, args.words[1])) do
-    local spec = store.config(dir)
-    local run = runs.read(dir, 1, spec.seed, "valid/loss")
-    list[i] = { dir = dir, arm = spec.arm, seed = spec.seed, status = run.status.state, step = run.status.step,
-                valid_loss = run.value, stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil }
-    cells[i] = { dir = dir, arm = spec.arm, seed = tostring(spec.seed), step = tostring(run.status.step),
-                 loss = run.value and ("%.4f"):format(run.value), status = run.status.state .. (list[i].stale and " (stale: " .. list[i].stale .. ")" or "") }
-  end
-  if args.flags.json then
-    print(json.encode(json.array(list), { pretty = true }))
-  elseif #list == 0 then
-    print(("no runs in %s"):format(root .. (args.words[1] and "/" .. args.words[1] or "")))
-  else
-    print(tables.text({ { key = "dir", title = "run" }, { key = "arm", title = "arm" }, { key = "seed", title = "seed", right = true },
-      { key = "step", title = "step", right = true }, { key = "loss", title = "valid loss", right = true }, { key = "status", title = "status" } }, cells))
-  end
-end
-
--- Values by seed of all finished runs beside `dir` that have its arm.
-local function siblings(dir, spec)
-  local root, name = dir:match("^(.*)/([^/]+)/[^/]+/*$")
-  local values, seeds = {}, {}
-  for _, other in ipairs(every_run(root, name)) do
-    local s = store.config(other)
-    if s.arm == spec.arm and #config.diff(s.config, spec.config) == 0 and store.status(other).state == "finished" then
-      values[s.seed] = runs.read(other, 1, s.seed, "valid/loss").value
-      seeds[#seeds + 1] = s.seed
-    end
-  end
-  table.sort(seeds)
-  return values, seeds
-end
-
-function M.compare(args)
-  local stats = require "attnlab.stats"
-  local a, b = args.words[1], args.words[2]
-  local sa, sb = store.config(a), store.config(b)
-  local diff = config.diff(sa.config, sb.config)
-  local va, seeds = siblings(a, sa)
-  local vb = siblings(b, sb)
-  local d = stats.paired(va, vb, seeds)
-  local lo, hi = stats.interval(d, 0.95)
-  if args.flags.json then
-    print(json.encode({ a = a, b = b, differ = json.array(diff), n = d.n, difference = d.mean, low = lo, high = hi, p = d.p }, { pretty = true }))
-    return
-  end
-  print(("a  %s  (%s)\nb  %s  (%s)"):format(a, sa.arm, b, sb.arm))
-  print(#diff == 0 and "same configuration" or ("%d key%s differ%s"):format(#diff, #diff == 1 and "" or "s", #diff == 1 and "s" or ""))
-  for _, x in ipairs(diff) do print(("  %s: %s | %s"):format(x.key, rows.show(x.a), rows.show(x.b))) end
-  if d.n == 0 then
-    print "no seed has finished in both: no difference to show"
-  elseif not lo then
-    print(("valid loss a - b: %+.4f in one shared seed; no interval from one"):format(d.mean))
-  else
-    print(("valid loss a - b: %+.4f, 95 %% interval [%.4f, %.4f], %d shared seeds: %s"):format(d.mean, lo, hi, d.n,
-      (lo > 0 or hi < 0) and (d.mean > 0 and "a is worse" or "a is better") or "no difference shown"))
-  end
 end
 
 function M.worker(args, usage)

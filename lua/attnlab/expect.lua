@@ -67,7 +67,8 @@ function M.judge(list, arms, seeds)
         p[#p + 1] = t.p
       elseif d.n == 1 then
         r.outcome = "not shown"
-        r.detail = ("%+.4f in one seed, which %s"):format(d.mean, points_right(x, d) and "points that way" or "points the other way")
+        r.detail = ("%+.4f in one seed, which points %s"):format(d.mean,
+          points_right(x, d) and "that way" or "the other way")
       else
         r.outcome = "not shown"
         r.detail = arm.count.diverged + arms[x.versus].count.diverged > 0 and "diverged" or "no pair has finished"

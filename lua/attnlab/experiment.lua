@@ -50,7 +50,9 @@ local function check_seeds(e, seeds)
   if type(seeds) ~= "table" or #seeds == 0 then fail(e, "seeds: a list such as {1,2,3} is needed") end
   local seen = {}
   for i, s in ipairs(seeds) do
-    if math.type(s) ~= "integer" or s < 0 then fail(e, "seeds: entry %d: a whole number >= 0 expected, got %s", i, tostring(s)) end
+    if math.type(s) ~= "integer" or s < 0 then
+      fail(e, "seeds: entry %d: a whole number >= 0 expected, got %s", i, tostring(s))
+    end
     if seen[s] then fail(e, "seeds: %d is there twice", s) end
     seen[s] = true
   end
@@ -69,7 +71,9 @@ local function vary_arms(e)
   local keys = names.keys(e.vary)
   local first = {}
   for _, k in ipairs(keys) do
-    if type(e.vary[k]) ~= "table" or #e.vary[k] < 2 then fail(e, "vary: '%s': a list of at least two values expected", k) end
+    if type(e.vary[k]) ~= "table" or #e.vary[k] < 2 then
+      fail(e, "vary: '%s': a list of at least two values expected", k)
+    end
     first[k] = e.vary[k][1]
   end
   if #keys == 0 then fail(e, "vary: names no key") end
@@ -153,9 +157,13 @@ local function check_expect(e)
       fail(e, "expect: entry %d: arm and exactly one of equal_within, worse, better, diverges, value are needed", i)
     end
     local number = x.equal_within or x.value
-    if number and type(number) ~= "number" then fail(e, "expect: entry %d: %s: a number expected", i, kinds[1]) end
+    if number and type(number) ~= "number" then
+      fail(e, "expect: entry %d: %s: a number expected", i, kinds[1])
+    end
     if x.value and type(x.within) ~= "number" then fail(e, "expect: entry %d: value needs within", i) end
-    if not x.value and not x.diverges and not x.versus then fail(e, "expect: entry %d: %s needs versus", i, kinds[1]) end
+    if not x.value and x.diverges == nil and not x.versus then
+      fail(e, "expect: entry %d: %s needs versus", i, kinds[1])
+    end
   end
 end
 

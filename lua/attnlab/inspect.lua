@@ -1,11 +1,14 @@
--- Commands of cli.lua about models and about what there is: eval, generate, list, describe, lua, env,
--- version. Functions of (args, usage) as in commands.lua.
+-- Commands of cli.lua about models, runs on disk and what there is: eval, generate, list, describe, lua,
+-- env, version, runs, compare. Functions of (args, usage) as in commands.lua.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local help = require "attnlab.help"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
+local rows = require "attnlab.rows"
+local runs = require "attnlab.runs"
+local stats = require "attnlab.stats"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
 local json, sys = core.json, core.sys
@@ -55,7 +58,9 @@ end
 function M.eval(args, usage)
   local given = values(args, { data = "text", tokenizer = "text" }, usage)
   local windows = math.tointeger(tonumber(args.flags.windows or 96))
-  if not windows or windows < 1 then usage("--windows: a whole number >= 1 expected, got '%s'", args.flags.windows) end
+  if not windows or windows < 1 then
+    usage("--windows: a whole number >= 1 expected, got '%s'", args.flags.windows)
+  end
   local m, trained_on = load_model(args.words[1], given.tokenizer)
   local text = given.data or trained_on or "shakespeare"
   local set = require("attnlab.evalset") { data = text, windows = windows }
@@ -63,19 +68,21 @@ function M.eval(args, usage)
   local set_data = set:open(m)
   local bytes = set_data.text_bytes / set_data.tokens:numel()
   local bits = loss / math.log(2) / bytes
-  local result = { data = text, windows = #each, context = set.context or m.config.context, loss = loss, standard_error = se,
+  local result = { data = text, windows = #each, context = m.config.context, loss = loss, standard_error = se,
                    perplexity = math.exp(loss), bits_per_byte = bits }
   if args.flags.json then
     print(json.encode(result, { pretty = true }))
   else
-    print(("%s: %.4f nats per token%s, perplexity %.3f, %.4f bits per byte\n(validation part of '%s', %d windows of %d tokens, each from an empty context)")
-      :format(args.words[1], loss, se and (" (standard error %.4f)"):format(se) or "", result.perplexity, bits, text, #each, result.context))
+    print(("%s: %.4f nats per token%s, perplexity %.3f, %.4f bits per byte"):format(args.words[1], loss,
+      se and (" (standard error %.4f)"):format(se) or "", result.perplexity, bits))
+    print(("validation part of '%s', %d windows of %d tokens, each from an empty context"):format(text, #each,
+      result.context))
   end
 end
 
 function M.generate(args, usage)
-  local given = values(args, { prompt = "text", tokens = "number", temperature = "number", top_k = "number", seed = "number",
-                               tokenizer = "text" }, usage)
+  local given = values(args, { prompt = "text", tokens = "number", temperature = "number", top_k = "number",
+                               seed = "number", tokenizer = "text" }, usage)
   local m = load_model(args.words[1], given.tokenizer)
   given.tokenizer = nil
   print((m:generate(given)))
@@ -84,7 +91,7 @@ end
 local LISTS = {
   attention = function()
     local list = {}
-    for i, p in ipairs(core.attn.list()) do list[i] = { name = p.name, note = p.source ~= "" and p.source or p.family } end
+    for i, p in ipairs(core.attn.list()) do list[i] = { name = p.name, note = p.source } end
     return list
   end,
   ops = function()
@@ -148,6 +155,92 @@ end
 
 function M.version()
   print(("attnlab %s\n%s\nsource %s"):format(core.version, core.info(), store.source_hash()))
+end
+
+-- ---- runs on disk ------------------------------------------------------------------------------
+
+local function every_run(root, only)
+  local list = {}
+  if sys.exists(root) ~= "dir" then return list end
+  for _, name in ipairs(sys.list(root)) do
+    if (not only or name == only) and sys.exists(root .. "/" .. name) == "dir" then
+      for _, id in ipairs(sys.list(root .. "/" .. name)) do
+        local dir = ("%s/%s/%s"):format(root, name, id)
+        if sys.exists(dir .. "/config.json") == "file" then list[#list + 1] = dir end
+      end
+    end
+  end
+  return list
+end
+
+local RUN_COLUMNS = {
+  { key = "dir", title = "run" }, { key = "arm", title = "arm" }, { key = "seed", title = "seed", right = true },
+  { key = "step", title = "step", right = true }, { key = "loss", title = "valid loss", right = true },
+  { key = "status", title = "status" },
+}
+
+function M.runs(args, usage)
+  local root = values(args, { out_dir = "text" }, usage).out_dir or "runs"
+  local list, cells = {}, {}
+  for i, dir in ipairs(every_run(root, args.words[1])) do
+    local spec = store.config(dir)
+    local run = runs.read(dir, 1, spec.seed, "valid/loss")
+    list[i] = { dir = dir, arm = spec.arm, seed = spec.seed, status = run.status.state, step = run.status.step,
+                valid_loss = run.value, stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil }
+    local stale = list[i].stale
+    cells[i] = { dir = dir, arm = spec.arm, seed = tostring(spec.seed), step = tostring(run.status.step),
+                 loss = run.value and ("%.4f"):format(run.value),
+                 status = run.status.state .. (stale and " (stale: " .. stale .. ")" or "") }
+  end
+  if args.flags.json then
+    print(json.encode(json.array(list), { pretty = true }))
+  elseif #list == 0 then
+    print(("no runs in %s"):format(root .. (args.words[1] and "/" .. args.words[1] or "")))
+  else
+    print(tables.text(RUN_COLUMNS, cells))
+  end
+end
+
+-- Values by seed of all finished runs beside `dir` that have its arm.
+local function siblings(dir, spec)
+  local root, name = dir:match("^(.*)/([^/]+)/[^/]+/*$")
+  local values, seeds = {}, {}
+  for _, other in ipairs(every_run(root, name)) do
+    local s = store.config(other)
+    local same = s.arm == spec.arm and #config.diff(s.config, spec.config) == 0
+    if same and store.status(other).state == "finished" then
+      values[s.seed] = runs.read(other, 1, s.seed, "valid/loss").value
+      seeds[#seeds + 1] = s.seed
+    end
+  end
+  table.sort(seeds)
+  return values, seeds
+end
+
+function M.compare(args)
+  local a, b = args.words[1], args.words[2]
+  local sa, sb = store.config(a), store.config(b)
+  local diff = config.diff(sa.config, sb.config)
+  local va, seeds = siblings(a, sa)
+  local vb = siblings(b, sb)
+  local d = stats.paired(va, vb, seeds)
+  local lo, hi = stats.interval(d, 0.95)
+  if args.flags.json then
+    print(json.encode({ a = a, b = b, differ = json.array(diff), n = d.n, difference = d.mean, low = lo, high = hi,
+                        p = d.p }, { pretty = true }))
+    return
+  end
+  print(("a  %s  (%s)\nb  %s  (%s)"):format(a, sa.arm, b, sb.arm))
+  print(#diff == 0 and "same configuration" or #diff == 1 and "1 key differs" or #diff .. " keys differ")
+  for _, x in ipairs(diff) do print(("  %s: %s | %s"):format(x.key, rows.show(x.a), rows.show(x.b))) end
+  if d.n == 0 then
+    print "no seed has finished in both: no difference to show"
+  elseif not lo then
+    print(("valid loss a - b: %+.4f in one shared seed; no interval from one"):format(d.mean))
+  else
+    print(("valid loss a - b: %+.4f, 95 %% interval [%.4f, %.4f], %d shared seeds: %s"):format(d.mean, lo, hi, d.n,
+      (lo > 0 or hi < 0) and (d.mean > 0 and "a is worse" or "a is better") or "no difference shown"))
+  end
 end
 
 return M

@@ -79,13 +79,16 @@ local function curves_panel(out, fig, bottom)
   ylo, yhi = ylo / 1.02, yhi * 1.03
   frame(out, 0.05, 0.33, bottom, "(a) " .. fig.ylabel .. " [nats per token]")
   out[#out + 1] = "set logscale xy; set grid; set border 3; set tics nomirror"
-  out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:%.9g]"):format(xlo, xhi * 1.02 + (xlo == xhi and 1 or 0), ylo, yhi)
-  out[#out + 1] = ("set xtics %s; set ytics %s"):format(tick_list(axes.log_ticks(xlo, xhi)), tick_list(axes.log_ticks(ylo, yhi)))
+  local right = xhi * 1.02 + (xlo == xhi and 1 or 0)
+  out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:%.9g]"):format(xlo, right, ylo, yhi)
+  out[#out + 1] = "set xtics " .. tick_list(axes.log_ticks(xlo, xhi))
+  out[#out + 1] = "set ytics " .. tick_list(axes.log_ticks(ylo, yhi))
   out[#out + 1] = "set xlabel " .. M.quote(fig.xlabel)
   local parts = {}
   for i, c in ipairs(fig.curves) do
     if #c.points > 0 then
-      parts[#parts + 1] = ("$curve%d using 1:3:4 with filledcurves %s fs transparent solid 0.20 noborder notitle"):format(i, colour(i))
+      parts[#parts + 1] = ("$curve%d using 1:3:4 with filledcurves %s fs transparent solid 0.20 noborder notitle")
+        :format(i, colour(i))
     end
   end
   for i, c in ipairs(fig.curves) do
@@ -143,7 +146,8 @@ local function forest_panel(out, fig, bottom)
   for i, r in ipairs(rows) do
     local first, second = two_lines(r.name)
     local function label(id, text, place, y)
-      out[#out + 1] = ("set label %d %s at graph %s, first %g font ',11' noenhanced"):format(id, M.quote(text), place, y)
+      out[#out + 1] = ("set label %d %s at graph %s, first %g font ',11' noenhanced")
+        :format(id, M.quote(text), place, y)
     end
     label(10 + i, first, "-0.03", second and i - 0.19 or i)
     out[#out] = out[#out] .. " right"
@@ -154,8 +158,8 @@ local function forest_panel(out, fig, bottom)
     label(70 + i, r.note or r.text or "", "1.03", i)
   end
   if fig.margin then
-    out[#out + 1] = ("set object 1 rect from first %.9g, graph 0 to first %.9g, graph 1 behind fc rgb '#e4e4e4' fs solid noborder")
-      :format(map(-fig.margin), map(fig.margin))
+    out[#out + 1] = ("set object 1 rect from first %.9g, graph 0 to first %.9g, graph 1 behind "
+      .. "fc rgb '#e4e4e4' fs solid noborder"):format(map(-fig.margin), map(fig.margin))
   end
   out[#out + 1] = "set arrow 1 from first 0, graph 0 to first 0, graph 1 nohead back lc rgb '#606060' lw 1"
   out[#out + 1] = "set border 1; unset grid; set grid xtics"
@@ -184,7 +188,7 @@ local function forest_panel(out, fig, bottom)
   end
   if #points == 0 then points[1] = "NaN notitle" end
   out[#out + 1] = "plot " .. table.concat(points, ", \\\n  ")
-  out[#out + 1] = "unset object 1; unset arrow 1; unset xlabel; unset label; set xtics norotate font ',12'; set ytics auto"
+  out[#out + 1] = "unset object 1; unset arrow 1; unset xlabel; unset label; set xtics font ',12'; set ytics auto"
 end
 
 local function profile_panel(out, fig, bottom)
@@ -198,7 +202,8 @@ local function profile_panel(out, fig, bottom)
   frame(out, 0.86, 0.99, bottom, "(c) " .. fig.profile_title)
   out[#out + 1] = "set logscale xy; set border 3; set grid; set xlabel " .. M.quote(fig.profile_label)
   out[#out + 1] = ("set xrange [1:%d]; set yrange [%.9g:%.9g]"):format(n, 10.0 ^ lo, 10.0 ^ hi)
-  out[#out + 1] = ("set xtics %s; set ytics auto enhanced nomirror; set format y '10^{%%T}'"):format(tick_list(axes.log_ticks(1, n)))
+  out[#out + 1] = "set ytics auto enhanced nomirror; set format y '10^{%T}'"
+  out[#out + 1] = "set xtics " .. tick_list(axes.log_ticks(1, n))
   parts[1] = "x with lines lc rgb '#a0a0a0' lw 6 notitle"
   for _, p in ipairs(fig.profile) do
     parts[#parts + 1] = ("$profile%d using 1:(10**$2) with lines %s lw 2.2 notitle"):format(p.index, style(p.index))
@@ -226,7 +231,8 @@ function M.script(fig, outputs)
     out[#out + 1] = ("set terminal %s"):format(o[1])
     out[#out + 1] = ("set output %s"):format(M.quote(o[2]))
     out[#out + 1] = ("set multiplot title %s font ',14' noenhanced"):format(M.quote(fig.title))
-    out[#out + 1] = "set style line 100 lc rgb '#d8d8d8' lw 0.6 dt solid; set grid ls 100; set border lc rgb '#404040'"
+    out[#out + 1] = "set style line 100 lc rgb '#d8d8d8' lw 0.6 dt solid; set grid ls 100"
+    out[#out + 1] = "set border lc rgb '#404040'"
     local bottom = 0.125 + legend(out, fig.curves)
     curves_panel(out, fig, bottom)
     forest_panel(out, fig, bottom)
@@ -240,10 +246,12 @@ end
 -- paths, or nil and the reason.
 function M.draw(fig, dir)
   local sys = require("attnlab.core").sys
-  local png, svg, script, log = dir .. "/figure.png", dir .. "/figure.svg", dir .. "/figure.gp", dir .. "/figure.log"
+  local png, svg = dir .. "/figure.png", dir .. "/figure.svg"
+  local script, log = dir .. "/figure.gp", dir .. "/figure.log"
+  local common = " font 'sans-serif,13' background rgb 'white'"
   sys.write(script, M.script(fig, {
-    { "pngcairo size 2250,1035 font 'sans-serif,13' fontscale 1.5 linewidth 1.5 pointscale 1.5 background rgb 'white'", png },
-    { "svg size 1500,690 font 'sans-serif,13' background rgb 'white'", svg } }))
+    { "pngcairo size 2250,1035 fontscale 1.5 linewidth 1.5 pointscale 1.5" .. common, png },
+    { "svg size 1500,690" .. common, svg } }))
   local ok, pid = pcall(sys.spawn, { "gnuplot", "-d", script, stdout = log, stderr = log })
   if not ok then return nil, "gnuplot cannot be started (Debian: apt-get install gnuplot-nox): " .. pid end
   local how, code = sys.wait(pid)

@@ -44,9 +44,10 @@ local function add_rows(twin, q, k, sum, count)
   local positive <close> = core.op.clamp(w3, { min = 1e-300 })
   local zero <close> = core.zeros { shape = w3:shape(), dtype = "f64" }
   local logs <close> = core.op.select(w3, positive:log(), zero):sum { axes = { 1, 3 } }
-  local rows <close> = core.op.select(w3, core.full { shape = w3:shape(), value = 1, dtype = "f64" }, zero):sum { axes = { 1, 3 } }
+  local one <close> = core.full { shape = w3:shape(), value = 1, dtype = "f64" }
+  local n <close> = core.op.select(w3, one, zero):sum { axes = { 1, 3 } }
   for t, v in ipairs(logs:flat()) do sum[t] = (sum[t] or 0) + v end
-  for t, v in ipairs(rows:flat()) do count[t] = (count[t] or 0) + v end
+  for t, v in ipairs(n:flat()) do count[t] = (count[t] or 0) + v end
 end
 
 -- {log10_row_sum = {...}}: mean of log10 W_t by position over layers, heads and fixed validation windows

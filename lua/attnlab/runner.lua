@@ -26,8 +26,8 @@ function M.expand(plan, options)
       local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = "cpu",
                      data_hash = hashes[text], expect = arm.expect, quick = plan.quick or nil,
                      made = { source = store.source_hash(), libraries = store.libraries(), threads = threads } }
-      list[#list + 1] = { arm = i, name = arm.name, seed = seed, spec = spec, dir = store.dir(options.root, spec),
-                          steps = arm.config.train.steps, threads = threads }
+      list[#list + 1] = { arm = i, name = arm.name, seed = seed, spec = spec, steps = arm.config.train.steps,
+                          dir = store.dir(options.root, spec) }
     end
   end
   return list, jobs, threads
@@ -54,13 +54,17 @@ local function select_runs(list, options)
       todo[#todo + 1] = run
       if not options.force and sys.exists(run.dir .. "/checkpoint.safetensors") then
         local differ = store.differences(store.config(run.dir))
-        if #differ > 0 then refused[#refused + 1] = ("  %s (%s, seed %d): other %s"):format(run.dir, run.name, run.seed, table.concat(differ, ", ")) end
+        if #differ > 0 then
+          refused[#refused + 1] = ("  %s (%s, seed %d): other %s"):format(run.dir, run.name, run.seed,
+            table.concat(differ, ", "))
+        end
       end
     end
   end
   if #refused > 0 then
-    if #refused > 5 then refused[5], refused[6] = ("  ... and %d more"):format(#refused - 4), nil end
-    error("runs that another program began cannot go on bit for bit:\n" .. table.concat(refused, "\n", 1, math.min(#refused, 5))
+    local shown = math.min(#refused, 5)
+    if #refused > shown then refused[shown] = ("  ... and %d more"):format(#refused - shown + 1) end
+    error("runs that another program began cannot go on bit for bit:\n" .. table.concat(refused, "\n", 1, shown)
       .. "\n--fresh starts the experiment again, --force continues all the same", 0)
   end
   return todo
@@ -69,7 +73,8 @@ end
 local function start(run, options)
   store.create(options.root, run.spec)
   local threads = tostring(store.config(run.dir).made.threads)
-  local argv = { options.program, "worker", "--run", run.dir, stdout = run.dir .. "/log", stderr = run.dir .. "/log",
+  local log = run.dir .. "/log"
+  local argv = { options.program, "worker", "--run", run.dir, stdout = log, stderr = log,
                  env = { OMP_NUM_THREADS = threads, OMP_WAIT_POLICY = "passive" } }
   if options.force then argv[#argv + 1] = "--force" end
   run.pid = sys.spawn(argv)

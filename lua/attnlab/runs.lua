@@ -52,7 +52,8 @@ local function curve(arm_runs, metric)
   table.sort(steps)
   local points = {}
   for i, s in ipairs(steps) do
-    points[i] = { s, stats.mean(by_step[s]), math.min(table.unpack(by_step[s])), math.max(table.unpack(by_step[s])) }
+    local list = by_step[s]
+    points[i] = { s, stats.mean(list), math.min(table.unpack(list)), math.max(table.unpack(list)) }
   end
   return points
 end
@@ -100,7 +101,9 @@ function M.gather(plan, runs)
     arm.count[state] = arm.count[state] + 1
     if state == "finished" then arm.values[r.seed] = run.value end
     if state == "diverged" then arm.diverged_at = math.max(arm.diverged_at or 0, run.status.step) end
-    if (state == "finished" or state == "diverged") and #run.differs > 0 then arm.stale = table.concat(run.differs, ", ") end
+    if (state == "finished" or state == "diverged") and #run.differs > 0 then
+      arm.stale = table.concat(run.differs, ", ")
+    end
     for _, k in ipairs { "parameters", "state_bytes", "tokens_per_second" } do arm[k] = arm[k] or run[k] end
   end
   for _, arm in ipairs(arms) do
@@ -132,7 +135,8 @@ local function table_rows(result)
   for i, arm in ipairs(result.arms) do
     local c = result.comparison[i]
     local d, row = c.difference, { name = arm.name, n = ("%d"):format(c.n), status = arm.status }
-    if c.mean then row.loss = c.deviation and ("%.4f ± %.4f"):format(c.mean, c.deviation) or ("%.4f"):format(c.mean) end
+    if c.mean then row.loss = ("%.4f"):format(c.mean) end
+    if c.deviation then row.loss = row.loss .. (" ± %.4f"):format(c.deviation) end
     if d and d.n > 0 then
       row.difference = d.lo and ("%+.4f [%.4f, %.4f]"):format(d.mean, d.lo, d.hi) or ("%+.4f"):format(d.mean)
       row.verdict = d.verdict
@@ -200,12 +204,14 @@ function M.figure(result)
   local plan = result.plan
   local config = plan.arms[1].config
   local m, n = config.model, #plan.seeds
-  local fig = { title = ("%s   (%d layers, width %d, context %d, %d seed%s)"):format(plan.experiment.title
-                  or plan.experiment.question or plan.name, m.layers, m.width, m.context, n, n == 1 and "" or "s"), reference = plan.arms[1].name,
-                margin = plan.margin, curves = {}, forest = {}, profile = {},
+  local e = plan.experiment
+  local title = ("%s   (%d layers, width %d, context %d, %d seed%s)"):format(e.title or e.question or plan.name,
+    m.layers, m.width, m.context, n, n == 1 and "" or "s")
+  local fig = { title = title, reference = plan.arms[1].name, margin = plan.margin, curves = {}, forest = {}, profile = {},
                 ylabel = plan.metric == "valid/loss" and "validation loss" or plan.metric,
                 xlabel = ("step (%d tokens each)"):format(config.train.batch_size * config.model.context),
-                forest_label = n > 1 and "mean, seeds (circles), Holm-adjusted 95 % interval" or "one seed: no interval",
+                forest_label = n > 1 and "mean, seeds (circles), Holm-adjusted 95 % interval"
+                  or "one seed: no interval",
                 profile_title = "row sum of f(s)", profile_label = "position t (grey: = t)" }
   for i, arm in ipairs(result.arms) do
     fig.curves[i] = { name = arm.name, points = arm.curve, diverged = arm.diverged_at }

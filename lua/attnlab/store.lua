@@ -15,8 +15,11 @@ local sys, json = core.sys, core.json
 local M = {}
 
 -- Modules that only read results or draw them: a change there makes no finished run stale.
-local NOT_SOURCE = { cli = true, commands = true, inspect = true, help = true, runner = true, runs = true, plot = true,
-                     table = true, axes = true, board = true, progress = true, budget = true, stats = true, experiment = true, expect = true, names = true }
+local NOT_SOURCE = {}
+for name in ("axes board budget cli commands expect experiment help inspect names plot progress runner runs stats table")
+  :gmatch "%a+" do
+  NOT_SOURCE[name .. ".lua"] = true
+end
 
 -- Folder that holds attnlab/*.lua, and the project's root above it.
 local function lua_dir()
@@ -31,7 +34,7 @@ local function add_sources(list, root, dir)
     local path = dir .. "/" .. name
     if sys.exists(root .. "/" .. path) == "dir" then
       add_sources(list, root, path)
-    elseif name:match("%.[ch]$") or name:match("%.def$") or name:match("%.lua$") and not NOT_SOURCE[name:sub(1, -5)] then
+    elseif (name:match "%.[ch]$" or name:match "%.def$" or name:match "%.lua$") and not NOT_SOURCE[name] then
       list[#list + 1] = path .. "\0" .. sys.sha256(sys.read(root .. "/" .. path))
     end
   end
@@ -54,8 +57,8 @@ function M.libraries()
 end
 
 function M.id(spec)
-  local identity = { config = config.canonical(spec.config), seed = spec.seed, device = spec.device, dtype = spec.config.train.dtype,
-                     data = spec.data_hash, expect = spec.expect }
+  local identity = { config = config.canonical(spec.config), seed = spec.seed, device = spec.device,
+                     dtype = spec.config.train.dtype, data = spec.data_hash, expect = spec.expect }
   return sys.sha256(json.encode(identity)):sub(1, 12)
 end
 
@@ -99,7 +102,9 @@ function M.status(dir)
   local path = dir .. "/status"
   if sys.exists(path) ~= "file" then return { state = "new", step = 0 } end
   local ok, status = pcall(json.decode, sys.read(path))
-  if not ok or type(status) ~= "table" then return { state = "interrupted", step = 0, reason = "unreadable status file" } end
+  if not ok or type(status) ~= "table" then
+    return { state = "interrupted", step = 0, reason = "unreadable status file" }
+  end
   if status.state == "running" then
     local lock = M.lock(dir)
     if lock then
@@ -156,7 +161,9 @@ function M.writer(dir, trainer)
   if sys.exists(w.checkpoint_path) == "file" then
     local tensors, metadata = core.safetensors.open(w.checkpoint_path)
     keep = math.tointeger(tonumber(metadata["run.metrics_bytes"]))
-    if not keep then error(w.checkpoint_path .. ": not a checkpoint of a run (run.metrics_bytes is missing)", 0) end
+    if not keep then
+      error(w.checkpoint_path .. ": not a checkpoint of a run (run.metrics_bytes is missing)", 0)
+    end
     local have = sys.exists(metrics) and sys.size(metrics) or 0
     if have < keep then
       error(("%s: %d bytes, but the checkpoint was written after %d: records are lost (--fresh starts the run again)")

@@ -49,7 +49,8 @@ local function train_run(dir, spec, progress)
   else
     local n = 0
     for _, t in pairs(model:parameters()) do n = n + t:numel() end
-    writer:record { step = 0, ["model/parameters"] = n, ["model/state_bytes"] = model:state_bytes(model.config.context) }
+    writer:record { step = 0, ["model/parameters"] = n,
+                    ["model/state_bytes"] = model:state_bytes(model.config.context) }
   end
   local live = live_file(dir)
   local result = train.loop(trainer, {
