@@ -106,7 +106,7 @@ int lal_raise_in(lua_State *L, const lal_where *w) {
   if (strncmp(text, w->fname, n) != 0 || strncmp(text + n, ": ", 2) != 0) return lal_raise(L);
   const char *rest = text + n + 2;
   int arg = 0;
-  if (strncmp(rest, "option '", 8) == 0 || strncmp(rest, "unknown option '", 16) == 0)
+  if (strncmp(rest, "option", 6) == 0 || strncmp(rest, "unknown option", 14) == 0)
     arg = w->opts_arg;
   for (int i = 0; w->inputs && w->inputs[i].name; i++) {
     const size_t k = strlen(w->inputs[i].name);

@@ -88,6 +88,13 @@ static al_status unknown(const conv *v, const char *key, const char *prefix, con
                  dot, key, n ? all : "none");
 }
 
+static al_status by_name(const conv *v, const char *prefix, const char *type) {
+  char text[96];
+  snprintf(text, sizeof text, "names expected as keys of the table, got a %s", type);
+  return *prefix ? bad(v, prefix, text)
+                 : al_fail(v->c, AL_ETYPE, "%s: options: %s", v->owner, text);
+}
+
 static bool is_input(const al_row *inputs, const char *name) {
   for (; inputs && inputs->name; inputs++)
     if (strcmp(inputs->name, name) == 0) return true;
@@ -105,8 +112,7 @@ static al_status check_keys(const conv *v, const char *prefix, const al_arg *row
       const char *key = lua_tostring(L, -2);
       if (!find(rows, key) && !is_input(inputs, key)) st = unknown(v, key, prefix, rows, inputs);
     } else if (!lua_isinteger(L, -2) || lua_tointeger(L, -2) < 1 || lua_tointeger(L, -2) > len) {
-      st = al_fail(v->c, AL_ETYPE, "%s: %s%soption names expected as keys, got a %s", v->owner,
-                   prefix, *prefix ? ": " : "", luaL_typename(L, -2));
+      st = by_name(v, prefix, luaL_typename(L, -2));
     }
   }
   if (st != AL_OK) lua_pop(L, 1);
@@ -123,8 +129,7 @@ static al_status table(const conv *v, const al_arg *rows, const char *prefix,
   char path[160];
   if (lua_rawlen(L, -1) > 0) {
     if (!rows || !rows->name || !(leaf(rows)->type & AL_T_LIST))
-      return al_fail(v->c, AL_ETYPE, "%s: %s%soptions by name expected, got a list", v->owner,
-                     prefix, *prefix ? ": " : "");
+      return by_name(v, prefix, "number");
     snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", rows->name);
     AL_TRY(list(v, leaf(rows), path));
   }

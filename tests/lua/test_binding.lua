@@ -29,18 +29,27 @@ T.test("from and to tables", function()
 end)
 
 T.test("bad tables are refused with their place", function()
-  T.raises(function() tensor {{1, 2}, {3}} end, "tensor: table %[2%] has 1 elements, the first one here has 2")
-  T.raises(function() tensor {{1, 2}, 3} end, "tensor: element %[2%]: a table of 2 expected as in the first, got a number")
-  T.raises(function() tensor {{1, "x"}} end, "tensor: element %[1%]%[2%]: a number expected, got a string")
+  T.raises(function() tensor {{1, 2}, {3}} end,
+           "tensor: table %[2%] has 1 elements, the first one here has 2")
+  T.raises(function() tensor {{1, 2}, 3} end,
+           "tensor: element %[2%]: a table of 2 expected as in the first, got a number")
+  T.raises(function() tensor {{1, "x"}} end,
+           "tensor: element %[1%]%[2%]: a number expected, got a string")
   T.raises(function() tensor {1, {2}} end, "element %[2%]: a number expected, got a table")
   T.raises(function() tensor {true} end, "got a boolean")
-  T.raises(function() tensor {data = {1.5}, dtype = "i32"} end, "element %[1%]: an i32 expected, got 1.5")
+  T.raises(function() tensor {data = {1.5}, dtype = "i32"} end,
+           "element %[1%]: an i32 expected, got 1.5")
   T.raises(function() tensor {data = {2 ^ 31}, dtype = "i32"} end, "i32 expected")
-  T.raises(function() tensor {data = {1, 2, 3}, shape = {2, 2}} end, "4 numbers needed for shape %(2,2%), got 3")
-  T.raises(function() tensor {shape = {2}} end, "bad argument #1 to 'tensor' %(option 'data' is missing%)")
-  T.raises(function() tensor {data = {1}, dtyp = "f32"} end, "unknown option 'dtyp' %(did you mean 'dtype'%?%)")
-  T.raises(function() tensor {data = {1}, dtype = "f16"} end, "option 'dtype': one of: f64 f32 bf16 i32 expected, got 'f16'")
-  T.raises(function() tensor {data = {1}, device = "cuda"} end, "option 'device': one of: cpu expected, got 'cuda'")
+  T.raises(function() tensor {data = {1, 2, 3}, shape = {2, 2}} end,
+           "4 numbers needed for shape %(2,2%), got 3")
+  T.raises(function() tensor {shape = {2}} end,
+           "bad argument #1 to 'tensor' %(option 'data' is missing%)")
+  T.raises(function() tensor {data = {1}, dtyp = "f32"} end,
+           "unknown option 'dtyp' %(did you mean 'dtype'%?%)")
+  T.raises(function() tensor {data = {1}, dtype = "f16"} end,
+           "option 'dtype': one of: f64 f32 bf16 i32 expected, got 'f16'")
+  T.raises(function() tensor {data = {1}, device = "cuda"} end,
+           "option 'device': one of: cpu expected, got 'cuda'")
   T.raises(function() tensor {{{{{{{{{1}}}}}}}}} end, "nested deeper than 8 axes")
   T.raises(function() tensor() end, "bad argument #1 to 'tensor'")
   T.raises(function() tensor "x" end, "table expected, got string")
@@ -56,13 +65,15 @@ T.test("constructors", function()
   T.eq(a, core.randn {shape = {100}, seed = 3, stream = "w"})
   T.ok(a:flat()[1] ~= core.randn({shape = {100}, seed = 3, stream = "v"}):flat()[1])
   for _, x in ipairs(core.rand({shape = {100}, seed = 1}):flat()) do T.ok(x >= 0 and x < 1) end
-  T.raises(function() core.zeros {dtype = "f32"} end, "bad argument #1 to 'zeros' %(option 'shape' is missing%)")
+  T.raises(function() core.zeros {dtype = "f32"} end,
+           "bad argument #1 to 'zeros' %(option 'shape' is missing%)")
   T.raises(function() core.zeros {shape = {2, -1}} end, "option 'shape'.*got '%-1'")
   T.raises(function() core.zeros {shape = {1.5}} end, "option 'shape'.*got '1.5'")
   T.raises(function() core.zeros {shape = {1e15, 1e15}} end, "too large")
   T.raises(function() core.zeros {shape = {1, 1, 1, 1, 1, 1, 1, 1, 1}} end, "at most 8 axes")
   T.raises(function() core.full {shape = {2}} end, "option 'value' is missing")
-  T.raises(function() core.full {shape = {2}, value = 1.5, dtype = "i32"} end, "option 'value': an i32 expected")
+  T.raises(function() core.full {shape = {2}, value = 1.5, dtype = "i32"} end,
+           "option 'value': an i32 expected")
   T.raises(function() core.randn {shape = {2}, stream = "x"} end, "needs the option 'seed'")
   T.raises(function() core.randn {shape = {2}, dtype = "i32"} end, "f32 or f64")
   T.raises(function() core.zeros(3) end, "table expected, got number")
@@ -81,16 +92,19 @@ T.test("indexing reads, and gradients flow", function()
   t:requires_grad(true)
   t[{2, {2, 3}}]:sum():backward()
   T.eq(t:grad():totable(), {{0, 0, 0}, {0, 1, 1}})
-  T.raises(function() return t[3] end, "index: axis 1: 1%.%.2 or from the end %-2%.%.%-1 expected, got 3 for shape %(2,3%)")
+  T.raises(function() return t[3] end,
+           "index: axis 1: 1%.%.2 or from the end %-2%.%.%-1 expected, got 3 for shape %(2,3%)")
   T.raises(function() return t[0] end, "got 0")
   T.raises(function() return t[{1, 1, 1}] end, "3 places for the 2 axes")
   T.raises(function() return t[{{2, 1}}] end, "first after last")
   T.raises(function() return t[{{1}}] end, "a range is {first, last}")
   T.raises(function() return t[{{1, 2, 0}}] end, "step of a range")
-  T.raises(function() return t[{"x"}] end, "axis 1: an integer or {first, last} expected, got a string")
+  T.raises(function() return t[{"x"}] end,
+           "axis 1: an integer or {first, last} expected, got a string")
   T.raises(function() return t[1.5] end, "axis 1: an integer")
   T.raises(function() return tensor(1)[1] end, "a scalar tensor has no axis")
-  T.raises(function() return t:totabel() end, "a tensor has no method 'totabel' %(did you mean 'totable'%?%)")
+  T.raises(function() return t:totabel() end,
+           "a tensor has no method 'totabel' %(did you mean 'totable'%?%)")
 end)
 
 T.test("indexing writes in place", function()
@@ -166,7 +180,8 @@ T.test("gradients", function()
   w:zero_grad()
   T.eq(w:grad(), nil)
   T.raises(function() (w * w):backward() end, "backward")
-  T.raises(function() tensor({data = {1}, dtype = "i32"}):requires_grad(true) end, "f32 or f64 needed, got i32")
+  T.raises(function() tensor({data = {1}, dtype = "i32"}):requires_grad(true) end,
+           "f32 or f64 needed, got i32")
   T.raises(function() (w * w):requires_grad(false) end, "computed from others")
   local z = core.no_grad(function(x) return x * x end, w)
   T.eq(z:requires_grad(), false)
@@ -286,7 +301,8 @@ T.test("optimisers", function()
   o:steps(7)
   T.eq(o:steps(), 7)
   T.raises(function() core.optim "adamm" end, "adamw")
-  T.raises(function() core.optim("adamw", {beta = {0.9, 0.95}}) end, "bad argument #2 to 'optim' %(unknown option 'beta' %(did you mean 'betas'%?%)")
+  T.raises(function() core.optim("adamw", {beta = {0.9, 0.95}}) end,
+           "bad argument #2 to 'optim' %(unknown option 'beta' %(did you mean 'betas'%?%)")
   T.raises(function() core.optim("adamw", {betas = {0.9, 1.5}}) end, "option 'betas'")
   T.raises(function() o:add("w", w) end, "added twice")
   T.raises(function() o:add("v", w * 2) end, "leaf")
@@ -303,8 +319,10 @@ T.test("safetensors", function()
   T.eq(u, t)
   T.eq(meta.step, "7")
   T.eq(meta.note, "\u{e9}")
-  T.raises(function() core.safetensors.save(path, {w = 1}) end, "bad argument #2 to 'save' %('w': tensor expected, got number%)")
-  T.raises(function() core.safetensors.save(path, t, {step = 7}) end, "'step': string expected, got number")
+  T.raises(function() core.safetensors.save(path, {w = 1}) end,
+           "bad argument #2 to 'save' %('w': tensor expected, got number%)")
+  T.raises(function() core.safetensors.save(path, t, {step = 7}) end,
+           "'step': string expected, got number")
   T.raises(function() core.safetensors.save(path, {tensor {1}}) end, "names expected as keys")
   T.raises(function() core.safetensors.open(path .. "x") end, "x.safetensorsx.*No such file")
   core.sys.write(path, "junk")
@@ -324,7 +342,8 @@ T.test("windows of tokens", function()
   T.raises(function() core.windows_random(tokens, {batch = 3, context = 5, index = 0}) end,
            "bad argument #2 to 'windows_random' %(option 'seed' is missing%)")
   T.raises(function() core.windows_random(tokens, {batch = 1, context = 100, seed = 1, index = 0}) end)
-  T.raises(function() core.windows_even(tokens, {batch = 1, context = 5, totl = 3}) end, "did you mean 'total'")
+  T.raises(function() core.windows_even(tokens, {batch = 1, context = 5, totl = 3}) end,
+           "did you mean 'total'")
   T.raises(function() core.windows_even({}, {}) end, "tensor expected, got table")
 end)
 
@@ -391,7 +410,8 @@ T.test("attention", function()
   local a = core.attn.new("", {}, sizes)
   T.eq(a:text(), "")
   T.ok(#a:text(true) > 0)
-  T.raises(function() a:forward {} end, "bad argument #1 to 'forward' %(q: tensor %(B,T,H,D%) expected, got nil%)")
+  T.raises(function() a:forward {} end,
+           "bad argument #1 to 'forward' %(q: tensor %(B,T,H,D%) expected, got nil%)")
   T.raises(function()
     local i = inputs(1, 3)
     i.casual = true
@@ -408,12 +428,18 @@ T.test("attention", function()
     a:forward(i)
   end, "%(1,4,2,4%)")
   T.raises(function() a:set_parameter("nothing", tensor {1}) end, "no parameter 'nothing'")
-  T.raises(function() core.attn.new("", {}, {heads = 2}) end, "bad argument #3 to 'new' %(option 'head_dim' is missing%)")
-  T.raises(function() core.attn.new("", {}, {heads = 2, head_dim = 4, head = 3}) end, "unknown option 'head'")
-  T.raises(function() core.attn.new("", {[rows[1].name .. "x"] = 1}, sizes) end, "bad argument #2 to .*did you mean '" .. rows[1].name)
+  T.raises(function() core.attn.new("", {}, {heads = 2}) end,
+           "bad argument #3 to 'new' %(option 'head_dim' is missing%)")
+  T.raises(function() core.attn.new("", {}, {heads = 2, head_dim = 4, head = 3}) end,
+           "unknown option 'head'")
+  T.raises(function() core.attn.new("", {[rows[1].name .. "x"] = 1}, sizes) end,
+           "bad argument #2 to .*did you mean '" .. rows[1].name)
   T.raises(function() core.attn.new("", {[record.name] = {[record.fields[1].name .. "x"] = 1}}, sizes) end,
            "unknown option '" .. record.name .. "%." .. record.fields[1].name .. "x' %(did you mean '" .. record.fields[1].name)
-  T.raises(function() core.attn.new("", {1, 2}, sizes) end, "by name expected, got a list")
+  T.raises(function() core.attn.new("", {1, 2}, sizes) end,
+           "bad argument #2 to .*names expected as keys of the table, got a number")
+  T.raises(function() core.attn.new("", {[record.name] = {1}}, sizes) end,
+           "option '" .. record.name .. "': names expected as keys")
 end)
 
 T.test("llama2.c models", function()

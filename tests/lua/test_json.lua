@@ -40,7 +40,8 @@ T.test("decoding", function()
 end)
 
 T.test("what JSON cannot hold is refused by name", function()
-  T.raises(function() json.encode {model = {scale = 0 / 0}} end, "json: model%.scale: JSON has no nan")
+  T.raises(function() json.encode {model = {scale = 0 / 0}} end,
+           "json: model%.scale: JSON has no nan")
   T.raises(function() json.encode {a = {1, math.huge}} end, "json: a%[2%]: JSON has no inf")
   T.raises(function() json.encode {f = print} end, "json: f: a function has no JSON form")
   T.raises(function() json.encode {a = {1, nil, 3}} end, "json: a: keys are strings")

@@ -114,7 +114,8 @@ T.test("inputs can be named in the options", function()
     local outputs = {core.op[op.name](options)}
     if not op.name:find "dropout" then T.eq(outputs, c.outputs) end
     if not op.inputs[1].list then
-      T.raises(function() core.op[op.name](c.inputs[1], options) end, "%(" .. op.inputs[1].name .. ": given twice%)")
+      T.raises(function() core.op[op.name](c.inputs[1], options) end,
+               "%(" .. op.inputs[1].name .. ": given twice%)")
     end
   end
 end)
@@ -124,19 +125,22 @@ T.test("errors name the op, the argument and what was expected", function()
     local f, c = core.op[op.name], calls[op.name]
     local where = "bad argument #%d+ to '" .. op.name .. "' %("
     T.raises(function() f() end, where .. op.inputs[1].name .. ": .* expected, got no value%)")
-    T.raises(function() f(true) end, where .. op.inputs[1].name .. ": tensor expected, got boolean%)")
+    T.raises(function() f(true) end,
+             where .. op.inputs[1].name .. ": tensor expected, got boolean%)")
     T.raises(function() f({}, 1) end, where)
     if not op.inputs[#op.inputs].list then
       local many = {table.unpack(c.inputs)}
       many[#op.inputs + 1] = FLOATS[1]
-      T.raises(function() f(table.unpack(many, 1, #op.inputs + 1)) end, where .. "too many inputs: it takes " .. op.inputs[1].name)
+      T.raises(function() f(table.unpack(many, 1, #op.inputs + 1)) end,
+               where .. "too many inputs: it takes " .. op.inputs[1].name)
     end
     local args = {table.unpack(c.inputs)}
     args[#args + 1] = {no_such_option = 1}
     T.raises(function() f(table.unpack(args)) end, where .. "unknown option 'no_such_option'")
     for _, a in ipairs(op.args) do
       args[#args] = {[a.name] = print}
-      T.raises(function() f(table.unpack(args)) end, where .. "option '" .. a.name .. "': a function is not an option value%)")
+      T.raises(function() f(table.unpack(args)) end,
+               where .. "option '" .. a.name .. "': a function is not an option value%)")
       args[#args] = {[a.name] = {"x"}}
       T.raises(function() f(table.unpack(args)) end, where .. "option '" .. a.name .. "'")
       args[#args] = {[a.name .. "x"] = 1}
@@ -152,7 +156,8 @@ T.test("axes count from 1", function()
         local c = calls[op.name]
         local args = {table.unpack(c.inputs)}
         args[#args + 1] = {[a.name] = 0}
-        T.raises(function() core.op[op.name](table.unpack(args)) end, "option '" .. a.name .. "': axes count from 1")
+        T.raises(function() core.op[op.name](table.unpack(args)) end,
+                 "option '" .. a.name .. "': axes count from 1")
         args[#args] = {[a.name] = 9}
         T.raises(function() core.op[op.name](table.unpack(args)) end,
                  "option '" .. a.name .. "': integer in %-%d%.%.%d expected, got 9 for shape")
@@ -188,9 +193,11 @@ T.test("optional inputs", function()
   local x, g = floats(2, 3), floats(3)
   T.eq(x:rmsnorm {gain = g}, x:rmsnorm(g))
   T.eq(x:rmsnorm(nil, {eps = 1e-5}), x:rmsnorm {eps = 1e-5})
-  T.raises(function() x:rmsnorm {gain = floats(4)} end, "bad argument #1 to 'rmsnorm' %(gain: .*%(4%)")
+  T.raises(function() x:rmsnorm {gain = floats(4)} end,
+           "bad argument #1 to 'rmsnorm' %(gain: .*%(4%)")
   T.raises(function() x:rmsnorm(floats(4)) end, "bad argument #1 to 'rmsnorm' %(gain: .*%(4%)")
-  T.raises(function() core.op.rmsnorm(x, floats(4)) end, "bad argument #2 to 'rmsnorm' %(gain: .*%(4%)")
+  T.raises(function() core.op.rmsnorm(x, floats(4)) end,
+           "bad argument #2 to 'rmsnorm' %(gain: .*%(4%)")
   T.raises(function() x:rmsnorm {gian = g} end, "unknown option 'gian' %(did you mean 'gain'%?%)")
 end)
 

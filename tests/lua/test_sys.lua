@@ -132,7 +132,8 @@ end)
 
 T.test("children: what cannot start is an error", function()
   T.raises(function() sys.spawn {"/no/such/program"} end, "spawn: /no/such/program: No such file")
-  T.raises(function() sys.spawn {"true", stdout = "/no/such/folder/x"} end, "spawn: /no/such/folder/x: No such file")
+  T.raises(function() sys.spawn {"true", stdout = "/no/such/folder/x"} end,
+           "spawn: /no/such/folder/x: No such file")
   T.raises(function() sys.spawn {} end, "a program expected at place 1")
   T.raises(function() sys.spawn {"true", stdot = "x"} end, "unknown option 'stdot'")
   T.raises(function() sys.spawn {"true", {}} end, "text expected at place 2, got a table")
