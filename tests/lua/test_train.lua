@@ -117,6 +117,37 @@ T.test("it learns", function()
   T.ok(t:evaluate()["valid/loss"] < before - 0.3)
 end)
 
+T.test("every preset trains, and its model survives a file", function()
+  local dir = T.folder()
+  for _, preset in ipairs(lab.attention.list()) do
+    local t = train.trainer(nil, config_of { attention = preset.name, steps = 3, eval_interval = 0 }, 1)
+    local how, records = run(t)
+    T.eq(how.status, "finished")
+    T.ok(math.abs(records[#records]["valid/loss"] - math.log(11)) < 1, preset.name)
+    for name, p in pairs(t.model:parameters()) do
+      T.ok(p:sum():item() == p:sum():item(), preset.name .. ": " .. name .. " is not finite")
+    end
+    t.model:save(dir .. "/m.safetensors")
+    local ids = { { 1, 2, 3, 4, 5 } }
+    T.eq(lab.model.load(dir .. "/m.safetensors"):forward(ids), t.model:forward(ids))
+  end
+end)
+
+T.test("memory does not grow with the steps", function()
+  local t = train.trainer(nil, config_of { steps = 100 }, 1)
+  local function live()
+    collectgarbage()
+    collectgarbage()
+    return core.memory().live
+  end
+  for _ = 1, 3 do t:step() end
+  t:evaluate()
+  local before = live()
+  for _ = 1, 10 do t:step() end
+  t:evaluate()
+  T.eq(live(), before)
+end)
+
 T.test("learning rates", function()
   local function rates(more)
     more.steps, more.warmup_steps, more.lr = 10, 4, 1
