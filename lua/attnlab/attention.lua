@@ -15,8 +15,9 @@ end
 
 local SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "seed", "tag" }
 
--- new("p2/cottention", {heads=4, head_dim=16, width=64, ..options}) or new{preset=, ..the same}: sizes
--- only where parameters need them. The result runs o = a:forward{q=, k=, v=, x=, causal=, lengths=}.
+-- new("p2/cottention", {heads=4, head_dim=16, width=64, ..options}) or new{preset=, ..the same}:
+-- sizes only where parameters need them. The result runs o = a:forward{q=, k=, v=, x=, causal=,
+-- lengths=}.
 function M.new(name, options)
   if type(name) == "table" then name, options = name.preset or "", name end
   if type(name) ~= "string" then

@@ -1,8 +1,9 @@
--- Run configurations: { model = {..}, attention = {..}, train = {..} }. Keys on the command line and in
--- experiment files are dotted ("attention.denominator.floor"); over model and train the last word alone
--- will do (steps=100). Attention options come from the rows of the preset's family and of the layer.
--- attention may also hold a choice by layer: attention = { preset=, .., ["2"] = { preset= or options } };
--- a list { "softmax", "p2/cottention" } and { default = .., [2] = .. } are brought to that form.
+-- Run configurations: { model = {..}, attention = {..}, train = {..} }. Keys on the command line
+-- and in experiment files are dotted ("attention.denominator.floor"); over model and train the last
+-- word alone will do (steps=100). Attention options come from the rows of the preset's family and
+-- of the layer. attention may also hold a choice by layer: attention = { preset=, .., ["2"] = {
+-- preset= or options } }; a list { "softmax", "p2/cottention" } and { default = .., [2] = .. } are
+-- brought to that form.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
@@ -10,48 +11,7 @@ local Attention = require "attnlab.nn.attention"
 
 local M = {}
 
-M.rows = {
-  model = {
-    { name = "arch", type = "word", default = "llama", choices = { "llama" }, doc = "architecture" },
-    { name = "layers", type = "integer", default = "2", min = 1, max = 10000, doc = "blocks" },
-    { name = "width", type = "integer", default = "128", min = 1, doc = "channels of the residual stream" },
-    { name = "heads", type = "integer", default = "4", min = 1, doc = "query heads" },
-    { name = "kv_heads", type = "integer", default = "0", min = 0, doc = "key/value heads; 0 = heads" },
-    { name = "head_dim", type = "integer", default = "0", min = 0, doc = "channels of a head; 0 = width / heads" },
-    { name = "mlp", type = "integer", default = "0", min = 0, doc = "hidden channels of the MLP; 0 = 2 * width" },
-    { name = "context", type = "integer", default = "256", min = 1, doc = "longest sequence in tokens" },
-    { name = "vocab", type = "integer", default = "0", min = 0, doc = "token ids; 0 = as the data have" },
-    { name = "norm_eps", type = "number", default = "1e-5", min = 0, doc = "eps of the RMS norms" },
-    { name = "tied", type = "bool", default = "false", doc = "the output head is the embedding" },
-    { name = "init", type = "word", default = "torch", choices = { "torch", "normal" },
-      doc = "linear weights: U(+-1/sqrt(inputs)) or N(0, init_deviation)" },
-    { name = "init_deviation", type = "number", default = "0.02", min = 0,
-      doc = "of the normal weights; embedding and head are normal with either init" },
-  },
-  train = {
-    { name = "data", type = "text", default = "shakespeare", doc = "name of a text in experiments/data, or a path" },
-    { name = "steps", type = "integer", default = "400", min = 1, doc = "optimiser steps" },
-    { name = "batch_size", type = "integer", default = "16", min = 1, doc = "windows of `context` tokens a step" },
-    { name = "lr", type = "number", default = "3e-3", min = 0, doc = "highest learning rate" },
-    { name = "min_lr", type = "number", default = "0", min = 0, doc = "learning rate that the decay goes to" },
-    { name = "warmup_steps", type = "integer", default = "40", min = 0, doc = "linear rise from 0 to lr" },
-    { name = "schedule", type = "word", default = "linear", choices = { "linear", "cosine", "constant" },
-      doc = "from the end of the warm-up to the last step" },
-    { name = "betas", type = "list", default = "{0.9,0.99}", min = 0, max = 1, length = 2, doc = "of AdamW" },
-    { name = "eps", type = "number", default = "1e-8", min = 0, doc = "of AdamW" },
-    { name = "weight_decay", type = "number", default = "0.01", min = 0, doc = "decoupled, times the learning rate" },
-    { name = "decay", type = "word", default = "matrices", choices = { "matrices", "all" },
-      doc = "what decays: tensors of two axes or more, or everything" },
-    { name = "grad_clip", type = "number", default = "1", min = 0, doc = "largest global gradient norm; 0 = off" },
-    { name = "divergence", type = "number", default = "0.2", min = 0,
-      doc = "nats; a smoothed loss this far above its lowest for 20 steps ends the run as diverged; 0 = off" },
-    { name = "eval_interval", type = "integer", default = "100", min = 0, doc = "steps; 0 = only at the end" },
-    { name = "eval_batches", type = "integer", default = "16", min = 1, doc = "of batch_size fixed validation windows" },
-    { name = "checkpoint_interval", type = "integer", default = "100", min = 0, doc = "steps; 0 = only at the end" },
-    { name = "log_interval", type = "integer", default = "10", min = 1, doc = "steps between records" },
-    { name = "dtype", type = "word", default = "f32", choices = { "f32", "f64" }, doc = "of weights and arithmetic" },
-  },
-}
+M.rows = require "attnlab.settings"
 
 local function fail(...)
   error("config: " .. string.format(...), 0)
@@ -65,7 +25,8 @@ local function copy(v)
 end
 M.copy = copy
 
--- "steps" -> "train.steps", "attention.rope" -> itself; unknown keys are errors with the nearest name.
+-- "steps" -> "train.steps", "attention.rope" -> itself; unknown keys are errors with the nearest
+-- name.
 function M.key(key)
   local group, rest = key:match("^(%a+)%.(.+)$")
   if key == "attention" or group == "attention" then return key end
@@ -99,7 +60,9 @@ end
 local function normal(spec)
   if spec == nil then return nil end
   if type(spec) == "string" then return { preset = spec } end
-  if type(spec) ~= "table" then fail("attention: preset or table of options expected, got %s", type(spec)) end
+  if type(spec) ~= "table" then
+    fail("attention: preset or table of options expected, got %s", type(spec))
+  end
   local out = copy(normal(spec.default)) or {}
   for k, v in pairs(spec) do
     if is_layer(k) then
@@ -112,7 +75,8 @@ local function normal(spec)
 end
 
 -- Sets key of a configuration that is being built. Text is read as the key's kind of value, so that
--- command lines can be passed on as they are. A scalar in place of a record replaces the whole record.
+-- command lines can be passed on as they are. A scalar in place of a record replaces the whole
+-- record.
 function M.set(cfg, key, value)
   key = M.key(key)
   local group, rest = key:match("^(%a+)%.(.+)$")
@@ -138,7 +102,8 @@ function M.set(cfg, key, value)
     local inner = at[path[i]]
     if type(inner) ~= "table" then
       local first = M.first_field(cfg.attention, path[i])
-      inner = (is_layer(path[i]) and normal(inner)) or (inner ~= nil and first and { [first] = inner }) or {}
+      inner = is_layer(path[i]) and normal(inner) or inner ~= nil and first and { [first] = inner }
+        or {}
     end
     at[path[i]], at = inner, inner
   end
@@ -183,18 +148,20 @@ local function check_attention(cfg, i)
       error(names.unknown("option", k, all), 0)
     end
   end
-  local a = core.attn.new(preset, family, { heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim,
-    value_dim = m.head_dim, width = m.width, dtype = cfg.train.dtype, seed = 0, tag = "check" })
+  local a = core.attn.new(preset, family, {
+    heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, value_dim = m.head_dim,
+    width = m.width, dtype = cfg.train.dtype, seed = 0, tag = "check" })
   return a, Attention.layer_options(a:layer(), layer)
 end
 
 -- The core's message without what concerns the Lua call that it came through.
 local function plain(message)
-  return (tostring(message):gsub("^%S+:%d+: ", ""):gsub("^bad argument #%d+ to '([^']*)' %((.*)%)$", "%1: %2"))
+  return (tostring(message):gsub("^%S+:%d+: ", "")
+    :gsub("^bad argument #%d+ to '([^']*)' %((.*)%)$", "%1: %2"))
 end
 
--- Checks and completes: returns a new table with every default filled in, sizes that follow from others
--- included, so set keys before. Accepts nested tables, dotted and bare keys.
+-- Checks and completes: returns a new table with every default filled in, sizes that follow from
+-- others included, so set keys before. Accepts nested tables, dotted and bare keys.
 function M.resolve(given)
   local cfg = { model = {}, attention = nil, train = {} }
   for _, key in ipairs(names.keys(given)) do
@@ -217,13 +184,17 @@ function M.resolve(given)
   if m.kv_heads == 0 then m.kv_heads = m.heads end
   if m.mlp == 0 then m.mlp = 2 * m.width end
   if m.head_dim == 0 then
-    if m.width % m.heads ~= 0 then fail("model.width (%d) must be divisible by model.heads (%d)", m.width, m.heads) end
+    if m.width % m.heads ~= 0 then
+      fail("model.width (%d) must be divisible by model.heads (%d)", m.width, m.heads)
+    end
     m.head_dim = m.width // m.heads
   end
   if m.heads % m.kv_heads ~= 0 then
     fail("model.heads (%d) must be a multiple of model.kv_heads (%d)", m.heads, m.kv_heads)
   end
-  if t.min_lr > t.lr then fail("train.min_lr (%g) must not be above train.lr (%g)", t.min_lr, t.lr) end
+  if t.min_lr > t.lr then
+    fail("train.min_lr (%g) must not be above train.lr (%g)", t.min_lr, t.lr)
+  end
 
   cfg.attention = cfg.attention or { preset = "softmax" }
   local common, last = false, 0
@@ -231,7 +202,9 @@ function M.resolve(given)
     if is_layer(k) then last = math.max(last, tonumber(k)) else common = true end
   end
   if last > m.layers then fail("attention.%d: the model has %d layers", last, m.layers) end
-  if not common and last ~= m.layers then fail("attention: %d choices for %d layers", last, m.layers) end
+  if not common and last ~= m.layers then
+    fail("attention: %d choices for %d layers", last, m.layers)
+  end
   for i = 1, m.layers do
     if i == 1 or cfg.attention[tostring(i)] or (i == 2 and cfg.attention["1"]) then
       local ok, message = pcall(check_attention, cfg, i)
@@ -247,7 +220,11 @@ function M.flatten(cfg, prefix, out)
   for _, k in ipairs(names.keys(cfg)) do
     local v = cfg[k]
     local path = prefix and prefix .. "." .. k or k
-    if type(v) == "table" and #v == 0 and next(v) ~= nil then M.flatten(v, path, out) else out[path] = copy(v) end
+    if type(v) == "table" and #v == 0 and next(v) ~= nil then
+      M.flatten(v, path, out)
+    else
+      out[path] = copy(v)
+    end
   end
   return out
 end
@@ -274,21 +251,26 @@ function M.diff(a, b)
   local all = copy(fa)
   for k, v in pairs(fb) do all[k] = v end
   for _, k in ipairs(names.keys(all)) do
-    if rows.show(fa[k]) ~= rows.show(fb[k]) then out[#out + 1] = { key = k, a = fa[k], b = fb[k] } end
+    if rows.show(fa[k]) ~= rows.show(fb[k]) then
+      out[#out + 1] = { key = k, a = fa[k], b = fb[k] }
+    end
   end
   return out
 end
 
--- What a resolved configuration means, as sorted lines: each layer's attention with every option of its
--- family and layer written out, so that a changed default changes the text.
+-- What a resolved configuration means, as sorted lines: each layer's attention with every option of
+-- its family and layer written out, so that a changed default changes the text.
 function M.canonical(cfg)
   local out = {}
-  for key, v in pairs(M.flatten { model = cfg.model, train = cfg.train }) do out[#out + 1] = key .. " = " .. rows.show(v) end
+  for key, v in pairs(M.flatten { model = cfg.model, train = cfg.train }) do
+    out[#out + 1] = key .. " = " .. rows.show(v)
+  end
   for i = 1, cfg.model.layers do
     local a, layer = check_attention(cfg, i)
     local words = {}
     for _, k in ipairs(names.keys(layer)) do words[#words + 1] = k .. "=" .. rows.show(layer[k]) end
-    out[#out + 1] = ("attention.%d = %s %s | %s"):format(i, a:family(), a:text(true), table.concat(words, " "))
+    out[#out + 1] = ("attention.%d = %s %s | %s")
+      :format(i, a:family(), a:text(true), table.concat(words, " "))
   end
   table.sort(out)
   return table.concat(out, "\n") .. "\n"

@@ -1,7 +1,7 @@
 -- Text as token sequences: data.open("shakespeare") or data.open("path/to/text.txt", {vocab=}).
--- Fields of a dataset: name, path, text_bytes, sha256 (of the file), vocabulary, tokens (i32, 1-D) and the
--- token ranges train = {lo, hi} (the first nine tenths) and valid = {lo, hi} (the rest), 0-based, hi
--- excluded. Without a vocabulary the tokens are the distinct characters of the text.
+-- Fields of a dataset: name, path, text_bytes, sha256 (of the file), vocabulary, tokens (i32, 1-D)
+-- and the token ranges train = {lo, hi} (the first nine tenths) and valid = {lo, hi} (the rest),
+-- 0-based, hi excluded. Without a vocabulary the tokens are the distinct characters of the text.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 local vocabulary = require "attnlab.vocabulary"
@@ -40,31 +40,38 @@ end
 -- The file behind a name or path.
 function M.path(name)
   if type(name) ~= "string" or name == "" then
-    error(("data: name or path of a text expected, got %s"):format(name == "" and "''" or type(name)), 0)
+    local got = name == "" and "''" or type(name)
+    error("data: name or path of a text expected, got " .. got, 0)
   end
   local inside = M.folder() .. "/" .. name .. ".txt"
   if not name:find("/", 1, true) and core.sys.exists(inside) == "file" then return inside end
   local kind = core.sys.exists(name)
   if kind == "file" then return name end
-  if kind == "dir" then error(("data: '%s' is a folder, a text file is expected"):format(name), 0) end
+  if kind == "dir" then
+    error(("data: '%s' is a folder, a text file is expected"):format(name), 0)
+  end
   if name:find("/", 1, true) or name:find("%.%w+$") then
     error(("data: '%s': no such file"):format(name), 0)
   end
-  error("data: " .. names.unknown("text", name, M.list()) .. "; texts are looked for in " .. M.folder(), 0)
+  error(("data: %s; texts are looked for in %s")
+    :format(names.unknown("text", name, M.list()), M.folder()), 0)
 end
 
 function M.open(name, opts)
   opts = opts or {}
   local path = M.path(name)
   local text = core.sys.read(path)
-  if text:find("%S") == nil then error(("data: '%s' is empty, a text is expected"):format(path), 0) end
+  if text:find("%S") == nil then
+    error(("data: '%s' is empty, a text is expected"):format(path), 0)
+  end
   local vocab = opts.vocab or vocabulary.characters(text)
   local tokens = vocab:encode(text)
   local n = tokens:numel()
   local cut = math.floor(n * TRAIN_SHARE)
-  return setmetatable({ name = name, path = path, text_bytes = #text, sha256 = core.sys.sha256(text),
-                        vocabulary = vocab, tokens = tokens, train = { lo = 0, hi = cut },
-                        valid = { lo = cut, hi = n } }, Dataset)
+  return setmetatable({
+    name = name, path = path, text_bytes = #text, sha256 = core.sys.sha256(text),
+    vocabulary = vocab, tokens = tokens, train = { lo = 0, hi = cut },
+    valid = { lo = cut, hi = n } }, Dataset)
 end
 
 function Dataset:range(split)

@@ -28,10 +28,11 @@ local function new(opts)
     for _, name in ipairs(KNOWN) do known = known or name == k end
     if not known then error("evalset: " .. names.unknown("option", k, KNOWN), 0) end
   end
-  local self = setmetatable({ source = opts.data or "shakespeare", split = opts.split or "valid",
-                              windows = integer(opts, "windows", 96), batch = integer(opts, "batch", 16),
-                              context = integer(opts, "context", nil) }, Evalset)
-  if self.source == nil or type(self.source) == "table" then
+  local self = setmetatable({
+    source = opts.data or "shakespeare", split = opts.split or "valid",
+    windows = integer(opts, "windows", 96), batch = integer(opts, "batch", 16),
+    context = integer(opts, "context", nil) }, Evalset)
+  if type(self.source) == "table" then
     self.dataset = self.source
   else
     data.path(self.source)
@@ -49,7 +50,8 @@ function Evalset:open(m)
   return self.dataset
 end
 
--- Calls f(x, y) for each batch with every model of the list in evaluation mode and nothing recorded.
+-- Calls f(x, y) for each batch with every model of the list in evaluation mode and nothing
+-- recorded.
 function Evalset:each(models, f)
   local context = self.context or models[1].config.context
   local set = self:open(models[1])
@@ -97,8 +99,8 @@ end
 
 Evalset.__call = Evalset.loss
 
--- a against b on the same windows: { mean = loss of a minus loss of b, se = standard error of that mean
--- over windows, kl = mean over positions of KL(b || a) in nats, n = windows }.
+-- a against b on the same windows: { mean = loss of a minus loss of b, se = standard error of that
+-- mean over windows, kl = mean over positions of KL(b || a) in nats, n = windows }.
 function Evalset:diff(a, b)
   local differences, kl, batches = {}, 0, 0
   self:each({ a, b }, function(x, y)

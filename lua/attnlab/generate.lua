@@ -1,5 +1,5 @@
--- Text from a model: each step runs the window of the last `context` tokens in the parallel form and
--- takes the next token from the last position's logits.
+-- Text from a model: each step runs the window of the last `context` tokens in the parallel form
+-- and takes the next token from the last position's logits.
 --   prompt       text, or an array of ids; default: the tokenizer's start
 --   tokens       how many to add (256)
 --   temperature  0 = the likeliest token (default); else samples from softmax(logits / temperature)
@@ -18,7 +18,8 @@ local function number(opts, key, default, least)
   local v = opts[key]
   if v == nil then return default end
   if type(v) ~= "number" or not (v >= least) or v == math.huge then
-    error(("generate: option '%s': number >= %g expected, got %s"):format(key, least, tostring(v)), 0)
+    error(("generate: option '%s': number >= %g expected, got %s")
+      :format(key, least, tostring(v)), 0)
   end
   return v
 end
@@ -26,7 +27,9 @@ end
 local function start(m, prompt)
   if type(prompt) == "table" then return table.move(prompt, 1, #prompt, 1, {}) end
   local v = m.vocabulary
-  if not v then error("generate: the model has no vocabulary: give the prompt as a list of ids", 0) end
+  if not v then
+    error("generate: the model has no vocabulary: give the prompt as a list of ids", 0)
+  end
   if prompt == nil and v.bos then return { v.bos } end
   if prompt == nil then prompt = "\n" end
   if type(prompt) ~= "string" then
@@ -94,7 +97,8 @@ function M.run(m, opts)
       if temperature == 0 then
         id = likeliest(logits)
       else
-        local u <close> = core.rand { shape = { 1 }, dtype = "f64", seed = seed, stream = "generate." .. n }
+        local u <close> = core.rand { shape = { 1 }, dtype = "f64", seed = seed,
+                                      stream = "generate." .. n }
         id = sample(logits, temperature, top_k, u:item())
       end
       -- a start token in the middle begins another text

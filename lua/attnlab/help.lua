@@ -1,5 +1,5 @@
--- Help on whatever a name means: op, attention preset or family, attention option, configuration key.
--- All of it comes from descriptors and rows.
+-- Help on whatever a name means: op, attention preset or family, attention option, configuration
+-- key. All of it comes from descriptors and rows.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local names = require "attnlab.names"
@@ -13,10 +13,12 @@ local function op_text(op)
   for i, input in ipairs(op.inputs) do
     words[i] = input.optional and "[" .. input.name .. "]" or input.name
   end
-  local out = { ("op %s(%s%s)"):format(op.name, table.concat(words, ", "), #op.args > 0 and ", {..}" or ""),
-                "  " .. op.doc }
+  if #op.args > 0 then words[#words + 1] = "{..}" end
+  local out = { ("op %s(%s)"):format(op.name, table.concat(words, ", ")), "  " .. op.doc }
   for _, input in ipairs(op.inputs) do
-    if input.doc and input.doc ~= "" then out[#out + 1] = ("  %s: %s"):format(input.name, input.doc) end
+    if input.doc and input.doc ~= "" then
+      out[#out + 1] = ("  %s: %s"):format(input.name, input.doc)
+    end
   end
   if #op.args > 0 then out[#out + 1] = "options:\n" .. rows.help(op.args) end
   return table.concat(out, "\n")
@@ -31,9 +33,11 @@ local function overview()
   local ops, presets = {}, {}
   for i, op in ipairs(core.ops()) do ops[i] = op.name end
   for i, p in ipairs(core.attn.list()) do presets[i] = p.name end
-  return table.concat({ "ops: " .. table.concat(ops, " "), "attention presets: " .. table.concat(presets, " "),
-                        "configuration: " .. table.concat(config.keys(), " "),
-                        'help("name") explains one of them; help("attention") lists the options of the formula' }, "\n\n")
+  return table.concat({
+    "ops: " .. table.concat(ops, " "), "attention presets: " .. table.concat(presets, " "),
+    "configuration: " .. table.concat(config.keys(), " "),
+    'help("name") explains one of them; help("attention") lists the options of the formula',
+  }, "\n\n")
 end
 
 -- Everything a name can be asked by, for completion and nearest names.
@@ -54,7 +58,8 @@ function M.text(name)
       .. "\noptions of the layer around it:\n" .. rows.help(nn_attention.rows)
   end
   if name == "config" then
-    return "model:\n" .. rows.help(config.rows.model) .. "\ntrain:\n" .. rows.help(config.rows.train)
+    return "model:\n" .. rows.help(config.rows.model)
+      .. "\ntrain:\n" .. rows.help(config.rows.train)
   end
   local found = {}
   for _, op in ipairs(core.ops()) do
@@ -62,10 +67,12 @@ function M.text(name)
   end
   found[#found + 1] = describe(name) or nil
   local last = name:match("([^%.]+)$")
-  for title, list in pairs { ["attention option"] = core.attn.options "", ["layer option"] = nn_attention.rows,
-                             ["model option"] = config.rows.model, ["train option"] = config.rows.train } do
-    local row = rows.find(list, last)
-    if row then found[#found + 1] = title .. "\n" .. rows.help({ row }) end
+  for _, part in ipairs { { "attention option", core.attn.options "" },
+                          { "layer option", nn_attention.rows },
+                          { "model option", config.rows.model },
+                          { "train option", config.rows.train } } do
+    local row = rows.find(part[2], last)
+    if row then found[#found + 1] = part[1] .. "\n" .. rows.help({ row }) end
   end
   if #found == 0 then error("help: " .. names.unknown("name", name, M.topics()), 0) end
   return table.concat(found, "\n\n")

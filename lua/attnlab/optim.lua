@@ -1,8 +1,8 @@
--- Optimisers: o = optim.adamw{params, lr=, betas=, eps=, weight_decay=, grad_clip=, decay="matrices"},
--- optim.sgd{params, lr=, momentum=, ..}; the options are those of the core, with `decay` choosing what
--- decays ("matrices": tensors of two axes or more; "all"). params: names -> tensors, as
--- m:parameters() gives them, or an array of tensors.
--- o:step([lr]) updates and returns the global gradient norm; o:zero_grad(); o:steps([n]); o:state().
+-- Optimisers: o = optim.adamw{params, lr=, betas=, eps=, weight_decay=, grad_clip=,
+-- decay="matrices"}, optim.sgd{params, lr=, momentum=, ..}; the options are those of the core, with
+-- `decay` choosing what decays ("matrices": tensors of two axes or more; "all"). params: names ->
+-- tensors, as m:parameters() gives them, or an array of tensors. o:step([lr]) updates and returns
+-- the global gradient norm; o:zero_grad(); o:steps([n]); o:state().
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 
@@ -18,7 +18,8 @@ local function build(kind, opts)
   end
   local decay, rest = opts.decay or "matrices", {}
   if decay ~= "matrices" and decay ~= "all" then
-    error(("%s: option 'decay': 'matrices' or 'all' expected, got '%s'"):format(kind, tostring(decay)), 3)
+    error(("%s: option 'decay': 'matrices' or 'all' expected, got '%s'")
+      :format(kind, tostring(decay)), 3)
   end
   for k, v in pairs(opts) do
     if k ~= 1 and k ~= "params" and k ~= "decay" and k ~= "lr" then rest[k] = v end

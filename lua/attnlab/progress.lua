@@ -1,5 +1,5 @@
--- One line about a running training: rewritten in place on a terminal, else a plain line now and then.
---   step 120/1000 | loss 3.412 | valid 3.390 | lr 3.0e-04 | norm 0.82 | 12.3k tok/s | 0.2 GB | eta 03:12
+-- One line about a running training: rewritten in place on a terminal, else a plain line now and
+-- then: "step 120/1000 | loss 3.412 | lr 3.0e-04 | norm 0.82 | 12.3k tok/s | 0.2 GB | eta 03:12"
 local core = require "attnlab.core"
 
 local M = {}
@@ -42,13 +42,15 @@ function M.line(info)
   return table.concat(parts, " | ")
 end
 
--- opts: label (before each line), stream (io.stderr), tty (whether it is a terminal), width (columns).
+-- opts: label (before each line), stream (io.stderr), tty (whether it is a terminal), width (its
+-- columns).
 function M.new(opts)
   opts = opts or {}
   local tty = opts.tty
   if tty == nil then tty = core.sys.isatty(2) end
-  return setmetatable({ label = opts.label and opts.label .. ": " or "", stream = opts.stream or io.stderr,
-                        tty = tty, width = opts.width, last = nil, open = false }, Progress)
+  return setmetatable({
+    label = opts.label and opts.label .. ": " or "", stream = opts.stream or io.stderr,
+    tty = tty, width = opts.width, last = nil, open = false }, Progress)
 end
 
 -- Shows info when it is time to, at the last step, or when `now` is true.

@@ -1,7 +1,7 @@
 -- Options declared as rows, in the shape in which the C core hands out its own:
 --   { name=, type="word|number|...", default="text", choices={..}, min=, max=, doc= }
--- Types: bool integer number word list (of numbers) text, or several with "|". Checking, reading from
--- the command line, defaults and help all come from the row.
+-- Types: bool integer number word list (of numbers) text, or several with "|". Checking, reading
+-- from the command line, defaults and help all come from the row.
 local names = require "attnlab.names"
 
 local M = {}

@@ -1,6 +1,6 @@
--- Training. train.trainer(model, config, seed) steps, evaluates, and gives and takes its state; train.loop
--- runs it to the end and calls hooks. Weights are a function of (seed, name), batches and dropout keys of
--- (seed, step), so a run that is stopped and restored continues bit for bit.
+-- Training. train.trainer(model, config, seed) steps, evaluates, and gives and takes its state;
+-- train.loop runs it to the end and calls hooks. Weights are a function of (seed, name), batches
+-- and dropout keys of (seed, step), so a run that is stopped and restored continues bit for bit.
 -- Called, the module is the short form for scripts and the prompt:
 --   r = lab.train(m, {data="shakespeare", steps=500, ..}); r:cont(200); r:curve("valid/loss")
 local core = require "attnlab.core"
@@ -19,15 +19,18 @@ Trainer.__name = "attnlab.trainer"
 local SMOOTH = 0.9
 -- Nats above the first step's loss: a model that guesses evenly is not yet diverged.
 local DIVERGED_BY = 1.0
--- How long a loss must stay high: spikes that training recovers from are shorter. Measured on the main
--- ablation: runs that end well never rise by more than 0.01, the stopped denominator stays 0.3 to 0.8 up.
+-- How long a loss must stay high: spikes that training recovers from are shorter. Measured on the
+-- main ablation: runs that end well never rise by more than 0.01, the stopped denominator stays 0.3
+-- to 0.8 up.
 local DIVERGED_STEPS = 20
 
 -- m may be nil: the model that cfg describes is built, with the data's vocabulary. dataset: of
 -- data.open, where it is at hand.
 function M.trainer(m, cfg, seed, dataset)
   cfg = config.resolve(cfg)
-  if math.type(seed) ~= "integer" then error("train: seed: integer expected, got " .. tostring(seed), 2) end
+  if math.type(seed) ~= "integer" then
+    error("train: seed: integer expected, got " .. tostring(seed), 2)
+  end
   local t = cfg.train
   dataset = dataset or data.open(t.data, { vocab = m and m.vocabulary })
   if not m then
@@ -36,15 +39,18 @@ function M.trainer(m, cfg, seed, dataset)
   end
   local size = dataset.vocabulary:size()
   if size > m.config.vocab then
-    error(("train: the data '%s' have %d tokens, the model only %d"):format(t.data, size, m.config.vocab), 0)
+    error(("train: the data '%s' have %d tokens, the model only %d")
+      :format(t.data, size, m.config.vocab), 0)
   end
   m.vocabulary = m.vocabulary or dataset.vocabulary
   dataset:need("train", m.config.context)
   dataset:need("valid", m.config.context)
-  local optimiser = optim.adamw { m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps,
-                                  weight_decay = t.weight_decay, grad_clip = t.grad_clip, decay = t.decay }
-  return setmetatable({ model = m, config = cfg, options = t, seed = seed, data = dataset, optimiser = optimiser,
-                        step_count = 0, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
+  local optimiser = optim.adamw {
+    m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps, weight_decay = t.weight_decay,
+    grad_clip = t.grad_clip, decay = t.decay }
+  return setmetatable({
+    model = m, config = cfg, options = t, seed = seed, data = dataset, optimiser = optimiser,
+    step_count = 0, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
 end
 
 -- Learning rate of step k = 1, 2, ..
@@ -98,9 +104,11 @@ function Trainer:diverged(s)
   if not (math.abs(s.loss) < math.huge) then return "loss is not finite" end
   if not (math.abs(s.norm) < math.huge) then return "gradient norm is not finite" end
   if s.step > self.options.warmup_steps and self.smooth > self.first + DIVERGED_BY then
-    return ("smoothed loss %.3f is more than %g above the first step's %.3f"):format(self.smooth, DIVERGED_BY, self.first)
+    return ("smoothed loss %.3f is more than %g above the first step's %.3f")
+      :format(self.smooth, DIVERGED_BY, self.first)
   end
-  if s.step > self.options.warmup_steps and self.options.divergence > 0 and self.high >= DIVERGED_STEPS then
+  if s.step > self.options.warmup_steps and self.options.divergence > 0
+    and self.high >= DIVERGED_STEPS then
     return ("smoothed loss %.3f, for %d steps more than %g above its lowest %.3f")
       :format(self.smooth, self.high, self.options.divergence, self.lowest)
   end
@@ -136,10 +144,12 @@ end
 -- The counters that restore() takes, as text.
 function Trainer:metadata()
   local function float(v) return v and ("%.17g"):format(v) or "" end
-  return { step = tostring(self.step_count), seed = tostring(self.seed),
-                    optimiser_steps = tostring(self.optimiser:steps()), loss_sum = float(self.sum),
-                    loss_count = tostring(self.n), loss_smooth = float(self.smooth), loss_first = float(self.first),
-           loss_lowest = float(self.lowest), loss_high = tostring(self.high) }
+  return {
+    step = tostring(self.step_count), seed = tostring(self.seed),
+    optimiser_steps = tostring(self.optimiser:steps()), loss_sum = float(self.sum),
+    loss_count = tostring(self.n), loss_smooth = float(self.smooth),
+    loss_first = float(self.first), loss_lowest = float(self.lowest),
+    loss_high = tostring(self.high) }
 end
 
 function Trainer:restore(tensors, metadata)
@@ -158,10 +168,13 @@ function Trainer:restore(tensors, metadata)
     t:copy_(source)
   end
   for name in pairs(tensors) do
-    if not own[name] then error(("checkpoint: tensor '%s' is not part of this run"):format(name), 0) end
+    if not own[name] then
+      error(("checkpoint: tensor '%s' is not part of this run"):format(name), 0)
+    end
   end
   local function integer(key)
-    return math.tointeger(tonumber(metadata[key])) or error(("checkpoint: '%s' is missing"):format(key), 0)
+    return math.tointeger(tonumber(metadata[key]))
+      or error(("checkpoint: '%s' is missing"):format(key), 0)
   end
   self.step_count, self.n = integer "step", integer "loss_count"
   self.optimiser:steps(integer "optimiser_steps")
@@ -171,8 +184,8 @@ function Trainer:restore(tensors, metadata)
 end
 
 -- Runs to the last step. Hooks, each optional:
---   record(rec)          what was measured, by name, with its step; keys that start with "time/" are
---                        times, all others are bit-equal in a run that is repeated or resumed
+--   record(rec)          what was measured, by name, with its step; keys that start with "time/"
+--                        are times, all others are bit-equal in a run repeated or resumed
 --   checkpoint(trainer)  every checkpoint_interval, at the end, and when interrupted
 --   interrupted()        asked after each step
 --   progress(info)       after each step, with rate, memory and eta: see progress.line
@@ -200,8 +213,9 @@ function M.loop(trainer, hooks)
     end
     if k == 1 or every(k, t.log_interval) then
       local steps = k - since
-      record { step = k, tokens = trainer:tokens(), ["train/loss"] = trainer.sum / trainer.n, lr = s.lr,
-               grad_norm = s.norm, ["time/unix"] = core.sys.time(), ["time/step_ms"] = 1e3 * busy / steps,
+      record { step = k, tokens = trainer:tokens(), ["train/loss"] = trainer.sum / trainer.n,
+               lr = s.lr, grad_norm = s.norm, ["time/unix"] = core.sys.time(),
+               ["time/step_ms"] = 1e3 * busy / steps,
                ["time/tokens_per_s"] = steps * per_step / busy }
       trainer.sum, trainer.n, busy, since = 0, 0, 0, k
     end
@@ -211,11 +225,16 @@ function M.loop(trainer, hooks)
       rec.step, rec.tokens, rec["time/unix"] = k, trainer:tokens(), core.sys.time()
       record(rec)
     end
-    show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr, norm = s.norm,
-           tokens_per_s = rate, memory = core.memory().peak, eta = (t.steps - k) * per_step / rate }
+    show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr,
+           norm = s.norm, tokens_per_s = rate, memory = core.memory().peak,
+           eta = (t.steps - k) * per_step / rate }
     local stop = hooks.interrupted and hooks.interrupted()
-    if hooks.checkpoint and (stop or every(k, t.checkpoint_interval)) then hooks.checkpoint(trainer) end
-    if stop and k < t.steps then return { status = "interrupted", step = k, reason = "interrupted" } end
+    if hooks.checkpoint and (stop or every(k, t.checkpoint_interval)) then
+      hooks.checkpoint(trainer)
+    end
+    if stop and k < t.steps then
+      return { status = "interrupted", step = k, reason = "interrupted" }
+    end
   end
   return { status = "finished", step = trainer.step_count }
 end
@@ -271,7 +290,9 @@ local function train(_, m, opts)
   options.seed, options.quiet = nil, nil
   options.dtype = m.dtype
   local trainer = M.trainer(m, { train = options }, seed)
-  return setmetatable({ trainer = trainer, model = m, quiet = quiet, records = {}, status = "new", step = 0 }, Result):run()
+  local result = setmetatable({ trainer = trainer, model = m, quiet = quiet, records = {},
+                                status = "new", step = 0 }, Result)
+  return result:run()
 end
 
 return setmetatable(M, { __call = train })

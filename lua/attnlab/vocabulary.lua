@@ -1,5 +1,5 @@
--- Vocabularies: the characters of a text, or a llama2.c tokenizer table. Fields: kind ("characters",
--- "llama2c"), bos and eos (ids, nil for characters). Ids are 0-based.
+-- Vocabularies: the characters of a text, or a llama2.c tokenizer table. Fields: kind
+-- ("characters", "llama2c"), bos and eos (ids, nil for characters). Ids are 0-based.
 local core = require "attnlab.core"
 
 local Vocabulary = {}
@@ -14,7 +14,8 @@ end
 
 -- In llama2.c's tables id 1 starts a text and id 2 ends it.
 function M.llama2c(path, size)
-  return setmetatable({ kind = "llama2c", bos = 1, eos = 2, table = core.vocab.llama2c(path, size) }, Vocabulary)
+  return setmetatable({ kind = "llama2c", bos = 1, eos = 2,
+                        table = core.vocab.llama2c(path, size) }, Vocabulary)
 end
 
 function Vocabulary:size()

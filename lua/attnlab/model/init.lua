@@ -1,6 +1,6 @@
--- Models: model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=, seed=},
--- with the options of config.lua's model rows, flat or as a configuration { model = .., attention = .. },
--- and model.load(path) for our own safetensors and for llama2.c's .bin.
+-- Models: model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=,
+-- seed=}, with the options of config.lua's model rows, flat or as a configuration { model = ..,
+-- attention = .. }, and model.load(path) for our own safetensors and for llama2.c's .bin.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local names = require "attnlab.names"
@@ -35,8 +35,8 @@ local function resolve(opts)
   return config.resolve(cfg)
 end
 
--- A model with initial weights, a function of (seed, tensor name). vocabulary: of vocabulary.lua, gives the
--- number of tokens where `vocab` does not, and lets the model read and write text.
+-- A model with initial weights, a function of (seed, tensor name). vocabulary: of vocabulary.lua,
+-- gives the number of tokens where `vocab` does not, and lets the model read and write text.
 function M.new(opts)
   if type(opts) ~= "table" then error("model: table of options expected, got " .. type(opts), 2) end
   local cfg = resolve(opts)
@@ -45,7 +45,8 @@ function M.new(opts)
     if not size then error("model: option 'vocab' (number of token ids) is missing", 2) end
     cfg.model.vocab = size
   elseif size and size > cfg.model.vocab then
-    error(("model: the vocabulary has %d tokens, option 'vocab' says %d"):format(size, cfg.model.vocab), 2)
+    error(("model: the vocabulary has %d tokens, option 'vocab' says %d")
+      :format(size, cfg.model.vocab), 2)
   end
   local arch = require("attnlab.model." .. cfg.model.arch)
   return arch.new(cfg.model, cfg.attention,
@@ -77,11 +78,13 @@ end
 local function load_safetensors(path, opts)
   local tensors, metadata = core.safetensors.open(path)
   if not metadata.attnlab then
-    error(("'%s': no attnlab configuration in the metadata: not a model saved by attnlab"):format(path), 0)
+    error(("'%s': no attnlab configuration in the metadata: not a model saved by attnlab")
+      :format(path), 0)
   end
   local ok, saved = pcall(core.json.decode, metadata.attnlab)
   if not ok or type(saved) ~= "table" or type(saved.model) ~= "table" then
-    error(("'%s': the metadata 'attnlab' is not a configuration: %s"):format(path, tostring(saved)), 0)
+    error(("'%s': the metadata 'attnlab' is not a configuration: %s")
+      :format(path, tostring(saved)), 0)
   end
   local words, kind = nil, saved.vocabulary or {}
   if kind.kind == "characters" then
@@ -101,7 +104,8 @@ function M.load(path, opts)
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 2) end
   local kind = core.sys.exists(path)
   if kind ~= "file" then
-    error(("model.load: '%s': %s"):format(path, kind == "dir" and "is a folder, a file is expected" or "no such file"), 0)
+    local why = kind == "dir" and "is a folder, a file is expected" or "no such file"
+    error(("model.load: '%s': %s"):format(path, why), 0)
   end
   local file <close> = assert(io.open(path, "rb"))
   local head = file:read(9) or ""

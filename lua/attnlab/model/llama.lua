@@ -1,6 +1,6 @@
--- Llama (Touvron et al. 2023): x += attention(rmsnorm x); x += swiglu(rmsnorm x); logits = head(rmsnorm x).
--- Tensors carry the names of Hugging Face's LlamaForCausalLM; what an attention variant adds lies under
--- model.layers.N.self_attn.attnlab. ids i32 (B,T) -> logits (B,T,vocab).
+-- Llama (Touvron et al. 2023): x += attention(rmsnorm x); x += swiglu(rmsnorm x); logits =
+-- head(rmsnorm x). Tensors carry the names of Hugging Face's LlamaForCausalLM; what an attention
+-- variant adds lies under model.layers.N.self_attn.attnlab. ids i32 (B,T) -> logits (B,T,vocab).
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local generate = require "attnlab.generate"
@@ -15,7 +15,8 @@ function Block.new(m, spec, opts)
   self.input_norm = self:child("input_layernorm",
     nn.RMSNorm(m.width, self:part("input_layernorm", { eps = m.norm_eps })))
   self.attention = self:child("self_attn", nn.Attention(m.width, spec, self:part("self_attn", {
-    heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, init = m.init, deviation = m.init_deviation })))
+    heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, init = m.init,
+    deviation = m.init_deviation })))
   self.mlp_norm = self:child("post_attention_layernorm",
     nn.RMSNorm(m.width, self:part("post_attention_layernorm", { eps = m.norm_eps })))
   self.mlp = self:child("mlp", nn.SwiGLU(m.width, m.mlp, self:part("mlp", init)))
@@ -40,13 +41,15 @@ function Llama.new(m, attention, opts)
   local self = Module.create(Llama, { seed = opts.seed, dtype = opts.dtype })
   self.config, self.spec, self.vocabulary = config.copy(m), config.copy(attention), opts.vocabulary
   self.embedding = self:child("model.embed_tokens",
-    nn.Embedding(m.vocab, m.width, self:part("model.embed_tokens", { deviation = m.init_deviation })))
+    nn.Embedding(m.vocab, m.width,
+      self:part("model.embed_tokens", { deviation = m.init_deviation })))
   self.layers = {}
   for i = 1, m.layers do
     local key = "model.layers." .. i - 1
     self.layers[i] = self:child(key, Block(m, config.attention_of(attention, i), self:part(key)))
   end
-  self.norm = self:child("model.norm", nn.RMSNorm(m.width, self:part("model.norm", { eps = m.norm_eps })))
+  self.norm = self:child("model.norm",
+    nn.RMSNorm(m.width, self:part("model.norm", { eps = m.norm_eps })))
   if not m.tied then
     self.head = self:child("lm_head", nn.Linear(m.width, m.vocab,
       self:part("lm_head", { init = "normal", deviation = m.init_deviation })))
@@ -84,7 +87,8 @@ local function as_ids(ids)
     ids = ids:reshape { shape = { 1, ids:size(1) } }
   end
   if ids:ndim() ~= 2 then
-    error(("forward: ids: shape (B,T) expected, got (%s)"):format(table.concat(ids:shape(), ",")), 0)
+    error(("forward: ids: shape (B,T) expected, got (%s)")
+      :format(table.concat(ids:shape(), ",")), 0)
   end
   return ids
 end
@@ -95,14 +99,16 @@ function Llama:hidden(ids, opts)
   ids = as_ids(ids)
   local T = ids:size(2)
   if T > self.config.context then
-    error(("forward: ids: %d tokens are longer than the context of %d"):format(T, self.config.context), 0)
+    error(("forward: ids: %d tokens are longer than the context of %d")
+      :format(T, self.config.context), 0)
   end
   if T == 0 then error("forward: ids: at least one token expected, got none", 0) end
   local x = self.embedding(ids)
   for i, block in ipairs(self.layers) do
     local layer_opts = opts
     if opts and opts.inspect then
-      layer_opts = setmetatable({ inspect = function(...) opts.inspect(i, ...) end }, { __index = opts })
+      layer_opts = setmetatable({ inspect = function(...) opts.inspect(i, ...) end },
+        { __index = opts })
     end
     local y = block(x, layer_opts)
     x:free()
@@ -148,8 +154,9 @@ end
 
 -- Metadata that lets model.load rebuild this model.
 function Llama:metadata()
-  return { attnlab = core.json.encode { version = core.version, model = self.config, attention = self.spec,
-                                        seed = self.seed, dtype = self.dtype, vocabulary = vocabulary_of(self) } }
+  return { attnlab = core.json.encode {
+    version = core.version, model = self.config, attention = self.spec, seed = self.seed,
+    dtype = self.dtype, vocabulary = vocabulary_of(self) } }
 end
 
 function Llama:save(path)

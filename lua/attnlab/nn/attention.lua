@@ -1,9 +1,9 @@
 -- Attention(width, spec, {heads=, kv_heads=, head_dim=, init=, deviation=}): the layer around any
--- attention family: projections, depthwise convolution, norm of queries and keys, rotary positions, the
--- family itself, a residual of v, output projection. x (B,T,width) -> (B,T,width).
+-- attention family: projections, depthwise convolution, norm of queries and keys, rotary positions,
+-- the family itself, a residual of v, output projection. x (B,T,width) -> (B,T,width).
 --
--- spec is a preset's name, or a table of `preset`, the family's options and the layer's own (the rows
--- below). A preset brings layer options along; what the spec says wins over them.
+-- spec is a preset's name, or a table of `preset`, the family's options and the layer's own (the
+-- rows below). A preset brings layer options along; what the spec says wins over them.
 local core = require "attnlab.core"
 local Module = require "attnlab.nn.module"
 local Linear = require "attnlab.nn.linear"
@@ -15,10 +15,11 @@ local Attention = Module.class "Attention"
 
 Attention.rows = {
   { name = "rope", type = "word", default = "half", choices = { "half", "interleaved", "none" },
-    doc = "rotary positions on q and k, before the feature map: pairs (i, i + dims/2) or (2i, 2i + 1)" },
+    doc = "rotary positions of q and k before the feature map: pairs (i, i+dims/2) or (2i, 2i+1)" },
   { name = "rope_dims", type = "integer", default = "-1", min = -1,
     doc = "how many channels of a head turn; -1 = all" },
-  { name = "rope_base", type = "number", default = "10000", min = 1, doc = "base of the frequencies" },
+  { name = "rope_base", type = "number", default = "10000", min = 1,
+    doc = "base of the frequencies" },
   { name = "qk_norm", type = "bool", default = "false",
     doc = "RMS norm with gain over each head of q and k, before the rotation" },
   { name = "conv", type = "integer", default = "0", min = 0, max = 64,
@@ -27,14 +28,15 @@ Attention.rows = {
     doc = "what follows the convolution on q and k" },
   { name = "value_residual", type = "bool", default = "false",
     doc = "adds D * v to the output of the heads, D learned per channel, 1 at first" },
-  { name = "bias", type = "bool", default = "false", doc = "biases in the q, k, v and o projections" },
+  { name = "bias", type = "bool", default = "false",
+    doc = "biases in the q, k, v and o projections" },
 }
 
 -- Splits a spec into preset name, options of the family, options of the layer (checked).
 function Attention.split(spec)
   if type(spec) == "string" then spec = { preset = spec } end
   if type(spec) ~= "table" then
-    error(("attention: name of a preset or table of options expected, got %s"):format(type(spec)), 0)
+    error("attention: name of a preset or table of options expected, got " .. type(spec), 0)
   end
   local family, layer = {}, {}
   for k, v in pairs(spec) do
@@ -55,7 +57,8 @@ function Attention.layer_options(text, given)
   for key, value in (text or ""):gmatch("([%w_%.]+)=(%S+)") do
     local row = rows.find(Attention.rows, key)
     if not row then
-      error("layer options of the preset: " .. names.unknown("option", key, rows.names(Attention.rows)), 0)
+      error("layer options of the preset: "
+        .. names.unknown("option", key, rows.names(Attention.rows)), 0)
     end
     out[key] = rows.parse(row, value, key)
   end
@@ -64,7 +67,8 @@ function Attention.layer_options(text, given)
 end
 
 function Attention.new(width, spec, opts)
-  local self = Module.create(Attention, opts, { "heads", "kv_heads", "head_dim", "init", "deviation" })
+  local self = Module.create(Attention, opts,
+    { "heads", "kv_heads", "head_dim", "init", "deviation" })
   local heads = opts and opts.heads
   if math.type(heads) ~= "integer" or heads < 1 then
     error("Attention: option 'heads': integer >= 1 expected, got " .. tostring(heads), 3)
@@ -88,9 +92,11 @@ function Attention.new(width, spec, opts)
   if layer.rope ~= "none" then
     local dims = layer.rope_dims < 0 and dim or layer.rope_dims
     if dims % 2 ~= 0 or dims > dim then
-      error(("attention: option 'rope_dims': even number up to head_dim (%d) expected, got %d"):format(dim, dims), 0)
+      error(("attention: option 'rope_dims': even number up to head_dim (%d) expected, got %d")
+        :format(dim, dims), 0)
     end
-    self.rotation = { base = layer.rope_base, dims = dims, interleaved = layer.rope == "interleaved" }
+    self.rotation = { base = layer.rope_base, dims = dims,
+                      interleaved = layer.rope == "interleaved" }
   end
   local linear = { bias = layer.bias, init = opts.init, deviation = opts.deviation }
   for _, p in ipairs { { "q_proj", width, heads * dim }, { "k_proj", width, kv * dim },
@@ -108,16 +114,17 @@ function Attention.new(width, spec, opts)
   return self
 end
 
--- Kernels (width, channels), the last row for the token itself; U(+-1/sqrt(width)) as torch.nn.Conv1d.
+-- Kernels (width, channels), the last row for the token itself; U(+-1/sqrt(width)) as
+-- torch.nn.Conv1d.
 function Attention:add_convolution(width)
   local bound = 1 / math.sqrt(width)
   self.convolution = {}
   for _, which in ipairs { "q", "k", "v" } do
     local channels = (which == "q" and self.heads or self.kv_heads) * self.head_dim
-    local name = "attnlab.conv." .. which
+    local weight, bias = "attnlab.conv." .. which .. ".weight", "attnlab.conv." .. which .. ".bias"
     self.convolution[which] = {
-      weight = self:parameter(name .. ".weight", self:uniform(name .. ".weight", { width, channels }, bound)),
-      bias = self:parameter(name .. ".bias", self:uniform(name .. ".bias", { channels }, bound)),
+      weight = self:parameter(weight, self:uniform(weight, { width, channels }, bound)),
+      bias = self:parameter(bias, self:uniform(bias, { channels }, bound)),
     }
   end
 end
@@ -152,7 +159,8 @@ function Attention:add_values(o, v)
   local B, T, E, groups = v:size(1), v:size(2), self.head_dim, self.heads // self.kv_heads
   if groups > 1 then
     v = v:reshape { shape = { B, T, self.kv_heads, 1, E } }
-      :expand { shape = { B, T, self.kv_heads, groups, E } }:reshape { shape = { B, T, self.heads, E } }
+      :expand { shape = { B, T, self.kv_heads, groups, E } }
+      :reshape { shape = { B, T, self.heads, E } }
   end
   return o + v * self["attnlab.value_residual"]
 end
@@ -164,8 +172,9 @@ function Attention:forward(x, opts)
   local k <close> = self:head_inputs(x, "k", self.kv_heads)
   local v <close> = self:head_inputs(x, "v", self.kv_heads)
   if opts.inspect then opts.inspect(q, k, v) end
-  local o = self.family:forward { q = q, k = k, v = v, x = x, causal = opts.causal ~= false,
-                                  lengths = opts.lengths, offset = opts.offset, training = self.training }
+  local o = self.family:forward {
+    q = q, k = k, v = v, x = x, causal = opts.causal ~= false, lengths = opts.lengths,
+    offset = opts.offset, training = self.training }
   if self.layer.value_residual then o = self:add_values(o, v) end
   local flat <close> = o:reshape { shape = { x:size(1), x:size(2), self.heads * self.head_dim } }
   o:free()

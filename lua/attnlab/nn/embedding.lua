@@ -1,5 +1,5 @@
--- Embedding(rows, width, {deviation=0.02}): ids i32 (..) -> (..,width); weight (rows,width) N(0, deviation).
--- An id outside the table is an error that names it and its position.
+-- Embedding(rows, width, {deviation=0.02}): ids i32 (..) -> (..,width); weight (rows,width) N(0,
+-- deviation). An id outside the table is an error that names it and its position.
 local Module = require "attnlab.nn.module"
 
 local Embedding = Module.class "Embedding"

@@ -11,7 +11,8 @@ function Linear.new(inputs, outputs, opts)
   opts = opts or {}
   local init = opts.init or "torch"
   if init ~= "torch" and init ~= "normal" then
-    error(("Linear: option 'init': 'torch' or 'normal' expected, got '%s'"):format(tostring(init)), 3)
+    error(("Linear: option 'init': 'torch' or 'normal' expected, got '%s'")
+      :format(tostring(init)), 3)
   end
   local bound = 1 / math.sqrt(inputs)
   local shape = { outputs, inputs }

@@ -1,10 +1,10 @@
--- Module: what has parameters. A class comes from Module.class(name); its new() builds an instance by
--- Module.create, registers tensors with self:parameter and parts with self:child, and its forward(...)
--- is what calling the instance runs.
+-- Module: what has parameters. A class comes from Module.class(name); its new() builds an instance
+-- by Module.create, registers tensors with self:parameter and parts with self:child, and its
+-- forward(...) is what calling the instance runs.
 --
 -- Options that every constructor takes:
---   seed   integer; initial weights are a function of (seed, full tensor name) alone. Without a seed
---          one is drawn from the sequence of lab.manual_seed
+--   seed   integer; initial weights are a function of (seed, full tensor name) alone. Without one
+--          the sequence of lab.manual_seed gives it
 --   name   full name of this module in its model ("model.layers.0.mlp"), the start of tensor names
 --   dtype  "f32" (default) or "f64"
 local core = require "attnlab.core"
