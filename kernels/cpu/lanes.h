@@ -45,9 +45,11 @@ static inline ALK_REAL row_max(int64_t n, const ALK_REAL *x) {
   ALK_REAL lane[LANES];
   for (int l = 0; l < LANES; l++) lane[l] = x[0];
   FOR_LANES(n, lane[l] = x[i] > lane[l] ? x[i] : lane[l]);
-  ALK_REAL m = lane[0];
-  for (int l = 1; l < LANES; l++) m = lane[l] > m ? lane[l] : m;
-  return m;
+  ALK_REAL m[4] = {lane[0], lane[1], lane[2], lane[3]}; /* four short chains, not one long one */
+  for (int l = 4; l < LANES; l += 4)
+    for (int j = 0; j < 4; j++) m[j] = lane[l + j] > m[j] ? lane[l + j] : m[j];
+  for (int j = 1; j < 4; j++) m[0] = m[j] > m[0] ? m[j] : m[0];
+  return m[0];
 }
 
 static inline ALK_REAL row_sum(int64_t n, const ALK_REAL *x) {
