@@ -66,7 +66,8 @@ const al_arg formula_options[] = {
     {"output_norm", AL_T_RECORD, NULL, NULL, 0, 0, "Norm", output_norm_rows},
     {"dropout", AL_T_NUM, "0", NULL, 0, 0.999, "on the weights of the numerator, in training", NULL},
     {"form", AL_T_WORD, "auto", "auto parallel", 0, 0, "this version has the parallel form", NULL},
-    {"impl", AL_T_WORD, "auto", "auto composed", 0, 0, "this version has the composed implementation", NULL},
+    {"impl", AL_T_WORD, "auto", "auto composed fused", 0, 0,
+     "fused: the (T,S) matrix is never stored; composed: out of small ops; auto: fused, composed in f64", NULL},
     {0}};
 
 /* ---- reading the options ---------------------------------------------------------------------- */

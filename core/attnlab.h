@@ -216,6 +216,9 @@ AL_API al_status al_op_run(al_ctx *c, const al_op_info *op, al_tensor *const *in
  * returns the first visible output. Options as for al_opts_parse, after printf. */
 AL_API al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+/* The same for ops of several outputs: the first n_out of them into out, all NULL on failure. */
+AL_API al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, int n_in, al_tensor **out, int n_out,
+                             const char *fmt, ...) __attribute__((format(printf, 7, 8)));
 #define AL_IN(...)                                                                                 \
   (al_tensor *const[]){__VA_ARGS__}, (int)(sizeof((al_tensor *const[]){__VA_ARGS__}) / sizeof(al_tensor *))
 

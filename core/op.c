@@ -169,23 +169,38 @@ done:
   return c->error;
 }
 
-al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt, ...) {
-  if (c->error != AL_OK) return NULL;
+static al_status run_text(al_ctx *c, const char *name, al_tensor *const *in, int n_in, al_tensor **out, int n_out,
+                          const char *fmt, va_list ap) {
+  for (int i = 0; i < n_out; i++) out[i] = NULL;
+  if (c->error != AL_OK) return c->error;
   const al_op_info *op = al_op_find(c, name);
-  if (!op) return NULL;
-  al_opts *o = al_opts_new(c, op->args, op->name);
-  al_tensor *out = NULL;
-  if (o && fmt && *fmt) {
+  al_opts *o = op ? al_opts_new(c, op->args, op->name) : NULL;
+  if (o && *fmt) {
     char text[8192];
-    va_list ap;
-    va_start(ap, fmt);
     const int n = vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
     if (n >= (int)sizeof text) al_fail(c, AL_EVALUE, "%s: options longer than %zu characters", name, sizeof text - 1);
     else al_opts_parse(c, o, text);
   }
-  if (o) al_op_run(c, op, in, n_in, o, &out, 1);
+  if (o) al_op_run(c, op, in, n_in, o, out, n_out);
   al_opts_release(o);
+  return c->error;
+}
+
+al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, int n_in, al_tensor **out, int n_out,
+                      const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  const al_status st = run_text(c, name, in, n_in, out, n_out, fmt, ap);
+  va_end(ap);
+  return st;
+}
+
+al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt, ...) {
+  al_tensor *out;
+  va_list ap;
+  va_start(ap, fmt);
+  run_text(c, name, in, n_in, &out, 1, fmt, ap);
+  va_end(ap);
   return out;
 }
 

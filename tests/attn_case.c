@@ -110,13 +110,16 @@ static const char *const extra[] = {
     "similarity=cosh decay=gated denominator=none output_norm=l2", "similarity=linear denominator=abs", "denominator=cumulative_gate denominator.power=0.5"};
 enum { N_EXTRA = sizeof extra / sizeof *extra };
 
+/* Every variant twice: composed and fused. */
 static void name_of(int i, const char **name, const char **options) {
-  const int n = attn_preset_count();
-  *name = i < n ? attn_preset_at(i, NULL)->name : "kernel_attention";
-  *options = i < n ? "" : extra[i - n];
+  static char text[256];
+  const int n = attn_preset_count(), v = i / 2;
+  *name = v < n ? attn_preset_at(v, NULL)->name : "kernel_attention";
+  snprintf(text, sizeof text, "impl=%s %s", i % 2 ? "fused" : "composed", v < n ? "" : extra[v - n]);
+  *options = text;
 }
 
-static void agree(int i, bool causal, const int64_t *lens, int64_t Hkv) {
+static void agree(int i, bool causal, const int64_t *lens, int64_t Hkv, int64_t T) {
   const char *name, *options;
   name_of(i, &name, &options);
   al_ctx *c = al_ctx_new();
@@ -124,7 +127,7 @@ static void agree(int i, bool causal, const int64_t *lens, int64_t Hkv) {
     al_ctx_free(c);
     return; /* decay needs an order of tokens: its refusal is tested elsewhere */
   }
-  attn_case k = attn_case_new(c, name, options, AL_F64, 2, 9, Hkv, causal, lens, 1);
+  attn_case k = attn_case_new(c, name, options, AL_F64, 2, T, Hkv, causal, lens, 1);
   al_tensor *y = attn_case_run(&k);
   double *got = attn_case_values(y), *want = malloc((size_t)al_numel(y) * sizeof *want);
   const oracle_in in = attn_case_oracle(&k);
@@ -141,10 +144,11 @@ static void agree(int i, bool causal, const int64_t *lens, int64_t Hkv) {
 
 START_TEST(every_variant_is_the_formula) {
   const int64_t lens[] = {9, 6};
-  agree(_i, true, NULL, 4);
-  agree(_i, true, lens, 2);
-  agree(_i, false, lens, 1);
-  agree(_i, false, NULL, 2);
+  agree(_i, true, NULL, 4, 9);
+  agree(_i, true, lens, 2, 9);
+  agree(_i, false, lens, 1, 9);
+  agree(_i, false, NULL, 2, 9);
+  agree(_i, true, NULL, 2, 101); /* more than one tile and one block of the fused kernel */
 }
 END_TEST
 
@@ -237,7 +241,7 @@ Suite *suite_attn_case(void) {
   Suite *s = suite_create("attention against the oracle");
   TCase *t = tcase_create("oracle");
   tcase_set_timeout(t, 300);
-  const int n = attn_preset_count() + N_EXTRA;
+  const int n = 2 * (attn_preset_count() + N_EXTRA);
   tcase_add_loop_test(t, every_variant_is_the_formula, 0, n);
   tcase_add_loop_test(t, every_variant_has_its_gradient, 0, n);
   tcase_add_loop_test(t, f32_is_close_to_f64, 0, n);

@@ -1,4 +1,4 @@
-/* kernel_attention: the formula with its slots, in composed form. For one head, row i, key j:
+/* kernel_attention: the formula with its slots, in parallel form. For one head, row i, key j:
  *
  *   s_ij = logit_scale * phi(q_i).phi(k_j)          w_ij = A_ij f(s_ij) over visible j
  *   u_j  = b_j v_j                                  N_i  = sum_j w_ij u_j
@@ -6,6 +6,9 @@
  *   o_i  = h_i Norm(y_i)
  *
  * Source: papers A.6 (master forward); every variant of the papers but Mamba blocks and distance scores.
+ *
+ * Two implementations of the sums: composed (scores, weights, mix: the (T,S) matrix is there) and fused (the
+ * op attend: it never is). What follows the sums is the same code on both.
  *
  * Numerics. exp and cosh carry a row reference m outside: weights are w e^-m, so N and W are relative to
  * e^m and what is added to W (sink, eps, floor) is multiplied by e^-m. What remains is one log factor
@@ -98,46 +101,30 @@ static al_tensor *log_decay(const run *r) {
   return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S, (long long)Hkv);
 }
 
-typedef struct weights {
-  al_tensor *w;         /* (B,H,T,S), relative to e^reference */
-  al_tensor *reference; /* (B,H,T) constant, or NULL */
-} weights;
-
 static void append(char *text, size_t n, const char *key, double v) {
   const size_t at = strlen(text);
   snprintf(text + at, n - at, " %s=%.17g", key, v);
 }
 
-static weights weigh(const run *r, al_tensor *s, al_tensor *decay, bool denominator) {
-  const weight_fn f = formula_weight(r->o, denominator);
-  char limits[160] = "";
-  if (is(r->o, "logit_round", "bf16")) strcat(limits, " round_bf16=true");
-  if (number(r->o, "logit_softcap")) append(limits, sizeof limits, "softcap", al_opt_num(r->o, "logit_softcap"));
-  if (number(r->o, "logit_clamp")) append(limits, sizeof limits, "clamp", al_opt_num(r->o, "logit_clamp"));
-  weights w = {0};
-  al_tensor *coefficients = NULL;
-  char list[FORMULA_MAX_ORDER * 25] = "";
-  if (strcmp(f.f, "polynomial") == 0) {
-    size_t at = (size_t)snprintf(list, sizeof list, " coefficients={");
-    for (int n = 0; n <= f.order && at < sizeof list; n++) at += (size_t)snprintf(list + at, sizeof list - at, n ? ",%.17g" : "%.17g", f.c[n]);
-    if (at < sizeof list) snprintf(list + at, sizeof list - at, "}");
-    if (is(r->o, "coefficients", "learned")) coefficients = param(r, "coefficients");
-  } else {
-    w.reference = OP("visible_max", AL_IN(s, decay, r->in->lengths), "%s%s abs=%s", r->vis, limits,
-                     strcmp(f.f, "cosh") == 0 ? "true" : "false");
-  }
-  w.w = OP("weights", AL_IN(s, w.reference, decay, coefficients, r->in->lengths), "f=%s %s%s%s", f.f, r->vis, limits, list);
-  return w;
-}
+/* f as options of weights and attend, the limits on its argument, and the learned coefficients. */
+typedef struct f_text {
+  char limits[160], f[FORMULA_MAX_ORDER * 25 + 64];
+  bool has_reference, absolute; /* exp and cosh; cosh */
+  al_tensor *coefficients;
+} f_text;
 
-/* u: values with input gate and value-side length. */
-static al_tensor *values(const run *r) {
-  al_tensor *u = r->in->v;
-  if (on(r->o, "input_gate")) {
-    al_tensor *g = activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
-    u = OP("mul", AL_IN(u, as_factor(r, g, r->s->kv_heads)), "");
-  }
-  return u;
+static f_text f_options(const run *r, bool denominator) {
+  const weight_fn f = formula_weight(r->o, denominator);
+  f_text t = {.has_reference = strcmp(f.f, "polynomial") != 0, .absolute = strcmp(f.f, "cosh") == 0};
+  if (is(r->o, "logit_round", "bf16")) strcat(t.limits, " round_bf16=true");
+  if (number(r->o, "logit_softcap")) append(t.limits, sizeof t.limits, "softcap", al_opt_num(r->o, "logit_softcap"));
+  if (number(r->o, "logit_clamp")) append(t.limits, sizeof t.limits, "clamp", al_opt_num(r->o, "logit_clamp"));
+  size_t at = (size_t)snprintf(t.f, sizeof t.f, "f=%s", f.f);
+  if (t.has_reference) return t;
+  if (is(r->o, "coefficients", "learned")) t.coefficients = param(r, "coefficients");
+  for (int n = 0; n <= f.order; n++) at += (size_t)snprintf(t.f + at, sizeof t.f - at, "%s%.17g", n ? "," : " coefficients={", f.c[n]);
+  snprintf(t.f + at, sizeof t.f - at, "}");
+  return t;
 }
 
 /* Number of visible keys, at least 1: (B,T,1), for rows of `of` (q or v). */
@@ -159,35 +146,104 @@ static al_tensor *to_power(const run *r, al_tensor *t, double sign) {
   return p == 1 ? t : OP("pow", AL_IN(t), "exponent=%.17g", p);
 }
 
-/* W (B,T,H) and its log reference (B,T,H) or NULL. */
-static al_tensor *statistic(const run *r, const weights *num, al_tensor *s, al_tensor *decay, al_tensor **reference) {
-  const al_opts *o = r->o;
+/* u: values with input gate and value-side length. */
+static al_tensor *values(const run *r) {
+  al_tensor *u = r->in->v;
+  if (on(r->o, "input_gate")) {
+    al_tensor *g = activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
+    u = OP("mul", AL_IN(u, as_factor(r, g, r->s->kv_heads)), "");
+  }
+  if (is(r->o, "denominator.side", "value")) {
+    al_tensor *by = to_power(r, counts(r, r->in->v, 0), -1);
+    u = OP("mul", AL_IN(u, OP("unsqueeze", AL_IN(by), "axis=-1")), "");
+  }
+  return u;
+}
+
+/* The logits' factors, and what the weights of the numerator leave for the rest of the formula. */
+typedef struct sums {
+  al_tensor *q, *k;     /* fused: before the feature map, else after it */
+  double scale;
+  bool mapped;          /* q and k went through the feature map already */
+  al_tensor *decay;     /* (B,S,Hkv) or NULL */
+  al_tensor *logits;    /* composed: (B,H,T,S) */
+  al_tensor *y;         /* (B,T,H,E): N, or N / W when `divided` */
+  al_tensor *W;         /* (B,T,H), or NULL where the denominator reads no weights or has its own */
+  al_tensor *reference; /* (B,T,H) or NULL: N and W are relative to e^reference */
+  bool divided;
+} sums;
+
+/* One run of attend; W and m come as (B,T,H), m NULL for polynomials. Returns y. */
+static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v, const char *stat, bool divide, double dropout,
+                         al_tensor **W, al_tensor **m) {
+  const f_text f = f_options(r, denominator);
+  al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
+  al_tensor *out[3];
+  al_run_into(r->c, "attend", AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths), out, 3,
+              "%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f, f.limits,
+              n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat, divide ? "true" : "false", n->scale, dropout, r->vis);
+  *W = row_first(r, out[1]);
+  *m = f.has_reference ? row_first(r, out[2]) : NULL;
+  return out[0];
+}
+
+/* The weights (B,H,T,S) and their reference (B,H,T) or NULL. */
+static al_tensor *weigh(const run *r, const sums *n, bool denominator, al_tensor **reference) {
+  const f_text f = f_options(r, denominator);
+  al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
   *reference = NULL;
+  if (f.has_reference)
+    *reference = OP("visible_max", AL_IN(n->logits, decay, r->in->lengths), "%s%s abs=%s", r->vis, f.limits, f.absolute ? "true" : "false");
+  return OP("weights", AL_IN(n->logits, *reference, decay, f.coefficients, r->in->lengths), "%s %s%s", f.f, r->vis, f.limits);
+}
+
+/* The denominator's statistic of weights w (B,H,T,S) as (B,T,H). */
+static al_tensor *statistic(const run *r, al_tensor *w) {
+  const char *stat = al_opt_word(r->o, "denominator.stat");
+  if (strcmp(stat, "abs") == 0) w = OP("abs", AL_IN(w), "");
+  return row_first(r, OP(strcmp(stat, "l2") == 0 ? "l2" : "sum", AL_IN(w), "axes={-1}"));
+}
+
+/* W of the denominator's own weights; *m its reference. */
+static al_tensor *own_statistic(const run *r, const sums *n, al_tensor **m) {
+  al_tensor *W;
+  if (!n->logits) {
+    attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
+    return W;
+  }
+  W = statistic(r, weigh(r, n, true, m));
+  *m = row_first(r, *m);
+  return W;
+}
+
+/* W of the denominator (B,T,H) when it is not a statistic of the numerator's weights. */
+static al_tensor *other_statistic(const run *r, bool composed) {
+  const al_opts *o = r->o;
   if (is(o, "denominator.stat", "length")) {
     al_tensor *n = counts(r, r->in->q, r->in->offset);
     return OP("expand", AL_IN(n), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)r->s->heads);
   }
-  if (is(o, "denominator.stat", "cumulative_gate")) { /* sum over visible j of exp(p_j), by the same selection as the values */
-    al_tensor *e = OP("exp", AL_IN(project(r, r->in->x, "denominator")), "");
+  /* cumulative_gate: sum over visible j of exp(p_j), by the same selection as the values */
+  al_tensor *e = OP("exp", AL_IN(project(r, r->in->x, "denominator")), "");
+  al_tensor *gates = as_factor(r, e, r->s->heads), *sum;
+  if (composed) {
     const int64_t shape[] = {r->B, r->s->heads, r->T, r->S};
-    al_tensor *sum = OP("mix", AL_IN(like(r, 4, shape, 1), as_factor(r, e, r->s->heads), r->in->lengths), "%s", r->vis);
-    return OP("squeeze", AL_IN(OP("clamp", AL_IN(sum), "min=1")), "axis=-1");
+    sum = OP("mix", AL_IN(like(r, 4, shape, 1), gates, r->in->lengths), "%s", r->vis);
+  } else { /* weights of 1 */
+    al_tensor *none = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 0);
+    sum = OP("attend", AL_IN(none, none, gates, NULL, NULL, r->in->lengths), "f=polynomial coefficients={1} stat=none %s", r->vis);
   }
-  weights w = *num;
-  if (formula_own_weights(o)) w = weigh(r, s, is(o, "denominator.decay", "none") ? NULL : decay, true);
-  *reference = row_first(r, w.reference);
-  if (is(o, "denominator.stat", "abs")) w.w = OP("abs", AL_IN(w.w), "");
-  return row_first(r, OP(is(o, "denominator.stat", "l2") ? "l2" : "sum", AL_IN(w.w), "axes={-1}"));
+  return OP("squeeze", AL_IN(OP("clamp", AL_IN(sum), "min=1")), "axis=-1");
 }
 
 /* 1 / D as a factor (B,T,H,1), and *log_scale (B,T,H): what y must still be multiplied by, as a log.
  * NULL factor = no division. */
-static al_tensor *denominator(const run *r, const weights *num, al_tensor *s, al_tensor *decay, al_tensor **log_scale) {
+static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale) {
   const al_opts *o = r->o;
-  *log_scale = row_first(r, num->reference);
+  *log_scale = n->reference;
   if (is(o, "denominator.stat", "none") || is(o, "denominator.side", "value")) return NULL;
-  al_tensor *m;
-  al_tensor *W = statistic(r, num, s, decay, &m);
+  al_tensor *W = n->W, *m = n->W ? n->reference : NULL;
+  if (!W) W = formula_own_weights(o) ? own_statistic(r, n, &m) : other_statistic(r, n->logits != NULL);
   if (is(o, "denominator.gradient", "stopped")) W = al_detach(r->c, W);
   al_tensor *shrink = m ? OP("exp", AL_IN(OP("neg", AL_IN(m), "")), "") : NULL; /* e^-m */
   al_tensor *D = W;
@@ -201,19 +257,23 @@ static al_tensor *denominator(const run *r, const weights *num, al_tensor *s, al
   const double eps = al_opt_num(o, "denominator.eps"), floor = al_opt_num(o, "denominator.floor");
   if (eps > 0) D = m ? OP("add", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", eps)), "") : OP("scale", AL_IN(D), "add=%.17g", eps);
   if (floor > 0) D = m ? OP("maximum", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", floor)), "") : OP("clamp", AL_IN(D), "min=%.17g", floor);
+  const bool whole = number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1;
   al_tensor *inverse;
-  if (number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1) {
-    inverse = OP("inverse", AL_IN(D), "");
+  if (whole) {
+    inverse = D == W && n->divided ? NULL : OP("inverse", AL_IN(D), "");
   } else { /* a power needs a positive base: other rows give 0 */
     const int64_t one = 1;
     al_tensor *live = OP("sign", AL_IN(OP("relu", AL_IN(OP("inverse", AL_IN(D), "")), "")), "");
     al_tensor *base = OP("select", AL_IN(live, D, like(r, 1, &one, 1)), "");
     inverse = OP("mul", AL_IN(to_power(r, base, -1), live), "");
   }
-  if (al_opt_bool(o, "denominator.times_length"))
-    inverse = OP("div", AL_IN(inverse, counts(r, r->in->q, r->in->offset)), "");
+  if (n->divided && inverse) inverse = OP("mul", AL_IN(inverse, W), "");
+  if (al_opt_bool(o, "denominator.times_length")) {
+    al_tensor *by = counts(r, r->in->q, r->in->offset);
+    inverse = inverse ? OP("div", AL_IN(inverse, by), "") : OP("inverse", AL_IN(by), "");
+  }
   if (m) { /* L = m_N - power m_D */
-    if (number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1 && !formula_own_weights(o)) {
+    if (whole && !formula_own_weights(o)) {
       *log_scale = NULL;
     } else {
       al_tensor *p = param(r, "denominator.power");
@@ -222,7 +282,7 @@ static al_tensor *denominator(const run *r, const weights *num, al_tensor *s, al
       *log_scale = *log_scale ? OP("sub", AL_IN(*log_scale, md), "") : OP("neg", AL_IN(md), "");
     }
   }
-  return OP("unsqueeze", AL_IN(inverse), "axis=-1");
+  return inverse ? OP("unsqueeze", AL_IN(inverse), "axis=-1") : NULL;
 }
 
 static al_tensor *output_gate(const run *r) {
@@ -257,6 +317,45 @@ static al_tensor *output_norm(const run *r, al_tensor *y, al_tensor *log_scale) 
   return y;
 }
 
+/* auto: fused, but composed in f64, where it is the reference. */
+static bool fused(const al_opts *o, al_dtype t) { return is(o, "impl", "fused") || (is(o, "impl", "auto") && t != AL_F64); }
+
+static void map_inputs(const run *r, sums *n) {
+  n->q = features(r, n->q);
+  n->k = features(r, n->k);
+  n->mapped = true;
+}
+
+static void scale_inputs(const run *r, sums *n) { /* learned: q's features are multiplied, one factor a head */
+  if (!is(r->o, "logit_scale", "learned")) return;
+  if (!n->mapped) map_inputs(r, n);
+  n->scale = 1;
+  n->q = OP("mul", AL_IN(n->q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
+}
+
+static void add_up_fused(const run *r, sums *n, al_tensor *u) {
+  const al_opts *o = r->o;
+  scale_inputs(r, n);
+  const bool reads = formula_reads_weights(o) && !formula_own_weights(o) && is(o, "denominator.side", "row");
+  n->divided = reads && is(o, "denominator.stat", "sum") && is(o, "denominator.gradient", "both");
+  al_tensor *W;
+  n->y = attend(r, n, false, u, reads ? al_opt_word(o, "denominator.stat") : "none", n->divided,
+                r->in->training ? al_opt_num(o, "dropout") : 0, &W, &n->reference);
+  n->W = reads ? W : NULL;
+}
+
+static void add_up_composed(const run *r, sums *n, al_tensor *u) {
+  const al_opts *o = r->o;
+  map_inputs(r, n);
+  scale_inputs(r, n);
+  n->logits = OP("scores", AL_IN(n->q, n->k, r->in->lengths), "scale=%.17g %s", n->scale, r->vis);
+  al_tensor *reference, *w = weigh(r, n, false, &reference);
+  n->reference = row_first(r, reference);
+  if (formula_reads_weights(o) && !formula_own_weights(o)) n->W = statistic(r, w);
+  if (r->in->training && al_opt_num(o, "dropout") > 0) w = OP("dropout", AL_IN(w), "p=%.17g", al_opt_num(o, "dropout"));
+  n->y = OP("mix", AL_IN(w, u, r->in->lengths), "%s", r->vis);
+}
+
 static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p, const attn_in *in) {
   run run_ = {.c = c, .o = o, .s = s, .in = in, .p = p, .B = al_size(in->q, 0), .T = al_size(in->q, 1), .S = al_size(in->k, 1)};
   run *r = &run_;
@@ -273,25 +372,12 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
     return NULL;
   }
 
-  al_tensor *q = features(r, in->q), *k = features(r, in->k);
-  double scale = number(o, "logit_scale") ? al_opt_num(o, "logit_scale") : 1 / sqrt((double)s->head_dim);
-  if (is(o, "logit_scale", "learned")) {
-    scale = 1;
-    q = OP("mul", AL_IN(q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
-  }
-  al_tensor *logits = OP("scores", AL_IN(q, k, in->lengths), "scale=%.17g %s", scale, r->vis);
-  al_tensor *decay = log_decay(r);
-  weights w = weigh(r, logits, decay, false);
-
-  al_tensor *log_scale;
-  al_tensor *inverse = denominator(r, &w, logits, decay, &log_scale);
+  sums n = {.q = in->q, .k = in->k, .decay = log_decay(r)};
+  n.scale = number(o, "logit_scale") ? al_opt_num(o, "logit_scale") : 1 / sqrt((double)s->head_dim);
   al_tensor *u = values(r);
-  if (is(o, "denominator.side", "value")) {
-    al_tensor *n = counts(r, in->v, 0);
-    u = OP("mul", AL_IN(u, OP("unsqueeze", AL_IN(to_power(r, n, -1)), "axis=-1")), "");
-  }
-  if (in->training && al_opt_num(o, "dropout") > 0) w.w = OP("dropout", AL_IN(w.w), "p=%.17g", al_opt_num(o, "dropout"));
-  al_tensor *y = OP("mix", AL_IN(w.w, u, in->lengths), "%s", r->vis);
+  if (fused(o, al_type(in->q))) add_up_fused(r, &n, u);
+  else add_up_composed(r, &n, u);
+  al_tensor *log_scale, *inverse = denominator(r, &n, &log_scale), *y = n.y;
   if (inverse) y = OP("mul", AL_IN(y, inverse), "");
 
   al_tensor *gate = output_gate(r);

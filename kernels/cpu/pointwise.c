@@ -4,7 +4,6 @@
 
 #define UNUSED __attribute__((unused))
 
-static inline real vsoftplus(real x) { return (x > 0 ? x : 0) + vlog1p(vexp(-vabs(x))); }
 static inline real erf_slope(real x) {
   return R(1.1283791670955126) * vgauss(x * R(1.4142135623730951));
 }

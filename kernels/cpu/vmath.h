@@ -280,4 +280,6 @@ static inline float vbf16(float x) {
   return x == x ? float_of(j) : x;
 }
 #endif
+
+static inline real vsoftplus(real x) { return (x > 0 ? x : 0) + vlog1p(vexp(-vabs(x))); }
 #endif

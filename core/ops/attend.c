@@ -1,0 +1,222 @@
+/* attend.c: attention in one op, the (T,S) matrix never stored (kernels/attn.h has the formula).
+ *
+ * The same function as scores, visible_max, weights, a row sum and mix one after another, with the feature
+ * map before them and, with normalise, the division after them. m is a constant: whoever uses y or W
+ * with it must not depend on its value. */
+#include "logits.h"
+#include "../../kernels/attn.h"
+
+enum { Q, K, V, DECAY, COEFFICIENTS, LENGTHS };
+enum { Y, W, M, SUMS };
+
+static int word_index(const al_call *k, const char *key, const char *const *words) {
+  int i = 0;
+  while (words[i + 1] && !al_opt_is(k->opts, key, words[i])) i++;
+  return i;
+}
+
+/* ORDER of the kernel's enums */
+static const char *const maps[] = {"identity", "relu", "elu1", "l2", "softplus", NULL};
+static const char *const stats[] = {"none", "sum", "abs", "l2", NULL};
+static const char *const fs[] = {"exp", "cosh", "polynomial", NULL};
+
+static int terms(const al_call *k) {
+  const double *list;
+  return k->in_meta[COEFFICIENTS].ndim == 1 ? (int)k->in_meta[COEFFICIENTS].shape[0]
+                                            : al_opt_list(k->opts, "coefficients", &list);
+}
+
+static al_status check_coefficients(al_ctx *c, const al_call *k) {
+  const double *list;
+  const int listed = al_opt_list(k->opts, "coefficients", &list);
+  const bool polynomial = al_opt_is(k->opts, "f", "polynomial");
+  if (!polynomial && (listed || k->in[COEFFICIENTS]))
+    return al_fail(c, AL_EVALUE, "attend: coefficients: only f=polynomial has them, got f=%s", al_opt_word(k->opts, "f"));
+  if (k->in[COEFFICIENTS]) AL_TRY(visible_axes(c, k, COEFFICIENTS, 1, "(n+1)"));
+  const int n = terms(k);
+  if (polynomial && (n < 1 || n > ALK_MAX_COEFFICIENTS || (listed && listed != n)))
+    return al_fail(c, AL_EVALUE, "attend: coefficients: 1 to %d needed, as many in the option as in the input, got %d and %d",
+                   ALK_MAX_COEFFICIENTS, listed, k->in[COEFFICIENTS] ? n : 0);
+  return AL_OK;
+}
+
+static al_status check_decay(al_ctx *c, const al_call *k) {
+  if (!k->in[DECAY]) return AL_OK;
+  const al_meta *a = &k->in_meta[DECAY], *q = &k->in_meta[Q], *key = &k->in_meta[K];
+  AL_TRY(visible_axes(c, k, DECAY, 3, "(B,S,Hd)"));
+  if (a->shape[0] != q->shape[0] || a->shape[1] != key->shape[1])
+    return al_fail(c, AL_ESHAPE, "attend: decay: shape (%lld,%lld,Hd) needed to match k %s, got %s", (long long)q->shape[0],
+                   (long long)key->shape[1], AL_META_STR(key), AL_META_STR(a));
+  AL_TRY(visible_heads(c, k, DECAY, q->shape[2], a->shape[2]));
+  if (!al_opt_bool(k->opts, "causal"))
+    return al_fail(c, AL_EVALUE, "attend: decay: causal=true needed: a row decays from its last visible key back");
+  return AL_OK;
+}
+
+static al_status shape(al_ctx *c, al_call *k) {
+  const al_meta *q = &k->in_meta[Q], *key = &k->in_meta[K], *v = &k->in_meta[V];
+  AL_TRY(visible_axes(c, k, Q, 4, "(B,T,H,D)"));
+  AL_TRY(visible_axes(c, k, K, 4, "(B,S,Hkv,D)"));
+  AL_TRY(visible_axes(c, k, V, 4, "(B,S,Hkv,E)"));
+  if (key->shape[0] != q->shape[0] || key->shape[3] != q->shape[3])
+    return al_fail(c, AL_ESHAPE, "attend: k: shape (%lld,S,Hkv,%lld) needed to match q %s, got %s", (long long)q->shape[0],
+                   (long long)q->shape[3], AL_META_STR(q), AL_META_STR(key));
+  if (v->shape[0] != q->shape[0] || v->shape[1] != key->shape[1] || v->shape[2] != key->shape[2])
+    return al_fail(c, AL_ESHAPE, "attend: v: shape (%lld,%lld,%lld,E) needed to match k %s, got %s", (long long)q->shape[0],
+                   (long long)key->shape[1], (long long)key->shape[2], AL_META_STR(key), AL_META_STR(v));
+  AL_TRY(visible_heads(c, k, K, q->shape[2], key->shape[2]));
+  AL_TRY(logit_number(c, k, "softcap"));
+  AL_TRY(logit_number(c, k, "clamp"));
+  AL_TRY(check_coefficients(c, k));
+  AL_TRY(check_decay(c, k));
+  AL_TRY(visible_lengths(c, k, LENGTHS, q->shape[0], key->shape[1]));
+  if (al_opt_bool(k->opts, "normalise") && !al_opt_is(k->opts, "stat", "sum"))
+    return al_fail(c, AL_EVALUE, "attend: normalise: stat=sum needed, got stat=%s", al_opt_word(k->opts, "stat"));
+  k->out_meta[Y] = (al_meta){.dtype = q->dtype, .ndim = 4, .shape = {q->shape[0], q->shape[1], q->shape[2], v->shape[3]}};
+  k->out_meta[W] = k->out_meta[M] = (al_meta){.dtype = q->dtype, .ndim = 3, .shape = {q->shape[0], q->shape[2], q->shape[1]}};
+  k->out_meta[SUMS] = (al_meta){.dtype = AL_F64, .ndim = 1};
+  if (k->in[DECAY])
+    k->out_meta[SUMS] = (al_meta){.dtype = AL_F64, .ndim = 3, .shape = {q->shape[0], k->in_meta[DECAY].shape[2], key->shape[1]}};
+  return AL_OK;
+}
+
+/* factors and base as in weights.c: the option's coefficients, times the input's where there is one. */
+static alk_attn_spec spec_of(const al_call *k, double *factors, double *base) {
+  const double *list;
+  const int n = terms(k), listed = al_opt_list(k->opts, "coefficients", &list);
+  if (k->in[COEFFICIENTS]) al_read(k->in[COEFFICIENTS], factors, n);
+  for (int i = 0; i < n; i++) {
+    base[i] = listed ? list[i] : 1;
+    factors[i] = k->in[COEFFICIENTS] ? factors[i] * base[i] : base[i];
+  }
+  const int64_t *q = k->in_meta[Q].shape, *v = k->in_meta[V].shape;
+  alk_attn_spec a = {.g = visible_of(k, k->in[LENGTHS]), .weight = logit_spec(k, DECAY), .D = q[3], .E = v[3],
+                     .map = word_index(k, "feature_map", maps), .stat = word_index(k, "stat", stats),
+                     .normalise = al_opt_bool(k->opts, "normalise"), .scale = al_opt_num(k->opts, "scale"),
+                     .dropout = al_opt_num(k->opts, "dropout"), .key = (uint64_t)al_opt_int(k->opts, "key")};
+  a.g.B = q[0], a.g.T = q[1], a.g.H = q[2], a.g.S = v[1], a.g.Hkv = v[2];
+  a.weight.f = word_index(k, "f", fs);
+  a.weight.n_coefficients = n;
+  a.weight.coefficients = factors;
+  return a;
+}
+
+static al_tensor *scratch_for(al_ctx *c, const al_call *k, const alk_attn_spec *a, bool backward, int64_t *jobs) {
+  const al_dtype t = k->in_meta[Q].dtype;
+  *jobs = alk_attn_jobs(a, backward, al_threads());
+  const int64_t n = *jobs * (backward ? alk_attn_bwd_scratch((alk_dtype)t)(a) : alk_attn_fwd_scratch((alk_dtype)t)(a));
+  return al_tensor_new(c, t, 1, &n);
+}
+
+static al_status forward(al_ctx *c, al_call *k) {
+  double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
+  const alk_attn_spec a = spec_of(k, factors, base);
+  int64_t jobs;
+  al_tensor *scratch = scratch_for(c, k, &a, false, &jobs);
+  if (scratch)
+    alk_attn_fwd((alk_dtype)k->in_meta[Q].dtype)(&a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
+                                                 logit_sums(k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
+                                                 al_data(k->out[M]), al_data(scratch), jobs);
+  al_release(scratch);
+  return al_error(c);
+}
+
+/* Sum over heads of each one's part of the gradient of the coefficients. */
+static void sum_parts(al_tensor *t, const double *parts, int64_t heads, int n, const double *base) {
+  double sum[ALK_MAX_COEFFICIENTS] = {0};
+  for (int64_t h = 0; h < heads; h++)
+    for (int i = 0; i < n; i++) sum[i] += parts[h * n + i];
+  for (int i = 0; i < n; i++) sum[i] *= base[i];
+  al_write(t, sum, n);
+}
+
+static al_status backward(al_ctx *c, al_call *k) {
+  double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
+  const alk_attn_spec a = spec_of(k, factors, base);
+  const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
+  const int n = a.weight.n_coefficients;
+  int64_t jobs;
+  al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
+  al_tensor *dsums = NULL, *parts = NULL, *scratch = scratch_for(c, k, &a, true, &jobs);
+  for (int i = Q; i <= V; i++) k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
+  if (k->need[DECAY]) {
+    k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
+    dsums = al_tensor_new(c, AL_F64, 3, (int64_t[]){a.g.B, a.g.H, a.g.S});
+  }
+  if (k->need[COEFFICIENTS]) {
+    k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]);
+    parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.g.B * a.g.H, n});
+  }
+  if (al_error(c) == AL_OK) {
+    const alk_attn_grad t = {.q = al_data(k->in[Q]), .k = al_data(k->in[K]), .v = al_data(k->in[V]), .y = al_data(k->out[Y]),
+                             .W = al_data(k->out[W]), .m = al_data(k->out[M]), .dy = al_data(dy),
+                             .dW = k->dout[W] ? al_data(k->dout[W]) : NULL, .sums = a.weight.Hd ? al_data(k->out[SUMS]) : NULL,
+                             .dq = al_data(k->din[Q]), .dk = al_data(k->din[K]), .dv = al_data(k->din[V]),
+                             .dsums = dsums ? al_data(dsums) : NULL, .dcoefficients = parts ? al_data(parts) : NULL};
+    alk_attn_bwd(dtype)(&a, &t, al_data(scratch), jobs);
+    if (dsums) alk_decay_sums_bwd(dtype)(a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums), al_data(k->din[DECAY]));
+    if (parts) sum_parts(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n, base);
+  }
+  al_release(dy);
+  al_release(dsums);
+  al_release(parts);
+  al_release(scratch);
+  return al_error(c);
+}
+
+#define RELATIVE "y and W are relative to m, which moves too; the oracle checks them through kernel_attention"
+
+static const al_op attend = {
+    .info = {.name = "attend",
+             .doc = "Attention without a stored matrix: y = sum_j w_ij v_j relative to e^m, or divided by W; W the statistic of "
+                    "the weights w = A f(scale phi(q).phi(k)) of the visible keys.",
+             .inputs = (const al_row[]){{"q", 0, "(B,T,H,D)"},
+                                        {"k", 0, "(B,S,Hkv,D), Hkv divides H"},
+                                        {"v", 0, "(B,S,Hkv,E)"},
+                                        {"decay", AL_IN_OPTIONAL, "(B,S,Hd), Hd divides H: log decay a step"},
+                                        {"coefficients", AL_IN_OPTIONAL, "(n+1): factors of the option of that name"},
+                                        LENGTHS_ROW,
+                                        {0}},
+             .outputs = (const al_row[]){{"y", 0, "(B,T,H,E)"},
+                                         {"W", 0, "(B,H,T)"},
+                                         {"m", 0, "(B,H,T), a constant; 0 for polynomials"},
+                                         {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
+                                         {0}},
+             .args = (const al_arg[]){
+                 {"f", AL_T_WORD, "exp", "exp cosh polynomial", 0, 0, "similarity; polynomial = sum of c_n s^n", NULL},
+                 {"coefficients", AL_T_LIST | AL_T_NUM, "{}", NULL, 0, 0, "c_0, c_1, ..: ones when only the input is given", NULL},
+                 {"feature_map", AL_T_WORD, "identity", "identity relu elu1 l2 softplus", 0, 0, "phi", NULL},
+                 {"stat", AL_T_WORD, "sum", "none sum abs l2", 0, 0, "W: nothing, sum of w, of |w|, root of the sum of w^2", NULL},
+                 {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
+                 {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
+                 {"dropout", AL_T_NUM, "0", NULL, 0, 0.999, "probability to drop a weight from y (not from W)", NULL},
+                 {"key", AL_T_INT, "-1", NULL, -1, 9007199254740992.0, "which weights; -1 draws the next key of the context", NULL},
+                 LOGIT_ARGS,
+                 VISIBLE_ARGS,
+                 {0}}},
+    .flags = AL_OP_RANDOM,
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS,
+    .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS,
+    .samples = (const al_sample[]){
+        {"(1,6,2,3) (1,6,2,3) (1,6,2,2)", .args = "f=polynomial coefficients={1,1,0.5} stat=abs causal=true"},
+        {"(1,6,2,3) (1,6,2,3) (1,6,2,2) (1,6,2)", .args = "f=polynomial coefficients={0,0,1} stat=l2 causal=true"},
+        {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial coefficients={1,0.5,0.3} normalise=true causal=true"},
+        {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial stat=none"},
+        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=relu f=polynomial coefficients={0,1} causal=true normalise=true", .lo = 0.1, .hi = 1},
+        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=elu1 f=polynomial coefficients={0,1} causal=true normalise=true"},
+        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=l2 f=polynomial coefficients={0,1} causal=true stat=none"},
+        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=softplus f=polynomial coefficients={0,1} normalise=true"},
+        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "f=polynomial coefficients={0.5,1} clamp=9 softcap=2 causal=true stat=none"},
+        {"(2,70,2,3) (2,70,1,3) (2,70,1,2)", .args = "f=polynomial coefficients={1,1,0.5} causal=true normalise=true"},
+        {"(1,13,2,4) (1,17,1,4) (1,17,1,3)", .args = "f=polynomial coefficients={1,1,0.5} normalise=true scale=0.7 dropout=0.4 key=5"},
+        {"(2,5,4,3) (2,5,2,3) (2,5,2,6)", .args = "causal=true normalise=true", .exempt = RELATIVE},
+        {"(2,3,2,3) (2,9,2,3) (2,9,2,2) (2,9,1) - i(2)<10", .args = "causal=true offset=4 normalise=true", .exempt = RELATIVE},
+        {"(1,5,2,3) (1,5,2,3) (1,5,2,2) (1,5,2) - i(1)<6", .args = "causal=true f=cosh stat=l2", .exempt = RELATIVE},
+        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "softcap=2 clamp=5 stat=none dropout=0.4 key=5", .exempt = RELATIVE},
+        {0}},
+};
+
+AL_OPS(attend, &attend);

@@ -1,0 +1,295 @@
+/* attn_bwd.c: backward of the fused attention (contract: ../attn.h).
+ *
+ * A job takes whole key/value heads; queries, dy and dq of the head are packed rows. Panels of KEYS keys
+ * meet blocks of ROW_BLOCK query rows: scores and dy.v are computed again in register tiles, become w and
+ * ds in L1, and go at once into dq (rows), dk and dv (keys). With y = N / W the gradient of a weight is
+ * dw_ij = g_i.v_j + delta_i,  g = dy / W,  delta = dW - dy.y / W;  without it g = dy, delta = dW.
+ * Every sum runs in a fixed order that does not know the number of threads.
+ */
+#include "attn.h"
+
+enum { ROW_BLOCK = 48 };
+
+/* dx from dy at x. */
+static void map_row_bwd(int map, int64_t n, const real *x, const real *dy, real *dx) {
+  switch (map) {
+  case ALK_MAP_RELU:
+    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : 0;
+    break;
+  case ALK_MAP_ELU1:
+    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : dy[d] * vexp(x[d]);
+    break;
+  case ALK_MAP_SOFTPLUS:
+    for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * vsigmoid(x[d]);
+    break;
+  case ALK_MAP_L2: { /* (dy - y (y.dy)) / r */
+    real square = 0, dot = 0;
+    for (int64_t d = 0; d < n; d++) square += x[d] * x[d], dot += x[d] * dy[d];
+    const real r = vsqrt(square);
+    if (!(r > R(1e-12))) {
+      memset(dx, 0, (size_t)n * sizeof *dx);
+      break;
+    }
+    const real s = 1 / r, t = dot * s * s * s;
+    for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * s - x[d] * t;
+    break;
+  }
+  default: memcpy(dx, dy, (size_t)n * sizeof *dx);
+  }
+}
+
+/* ---- one row ----------------------------------------------------------------------------------- */
+
+typedef struct slope_row {
+  tile_row t;
+  real m, delta, scale;
+  int stat;
+  bool keep_all;       /* no dropout */
+  const real *keep;
+  double *dsums;       /* of the head at key j0, or NULL */
+  double *dsum_last;   /* of the row's last visible key */
+  double *dc;          /* of the head, or NULL */
+} slope_row;
+
+/* s (scores) becomes w as the values see it (kept weights), p (g.v) becomes ds. */
+WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slope_row *r, real *s, real *gv) {
+  double row_sum[GROUP], powers[ALK_MAX_COEFFICIENTS][GROUP];
+  EACH_LANE row_sum[l] = 0;
+  for (int n = 0; r->dc && n < p->n; n++) EACH_LANE powers[n][l] = 0;
+  for (int64_t j = 0; j < r->t.n; j += GROUP) {
+    real x[GROUP], y[GROUP], e[GROUP], w[GROUP], df[GROUP], dw[GROUP];
+    const int64_t left = r->t.n - j;
+    cap(p, s + j, x);
+    EACH_LANE y[l] = x[l];
+    clamp(p, y);
+    if (decay) group_decay(&r->t, j, e);
+    if (f == ALK_WEIGHT_EXP) {
+      EACH_LANE w[l] = vexp(decay ? y[l] + e[l] - r->m : y[l] - r->m);
+      EACH_LANE df[l] = w[l];
+    } else if (f == ALK_WEIGHT_COSH) {
+      EACH_LANE {
+        const real a = vabs(y[l]), d = decay ? e[l] : 0, up = vexp(a + d - r->m), down = vexp(d - a - r->m);
+        w[l] = R(0.5) * (up + down);
+        df[l] = R(0.5) * (y[l] < 0 ? down - up : up - down);
+      }
+    } else {
+      real A[GROUP];
+      EACH_LANE A[l] = decay ? vexp(e[l]) : 1;
+      polynomial(p, y, w);
+      polynomial_slope(p, y, df);
+      EACH_LANE w[l] *= A[l], df[l] *= A[l];
+    }
+    EACH_LANE dw[l] = r->keep_all ? gv[j + l] : gv[j + l] * r->keep[j + l];
+    if (r->stat == ALK_STAT_SUM) EACH_LANE dw[l] += r->delta;
+    else if (r->stat == ALK_STAT_ABS) EACH_LANE dw[l] += w[l] > 0 ? r->delta : w[l] < 0 ? -r->delta : 0;
+    else if (r->stat == ALK_STAT_L2) EACH_LANE dw[l] += w[l] * r->delta;
+    if (r->dsums) {
+      double E[GROUP];
+      EACH_LANE E[l] = l < left ? (double)w[l] * (double)dw[l] : 0;
+      EACH_LANE row_sum[l] += E[l];
+      for (int64_t l = 0; l < least(left, GROUP); l++) r->dsums[j + l] -= E[l];
+    }
+    if (r->dc) {
+      double a[GROUP];
+      EACH_LANE a[l] = l < left ? (double)dw[l] * (decay ? (double)vexp(e[l]) : 1) : 0;
+      for (int n = 0; n < p->n; n++) {
+        EACH_LANE powers[n][l] += a[l];
+        EACH_LANE a[l] = l < left ? a[l] * (double)y[l] : 0;
+      }
+    }
+    EACH_LANE dw[l] *= df[l] * r->scale;
+    if (p->clamp) EACH_LANE dw[l] = x[l] <= p->limit ? dw[l] : 0;
+    if (p->cap) EACH_LANE dw[l] *= 1 - (x[l] / p->softcap) * (x[l] / p->softcap);
+    EACH_LANE s[j + l] = r->keep_all ? w[l] : w[l] * r->keep[j + l];
+    EACH_LANE gv[j + l] = dw[l];
+  }
+  for (int l = 0; r->dsums && l < GROUP; l++) *r->dsum_last += row_sum[l];
+  for (int n = 0; r->dc && n < p->n; n++)
+    for (int l = 0; l < GROUP; l++) r->dc[n] += powers[n][l];
+}
+
+#define SLOPE(name, f, decay)                                                                      \
+  static void name(const plan *p, const slope_row *r, real *s, real *gv) { slope(p, f, decay, r, s, gv); }
+SLOPE(exp_plain, ALK_WEIGHT_EXP, false)
+SLOPE(exp_decay, ALK_WEIGHT_EXP, true)
+SLOPE(cosh_plain, ALK_WEIGHT_COSH, false)
+SLOPE(cosh_decay, ALK_WEIGHT_COSH, true)
+SLOPE(poly_plain, ALK_WEIGHT_POLYNOMIAL, false)
+SLOPE(poly_decay, ALK_WEIGHT_POLYNOMIAL, true)
+
+typedef void slope_fn(const plan *p, const slope_row *r, real *s, real *gv);
+static slope_fn *const slopes[3][2] = {[ALK_WEIGHT_EXP] = {exp_plain, exp_decay},
+                                       [ALK_WEIGHT_COSH] = {cosh_plain, cosh_decay},
+                                       [ALK_WEIGHT_POLYNOMIAL] = {poly_plain, poly_decay}};
+
+/* ---- a key/value head -------------------------------------------------------------------------- */
+
+typedef struct layout { /* of a job's scratch, in elements */
+  int64_t Dw, Ew, q, dq, g, delta, k, kt, vt, dk, dv, s, p, total;
+} layout;
+
+static layout layout_of(const alk_attn_spec *a) {
+  const int64_t rows = a->g.H / a->g.Hkv * a->g.T;
+  layout l = {.Dw = padded_width(a->D), .Ew = padded_width(a->E)};
+  l.q = 0;
+  l.dq = l.q + rows * l.Dw;
+  l.g = l.dq + rows * l.Dw;
+  l.delta = l.g + rows * l.Ew;
+  l.k = l.delta + (rows + WIDTH) / WIDTH * WIDTH;
+  l.kt = l.k + KEYS * l.Dw;
+  l.vt = l.kt + KEYS * a->D;
+  l.dk = l.vt + KEYS * a->E;
+  l.dv = l.dk + KEYS * l.Dw;
+  l.s = l.dv + KEYS * l.Ew;
+  l.p = l.s + ROW_BLOCK * KEYS;
+  l.total = l.p + ROW_BLOCK * KEYS;
+  return l;
+}
+
+int64_t ALK_NAME(attn_bwd_scratch)(const alk_attn_spec *a) { return layout_of(a).total; }
+
+typedef struct pair { /* a key/value head of a batch row */
+  const alk_attn_spec *a;
+  const alk_attn_grad *t;
+  const plan *p;
+  slope_fn *slope;
+  const layout *l;
+  real *x; /* scratch */
+  int64_t b, hk, group;
+} pair;
+
+/* Packs q, g and delta of the n-th query head of the group and clears its dq. */
+static void load_head(const pair *k, int64_t n) {
+  const alk_attn_spec *a = k->a;
+  const int64_t T = a->g.T, H = a->g.H, h = k->hk * k->group + n, row = (k->b * H + h) * T;
+  const int64_t at = k->b * T * H + h;
+  const real *dy = (const real *)k->t->dy + at * a->E, *y = (const real *)k->t->y + at * a->E;
+  const real *W = (const real *)k->t->W + row, *dW = k->t->dW ? (const real *)k->t->dW + row : NULL;
+  real *g = k->x + k->l->g + n * T * k->l->Ew, *delta = k->x + k->l->delta + n * T;
+  pack_rows(a->map, T, a->D, (const real *)k->t->q + at * a->D, H * a->D, NULL, k->x + k->l->q + n * T * k->l->Dw, k->l->Dw);
+  memset(k->x + k->l->dq + n * T * k->l->Dw, 0, (size_t)(T * k->l->Dw) * sizeof(real));
+  for (int64_t i = 0; i < T; i++) {
+    const real *d = dy + i * H * a->E, *o = y + i * H * a->E;
+    real dot = 0, by = 1;
+    delta[i] = dW ? dW[i] : 0;
+    if (a->normalise) {
+      by = vabs(W[i]) < SMALLEST ? 0 : 1 / W[i];
+      for (int64_t e = 0; e < a->E; e++) dot += d[e] * o[e];
+      delta[i] = by == 0 ? 0 : delta[i] - dot * by;
+    }
+    if (a->stat == ALK_STAT_L2) delta[i] = W[i] < SMALLEST ? 0 : delta[i] / W[i];
+    for (int64_t e = 0; e < k->l->Ew; e++) g[i * k->l->Ew + e] = e < a->E ? d[e] * by : 0;
+  }
+}
+
+/* `rows` query rows from i, the r-th of their block, against the keys [j0, j1): w and ds of the block, and
+ * their part of dq. */
+static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1) {
+  const alk_attn_spec *a = k->a;
+  const layout *l = k->l;
+  const int64_t T = a->g.T, h = k->hk * k->group + n, row = (k->b * a->g.H + h) * T, S = a->g.S;
+  int64_t lo[ROWS], hi[ROWS];
+  for (int e = 0; e < rows; e++) lo[e] = j0, hi[e] = least(alk_visible_keys(&a->g, k->b, i + e), j1);
+  if (hi[rows - 1] <= j0) return;
+  real *s = k->x + l->s + r * KEYS, *p = k->x + l->p + r * KEYS;
+  const factor q = {k->x + l->q + (n * T + i) * l->Dw, l->Dw, 1}, g = {k->x + l->g + (n * T + i) * l->Ew, l->Ew, 1};
+  for (int64_t j = 0; j < hi[rows - 1] - j0; j += WIDTH) {
+    tile_for(true, rows, 2)(a->D, &q, k->x + l->kt + j, KEYS, false, (real)a->scale, s + j, KEYS);
+    tile_for(true, rows, 2)(a->E, &g, k->x + l->vt + j, KEYS, false, 1, p + j, KEYS);
+  }
+  const double *sums = k->t->sums ? k->t->sums + (k->b * a->weight.Hd + h / (a->g.H / a->weight.Hd)) * S : NULL;
+  double *dsums = k->t->dsums ? k->t->dsums + (k->b * a->g.H + h) * S : NULL;
+  for (int e = 0; e < rows; e++) {
+    const int64_t last = alk_visible_keys(&a->g, k->b, i + e) - 1;
+    if (hi[e] <= j0) continue;
+    real keep[KEYS];
+    if (a->dropout > 0) dropout_row(a, (uint64_t)((row + i + e) * S + j0), hi[e] - j0, keep);
+    for (int64_t j = hi[e] - j0; a->dropout > 0 && j < KEYS; j++) keep[j] = 0;
+    const slope_row t = {.t = {.n = hi[e] - j0, .sums = sums ? sums + j0 : NULL, .top = sums ? sums[last] : 0},
+                         .m = ((const real *)k->t->m)[row + i + e],
+                         .delta = (k->x + l->delta)[n * T + i + e],
+                         .scale = (real)a->scale,
+                         .stat = a->stat,
+                         .keep_all = !(a->dropout > 0),
+                         .keep = keep,
+                         .dsums = dsums ? dsums + j0 : NULL,
+                         .dsum_last = dsums ? dsums + last : NULL,
+                         .dc = k->t->dcoefficients ? k->t->dcoefficients + (k->b * a->g.H + h) * a->weight.n_coefficients : NULL};
+    k->slope(k->p, &t, s + e * KEYS, p + e * KEYS);
+  }
+  const factor ds = {p - j0, KEYS, 1}; /* terms are numbered by key */
+  for (int64_t d = 0; d < l->Dw; d += WIDTH)
+    add_range(true, rows, 2, lo, hi, j0, j1, &ds, k->x + l->k + d, l->Dw, 1, k->x + l->dq + (n * T + i) * l->Dw + d, l->Dw);
+}
+
+/* out[key] += sum over rows i of the block of a[i][key] x[i], for keys [j0, j1): a is s or p. */
+static void to_keys(const pair *k, int64_t i0, int64_t i1, int64_t j0, int64_t j1, const real *a, const real *x, int64_t width,
+                    real *out) {
+  for (int64_t j = j0, keys; j < j1; j += keys) {
+    int64_t lo[ROWS], hi[ROWS];
+    keys = rows_at(j, j1);
+    for (int e = 0; e < keys; e++) lo[e] = most(alk_visible_row(&k->a->g, k->b, j + e), i0), hi[e] = i1;
+    if (lo[0] >= i1) break;
+    const factor f = {a + (j - j0) - i0 * KEYS, 1, KEYS}; /* terms are numbered by row */
+    for (int64_t d = 0; d < width; d += WIDTH)
+      add_range(false, (int)keys, 2, lo, hi, i0, i1, &f, x + d, width, 1, out + (j - j0) * width + d, width);
+  }
+}
+
+static void run_keys(const pair *k, int64_t j0, int64_t j1) {
+  const alk_attn_spec *a = k->a;
+  const layout *l = k->l;
+  const int64_t T = a->g.T, Hkv = a->g.Hkv, at = (k->b * a->g.S + j0) * Hkv + k->hk;
+  const real *key = (const real *)k->t->k + at * a->D;
+  pack_rows(a->map, j1 - j0, a->D, key, Hkv * a->D, NULL, k->x + l->k, l->Dw);
+  pack_columns(k->x + l->k, l->Dw, j1 - j0, a->D, k->x + l->kt);
+  pack_columns((const real *)k->t->v + at * a->E, Hkv * a->E, j1 - j0, a->E, k->x + l->vt);
+  memset(k->x + l->dk, 0, (size_t)(KEYS * (l->Dw + l->Ew)) * sizeof(real));
+  for (int64_t n = 0; n < k->group; n++)
+    for (int64_t i0 = alk_visible_row(&a->g, k->b, j0); i0 < T; i0 += ROW_BLOCK) {
+      const int64_t i1 = least(i0 + ROW_BLOCK, T);
+      for (int64_t i = i0, rows; i < i1; i += rows) {
+        rows = rows_at(i, i1);
+        meet(k, n, i, i - i0, (int)rows, j0, j1);
+      }
+      to_keys(k, i0, i1, j0, j1, k->x + l->s, k->x + l->g + (n * T + i0) * l->Ew, l->Ew, k->x + l->dv);
+      to_keys(k, i0, i1, j0, j1, k->x + l->p, k->x + l->q + (n * T + i0) * l->Dw, l->Dw, k->x + l->dk);
+    }
+  real *dk = (real *)k->t->dk + at * a->D, *dv = (real *)k->t->dv + at * a->E;
+  for (int64_t j = 0; j < j1 - j0; j++) {
+    map_row_bwd(a->map, a->D, key + j * Hkv * a->D, k->x + l->dk + j * l->Dw, dk + j * Hkv * a->D);
+    memcpy(dv + j * Hkv * a->E, k->x + l->dv + j * l->Ew, (size_t)a->E * sizeof(real));
+  }
+}
+
+static void run_pair(const pair *k) {
+  const alk_attn_spec *a = k->a;
+  const int64_t T = a->g.T, H = a->g.H, S = a->g.S;
+  for (int64_t n = 0; n < k->group; n++) {
+    const int64_t h = k->b * H + k->hk * k->group + n;
+    load_head(k, n);
+    if (k->t->dsums) memset(k->t->dsums + h * S, 0, (size_t)S * sizeof(double));
+    if (k->t->dcoefficients) memset(k->t->dcoefficients + h * k->p->n, 0, (size_t)k->p->n * sizeof(double));
+  }
+  for (int64_t j = 0; j < S; j += KEYS) run_keys(k, j, least(j + KEYS, S));
+  for (int64_t n = 0; n < k->group; n++) {
+    const int64_t at = (k->b * T * H + k->hk * k->group + n) * a->D;
+    for (int64_t i = 0; i < T; i++)
+      map_row_bwd(a->map, a->D, (const real *)k->t->q + at + i * H * a->D, k->x + k->l->dq + (n * T + i) * k->l->Dw,
+                  (real *)k->t->dq + at + i * H * a->D);
+  }
+}
+
+void ALK_NAME(attn_bwd)(const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs) {
+  const layout l = layout_of(a);
+  const plan p = plan_of(&a->weight);
+  const int64_t Hkv = a->g.Hkv, pairs = a->g.B * Hkv;
+#pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
+  for (int64_t job = 0; job < jobs; job++) {
+    int64_t from, to;
+    share(pairs, job, jobs, &from, &to);
+    for (int64_t n = from; n < to; n++)
+      run_pair(&(pair){.a = a, .t = t, .p = &p, .slope = slopes[a->weight.f][t->sums != NULL], .l = &l,
+                       .x = (real *)scratch + job * l.total, .b = n / Hkv, .hk = n % Hkv, .group = a->g.H / Hkv});
+  }
+}
