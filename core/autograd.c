@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 void al_requires_grad(al_tensor *t, bool on) {
-  if (t && !t->node) t->requires_grad = on && (t->dtype == AL_F32 || t->dtype == AL_F64);
+  if (t && !t->node) t->requires_grad = on && t->dtype != AL_I32;
 }
 bool al_needs_grad(const al_tensor *t) { return t->requires_grad || t->node; }
 al_tensor *al_grad(const al_tensor *t) { return t->grad; }

@@ -33,7 +33,8 @@ al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *us
   }
   al_scope_begin(c);
   al_tensor *y = f(c, in, n, user);
-  if (y) {
+  if (y && y->dtype != AL_F64) al_fail(c, AL_ETYPE, "gradcheck: an f64 result needed, got %s", al_dtype_name(y->dtype));
+  if (y && c->error == AL_OK) {
     al_meta m = al_meta_of(y);
     al_tensor *w = al_new_meta(c, &m);
     double *p = w ? al_data(w) : NULL;

@@ -249,6 +249,21 @@ START_TEST(gradients_add_without_aliasing) {
 }
 END_TEST
 
+/* Two uses of a bf16 tensor: its gradient is summed in bf16. */
+START_TEST(bf16_gradients_add) {
+  al_tensor *x = vec(5, 1);
+  al_requires_grad(x, true);
+  al_scope_begin(c);
+  al_tensor *h = al_run(c, "cast", AL_IN(x), "dtype=bf16");
+  al_tensor *a = al_run(c, "cast", AL_IN(h), "dtype=f32"), *b = al_run(c, "cast", AL_IN(h), "dtype=f32");
+  al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(al_run(c, "add", AL_IN(a, b), "")), ""));
+  ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
+  for (int i = 0; i < 5; i++) ck_assert_double_eq(((double *)al_data(al_grad(x)))[i], 2);
+  al_release(loss);
+  al_release(x);
+}
+END_TEST
+
 /* A chain as long as a text: neither backward nor release may recurse. */
 START_TEST(long_chains) {
   for (int run = 0; run < 2; run++) {
@@ -411,6 +426,7 @@ Suite *suite_test_core(void) {
   tcase_add_test(t, the_graph_is_gone_after_backward);
   tcase_add_test(t, no_grad_and_detach_record_nothing);
   tcase_add_test(t, gradients_add_without_aliasing);
+  tcase_add_test(t, bf16_gradients_add);
   tcase_add_test(t, long_chains);
   tcase_add_test(t, backward_refusals);
   tcase_add_test(t, philox_is_the_published_generator);

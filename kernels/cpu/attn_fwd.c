@@ -205,7 +205,7 @@ void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, co
   const plan p = plan_of(&a->weight);
   const int64_t group = g->H / g->Hkv, pairs = g->B * g->Hkv;
   /* few heads: the blocks of a head are shared out, and each job packs the keys for itself */
-  const int64_t blocks = (g->T + BLOCK - 1) / BLOCK, parts = pairs >= jobs ? 1 : least((jobs + pairs - 1) / pairs, blocks);
+  const int64_t blocks = (g->T + BLOCK - 1) / BLOCK, parts = pairs >= jobs || pairs == 0 ? 1 : least((jobs + pairs - 1) / pairs, blocks);
   const int64_t items = pairs * parts;
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {

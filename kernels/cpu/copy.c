@@ -108,6 +108,10 @@ void alk_add_into(alk_dtype dtype, int64_t n, void *dst, const void *src) {
     const double *s = src;
 #pragma omp parallel for simd schedule(static) if (n > 32768)
     for (int64_t i = 0; i < n; i++) d[i] += s[i];
+  } else if (dtype == ALK_BF16) {
+    uint16_t *d = dst;
+    const uint16_t *s = src;
+    for (int64_t i = 0; i < n; i++) d[i] = alk_f32_to_bf16(alk_bf16_to_f32(d[i]) + alk_bf16_to_f32(s[i]));
   } else {
     float *d = dst;
     const float *s = src;
