@@ -21,7 +21,7 @@ typedef struct entry {
   const attn_family *family;
 } entry;
 static entry presets[MAX_PRESETS];
-static int n_presets;
+static int n_presets, n_defined;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static int by_name(const void *a, const void *b) {
@@ -30,9 +30,20 @@ static int by_name(const void *a, const void *b) {
 
 static void build(void) {
   for (int f = 0; families[f]; f++)
-    for (const attn_preset *p = families[f]->presets; p && p->name && n_presets < MAX_PRESETS; p++)
-      presets[n_presets++] = (entry){p, families[f]};
+    for (const attn_preset *p = families[f]->presets; p && p->name; p++)
+      if (n_defined++ < MAX_PRESETS) presets[n_presets++] = (entry){p, families[f]};
   qsort(presets, (size_t)n_presets, sizeof *presets, by_name);
+}
+
+static al_status check_table(al_ctx *c) {
+  pthread_once(&once, build);
+  for (int i = 1; i < n_presets; i++)
+    if (by_name(&presets[i - 1], &presets[i]) == 0)
+      return al_fail(c, AL_ENAME, "attention: families %s and %s both have a preset '%s'", presets[i - 1].family->name,
+                     presets[i].family->name, presets[i].preset->name);
+  if (n_defined > MAX_PRESETS)
+    return al_fail(c, AL_EVALUE, "attention: room for %d presets, %d are defined: raise MAX_PRESETS", MAX_PRESETS, n_defined);
+  return AL_OK;
 }
 
 int attn_family_count(void) { return (int)(sizeof families / sizeof *families) - 1; }
@@ -70,6 +81,7 @@ static al_status not_found(al_ctx *c, const char *name) {
 
 al_status attn_find(al_ctx *c, const char *name, const attn_family **family, const attn_preset **preset, al_opts **opts) {
   *family = NULL, *preset = NULL, *opts = NULL;
+  AL_TRY(check_table(c));
   const entry *hit = NULL;
   int n_hits = 0;
   for (int i = 0; i < attn_preset_count(); i++) {

@@ -36,7 +36,8 @@ typedef enum al_status {
 
 typedef struct al_ctx al_ctx;
 
-AL_API al_ctx *al_ctx_new(void); /* NULL when out of memory; owned by the caller */
+/* NULL when out of memory; owned by the caller. An error is pending where two ops have one name. */
+AL_API al_ctx *al_ctx_new(void);
 AL_API void al_ctx_free(al_ctx *c);
 
 /* Report an error: returns `st`, so `return al_fail(c, AL_ESHAPE, "matmul: b: ...")`.

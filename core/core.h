@@ -90,6 +90,9 @@ al_tensor *al_scope_own(al_ctx *c, al_tensor *t); /* hand a new reference to the
 al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin); /* origin: inputs as the caller passed them */
 void al_node_release(al_node *n);
 
+/* op.c */
+al_status al_op_check_table(al_ctx *c); /* names are unique, and there was room for all */
+
 /* opts.c */
 al_opts *al_opts_retain(const al_opts *o);
 const char *al_opts_owner(const al_opts *o);

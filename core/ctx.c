@@ -13,6 +13,7 @@ al_ctx *al_ctx_new(void) {
   c->seed = 1;
   const char *poison = getenv("ATTNLAB_POISON"); /* tests: fresh memory holds NaN */
   c->poison = poison && *poison && strcmp(poison, "0") != 0;
+  al_op_check_table(c);
   return c;
 }
 

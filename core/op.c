@@ -18,7 +18,8 @@ static const al_op *const *const files[] = {
 
 enum { MAX_OPS = 256, MAX_IN = 64, MAX_OUT = 8 };
 static const al_op *table[MAX_OPS];
-static int n_ops;
+static int n_ops, n_defined;
+static const char *twice; /* a name that two ops have */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static int by_name(const void *a, const void *b) {
@@ -27,8 +28,19 @@ static int by_name(const void *a, const void *b) {
 
 static void build_table(void) {
   for (int f = 0; files[f]; f++)
-    for (const al_op *const *op = files[f]; *op && n_ops < MAX_OPS; op++) table[n_ops++] = *op;
+    for (const al_op *const *op = files[f]; *op; op++)
+      if (n_defined++ < MAX_OPS) table[n_ops++] = *op;
   qsort(table, (size_t)n_ops, sizeof *table, by_name);
+  for (int i = 1; i < n_ops; i++)
+    if (by_name(&table[i - 1], &table[i]) == 0) twice = table[i]->info.name;
+}
+
+al_status al_op_check_table(al_ctx *c) {
+  pthread_once(&once, build_table);
+  if (twice) return al_fail(c, AL_ENAME, "op '%s': two files of core/ops/ define it", twice);
+  if (n_defined > MAX_OPS)
+    return al_fail(c, AL_EVALUE, "ops: room for %d, %d are defined: raise MAX_OPS", MAX_OPS, n_defined);
+  return AL_OK;
 }
 
 const al_op *const *al_op_table(int *n) {

@@ -61,6 +61,7 @@ static void state_open(lua_State *L) {
   s->c = c;
   al_axes_from(c, 1);
   *p = s;
+  if (al_error(c) != AL_OK) lal_raise(L);
 }
 
 /* ---- errors ---- */

@@ -23,5 +23,12 @@ void attn_case_free(attn_case *k);
 al_tensor *attn_case_run(const attn_case *k); /* new reference; fails the test on an error */
 double *attn_case_values(const al_tensor *t); /* malloc'd doubles */
 oracle_in attn_case_oracle(attn_case *k);     /* shares the case's f64 data */
+/* Does it refuse causal=false, saying that causal=true is needed? */
+bool attn_case_needs_order(const char *name, const char *options);
+/* What every variant is held to: all presets, then all families with their defaults. */
+int attn_case_variants(void);
+const char *attn_case_variant(int i);
+/* f32 against f64 at N(0,1) inputs and odd sizes; fails the test. */
+void attn_case_check_f32(const char *name, const char *options);
 double rms_ratio(const double *got, const double *want, int64_t n);
 #endif

@@ -393,9 +393,11 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   return y;
 }
 
+#define ROW(...) {__VA_ARGS__},
 static const attn_preset presets[] = {
 #include "kernel_attention.def"
     {0}};
+#undef ROW
 
 ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the formula a switch", .options = formula_options,
             .presets = presets, .check = formula_check, .params = formula_params, .forward = forward,

@@ -92,6 +92,7 @@ local LISTS = {
   attention = function()
     local list = {}
     for i, p in ipairs(core.attn.list()) do list[i] = { name = p.name, note = p.source } end
+    for _, f in ipairs(core.attn.families()) do list[#list + 1] = { name = f.name, note = "family: " .. f.doc } end
     return list
   end,
   ops = function()
