@@ -2,7 +2,7 @@
  * matrix is never stored. Memory beyond the arguments is the scratch asked for here, O(T + S) a thread.
  *
  *   qh = phi(q), kh = phi(k);  s_ij = scale qh_i.kh_j;  w_ij = A_ij f(s'_ij) over visible j (visible.h)
- *   N_i = sum_j keep_ij w_ij v_j;  W_i = sum w, sum |w| or sqrt(sum w^2) (0 for ALK_STAT_NONE)
+ *   N_i = sum_j keep_ij w_ij b_j v_j, b = 1 without value_scale;  W_i = sum w, sum |w| or sqrt(sum w^2) (0 for ALK_STAT_NONE)
  *   y_i = N_i, or N_i / W_i with `normalise` (0 where |W_i| is below the smallest normal)
  *
  * exp and cosh carry a row reference m (its maximum) outside: N and W are relative to e^m, and m is
@@ -39,18 +39,18 @@ static inline int64_t alk_attn_jobs(const alk_attn_spec *a, bool backward, int64
   return n < 1 ? 1 : n < threads ? n : threads;
 }
 
-/* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), sums as for weights_fwd or NULL; y (B,T,H,E), W and m
- * (B,H,T). */
+/* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
+ * y (B,T,H,E), W and m (B,H,T). */
 ALK_KERNEL(attn_fwd, void,
-           (const alk_attn_spec *a, const void *q, const void *k, const void *v, const double *sums,
+           (const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *b, const double *sums,
             void *y, void *W, void *m, void *scratch, int64_t jobs))
 
-/* dW may be NULL. dq, dk, dv; dsums (B,H,S) with decay, dcoefficients (B,H,n) or NULL. y, W, m as the
+/* b and dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients (B,H,n) or NULL. y, W, m as the
  * forward gave them. */
 typedef struct alk_attn_grad {
-  const void *q, *k, *v, *y, *W, *m, *dy, *dW;
+  const void *q, *k, *v, *b, *y, *W, *m, *dy, *dW;
   const double *sums;
-  void *dq, *dk, *dv;
+  void *dq, *dk, *dv, *db;
   double *dsums, *dcoefficients;
 } alk_attn_grad;
 ALK_KERNEL(attn_bwd, void, (const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs))

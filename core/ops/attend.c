@@ -6,7 +6,7 @@
 #include "logits.h"
 #include "../../kernels/attn.h"
 
-enum { Q, K, V, DECAY, COEFFICIENTS, LENGTHS };
+enum { Q, K, V, DECAY, COEFFICIENTS, LENGTHS, VALUE_SCALE };
 enum { Y, W, M, SUMS };
 
 static int word_index(const al_call *k, const char *key, const char *const *words) {
@@ -64,6 +64,10 @@ static al_status shape(al_ctx *c, al_call *k) {
   if (v->shape[0] != q->shape[0] || v->shape[1] != key->shape[1] || v->shape[2] != key->shape[2])
     return al_fail(c, AL_ESHAPE, "attend: v: shape (%lld,%lld,%lld,E) needed to match k %s, got %s", (long long)q->shape[0],
                    (long long)key->shape[1], (long long)key->shape[2], AL_META_STR(key), AL_META_STR(v));
+  const al_meta *b = &k->in_meta[VALUE_SCALE];
+  if (k->in[VALUE_SCALE] && (b->ndim != 3 || b->shape[0] != v->shape[0] || b->shape[1] != v->shape[1] || b->shape[2] != v->shape[2]))
+    return al_fail(c, AL_ESHAPE, "attend: value_scale: shape (%lld,%lld,%lld) needed to match v %s, got %s", (long long)v->shape[0],
+                   (long long)v->shape[1], (long long)v->shape[2], AL_META_STR(v), AL_META_STR(b));
   AL_TRY(visible_heads(c, k, K, q->shape[2], key->shape[2]));
   AL_TRY(logit_number(c, k, "softcap"));
   AL_TRY(logit_number(c, k, "clamp"));
@@ -115,7 +119,7 @@ static al_status forward(al_ctx *c, al_call *k) {
   al_tensor *scratch = scratch_for(c, k, &a, false, &jobs);
   if (scratch)
     alk_attn_fwd((alk_dtype)k->in_meta[Q].dtype)(&a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
-                                                 logit_sums(k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
+                                                 k->in[VALUE_SCALE] ? al_data(k->in[VALUE_SCALE]) : NULL, logit_sums(k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
                                                  al_data(k->out[M]), al_data(scratch), jobs);
   al_release(scratch);
   return al_error(c);
@@ -139,6 +143,7 @@ static al_status backward(al_ctx *c, al_call *k) {
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
   al_tensor *dsums = NULL, *parts = NULL, *scratch = scratch_for(c, k, &a, true, &jobs);
   for (int i = Q; i <= V; i++) k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
+  if (k->in[VALUE_SCALE]) k->din[VALUE_SCALE] = al_new_meta(c, &k->in_meta[VALUE_SCALE]);
   if (k->need[DECAY]) {
     k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
     dsums = al_tensor_new(c, AL_F64, 3, (int64_t[]){a.g.B, a.g.H, a.g.S});
@@ -148,7 +153,9 @@ static al_status backward(al_ctx *c, al_call *k) {
     parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.g.B * a.g.H, n});
   }
   if (al_error(c) == AL_OK) {
-    const alk_attn_grad t = {.q = al_data(k->in[Q]), .k = al_data(k->in[K]), .v = al_data(k->in[V]), .y = al_data(k->out[Y]),
+    const alk_attn_grad t = {.q = al_data(k->in[Q]), .k = al_data(k->in[K]), .v = al_data(k->in[V]),
+                             .b = k->in[VALUE_SCALE] ? al_data(k->in[VALUE_SCALE]) : NULL,
+                             .db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL, .y = al_data(k->out[Y]),
                              .W = al_data(k->out[W]), .m = al_data(k->out[M]), .dy = al_data(dy),
                              .dW = k->dout[W] ? al_data(k->dout[W]) : NULL, .sums = a.weight.Hd ? al_data(k->out[SUMS]) : NULL,
                              .dq = al_data(k->din[Q]), .dk = al_data(k->din[K]), .dv = al_data(k->din[V]),
@@ -176,6 +183,7 @@ static const al_op attend = {
                                         {"decay", AL_IN_OPTIONAL, "(B,S,Hd), Hd divides H: log decay a step"},
                                         {"coefficients", AL_IN_OPTIONAL, "(n+1): factors of the option of that name"},
                                         LENGTHS_ROW,
+                                        {"value_scale", AL_IN_OPTIONAL, "(B,S,Hkv) b: y sums w b v"},
                                         {0}},
              .outputs = (const al_row[]){{"y", 0, "(B,T,H,E)"},
                                          {"W", 0, "(B,H,T)"},
@@ -198,13 +206,14 @@ static const al_op attend = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
-    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS,
+    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS | 1 << VALUE_SCALE,
     .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS,
     .samples = (const al_sample[]){
         {"(1,6,2,3) (1,6,2,3) (1,6,2,2)", .args = "f=polynomial coefficients={1,1,0.5} stat=abs causal=true"},
         {"(1,6,2,3) (1,6,2,3) (1,6,2,2) (1,6,2)", .args = "f=polynomial coefficients={0,0,1} stat=l2 causal=true"},
         {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial coefficients={1,0.5,0.3} normalise=true causal=true"},
         {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial stat=none"},
+        {"(2,6,4,3) (2,6,2,3) (2,6,2,5) - - - p(2,6,2)", .args = "f=polynomial coefficients={1,1,0.5} normalise=true causal=true"},
         {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=relu f=polynomial coefficients={0,1} causal=true normalise=true", .lo = 0.1, .hi = 1},
         {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=elu1 f=polynomial coefficients={0,1} causal=true normalise=true"},
         {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=l2 f=polynomial coefficients={0,1} causal=true stat=none"},

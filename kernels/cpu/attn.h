@@ -37,13 +37,13 @@ static void map_row(int map, int64_t n, const real *x, real *y) {
   }
 }
 
-/* y[i] (width apart, zero past n) = scale_i phi(x[i]) for `rows` vectors `stride` apart. */
-static void pack_rows(int map, int64_t rows, int64_t n, const real *x, int64_t stride, const real *scale, real *y,
+/* y[i] (width apart, zero past n) = b_i phi(x[i]) for `rows` vectors `stride` apart; b may be NULL. */
+static void pack_rows(int map, int64_t rows, int64_t n, const real *x, int64_t stride, const real *b, int64_t b_stride, real *y,
                       int64_t width) {
   for (int64_t i = 0; i < rows; i++) {
     real *to = y + i * width;
     map_row(map, n, x + i * stride, to);
-    for (int64_t d = 0; scale && d < n; d++) to[d] *= scale[i];
+    for (int64_t d = 0; b && d < n; d++) to[d] *= b[i * b_stride];
     for (int64_t d = n; d < width; d++) to[d] = 0;
   }
 }

@@ -166,7 +166,7 @@ static void load_head(const pair *k, int64_t n) {
   const real *dy = (const real *)k->t->dy + at * a->E, *y = (const real *)k->t->y + at * a->E;
   const real *W = (const real *)k->t->W + row, *dW = k->t->dW ? (const real *)k->t->dW + row : NULL;
   real *g = k->x + k->l->g + n * T * k->l->Ew, *delta = k->x + k->l->delta + n * T;
-  pack_rows(a->map, T, a->D, (const real *)k->t->q + at * a->D, H * a->D, NULL, k->x + k->l->q + n * T * k->l->Dw, k->l->Dw);
+  pack_rows(a->map, T, a->D, (const real *)k->t->q + at * a->D, H * a->D, NULL, 0, k->x + k->l->q + n * T * k->l->Dw, k->l->Dw);
   memset(k->x + k->l->dq + n * T * k->l->Dw, 0, (size_t)(T * k->l->Dw) * sizeof(real));
   for (int64_t i = 0; i < T; i++) {
     const real *d = dy + i * H * a->E, *o = y + i * H * a->E;
@@ -241,9 +241,11 @@ static void run_keys(const pair *k, int64_t j0, int64_t j1) {
   const layout *l = k->l;
   const int64_t T = a->g.T, Hkv = a->g.Hkv, at = (k->b * a->g.S + j0) * Hkv + k->hk;
   const real *key = (const real *)k->t->k + at * a->D;
-  pack_rows(a->map, j1 - j0, a->D, key, Hkv * a->D, NULL, k->x + l->k, l->Dw);
+  pack_rows(a->map, j1 - j0, a->D, key, Hkv * a->D, NULL, 0, k->x + l->k, l->Dw);
   pack_columns(k->x + l->k, l->Dw, j1 - j0, a->D, k->x + l->kt);
-  pack_columns((const real *)k->t->v + at * a->E, Hkv * a->E, j1 - j0, a->E, k->x + l->vt);
+  const real *v = (const real *)k->t->v + at * a->E, *b = k->t->b ? (const real *)k->t->b + at : NULL;
+  if (b) pack_rows(ALK_MAP_IDENTITY, j1 - j0, a->E, v, Hkv * a->E, b, Hkv, k->x + l->dv, l->Ew); /* dv is free till below */
+  pack_columns(b ? k->x + l->dv : v, b ? l->Ew : Hkv * a->E, j1 - j0, a->E, k->x + l->vt);
   memset(k->x + l->dk, 0, (size_t)(KEYS * (l->Dw + l->Ew)) * sizeof(real));
   for (int64_t n = 0; n < k->group; n++)
     for (int64_t i0 = alk_visible_row(&a->g, k->b, j0); i0 < T; i0 += ROW_BLOCK) {
@@ -258,7 +260,11 @@ static void run_keys(const pair *k, int64_t j0, int64_t j1) {
   real *dk = (real *)k->t->dk + at * a->D, *dv = (real *)k->t->dv + at * a->E;
   for (int64_t j = 0; j < j1 - j0; j++) {
     map_row_bwd(a->map, a->D, key + j * Hkv * a->D, k->x + l->dk + j * l->Dw, dk + j * Hkv * a->D);
-    memcpy(dv + j * Hkv * a->E, k->x + l->dv + j * l->Ew, (size_t)a->E * sizeof(real));
+    const real *du = k->x + l->dv + j * l->Ew;
+    real dot = 0;
+    for (int64_t e = 0; b && e < a->E; e++) dot += du[e] * v[j * Hkv * a->E + e];
+    for (int64_t e = 0; e < a->E; e++) dv[j * Hkv * a->E + e] = b ? b[j * Hkv] * du[e] : du[e];
+    if (b) ((real *)k->t->db)[at + j * Hkv] = dot;
   }
 }
 

@@ -140,7 +140,7 @@ static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1
 
 static void run_block(head *k, const real *q, int64_t i0, int64_t i1, real *y, real *W, real *m) {
   const alk_attn_spec *a = k->a;
-  pack_rows(a->map, i1 - i0, a->D, q + i0 * a->g.H * a->D, a->g.H * a->D, NULL, k->q, k->Dw);
+  pack_rows(a->map, i1 - i0, a->D, q + i0 * a->g.H * a->D, a->g.H * a->D, NULL, 0, k->q, k->Dw);
   memset(k->acc, 0, (size_t)((i1 - i0) * k->Ew) * sizeof(real));
   for (int64_t r = 0; r < i1 - i0; r++) k->m[r] = -INFINITY, k->W[r] = 0;
   const int64_t seen = alk_visible_keys(&a->g, k->b, i1 - 1);
@@ -182,7 +182,8 @@ static layout layout_of(const alk_attn_spec *a) {
 
 int64_t ALK_NAME(attn_fwd_scratch)(const alk_attn_spec *a) { return layout_of(a).total; }
 
-static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, const real *v, int64_t b, int64_t hk, real *x) {
+static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, const real *v, const real *scale, int64_t b,
+                      int64_t hk, real *x) {
   const int64_t S = a->g.S, Hkv = a->g.Hkv;
   for (int64_t j = 0; j < S; j += KEYS) {
     const int64_t n = least(KEYS, S - j);
@@ -191,15 +192,16 @@ static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, co
     if (a->map == ALK_MAP_IDENTITY) {
       pack_columns(from, Hkv * a->D, n, a->D, panel);
     } else {
-      pack_rows(a->map, n, a->D, from, Hkv * a->D, NULL, x + l->row, l->Dw);
+      pack_rows(a->map, n, a->D, from, Hkv * a->D, NULL, 0, x + l->row, l->Dw);
       pack_columns(x + l->row, l->Dw, n, a->D, panel);
     }
   }
-  pack_rows(ALK_MAP_IDENTITY, S, a->E, v + (b * S * Hkv + hk) * a->E, Hkv * a->E, NULL, x + l->values, l->Ew);
+  pack_rows(ALK_MAP_IDENTITY, S, a->E, v + (b * S * Hkv + hk) * a->E, Hkv * a->E,
+            scale ? scale + b * S * Hkv + hk : NULL, Hkv, x + l->values, l->Ew);
 }
 
-void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, const void *v, const double *sums, void *y,
-                        void *W, void *m, void *scratch, int64_t jobs) {
+void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *scale,
+                        const double *sums, void *y, void *W, void *m, void *scratch, int64_t jobs) {
   const alk_visible *g = &a->g;
   const layout l = layout_of(a);
   const plan p = plan_of(&a->weight);
@@ -214,7 +216,7 @@ void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, co
     share(items, job, jobs, &from, &to);
     for (int64_t n = from; n < to; n++) {
       const int64_t pair = n / parts, part = n % parts, b = pair / g->Hkv, hk = pair % g->Hkv;
-      if (pair != packed) pack_head(a, &l, k, v, b, hk, x);
+      if (pair != packed) pack_head(a, &l, k, v, scale, b, hk, x);
       packed = pair;
       for (int64_t h = hk * group; h < (hk + 1) * group; h++) {
         head hd = {.a = a, .p = &p, .fn = &fns[a->weight.f][sums != NULL], .b = b, .h = h, .Dw = l.Dw, .Ew = l.Ew,

@@ -1,5 +1,6 @@
 /* isa.c: which build of a float kernel this machine runs. */
 #include "../kernel.h"
+#include <stdatomic.h>
 
 static alk_isa detect(void) {
 #if defined(__x86_64__)
@@ -16,9 +17,10 @@ static alk_isa detect(void) {
 }
 
 alk_isa alk_cpu_isa(void) {
-  static int known = -1; /* races write the same value */
-  if (known < 0) known = (int)detect();
-  return (alk_isa)known;
+  static atomic_int known = -1; /* threads that meet here store the same value */
+  int isa = atomic_load_explicit(&known, memory_order_relaxed);
+  if (isa < 0) atomic_store_explicit(&known, isa = (int)detect(), memory_order_relaxed);
+  return (alk_isa)isa;
 }
 
 const char *alk_isa_name(alk_isa isa) {
