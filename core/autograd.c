@@ -163,8 +163,8 @@ static al_status run_node(al_ctx *c, al_node *n) {
   bool any = false;
   for (int i = 0; i < n->n_out; i++) any |= n->grads[i] != NULL;
   if (!any) return AL_OK;
-  al_tensor *din[64] = {0};
-  bool need[64] = {0};
+  al_tensor *din[AL_MAX_INPUTS] = {0};
+  bool need[AL_MAX_INPUTS] = {0};
   for (int i = 0; i < n->n_in; i++) need[i] = n->edges[i].node || n->edges[i].leaf;
   for (int i = 0; i < n->n_out; i++) /* backward sees packed gradients unless the op takes strides */
     if (n->grads[i] && !(n->op->flags & (AL_OP_STRIDED | AL_OP_VIEW))) {

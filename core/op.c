@@ -16,7 +16,7 @@ static const al_op *const *const files[] = {
 #undef AL_OP_FILE
     NULL};
 
-enum { MAX_OPS = 256, MAX_IN = 64, MAX_OUT = 8 };
+enum { MAX_OPS = 256, MAX_IN = AL_MAX_INPUTS, MAX_OUT = 8 };
 static const al_op *table[MAX_OPS];
 static int n_ops, n_defined;
 static const char *twice; /* a name that two ops have */

@@ -75,6 +75,9 @@ al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) 
   al_ctx *c = o->ctx;
   if (!p || (p->dtype != AL_F32 && p->dtype != AL_F64) || !al_contiguous(p) || p->node)
     return al_fail(c, AL_ETYPE, "optim: parameter '%s': a contiguous f32 or f64 leaf needed", name);
+  if (strlen(name) + sizeof "m." > sizeof o->label)
+    return al_fail(c, AL_EVALUE, "optim: parameter '%s': a name of at most %zu characters needed", name,
+                   sizeof o->label - sizeof "m.");
   for (int i = 0; i < o->n; i++)
     if (strcmp(o->slots[i].name, name) == 0) return al_fail(c, AL_ENAME, "optim: parameter '%s' was added twice", name);
   if (o->n == o->cap) {

@@ -231,7 +231,7 @@ al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const 
   for (int i = 0; i < n; i++) {
     char got[40];
     snprintf(got, sizeof got, "%.9g", x[i]);
-    if (!(r->type & AL_T_NUM) && x[i] != floor(x[i])) return mismatch(c, o, key, r, got);
+    if (isnan(x[i]) || (!(r->type & AL_T_NUM) && x[i] != floor(x[i]))) return mismatch(c, o, key, r, got);
     if ((r->min != 0 || r->max != 0) && (x[i] < r->min || x[i] > r->max)) return mismatch(c, o, key, r, got);
   }
   double *copy = malloc(n > 0 ? (size_t)n * sizeof *copy : 1);

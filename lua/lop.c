@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_ROWS = 16, MAX_IN = 64, MAX_OUT = 8 };
+enum { MAX_ROWS = 16, MAX_IN = AL_MAX_INPUTS, MAX_OUT = 8 };
 
 typedef struct args {
   const al_op_info *op;

@@ -384,6 +384,7 @@ static const struct {
     {"p1/softmax", "dropout=1.5", "a number in 0..0.999 expected"},
     {"p1/softmax", "output_gate=sigmoid", "width: needed"},
     {"kernel_attention", "similarity=taylor order=2 orders={0,3}", "above order"},
+    {"kernel_attention", "similarity=taylor order=2 coefficients={1,nan}", "a list of numbers"},
 };
 
 START_TEST(refusals_name_the_reason) {
@@ -427,6 +428,35 @@ START_TEST(wrong_shapes_are_named) {
   }
   attn_case_free(&k);
   al_ctx_free(c);
+}
+END_TEST
+
+/* The decay of head h is 1 - 2^(-5-h): from head 48 on there is none in f64, however many heads follow. */
+START_TEST(any_number_of_heads_decays) {
+  enum { HEADS = 1100 };
+  double last[2][3];
+  for (int decays = 0; decays < 2; decays++) {
+    al_ctx *c = al_ctx_new();
+    const attn_family *family;
+    const attn_preset *preset;
+    al_opts *o;
+    attn_find(c, "kernel_attention", &family, &preset, &o);
+    al_opts_parse(c, o, decays ? "decay=constant" : "decay=none");
+    const attn_sizes s = {HEADS, HEADS, 1, 1, 0};
+    attn *a = attn_new(c, family, o, &s, AL_F64, 1, "t");
+    al_tensor *x = al_tensor_new(c, AL_F64, 4, (int64_t[]){1, 3, HEADS, 1});
+    al_fill_normal(x, 5, 0, 1);
+    const attn_in in = {.size = sizeof in, .q = x, .k = x, .v = x, .causal = true};
+    al_tensor *y = attn_forward(c, a, &in);
+    ck_assert_msg(y != NULL, "%s", al_error_message(c, NULL, NULL));
+    for (int t = 0; t < 3; t++) last[decays][t] = ((double *)al_data(y))[(t + 1) * HEADS - 1];
+    al_release(y);
+    al_release(x);
+    attn_free(a);
+    al_opts_release(o);
+    al_ctx_free(c);
+  }
+  for (int t = 0; t < 3; t++) ck_assert_double_eq_tol(last[1][t], last[0][t], 1e-15);
 }
 END_TEST
 
@@ -477,6 +507,7 @@ Suite *suite_check_attn(void) {
   t = tcase_create("refusals");
   tcase_add_loop_test(t, refusals_name_the_reason, 0, sizeof refused / sizeof *refused);
   tcase_add_test(t, wrong_shapes_are_named);
+  tcase_add_test(t, any_number_of_heads_decays);
   tcase_add_test(t, survives_failing_memory);
   suite_add_tcase(s, t);
   return s;

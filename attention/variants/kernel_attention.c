@@ -20,6 +20,7 @@
 #include "../formula.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- forward ---------------------------------------------------------------------------------- */
@@ -93,10 +94,14 @@ static al_tensor *log_decay(const run *r) {
   if (is(r->o, "decay", "learned")) {
     a = OP("neg", AL_IN(OP("softplus", AL_IN(param(r, "decay")), "")), "");
   } else {
-    a = like(r, 1, &Hkv, 0);
-    double v[1024] = {0};
-    for (int64_t h = 0; h < Hkv && h < 1024; h++) v[h] = log1p(-exp2(-5.0 - (double)h)); /* as RetNet spaces its heads */
-    if (a) al_write(a, v, Hkv);
+    double *v = malloc((size_t)Hkv * sizeof *v);
+    if (!v) {
+      al_fail(r->c, AL_ENOMEM, "out of memory (decay of %lld heads)", (long long)Hkv);
+      return NULL;
+    }
+    for (int64_t h = 0; h < Hkv; h++) v[h] = log1p(-exp2(-5.0 - (double)h)); /* as RetNet spaces its heads */
+    a = al_tensor_from(r->c, al_type(r->in->q), 1, &Hkv, v, Hkv);
+    free(v);
   }
   return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S, (long long)Hkv);
 }
