@@ -15,7 +15,8 @@ return lab.experiment {
   },
 
   -- exp without a sum has to be kept from overflowing: the arms that keep a bare exp clamp the scores
-  -- at 5, as the authors do. exp + L2 needs no clamp: the row maximum cancels in the norm.
+  -- at 5, as the authors do. exp + L2 needs no clamp: the row maximum cancels in the norm. The cosine
+  -- divides its rows, as the other arms do, by n^sigmoid(m) with m learned.
   arms = {
     { name = "softmax" },
     { name = "softmax + L2", ["attention.output_norm"] = "l2" },
@@ -29,7 +30,8 @@ return lab.experiment {
       ["attention.logit_clamp"] = 5 },
     { name = "linear, relu", ["attention.preset"] = "p1/linear_relu" },
     { name = "linear, elu + 1", ["attention.preset"] = "p1/linear_elu" },
-    { name = "cosine, learned length", ["attention.preset"] = "p1/linear_cosine" },
+    { name = "cosine, learned length", ["attention.preset"] = "p1/linear_cosine",
+      ["attention.denominator.side"] = "row" },
   },
 
   seeds = { 1, 2, 3 },
@@ -50,13 +52,13 @@ return lab.experiment {
             ["model.width"] = 64, ["model.mlp"] = 128, ["model.context"] = 64 },
 
   story = [[
-How to read it:
+What to look for:
 - An L2 norm after attention is worth something, and beneath it the denominator is worth nothing: exp + L2 and
   softmax + L2 are the same function, because a positive factor cancels in the norm. Their curves coincide.
 - Dividing by the length of the row instead of its sum costs loss; a learned gate on the output repairs most of it.
-- Stopping the gradient of the denominator leaves every value of softmax as it is, and training blows up: it is the
-  denominator's gradient, not its value, that keeps training stable.
+- Stopping the gradient of the denominator leaves the values of softmax (clamped) as they are, and training diverges:
+  it is the denominator's gradient, not its value, that keeps training stable.
 - Linear kernels lag far behind: what they lack is exp, not a denominator (relu and elu + 1 have one).]],
 
-  next = "./lab run experiments/denominator.lua attention.logit_softcap=20 out_dir=runs/softcap",
+  next = "./lab train attention.denominator.power=0.5     (half a denominator: between exp and softmax?)",
 }

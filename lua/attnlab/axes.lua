@@ -30,27 +30,27 @@ function M.log_ticks(lo, hi)
   return hi > lo and #ticks < 3 and even_ticks(lo, hi) or ticks
 end
 
--- The difference axis: linear near 0, logarithmic beyond `unit` (asinh), so that 0.005 and 0.5 can
--- both be read. Returns the map and the ticks between lo <= 0 and hi >= 0.
+-- The axis of differences: linear near 0, logarithmic beyond `unit` (asinh), so that 0.005 and 0.5 can
+-- both be read. Returns the map and the ticks between lo <= 0 and hi >= 0, far enough apart for labels.
 function M.difference(unit, lo, hi)
   local function map(v)
     local z = math.abs(v) / unit
     local u = math.log(z + math.sqrt(z * z + 1))
     return v < 0 and -u or u
   end
-  local ticks = { 0 }
-  for e = 0, 12 do
-    local v = unit * 10.0 ^ (e // 2) * (e % 2 == 0 and 1 or 3)
-    if v <= hi then ticks[#ticks + 1] = v end
-    if -v >= lo then ticks[#ticks + 1] = -v end
-  end
-  if #ticks > 7 then -- every other, so that the labels keep apart
-    local sparse = { 0 }
-    for i = 2, #ticks do
-      local e = math.log(math.abs(ticks[i]) / unit, 10)
-      if math.abs(e - math.floor(e + 0.5)) < 0.1 then sparse[#sparse + 1] = ticks[i] end
+  local ticks, apart = { 0 }, 0.07 * (map(hi) - map(lo))
+  local function try(v)
+    if v < lo or v > hi then return end
+    for _, t in ipairs(ticks) do
+      if math.abs(map(t) - map(v)) < apart then return end
     end
-    ticks = sparse
+    ticks[#ticks + 1] = v
+  end
+  for _, m in ipairs { 1, 3 } do
+    for e = 6, 0, -1 do
+      try(m * unit * 10.0 ^ e)
+      try(-m * unit * 10.0 ^ e)
+    end
   end
   return map, ticks
 end

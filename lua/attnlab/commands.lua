@@ -131,7 +131,7 @@ local function report(plan, list, root, as_json)
   print("\n" .. runs.table_text(result))
   if #result.judged > 0 then
     print(plan.quick and "\nExpected of the whole experiment; the quick one is too small to judge:"
-      or "\nExpected (written down before the runs):")
+      or "\nExpected (written down before the runs, each tested by itself at 5 %):")
     for _, r in ipairs(result.judged) do
       print(("  %s%s: %s"):format(plan.quick and "" or tables.pad(r.outcome, 11), r.text, r.detail))
     end

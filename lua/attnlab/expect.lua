@@ -1,6 +1,7 @@
--- Judges what an experiment expected. The differences of all expectations form one family: their
--- p-values (one-sided for worse and better, TOST for equal_within) are adjusted by Holm.
---   held       shown at 5 %
+-- Judges what an experiment expected. Each expectation is a hypothesis of its own, written down before
+-- the runs, and is tested by itself at 5 %: one-sided for worse and better, TOST for equal_within.
+-- (What nobody expected is for the table, whose intervals are adjusted for the number of arms.)
+--   held       shown
 --   REFUTED    the opposite is shown: the 95 % interval lies wholly on the other side (or outside the
 --              margin), an arm that should diverge finished, a value is outside its tolerance
 --   not shown  neither
@@ -32,15 +33,11 @@ local function judge_value(x, arm, seeds)
   return math.abs(mean - x.value) <= x.within and "held" or "REFUTED", ("%.4f over %d"):format(mean, #list)
 end
 
--- Difference of x.arm to x.versus as a test: {p, refuted = bool} or nil with fewer than two pairs.
-local function test(x, d)
-  if not d.se then return nil end
-  local lo, hi = stats.interval(d, 1 - ALPHA)
-  if x.equal_within then
-    return { p = stats.tost(d, x.equal_within), refuted = lo > x.equal_within or hi < -x.equal_within }
-  end
-  if x.worse then return { p = stats.one_sided(d, 0, 1), refuted = hi < 0 } end
-  return { p = stats.one_sided(d, 0, -1), refuted = lo > 0 }
+-- p-value of the expectation on the difference d, and whether its opposite is shown.
+local function test(x, d, lo, hi)
+  if x.equal_within then return stats.tost(d, x.equal_within), lo > x.equal_within or hi < -x.equal_within end
+  if x.worse then return stats.one_sided(d, 0, 1), hi < 0 end
+  return stats.one_sided(d, 0, -1), lo > 0
 end
 
 local function points_right(x, d)
@@ -48,38 +45,35 @@ local function points_right(x, d)
   return x.worse and d.mean > 0 or x.better and d.mean < 0
 end
 
+local function judge_difference(x, arm, versus, seeds)
+  local d = stats.paired(arm.values, versus.values, seeds)
+  if d.n == 0 then
+    return "not shown", arm.count.diverged + versus.count.diverged > 0 and "diverged" or "no pair has finished"
+  end
+  if d.n == 1 then
+    return "not shown", ("%+.4f in one seed, which points %s"):format(d.mean,
+      points_right(x, d) and "that way" or "the other way")
+  end
+  local lo, hi = stats.interval(d, 1 - ALPHA)
+  local p, refuted = test(x, d, lo, hi)
+  return refuted and "REFUTED" or p < ALPHA and "held" or "not shown",
+    ("%+.4f, 95 %% interval [%.4f, %.4f], p = %.2g"):format(d.mean, lo, hi, p)
+end
+
 -- arms[name] = {runs, values = {[seed] = loss}, count = {finished, diverged, ...}}. Returns a list of
 -- {text, outcome, detail} in the order of `list`.
 function M.judge(list, arms, seeds)
-  local results, tests, p = {}, {}, {}
+  local results = {}
   for i, x in ipairs(list) do
-    local r, arm = { text = sentence(x) }, arms[x.arm]
-    results[i] = r
+    local outcome, detail
     if x.diverges ~= nil then
-      r.outcome, r.detail = judge_divergence(x, arm)
+      outcome, detail = judge_divergence(x, arms[x.arm])
     elseif x.value then
-      r.outcome, r.detail = judge_value(x, arm, seeds)
+      outcome, detail = judge_value(x, arms[x.arm], seeds)
     else
-      local d = stats.paired(arm.values, arms[x.versus].values, seeds)
-      local t = test(x, d)
-      if t then
-        tests[#tests + 1] = { result = r, refuted = t.refuted, d = d }
-        p[#p + 1] = t.p
-      elseif d.n == 1 then
-        r.outcome = "not shown"
-        r.detail = ("%+.4f in one seed, which points %s"):format(d.mean,
-          points_right(x, d) and "that way" or "the other way")
-      else
-        r.outcome = "not shown"
-        r.detail = arm.count.diverged + arms[x.versus].count.diverged > 0 and "diverged" or "no pair has finished"
-      end
+      outcome, detail = judge_difference(x, arms[x.arm], arms[x.versus], seeds)
     end
-  end
-  local adjusted = stats.holm(p, ALPHA)
-  for i, t in ipairs(tests) do
-    local lo, hi = stats.interval(t.d, 1 - ALPHA)
-    t.result.outcome = t.refuted and "REFUTED" or adjusted[i] < ALPHA and "held" or "not shown"
-    t.result.detail = ("%+.4f, 95 %% interval [%.4f, %.4f], adjusted p = %.2g"):format(t.d.mean, lo, hi, adjusted[i])
+    results[i] = { text = sentence(x), outcome = outcome, detail = detail }
   end
   return results
 end

@@ -196,7 +196,8 @@ local function profile_panel(out, fig, bottom)
   local n, lo, hi, parts = 0, math.huge, -math.huge, {}
   for _, p in ipairs(fig.profile) do
     n = math.max(n, #p.values)
-    for _, v in ipairs(p.values) do lo, hi = math.min(lo, v), math.max(hi, v) end
+    -- an arm that went astray must not flatten the others
+    for _, v in ipairs(p.values) do lo, hi = math.min(lo, math.max(v, -4)), math.max(hi, math.min(v, 8)) end
   end
   lo, hi = math.floor(lo * 2) / 2, math.ceil(math.max(hi, math.log(n, 10)) * 2) / 2
   frame(out, 0.86, 0.99, bottom, "(c) " .. fig.profile_title)

@@ -204,8 +204,8 @@ function M.work(plan, options)
   local todo = select_runs(list, options)
   local out = board.new(options.quiet and io.stderr or nil)
   local w = new_work(list, todo, jobs, out)
-  out:say(("%s: %d arms x %d seeds, %d of %d runs to do, %d at once with %d thread%s each"):format(plan.name,
-    #plan.arms, #plan.seeds, #todo, #list, jobs, threads, threads == 1 and "" or "s"))
+  out:say(("%s: %d arms x %d seed%s, %d of %d runs to do, %d at once with %d thread%s each"):format(plan.name,
+    #plan.arms, #plan.seeds, #plan.seeds == 1 and "" or "s", #todo, #list, jobs, threads, threads == 1 and "" or "s"))
   sys.catch_interrupts(true)
   -- a second Ctrl-C is raised as the error "interrupted", wherever the loop is
   local ok, message = pcall(w.loop, w, options)
