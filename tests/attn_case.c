@@ -127,7 +127,7 @@ static const char *const extra[] = {
     "input_gate=softplus input_gate.per=channel input_gate.bias=false", "output_gate=silu output_gate.per=channel output_gate.bias=false",
     "output_gate=sigmoid output_gate.input=position", "denominator.similarity=cosh", "similarity=square denominator.similarity=exp",
     "similarity=taylor order=4 denominator.orders={0,2,4}", "similarity=exp denominator=l2 denominator.power=0.7 denominator.times_length=true",
-    "similarity=cosh decay=gated denominator=none output_norm=l2", "similarity=linear denominator=abs", "denominator=cumulative_gate denominator.power=0.5"};
+    "denominator.times_length=true", "similarity=cosh decay=gated denominator=none output_norm=l2", "similarity=linear denominator=abs", "denominator=cumulative_gate denominator.power=0.5"};
 enum { N_EXTRA = sizeof extra / sizeof *extra };
 
 /* The formula's presets; *count of them. Returns the i-th, or NULL. */

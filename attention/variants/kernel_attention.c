@@ -151,18 +151,31 @@ static al_tensor *to_power(const run *r, al_tensor *t, double sign) {
   return p == 1 ? t : OP("pow", AL_IN(t), "exponent=%.17g", p);
 }
 
-/* u: values with input gate and value-side length. */
-static al_tensor *values(const run *r) {
-  al_tensor *u = r->in->v;
+/* a b, where NULL stands for 1. */
+static al_tensor *times(const run *r, al_tensor *a, al_tensor *b) { return a && b ? OP("mul", AL_IN(a, b), "") : a ? a : b; }
+
+/* y (B,T,H,E) times a factor (B,T,H), or (B,T,H,E). */
+static al_tensor *scaled(const run *r, al_tensor *y, al_tensor *by) {
+  if (!by) return y;
+  return OP("mul", AL_IN(y, al_ndim(by) == 4 ? by : OP("unsqueeze", AL_IN(by), "axis=-1")), "");
+}
+
+/* What multiplies v on its own side: gate and length as *scale (B,S,Hkv) or NULL; returns v, already
+ * multiplied by a gate that has channels. */
+static al_tensor *values(const run *r, al_tensor **scale) {
+  al_tensor *v = r->in->v;
+  *scale = NULL;
   if (on(r->o, "input_gate")) {
     al_tensor *g = activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
-    u = OP("mul", AL_IN(u, as_factor(r, g, r->s->kv_heads)), "");
+    if (is(r->o, "input_gate.per", "head")) *scale = g;
+    else v = scaled(r, v, as_factor(r, g, r->s->kv_heads));
   }
   if (is(r->o, "denominator.side", "value")) {
     al_tensor *by = to_power(r, counts(r, r->in->v, 0), -1);
-    u = OP("mul", AL_IN(u, OP("unsqueeze", AL_IN(by), "axis=-1")), "");
+    by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S, (long long)r->s->kv_heads);
+    *scale = times(r, *scale, by);
   }
-  return u;
+  return v;
 }
 
 /* The logits' factors, and what the weights of the numerator leave for the rest of the formula. */
@@ -179,12 +192,12 @@ typedef struct sums {
 } sums;
 
 /* One run of attend; W and m come as (B,T,H), m NULL for polynomials. Returns y. */
-static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v, const char *stat, bool divide, double dropout,
-                         al_tensor **W, al_tensor **m) {
+static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v, al_tensor *v_scale, const char *stat, bool divide,
+                         double dropout, al_tensor **W, al_tensor **m) {
   const f_text f = f_options(r, denominator);
   al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
   al_tensor *out[3];
-  al_run_into(r->c, "attend", AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths), out, 3,
+  al_run_into(r->c, "attend", AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths, v_scale), out, 3,
               "%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f, f.limits,
               n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat, divide ? "true" : "false", n->scale, dropout, r->vis);
   *W = row_first(r, out[1]);
@@ -213,7 +226,7 @@ static al_tensor *statistic(const run *r, al_tensor *w) {
 static al_tensor *own_statistic(const run *r, const sums *n, al_tensor **m) {
   al_tensor *W;
   if (!n->logits) {
-    attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
+    attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), NULL, al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
     return W;
   }
   W = statistic(r, weigh(r, n, true, m));
@@ -221,13 +234,16 @@ static al_tensor *own_statistic(const run *r, const sums *n, al_tensor **m) {
   return W;
 }
 
+/* n_i of every head (B,T,H) */
+static al_tensor *lengths(const run *r) {
+  al_tensor *n = counts(r, r->in->q, r->in->offset);
+  return OP("expand", AL_IN(n), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)r->s->heads);
+}
+
 /* W of the denominator (B,T,H) when it is not a statistic of the numerator's weights. */
 static al_tensor *other_statistic(const run *r, bool composed) {
   const al_opts *o = r->o;
-  if (is(o, "denominator.stat", "length")) {
-    al_tensor *n = counts(r, r->in->q, r->in->offset);
-    return OP("expand", AL_IN(n), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)r->s->heads);
-  }
+  if (is(o, "denominator.stat", "length")) return lengths(r);
   /* cumulative_gate: sum over visible j of exp(p_j), by the same selection as the values */
   al_tensor *e = OP("exp", AL_IN(project(r, r->in->x, "denominator")), "");
   al_tensor *gates = as_factor(r, e, r->s->heads), *sum;
@@ -241,7 +257,7 @@ static al_tensor *other_statistic(const run *r, bool composed) {
   return OP("squeeze", AL_IN(OP("clamp", AL_IN(sum), "min=1")), "axis=-1");
 }
 
-/* 1 / D as a factor (B,T,H,1), and *log_scale (B,T,H): what y must still be multiplied by, as a log.
+/* 1 / D as a factor (B,T,H), and *log_scale (B,T,H): what y must still be multiplied by, as a log.
  * NULL factor = no division. */
 static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale) {
   const al_opts *o = r->o;
@@ -274,8 +290,8 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
   }
   if (n->divided && inverse) inverse = OP("mul", AL_IN(inverse, W), "");
   if (al_opt_bool(o, "denominator.times_length")) {
-    al_tensor *by = counts(r, r->in->q, r->in->offset);
-    inverse = inverse ? OP("div", AL_IN(inverse, by), "") : OP("inverse", AL_IN(by), "");
+    al_tensor *by = OP("inverse", AL_IN(lengths(r)), "");
+    inverse = times(r, inverse, by);
   }
   if (m) { /* L = m_N - power m_D */
     if (whole && !formula_own_weights(o)) {
@@ -287,39 +303,97 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
       *log_scale = *log_scale ? OP("sub", AL_IN(*log_scale, md), "") : OP("neg", AL_IN(md), "");
     }
   }
-  return inverse ? OP("unsqueeze", AL_IN(inverse), "axis=-1") : NULL;
+  return inverse;
 }
 
+/* (B,T,H), or (B,T,H,E) for a gate a channel. */
 static al_tensor *output_gate(const run *r) {
   if (!on(r->o, "output_gate")) return NULL;
   al_tensor *x = r->in->x;
   if (is(r->o, "output_gate.input", "position")) x = OP("log", AL_IN(counts(r, r->in->q, r->in->offset)), "");
   al_tensor *g = activate(r, al_opt_word(r->o, "output_gate.activation"), project(r, x, "output_gate"));
-  return as_factor(r, g, r->s->heads);
+  return is(r->o, "output_gate.per", "head") ? g : as_factor(r, g, r->s->heads);
 }
 
-static al_tensor *output_norm(const run *r, al_tensor *y, al_tensor *log_scale) {
+/* What is left to do to y: factor, pre-norm gate, norm, post-norm factor. */
+typedef struct tail {
+  al_tensor *factor;    /* (B,T,H) or NULL */
+  al_tensor *log_scale; /* (B,T,H), joint (B,T), or NULL: y stands for y e^log_scale, seen by the norm's eps */
+  al_tensor *pre, *post; /* gates, NULL, (B,T,H) or (B,T,H,E) */
+  double constant;      /* after everything */
+} tail;
+
+static tail plan_tail(const run *r, const sums *n) {
   const al_opts *o = r->o;
-  const int64_t H = r->s->heads, E = r->s->value_dim;
-  const bool joint = is(o, "output_norm.scope", "joint");
-  al_tensor *L = log_scale;
-  if (joint && L) { /* heads keep their ratio: e^(L_h - max L) goes in, max L stays out */
-    al_tensor *top = al_detach(r->c, OP("max", AL_IN(L), "axes={-1} keep=true"));
-    al_tensor *ratio = OP("exp", AL_IN(OP("sub", AL_IN(L, top), "")), "");
-    y = OP("mul", AL_IN(y, OP("unsqueeze", AL_IN(ratio), "axis=-1")), "");
-    L = OP("squeeze", AL_IN(top), "axis=-1");
+  tail t = {.constant = 1};
+  t.factor = denominator(r, n, &t.log_scale);
+  const bool normed = on(o, "output_norm.kind"), joint = is(o, "output_norm.scope", "joint");
+  /* a log factor that a parameter shapes must carry its gradient, so it goes in before the norm */
+  if (t.log_scale && (!normed || is(o, "denominator.power", "learned"))) {
+    t.factor = times(r, t.factor, OP("exp", AL_IN(t.log_scale), ""));
+    t.log_scale = NULL;
   }
-  if (joint) y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)(H * E));
+  if (joint && t.log_scale) { /* heads keep their ratio: e^(L_h - max L) goes in, max L stays out */
+    al_tensor *top = al_detach(r->c, OP("max", AL_IN(t.log_scale), "axes={-1} keep=true"));
+    t.factor = times(r, t.factor, OP("exp", AL_IN(OP("sub", AL_IN(t.log_scale, top), "")), ""));
+    t.log_scale = OP("squeeze", AL_IN(top), "axis=-1");
+  }
+  al_tensor *gate = output_gate(r);
+  if (gate && !is(o, "output_gate.place", "post_norm")) t.pre = gate;
+  if (gate && !is(o, "output_gate.place", "pre_norm")) t.post = gate;
+  if (!normed) return t;
+  if (is(o, "output_norm.gain", "width")) t.constant = (double)(joint ? r->s->heads : 1) * (double)r->s->value_dim;
+  if (number(o, "output_norm.gain")) t.constant = al_opt_num(o, "output_norm.gain");
+  return t;
+}
+
+/* The learned gain a head as a factor (B,T,H), or NULL. */
+static al_tensor *head_gain(const run *r) {
+  if (!is(r->o, "output_norm.gain", "learned") || !on(r->o, "output_norm.kind")) return NULL;
+  return OP("expand", AL_IN(param(r, "output_norm.gain")), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)r->s->heads);
+}
+
+/* One pass over y, but for gates a channel. */
+static al_tensor *end_fused(const run *r, al_tensor *y, tail t) {
+  const al_opts *o = r->o;
+  const bool normed = on(o, "output_norm.kind");
+  if (t.pre && al_ndim(t.pre) == 4) {
+    y = scaled(r, scaled(r, y, t.factor), t.pre);
+    t.factor = NULL;
+  } else {
+    t.factor = times(r, t.factor, t.pre);
+  }
+  al_tensor *gate = t.post && al_ndim(t.post) == 3 ? t.post : NULL;
+  gate = times(r, gate, head_gain(r));
+  if (t.constant != 1 && gate) gate = OP("scale", AL_IN(gate), "by=%.17g", t.constant), t.constant = 1;
+  if (!normed) t.factor = times(r, t.factor, gate), gate = NULL;
+  if (normed || t.factor)
+    y = OP("finish", AL_IN(y, t.factor, t.log_scale, formula_channel_gain(o) ? param(r, "output_norm.gain") : NULL,
+                           param(r, "output_norm.bias"), gate),
+           "norm=%s joint=%s eps=%.17g", al_opt_word(o, "output_norm.kind"), is(o, "output_norm.scope", "joint") && normed ? "true" : "false",
+           formula_norm_eps(o));
+  if (t.post && al_ndim(t.post) == 4) y = scaled(r, y, t.post);
+  return t.constant == 1 ? y : OP("scale", AL_IN(y), "by=%.17g", t.constant);
+}
+
+static al_tensor *norm_composed(const run *r, al_tensor *y, const tail *t) {
+  const al_opts *o = r->o;
+  const long long B = r->B, T = r->T, H = r->s->heads, E = r->s->value_dim;
+  const bool joint = is(o, "output_norm.scope", "joint");
+  if (joint) y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld}", B, T, H * E);
   al_tensor *gain = formula_channel_gain(o) ? param(r, "output_norm.gain") : NULL;
   const double eps = formula_norm_eps(o);
-  if (is(o, "output_norm.kind", "l2")) y = OP("l2norm", AL_IN(y, gain, L), "eps=%.17g", eps);
-  else if (is(o, "output_norm.kind", "rms")) y = OP("rmsnorm", AL_IN(y, gain, L), "eps=%.17g", eps);
-  else y = OP("layernorm", AL_IN(y, gain, param(r, "output_norm.bias"), L), "eps=%.17g", eps);
-  if (joint) y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)H, (long long)E);
-  if (is(o, "output_norm.gain", "learned")) y = OP("mul", AL_IN(y, OP("unsqueeze", AL_IN(param(r, "output_norm.gain")), "axis=-1")), "");
-  if (is(o, "output_norm.gain", "width")) y = OP("scale", AL_IN(y), "by=%lld", (long long)(joint ? H * E : E));
-  if (number(o, "output_norm.gain")) y = OP("scale", AL_IN(y), "by=%.17g", al_opt_num(o, "output_norm.gain"));
-  return y;
+  if (is(o, "output_norm.kind", "l2")) y = OP("l2norm", AL_IN(y, gain, t->log_scale), "eps=%.17g", eps);
+  else if (is(o, "output_norm.kind", "rms")) y = OP("rmsnorm", AL_IN(y, gain, t->log_scale), "eps=%.17g", eps);
+  else y = OP("layernorm", AL_IN(y, gain, param(r, "output_norm.bias"), t->log_scale), "eps=%.17g", eps);
+  return joint ? OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld,%lld}", B, T, H, E) : y;
+}
+
+static al_tensor *end_composed(const run *r, al_tensor *y, tail t) {
+  y = scaled(r, scaled(r, y, t.factor), t.pre);
+  if (on(r->o, "output_norm.kind")) y = norm_composed(r, y, &t);
+  y = scaled(r, scaled(r, y, head_gain(r)), t.post);
+  return t.constant == 1 ? y : OP("scale", AL_IN(y), "by=%.17g", t.constant);
 }
 
 /* auto: fused, but composed in f64, where it is the reference. */
@@ -338,18 +412,18 @@ static void scale_inputs(const run *r, sums *n) { /* learned: q's features are m
   n->q = OP("mul", AL_IN(n->q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
 }
 
-static void add_up_fused(const run *r, sums *n, al_tensor *u) {
+static void add_up_fused(const run *r, sums *n) {
   const al_opts *o = r->o;
   scale_inputs(r, n);
   const bool reads = formula_reads_weights(o) && !formula_own_weights(o) && is(o, "denominator.side", "row");
   n->divided = reads && is(o, "denominator.stat", "sum") && is(o, "denominator.gradient", "both");
-  al_tensor *W;
-  n->y = attend(r, n, false, u, reads ? al_opt_word(o, "denominator.stat") : "none", n->divided,
+  al_tensor *W, *scale, *v = values(r, &scale);
+  n->y = attend(r, n, false, v, scale, reads ? al_opt_word(o, "denominator.stat") : "none", n->divided,
                 r->in->training ? al_opt_num(o, "dropout") : 0, &W, &n->reference);
   n->W = reads ? W : NULL;
 }
 
-static void add_up_composed(const run *r, sums *n, al_tensor *u) {
+static void add_up_composed(const run *r, sums *n) {
   const al_opts *o = r->o;
   map_inputs(r, n);
   scale_inputs(r, n);
@@ -358,7 +432,8 @@ static void add_up_composed(const run *r, sums *n, al_tensor *u) {
   n->reference = row_first(r, reference);
   if (formula_reads_weights(o) && !formula_own_weights(o)) n->W = statistic(r, w);
   if (r->in->training && al_opt_num(o, "dropout") > 0) w = OP("dropout", AL_IN(w), "p=%.17g", al_opt_num(o, "dropout"));
-  n->y = OP("mix", AL_IN(w, u, r->in->lengths), "%s", r->vis);
+  al_tensor *scale, *v = values(r, &scale);
+  n->y = OP("mix", AL_IN(w, scaled(r, v, scale), r->in->lengths), "%s", r->vis);
 }
 
 static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p, const attn_in *in) {
@@ -379,23 +454,11 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
 
   sums n = {.q = in->q, .k = in->k, .decay = log_decay(r)};
   n.scale = number(o, "logit_scale") ? al_opt_num(o, "logit_scale") : 1 / sqrt((double)s->head_dim);
-  al_tensor *u = values(r);
-  if (fused(o, al_type(in->q))) add_up_fused(r, &n, u);
-  else add_up_composed(r, &n, u);
-  al_tensor *log_scale, *inverse = denominator(r, &n, &log_scale), *y = n.y;
-  if (inverse) y = OP("mul", AL_IN(y, inverse), "");
-
-  al_tensor *gate = output_gate(r);
-  const bool normed = on(o, "output_norm.kind");
-  /* a log factor that a parameter shapes must carry its gradient, so it goes in before the norm */
-  if (log_scale && (!normed || is(o, "denominator.power", "learned"))) {
-    y = OP("mul", AL_IN(y, OP("unsqueeze", AL_IN(OP("exp", AL_IN(log_scale), "")), "axis=-1")), "");
-    log_scale = NULL;
-  }
-  if (gate && !is(o, "output_gate.place", "post_norm")) y = OP("mul", AL_IN(y, gate), "");
-  if (normed) y = output_norm(r, y, log_scale);
-  if (gate && !is(o, "output_gate.place", "pre_norm")) y = OP("mul", AL_IN(y, gate), "");
-  return y;
+  const bool whole = fused(o, al_type(in->q));
+  if (whole) add_up_fused(r, &n);
+  else add_up_composed(r, &n);
+  const tail t = plan_tail(r, &n);
+  return whole ? end_fused(r, n.y, t) : end_composed(r, n.y, t);
 }
 
 #define ROW(...) {__VA_ARGS__},
