@@ -404,12 +404,10 @@ static void put_value(text *t, const value *v) {
 }
 
 static bool same(const value *a, const value *b) {
-  char x[2048], y[2048];
-  text s = {x, sizeof x, 0}, t = {y, sizeof y, 0};
-  x[0] = y[0] = 0;
-  put_value(&s, a);
-  put_value(&t, b);
-  return a->kind == b->kind && strcmp(x, y) == 0;
+  if (a->kind != b->kind || a->b != b->b || a->num != b->num || a->n_list != b->n_list) return false;
+  for (int i = 0; i < a->n_list; i++)
+    if (a->list[i] != b->list[i]) return false;
+  return !a->word || strcmp(a->word, b->word) == 0;
 }
 
 static void put_all(text *t, const al_opts *o, const al_opts *defaults, const char *prefix) {

@@ -259,7 +259,7 @@ static int attention_state_bytes(lua_State *L) {
 
 /* a:text(all): canonical option text; all = with the defaults. */
 static int attention_text(lua_State *L) {
-  char text[4096];
+  char text[1 << 14]; /* holds two lists of 256 numbers with 17 digits */
   al_opts_text(attn_opts(check(L)->a), lua_toboolean(L, 2), text, sizeof text);
   lua_pushstring(L, text);
   return 1;
