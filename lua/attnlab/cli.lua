@@ -13,7 +13,7 @@ local DRY = { name = "dry-run", doc = "print parameters, arithmetic, memory and 
 local FORCE = { name = "force", doc = "continue runs that another version of the program began" }
 local SETS = "key.sub=value sets any configuration key, out_dir=DIR the place of the runs (default: runs)."
 
--- name, args (as shown), least and most words, sets = takes key=value, options, doc, more (for its --help)
+-- name, args (as shown), least and most words, sets = takes key=value, options, doc, more (for its --help, text or function)
 M.COMMANDS = {
   { name = "run", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true,
     doc = "run an experiment: all arms and seeds, resumable; table and figure",
@@ -40,6 +40,10 @@ M.COMMANDS = {
     doc = "the runs on disk and how they stand", options = { JSON } },
   { name = "compare", args = "RUN RUN", least = 2, most = 2,
     doc = "two runs: keys that differ, paired difference over their seeds", options = { JSON } },
+  { name = "bench", args = "train|attention|ops [key=value ...]", least = 1, most = 1, sets = true,
+    doc = "times beside the floor of this machine, of results checked in the same run",
+    options = { { name = "json", value = "FILE", doc = "all measured values, machine, versions, command" } },
+    more = function() return require("attnlab.bench").help() end },
   { name = "lua", args = "FILE.lua [args]", least = 1, raw = true,
     doc = "run a Lua script that can require \"attnlab\"", options = {} },
   { name = "env", args = "", least = 0, most = 0, doc = "shell lines that let stock lua5.4 find the modules",
@@ -80,7 +84,7 @@ function M.command_help(c)
     local name = o.name .. (o.value and " " .. o.value or "")
     lines[#lines + 1] = ("  --%s %s"):format(tables.pad(name, 16), o.doc)
   end
-  if c.more then lines[#lines + 1] = c.more end
+  if c.more then lines[#lines + 1] = type(c.more) == "function" and c.more() or c.more end
   return table.concat(lines, "\n")
 end
 

@@ -221,6 +221,10 @@ function M.train(args, usage)
   return code
 end
 
+function M.bench(args, usage)
+  return require("attnlab.bench").run(args, usage)
+end
+
 function M.worker(args, usage)
   if not args.flags.run then usage("worker: --run DIR is needed") end
   return require("attnlab.worker").run(args.flags.run, { force = args.flags.force })

@@ -16,7 +16,7 @@ local M = {}
 
 -- Modules that only read results or draw them: a change there makes no finished run stale.
 local NOT_SOURCE = {}
-for name in ("axes board budget cli commands expect experiment help inspect names plot progress runner runs stats table")
+for name in ("axes bench board budget cli commands expect experiment help inspect names plot progress runner runs stats table")
   :gmatch "%a+" do
   NOT_SOURCE[name .. ".lua"] = true
 end
@@ -33,7 +33,7 @@ local function add_sources(list, root, dir)
   for _, name in ipairs(sys.list(root .. "/" .. dir)) do
     local path = dir .. "/" .. name
     if sys.exists(root .. "/" .. path) == "dir" then
-      add_sources(list, root, path)
+      if path ~= "lua/attnlab/bench" then add_sources(list, root, path) end
     elseif (name:match "%.[ch]$" or name:match "%.def$" or name:match "%.lua$") and not NOT_SOURCE[name] then
       list[#list + 1] = path .. "\0" .. sys.sha256(sys.read(root .. "/" .. path))
     end

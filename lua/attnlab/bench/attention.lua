@@ -1,0 +1,218 @@
+-- bench attention: forward and backward of one attention, by variant, form and length.
+--
+-- FLOP of the parallel form: 2 products over the visible pairs forward, 5 backward (the weights are made
+-- again). Of the chunked form: what the state alone costs, two multiply-adds a token and element of the
+-- state forward and 2.5 times that backward; the products inside the chunks come on top.
+local core = require "attnlab.core"
+local attention = require "attnlab.attention"
+local ceiling = require "attnlab.bench.ceiling"
+local check = require "attnlab.bench.check"
+local show = require "attnlab.bench.show"
+local specs = require "attnlab.bench.specs"
+local timing = require "attnlab.bench.timing"
+
+local M = {}
+
+M.rows = {
+  { name = "presets", type = "text",
+    default = "softmax,exp_l2,exp_length,cosine,linear_elu,taylor2,taylor4,squared",
+    doc = "names with commas; all = every preset of the registry (memory: all)" },
+  { name = "forms", type = "text", default = "parallel,chunked",
+    doc = "forms; a preset that has not a form is left out of it" },
+  { name = "batch", type = "integer", default = "1", min = 1, doc = "sequences" },
+  { name = "heads", type = "integer", default = "16", min = 1, doc = "query heads" },
+  { name = "kv_heads", type = "integer", default = "0", min = 0, doc = "key/value heads; 0 = heads" },
+  { name = "seq_len", type = "integer|list", default = "1024", min = 1,
+    doc = "queries and keys; several with commas (memory: 2048,8192)" },
+  { name = "head_dim", type = "integer", default = "64", min = 1, doc = "channels of a head" },
+  { name = "causal", type = "bool", default = "true", doc = "a row sees keys up to its own position" },
+  { name = "check_len", type = "integer", default = "200", min = 1,
+    doc = "length at which results are compared with composed f64" },
+  { name = "memory", type = "bool", default = "false",
+    doc = "no times: what forward and backward hold must be at most the bytes of q + k + v" },
+}
+
+local MEMORY_LENGTHS = { 2048, 8192 }
+
+-- An instance of a variant, by attention.new or what a test has in its place.
+local function instance(o, named, form, impl, dtype)
+  local options = specs.with(named.spec, { form = form, impl = impl })
+  options.heads, options.kv_heads, options.head_dim = o.heads, o.kv_heads, o.head_dim
+  options.width, options.dtype, options.seed = o.heads * o.head_dim, dtype, 1
+  return (o.new or attention.new)(options)
+end
+
+local function has_form(named, form)
+  local known = core.attn.options(named.spec.preset or "")
+  for _, row in ipairs(known) do
+    if row.name == "form" then
+      for _, word in ipairs(row.choices) do
+        if word == form then return true end
+      end
+      return false
+    end
+  end
+  return form == "parallel"
+end
+
+-- Inputs and the output's gradient at a length, shared by all cases of it.
+local function inputs_of(o, T)
+  local function normal(seed, heads)
+    local shape = heads and { o.batch, T, heads, o.head_dim } or { o.batch, T, o.heads * o.head_dim }
+    return core.randn { shape = shape, seed = seed }
+  end
+  local set = { q = normal(1, o.heads), k = normal(2, o.kv_heads), v = normal(3, o.kv_heads), x = normal(4),
+                causal = o.causal }
+  for _, n in ipairs { "q", "k", "v", "x" } do set[n]:requires_grad(true) end
+  return { set = set, dy = normal(5, o.heads),
+           qkv_bytes = 4 * (set.q:numel() + set.k:numel() + set.v:numel()) }
+end
+
+local function drop_gradients(a, inputs)
+  for _, n in ipairs { "q", "k", "v", "x" } do inputs.set[n]:zero_grad() end
+  for _, p in pairs(a:parameters()) do p:zero_grad() end
+end
+
+-- Bytes that forward and backward held at once beyond inputs, output and their gradients.
+function M.extra_bytes(a, inputs)
+  collectgarbage()
+  collectgarbage()
+  local before = core.memory().live
+  core.reset_peak()
+  local y <close> = a:forward(inputs.set)
+  y:backward(inputs.dy)
+  local known = 4 * y:numel()
+  local function count(t)
+    local g <close> = t:grad()
+    known = known + (g and 4 * g:numel() or 0)
+  end
+  for _, n in ipairs { "q", "k", "v", "x" } do count(inputs.set[n]) end
+  for _, p in pairs(a:parameters()) do count(p) end
+  drop_gradients(a, inputs)
+  return core.memory().peak - before - known
+end
+
+local function once(a, inputs)
+  local forward, y = timing.timed(a.forward, a, inputs.set)
+  local backward = timing.timed(y.backward, y, inputs.dy)
+  y:free()
+  drop_gradients(a, inputs)
+  return { forward = forward, backward = backward }
+end
+
+-- FLOP of forward and backward.
+function M.work(o, a, form, T)
+  if form == "chunked" then
+    local f = 4 * o.batch * T * (a:state_bytes(T) / 4)
+    return f, 2.5 * f
+  end
+  local seen = o.causal and T * (T + 1) / 2 or T * T
+  local f = 4 * o.batch * o.heads * seen * o.head_dim
+  return f, 2.5 * f
+end
+
+local function checked(o, named, form, a)
+  o.say(("checking %s %s"):format(named.name, form))
+  local shape = { batch = math.min(o.batch, 2), seq_len = o.check_len, heads = o.heads, kv_heads = o.kv_heads,
+                  head_dim = o.head_dim, causal = o.causal }
+  return check.attention(a, instance(o, named, "parallel", "composed", "f64"),
+    instance(o, named, "parallel", "composed", "f32"), shape)
+end
+
+-- Rows of every preset, form and length, with the instance and its inputs: what is not a time.
+local function prepare(o, lengths, notes)
+  local list, inputs, missing = {}, {}, {}
+  for _, T in ipairs(lengths) do inputs[T] = inputs_of(o, T) end
+  for form in o.forms:gmatch "[^,%s]+" do
+    for _, named in ipairs(specs.parse(o.presets)) do
+      local ok, a = has_form(named, form), nil
+      if ok then ok, a = pcall(instance, o, named, form, nil, "f32") end
+      if not ok then
+        missing[#missing + 1] = named.name .. " " .. form
+      else
+        local verdict = checked(o, named, form, a)
+        if verdict.noise then
+          notes[#notes + 1] = ("rounding alone, as the terms cancel: %s %s: %s"):format(named.name, form, verdict.noise)
+        end
+        for _, T in ipairs(lengths) do
+          local row = { name = named.name, form = form, seq_len = T, right = verdict.ok, error = verdict.error,
+                        worst = verdict.worst, noise = verdict.noise,
+                        qkv_bytes = inputs[T].qkv_bytes, extra_bytes = M.extra_bytes(a, inputs[T]) }
+          row.flop_forward, row.flop_backward = M.work(o, a, form, T)
+          row.ok = row.right and (not o.memory or row.extra_bytes <= row.qkv_bytes)
+          list[#list + 1] = { row = row, instance = a, inputs = inputs[T] }
+        end
+      end
+    end
+  end
+  if #missing > 0 then notes[#notes + 1] = "not there: " .. table.concat(missing, ", ") end
+  return list
+end
+
+local function measure(o, list)
+  local cases = ceiling.cases(o)
+  for _, p in ipairs(list) do
+    cases[#cases + 1] = { once = function() return once(p.instance, p.inputs) end }
+  end
+  local results, reference = timing.rounds(cases, o), {}
+  local rates = ceiling.rates(o, cases, results)
+  for i, p in ipairs(list) do
+    local r = p.row
+    if r.name == specs.REFERENCE and r.form == "parallel" then reference[r.seq_len] = results[i + 2].total end
+  end
+  for i, p in ipairs(list) do
+    local r, s = p.row, results[i + 2]
+    r.forward, r.backward, r.total = timing.summary(s.forward), timing.summary(s.backward), timing.summary(s.total)
+    for _, part in ipairs { "forward", "backward" } do
+      r[part .. "_flops"] = r["flop_" .. part] / r[part].median
+      r[part .. "_of_floor"] = r[part .. "_flops"] / rates.product
+    end
+    r.ratio = reference[r.seq_len] and timing.ratio(s.total, reference[r.seq_len]) or nil
+  end
+  return rates
+end
+
+local function timed(f)
+  return function(r) return r.total and f(r) end
+end
+
+M.columns = {
+  { title = "attention", show = function(r) return r.name end },
+  { title = "form", show = function(r) return r.form end },
+  { title = "T", right = true, show = function(r) return tostring(r.seq_len) end },
+  { title = "forward ms", right = true, show = timed(function(r) return show.ms(r.forward.median) end) },
+  { title = "GFLOP/s", right = true, show = timed(function(r) return show.giga(r.forward_flops) end) },
+  { title = "of floor", right = true, show = timed(function(r) return show.percent(r.forward_of_floor) end) },
+  { title = "backward ms", right = true, show = timed(function(r) return show.ms(r.backward.median) end) },
+  { title = "GFLOP/s", right = true, show = timed(function(r) return show.giga(r.backward_flops) end) },
+  { title = "of floor", right = true, show = timed(function(r) return show.percent(r.backward_of_floor) end) },
+  { title = "both, min..max", right = true, show = timed(function(r) return show.span(r.total) end) },
+  { title = "x softmax", right = true, show = function(r) return r.ratio and ("%.3f"):format(r.ratio) end },
+  { title = "extra", right = true, show = function(r) return show.bytes(r.extra_bytes) end },
+  { title = "of q+k+v", right = true, show = function(r) return ("%.2f"):format(r.extra_bytes / r.qkv_bytes) end },
+  { title = "error", right = true, show = function(r) return show.error(r.error) end },
+  { title = "of", show = function(r) return r.worst end },
+  { title = "", show = function(r)
+    return r.ok and (r.noise and "cancels" or "") or r.right and "TOO LARGE" or "WRONG"
+  end },
+}
+
+-- o: values of the rows, of ceiling.rows and of bench.lua's. Returns {title, rows, rates, notes}.
+function M.run(o, given)
+  if o.kv_heads == 0 then o.kv_heads = o.heads end
+  local lengths = type(o.seq_len) == "table" and o.seq_len or { o.seq_len }
+  if o.memory then
+    lengths = given.seq_len and lengths or MEMORY_LENGTHS
+    o.presets = given.presets and o.presets or "all"
+  end
+  local notes = { ("error: RMS ratio to composed f64 at T = %d, the largest of output and gradients; at most %g passes")
+    :format(o.check_len, check.TOLERANCE) }
+  local list, rows = prepare(o, lengths, notes), {}
+  for i, p in ipairs(list) do rows[i] = p.row end
+  return {
+    title = ("attention%s: B=%d H=%d Hkv=%d D=%d, %s, f32"):format(o.memory and ", memory" or "", o.batch, o.heads,
+      o.kv_heads, o.head_dim, o.causal and "causal" or "every key visible"),
+    rows = rows, rates = not o.memory and #list > 0 and measure(o, list) or nil, notes = notes }
+end
+
+return M

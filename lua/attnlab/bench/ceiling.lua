@@ -1,0 +1,48 @@
+-- What this machine reaches at best, measured in the same rounds as the work: products of large
+-- square matrices (FLOP/s) and a copy of a tensor larger than the caches (bytes/s, read and
+-- written). A floor is the time that the work's arithmetic or traffic would take at these rates.
+local core = require "attnlab.core"
+local timing = require "attnlab.bench.timing"
+
+local M = {}
+
+M.rows = {
+  { name = "product", type = "integer", default = "2048", min = 8,
+    doc = "side of the square matrices whose product gives the rate of products" },
+  { name = "copy", type = "integer", default = "33554432", min = 1024,
+    doc = "floats of the tensor whose copy gives the rate of memory" },
+}
+
+-- Two cases for timing.rounds; M.rates reads the list's `share` afterwards.
+function M.cases(o)
+  local n = o.product
+  local a, b = core.randn { shape = { n, n }, seed = 1 }, core.randn { shape = { n, n }, seed = 2 }
+  local from = core.ones { shape = { o.copy } }
+  local cpu, wall = 0, 0
+  local function run(f, counts)
+    return { once = function()
+      local before = os.clock()
+      local s, y = timing.timed(f)
+      if counts then cpu, wall = cpu + os.clock() - before, wall + s end
+      y:free()
+      return { run = s }
+    end }
+  end
+  return { run(function() return a:matmul(b) end, true), run(function() return from:scale { by = 1 } end),
+           share = function() return cpu / (wall * core.threads()) end }
+end
+
+-- Rates from the results of these two cases, and the share of the time during the products in which our
+-- threads ran: what is missing went to other work on the machine.
+function M.rates(o, cases, results)
+  return { product = 2 * o.product ^ 3 / timing.median(results[1].run),
+           copy = 8 * o.copy / timing.median(results[2].run), share = cases.share() }
+end
+
+-- Least seconds for flop and bytes, and which of the two says so.
+function M.floor(rates, flop, bytes)
+  local f, b = flop / rates.product, bytes / rates.copy
+  return math.max(f, b), f >= b and "products" or "memory"
+end
+
+return M

@@ -1,0 +1,203 @@
+-- bench ops: the parts of a training step one by one, at the model's shapes, against the rate of
+-- products or of memory.
+--
+-- Bytes are those of the inputs and outputs, each read or written once. Tensors that fit the caches
+-- can pass 100 % of memory's rate.
+local core = require "attnlab.core"
+local ceiling = require "attnlab.bench.ceiling"
+local check = require "attnlab.bench.check"
+local optim = require "attnlab.optim"
+local show = require "attnlab.bench.show"
+local timing = require "attnlab.bench.timing"
+
+local M = {}
+
+M.rows = {
+  { name = "ops", type = "text", default = "all", doc = "names with commas; all = every one" },
+  { name = "batch", type = "integer", default = "16", min = 1, doc = "sequences" },
+  { name = "seq_len", type = "integer", default = "256", min = 1, doc = "tokens of a sequence" },
+  { name = "width", type = "integer", default = "256", min = 1, doc = "channels" },
+  { name = "heads", type = "integer", default = "4", min = 1, doc = "heads (rope)" },
+  { name = "mlp", type = "integer", default = "512", min = 1, doc = "hidden channels of the MLP" },
+  { name = "vocab", type = "integer", default = "65", min = 2, doc = "token ids" },
+  { name = "parameters", type = "integer", default = "2656512", min = 1, doc = "weights of an AdamW step" },
+  { name = "check_rows", type = "integer", default = "256", min = 1,
+    doc = "tokens at which results are compared with f64" },
+}
+
+-- y (M,N) = x w^T, w (N,K)
+local function product(name, rows, K, N)
+  return { name = name, shape = ("(%d,%d) x (%d,%d)^T"):format(rows, K, N, K), inputs = { { rows, K }, { N, K } },
+           f = function(x, w) return x:matmul(w, { transpose_b = true }) end,
+           flop = { forward = 2 * rows * K * N, backward = 4 * rows * K * N } }
+end
+
+-- A function of elements and rows; reads and writes of f32 an element of the first input.
+local function traffic(name, shape, inputs, f, forward, backward)
+  local n = 1
+  for _, d in ipairs(inputs[1]) do n = n * d end
+  return { name = name, shape = shape, inputs = inputs, f = f,
+           bytes = { forward = 4 * n * forward, backward = 4 * n * backward } }
+end
+
+-- Every op with `tokens` rows. An input that is a function makes its tensor itself.
+local function all(o, tokens)
+  local C, F, V = o.width, o.mlp, o.vocab
+  local function matrix(n) return ("(%d,%d)"):format(tokens, n) end
+  local function targets()
+    return core.rand { shape = { tokens }, seed = 9 }:scale { by = V }:clamp { max = V - 1 }:cast { dtype = "i32" }
+  end
+  return {
+    product("q k v o", tokens, C, C), product("gate up", tokens, C, F), product("down", tokens, F, C),
+    product("head", tokens, C, V),
+    traffic("softmax", matrix(C), { { tokens, C } }, function(x) return x:softmax() end, 2, 3),
+    traffic("rmsnorm", matrix(C), { { tokens, C }, { C } }, function(x, g) return x:rmsnorm { gain = g } end, 2, 3),
+    traffic("swiglu", matrix(F), { { tokens, F }, { tokens, F } },
+      function(gate, up)
+        local open <close> = gate:silu()
+        return open * up
+      end, 3, 5),
+    traffic("rope", ("(%d,%d,%d)"):format(tokens, o.heads, C // o.heads), { { 1, tokens, o.heads, C // o.heads } },
+      function(x) return x:rope() end, 2, 2),
+    traffic("add", matrix(C), { { tokens, C }, { tokens, C } }, function(a, b) return a + b end, 3, 0),
+    traffic("cross_entropy", matrix(V), { { tokens, V }, targets }, function(x, y) return x:cross_entropy(y) end, 1, 2),
+    traffic("exp", matrix(4 * C), { { tokens, 4 * C } }, function(x) return x:exp() end, 2, 3),
+  }
+end
+
+-- Tensors of an op's inputs; dtype f64 has the values of f32.
+local function make(op, dtype)
+  local list = {}
+  for i, shape in ipairs(op.inputs) do
+    if type(shape) == "function" then
+      list[i] = shape()
+    else
+      list[i] = core.randn { shape = shape, seed = i }:to(dtype)
+      list[i]:requires_grad(true)
+    end
+  end
+  return list
+end
+
+local function gradient_of(y)
+  return core.randn { shape = y:shape(), seed = 77 }:to(y:dtype())
+end
+
+-- Output and gradients of one run, by name.
+local function results(f, op, dtype)
+  local inputs, out = make(op, dtype), {}
+  local y = f(table.unpack(inputs))
+  y:backward(gradient_of(y))
+  out.y = y:detach()
+  for i, t in ipairs(inputs) do out["gradient " .. i] = t:grad() end
+  return out
+end
+
+-- Worst error of f against the op's own function in f64.
+function M.error_of(op, f)
+  return check.worst(results(f or op.f, op, "f32"), results(op.f, op, "f64"))
+end
+
+local function case(op)
+  local inputs = make(op, "f32")
+  local dy
+  return { once = function()
+    local forward, y = timing.timed(op.f, table.unpack(inputs))
+    dy = dy or gradient_of(y)
+    local backward = timing.timed(y.backward, y, dy)
+    y:free()
+    for _, t in ipairs(inputs) do t:zero_grad() end
+    return { forward = forward, backward = backward }
+  end }
+end
+
+-- AdamW from zero with fixed gradients: the weights are then what the steps added up to.
+local function adamw(n, dtype)
+  local p = core.zeros { shape = { n }, dtype = dtype }
+  p:requires_grad(true)
+  local o = optim.adamw { { p }, lr = 1e-3, weight_decay = 0, grad_clip = 0 }
+  local g = core.randn { shape = { n }, seed = 3 }:to(dtype)
+  local y = (p * g):sum()
+  y:backward()
+  return p, o
+end
+
+local function adamw_op(o)
+  local op = { name = "adamw", shape = ("(%d)"):format(o.parameters), bytes = { forward = 28 * o.parameters } }
+  op.error = function()
+    local out = {}
+    for _, dtype in ipairs { "f32", "f64" } do
+      local p, optimiser = adamw(math.min(o.parameters, 10000), dtype)
+      for _ = 1, 3 do optimiser:step() end
+      out[dtype] = { y = p:detach() }
+    end
+    return check.worst(out.f32, out.f64)
+  end
+  op.case = function()
+    local _, optimiser = adamw(o.parameters, "f32")
+    return { once = function() return { forward = (timing.timed(optimiser.step, optimiser)) } end }
+  end
+  return op
+end
+
+-- One row for each part of an op.
+local function add_rows(rows, op, result, rates, err, whose)
+  for _, part in ipairs { "forward", "backward" } do
+    local work = (op.flop or op.bytes)[part]
+    if result[part] and work and work > 0 then
+      local r = { name = op.name, part = part, shape = op.shape, seconds = timing.summary(result[part]), error = err,
+                  worst = whose, ok = err <= check.TOLERANCE, kind = op.flop and "products" or "memory" }
+      r.rate = work / r.seconds.median
+      r.of_ceiling = r.rate / (op.flop and rates.product or rates.copy)
+      rows[#rows + 1] = r
+    end
+  end
+end
+
+M.columns = {
+  { title = "op", show = function(r) return r.name end },
+  { title = "part", show = function(r) return r.part end },
+  { title = "shape", show = function(r) return r.shape end },
+  { title = "ms", right = true, show = function(r) return show.ms(r.seconds.median) end },
+  { title = "min..max", right = true, show = function(r) return show.span(r.seconds) end },
+  { title = "GFLOP/s", right = true, show = function(r) return r.kind == "products" and show.giga(r.rate) end },
+  { title = "GB/s", right = true, show = function(r) return r.kind == "memory" and show.giga(r.rate) end },
+  { title = "of ceiling", right = true, show = function(r) return show.percent(r.of_ceiling) end },
+  { title = "error", right = true, show = function(r) return show.error(r.error) end },
+  { title = "", show = function(r) return r.ok and "" or "WRONG" end },
+}
+
+local function wanted(o, list)
+  if o.ops == "all" then return list end
+  local by_name, out, known = {}, {}, {}
+  for i, op in ipairs(list) do by_name[op.name], known[i] = op, op.name end
+  for name in o.ops:gmatch "[^,]+" do
+    out[#out + 1] = by_name[name] or error("ops: " .. require("attnlab.names").unknown("op", name, known), 0)
+  end
+  return out
+end
+
+-- o: values of the rows, of ceiling.rows and of bench.lua's; o.replace[name]: another function in f32 in the
+-- place of an op's. Returns {title, rows, rates, notes}.
+function M.run(o)
+  local tokens = o.batch * o.seq_len
+  local full, small = all(o, tokens), {}
+  for _, op in ipairs(all(o, math.min(tokens, o.check_rows))) do small[op.name] = op end
+  full[#full + 1] = adamw_op(o)
+  full = wanted(o, full)
+  local cases, errors = ceiling.cases(o), {}
+  for i, op in ipairs(full) do
+    o.say("checking " .. op.name)
+    local f = o.replace and o.replace[op.name]
+    errors[i] = { (op.error or function() return M.error_of(small[op.name], f) end)() }
+    cases[#cases + 1] = op.case and op.case() or case(op)
+  end
+  local measured, rows = timing.rounds(cases, o), {}
+  local rates = ceiling.rates(o, cases, measured)
+  for i, op in ipairs(full) do add_rows(rows, op, measured[i + 2], rates, errors[i][1], errors[i][2]) end
+  return { title = ("ops of a training step: %d tokens, f32"):format(tokens), rows = rows, rates = rates,
+           notes = { ("error: RMS ratio to the same op in f64 on %d rows, the largest of output and gradients; at most %g "
+             .. "passes"):format(math.min(tokens, o.check_rows), check.TOLERANCE) } }
+end
+
+return M

@@ -1,0 +1,86 @@
+-- Times by the monotonic clock. Cases take turns, A B A B, so that a change of the machine's speed
+-- meets all of them; the collector works between the samples, not inside them.
+--
+-- A case is { once = function() -> {part = seconds, ..} }: it times its parts itself, by M.timed,
+-- so that what has to happen between them (a gradient dropped) is not in the time.
+local core = require "attnlab.core"
+local clock = core.sys.clock
+
+local M = {}
+
+-- Runs in one sample at most, however short the case is.
+local MOST_RUNS = 1000
+
+-- Seconds that f(...) takes, and its first result.
+function M.timed(f, ...)
+  local began = clock()
+  local result = f(...)
+  return clock() - began, result
+end
+
+function M.median(list)
+  local sorted = table.move(list, 1, #list, 1, {})
+  table.sort(sorted)
+  local n = #sorted
+  return n % 2 == 1 and sorted[n // 2 + 1] or (sorted[n // 2] + sorted[n // 2 + 1]) / 2
+end
+
+-- Mean seconds of each part over n runs, and of all parts together as `total`.
+local function sample(case, n)
+  collectgarbage()
+  collectgarbage() -- what the first one's finalisers have dropped
+  collectgarbage "stop"
+  local sums = { total = 0 }
+  local ok, why = pcall(function()
+    for _ = 1, n do
+      for part, s in pairs(case.once()) do
+        sums[part] = (sums[part] or 0) + s
+        sums.total = sums.total + s
+      end
+    end
+  end)
+  collectgarbage "restart"
+  if not ok then error(why, 0) end
+  for part, s in pairs(sums) do sums[part] = s / n end
+  return sums
+end
+
+-- opts: rounds; warmup (rounds before them, uncounted); least (seconds of a sample: short cases run
+-- several times); say(text), told of each round. Returns one {part = {samples}} for each case, sample r of every
+-- case being taken in the same round.
+function M.rounds(cases, opts)
+  local runs, out = {}, {}
+  for i in ipairs(cases) do runs[i], out[i] = 1, {} end
+  for r = 1 - opts.warmup, opts.rounds do
+    if opts.say then
+      opts.say(r < 1 and "warm-up" or ("round %d of %d"):format(r, opts.rounds))
+    end
+    for i, case in ipairs(cases) do
+      local s = sample(case, runs[i])
+      if r < 1 then
+        runs[i] = math.max(1, math.min(MOST_RUNS, math.ceil(opts.least / math.max(s.total, 1e-9))))
+      else
+        for part, seconds in pairs(s) do
+          out[i][part] = out[i][part] or {}
+          out[i][part][r] = seconds
+        end
+      end
+    end
+  end
+  return out
+end
+
+-- Median, least and largest of samples.
+function M.summary(samples)
+  return { median = M.median(samples), min = math.min(table.unpack(samples)),
+           max = math.max(table.unpack(samples)), n = #samples }
+end
+
+-- Median over the rounds of a's time over b's of the same round.
+function M.ratio(a, b)
+  local list = {}
+  for r, s in ipairs(a) do list[r] = s / b[r] end
+  return M.median(list)
+end
+
+return M

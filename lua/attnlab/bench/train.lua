@@ -1,0 +1,183 @@
+-- bench train: one optimiser step of a Llama on random tokens, by attention variant.
+--
+-- A step is forward, backward, AdamW without clip or decay, gradients dropped. Work that has to be done:
+--   products    2 FLOP a weight and token forward, twice that backward; the embedding is looked up
+--   attention   2 products over the visible pairs forward, 5 backward (the weights are made again)
+--   bytes       operands and result of the three products of each weight matrix, and 28 a parameter
+--               (AdamW reads weight, gradient and two moments, writes all but the gradient)
+-- The floor is the time of this work at the rates of ceiling.lua.
+local core = require "attnlab.core"
+local ceiling = require "attnlab.bench.ceiling"
+local check = require "attnlab.bench.check"
+local model = require "attnlab.model"
+local optim = require "attnlab.optim"
+local show = require "attnlab.bench.show"
+local specs = require "attnlab.bench.specs"
+local timing = require "attnlab.bench.timing"
+
+local M = {}
+
+M.rows = {
+  { name = "presets", type = "text", default = "softmax,exp_l2,cosine",
+    doc = "names with commas; all = every preset of the registry" },
+  { name = "layers", type = "integer", default = "4", min = 1, doc = "blocks" },
+  { name = "width", type = "integer", default = "256", min = 1, doc = "channels" },
+  { name = "heads", type = "integer", default = "4", min = 1, doc = "query heads" },
+  { name = "mlp", type = "integer", default = "512", min = 1, doc = "hidden channels of the MLP" },
+  { name = "vocab", type = "integer", default = "65", min = 2, doc = "token ids" },
+  { name = "seq_len", type = "integer", default = "256", min = 1, doc = "tokens of a sequence" },
+  { name = "batch", type = "integer", default = "16", min = 1, doc = "sequences of a step" },
+  { name = "lr", type = "number", default = "1e-3", min = 0, doc = "learning rate" },
+  { name = "seed", type = "integer", default = "1", min = 0, doc = "of weights and tokens" },
+  { name = "check_steps", type = "integer", default = "20", min = 1,
+    doc = "steps after which the losses must agree" },
+  { name = "check_batch", type = "integer", default = "2", min = 1, doc = "sequences of those steps" },
+}
+
+-- Presets that are timed in turns with the reference: more would hold too many models at once.
+local GROUP = 5
+
+-- A model ready to step: {model, optimiser, x, y}.
+function M.stepper(o, spec, dtype, batch)
+  local m = model.new { layers = o.layers, width = o.width, heads = o.heads, mlp = o.mlp, vocab = o.vocab,
+                        context = o.seq_len, attention = spec, seed = o.seed, dtype = dtype }
+  local function ids(seed)
+    return core.rand { shape = { batch, o.seq_len }, seed = seed }:scale { by = o.vocab }
+      :clamp { max = o.vocab - 1 }:cast { dtype = "i32" }
+  end
+  return { model = m, x = ids(2 * o.seed), y = ids(2 * o.seed + 1), lr = o.lr,
+           optimiser = optim.adamw { m:parameters(), lr = o.lr, weight_decay = 0, grad_clip = 0 } }
+end
+
+function M.step(s)
+  local loss <close> = s.model:loss(s.x, s.y)
+  loss:backward()
+  s.optimiser:step(s.lr)
+  s.optimiser:zero_grad()
+end
+
+-- Losses before each of n steps and after the last.
+function M.losses(s, n)
+  local list = {}
+  for i = 1, n + 1 do
+    local loss <close> = s.model:loss(s.x, s.y)
+    list[i] = loss:item()
+    if i <= n then
+      loss:backward()
+      s.optimiser:step(s.lr)
+      s.optimiser:zero_grad()
+    end
+  end
+  return list
+end
+
+-- The same steps by both paths from the same weights: last loss, the composed one's, largest difference.
+function M.compare(candidate, reference, n)
+  local own = reference.model:parameters()
+  for name, t in pairs(candidate.model:parameters()) do own[name]:copy_(t) end
+  local got, want = M.losses(candidate, n), M.losses(reference, n)
+  return got[n + 1], want[n + 1], check.losses(got, want)
+end
+
+-- FLOP of products and attention, bytes, parameters.
+function M.work(o, m)
+  local tokens, w = o.batch * o.seq_len, { products = 0, bytes = 0, parameters = 0 }
+  for name, t in pairs(m:parameters()) do
+    w.parameters = w.parameters + t:numel()
+    if t:ndim() == 2 and not name:find("embed_tokens", 1, true) then
+      w.products = w.products + 6 * tokens * t:numel()
+      w.bytes = w.bytes + 3 * 4 * (tokens * (t:size(1) + t:size(2)) + t:numel())
+    end
+  end
+  w.bytes = w.bytes + 28 * w.parameters
+  local pairs_seen = o.seq_len * (o.seq_len + 1) // 2
+  w.attention = o.layers * 7 * 2 * o.batch * pairs_seen * o.width
+  return w
+end
+
+-- Builds and measures what is not a time: {stepper, row}.
+local function prepare(o, named)
+  o.say("checking " .. named.name)
+  local row = { name = named.name }
+  row.loss, row.loss_composed, row.difference = M.compare(M.stepper(o, named.spec, "f32", o.check_batch),
+    M.stepper(o, specs.with(named.spec, { impl = "composed", form = "parallel" }), "f64", o.check_batch),
+    o.check_steps)
+  row.ok = row.difference <= check.LOSS_TOLERANCE
+  collectgarbage()
+  collectgarbage()
+  local before = core.memory().live
+  local s = M.stepper(o, named.spec, "f32", o.batch)
+  M.step(s) -- makes the optimiser's state
+  collectgarbage()
+  core.reset_peak()
+  M.step(s)
+  row.peak_bytes = core.memory().peak - before
+  local w = M.work(o, s.model)
+  row.parameters, row.flop_products, row.flop_attention, row.bytes = w.parameters, w.products, w.attention, w.bytes
+  return { stepper = s, row = row }
+end
+
+local function measure(o, group, reference)
+  local cases = ceiling.cases(o)
+  for _, p in ipairs(group) do
+    cases[#cases + 1] = { once = function() return { step = (timing.timed(M.step, p.stepper)) } end }
+  end
+  local results = timing.rounds(cases, o)
+  local rates = ceiling.rates(o, cases, results)
+  for i, p in ipairs(group) do
+    local row, samples = p.row, results[i + 2].step
+    if not row.seconds then -- the reference has its row from the first group
+      row.seconds = timing.summary(samples)
+      row.tokens_per_second = o.batch * o.seq_len / row.seconds.median
+      row.floor_seconds, row.limit = ceiling.floor(rates, row.flop_products + row.flop_attention, row.bytes)
+      row.of_floor = row.floor_seconds / row.seconds.median
+      row.ratio = reference and timing.ratio(samples, results[reference + 2].step) or nil
+    end
+  end
+  return rates
+end
+
+M.columns = {
+  { title = "attention", show = function(r) return r.name end },
+  { title = "ms", right = true, show = function(r) return show.ms(r.seconds.median) end },
+  { title = "min..max", right = true, show = function(r) return show.span(r.seconds) end },
+  { title = "token/s", right = true, show = function(r) return ("%.0f"):format(r.tokens_per_second) end },
+  { title = "x softmax", right = true, show = function(r) return r.ratio and ("%.2f"):format(r.ratio) end },
+  { title = "GFLOP", right = true,
+    show = function(r) return ("%.1f"):format((r.flop_products + r.flop_attention) / 1e9) end },
+  { title = "floor ms", right = true, show = function(r) return show.ms(r.floor_seconds) end },
+  { title = "of floor", right = true, show = function(r) return show.percent(r.of_floor) end },
+  { title = "peak", right = true, show = function(r) return show.bytes(r.peak_bytes) end },
+  { title = "loss", right = true, show = function(r) return ("%.5f"):format(r.loss) end },
+  { title = "off composed", right = true, show = function(r) return ("%.1e"):format(r.difference) end },
+  { title = "", show = function(r) return r.ok and "" or "WRONG" end },
+}
+
+-- o: values of the rows, of ceiling.rows and of bench.lua's. Returns {title, rows, rates, notes}.
+function M.run(o)
+  local list, groups, rows = specs.parse(o.presets), {}, {}
+  local first = 1
+  for i, s in ipairs(list) do
+    if s.name == specs.REFERENCE then first = i end
+  end
+  local reference = list[first].name == specs.REFERENCE and table.remove(list, first)
+  local lead = reference and prepare(o, reference)
+  local rates
+  for i = 1, math.max(1, #list), GROUP do
+    local group = { lead or nil }
+    for k = i, math.min(#list, i + GROUP - 1) do group[#group + 1] = prepare(o, list[k]) end
+    groups[#groups + 1] = measure(o, group, lead and 1)
+    rates = rates or groups[1]
+    for k, p in ipairs(group) do
+      if k > 1 or not lead or i == 1 then rows[#rows + 1] = p.row end
+    end
+  end
+  return {
+    title = ("a training step: %d layers, width %d, %d heads of %d, SwiGLU %d, vocab %d, %d x %d tokens, f32, AdamW")
+      :format(o.layers, o.width, o.heads, o.width // o.heads, o.mlp, o.vocab, o.batch, o.seq_len),
+    rows = rows, rates = rates,
+    notes = { ("loss after %d steps of %d x %d tokens; its largest difference on the way to the composed path in f64 "
+      .. "must be at most %g"):format(o.check_steps, o.check_batch, o.seq_len, check.LOSS_TOLERANCE) } }
+end
+
+return M
