@@ -1,60 +1,9 @@
-/* attn.h: what the forward and the backward of the fused attention share: packing with the feature map,
- * weights of one row of a tile, the split into jobs. */
+/* attn.h: what the forward and the backward of the fused attention share: weights of one row of a tile. */
 #ifndef ALK_CPU_ATTN_H
 #define ALK_CPU_ATTN_H
-#include "../attn.h"
 #include "../philox.h"
-#include "tile.h"
+#include "rows.h"
 #include "weigh.h"
-#include <string.h>
-
-/* Below it |W| counts as nothing, in every precision. */
-#define SMALLEST R(1.17549435e-38)
-
-static inline int64_t padded_width(int64_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
-
-/* ---- feature map ------------------------------------------------------------------------------ */
-
-static void map_row(int map, int64_t n, const real *x, real *y) {
-  switch (map) {
-  case ALK_MAP_RELU:
-    for (int64_t d = 0; d < n; d++) y[d] = x[d] < 0 ? 0 : x[d];
-    break;
-  case ALK_MAP_ELU1:
-    for (int64_t d = 0; d < n; d++) y[d] = x[d] > 0 ? x[d] + 1 : vexp(x[d]);
-    break;
-  case ALK_MAP_SOFTPLUS:
-    for (int64_t d = 0; d < n; d++) y[d] = vsoftplus(x[d]);
-    break;
-  case ALK_MAP_L2: {
-    real square = 0;
-    for (int64_t d = 0; d < n; d++) square += x[d] * x[d];
-    const real r = 1 / (vsqrt(square) > R(1e-12) ? vsqrt(square) : R(1e-12));
-    for (int64_t d = 0; d < n; d++) y[d] = x[d] * r;
-    break;
-  }
-  default: memcpy(y, x, (size_t)n * sizeof *y);
-  }
-}
-
-/* y[i] (width apart, zero past n) = b_i phi(x[i]) for `rows` vectors `stride` apart; b may be NULL. */
-static void pack_rows(int map, int64_t rows, int64_t n, const real *x, int64_t stride, const real *b, int64_t b_stride, real *y,
-                      int64_t width) {
-  for (int64_t i = 0; i < rows; i++) {
-    real *to = y + i * width;
-    map_row(map, n, x + i * stride, to);
-    for (int64_t d = 0; b && d < n; d++) to[d] *= b[i * b_stride];
-    for (int64_t d = n; d < width; d++) to[d] = 0;
-  }
-}
-
-/* ---- jobs ------------------------------------------------------------------------------------- */
-
-/* Head pairs (b, hk) of job j of `jobs`: [*from, *to). */
-static inline void share(int64_t items, int64_t j, int64_t jobs, int64_t *from, int64_t *to) {
-  *from = items * j / jobs;
-  *to = items * (j + 1) / jobs;
-}
 
 /* ---- one row of a tile of scores -------------------------------------------------------------- */
 

@@ -10,34 +10,6 @@
 
 enum { ROW_BLOCK = 48 };
 
-/* dx from dy at x. */
-static void map_row_bwd(int map, int64_t n, const real *x, const real *dy, real *dx) {
-  switch (map) {
-  case ALK_MAP_RELU:
-    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : 0;
-    break;
-  case ALK_MAP_ELU1:
-    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : dy[d] * vexp(x[d]);
-    break;
-  case ALK_MAP_SOFTPLUS:
-    for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * vsigmoid(x[d]);
-    break;
-  case ALK_MAP_L2: { /* (dy - y (y.dy)) / r */
-    real square = 0, dot = 0;
-    for (int64_t d = 0; d < n; d++) square += x[d] * x[d], dot += x[d] * dy[d];
-    const real r = vsqrt(square);
-    if (!(r > R(1e-12))) {
-      memset(dx, 0, (size_t)n * sizeof *dx);
-      break;
-    }
-    const real s = 1 / r, t = dot * s * s * s;
-    for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * s - x[d] * t;
-    break;
-  }
-  default: memcpy(dx, dy, (size_t)n * sizeof *dx);
-  }
-}
-
 /* ---- one row ----------------------------------------------------------------------------------- */
 
 typedef struct slope_row {

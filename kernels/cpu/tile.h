@@ -157,7 +157,7 @@ static void pack_columns(const real *x, int64_t stride, int64_t keys, int64_t de
 /* Adds to `rows` results the terms of the panel, which holds terms [t0, t1); result r has the terms
  * [lo[r], hi[r]), both ascending in r. First what rows see alone before all do, then the common
  * range, then what is left of each. */
-static void add_range(bool row_wise, int rows, int nv, const int64_t *lo, const int64_t *hi,
+static inline void add_range(bool row_wise, int rows, int nv, const int64_t *lo, const int64_t *hi,
                       int64_t t0, int64_t t1, const factor *f, const real *panel, int64_t ps,
                       real scale, real *out, int64_t os) {
   const int64_t f0 = most(lo[rows - 1], t0), f1 = most(least(hi[0], t1), f0);

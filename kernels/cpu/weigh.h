@@ -18,7 +18,7 @@ typedef struct plan { /* the spec in the kernel's type */
   real c[ALK_MAX_COEFFICIENTS];
 } plan;
 
-static plan plan_of(const alk_weight_spec *spec) {
+static inline plan plan_of(const alk_weight_spec *spec) {
   plan p = {.round = spec->round,
             .cap = spec->softcap > 0,
             .clamp = spec->clamp < INFINITY,

@@ -1,0 +1,122 @@
+/* rows.h: vectors of one head as packed rows: feature map and its backward, dot products, the split
+ * into jobs: what the fused and the chunked attention share.
+ */
+#ifndef ALK_ROWS_H
+#define ALK_ROWS_H
+#include "../attn.h"
+#include "tile.h"
+#include "vmath.h"
+#include <string.h>
+
+/* Below it |W| counts as nothing, in every precision. */
+#define SMALLEST R(1.17549435e-38)
+
+static inline int64_t padded_width(int64_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
+
+/* Items [*from, *to) of job j of `jobs`. */
+static inline void share(int64_t items, int64_t j, int64_t jobs, int64_t *from, int64_t *to) {
+  *from = items * j / jobs;
+  *to = items * (j + 1) / jobs;
+}
+
+/* Sum of the lanes. */
+TILE_INLINE real lane_sum(vec x) {
+  real part[LANES];
+  *(vec_at *)part = x;
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; l++) part[l] += part[l + half];
+  return part[0];
+}
+
+/* x.y over n elements. */
+TILE_INLINE real row_dot(int64_t n, const real *x, const real *y) {
+  vec sum[2] = {{0}, {0}};
+  real tail = 0;
+  int64_t d = 0;
+  for (; d + WIDTH <= n; d += WIDTH) {
+    sum[0] += *(const vec_at *)(x + d) * *(const vec_at *)(y + d);
+    sum[1] += *(const vec_at *)(x + d + LANES) * *(const vec_at *)(y + d + LANES);
+  }
+  if (d + LANES <= n) {
+    sum[0] += *(const vec_at *)(x + d) * *(const vec_at *)(y + d);
+    d += LANES;
+  }
+  for (; d < n; d++) tail += x[d] * y[d];
+  return lane_sum(sum[0] + sum[1]) + tail;
+}
+
+/* Sum of n elements. */
+TILE_INLINE real row_sum(int64_t n, const real *x) {
+  vec sum[2] = {{0}, {0}};
+  real tail = 0;
+  int64_t d = 0;
+  for (; d + WIDTH <= n; d += WIDTH) {
+    sum[0] += *(const vec_at *)(x + d);
+    sum[1] += *(const vec_at *)(x + d + LANES);
+  }
+  if (d + LANES <= n) {
+    sum[0] += *(const vec_at *)(x + d);
+    d += LANES;
+  }
+  for (; d < n; d++) tail += x[d];
+  return lane_sum(sum[0] + sum[1]) + tail;
+}
+
+/* y = phi(x) */
+static inline void map_row(int map, int64_t n, const real *x, real *y) {
+  switch (map) {
+  case ALK_MAP_RELU:
+    for (int64_t d = 0; d < n; d++) y[d] = x[d] < 0 ? 0 : x[d];
+    break;
+  case ALK_MAP_ELU1:
+    for (int64_t d = 0; d < n; d++) y[d] = x[d] > 0 ? x[d] + 1 : vexp(x[d]);
+    break;
+  case ALK_MAP_SOFTPLUS:
+    for (int64_t d = 0; d < n; d++) y[d] = vsoftplus(x[d]);
+    break;
+  case ALK_MAP_L2: {
+    const real norm = vsqrt(row_dot(n, x, x)), r = 1 / (norm > R(1e-12) ? norm : R(1e-12));
+    for (int64_t d = 0; d < n; d++) y[d] = x[d] * r;
+    break;
+  }
+  default: memcpy(y, x, (size_t)n * sizeof *y);
+  }
+}
+
+/* dx from dy at x. */
+static inline void map_row_bwd(int map, int64_t n, const real *x, const real *dy, real *dx) {
+  switch (map) {
+  case ALK_MAP_RELU:
+    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : 0;
+    break;
+  case ALK_MAP_ELU1:
+    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : dy[d] * vexp(x[d]);
+    break;
+  case ALK_MAP_SOFTPLUS:
+    for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * vsigmoid(x[d]);
+    break;
+  case ALK_MAP_L2: { /* (dy - y (y.dy)) / r */
+    const real r = vsqrt(row_dot(n, x, x));
+    if (!(r > R(1e-12))) {
+      memset(dx, 0, (size_t)n * sizeof *dx);
+      break;
+    }
+    const real s = 1 / r, t = row_dot(n, x, dy) * s * s * s;
+    for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * s - x[d] * t;
+    break;
+  }
+  default: memcpy(dx, dy, (size_t)n * sizeof *dx);
+  }
+}
+
+/* y[i] (width apart, zero past n) = b_i phi(x[i]) for `rows` vectors `stride` apart; b may be NULL. */
+static inline void pack_rows(int map, int64_t rows, int64_t n, const real *x, int64_t stride, const real *b, int64_t b_stride,
+                             real *y, int64_t width) {
+  for (int64_t i = 0; i < rows; i++) {
+    real *to = y + i * width;
+    map_row(map, n, x + i * stride, to);
+    for (int64_t d = 0; b && d < n; d++) to[d] *= b[i * b_stride];
+    for (int64_t d = n; d < width; d++) to[d] = 0;
+  }
+}
+#endif
