@@ -184,6 +184,9 @@ local function new(spec)
   check_arms(e)
   check_seeds(e, e.seeds)
   if e.quick.seeds then check_seeds(e, e.quick.seeds) end
+  for k in pairs(e.plot) do
+    if k ~= "metric" then fail(e, "plot: %s", names.unknown("key", tostring(k), { "metric" })) end
+  end
   check_expect(e)
   e:plan {}
   return e

@@ -104,6 +104,8 @@ end
 local Work = {}
 Work.__index = Work
 
+local MOST_LINES = 16 -- of running workers on the screen
+
 local function new_work(list, todo, jobs, out)
   local w = setmetatable({ list = list, todo = todo, jobs = jobs, out = out, active = {}, next = 1,
                            done = #list - #todo, failed = false, signals = 0, began = sys.clock(), before = 0 }, Work)
@@ -123,8 +125,12 @@ function Work:lines()
     total = total + run.steps
     steps = steps + (run.ended and run.steps or math.min(run.step, run.steps))
   end
-  for _, run in ipairs(self.active) do
+  for k, run in ipairs(self.active) do
     local i = run.info
+    if k > MOST_LINES then
+      lines[#lines + 1] = ("  and %d more"):format(#self.active - MOST_LINES)
+      break
+    end
     local text = i and progress.line { step = i.step, steps = i.steps, loss = i.loss, tokens_per_s = i.tokens_per_s,
                                        memory = i.memory, eta = i.eta } or "starting"
     lines[#lines + 1] = ("  %s  %s"):format(run.title, text)

@@ -16,8 +16,9 @@ local function last(records, key)
   end
 end
 
--- One run: {dir, arm, seed, status, records, value = last metric, tokens_per_second, parameters, ...}.
-function M.read(dir, arm, seed, metric)
+-- One run: {dir, arm, seed, status, records, value = last metric, tokens_per_second, parameters, ...,
+-- differs = in what it was made otherwise than it would be now, with that many threads if given}.
+function M.read(dir, arm, seed, metric, threads)
   local run = { dir = dir, arm = arm, seed = seed, status = store.status(dir), records = store.metrics(dir) }
   local _
   _, run.value = last(run.records, metric)
@@ -27,7 +28,7 @@ function M.read(dir, arm, seed, metric)
   for _, r in ipairs(store.records(dir .. "/times.jsonl")) do rates[#rates + 1] = r["time/tokens_per_s"] end
   table.sort(rates)
   run.tokens_per_second = rates[(#rates + 1) // 2]
-  if sys.exists(dir .. "/config.json") then run.differs = store.differences(store.config(dir), run.threads) end
+  if sys.exists(dir .. "/config.json") then run.differs = store.differences(store.config(dir), threads) end
   if sys.exists(dir .. "/probe.json") then run.probe = json.decode(sys.read(dir .. "/probe.json")) end
   return run
 end
@@ -85,7 +86,7 @@ local function status_text(arm)
   return table.concat(parts, ", ")
 end
 
--- runs = {{dir, arm = index, seed}, ...} of the plan. Returns {plan, arms, comparison, judged}.
+-- runs = {{dir, arm = index, seed, spec}, ...} of the plan. Returns {plan, arms, comparison, judged}.
 function M.gather(plan, runs)
   local arms, by_name = {}, {}
   for i, a in ipairs(plan.arms) do
@@ -95,7 +96,7 @@ function M.gather(plan, runs)
   end
   for _, r in ipairs(runs) do
     local arm = arms[r.arm]
-    local run = M.read(r.dir, r.arm, r.seed, plan.metric)
+    local run = M.read(r.dir, r.arm, r.seed, plan.metric, r.spec.made.threads)
     arm.runs[#arm.runs + 1] = run
     local state = run.status.state
     arm.count[state] = arm.count[state] + 1

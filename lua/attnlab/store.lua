@@ -177,12 +177,15 @@ function M.writer(dir, trainer)
   return w
 end
 
--- Keys that start with "time/" go to times.jsonl, the others to metrics.jsonl.
+-- Keys that start with "time/" go to times.jsonl, the others to metrics.jsonl. JSON has no NaN and no
+-- infinity: they become null, and `nonfinite` counts them.
 function Writer:record(record)
   local metrics, times, timed = {}, { step = record.step }, false
   for key, value in pairs(record) do
     if key:sub(1, 5) == "time/" then
       times[key], timed = value, true
+    elseif value ~= value or value == math.huge or value == -math.huge then
+      metrics[key], metrics.nonfinite = json.null, (metrics.nonfinite or 0) + 1
     else
       metrics[key] = value
     end

@@ -70,6 +70,7 @@ local function train_run(dir, spec, progress)
   end
   writer:close()
   store.set_status(dir, result.status, result.step, result.reason)
+  sys.remove(dir .. "/live")
   return result.status == "interrupted" and 130 or 0
 end
 
@@ -77,6 +78,11 @@ end
 -- or diverged), 130 or 1; what went wrong is in `status`, with the traceback on stderr.
 function M.run(dir, options)
   local lock = store.lock(dir)
+  for _ = 1, 20 do -- whoever asks how the run stands holds the lock for a moment
+    if lock then break end
+    sys.sleep(0.05)
+    lock = store.lock(dir)
+  end
   if not lock then
     io.stderr:write(dir, ": locked: another process is working on it\n")
     return 1

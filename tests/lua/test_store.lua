@@ -104,6 +104,17 @@ T.test("a resume cuts off what came after the checkpoint, and ends with the same
   T.eq(#store.records(whole .. "/times.jsonl"), 6)
 end)
 
+T.test("what JSON cannot say is null and counted", function()
+  local dir = T.folder()
+  local w = store.writer(dir, trainer())
+  w:record { step = 1, ["valid/loss"] = 0 / 0, norm = math.huge, lr = 0.5 }
+  w:close()
+  local r = store.metrics(dir)[1]
+  T.eq(r.nonfinite, 2)
+  T.eq(r["valid/loss"], json.null)
+  T.eq(r.lr, 0.5)
+end)
+
 T.test("without a checkpoint a run starts over", function()
   local dir = T.folder()
   sys.write(dir .. "/metrics.jsonl", '{"step":1}\n')
