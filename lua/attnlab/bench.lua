@@ -1,6 +1,6 @@
--- The command bench: times beside what this machine could do at best, and only of results that were found
--- right in the same process. bench/train, attention and ops hold one kind each: the rows of their options,
--- the columns of their table, and run(o, given) -> {title, rows, rates, notes}.
+-- The command bench: times beside what this machine could do at best, and only of results that were
+-- found right in the same process. bench/train, attention and ops hold one kind each: the rows of
+-- their options, the columns of their table, and run(o, given) -> {title, rows, rates, notes}.
 local core = require "attnlab.core"
 local ceiling = require "attnlab.bench.ceiling"
 local machine = require "attnlab.bench.machine"
@@ -15,11 +15,13 @@ local M = {}
 M.KINDS = { "train", "attention", "ops" }
 
 local COMMON = {
-  { name = "rounds", type = "integer", default = "7", min = 1, doc = "samples of each case, taken in turns" },
+  { name = "rounds", type = "integer", default = "7", min = 1,
+    doc = "samples of each case, taken in turns" },
   { name = "warmup", type = "integer", default = "2", min = 0, doc = "rounds before them" },
   { name = "least", type = "number", default = "0.02", min = 0,
     doc = "seconds of a sample; what is shorter runs several times" },
-  { name = "threads", type = "integer", default = "0", min = 0, doc = "0 = as the environment says" },
+  { name = "threads", type = "integer", default = "0", min = 0,
+    doc = "0 = as the environment says" },
 }
 
 -- Every key of a kind, with its row.
@@ -35,7 +37,8 @@ end
 function M.help()
   local parts = {}
   for _, kind in ipairs(M.KINDS) do
-    parts[#parts + 1] = ("keys of bench %s:\n%s"):format(kind, rows.help(require("attnlab.bench." .. kind).rows))
+    local own = require("attnlab.bench." .. kind).rows
+    parts[#parts + 1] = ("keys of bench %s:\n%s"):format(kind, rows.help(own))
   end
   for _, part in ipairs { COMMON, ceiling.rows } do
     parts[#parts + 1] = (part == COMMON and "keys of all:\n" or "") .. rows.help(part)
@@ -79,17 +82,20 @@ end
 local function report(result)
   local m, rates = result.machine, result.rates
   print(result.title)
-  print(("%s, %d cores, %d threads, waiting: %s, load average %s before, %s after; %s"):format(m.cpu, m.cores, m.threads,
-    m.wait_policy, m.load_before or "?", m.load_after or "?", core.info()))
+  print(("%s, %d cores, %d threads (waiting: %s), load average %s before, %s after\n%s"):format(
+    m.cpu, m.cores, m.threads, m.wait_policy, m.load_before or "?", m.load_after or "?",
+    result.versions.libraries))
   if rates then
-    print(("this run's ceilings: products %s GFLOP/s, copy %s GB/s"):format(show.giga(rates.product), show.giga(rates.copy)))
+    print(("ceilings in this run: products %s GFLOP/s, copy %s GB/s"):format(
+      show.giga(rates.product), show.giga(rates.copy)))
   end
   print("\n" .. table_of(require("attnlab.bench." .. result.bench).columns, result.rows) .. "\n")
   for _, note in ipairs(result.notes) do print(note) end
   if result.busy then print("WARNING: " .. result.busy) end
 end
 
--- Runs one kind. o, given: of M.options, with the tests' replacements in o. Returns everything that was measured.
+-- Runs one kind. o, given: of M.options, with the tests' replacements in o. Returns everything that
+-- was measured.
 function M.measure(kind, o, given)
   local before = core.threads()
   if o.threads > 0 then core.threads(o.threads) end

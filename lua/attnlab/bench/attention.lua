@@ -1,8 +1,9 @@
 -- bench attention: forward and backward of one attention, by variant, form and length.
 --
--- FLOP of the parallel form: 2 products over the visible pairs forward, 5 backward (the weights are made
--- again). Of the chunked form: what the state alone costs, two multiply-adds a token and element of the
--- state forward and 2.5 times that backward; the products inside the chunks come on top.
+-- FLOP of the parallel form: 2 products over the visible pairs forward, 5 backward (the weights are
+-- made again). Of the chunked form: what the state alone costs, two multiply-adds a token and
+-- element of the state forward and 2.5 times that backward; the products inside the chunks come on
+-- top.
 local core = require "attnlab.core"
 local attention = require "attnlab.attention"
 local ceiling = require "attnlab.bench.ceiling"
@@ -21,11 +22,13 @@ M.rows = {
     doc = "forms; a preset that has not a form is left out of it" },
   { name = "batch", type = "integer", default = "1", min = 1, doc = "sequences" },
   { name = "heads", type = "integer", default = "16", min = 1, doc = "query heads" },
-  { name = "kv_heads", type = "integer", default = "0", min = 0, doc = "key/value heads; 0 = heads" },
+  { name = "kv_heads", type = "integer", default = "0", min = 0,
+    doc = "key/value heads; 0 = heads" },
   { name = "seq_len", type = "integer|list", default = "1024", min = 1,
     doc = "queries and keys; several with commas (memory: 2048,8192)" },
   { name = "head_dim", type = "integer", default = "64", min = 1, doc = "channels of a head" },
-  { name = "causal", type = "bool", default = "true", doc = "a row sees keys up to its own position" },
+  { name = "causal", type = "bool", default = "true",
+    doc = "a row sees keys up to its own position" },
   { name = "check_len", type = "integer", default = "200", min = 1,
     doc = "length at which results are compared with composed f64" },
   { name = "memory", type = "bool", default = "false",
@@ -58,11 +61,12 @@ end
 -- Inputs and the output's gradient at a length, shared by all cases of it.
 local function inputs_of(o, T)
   local function normal(seed, heads)
-    local shape = heads and { o.batch, T, heads, o.head_dim } or { o.batch, T, o.heads * o.head_dim }
+    local shape = heads and { o.batch, T, heads, o.head_dim }
+      or { o.batch, T, o.heads * o.head_dim }
     return core.randn { shape = shape, seed = seed }
   end
-  local set = { q = normal(1, o.heads), k = normal(2, o.kv_heads), v = normal(3, o.kv_heads), x = normal(4),
-                causal = o.causal }
+  local set = { q = normal(1, o.heads), k = normal(2, o.kv_heads), v = normal(3, o.kv_heads),
+                x = normal(4), causal = o.causal }
   for _, n in ipairs { "q", "k", "v", "x" } do set[n]:requires_grad(true) end
   return { set = set, dy = normal(5, o.heads),
            qkv_bytes = 4 * (set.q:numel() + set.k:numel() + set.v:numel()) }
@@ -113,39 +117,49 @@ end
 
 local function checked(o, named, form, a)
   o.say(("checking %s %s"):format(named.name, form))
-  local shape = { batch = math.min(o.batch, 2), seq_len = o.check_len, heads = o.heads, kv_heads = o.kv_heads,
-                  head_dim = o.head_dim, causal = o.causal }
+  local shape = { batch = math.min(o.batch, 2), seq_len = o.check_len, heads = o.heads,
+                  kv_heads = o.kv_heads, head_dim = o.head_dim, causal = o.causal }
   return check.attention(a, instance(o, named, "parallel", "composed", "f64"),
     instance(o, named, "parallel", "composed", "f32"), shape)
 end
 
--- Rows of every preset, form and length, with the instance and its inputs: what is not a time.
+-- One preset in one form: a row for each length, with what is not a time, appended to `list`.
+local function add(list, o, named, form, a, inputs, lengths, notes)
+  local verdict = checked(o, named, form, a)
+  if verdict.noise then
+    notes[#notes + 1] = ("rounding alone, as the terms cancel: %s %s: %s")
+      :format(named.name, form, verdict.noise)
+  end
+  for _, T in ipairs(lengths) do
+    local row = { name = named.name, form = form, seq_len = T, right = verdict.ok,
+                  error = verdict.error, worst = verdict.worst, noise = verdict.noise,
+                  qkv_bytes = inputs[T].qkv_bytes, extra_bytes = M.extra_bytes(a, inputs[T]) }
+    row.flop_forward, row.flop_backward = M.work(o, a, form, T)
+    row.ok = row.right and (not o.memory or row.extra_bytes <= row.qkv_bytes)
+    list[#list + 1] = { row = row, instance = a, inputs = inputs[T] }
+  end
+end
+
+-- All rows; a form that a preset refuses is left out and named in the notes.
 local function prepare(o, lengths, notes)
-  local list, inputs, missing = {}, {}, {}
+  local list, inputs = {}, {}
   for _, T in ipairs(lengths) do inputs[T] = inputs_of(o, T) end
   for form in o.forms:gmatch "[^,%s]+" do
-    for _, named in ipairs(specs.parse(o.presets)) do
+    local presets, missing = specs.parse(o.presets), {}
+    for _, named in ipairs(presets) do
       local ok, a = has_form(named, form), nil
       if ok then ok, a = pcall(instance, o, named, form, nil, "f32") end
-      if not ok then
-        missing[#missing + 1] = named.name .. " " .. form
+      if ok then
+        add(list, o, named, form, a, inputs, lengths, notes)
       else
-        local verdict = checked(o, named, form, a)
-        if verdict.noise then
-          notes[#notes + 1] = ("rounding alone, as the terms cancel: %s %s: %s"):format(named.name, form, verdict.noise)
-        end
-        for _, T in ipairs(lengths) do
-          local row = { name = named.name, form = form, seq_len = T, right = verdict.ok, error = verdict.error,
-                        worst = verdict.worst, noise = verdict.noise,
-                        qkv_bytes = inputs[T].qkv_bytes, extra_bytes = M.extra_bytes(a, inputs[T]) }
-          row.flop_forward, row.flop_backward = M.work(o, a, form, T)
-          row.ok = row.right and (not o.memory or row.extra_bytes <= row.qkv_bytes)
-          list[#list + 1] = { row = row, instance = a, inputs = inputs[T] }
-        end
+        missing[#missing + 1] = named.name
       end
     end
+    if #missing > 0 then
+      notes[#notes + 1] = ("no form %s: %s"):format(form,
+        #missing == #presets and "any of them" or table.concat(missing, ", "))
+    end
   end
-  if #missing > 0 then notes[#notes + 1] = "not there: " .. table.concat(missing, ", ") end
   return list
 end
 
@@ -158,44 +172,55 @@ local function measure(o, list)
   local rates = ceiling.rates(o, cases, results)
   for i, p in ipairs(list) do
     local r = p.row
-    if r.name == specs.REFERENCE and r.form == "parallel" then reference[r.seq_len] = results[i + 2].total end
+    if r.name == specs.REFERENCE and r.form == "parallel" then
+      reference[r.seq_len] = results[i + 2].total
+    end
   end
   for i, p in ipairs(list) do
     local r, s = p.row, results[i + 2]
-    r.forward, r.backward, r.total = timing.summary(s.forward), timing.summary(s.backward), timing.summary(s.total)
+    r.total = timing.summary(s.total)
     for _, part in ipairs { "forward", "backward" } do
+      r[part] = timing.summary(s[part])
       r[part .. "_flops"] = r["flop_" .. part] / r[part].median
       r[part .. "_of_floor"] = r[part .. "_flops"] / rates.product
     end
-    r.ratio = reference[r.seq_len] and timing.ratio(s.total, reference[r.seq_len]) or nil
+    local softmax = reference[r.seq_len]
+    r.ratio = softmax and timing.ratio(s.total, softmax) or nil
   end
   return rates
 end
 
-local function timed(f)
-  return function(r) return r.total and f(r) end
+-- Columns of times, which memory=true does not have.
+local function timed(title, f)
+  return { title = title, right = true, show = function(r) return r.total and f(r) end }
+end
+
+local function part(name)
+  return timed(name .. " ms", function(r) return show.ms(r[name].median) end),
+    timed("GFLOP/s", function(r) return show.giga(r[name .. "_flops"]) end),
+    timed("of floor", function(r) return show.percent(r[name .. "_of_floor"]) end)
 end
 
 M.columns = {
   { title = "attention", show = function(r) return r.name end },
   { title = "form", show = function(r) return r.form end },
   { title = "T", right = true, show = function(r) return tostring(r.seq_len) end },
-  { title = "forward ms", right = true, show = timed(function(r) return show.ms(r.forward.median) end) },
-  { title = "GFLOP/s", right = true, show = timed(function(r) return show.giga(r.forward_flops) end) },
-  { title = "of floor", right = true, show = timed(function(r) return show.percent(r.forward_of_floor) end) },
-  { title = "backward ms", right = true, show = timed(function(r) return show.ms(r.backward.median) end) },
-  { title = "GFLOP/s", right = true, show = timed(function(r) return show.giga(r.backward_flops) end) },
-  { title = "of floor", right = true, show = timed(function(r) return show.percent(r.backward_of_floor) end) },
-  { title = "both, min..max", right = true, show = timed(function(r) return show.span(r.total) end) },
-  { title = "x softmax", right = true, show = function(r) return r.ratio and ("%.3f"):format(r.ratio) end },
-  { title = "extra", right = true, show = function(r) return show.bytes(r.extra_bytes) end },
-  { title = "of q+k+v", right = true, show = function(r) return ("%.2f"):format(r.extra_bytes / r.qkv_bytes) end },
-  { title = "error", right = true, show = function(r) return show.error(r.error) end },
-  { title = "of", show = function(r) return r.worst end },
-  { title = "", show = function(r)
-    return r.ok and (r.noise and "cancels" or "") or r.right and "TOO LARGE" or "WRONG"
-  end },
 }
+for _, list in ipairs {
+  { part "forward" }, { part "backward" },
+  { timed("both, min..max", function(r) return show.span(r.total) end),
+    timed("x softmax", function(r) return r.ratio and ("%.3f"):format(r.ratio) end),
+    { title = "extra", right = true, show = function(r) return show.bytes(r.extra_bytes) end },
+    { title = "of q+k+v", right = true,
+      show = function(r) return ("%.2f"):format(r.extra_bytes / r.qkv_bytes) end },
+    { title = "error", right = true, show = function(r) return show.error(r.error) end },
+    { title = "of", show = function(r) return r.worst end },
+    { title = "", show = function(r)
+      return r.ok and (r.noise and "cancels" or "") or r.right and "TOO LARGE" or "WRONG"
+    end } },
+} do
+  table.move(list, 1, #list, #M.columns + 1, M.columns)
+end
 
 -- o: values of the rows, of ceiling.rows and of bench.lua's. Returns {title, rows, rates, notes}.
 function M.run(o, given)
@@ -205,13 +230,13 @@ function M.run(o, given)
     lengths = given.seq_len and lengths or MEMORY_LENGTHS
     o.presets = given.presets and o.presets or "all"
   end
-  local notes = { ("error: RMS ratio to composed f64 at T = %d, the largest of output and gradients; at most %g passes")
-    :format(o.check_len, check.TOLERANCE) }
+  local notes = { ("error: RMS ratio to composed f64 at T = %d, the largest of output and "
+    .. "gradients; at most %g passes"):format(o.check_len, check.TOLERANCE) }
   local list, rows = prepare(o, lengths, notes), {}
   for i, p in ipairs(list) do rows[i] = p.row end
   return {
-    title = ("attention%s: B=%d H=%d Hkv=%d D=%d, %s, f32"):format(o.memory and ", memory" or "", o.batch, o.heads,
-      o.kv_heads, o.head_dim, o.causal and "causal" or "every key visible"),
+    title = ("attention%s: B=%d H=%d Hkv=%d D=%d, %s, f32"):format(o.memory and ", memory" or "",
+      o.batch, o.heads, o.kv_heads, o.head_dim, o.causal and "causal" or "every key visible"),
     rows = rows, rates = not o.memory and #list > 0 and measure(o, list) or nil, notes = notes }
 end
 

@@ -28,12 +28,13 @@ function M.cases(o)
       return { run = s }
     end }
   end
-  return { run(function() return a:matmul(b) end, true), run(function() return from:scale { by = 1 } end),
+  return { run(function() return a:matmul(b) end, true),
+           run(function() return from:scale { by = 1 } end),
            share = function() return cpu / (wall * core.threads()) end }
 end
 
--- Rates from the results of these two cases, and the share of the time during the products in which our
--- threads ran: what is missing went to other work on the machine.
+-- Rates from the results of these two cases, and the share of the time during the products in which
+-- our threads ran: what is missing went to other work on the machine.
 function M.rates(o, cases, results)
   return { product = 2 * o.product ^ 3 / timing.median(results[1].run),
            copy = 8 * o.copy / timing.median(results[2].run), share = cases.share() }

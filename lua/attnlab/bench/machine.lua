@@ -40,17 +40,19 @@ end
 -- Below this share of the processor time that our threads asked for, others had the rest.
 local LEAST_SHARE = 0.9
 
--- Why the times of m cannot be trusted, or nil. share: of ceiling.rates, where there is one. Our own
--- threads count in the load average after the run, those that end late a little more.
+-- Why the times of m cannot be trusted, or nil. share: of ceiling.rates, where there is one. Our
+-- own threads count in the load average after the run, those that end late a little more.
 function M.busy(m, share)
   if m.threads > m.cores then
     return ("%d threads on %d cores: they wait for one another"):format(m.threads, m.cores)
   end
   local loaded = math.max(m.load_before or 0, (m.load_after or 0) - 0.5) > m.cores
   if not loaded and (share or 1) >= LEAST_SHARE then return nil end
-  local got = share and (", and our threads got %.0f %% of the time they asked for"):format(100 * share) or ""
-  return ("the machine is busy: load average %.1f before and %.1f after on %d cores%s; no time here is "
-    .. "that of an idle machine"):format(m.load_before or 0, m.load_after or 0, m.cores, got)
+  local got = share and (", and our threads got %.0f %% of the time they asked for")
+    :format(100 * share) or ""
+  return ("the machine is busy: load average %.1f before and %.1f after on %d cores%s; no time "
+    .. "here is that of an idle machine")
+    :format(m.load_before or 0, m.load_after or 0, m.cores, got)
 end
 
 return M

@@ -46,8 +46,8 @@ local function sample(case, n)
 end
 
 -- opts: rounds; warmup (rounds before them, uncounted); least (seconds of a sample: short cases run
--- several times); say(text), told of each round. Returns one {part = {samples}} for each case, sample r of every
--- case being taken in the same round.
+-- several times); say(text), told of each round. Returns one {part = {samples}} for each case,
+-- sample r of every case being taken in the same round.
 function M.rounds(cases, opts)
   local runs, out = {}, {}
   for i in ipairs(cases) do runs[i], out[i] = 1, {} end
