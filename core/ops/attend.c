@@ -3,21 +3,12 @@
  * The same function as scores, visible_max, weights, a row sum and mix one after another, with the feature
  * map before them and, with normalise, the division after them. m is a constant: whoever uses y or W
  * with it must not depend on its value. */
-#include "logits.h"
-#include "../../kernels/attn.h"
+#include "attend.h"
 
-enum { Q, K, V, DECAY, COEFFICIENTS, LENGTHS, VALUE_SCALE };
+enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE };
 enum { Y, W, M, SUMS };
 
-static int word_index(const al_call *k, const char *key, const char *const *words) {
-  int i = 0;
-  while (words[i + 1] && !al_opt_is(k->opts, key, words[i])) i++;
-  return i;
-}
-
-/* ORDER of the kernel's enums */
-static const char *const maps[] = {"identity", "relu", "elu1", "l2", "softplus", NULL};
-static const char *const stats[] = {"none", "sum", "abs", "l2", NULL};
+/* ORDER of the kernel's enum */
 static const char *const fs[] = {"exp", "cosh", "polynomial", NULL};
 
 static int terms(const al_call *k) {
@@ -40,47 +31,14 @@ static al_status check_coefficients(al_ctx *c, const al_call *k) {
   return AL_OK;
 }
 
-static al_status check_decay(al_ctx *c, const al_call *k) {
-  if (!k->in[DECAY]) return AL_OK;
-  const al_meta *a = &k->in_meta[DECAY], *q = &k->in_meta[Q], *key = &k->in_meta[K];
-  AL_TRY(visible_axes(c, k, DECAY, 3, "(B,S,Hd)"));
-  if (a->shape[0] != q->shape[0] || a->shape[1] != key->shape[1])
-    return al_fail(c, AL_ESHAPE, "attend: decay: shape (%lld,%lld,Hd) needed to match k %s, got %s", (long long)q->shape[0],
-                   (long long)key->shape[1], AL_META_STR(key), AL_META_STR(a));
-  AL_TRY(visible_heads(c, k, DECAY, q->shape[2], a->shape[2]));
-  if (!al_opt_bool(k->opts, "causal"))
-    return al_fail(c, AL_EVALUE, "attend: decay: causal=true needed: a row decays from its last visible key back");
-  return AL_OK;
-}
-
 static al_status shape(al_ctx *c, al_call *k) {
-  const al_meta *q = &k->in_meta[Q], *key = &k->in_meta[K], *v = &k->in_meta[V];
-  AL_TRY(visible_axes(c, k, Q, 4, "(B,T,H,D)"));
-  AL_TRY(visible_axes(c, k, K, 4, "(B,S,Hkv,D)"));
-  AL_TRY(visible_axes(c, k, V, 4, "(B,S,Hkv,E)"));
-  if (key->shape[0] != q->shape[0] || key->shape[3] != q->shape[3])
-    return al_fail(c, AL_ESHAPE, "attend: k: shape (%lld,S,Hkv,%lld) needed to match q %s, got %s", (long long)q->shape[0],
-                   (long long)q->shape[3], AL_META_STR(q), AL_META_STR(key));
-  if (v->shape[0] != q->shape[0] || v->shape[1] != key->shape[1] || v->shape[2] != key->shape[2])
-    return al_fail(c, AL_ESHAPE, "attend: v: shape (%lld,%lld,%lld,E) needed to match k %s, got %s", (long long)q->shape[0],
-                   (long long)key->shape[1], (long long)key->shape[2], AL_META_STR(key), AL_META_STR(v));
-  const al_meta *b = &k->in_meta[VALUE_SCALE];
-  if (k->in[VALUE_SCALE] && (b->ndim != 3 || b->shape[0] != v->shape[0] || b->shape[1] != v->shape[1] || b->shape[2] != v->shape[2]))
-    return al_fail(c, AL_ESHAPE, "attend: value_scale: shape (%lld,%lld,%lld) needed to match v %s, got %s", (long long)v->shape[0],
-                   (long long)v->shape[1], (long long)v->shape[2], AL_META_STR(v), AL_META_STR(b));
-  AL_TRY(visible_heads(c, k, K, q->shape[2], key->shape[2]));
+  AL_TRY(attend_inputs(c, k, LENGTHS, VALUE_SCALE));
   AL_TRY(logit_number(c, k, "softcap"));
   AL_TRY(logit_number(c, k, "clamp"));
   AL_TRY(check_coefficients(c, k));
-  AL_TRY(check_decay(c, k));
-  AL_TRY(visible_lengths(c, k, LENGTHS, q->shape[0], key->shape[1]));
-  if (al_opt_bool(k->opts, "normalise") && !al_opt_is(k->opts, "stat", "sum"))
-    return al_fail(c, AL_EVALUE, "attend: normalise: stat=sum needed, got stat=%s", al_opt_word(k->opts, "stat"));
-  k->out_meta[Y] = (al_meta){.dtype = q->dtype, .ndim = 4, .shape = {q->shape[0], q->shape[1], q->shape[2], v->shape[3]}};
-  k->out_meta[W] = k->out_meta[M] = (al_meta){.dtype = q->dtype, .ndim = 3, .shape = {q->shape[0], q->shape[2], q->shape[1]}};
-  k->out_meta[SUMS] = (al_meta){.dtype = AL_F64, .ndim = 1};
-  if (k->in[DECAY])
-    k->out_meta[SUMS] = (al_meta){.dtype = AL_F64, .ndim = 3, .shape = {q->shape[0], k->in_meta[DECAY].shape[2], key->shape[1]}};
+  k->out_meta[Y] = attend_y(k);
+  k->out_meta[W] = k->out_meta[M] = attend_row(k);
+  k->out_meta[SUMS] = attend_sums(k);
   return AL_OK;
 }
 
@@ -93,13 +51,11 @@ static alk_attn_spec spec_of(const al_call *k, double *factors, double *base) {
     base[i] = listed ? list[i] : 1;
     factors[i] = k->in[COEFFICIENTS] ? factors[i] * base[i] : base[i];
   }
-  const int64_t *q = k->in_meta[Q].shape, *v = k->in_meta[V].shape;
-  alk_attn_spec a = {.g = visible_of(k, k->in[LENGTHS]), .weight = logit_spec(k, DECAY), .D = q[3], .E = v[3],
-                     .map = word_index(k, "feature_map", maps), .stat = word_index(k, "stat", stats),
-                     .normalise = al_opt_bool(k->opts, "normalise"), .scale = al_opt_num(k->opts, "scale"),
-                     .dropout = al_opt_num(k->opts, "dropout"), .key = (uint64_t)al_opt_int(k->opts, "key")};
-  a.g.B = q[0], a.g.T = q[1], a.g.H = q[2], a.g.S = v[1], a.g.Hkv = v[2];
-  a.weight.f = word_index(k, "f", fs);
+  alk_attn_spec a = attend_spec(k, LENGTHS);
+  a.weight = logit_spec(k, DECAY);
+  a.dropout = al_opt_num(k->opts, "dropout");
+  a.key = (uint64_t)al_opt_int(k->opts, "key");
+  a.weight.f = attend_word(k, "f", fs);
   a.weight.n_coefficients = n;
   a.weight.coefficients = factors;
   return a;
