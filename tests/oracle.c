@@ -30,16 +30,16 @@ static double linear(const oracle_in *in, const char *name, const double *x, int
 }
 
 static void feature(const oracle_in *in, const double *x, double *y) {
-  double r = 0;
-  for (int64_t d = 0; d < in->D; d++) r += x[d] * x[d];
-  r = fmax(sqrt(r), 1e-12);
-  for (int64_t d = 0; d < in->D; d++) {
-    if (is(in, "feature_map", "relu")) y[d] = fmax(x[d], 0);
-    else if (is(in, "feature_map", "elu1")) y[d] = x[d] > 0 ? x[d] + 1 : exp(x[d]);
-    else if (is(in, "feature_map", "l2")) y[d] = x[d] / r;
-    else if (is(in, "feature_map", "softplus")) y[d] = softplus(x[d]);
-    else y[d] = x[d];
+  const char *map = al_opt_word(in->o, "feature_map");
+  const bool relu = strcmp(map, "relu") == 0, elu1 = strcmp(map, "elu1") == 0, soft = strcmp(map, "softplus") == 0;
+  double r = 1;
+  if (strcmp(map, "l2") == 0) {
+    r = 0;
+    for (int64_t d = 0; d < in->D; d++) r += x[d] * x[d];
+    r = fmax(sqrt(r), 1e-12);
   }
+  for (int64_t d = 0; d < in->D; d++)
+    y[d] = relu ? fmax(x[d], 0) : elu1 ? (x[d] > 0 ? x[d] + 1 : exp(x[d])) : soft ? softplus(x[d]) : x[d] / r;
 }
 
 static double weight(const oracle_in *in, bool den, double s) {
@@ -164,6 +164,9 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
   const double c = scale ? scale[h] : numeric(in, "logit_scale") ? num(in, "logit_scale") : 1 / sqrt((double)D);
   const int64_t len = in->lengths ? in->lengths[b] : in->S;
   const int64_t last = i + in->offset < len ? i + in->offset : len - 1; /* last visible key, when causal */
+  const bool same = is(in, "denominator.similarity", "inherited") && is(in, "denominator.orders", "inherited") &&
+                    is(in, "denominator.decay", "inherited");
+  const bool value_side = is(in, "denominator.side", "value"), gated = !is(in, "input_gate.activation", "none");
   feature(in, in->q + ((b * in->T + i) * in->H + h) * D, qh);
   memset(y, 0, (size_t)E * sizeof *y);
   for (int64_t j = 0; j < in->S; j++) {
@@ -173,12 +176,12 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
     for (int64_t d = 0; d < D; d++) s += c * qh[d] * kh[d];
     const double A = exp(log_decay(in, b, hk, last, j));
     const double w = A * weight(in, false, s);
-    own[j] = (is(in, "denominator.decay", "none") ? 1 : A) * weight(in, true, s);
+    own[j] = same ? w : (is(in, "denominator.decay", "none") ? 1 : A) * weight(in, true, s);
     double t = 1;
-    if (is(in, "denominator.side", "value")) t = pow(count(in, b, j, 0), -exponent(in, hk));
+    if (value_side) t = pow(count(in, b, j, 0), -exponent(in, hk));
     for (int64_t e = 0; e < E; e++) {
       double gate = 1;
-      if (!is(in, "input_gate.activation", "none"))
+      if (gated)
         gate = activation(al_opt_word(in->o, "input_gate.activation"),
                           linear(in, "input_gate", in->x + (b * in->T + j) * in->C, in->C,
                                  is(in, "input_gate.per", "head") ? hk : hk * E + e));
@@ -186,10 +189,10 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
     }
   }
   const double Di = denominator(in, b, h, i, own);
-  const bool gated = !is(in, "output_gate.activation", "none");
+  const bool pre_gate = !is(in, "output_gate.activation", "none") && !is(in, "output_gate.place", "post_norm");
   for (int64_t e = 0; e < E; e++) {
     y[e] = fabs(Di) < 1.17549435e-38 ? 0 : y[e] / Di;
-    if (gated && !is(in, "output_gate.place", "post_norm")) y[e] *= output_gate(in, b, i, h, e);
+    if (pre_gate) y[e] *= output_gate(in, b, i, h, e);
   }
   free(qh);
   free(kh);
