@@ -231,6 +231,18 @@ T.test("presets by short name, by the registry's, all of them", function()
   end
 end)
 
+T.test("the commands of its README are right", function()
+  local n = 0
+  for kind, words in sys.read(T.root .. "experiments/bench/README.md"):gmatch "%./lab bench (%a+)([^`\n]*)" do
+    local sets = {}
+    for key, value in words:gmatch "([%w_]+)=(%S+)" do sets[#sets + 1] = { key, value } end
+    local o = bench.options(kind, sets)
+    if o.presets then specs.parse(o.presets) end
+    n = n + 1
+  end
+  T.ok(n >= 7, "commands found: " .. n)
+end)
+
 T.test("a busy machine is said to be busy", function()
   local m = { cores = 2, threads = 2, load_before = 0.4, load_after = 2.3 }
   T.eq(machine.busy(m, 0.97), nil)
