@@ -156,8 +156,8 @@ local function prepare(o, lengths, notes)
       end
     end
     if #missing > 0 then
-      notes[#notes + 1] = ("no form %s: %s"):format(form,
-        #missing == #presets and "any of them" or table.concat(missing, ", "))
+      notes[#notes + 1] = ("without the form %s: %s"):format(form,
+        #missing == #presets and "all" or table.concat(missing, ", "))
     end
   end
   return list
