@@ -116,6 +116,15 @@ fail:
   return c->error;
 }
 
+/* Packed and seen by its one holder alone: may be changed in place. */
+static bool own(const al_tensor *t) { return t->refs == 1 && t->storage->refs == 1 && al_contiguous(t); }
+
+al_tensor *al_overwrite(al_ctx *c, al_tensor *t) {
+  if (own(t)) return al_retain(t);
+  const al_meta m = al_meta_of(t);
+  return al_new_meta(c, &m);
+}
+
 /* *slot += g; takes g. A tensor that nobody else sees is added to in place. */
 static al_status accumulate(al_ctx *c, al_tensor **slot, al_tensor *g) {
   if (!*slot) {
@@ -123,7 +132,7 @@ static al_status accumulate(al_ctx *c, al_tensor **slot, al_tensor *g) {
     return AL_OK;
   }
   al_tensor *a = *slot;
-  if (a->refs > 1 || a->storage->refs > 1 || !al_contiguous(a)) {
+  if (!own(a)) {
     const al_meta m = al_meta_of(a);
     al_tensor *d = al_new_meta(c, &m);
     if (!d) goto done;
@@ -141,7 +150,7 @@ done:
 
 /* A leaf's gradient is its own, packed: an optimiser may change it in place. */
 static al_status accumulate_leaf(al_ctx *c, al_tensor *leaf, al_tensor *g) {
-  if (!leaf->grad && (g->refs > 1 || g->storage->refs > 1 || !al_contiguous(g))) {
+  if (!leaf->grad && !own(g)) {
     const al_meta m = al_meta_of(g);
     al_tensor *d = al_new_meta(c, &m);
     if (d) al_copy_into(c, d, g);
@@ -159,13 +168,22 @@ static bool same_meta(const al_tensor *t, const al_meta *m) {
   return true;
 }
 
+/* Where the gradient along an edge is collected. */
+static al_tensor **slot_of(const al_edge *e) {
+  return e->leaf ? &e->leaf->grad : e->node ? &e->node->grads[e->out] : NULL;
+}
+
 static al_status run_node(al_ctx *c, al_node *n) {
   bool any = false;
   for (int i = 0; i < n->n_out; i++) any |= n->grads[i] != NULL;
   if (!any) return AL_OK;
-  al_tensor *din[AL_MAX_INPUTS] = {0};
+  al_tensor *din[AL_MAX_INPUTS] = {0}, *sum[AL_MAX_INPUTS] = {0};
   bool need[AL_MAX_INPUTS] = {0};
-  for (int i = 0; i < n->n_in; i++) need[i] = n->edges[i].node || n->edges[i].leaf;
+  for (int i = 0; i < n->n_in; i++) {
+    al_tensor **slot = slot_of(&n->edges[i]);
+    need[i] = slot != NULL;
+    if (slot && *slot && own(*slot)) sum[i] = *slot;
+  }
   for (int i = 0; i < n->n_out; i++) /* backward sees packed gradients unless the op takes strides */
     if (n->grads[i] && !(n->op->flags & (AL_OP_STRIDED | AL_OP_VIEW))) {
       al_tensor *d = al_contiguous_ref(c, n->grads[i]);
@@ -173,7 +191,7 @@ static al_status run_node(al_ctx *c, al_node *n) {
       n->grads[i] = d;
     }
   al_call k = {.op = n->op, .opts = n->opts, .n_in = n->n_in, .n_out = n->n_out, .in = n->saved_in, .out = n->saved_out,
-               .in_meta = n->in_meta, .out_meta = n->out_meta, .dout = n->grads, .din = din, .need = need};
+               .in_meta = n->in_meta, .out_meta = n->out_meta, .dout = n->grads, .din = din, .need = need, .sum = sum};
   if (c->error == AL_OK) n->op->backward(c, &k);
   for (int i = 0; i < n->n_in; i++) {
     if (!din[i]) {
@@ -181,7 +199,7 @@ static al_status run_node(al_ctx *c, al_node *n) {
         al_fail(c, AL_ESTATE, "%s: backward gave no gradient for input %d", n->op->info.name, i);
       continue;
     }
-    if (c->error != AL_OK || !need[i]) al_release(din[i]);
+    if (c->error != AL_OK || !need[i] || din[i] == sum[i]) al_release(din[i]);
     else if (!same_meta(din[i], &n->in_meta[i])) {
       al_fail(c, AL_ESHAPE, "%s: backward of input %d: shape %s needed, got %s", n->op->info.name, i,
               al_meta_str(&n->in_meta[i], (char[96]){0}, 96), AL_STR(din[i]));

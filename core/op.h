@@ -28,6 +28,8 @@ typedef struct al_call {
   al_meta *in_meta, *out_meta;
   al_tensor **dout, **din;
   bool *need;
+  al_tensor **sum; /* backward: sum[i] NULL, or the gradient input i has so far, packed and seen by nobody else:
+                    * adding to it and giving a reference to it as din[i] saves a pass */
 } al_call;
 
 /* A case for check_ops: inputs as shapes, one word an input, and options.
@@ -68,6 +70,9 @@ al_tensor *al_new_meta(al_ctx *c, const al_meta *m);
 al_tensor *al_new_meta_full(al_ctx *c, const al_meta *m, double value);
 /* New reference to t itself when contiguous, else to a contiguous copy. */
 al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t);
+/* New reference to t itself where it is packed and nobody else sees it, so that backward may write over
+ * it, else a new tensor like it. For gradients of outputs. */
+al_tensor *al_overwrite(al_ctx *c, al_tensor *t);
 /* New view of t's storage; offset in elements, relative to t's first element. No history. */
 al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t *shape,
                           const int64_t *stride, int64_t offset);

@@ -34,8 +34,8 @@ static mat flipped(mat m) {
   return f;
 }
 
-/* c = alpha a b (+ bias); c has packed columns. */
-static void product(const al_meta *y, double alpha, mat a, mat b, mat c, const void *bias) {
+/* c = alpha a b (+ bias), or c += alpha a b; c has packed columns. */
+static void product(const al_meta *y, double alpha, mat a, mat b, mat c, const void *bias, bool add) {
   alk_matmul_task t = {.dtype = (alk_dtype)y->dtype,
                        .m = a.rows,
                        .n = b.cols,
@@ -50,6 +50,7 @@ static void product(const al_meta *y, double alpha, mat a, mat b, mat c, const v
                        .c_row = c.row,
                        .n_batch = y->ndim - 2,
                        .alpha = alpha,
+                       .add = add,
                        .bias = bias};
   memcpy(t.batch, y->shape, (size_t)t.n_batch * sizeof *t.batch);
   memcpy(t.a_batch, a.batch, sizeof a.batch);
@@ -115,12 +116,18 @@ static al_status forward(al_ctx *c, al_call *k) {
     const al_meta *y = &k->out_meta[0];
     const mat ma = matrix(a, y), mb = matrix(b, y);
     product(y, al_opt_num(k->opts, "alpha"), ta ? flipped(ma) : ma, tb ? flipped(mb) : mb,
-            matrix(k->out[0], y), bias ? al_data(bias) : NULL);
+            matrix(k->out[0], y), bias ? al_data(bias) : NULL, false);
   }
   al_release(a);
   al_release(b);
   al_release(bias);
   return al_error(c);
+}
+
+/* The gradient of input i, to be added to where there is one already (*add). */
+static al_tensor *gradient(al_ctx *c, al_call *k, int i, bool *add) {
+  *add = k->sum[i] != NULL;
+  return k->din[i] = *add ? al_retain(k->sum[i]) : al_new_meta(c, &k->in_meta[i]);
 }
 
 /* da' = alpha dy b'^T and db' = alpha a'^T dy, each written in the layout of its input and summed
@@ -135,17 +142,18 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (!a || !b || !dy) goto done;
   const mat d = matrix(dy, y), ma = ta ? flipped(matrix(a, y)) : matrix(a, y),
             mb = tb ? flipped(matrix(b, y)) : matrix(b, y);
+  bool add;
   if (k->need[0]) {
-    if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) goto done;
+    if (!gradient(c, k, 0, &add)) goto done;
     const mat out = matrix(k->din[0], y);
-    if (ta) product(y, alpha, mb, flipped(d), out, NULL);
-    else product(y, alpha, d, flipped(mb), out, NULL);
+    if (ta) product(y, alpha, mb, flipped(d), out, NULL, add);
+    else product(y, alpha, d, flipped(mb), out, NULL, add);
   }
   if (k->need[1]) {
-    if (!(k->din[1] = al_new_meta(c, &k->in_meta[1]))) goto done;
+    if (!gradient(c, k, 1, &add)) goto done;
     const mat out = matrix(k->din[1], y);
-    if (tb) product(y, alpha, flipped(d), ma, out, NULL);
-    else product(y, alpha, flipped(ma), d, out, NULL);
+    if (tb) product(y, alpha, flipped(d), ma, out, NULL, add);
+    else product(y, alpha, flipped(ma), d, out, NULL, add);
   }
   if (k->need[2] && (k->din[2] = al_new_meta(c, &k->in_meta[2]))) {
     const int64_t N = k->in_meta[2].shape[0];
