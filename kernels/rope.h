@@ -7,10 +7,17 @@
 /* Angles are formed in double: at position 100,000 an f32 angle would be off by 4e-3. */
 ALK_KERNEL(rope_table, void, (void *table, int64_t T, int64_t n, double base, int64_t offset))
 
-/* y (B,T,H,D) packed; x has strides[3] for b, t, h and adjacent channels. Pairs are (i, i + n), or
- * (2i, 2i+1) when interleaved; channels from 2n on are copied. back: turns the other way, which is
- * the gradient. */
+/* One tensor to turn: y (B,T,H,D) packed; x with adjacent channels, or y itself. */
+typedef struct alk_rope_task {
+  void *y;
+  const void *x;
+  int64_t stride[3]; /* of x for b, t, h */
+  int64_t H;
+} alk_rope_task;
+
+/* Turns n_tasks tensors of one B, T and D. Pairs are (i, i + n), or (2i, 2i+1) when interleaved;
+ * channels from 2n on are copied. back: turns the other way, which is the gradient. */
 ALK_KERNEL(rope, void,
-           (void *y, const void *x, const int64_t *strides, const void *table, int64_t B, int64_t T,
-            int64_t H, int64_t D, int64_t n, bool interleaved, bool back))
+           (const alk_rope_task *tasks, int n_tasks, const void *table, int64_t B, int64_t T,
+            int64_t D, int64_t n, bool interleaved, bool back))
 #endif

@@ -1,45 +1,83 @@
 /* rope.c: rotary position embedding of (B,T,H,D): channel pair i of position p turns by the angle
- * p base^(-2i/dims). */
+ * p base^(-2i/dims). rope_pair turns queries and keys together: one table, one pass. */
 #include "shape.h"
 #include "../../kernels/rope.h"
 
+static int tensors_of(const al_call *k) { return k->n_out; }
+
 static al_status shape(al_ctx *c, al_call *k) {
-  const al_meta *x = &k->in_meta[0];
-  if (x->ndim != 4)
-    return al_fail(c, AL_ESHAPE, "rope: x: shape (B,T,H,D) needed, got %s", AL_META_STR(x));
-  const int64_t D = x->shape[3], dims = al_opt_int(k->opts, "dims");
-  if ((dims < 0 ? D : dims) % 2 != 0 || dims > D)
-    return al_fail(c, AL_EVALUE,
-                   "rope: option 'dims': an even number in 0..D expected, got %lld for x %s",
-                   (long long)(dims < 0 ? D : dims), AL_META_STR(x));
-  k->out_meta[0] = *x;
+  const char *name = k->op->info.name;
+  const int64_t dims = al_opt_int(k->opts, "dims");
+  for (int i = 0; i < tensors_of(k); i++) {
+    const al_meta *x = &k->in_meta[i], *q = &k->in_meta[0];
+    const char *row = k->op->info.inputs[i].name;
+    if (x->ndim != 4)
+      return al_fail(c, AL_ESHAPE, "%s: %s: shape (B,T,H,D) needed, got %s", name, row, AL_META_STR(x));
+    const int64_t D = x->shape[3];
+    if (x->shape[0] != q->shape[0] || x->shape[1] != q->shape[1] || D != q->shape[3])
+      return al_fail(c, AL_ESHAPE, "%s: %s: shape (%lld,%lld,H,%lld) needed to match q %s, got %s", name, row,
+                     (long long)q->shape[0], (long long)q->shape[1], (long long)q->shape[3], AL_META_STR(q),
+                     AL_META_STR(x));
+    if ((dims < 0 ? D : dims) % 2 != 0 || dims > D)
+      return al_fail(c, AL_EVALUE, "%s: option 'dims': an even number in 0..D expected, got %lld for %s %s", name,
+                     (long long)(dims < 0 ? D : dims), row, AL_META_STR(x));
+    k->out_meta[i] = *x;
+  }
   return AL_OK;
 }
 
-/* y = x turned, or turned back. */
-static al_status turn(al_ctx *c, const al_call *k, al_tensor *y, al_tensor *x, bool back) {
-  const int64_t *s = al_shape(y), dims = al_opt_int(k->opts, "dims"),
-                n = (dims < 0 ? s[3] : dims) / 2;
-  const alk_dtype dt = (alk_dtype)al_type(y);
-  al_tensor *dense = al_stride(x)[3] == 1 || s[3] == 1 ? al_retain(x) : al_contiguous_ref(c, x);
-  al_tensor *table = al_tensor_new(c, al_type(y), 3, (const int64_t[]){s[1], n, 2});
-  if (dense && table) {
-    alk_rope_table(dt)(al_data(table), s[1], n, al_opt_num(k->opts, "base"),
-                       al_opt_int(k->opts, "offset"));
-    alk_rope(dt)(al_data(y), al_data(dense), al_stride(dense), al_data(table), s[0], s[1], s[2],
-                 s[3], n, al_opt_bool(k->opts, "interleaved"), back);
+/* y[i] = x[i] turned, or turned back; pairs with a NULL in y are left out. */
+static al_status turn(al_ctx *c, const al_call *k, al_tensor *const *y, al_tensor *const *x, bool back) {
+  const int64_t *s = k->in_meta[0].shape, dims = al_opt_int(k->opts, "dims"), n = (dims < 0 ? s[3] : dims) / 2;
+  const al_dtype type = k->in_meta[0].dtype;
+  al_tensor *dense[2] = {0}, *table = al_tensor_new(c, type, 3, (const int64_t[]){s[1], n, 2});
+  alk_rope_task tasks[2];
+  int n_tasks = 0;
+  for (int i = 0; i < tensors_of(k) && al_error(c) == AL_OK; i++) {
+    if (!y[i]) continue;
+    dense[i] = al_stride(x[i])[3] == 1 || s[3] == 1 ? al_retain(x[i]) : al_contiguous_ref(c, x[i]);
+    if (!dense[i]) break;
+    tasks[n_tasks] = (alk_rope_task){.y = al_data(y[i]), .x = al_data(dense[i]), .H = al_size(y[i], 2)};
+    memcpy(tasks[n_tasks++].stride, al_stride(dense[i]), sizeof tasks->stride);
   }
+  if (al_error(c) == AL_OK) {
+    alk_rope_table((alk_dtype)type)(al_data(table), s[1], n, al_opt_num(k->opts, "base"), al_opt_int(k->opts, "offset"));
+    alk_rope((alk_dtype)type)(tasks, n_tasks, al_data(table), s[0], s[1], s[3], n,
+                              al_opt_bool(k->opts, "interleaved"), back);
+  }
+  for (int i = 0; i < 2; i++) al_release(dense[i]);
   al_release(table);
-  al_release(dense);
   return al_error(c);
 }
 
-static al_status forward(al_ctx *c, al_call *k) { return turn(c, k, k->out[0], k->in[0], false); }
+static al_status forward(al_ctx *c, al_call *k) { return turn(c, k, k->out, k->in, false); }
 
+/* Turned back in place where the gradient is nobody else's. */
 static al_status backward(al_ctx *c, al_call *k) {
-  if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) return al_error(c);
-  return turn(c, k, k->din[0], k->dout[0], true);
+  for (int i = 0; i < tensors_of(k); i++)
+    if (k->need[i]) k->din[i] = k->dout[i] ? al_overwrite(c, k->dout[i]) : al_new_meta_full(c, &k->in_meta[i], 0);
+  al_tensor *y[2] = {0};
+  for (int i = 0; i < tensors_of(k); i++)
+    if (k->dout[i]) y[i] = k->din[i];
+  return al_error(c) == AL_OK ? turn(c, k, y, k->dout, true) : al_error(c);
 }
+
+static const al_arg args[] = {
+    {.name = "base",
+     .type = AL_T_NUM,
+     .def = "10000",
+     .min = 1,
+     .max = 1e300,
+     .doc = "slowest angle is about 1/base a position"},
+    {.name = "dims",
+     .type = AL_T_INT,
+     .def = "-1",
+     .min = -1,
+     .max = 1e300,
+     .doc = "channels that turn, even; -1 = all D; the others pass unchanged"},
+    {.name = "interleaved", .type = AL_T_BOOL, .def = "false", .doc = "pairs (2i, 2i+1) instead of (i, i + dims/2)"},
+    {.name = "offset", .type = AL_T_INT, .def = "0", .min = 0, .max = 9007199254740992.0, .doc = "position of t = 0"},
+    {0}};
 
 static const al_op rope = {
     .info = {.name = "rope",
@@ -47,31 +85,7 @@ static const al_op rope = {
                     "position offset + t.",
              .inputs = (const al_row[]){{"x", 0, "(B,T,H,D)"}, {0}},
              .outputs = (const al_row[]){{"y", 0, "(B,T,H,D)"}, {0}},
-             .args =
-                 (const al_arg[]){
-                     {.name = "base",
-                      .type = AL_T_NUM,
-                      .def = "10000",
-                      .min = 1,
-                      .max = 1e300,
-                      .doc = "slowest angle is about 1/base a position"},
-                     {.name = "dims",
-                      .type = AL_T_INT,
-                      .def = "-1",
-                      .min = -1,
-                      .max = 1e300,
-                      .doc = "channels that turn, even; -1 = all D; the others pass unchanged"},
-                     {.name = "interleaved",
-                      .type = AL_T_BOOL,
-                      .def = "false",
-                      .doc = "pairs (2i, 2i+1) instead of (i, i + dims/2)"},
-                     {.name = "offset",
-                      .type = AL_T_INT,
-                      .def = "0",
-                      .min = 0,
-                      .max = 9007199254740992.0,
-                      .doc = "position of t = 0"},
-                     {0}}},
+             .args = args},
     .flags = AL_OP_STRIDED,
     .shape = shape,
     .forward = forward,
@@ -85,4 +99,21 @@ static const al_op rope = {
                                    {0}},
 };
 
-AL_OPS(rope, &rope);
+static const al_op rope_pair = {
+    .info = {.name = "rope_pair",
+             .doc = "Rotary position embedding of queries q (B,T,H,D) and keys k (B,T,Hkv,D) at once, as by rope.",
+             .inputs = (const al_row[]){{"q", 0, "(B,T,H,D)"}, {"k", 0, "(B,T,Hkv,D)"}, {0}},
+             .outputs = (const al_row[]){{"q", 0, "(B,T,H,D)"}, {"k", 0, "(B,T,Hkv,D)"}, {0}},
+             .args = args},
+    .flags = AL_OP_STRIDED,
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .samples = (const al_sample[]){{.inputs = "(2,5,3,8) (2,5,1,8)"},
+                                   {"(1,3,2,6)t (1,3,2,6)", .args = "interleaved=true offset=7"},
+                                   {"(2,3,1,7) (2,3,2,7)t", .args = "dims=4 base=100"},
+                                   {"(2,70,6,62) (2,70,3,62)t", .args = "dims=60"},
+                                   {0}},
+};
+
+AL_OPS(rope, &rope, &rope_pair);

@@ -10,7 +10,7 @@ typedef ALK_REAL real;
 void ALK_NAME(rope_table)(void *table, int64_t T, int64_t n, double base, int64_t offset) {
   enum { STEPS = 32 };
   real *out = table;
-#pragma omp parallel for schedule(static) if (T * n > 2048)
+#pragma omp parallel for schedule(static) if (T * n > 16384)
   for (int64_t t0 = 0; t0 < T; t0 += STEPS)
     for (int64_t i = 0; i < n; i++) {
       const double f = pow(base, -(double)i / (double)n), angle = (double)(offset + t0) * f;
@@ -26,8 +26,9 @@ void ALK_NAME(rope_table)(void *table, int64_t T, int64_t n, double base, int64_
     }
 }
 
-static void turn_half(real *restrict y, const real *restrict x, const real *restrict w, int64_t n,
-                      real sign) {
+/* Both channels of a pair are read before either is written: y may be x. */
+static void turn_half(real *y, const real *x, const real *restrict w, int64_t n, real sign) {
+#pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) {
     const real c = w[2 * i], s = sign * w[2 * i + 1], a = x[i], b = x[i + n];
     y[i] = a * c - b * s;
@@ -35,8 +36,8 @@ static void turn_half(real *restrict y, const real *restrict x, const real *rest
   }
 }
 
-static void turn_adjacent(real *restrict y, const real *restrict x, const real *restrict w,
-                          int64_t n, real sign) {
+static void turn_adjacent(real *y, const real *x, const real *restrict w, int64_t n, real sign) {
+#pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) {
     const real c = w[2 * i], s = sign * w[2 * i + 1], a = x[2 * i], b = x[2 * i + 1];
     y[2 * i] = a * c - b * s;
@@ -44,19 +45,24 @@ static void turn_adjacent(real *restrict y, const real *restrict x, const real *
   }
 }
 
-void ALK_NAME(rope)(void *y, const void *x, const int64_t *strides, const void *table, int64_t B,
-                    int64_t T, int64_t H, int64_t D, int64_t n, bool interleaved, bool back) {
+void ALK_NAME(rope)(const alk_rope_task *tasks, int n_tasks, const void *table, int64_t B,
+                    int64_t T, int64_t D, int64_t n, bool interleaved, bool back) {
   const real sign = back ? -1 : 1;
-#pragma omp parallel for schedule(static) if (B * T * H * D > 32768)
+  int64_t heads = 0;
+  for (int k = 0; k < n_tasks; k++) heads += tasks[k].H;
+#pragma omp parallel for schedule(static) if (B * T * heads * D > 32768)
   for (int64_t r = 0; r < B * T; r++) {
     const int64_t b = r / T, t = r % T;
     const real *w = (const real *)table + t * n * 2;
-    for (int64_t h = 0; h < H; h++) {
-      const real *from = (const real *)x + b * strides[0] + t * strides[1] + h * strides[2];
-      real *to = (real *)y + (r * H + h) * D;
-      if (interleaved) turn_adjacent(to, from, w, n, sign);
-      else turn_half(to, from, w, n, sign);
-      memcpy(to + 2 * n, from + 2 * n, (size_t)(D - 2 * n) * sizeof *to);
-    }
+    for (const alk_rope_task *k = tasks; k < tasks + n_tasks; k++)
+      for (int64_t h = 0; h < k->H; h++) {
+        const real *from =
+            (const real *)k->x + b * k->stride[0] + t * k->stride[1] + h * k->stride[2];
+        real *to = (real *)k->y + (r * k->H + h) * D;
+        if (interleaved) turn_adjacent(to, from, w, n, sign);
+        else turn_half(to, from, w, n, sign);
+        if (2 * n < D && to != from)
+          memcpy(to + 2 * n, from + 2 * n, (size_t)(D - 2 * n) * sizeof *to);
+      }
   }
 }

@@ -1,0 +1,50 @@
+/* swiglu.c: element by element, in blocks that threads share out. */
+#include "../swiglu.h"
+#include "vmath.h"
+
+enum { BLOCK = 4096, PARALLEL = 32768 };
+
+void ALK_NAME(swiglu_fwd)(int64_t n, const void *va, const void *vb, void *vy) {
+  const real *a = va, *b = vb;
+  real *restrict y = vy;
+#pragma omp parallel for schedule(static) if (n > PARALLEL)
+  for (int64_t i0 = 0; i0 < n; i0 += BLOCK)
+    for (int64_t i = i0; i < (n - i0 < BLOCK ? n : i0 + BLOCK); i++)
+      y[i] = a[i] * vsigmoid(a[i]) * b[i];
+}
+
+/* All of an element is read before it is written: da or db may be dy. */
+static void both(int64_t n, const real *a, const real *b, const real *dy, real *da, real *db) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; i++) {
+    const real x = a[i], g = dy[i], u = b[i], s = vsigmoid(x), t = x * s;
+    da[i] = g * u * (s + t * (1 - s));
+    db[i] = g * t;
+  }
+}
+
+static void first(int64_t n, const real *a, const real *b, const real *dy, real *da) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; i++) {
+    const real s = vsigmoid(a[i]), t = a[i] * s;
+    da[i] = dy[i] * b[i] * (s + t * (1 - s));
+  }
+}
+
+static void second(int64_t n, const real *a, const real *dy, real *db) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; i++) db[i] = dy[i] * (a[i] * vsigmoid(a[i]));
+}
+
+void ALK_NAME(swiglu_bwd)(int64_t n, const void *va, const void *vb, const void *vdy, void *vda,
+                          void *vdb) {
+  const real *a = va, *b = vb, *dy = vdy;
+  real *da = vda, *db = vdb;
+#pragma omp parallel for schedule(static) if (n > PARALLEL)
+  for (int64_t i = 0; i < n; i += BLOCK) {
+    const int64_t m = n - i < BLOCK ? n - i : BLOCK;
+    if (da && db) both(m, a + i, b + i, dy + i, da + i, db + i);
+    else if (da) first(m, a + i, b + i, dy + i, da + i);
+    else if (db) second(m, a + i, dy + i, db + i);
+  }
+}
