@@ -1,6 +1,7 @@
 /* optim.c: SGD with momentum and AdamW (Loshchilov & Hutter 2019: decay decoupled from the gradient),
- * with clipping of the global gradient norm. State is in the parameters' dtype; the norm's partial sums
- * go in fixed blocks, so the result does not depend on the number of threads. */
+ * with clipping of the global gradient norm. State is in the parameters' dtype. A step is two passes over
+ * all parameters, one for the norm and one for the update; the norm's partial sums go in fixed blocks, so
+ * the result does not depend on the number of threads. */
 #include "core.h"
 #include "../kernels/optim.h"
 #include <math.h>
@@ -21,6 +22,9 @@ struct al_optim {
   int n, cap;
   slot *slots;
   int64_t steps;
+  alk_optim_task *tasks; /* room for one a slot */
+  double *parts;         /* and for one a block of gradients */
+  int64_t blocks;
   char label[160]; /* of the last state name handed out */
 };
 
@@ -67,8 +71,27 @@ void al_optim_free(al_optim *o) {
     free(o->slots[i].name);
   }
   free(o->slots);
+  free(o->tasks);
+  free(o->parts);
   al_opts_release(o->opts);
   free(o);
+}
+
+/* For one more parameter of n elements. Numbers grow only once there is room for them. */
+static al_status make_room(al_optim *o, int64_t n) {
+  const int64_t blocks = o->blocks + (n + ALK_OPTIM_BLOCK - 1) / ALK_OPTIM_BLOCK;
+  double *parts = realloc(o->parts, (size_t)(blocks + 1) * sizeof *parts);
+  if (parts) o->parts = parts;
+  if (parts && o->n == o->cap) {
+    const int cap = o->cap ? 2 * o->cap : 32;
+    slot *slots = realloc(o->slots, (size_t)cap * sizeof *slots);
+    if (slots) o->slots = slots;
+    alk_optim_task *tasks = slots ? realloc(o->tasks, (size_t)cap * sizeof *tasks) : NULL;
+    if (tasks) o->tasks = tasks, o->cap = cap;
+  }
+  if (!parts || o->n == o->cap) return al_fail(o->ctx, AL_ENOMEM, "out of memory (optimiser)");
+  o->blocks = blocks;
+  return AL_OK;
 }
 
 al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) {
@@ -80,13 +103,7 @@ al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) 
                    sizeof o->label - sizeof "m.");
   for (int i = 0; i < o->n; i++)
     if (strcmp(o->slots[i].name, name) == 0) return al_fail(c, AL_ENAME, "optim: parameter '%s' was added twice", name);
-  if (o->n == o->cap) {
-    const int cap = o->cap ? 2 * o->cap : 32;
-    slot *more = realloc(o->slots, (size_t)cap * sizeof *more);
-    if (!more) return al_fail(c, AL_ENOMEM, "out of memory (optimiser)");
-    o->slots = more;
-    o->cap = cap;
-  }
+  AL_TRY(make_room(o, al_numel(p)));
   const al_meta m = al_meta_of(p);
   slot s = {.name = strdup(name), .decay = decay};
   const bool off = c->scope_off;
@@ -110,11 +127,27 @@ void al_optim_zero_grad(al_optim *o) {
   for (int i = 0; i < o->n; i++) al_set_grad(o->slots[i].p, NULL);
 }
 
-al_status al_optim_step(al_optim *o, double lr, double *norm) {
-  double square = 0;
+/* Lists the parameters of one dtype that have a gradient. */
+static int list_tasks(al_optim *o, al_dtype dtype) {
+  int n = 0;
+  int64_t first = 0;
   for (int i = 0; i < o->n; i++) {
-    const al_tensor *g = o->slots[i].p->grad;
-    if (g) square += alk_sum_squares((alk_dtype)g->dtype)(al_numel(g), al_data(g));
+    const slot *t = &o->slots[i];
+    if (t->p->dtype != dtype || !t->p->grad) continue;
+    o->tasks[n++] = (alk_optim_task){.n = al_numel(t->p), .first = first, .p = al_data(t->p), .g = al_data(t->p->grad),
+                                     .m = al_data(t->m), .v = t->v ? al_data(t->v) : NULL,
+                                     .decay = t->decay ? al_opt_num(o->opts, "weight_decay") : 0};
+    first += (al_numel(t->p) + ALK_OPTIM_BLOCK - 1) / ALK_OPTIM_BLOCK;
+  }
+  return n;
+}
+
+al_status al_optim_step(al_optim *o, double lr, double *norm) {
+  static const al_dtype types[] = {AL_F32, AL_F64};
+  double square = 0;
+  for (int i = 0; i < 2; i++) {
+    const int n = list_tasks(o, types[i]);
+    if (n) square += alk_optim_squares((alk_dtype)types[i])(n, o->tasks, o->parts);
   }
   const double total = sqrt(square);
   if (norm) *norm = total;
@@ -128,14 +161,9 @@ al_status al_optim_step(al_optim *o, double lr, double *norm) {
       .correct1 = 1 - pow(betas[0], (double)o->steps), .correct2 = 1 - pow(betas[1], (double)o->steps)};
   if (o->adamw) s.eps = al_opt_num(o->opts, "eps");
   else s.momentum = al_opt_num(o->opts, "momentum");
-  for (int i = 0; i < o->n; i++) {
-    slot *t = &o->slots[i];
-    if (!t->p->grad) continue;
-    s.decay = t->decay ? al_opt_num(o->opts, "weight_decay") : 0;
-    const alk_dtype dt = (alk_dtype)t->p->dtype;
-    if (o->adamw)
-      alk_adamw(dt)(al_numel(t->p), &s, al_data(t->p), al_data(t->p->grad), al_data(t->m), al_data(t->v));
-    else alk_sgd(dt)(al_numel(t->p), &s, al_data(t->p), al_data(t->p->grad), al_data(t->m));
+  for (int i = 0; i < 2; i++) {
+    const int n = list_tasks(o, types[i]);
+    if (n) (o->adamw ? alk_adamw((alk_dtype)types[i]) : alk_sgd((alk_dtype)types[i]))(n, o->tasks, &s);
   }
   return AL_OK;
 }

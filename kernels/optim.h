@@ -1,19 +1,30 @@
-/* optim.h: parameter updates over packed arrays, in place. */
+/* optim.h: parameter updates in place, over a list of packed arrays at once. */
 #ifndef ALK_OPTIM_H
 #define ALK_OPTIM_H
 #include "kernel.h"
 
 typedef struct alk_optim_step {
-  double lr, scale, decay;     /* scale multiplies the gradient (clipping) */
+  double lr, scale;            /* scale multiplies the gradient (clipping) */
   double beta1, beta2, eps;    /* AdamW */
   double correct1, correct2;   /* 1 - beta^step */
   double momentum;             /* SGD */
 } alk_optim_step;
 
-/* Sum of squares, in double, partial sums in fixed blocks. */
-ALK_KERNEL(sum_squares, double, (int64_t n, const void *x))
+/* One parameter of n elements. Threads share the list out in blocks of ALK_OPTIM_BLOCK elements, none across
+ * two parameters: first = blocks before this one. */
+enum { ALK_OPTIM_BLOCK = 8192 };
+typedef struct alk_optim_task {
+  int64_t n, first;
+  void *p, *m, *v; /* v: AdamW only */
+  const void *g;
+  double decay;
+} alk_optim_task;
+
+/* Sum of squares of all gradients, in double; `parts` has room for the sum of each block, which are added in
+ * order. */
+ALK_KERNEL(optim_squares, double, (int n_tasks, const alk_optim_task *tasks, double *parts))
 /* g' = scale g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; p -= lr (m/c1 / (sqrt(v/c2) + eps) + decay p) */
-ALK_KERNEL(adamw, void, (int64_t n, const alk_optim_step *s, void *p, const void *g, void *m, void *v))
+ALK_KERNEL(adamw, void, (int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s))
 /* m = momentum m + scale g; p -= lr (m + decay p) */
-ALK_KERNEL(sgd, void, (int64_t n, const alk_optim_step *s, void *p, const void *g, void *m))
+ALK_KERNEL(sgd, void, (int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s))
 #endif

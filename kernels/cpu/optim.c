@@ -1,4 +1,4 @@
-/* optim.c: AdamW and SGD updates, the sum of squares. */
+/* optim.c: AdamW and SGD updates, the sum of squares; one parallel loop over the blocks of all parameters. */
 #include "../optim.h"
 #include <math.h>
 
@@ -9,45 +9,81 @@ typedef ALK_REAL real;
 #define ROOT(x) sqrt(x)
 #endif
 
-enum { BLOCK = 4096 };
+enum { BLOCK = ALK_OPTIM_BLOCK, SERIAL_BLOCKS = 4 };
 
-double ALK_NAME(sum_squares)(int64_t n, const void *xv) {
-  const real *x = xv;
-  double total = 0;
-  for (int64_t b = 0; b < n; b += BLOCK) {
-    const int64_t end = b + BLOCK < n ? b + BLOCK : n;
-    double lane[8] = {0};
-    int64_t i = b;
-    for (; i + 8 <= end; i += 8)
-      for (int l = 0; l < 8; l++) lane[l] += (double)x[i + l] * (double)x[i + l];
-    for (; i < end; i++) lane[0] += (double)x[i] * (double)x[i];
-    total += ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+static int64_t blocks_of(int n_tasks, const alk_optim_task *t) {
+  return n_tasks ? t[n_tasks - 1].first + (t[n_tasks - 1].n + BLOCK - 1) / BLOCK : 0;
+}
+
+/* Block b of the list: its parameter, and the elements [from, to) of it. */
+static const alk_optim_task *find(int n_tasks, const alk_optim_task *t, int64_t b, int64_t *from, int64_t *to) {
+  int lo = 0;
+  for (int hi = n_tasks; hi - lo > 1;) {
+    const int mid = (lo + hi) / 2;
+    if (t[mid].first <= b) lo = mid;
+    else hi = mid;
   }
+  *from = (b - t[lo].first) * BLOCK;
+  *to = *from + BLOCK < t[lo].n ? *from + BLOCK : t[lo].n;
+  return &t[lo];
+}
+
+static double squares(int64_t n, const real *x) {
+  double lane[32] = {0};
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32)
+    for (int l = 0; l < 32; l++) lane[l] += (double)x[i + l] * (double)x[i + l];
+  for (; i < n; i++) lane[0] += (double)x[i] * (double)x[i];
+  for (int h = 16; h > 0; h /= 2)
+    for (int l = 0; l < h; l++) lane[l] += lane[l + h];
+  return lane[0];
+}
+
+double ALK_NAME(optim_squares)(int n_tasks, const alk_optim_task *tasks, double *parts) {
+  const int64_t blocks = blocks_of(n_tasks, tasks);
+#pragma omp parallel for schedule(static) if (blocks > SERIAL_BLOCKS)
+  for (int64_t b = 0; b < blocks; b++) {
+    int64_t from, to;
+    const alk_optim_task *t = find(n_tasks, tasks, b, &from, &to);
+    parts[b] = squares(to - from, (const real *)t->g + from);
+  }
+  double total = 0;
+  for (int64_t b = 0; b < blocks; b++) total += parts[b];
   return total;
 }
 
-void ALK_NAME(adamw)(int64_t n, const alk_optim_step *s, void *pv, const void *gv, void *mv, void *vv) {
-  real *p = pv, *m = mv, *v = vv;
-  const real *g = gv;
+void ALK_NAME(adamw)(int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s) {
+  const int64_t blocks = blocks_of(n_tasks, tasks);
   const real b1 = (real)s->beta1, b2 = (real)s->beta2, a1 = (real)(1 - s->beta1), a2 = (real)(1 - s->beta2);
-  const real scale = (real)s->scale, shrink = (real)(1 - s->lr * s->decay), rate = (real)(s->lr / s->correct1);
+  const real scale = (real)s->scale, rate = (real)(s->lr / s->correct1);
   const real root = (real)(1 / s->correct2), eps = (real)s->eps;
-#pragma omp parallel for simd schedule(static) if (n > 32768)
-  for (int64_t i = 0; i < n; i++) {
-    const real d = scale * g[i];
-    m[i] = b1 * m[i] + a1 * d;
-    v[i] = b2 * v[i] + a2 * d * d;
-    p[i] = shrink * p[i] - rate * m[i] / (ROOT(v[i] * root) + eps);
+#pragma omp parallel for schedule(static) if (blocks > SERIAL_BLOCKS)
+  for (int64_t b = 0; b < blocks; b++) {
+    int64_t from, to;
+    const alk_optim_task *t = find(n_tasks, tasks, b, &from, &to);
+    const real *restrict g = t->g, shrink = (real)(1 - s->lr * t->decay);
+    real *restrict p = t->p, *restrict m = t->m, *restrict v = t->v;
+    for (int64_t i = from; i < to; i++) {
+      const real d = scale * g[i];
+      m[i] = b1 * m[i] + a1 * d;
+      v[i] = b2 * v[i] + a2 * d * d;
+      p[i] = shrink * p[i] - rate * m[i] / (ROOT(v[i] * root) + eps);
+    }
   }
 }
 
-void ALK_NAME(sgd)(int64_t n, const alk_optim_step *s, void *pv, const void *gv, void *mv) {
-  real *p = pv, *m = mv;
-  const real *g = gv;
-  const real mu = (real)s->momentum, scale = (real)s->scale, rate = (real)s->lr, shrink = (real)(1 - s->lr * s->decay);
-#pragma omp parallel for simd schedule(static) if (n > 32768)
-  for (int64_t i = 0; i < n; i++) {
-    m[i] = mu * m[i] + scale * g[i];
-    p[i] = shrink * p[i] - rate * m[i];
+void ALK_NAME(sgd)(int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s) {
+  const int64_t blocks = blocks_of(n_tasks, tasks);
+  const real mu = (real)s->momentum, scale = (real)s->scale, rate = (real)s->lr;
+#pragma omp parallel for schedule(static) if (blocks > SERIAL_BLOCKS)
+  for (int64_t b = 0; b < blocks; b++) {
+    int64_t from, to;
+    const alk_optim_task *t = find(n_tasks, tasks, b, &from, &to);
+    const real *restrict g = t->g, shrink = (real)(1 - s->lr * t->decay);
+    real *restrict p = t->p, *restrict m = t->m;
+    for (int64_t i = from; i < to; i++) {
+      m[i] = mu * m[i] + scale * g[i];
+      p[i] = shrink * p[i] - rate * m[i];
+    }
   }
 }
