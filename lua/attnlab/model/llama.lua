@@ -23,15 +23,16 @@ function Block.new(m, spec, opts)
   return self
 end
 
--- Intermediate tensors are dropped as soon as the graph alone needs them: waiting for the collector
--- would hold every activation of a step twice.
-function Block:forward(x, opts)
-  local n1 <close> = self.input_norm(x)
-  local a <close> = self.attention(n1, opts)
-  local y <close> = x + a
-  local n2 <close> = self.mlp_norm(y)
-  local h <close> = self.mlp(n2)
-  return y + h
+-- x: the residual stream; a: what the block before still adds to it, or nil. Returns the same pair
+-- behind this block: each sum is made in one pass with the norm that reads it. Intermediate tensors
+-- are dropped as soon as the graph alone needs them: waiting for the collector would hold every
+-- activation of a step twice.
+function Block:forward(x, a, opts)
+  local sum, n1 <close> = self.input_norm:add(x, a)
+  local heads <close> = self.attention(n1, opts)
+  local y, n2 <close> = self.mlp_norm:add(sum, heads)
+  if a then sum:free() end
+  return y, self.mlp(n2)
 end
 
 local Llama = Module.class "Llama"
@@ -103,19 +104,21 @@ function Llama:hidden(ids, opts)
       :format(T, self.config.context), 0)
   end
   if T == 0 then error("forward: ids: at least one token expected, got none", 0) end
-  local x = self.embedding(ids)
+  local x, a = self.embedding(ids), nil
   for i, block in ipairs(self.layers) do
     local layer_opts = opts
     if opts and opts.inspect then
       layer_opts = setmetatable({ inspect = function(...) opts.inspect(i, ...) end },
         { __index = opts })
     end
-    local y = block(x, layer_opts)
+    local y, b = block(x, a, layer_opts)
     x:free()
-    x = y
+    if a then a:free() end
+    x, a = y, b
   end
-  local h = self.norm(x)
+  local sum <close>, h = self.norm:add(x, a)
   x:free()
+  if a then a:free() end
   return h
 end
 

@@ -144,14 +144,25 @@ function Attention:convolve(x, which)
   return y[activation](y)
 end
 
--- One of q, k, v as (B,T,heads,dim), all that precedes the family done to it.
+-- One of q, k, v as (B,T,heads,dim), before the rotation.
 function Attention:head_inputs(x, which, heads)
-  local y = self[which .. "_proj"](x)
-  if self.convolution then y = self:convolve(y, which) end
-  y = y:reshape { shape = { x:size(1), x:size(2), heads, self.head_dim } }
-  if which == "v" then return y end
-  if self.q_norm then y = self[which .. "_norm"](y) end
-  return self.rotation and y:rope(self.rotation) or y
+  local flat <close> = self[which .. "_proj"](x)
+  local mixed <close> = self.convolution and self:convolve(flat, which) or nil
+  local y = (mixed or flat):reshape { shape = { x:size(1), x:size(2), heads, self.head_dim } }
+  if which == "v" or not self.q_norm then return y end
+  local split <close> = y
+  return self[which .. "_norm"](split)
+end
+
+-- q, k, v, all that precedes the family done to them.
+function Attention:inputs(x)
+  local q, k = self:head_inputs(x, "q", self.heads), self:head_inputs(x, "k", self.kv_heads)
+  local v = self:head_inputs(x, "v", self.kv_heads)
+  if not self.rotation then return q, k, v end
+  local straight_q <close> = q
+  local straight_k <close> = k
+  q, k = q:rope_pair(k, self.rotation)
+  return q, k, v
 end
 
 -- o (B,T,H,E) + D * v, each key/value head serving the query heads of its group.
@@ -168,14 +179,13 @@ end
 -- opts: causal (true), lengths (B), offset, and inspect(q, k, v), called with the family's inputs.
 function Attention:forward(x, opts)
   opts = opts or {}
-  local q <close> = self:head_inputs(x, "q", self.heads)
-  local k <close> = self:head_inputs(x, "k", self.kv_heads)
-  local v <close> = self:head_inputs(x, "v", self.kv_heads)
+  local q, k, v = self:inputs(x)
   if opts.inspect then opts.inspect(q, k, v) end
   local o = self.family:forward {
     q = q, k = k, v = v, x = x, causal = opts.causal ~= false, lengths = opts.lengths,
     offset = opts.offset, training = self.training }
   if self.layer.value_residual then o = self:add_values(o, v) end
+  for _, t in ipairs { q, k, v } do t:free() end
   local flat <close> = o:reshape { shape = { x:size(1), x:size(2), self.heads * self.head_dim } }
   o:free()
   return self.o_proj(flat)

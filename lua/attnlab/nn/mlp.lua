@@ -17,9 +17,8 @@ end
 
 function SwiGLU:forward(x)
   local gate <close> = self.gate_proj(x)
-  local open <close> = gate:silu()
   local up <close> = self.up_proj(x)
-  local hidden <close> = open * up
+  local hidden <close> = gate:swiglu(up)
   return self.down_proj(hidden)
 end
 

@@ -15,6 +15,12 @@ function RMSNorm:forward(x)
   return x:rmsnorm { gain = self.weight, eps = self.eps }
 end
 
+-- A residual stream x and what is added to it, or nil: the sum and its norm, in one pass.
+function RMSNorm:add(x, a)
+  if not a then return x, self:forward(x) end
+  return x:add_rmsnorm(a, { gain = self.weight, eps = self.eps })
+end
+
 local LayerNorm = Module.class "LayerNorm"
 
 function LayerNorm.new(n, opts)
