@@ -6,6 +6,7 @@
 local core = require "attnlab.core"
 local ceiling = require "attnlab.bench.ceiling"
 local check = require "attnlab.bench.check"
+local names = require "attnlab.names"
 local optim = require "attnlab.optim"
 local show = require "attnlab.bench.show"
 local timing = require "attnlab.bench.timing"
@@ -20,14 +21,16 @@ M.rows = {
   { name = "heads", type = "integer", default = "4", min = 1, doc = "heads (rope)" },
   { name = "mlp", type = "integer", default = "512", min = 1, doc = "hidden channels of the MLP" },
   { name = "vocab", type = "integer", default = "65", min = 2, doc = "token ids" },
-  { name = "parameters", type = "integer", default = "2656512", min = 1, doc = "weights of an AdamW step" },
+  { name = "parameters", type = "integer", default = "2656512", min = 1,
+    doc = "weights of an AdamW step" },
   { name = "check_rows", type = "integer", default = "256", min = 1,
     doc = "tokens at which results are compared with f64" },
 }
 
 -- y (M,N) = x w^T, w (N,K)
 local function product(name, rows, K, N)
-  return { name = name, shape = ("(%d,%d) x (%d,%d)^T"):format(rows, K, N, K), inputs = { { rows, K }, { N, K } },
+  return { name = name, shape = ("(%d,%d) x (%d,%d)^T"):format(rows, K, N, K),
+           inputs = { { rows, K }, { N, K } },
            f = function(x, w) return x:matmul(w, { transpose_b = true }) end,
            flop = { forward = 2 * rows * K * N, backward = 4 * rows * K * N } }
 end
@@ -45,22 +48,27 @@ local function all(o, tokens)
   local C, F, V = o.width, o.mlp, o.vocab
   local function matrix(n) return ("(%d,%d)"):format(tokens, n) end
   local function targets()
-    return core.rand { shape = { tokens }, seed = 9 }:scale { by = V }:clamp { max = V - 1 }:cast { dtype = "i32" }
+    return core.rand { shape = { tokens }, seed = 9 }:scale { by = V }:clamp { max = V - 1 }
+      :cast { dtype = "i32" }
   end
   return {
-    product("q k v o", tokens, C, C), product("gate up", tokens, C, F), product("down", tokens, F, C),
-    product("head", tokens, C, V),
+    product("q k v o", tokens, C, C), product("gate up", tokens, C, F),
+    product("down", tokens, F, C), product("head", tokens, C, V),
     traffic("softmax", matrix(C), { { tokens, C } }, function(x) return x:softmax() end, 2, 3),
-    traffic("rmsnorm", matrix(C), { { tokens, C }, { C } }, function(x, g) return x:rmsnorm { gain = g } end, 2, 3),
+    traffic("rmsnorm", matrix(C), { { tokens, C }, { C } },
+      function(x, g) return x:rmsnorm { gain = g } end, 2, 3),
+    traffic("add_rmsnorm", matrix(C), { { tokens, C }, { tokens, C }, { C } }, function(x, a, g)
+      local sum <close>, norm = x:add_rmsnorm(a, { gain = g })
+      return norm
+    end, 4, 3),
     traffic("swiglu", matrix(F), { { tokens, F }, { tokens, F } },
-      function(gate, up)
-        local open <close> = gate:silu()
-        return open * up
-      end, 3, 5),
-    traffic("rope", ("(%d,%d,%d)"):format(tokens, o.heads, C // o.heads), { { 1, tokens, o.heads, C // o.heads } },
-      function(x) return x:rope() end, 2, 2),
-    traffic("add", matrix(C), { { tokens, C }, { tokens, C } }, function(a, b) return a + b end, 3, 0),
-    traffic("cross_entropy", matrix(V), { { tokens, V }, targets }, function(x, y) return x:cross_entropy(y) end, 1, 2),
+      function(gate, up) return gate:swiglu(up) end, 3, 5),
+    traffic("rope", ("(%d,%d,%d)"):format(tokens, o.heads, C // o.heads),
+      { { 1, tokens, o.heads, C // o.heads } }, function(x) return x:rope() end, 2, 2),
+    traffic("add", matrix(C), { { tokens, C }, { tokens, C } },
+      function(a, b) return a + b end, 3, 0),
+    traffic("cross_entropy", matrix(V), { { tokens, V }, targets },
+      function(x, y) return x:cross_entropy(y) end, 1, 2),
     traffic("exp", matrix(4 * C), { { tokens, 4 * C } }, function(x) return x:exp() end, 2, 3),
   }
 end
@@ -123,7 +131,8 @@ local function adamw(n, dtype)
 end
 
 local function adamw_op(o)
-  local op = { name = "adamw", shape = ("(%d)"):format(o.parameters), bytes = { forward = 28 * o.parameters } }
+  local op = { name = "adamw", shape = ("(%d)"):format(o.parameters),
+               bytes = { forward = 28 * o.parameters } }
   op.error = function()
     local out = {}
     for _, dtype in ipairs { "f32", "f64" } do
@@ -145,8 +154,9 @@ local function add_rows(rows, op, result, rates, err, whose)
   for _, part in ipairs { "forward", "backward" } do
     local work = (op.flop or op.bytes)[part]
     if result[part] and work and work > 0 then
-      local r = { name = op.name, part = part, shape = op.shape, seconds = timing.summary(result[part]), error = err,
-                  worst = whose, ok = err <= check.TOLERANCE, kind = op.flop and "products" or "memory" }
+      local r = { name = op.name, part = part, shape = op.shape, error = err, worst = whose,
+                  seconds = timing.summary(result[part]), ok = err <= check.TOLERANCE,
+                  kind = op.flop and "products" or "memory" }
       r.rate = work / r.seconds.median
       r.of_ceiling = r.rate / (op.flop and rates.product or rates.copy)
       rows[#rows + 1] = r
@@ -160,8 +170,10 @@ M.columns = {
   { title = "shape", show = function(r) return r.shape end },
   { title = "ms", right = true, show = function(r) return show.ms(r.seconds.median) end },
   { title = "min..max", right = true, show = function(r) return show.span(r.seconds) end },
-  { title = "GFLOP/s", right = true, show = function(r) return r.kind == "products" and show.giga(r.rate) end },
-  { title = "GB/s", right = true, show = function(r) return r.kind == "memory" and show.giga(r.rate) end },
+  { title = "GFLOP/s", right = true,
+    show = function(r) return r.kind == "products" and show.giga(r.rate) end },
+  { title = "GB/s", right = true,
+    show = function(r) return r.kind == "memory" and show.giga(r.rate) end },
   { title = "of ceiling", right = true, show = function(r) return show.percent(r.of_ceiling) end },
   { title = "error", right = true, show = function(r) return show.error(r.error) end },
   { title = "", show = function(r) return r.ok and "" or "WRONG" end },
@@ -172,13 +184,13 @@ local function wanted(o, list)
   local by_name, out, known = {}, {}, {}
   for i, op in ipairs(list) do by_name[op.name], known[i] = op, op.name end
   for name in o.ops:gmatch "[^,]+" do
-    out[#out + 1] = by_name[name] or error("ops: " .. require("attnlab.names").unknown("op", name, known), 0)
+    out[#out + 1] = by_name[name] or error("ops: " .. names.unknown("op", name, known), 0)
   end
   return out
 end
 
--- o: values of the rows, of ceiling.rows and of bench.lua's; o.replace[name]: another function in f32 in the
--- place of an op's. Returns {title, rows, rates, notes}.
+-- o: values of the rows, of ceiling.rows and of bench.lua's; o.replace[name]: another function in
+-- f32 in the place of an op's. Returns {title, rows, rates, notes}.
 function M.run(o)
   local tokens = o.batch * o.seq_len
   local full, small = all(o, tokens), {}
@@ -194,10 +206,13 @@ function M.run(o)
   end
   local measured, rows = timing.rounds(cases, o), {}
   local rates = ceiling.rates(o, cases, measured)
-  for i, op in ipairs(full) do add_rows(rows, op, measured[i + 2], rates, errors[i][1], errors[i][2]) end
-  return { title = ("ops of a training step: %d tokens, f32"):format(tokens), rows = rows, rates = rates,
-           notes = { ("error: RMS ratio to the same op in f64 on %d rows, the largest of output and gradients; at most %g "
-             .. "passes"):format(math.min(tokens, o.check_rows), check.TOLERANCE) } }
+  for i, op in ipairs(full) do
+    add_rows(rows, op, measured[i + 2], rates, errors[i][1], errors[i][2])
+  end
+  local note = ("error: RMS ratio to the same op in f64 on %d rows, the largest of output and "
+    .. "gradients; at most %g passes"):format(math.min(tokens, o.check_rows), check.TOLERANCE)
+  return { title = ("ops of a training step: %d tokens, f32"):format(tokens), rows = rows,
+           rates = rates, notes = { note } }
 end
 
 return M
