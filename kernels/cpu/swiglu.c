@@ -13,12 +13,20 @@ void ALK_NAME(swiglu_fwd)(int64_t n, const void *va, const void *vb, void *vy) {
       y[i] = a[i] * vsigmoid(a[i]) * b[i];
 }
 
+/* d silu(x) / dx = s (1 + x (1 - s)), s = sigmoid(x), t = silu(x); 1 - s without cancellation. */
+static inline real slope(real x, real *t) {
+  const real e = vexp(-vabs(x)), r = 1 / (1 + e), s = x < 0 ? e * r : r, rest = x < 0 ? r : e * r;
+  *t = x * s;
+  return s + *t * rest;
+}
+
 /* All of an element is read before it is written: da or db may be dy. */
 static void both(int64_t n, const real *a, const real *b, const real *dy, real *da, real *db) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) {
-    const real x = a[i], g = dy[i], u = b[i], s = vsigmoid(x), t = x * s;
-    da[i] = g * u * (s + t * (1 - s));
+    real t;
+    const real g = dy[i], u = b[i], d = slope(a[i], &t);
+    da[i] = g * u * d;
     db[i] = g * t;
   }
 }
@@ -26,8 +34,8 @@ static void both(int64_t n, const real *a, const real *b, const real *dy, real *
 static void first(int64_t n, const real *a, const real *b, const real *dy, real *da) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) {
-    const real s = vsigmoid(a[i]), t = a[i] * s;
-    da[i] = dy[i] * b[i] * (s + t * (1 - s));
+    real t;
+    da[i] = dy[i] * b[i] * slope(a[i], &t);
   }
 }
 
