@@ -2,9 +2,11 @@
  *
  *     f       exp(s' - m), cosh(s') exp(-m), or sum_n c_n s'^n;  m = reference, a constant
  *     ds      A f'(s') dw, through clamp and softcap
- *     da      E_ij = w_ij dw_ij; row sums of E to the last visible key, column sums off each key,
- * then sums from the end (papers: backward of the master form) dc_n    base_n sum dw A s'^n The
- * backward reads w, so exp and cosh need no second exponential. */
+ *     da      with E_ij = w_ij dw_ij: row sums of E to the last visible key, column sums off each
+ *             key, then sums from the end
+ *     dc_n    base_n sum dw A s'^n
+ *
+ * The backward reads w, so exp and cosh need no second exponential. */
 #include "logits.h"
 
 enum { S, REFERENCE, DECAY, COEFFICIENTS, LENGTHS };
