@@ -65,7 +65,9 @@ const al_arg formula_options[] = {
     {"output_gate", AL_T_RECORD, NULL, NULL, 0, 0, "r and h", output_gate_rows},
     {"output_norm", AL_T_RECORD, NULL, NULL, 0, 0, "Norm", output_norm_rows},
     {"dropout", AL_T_NUM, "0", NULL, 0, 0.999, "on the weights of the numerator, in training", NULL},
-    {"form", AL_T_WORD, "auto", "auto parallel", 0, 0, "this version has the parallel form", NULL},
+    {"form", AL_T_WORD, "auto", "auto parallel chunked", 0, 0,
+     "parallel: every pair of tokens; chunked: a state between chunks, time linear in T, for linear weights; auto: chunked where the "
+     "options have it and, when causal, rows and keys are the same tokens, from 2 head_dim keys on", NULL},
     {"impl", AL_T_WORD, "auto", "auto composed fused", 0, 0,
      "fused: the (T,S) matrix is never stored; composed: out of small ops; auto: fused, composed in f64", NULL},
     {0}};
@@ -111,6 +113,23 @@ bool formula_reads_weights(const al_opts *o) {
   return is(o, "denominator.stat", "sum") || is(o, "denominator.stat", "abs") || is(o, "denominator.stat", "l2");
 }
 
+/* Weights s, with factor 1. */
+static bool linear(const al_opts *o, bool denominator) {
+  const weight_fn f = formula_weight(o, denominator);
+  return strcmp(f.f, "polynomial") == 0 && f.order == 1 && f.c[0] == 0 && f.c[1] == 1 && !is(o, "coefficients", "learned");
+}
+
+const char *formula_not_chunked(const al_opts *o) {
+  const bool reads = formula_reads_weights(o);
+  if (!linear(o, false)) return "similarity=linear needed: other weights have no state of D x E numbers";
+  if (number(o, "logit_clamp") || number(o, "logit_softcap") || is(o, "logit_round", "bf16")) return "limits on the logits need every logit";
+  if (al_opt_num(o, "dropout") > 0) return "dropout needs every weight";
+  if (reads && !is(o, "denominator.stat", "sum")) return "denominator.stat=sum, none, length or cumulative_gate needed: the others need every weight";
+  if (reads && formula_own_weights(o) && !linear(o, true)) return "the denominator's own weights are not linear";
+  if (is(o, "impl", "composed")) return "impl=composed makes every weight";
+  return NULL;
+}
+
 bool formula_reads_x(const al_opts *o) {
   return is(o, "decay", "gated") || on(o, "input_gate") || is(o, "denominator.stat", "cumulative_gate") ||
          (on(o, "output_gate") && is(o, "output_gate.input", "x"));
@@ -150,6 +169,8 @@ al_status formula_check(al_ctx *c, const al_opts *o, const attn_sizes *s) {
       return al_fail(c, AL_EVALUE, "%s: option '%s' shapes the denominator's weights, which stat=%s does not read", name, key,
                      al_opt_word(o, "denominator.stat"));
   }
+  if (is(o, "form", "chunked") && formula_not_chunked(o))
+    return al_fail(c, AL_EVALUE, "%s: form=chunked: %s", name, formula_not_chunked(o));
   if (formula_reads_x(o) && s->width < 1)
     return al_fail(c, AL_EVALUE, "%s: width: needed, because a gate or decay of these options reads x", name);
   const double *kept;

@@ -131,7 +131,7 @@ static const char *const extra[] = {
 enum { N_EXTRA = sizeof extra / sizeof *extra };
 
 /* The formula's presets; *count of them. Returns the i-th, or NULL. */
-static const char *formula_preset(int i, int *count) {
+const char *attn_case_preset(int i, int *count) {
   const char *name = NULL;
   *count = 0;
   for (int p = 0; p < attn_preset_count(); p++) {
@@ -147,15 +147,13 @@ static void name_of(int i, const char **name, const char **options) {
   static char text[256];
   int n;
   const int v = i / 2;
-  const char *preset = formula_preset(v, &n);
+  const char *preset = attn_case_preset(v, &n);
   *name = preset ? preset : "kernel_attention";
-  snprintf(text, sizeof text, "impl=%s %s", i % 2 ? "fused" : "composed", preset ? "" : extra[v - n]);
+  snprintf(text, sizeof text, "impl=%s form=parallel %s", i % 2 ? "fused" : "composed", preset ? "" : extra[v - n]);
   *options = text;
 }
 
-static void agree(int i, bool causal, const int64_t *lens, int64_t Hkv, int64_t T) {
-  const char *name, *options;
-  name_of(i, &name, &options);
+void attn_case_check_oracle(const char *name, const char *options, bool causal, const int64_t *lens, int64_t Hkv, int64_t T) {
   if (!causal && attn_case_needs_order(name, options)) return;
   al_ctx *c = al_ctx_new();
   attn_case k = attn_case_new(c, name, options, AL_F64, 2, T, Hkv, causal, lens, 1);
@@ -164,13 +162,20 @@ static void agree(int i, bool causal, const int64_t *lens, int64_t Hkv, int64_t 
   const oracle_in in = attn_case_oracle(&k);
   oracle_forward(&in, want);
   const double e = rms_ratio(got, want, al_numel(y));
-  ck_assert_msg(e < 1e-10, "%s %s (causal %d, kv heads %d): differs from the oracle by %.2e", name, options, causal, (int)Hkv, e);
+  ck_assert_msg(e < 1e-10, "%s %s (causal %d, kv heads %d, T %d): differs from the oracle by %.2e", name, options, causal, (int)Hkv,
+                (int)T, e);
   free(got);
   free(want);
   al_release(y);
   attn_case_free(&k);
   ck_assert_int_eq(al_memory(c).live, 0);
   al_ctx_free(c);
+}
+
+static void agree(int i, bool causal, const int64_t *lens, int64_t Hkv, int64_t T) {
+  const char *name, *options;
+  name_of(i, &name, &options);
+  attn_case_check_oracle(name, options, causal, lens, Hkv, T);
 }
 
 START_TEST(every_variant_is_the_formula) {
@@ -185,7 +190,7 @@ END_TEST
 
 /* Reverse-mode gradients of every input and parameter against central differences of the oracle, whose
  * stopped denominators are frozen at the point where the gradient is taken. */
-static void gradients(const char *name, const char *options) {
+void attn_case_check_gradients(const char *name, const char *options) {
   al_ctx *c = al_ctx_new();
   const int64_t lens[] = {5, 4};
   attn_case k = attn_case_new(c, name, options, AL_F64, 2, 5, 2, true, lens, 1);
@@ -236,7 +241,7 @@ static void gradients(const char *name, const char *options) {
 START_TEST(every_variant_has_its_gradient) {
   const char *name, *options;
   name_of(_i, &name, &options);
-  gradients(name, options);
+  attn_case_check_gradients(name, options);
 }
 END_TEST
 
@@ -277,7 +282,7 @@ Suite *suite_attn_case(void) {
   TCase *t = tcase_create("oracle");
   tcase_set_timeout(t, 300);
   int n;
-  formula_preset(0, &n);
+  attn_case_preset(0, &n);
   n = 2 * (n + N_EXTRA);
   tcase_add_loop_test(t, every_variant_is_the_formula, 0, n);
   tcase_add_loop_test(t, every_variant_has_its_gradient, 0, n);

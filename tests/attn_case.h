@@ -28,6 +28,12 @@ bool attn_case_needs_order(const char *name, const char *options);
 /* What every variant is held to: all presets, then all families with their defaults. */
 int attn_case_variants(void);
 const char *attn_case_variant(int i);
+/* The i-th preset of the formula, or NULL; *count of them. */
+const char *attn_case_preset(int i, int *count);
+/* Outputs against the oracle (skipped where order is needed and causal is not set), gradients against its
+ * differences; both fail the test. */
+void attn_case_check_oracle(const char *name, const char *options, bool causal, const int64_t *lens, int64_t Hkv, int64_t T);
+void attn_case_check_gradients(const char *name, const char *options);
 /* f32 against f64 at N(0,1) inputs and odd sizes; fails the test. */
 void attn_case_check_f32(const char *name, const char *options);
 double rms_ratio(const double *got, const double *want, int64_t n);

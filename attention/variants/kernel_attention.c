@@ -1,4 +1,4 @@
-/* kernel_attention: the formula with its slots, in parallel form. For one head, row i, key j:
+/* kernel_attention: the formula with its slots, in parallel and chunked form. For one head, row i, key j:
  *
  *   s_ij = logit_scale * phi(q_i).phi(k_j)          w_ij = A_ij f(s_ij) over visible j
  *   u_j  = b_j v_j                                  N_i  = sum_j w_ij u_j
@@ -8,7 +8,7 @@
  * Source: papers A.6 (master forward); every variant of the papers but Mamba blocks and distance scores.
  *
  * Two implementations of the sums: composed (scores, weights, mix: the (T,S) matrix is there) and fused (the
- * op attend: it never is). What follows the sums is the same code on both.
+ * op attend, or attend_chunked for linear weights: it never is). What follows the sums is the same code.
  *
  * Numerics. exp and cosh carry a row reference m outside: weights are w e^-m, so N and W are relative to
  * e^m and what is added to W (sink, eps, floor) is multiplied by e^-m. What remains is one log factor
@@ -34,6 +34,7 @@ typedef struct run {
   attn_param rows[ATTN_MAX_PARAMS];
   int n;
   int64_t B, T, S;
+  bool chunked; /* the sums by attend_chunked */
   char vis[64]; /* "causal=true offset=0" */
 } run;
 
@@ -191,17 +192,30 @@ typedef struct sums {
   bool divided;
 } sums;
 
+/* One run of attend_chunked, as attend below. */
+static al_tensor *attend_chunked(const run *r, const sums *n, al_tensor *v, al_tensor *v_scale, al_tensor *decay, const char *stat,
+                                 bool divide, al_tensor **W) {
+  al_tensor *out[2];
+  al_run_into(r->c, "attend_chunked", AL_IN(n->q, n->k, v, decay, r->in->lengths, v_scale), out, 2,
+              "feature_map=%s stat=%s normalise=%s scale=%.17g %s", n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
+              divide ? "true" : "false", n->scale, r->vis);
+  *W = row_first(r, out[1]);
+  return out[0];
+}
+
 /* One run of attend; W and m come as (B,T,H), m NULL for polynomials. Returns y. */
 static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v, al_tensor *v_scale, const char *stat, bool divide,
                          double dropout, al_tensor **W, al_tensor **m) {
   const f_text f = f_options(r, denominator);
   al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
   al_tensor *out[3];
+  *m = NULL;
+  if (r->chunked) return attend_chunked(r, n, v, v_scale, decay, stat, divide, W);
   al_run_into(r->c, "attend", AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths, v_scale), out, 3,
               "%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f, f.limits,
               n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat, divide ? "true" : "false", n->scale, dropout, r->vis);
   *W = row_first(r, out[1]);
-  *m = f.has_reference ? row_first(r, out[2]) : NULL;
+  if (f.has_reference) *m = row_first(r, out[2]);
   return out[0];
 }
 
@@ -250,7 +264,10 @@ static al_tensor *other_statistic(const run *r, bool composed) {
   if (composed) {
     const int64_t shape[] = {r->B, r->s->heads, r->T, r->S};
     sum = OP("mix", AL_IN(like(r, 4, shape, 1), gates, r->in->lengths), "%s", r->vis);
-  } else { /* weights of 1 */
+  } else if (r->chunked) { /* weights of 1 */
+    al_tensor *one = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 1);
+    sum = OP("attend_chunked", AL_IN(one, one, gates, NULL, r->in->lengths), "stat=none %s", r->vis);
+  } else {
     al_tensor *none = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 0);
     sum = OP("attend", AL_IN(none, none, gates, NULL, NULL, r->in->lengths), "f=polynomial coefficients={1} stat=none %s", r->vis);
   }
@@ -397,7 +414,23 @@ static al_tensor *end_composed(const run *r, al_tensor *y, tail t) {
 }
 
 /* auto: fused, but composed in f64, where it is the reference. */
-static bool fused(const al_opts *o, al_dtype t) { return is(o, "impl", "fused") || (is(o, "impl", "auto") && t != AL_F64); }
+static bool fused(const al_opts *o, al_dtype t) {
+  return is(o, "impl", "fused") || is(o, "form", "chunked") || (is(o, "impl", "auto") && t != AL_F64);
+}
+
+/* Chunked from this many keys on: measured, forward and backward, for heads of 16 to 128 channels. */
+static int64_t least_chunked(const attn_sizes *s) { return 2 * (s->head_dim > s->value_dim ? s->head_dim : s->value_dim); }
+
+static al_status pick_form(run *r) {
+  const bool fits = !r->in->causal || (r->T == r->S && r->in->offset == 0);
+  r->chunked = is(r->o, "form", "chunked");
+  if (r->chunked && !fits)
+    return al_fail(r->c, AL_ESHAPE, "kernel_attention: form=chunked: causal rows must be the keys' own tokens, got %lld rows, %lld keys, "
+                   "offset %lld", (long long)r->T, (long long)r->S, (long long)r->in->offset);
+  if (is(r->o, "form", "auto") && fits && fused(r->o, al_type(r->in->q)) && r->S >= least_chunked(r->s))
+    r->chunked = !formula_not_chunked(r->o);
+  return AL_OK;
+}
 
 static void map_inputs(const run *r, sums *n) {
   n->q = features(r, n->q);
@@ -451,6 +484,7 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
             (long long)r->T, (long long)r->S);
     return NULL;
   }
+  if (pick_form(r) != AL_OK) return NULL;
 
   sums n = {.q = in->q, .k = in->k, .decay = log_decay(r)};
   n.scale = number(o, "logit_scale") ? al_opt_num(o, "logit_scale") : 1 / sqrt((double)s->head_dim);

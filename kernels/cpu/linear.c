@@ -104,12 +104,25 @@ static void run_rows(const walk *w, const chunk *c, int64_t h, const real *H, in
   }
 }
 
+/* Asks for rows [r, r + rows) of the chunk after this one. */
+static void fetch(const walk *w, const chunk *c, int64_t h, int64_t r, int64_t rows) {
+  const alk_attn_spec *a = w->n.a;
+  const int64_t at = c->at + CHUNK + r;
+  if (at + rows > a->g.T) return;
+  fetch_rows(rows, a->D, w->q + (at * a->g.H + h) * a->D, a->g.H * a->D);
+  fetch_rows(rows, a->E, w->y + (at * a->g.H + h) * a->E, a->g.H * a->E);
+  if (h > 0 || c->keys == 0) return;
+  fetch_rows(rows, a->D, w->k + at * a->g.Hkv * a->D, a->g.Hkv * a->D);
+  fetch_rows(rows, a->E, w->v + at * a->g.Hkv * a->E, a->g.Hkv * a->E);
+}
+
 static void run_chunk(const walk *w, const chunk *c, const real *H) {
   const alk_attn_spec *a = w->n.a;
   for (int64_t h = 0; h < w->n.heads; h++) {
     pack_rows(a->map, c->rows, a->D, w->q + (c->at * a->g.H + h) * a->D, a->g.H * a->D, NULL, 0, w->x_q, w->n.Dw);
     for (int64_t r = 0, rows; r < c->rows; r += rows) {
       rows = rows_at(r, r < c->keys ? c->keys : c->rows); /* a block has the corner or sees all keys */
+      fetch(w, c, h, r, rows);
       run_rows(w, c, h, H, r, (int)rows);
     }
   }

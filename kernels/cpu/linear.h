@@ -110,6 +110,13 @@ static inline void blend(int64_t n, real f, const real *x, const real *y, real *
     for (int64_t i = 0; i < n; i++) out[i] = f * x[i];
 }
 
+/* Asks for rows of n elements ahead of their use: heads lie side by side in memory, so that the rows of one
+ * are too far apart for the hardware to foresee. */
+static inline void fetch_rows(int64_t rows, int64_t n, const real *x, int64_t stride) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t d = 0; d < n; d += 64 / (int64_t)sizeof(real)) __builtin_prefetch(x + i * stride + d, 0, 2);
+}
+
 /* ---- lines, chunks, segments -------------------------------------------------------------------- */
 
 typedef struct line {

@@ -133,6 +133,9 @@ static void fill_past(const walk *w, int64_t s, int64_t s0, int64_t s1) {
     blend(size, c.over, state, NULL, state + size);
     if (c.keys == 0) continue;
     load_keys(w, &c);
+    const int64_t next = at + CHUNK, Hkv = a->g.Hkv; /* at most s1 - 1 */
+    fetch_rows(least(CHUNK, s1 - next), a->D, w->k + next * Hkv * a->D, Hkv * a->D);
+    fetch_rows(least(CHUNK, s1 - next), a->E, w->v + next * Hkv * a->E, Hkv * a->E);
     if (w->n.sums) scale_rows(c.keys, w->n.Dw, c.from_key, w->x_k);
     absorb(state + size, 1, c.keys, w->x_u, a->E, w->n.Ew, w->x_k, w->n.Dw);
     if (sums_weights(w)) absorb_sum(state + size + z_at(w), 1, c.keys, w->x_k, w->n.Dw, NULL);
@@ -242,8 +245,26 @@ static void slope_row(const walk *w, const chunk *c, int64_t i, int64_t keys, do
   for (int64_t j = 0; j < keys; j++) p[j] *= scale * A[j];
 }
 
+/* Asks for rows [r, r + rows) of the chunk before this one. */
+static void fetch(const walk *w, const chunk *c, int64_t h, int64_t r, int64_t rows) {
+  const alk_attn_spec *a = w->n.a;
+  const int64_t at = c->at - CHUNK + r, H = a->g.H;
+  if (at < 0) return;
+  fetch_rows(rows, a->D, w->q + (at * H + h) * a->D, H * a->D);
+  fetch_rows(rows, a->E, w->dy + (at * H + h) * a->E, H * a->E);
+  fetch_rows(rows, a->D, w->dq + (at * H + h) * a->D, H * a->D);
+  if (h == 0) {
+    const int64_t D = a->g.Hkv * a->D, E = a->g.Hkv * a->E;
+    fetch_rows(rows, a->D, w->k + at * D, D);
+    fetch_rows(rows, a->E, w->v + at * E, E);
+    fetch_rows(rows, a->D, w->dk + at * D, D);
+    fetch_rows(rows, a->E, w->dv + at * E, E);
+  }
+  if (a->normalise) fetch_rows(rows, a->E, w->y + (at * H + h) * a->E, H * a->E);
+}
+
 /* Adds the pairs inside the chunk, of the head whose rows are loaded, to dq, dk and du. */
-static void run_pairs(const walk *w, const chunk *c, double *steps) {
+static void run_pairs(const walk *w, const chunk *c, int64_t h, double *steps) {
   const alk_attn_spec *a = w->n.a;
   const int64_t Dw = w->n.Dw, Ew = w->n.Ew;
   const real scale = (real)a->scale;
@@ -251,6 +272,7 @@ static void run_pairs(const walk *w, const chunk *c, double *steps) {
     const bool corner = r < c->keys;
     rows = rows_at(r, corner ? c->keys : c->rows); /* a block has the corner or sees all keys */
     const int64_t seen = corner ? r + rows : c->keys, width = lanes_width(seen);
+    fetch(w, c, h, r, rows);
     product(true, rows, a->D, &(factor){w->x_q + r * Dw, Dw, 1}, w->x_kt, CHUNK, width, false, scale, w->x_s + r * CHUNK, CHUNK);
     product(true, rows, a->E, &(factor){w->x_g + r * Ew, Ew, 1}, w->x_ut, CHUNK, width, false, w->n.sums ? 1 : scale,
             w->x_p + r * CHUNK, CHUNK);
@@ -300,7 +322,7 @@ static void run_chunk(const walk *w, const chunk *c, const real *H, const real *
     load_rows(w, c, h);
     queries_from_state(w, c, H);
     for (int64_t i = 0; w->steps && H && i < c->rows; i++) row[i] += (double)row_dot(a->D, w->x_q + i * Dw, w->x_dq + i * Dw);
-    run_pairs(w, c, w->steps ? inside : NULL);
+    run_pairs(w, c, h, w->steps ? inside : NULL);
     store_queries(w, c, h);
     if (take) take_rows(w, c, h == 0 ? c->over : 1);
   }
