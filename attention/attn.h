@@ -76,6 +76,8 @@ typedef struct attn_family {
   int64_t (*state_bytes)(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype);
   /* The options as a one-line formula. May be NULL. */
   void (*formula)(const al_opts *o, char *buf, size_t n);
+  /* What runs for T tokens that attend to themselves, and why: "chunked, fused: ...". May be NULL. */
+  void (*plan)(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf, size_t n);
   /* ABI 1 ends here */
 } attn_family;
 
@@ -110,6 +112,7 @@ AL_API const al_opts *attn_opts(const attn *a);
 AL_API const attn_sizes *attn_sizes_of(const attn *a);
 AL_API unsigned attn_claims(const attn *a);
 AL_API int64_t attn_state_bytes(const attn *a, int64_t t);
+AL_API const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n); /* family.plan into buf; "" without one */
 AL_API al_tensor *attn_param_at(const attn *a, int i, const char **name); /* borrowed; NULL past the end */
 AL_API al_status attn_param_set(al_ctx *c, attn *a, int i, al_tensor *t); /* same shape and dtype; takes a reference */
 /* Checks every input at the border (argument named, both shapes shown), then runs the family. New

@@ -78,6 +78,12 @@ int64_t attn_state_bytes(const attn *a, int64_t t) {
   return a->family->state_bytes ? a->family->state_bytes(a->opts, &a->sizes, t, a->dtype) : 0;
 }
 
+const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {
+  if (n) buf[0] = 0;
+  if (a->family->plan) a->family->plan(a->opts, &a->sizes, a->dtype, T, buf, n);
+  return buf;
+}
+
 al_tensor *attn_param_at(const attn *a, int i, const char **name) {
   if (i < 0 || i >= a->n) return NULL;
   if (name) *name = a->rows[i].name;

@@ -257,6 +257,16 @@ static int attention_state_bytes(lua_State *L) {
   return 1;
 }
 
+/* a:plan(T): what runs for T tokens, and why. */
+static int attention_plan(lua_State *L) {
+  item *x = check(L);
+  const lua_Integer t = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, t >= 1, 2, "a number of tokens of at least 1 expected");
+  char text[512];
+  lua_pushstring(L, attn_plan(x->a, t, text, sizeof text));
+  return 1;
+}
+
 /* a:text(all): canonical option text; all = with the defaults. */
 static int attention_text(lua_State *L) {
   char text[1 << 14]; /* holds two lists of 256 numbers with 17 digits */
@@ -281,6 +291,7 @@ static const luaL_Reg methods[] = {{"forward", attention_forward},
                                    {"set_parameter", attention_set_parameter},
                                    {"claims", attention_claims},
                                    {"state_bytes", attention_state_bytes},
+                                   {"plan", attention_plan},
                                    {"text", attention_text},
                                    {"family", attention_family},
                                    {"layer", attention_layer},

@@ -495,6 +495,18 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   return whole ? end_fused(r, n.y, t) : end_composed(r, n.y, t);
 }
 
+static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf, size_t n) {
+  const char *why_not = formula_not_chunked(o);
+  if (!fused(o, dtype))
+    snprintf(buf, n, "parallel, composed: %s", is(o, "impl", "composed") ? "impl=composed" : "in f64 it is the reference");
+  else if (is(o, "form", "chunked")) snprintf(buf, n, "chunked, fused: form=chunked");
+  else if (is(o, "form", "parallel")) snprintf(buf, n, "parallel, fused: form=parallel");
+  else if (why_not) snprintf(buf, n, "parallel, fused: %s", why_not);
+  else
+    snprintf(buf, n, "%s, fused: linear weights, %lld tokens, chunked pays from %lld on", T >= least_chunked(s) ? "chunked" : "parallel",
+             (long long)T, (long long)least_chunked(s));
+}
+
 #define ROW(...) {__VA_ARGS__},
 static const attn_preset presets[] = {
 #include "kernel_attention.def"
@@ -503,4 +515,4 @@ static const attn_preset presets[] = {
 
 ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the formula a switch", .options = formula_options,
             .presets = presets, .check = formula_check, .params = formula_params, .forward = forward,
-            .claims = formula_claims, .state_bytes = formula_state_bytes, .formula = formula_text);
+            .claims = formula_claims, .state_bytes = formula_state_bytes, .formula = formula_text, .plan = plan);

@@ -52,6 +52,9 @@ local function train_run(dir, spec, progress)
     writer:record { step = 0, ["model/parameters"] = n,
                     ["model/state_bytes"] = model:state_bytes(model.config.context) }
   end
+  local plan = model:plan(model.config.context)
+  io.stderr:write("attention: ", plan, "\n")
+  writer:time { step = trainer.step_count, event = "plan", attention = plan }
   local live = live_file(dir)
   local result = train.loop(trainer, {
     record = function(record) writer:record(record) end,

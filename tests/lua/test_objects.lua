@@ -111,6 +111,8 @@ T.test("attention", function()
     T.eq(a:family(), p.family)
     T.eq(a:layer(), p.layer)
     T.ok(a:state_bytes(10) >= 0)
+    T.ok(type(a:plan(10)) == "string")
+    T.raises(function() a:plan(0) end, "at least 1")
     T.ok(type(a:claims()) == "table")
     local b = core.attn.new(p.name, nil, sizes)
     for n, t in pairs(a:parameters()) do

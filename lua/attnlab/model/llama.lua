@@ -145,6 +145,16 @@ function Llama:state_bytes(t)
   return n
 end
 
+-- What attention runs for T tokens and why, one line for each plan that occurs among the layers.
+function Llama:plan(T)
+  local seen, list = {}, {}
+  for i, block in ipairs(self.layers) do
+    local text = block.attention.family:plan(T)
+    if not seen[text] then seen[text], list[#list + 1] = true, ("layer %d: %s"):format(i, text) end
+  end
+  return table.concat(list, "\n")
+end
+
 -- m:generate{prompt=, tokens=, temperature=, top_k=, seed=, on_token=}: see generate.lua.
 function Llama:generate(opts)
   return generate.run(self, opts)
