@@ -38,7 +38,7 @@ function M.difference(unit, lo, hi)
     local u = math.log(z + math.sqrt(z * z + 1))
     return v < 0 and -u or u
   end
-  local ticks, apart = { 0 }, 0.07 * (map(hi) - map(lo))
+  local ticks, apart = { 0 }, 0.085 * (map(hi) - map(lo))
   local function try(v)
     if v < lo or v > hi then return end
     for _, t in ipairs(ticks) do

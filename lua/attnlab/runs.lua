@@ -74,14 +74,21 @@ local function profile(arm_runs)
   return sum
 end
 
+-- The steps at which runs of the arm diverged: "174" or "174 to 295".
+local function steps_text(arm)
+  local first, last = arm.diverged_from, arm.diverged_at
+  return first == last and tostring(last) or ("%d to %d"):format(first, last)
+end
+
 local function status_text(arm)
   local parts = {}
   for _, state in ipairs { "finished", "diverged", "failed", "interrupted", "running", "new" } do
     if arm.count[state] > 0 then
-      parts[#parts + 1] = arm.count[state] == #arm.runs and state or ("%d %s"):format(arm.count[state], state)
+      local text = arm.count[state] == #arm.runs and state or ("%d %s"):format(arm.count[state], state)
+      if state == "diverged" then text = ("%s at step %s"):format(text, steps_text(arm)) end
+      parts[#parts + 1] = text
     end
   end
-  if arm.diverged_at then parts[#parts] = ("%s at step %d"):format(parts[#parts], arm.diverged_at) end
   if arm.stale then parts[#parts + 1] = "stale (" .. arm.stale .. ")" end
   return table.concat(parts, ", ")
 end
@@ -101,7 +108,10 @@ function M.gather(plan, runs)
     local state = run.status.state
     arm.count[state] = arm.count[state] + 1
     if state == "finished" then arm.values[r.seed] = run.value end
-    if state == "diverged" then arm.diverged_at = math.max(arm.diverged_at or 0, run.status.step) end
+    if state == "diverged" then
+      arm.diverged_from = math.min(arm.diverged_from or math.huge, run.status.step)
+      arm.diverged_at = math.max(arm.diverged_at or 0, run.status.step)
+    end
     if (state == "finished" or state == "diverged") and #run.differs > 0 then
       arm.stale = table.concat(run.differs, ", ")
     end
@@ -193,7 +203,8 @@ local function forest_row(result, i)
     row.text = d.lo and ("%+.3f [%.3f, %.3f]"):format(d.mean, d.lo, d.hi) or ("%+.3f"):format(d.mean)
   end
   if arm.count.diverged > 0 then
-    row.note = ("diverged in %d of %d, step %d"):format(arm.count.diverged, #arm.runs, arm.diverged_at)
+    local how_many = arm.count.diverged < #arm.runs and ("%d of %d "):format(arm.count.diverged, #arm.runs) or ""
+    row.note = ("%sdiverged, step %s"):format(how_many, steps_text(arm))
   elseif d.n == 0 then
     row.note = arm.status
   end
