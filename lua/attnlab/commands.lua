@@ -17,6 +17,7 @@ local function sets_of(args, usage)
   local root, list = "runs", {}
   for _, kv in ipairs(args.sets) do
     if kv[1] == "out_dir" then
+      if kv[2] == "" then usage "out_dir: a folder is needed" end
       root = kv[2]
     else
       local ok, message = pcall(config.key, kv[1])
@@ -190,10 +191,7 @@ function M.train(args, usage)
   if args.flags["print-config"] then return print_config(plan) end
   if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
   local run = require("attnlab.runner").expand(plan, { root = root, jobs = 1 })[1]
-  if args.flags.fresh then
-    sys.mkdir(run.dir)
-    store.clear(run.dir)
-  end
+  if args.flags.fresh then store.restart(run.dir) end
   store.create(root, run.spec)
   local progress = require "attnlab.progress"
   local line = progress.new()
@@ -214,7 +212,7 @@ function M.train(args, usage)
       result.value and (" | valid loss %.4f"):format(result.value) or "", run.dir))
     if code == 130 then
       print "type the same command to go on"
-    elseif code == 0 then
+    elseif status.state == "finished" then
       print("next    ./lab generate " .. run.dir .. " prompt=ROMEO:")
     end
   end

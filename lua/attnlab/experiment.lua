@@ -149,6 +149,7 @@ local function check_expect(e)
         fail(e, "expect: entry %d: %s", i, names.unknown("arm", tostring(x[k]), arm_names))
       end
     end
+    if x.versus == x.arm and x.arm then fail(e, "expect: entry %d: arm and versus are both '%s'", i, x.arm) end
     local kinds = {}
     for _, k in ipairs { "equal_within", "worse", "better", "diverges", "value" } do
       if x[k] ~= nil then kinds[#kinds + 1] = k end
@@ -181,6 +182,7 @@ local function new(spec)
     if type(v) ~= TYPES[k] then fail(e, "%s: %s expected, got %s", k, TYPES[k], type(v)) end
   end
   e.base, e.expect, e.quick, e.plot = e.base or {}, e.expect or {}, e.quick or {}, e.plot or {}
+  if e.margin and not (e.margin >= 0) then fail(e, "margin: a number >= 0 expected, got %g", e.margin) end
   check_arms(e)
   check_seeds(e, e.seeds)
   if e.quick.seeds then check_seeds(e, e.quick.seeds) end

@@ -260,6 +260,11 @@ function M.draw(fig, dir)
     local said = sys.read(log):gsub("%s+$", "")
     return nil, ("gnuplot failed (%s %d): %s"):format(how, code, said == "" and "is gnuplot-nox installed?" or said)
   end
+  for path, tail in pairs { [png] = "IEND....$", [svg] = "</svg>%s*$" } do -- gnuplot does not notice a full disk
+    if sys.exists(path) ~= "file" or not sys.read(path):sub(-32):find(tail) then
+      return nil, path .. ": written only in part (disk full?) " .. sys.read(log):gsub("%s+$", "")
+    end
+  end
   return { png = png, svg = svg }
 end
 

@@ -8,6 +8,7 @@ local progress = require "attnlab.progress"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
+local worker = require "attnlab.worker"
 local json, sys = core.json, core.sys
 
 local M = {}
@@ -39,11 +40,7 @@ local function select_runs(list, options)
   local todo, refused = {}, {}
   for _, run in ipairs(list) do
     if options.fresh then
-      sys.mkdir(run.dir)
-      local lock = store.lock(run.dir)
-      if not lock then error(run.dir .. ": locked: another process is working on it", 0) end
-      store.clear(run.dir)
-      lock:close()
+      store.restart(run.dir)
     end
     local status = store.status(run.dir)
     run.state, run.step = status.state, status.step
@@ -94,6 +91,7 @@ end
 local function note_silent_end(run, how, code)
   local state = store.status(run.dir).state
   if state == "finished" or state == "diverged" or state == "failed" or code == 130 then return end
+  if how == "exited" and code == worker.LOCKED then return end -- the status is that of the other process
   local reason = how == "signal" and ("worker killed by signal %d"):format(code)
     or ("worker ended with status %s before it had begun"):format(code)
   pcall(store.set_status, run.dir, "failed", store.status(run.dir).step, reason)
@@ -146,7 +144,9 @@ end
 function Work:say_end(run)
   local status = store.status(run.dir)
   local text = status.state
-  if status.state == "finished" then
+  if run.locked then
+    text = self.out:paint("31", "locked: another process is working on it") .. " (" .. run.dir .. ")"
+  elseif status.state == "finished" then
     local value = runs.read(run.dir, run.arm, run.seed, "valid/loss").value
     text = value and ("valid loss %.4f"):format(value) or text
   elseif status.state ~= "interrupted" then
@@ -178,7 +178,8 @@ function Work:reap()
       note_silent_end(run, how, code)
       local state = store.status(run.dir).state
       run.ended = state == "finished" or state == "diverged"
-      self.failed = self.failed or state == "failed"
+      run.locked = not run.ended and how == "exited" and code == worker.LOCKED
+      self.failed = self.failed or state == "failed" or run.locked
       if run.ended or state == "failed" then self.done = self.done + 1 end
       self:say_end(run)
     end

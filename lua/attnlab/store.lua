@@ -147,6 +147,14 @@ function M.clear(dir)
   end
 end
 
+-- Clears a run that is to start again; an error when a process works on it.
+function M.restart(dir)
+  sys.mkdir(dir)
+  local lock <close> = M.lock(dir)
+  if not lock then error(dir .. ": locked: another process is working on it", 0) end
+  M.clear(dir)
+end
+
 -- ---- writing: one writer per run, in the worker that holds the lock ----------------------------
 
 local Writer = {}

@@ -8,6 +8,8 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
+M.LOCKED = 75 -- exit status when another process holds the run
+
 local LIVE_SECONDS, LIVE_BYTES = 0.5, 256
 
 -- Refuses to continue a run that another program began, unless told to.
@@ -78,7 +80,7 @@ local function train_run(dir, spec, progress)
 end
 
 -- The run in `dir` from where it stands to its end. options: force, progress(info). Returns 0 (finished
--- or diverged), 130 or 1; what went wrong is in `status`, with the traceback on stderr.
+-- or diverged), 130, LOCKED or 1; what went wrong is in `status`, with the traceback on stderr.
 function M.run(dir, options)
   local lock = store.lock(dir)
   for _ = 1, 20 do -- whoever asks how the run stands holds the lock for a moment
@@ -88,7 +90,12 @@ function M.run(dir, options)
   end
   if not lock then
     io.stderr:write(dir, ": locked: another process is working on it\n")
-    return 1
+    return M.LOCKED
+  end
+  local state = store.status(dir).state
+  if state == "finished" or state == "diverged" then -- by another process, since it was asked for
+    lock:close()
+    return 0
   end
   sys.catch_interrupts(true)
   local ok, code = xpcall(function()

@@ -59,6 +59,7 @@ T.test("usage errors: status 2 and the nearest name", function()
   expects(2, "whole number", "run", file, "--jobs", "0")
   expects(2, "unknown device 'cuba' %(did you mean 'cuda'%?%)", "run", file, "--device", "cuba")
   expects(2, "unknown kind", "list", "opps")
+  expects(2, "out_dir", "train", "out_dir=")
 end)
 
 T.test("failures: status 1 and what is wrong", function()

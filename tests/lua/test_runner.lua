@@ -162,6 +162,29 @@ T.test("a locked run folder is named", function()
   T.ok(text:find "locked" and text:find(dir, 1, true), text)
 end)
 
+T.test("a run that another process took meanwhile is locked, not failed", function()
+  local path, other = tiny.experiment(ARMS)
+  T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }), 0)
+  local dir = tiny.run_dirs(other)[1]
+  sys.remove(dir .. "/status")
+  local lock = store.lock(dir)
+  local status, text = tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }
+  lock:close()
+  T.eq(status, 1)
+  T.ok(text:find "locked: another process" and not text:find "failed at step", text)
+  T.eq(store.status(dir).state, "new")
+end)
+
+T.test("a worker leaves alone what another has finished", function()
+  local path, other = tiny.experiment ""
+  T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }), 0)
+  local dir = tiny.run_dirs(other)[1]
+  local status, times = sys.read(dir .. "/status"), sys.read(dir .. "/times.jsonl")
+  T.eq((tiny.run { "worker", "--run", dir }), 0)
+  T.eq(sys.read(dir .. "/status"), status)
+  T.eq(sys.read(dir .. "/times.jsonl"), times)
+end)
+
 T.test("a place that cannot be written is named", function()
   local path = tiny.experiment(ARMS)
   local blocked = T.folder() .. "/file"
