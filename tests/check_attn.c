@@ -1,5 +1,5 @@
 /* check_attn.c: what every preset and family must keep: causality and batch independence bit for bit, invisible
- * padding, its declared claims, finite numbers at logits of +-80; and the identities of papers.md A.3. */
+ * padding, its declared claims, finite numbers at logits of +-80; and the identities of A.3. */
 #include "attn_case.h"
 #include <float.h>
 #include <math.h>

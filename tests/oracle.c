@@ -1,4 +1,4 @@
-/* oracle.c: the formula as papers.md A.6 writes it, row by row. */
+/* oracle.c: the formula as A.6 writes it, row by row. */
 #include "oracle.h"
 #include <check.h>
 #include <math.h>

@@ -5,7 +5,7 @@
  *   D_i  = max(W_i + exp(sink) + eps, floor)^power  y_i  = r_i N_i / D_i
  *   o_i  = h_i Norm(y_i)
  *
- * Source: papers A.6 (master forward); every variant of the papers but Mamba blocks and distance scores.
+ * Source: the papers' forms in one (P1 2507.23632, P2 2409.18747, P3 2602.17363); every variant of the papers but Mamba blocks and distance scores.
  *
  * Two implementations of the sums: composed (scores, weights, mix: the (T,S) matrix is there) and fused (the
  * op attend, or attend_chunked for linear weights: it never is). What follows the sums is the same code.

@@ -14,8 +14,9 @@ enum { GROUP = 64 / sizeof(real) }; /* entries evaluated at once */
 typedef struct plan { /* the spec in the kernel's type */
   bool round, cap, clamp;
   real softcap, limit;
-  int n;
-  real c[ALK_MAX_COEFFICIENTS];
+  int n;     /* coefficients of the spec */
+  int terms; /* of them, those that count: trailing ones below the smallest normal are nothing */
+  real c[ALK_MAX_COEFFICIENTS], slope[ALK_MAX_COEFFICIENTS]; /* f and f' */
 } plan;
 
 static inline plan plan_of(const alk_weight_spec *spec) {
@@ -25,7 +26,12 @@ static inline plan plan_of(const alk_weight_spec *spec) {
             .softcap = (real)spec->softcap,
             .limit = (real)spec->clamp,
             .n = spec->n_coefficients};
-  for (int i = 0; i < p.n; i++) p.c[i] = (real)spec->coefficients[i];
+  for (int i = 0; i < p.n; i++) {
+    p.c[i] = (real)spec->coefficients[i];
+    if (vabs(p.c[i]) >= R(1.17549435e-38)) p.terms = i + 1;
+  }
+  for (int i = p.terms; i < p.n; i++) p.c[i] = 0;
+  for (int i = 1; i < p.terms; i++) p.slope[i - 1] = R(i) * p.c[i];
   return p;
 }
 
@@ -45,15 +51,14 @@ WEIGH_INLINE void log_decay(const double *sums, double top, real *e) {
   EACH_LANE e[l] = (real)(top - sums[l]);
 }
 
-WEIGH_INLINE void polynomial(const plan *p, const real *x, real *y) {
-  EACH_LANE y[l] = p->c[p->n - 1];
-  for (int n = p->n - 2; n >= 0; n--) EACH_LANE y[l] = y[l] * x[l] + p->c[n];
+/* y = sum of the first n of c_i x^i. (Four chains by powers of x^4 were slower: 1.4x the step.) */
+WEIGH_INLINE void series(const real *c, int n, const real *x, real *y) {
+  EACH_LANE y[l] = n > 0 ? c[n - 1] : 0;
+  for (int i = n - 2; i >= 0; i--) EACH_LANE y[l] = y[l] * x[l] + c[i];
 }
 
-WEIGH_INLINE void polynomial_slope(const plan *p, const real *x, real *dy) {
-  EACH_LANE dy[l] = 0;
-  for (int n = p->n - 1; n > 0; n--) EACH_LANE dy[l] = dy[l] * x[l] + R(n) * p->c[n];
-}
+WEIGH_INLINE void polynomial(const plan *p, const real *x, real *y) { series(p->c, p->terms, x, y); }
+WEIGH_INLINE void polynomial_slope(const plan *p, const real *x, real *dy) { series(p->slope, p->terms - 1, x, dy); }
 
 /* Entries of one group; e is read with decay only. */
 WEIGH_INLINE void weigh(const plan *p, const int f, const bool decay, const real *s, const real *e,
