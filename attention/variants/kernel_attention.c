@@ -501,7 +501,7 @@ static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t 
     snprintf(buf, n, "parallel, composed: %s", is(o, "impl", "composed") ? "impl=composed" : "in f64 it is the reference");
   else if (is(o, "form", "chunked")) snprintf(buf, n, "chunked, fused: form=chunked");
   else if (is(o, "form", "parallel")) snprintf(buf, n, "parallel, fused: form=parallel");
-  else if (why_not) snprintf(buf, n, "parallel, fused: %s", why_not);
+  else if (why_not) snprintf(buf, n, "parallel, fused (no chunked form: %s)", why_not);
   else
     snprintf(buf, n, "%s, fused: linear weights, %lld tokens, chunked pays from %lld on", T >= least_chunked(s) ? "chunked" : "parallel",
              (long long)T, (long long)least_chunked(s));
