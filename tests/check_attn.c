@@ -192,6 +192,44 @@ START_TEST(claims_are_declared) {
 }
 END_TEST
 
+/* Tq != Tk: the last rows alone, at their offset, give what they give among all rows, and the same
+ * gradients of keys and values as when the other rows get none. */
+START_TEST(fewer_rows_than_keys) {
+  static const char *const options[] = {"impl=composed", "impl=fused", "impl=fused denominator=none output_norm=l2",
+                                        "impl=fused similarity=taylor order=2", "impl=fused decay=constant logit_clamp=1",
+                                        "impl=fused form=parallel feature_map=l2 similarity=linear denominator=length"};
+  enum { ALL = 103, FROM = 70 };
+  al_ctx *c = al_ctx_new();
+  attn_case k = attn_case_new(c, "kernel_attention", options[_i], AL_F64, 2, ALL, 2, true, NULL, 1);
+  al_requires_grad(k.k, true);
+  al_requires_grad(k.v, true);
+  double *dk[2], *dv[2], *y[2];
+  for (int part = 0; part < 2; part++) {
+    al_scope_begin(c);
+    attn_case one = k;
+    one.x = NULL;
+    if (part) one.q = al_run(c, "slice", AL_IN(k.q), "axis=1 start=%d stop=%d", FROM, ALL), one.offset = FROM;
+    al_set_grad(k.k, NULL);
+    al_set_grad(k.v, NULL);
+    al_tensor *out = attn_case_run(&one);
+    al_tensor *tail = part ? out : al_run(c, "slice", AL_IN(out), "axis=1 start=%d stop=%d", FROM, ALL);
+    ck_assert_int_eq(al_backward(c, al_run(c, "sum", AL_IN(al_run(c, "exp", AL_IN(tail), "")), ""), NULL), AL_OK);
+    y[part] = attn_case_values(tail);
+    dk[part] = attn_case_values(al_grad(k.k));
+    dv[part] = attn_case_values(al_grad(k.v));
+    al_scope_end(c, NULL);
+  }
+  const int64_t n = 2 * (ALL - FROM) * k.H * k.E;
+  ck_assert_msg(rms_ratio(y[1], y[0], n) < 1e-12, "%s: rows alone differ by %.2e", options[_i], rms_ratio(y[1], y[0], n));
+  ck_assert_msg(rms_ratio(dv[1], dv[0], al_numel(k.v)) < 1e-12 && rms_ratio(dk[1], dk[0], al_numel(k.k)) < 1e-9,
+                "%s: gradients of rows alone differ by %.2e, %.2e", options[_i], rms_ratio(dk[1], dk[0], al_numel(k.k)),
+                rms_ratio(dv[1], dv[0], al_numel(k.v)));
+  for (int part = 0; part < 2; part++) free(y[part]), free(dk[part]), free(dv[part]);
+  attn_case_free(&k);
+  al_ctx_free(c);
+}
+END_TEST
+
 /* Inputs scaled so that logits reach +-80 and beyond: f32 is finite wherever f64 says that the value is
  * well within its range. What grows like exp, undivided, may be infinite. */
 START_TEST(large_logits_stay_finite) {
@@ -497,6 +535,7 @@ Suite *suite_check_attn(void) {
   tcase_add_loop_test(t, claims_hold, 0, n);
   tcase_add_loop_test(t, large_logits_stay_finite, 0, n);
   tcase_add_test(t, claims_are_declared);
+  tcase_add_loop_test(t, fewer_rows_than_keys, 0, 6);
   suite_add_tcase(s, t);
   t = tcase_create("identities");
   tcase_add_loop_test(t, identities_hold, 0, sizeof identities / sizeof *identities);
