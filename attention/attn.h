@@ -1,8 +1,8 @@
 /* attn.h: what an attention variant is, for whoever writes one, and how it is created and run.
  *
- * A family is one file in attention/variants/ that ends with ATTN_FAMILY(<stem>, ...); the build finds
- * it by its name. Its options are al_arg rows, its named presets are rows. It computes its output by
- * ops (al_op), so gradients, f64 and every check come for free.
+ * A family is one file in attention/variants/ that ends with ATTN_FAMILY(<stem>, ...); the build
+ * finds it by its name. Its options are al_arg rows, its named presets are rows. It computes its
+ * output by ops (al_op), so gradients, f64 and every check come for free.
  *
  * Layout: q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), x (B,T,width), output (B,T,H,E).
  */
@@ -34,18 +34,19 @@ typedef struct attn_in {
   al_tensor *q, *k, *v, *x; /* x may be NULL where the options read none */
   al_tensor *lengths;       /* (B) i32: keys at and after it are absent; NULL = all present */
   bool causal;
-  int64_t offset;           /* query row i stands at key position i + offset */
-  bool training;            /* dropout is active */
+  int64_t offset; /* query row i stands at key position i + offset */
+  bool training;  /* dropout is active */
   /* since ABI 1 up to here */
 } attn_in;
 
 /* Claims that the conformance tests hold a variant to. */
 enum {
-  ATTN_CAUSAL = 1,           /* causal=true is honoured */
-  ATTN_ROWSUM1 = 2,          /* a constant v comes back as that constant */
-  ATTN_POSITIVE_WEIGHTS = 4, /* outputs lie in the cone of v: non-negative v gives non-negative output */
-  ATTN_SHIFT_INVARIANT = 8,  /* one vector added to every key changes nothing */
-  ATTN_SCALE_FREE = 16       /* v scaled by a > 0 gives the same output */
+  ATTN_CAUSAL = 1,  /* causal=true is honoured */
+  ATTN_ROWSUM1 = 2, /* a constant v comes back as that constant */
+  ATTN_POSITIVE_WEIGHTS =
+      4, /* outputs lie in the cone of v: non-negative v gives non-negative output */
+  ATTN_SHIFT_INVARIANT = 8, /* one vector added to every key changes nothing */
+  ATTN_SCALE_FREE = 16      /* v scaled by a > 0 gives the same output */
 };
 
 typedef struct attn_preset {
@@ -53,7 +54,7 @@ typedef struct attn_preset {
   const char *options; /* text for al_opts_parse */
   const char *layer;   /* options of the layer around it ("rope=none conv=2"), or "" */
   const char *source;  /* paper and place */
-  const char *note;    /* what a user must know; where the authors' code errs, what is done instead */
+  const char *note; /* what a user must know; where the authors' code errs, what is done instead */
 } attn_preset;
 
 typedef struct attn_family {
@@ -71,13 +72,15 @@ typedef struct attn_family {
   al_tensor *(*forward)(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
                         const attn_in *in);
   unsigned (*claims)(const al_opts *o);
-  /* Bytes one sequence carries from token to token when decoding at position t (elements of `dtype`,
-   * statistics in f32). */
+  /* Bytes one sequence carries from token to token when decoding at position t (elements of
+   * `dtype`, statistics in f32). */
   int64_t (*state_bytes)(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype);
   /* The options as a one-line formula. May be NULL. */
   void (*formula)(const al_opts *o, char *buf, size_t n);
-  /* What runs for T tokens that attend to themselves, and why: "chunked, fused: ...". May be NULL. */
-  void (*plan)(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf, size_t n);
+  /* What runs for T tokens that attend to themselves, and why: "chunked, fused: ...". May be NULL.
+   */
+  void (*plan)(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf,
+               size_t n);
   /* ABI 1 ends here */
 } attn_family;
 
@@ -102,8 +105,8 @@ AL_API al_status attn_find(al_ctx *c, const char *name, const attn_family **fami
 
 typedef struct attn attn; /* options, sizes and parameters of one attention */
 
-/* Parameters are created in `dtype` from the streams (seed, tag.<name>) and require gradients. opts is
- * copied. */
+/* Parameters are created in `dtype` from the streams (seed, tag.<name>) and require gradients. opts
+ * is copied. */
 AL_API attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_sizes *s,
                       al_dtype dtype, uint64_t seed, const char *tag);
 AL_API void attn_free(attn *a);
@@ -112,9 +115,12 @@ AL_API const al_opts *attn_opts(const attn *a);
 AL_API const attn_sizes *attn_sizes_of(const attn *a);
 AL_API unsigned attn_claims(const attn *a);
 AL_API int64_t attn_state_bytes(const attn *a, int64_t t);
-AL_API const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n); /* family.plan into buf; "" without one */
-AL_API al_tensor *attn_param_at(const attn *a, int i, const char **name); /* borrowed; NULL past the end */
-AL_API al_status attn_param_set(al_ctx *c, attn *a, int i, al_tensor *t); /* same shape and dtype; takes a reference */
+AL_API const char *attn_plan(const attn *a, int64_t T, char *buf,
+                             size_t n); /* family.plan into buf; "" without one */
+AL_API al_tensor *attn_param_at(const attn *a, int i,
+                                const char **name); /* borrowed; NULL past the end */
+AL_API al_status attn_param_set(al_ctx *c, attn *a, int i,
+                                al_tensor *t); /* same shape and dtype; takes a reference */
 /* Checks every input at the border (argument named, both shapes shown), then runs the family. New
  * reference, or NULL. */
 AL_API al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in);

@@ -6,7 +6,8 @@
 
 extern const al_arg formula_options[];
 
-/* f as a polynomial sum c_n s^n, or by name. With learned coefficients k_n, c_n = 1/n! and f = sum k_n c_n s^n. */
+/* f as a polynomial sum c_n s^n, or by name. With learned coefficients k_n, c_n = 1/n! and f = sum
+ * k_n c_n s^n. */
 enum { FORMULA_MAX_ORDER = 256 };
 typedef struct weight_fn {
   const char *f; /* exp, cosh, polynomial */
@@ -15,10 +16,12 @@ typedef struct weight_fn {
 } weight_fn;
 weight_fn formula_weight(const al_opts *o, bool denominator);
 
-bool formula_own_weights(const al_opts *o);   /* the denominator has an f, orders or decay of its own */
+bool formula_own_weights(
+    const al_opts *o); /* the denominator has an f, orders or decay of its own */
 bool formula_reads_weights(const al_opts *o); /* stat is a sum over weights */
 bool formula_reads_x(const al_opts *o);       /* some gate or decay reads the layer's input */
-const char *formula_not_chunked(const al_opts *o); /* why these options have no chunked form, or NULL */
+const char *
+formula_not_chunked(const al_opts *o); /* why these options have no chunked form, or NULL */
 bool formula_channel_gain(const al_opts *o);
 double formula_norm_eps(const al_opts *o);
 
@@ -28,7 +31,11 @@ unsigned formula_claims(const al_opts *o);
 int64_t formula_state_bytes(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype);
 void formula_text(const al_opts *o, char *buf, size_t n);
 
-static inline bool is(const al_opts *o, const char *key, const char *word) { return al_opt_is(o, key, word); }
+static inline bool is(const al_opts *o, const char *key, const char *word) {
+  return al_opt_is(o, key, word);
+}
 static inline bool on(const al_opts *o, const char *key) { return !is(o, key, "none"); }
-static inline bool number(const al_opts *o, const char *key) { return al_opt_kind(o, key) == AL_T_NUM; }
+static inline bool number(const al_opts *o, const char *key) {
+  return al_opt_kind(o, key) == AL_T_NUM;
+}
 #endif

@@ -18,15 +18,19 @@ struct attn {
 
 static al_status check_sizes(al_ctx *c, const attn_sizes *s) {
   if (s->heads < 1 || s->kv_heads < 1 || s->head_dim < 1 || s->value_dim < 1 || s->width < 0)
-    return al_fail(c, AL_EVALUE, "attention: sizes of at least 1 needed, got heads %lld, kv_heads %lld, head_dim %lld, value_dim %lld",
-                   (long long)s->heads, (long long)s->kv_heads, (long long)s->head_dim, (long long)s->value_dim);
+    return al_fail(c, AL_EVALUE,
+                   "attention: sizes of at least 1 needed, got heads %lld, kv_heads %lld, head_dim "
+                   "%lld, value_dim %lld",
+                   (long long)s->heads, (long long)s->kv_heads, (long long)s->head_dim,
+                   (long long)s->value_dim);
   if (s->heads % s->kv_heads)
-    return al_fail(c, AL_EVALUE, "attention: kv_heads: a divisor of heads = %lld needed, got %lld", (long long)s->heads,
-                   (long long)s->kv_heads);
+    return al_fail(c, AL_EVALUE, "attention: kv_heads: a divisor of heads = %lld needed, got %lld",
+                   (long long)s->heads, (long long)s->kv_heads);
   return AL_OK;
 }
 
-static al_tensor *make_param(al_ctx *c, const attn_param *r, al_dtype dtype, uint64_t seed, const char *tag) {
+static al_tensor *make_param(al_ctx *c, const attn_param *r, al_dtype dtype, uint64_t seed,
+                             const char *tag) {
   const double value = r->init == ATTN_ONES ? 1 : r->init == ATTN_VALUE ? r->value : 0;
   al_tensor *t = al_tensor_full(c, dtype, r->ndim, r->shape, value);
   if (t && r->init == ATTN_UNIFORM) {
@@ -39,8 +43,8 @@ static al_tensor *make_param(al_ctx *c, const attn_param *r, al_dtype dtype, uin
   return t;
 }
 
-attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_sizes *s, al_dtype dtype, uint64_t seed,
-               const char *tag) {
+attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_sizes *s,
+               al_dtype dtype, uint64_t seed, const char *tag) {
   if (al_error(c) != AL_OK || check_sizes(c, s) != AL_OK) return NULL;
   if (dtype != AL_F32 && dtype != AL_F64) {
     al_fail(c, AL_ETYPE, "attention: dtype: f32 or f64 needed, got %s", al_dtype_name(dtype));
@@ -99,10 +103,12 @@ static bool same_shape(const al_tensor *a, const al_tensor *b) {
 
 al_status attn_param_set(al_ctx *c, attn *a, int i, al_tensor *t) {
   char want[96], got[96];
-  if (i < 0 || i >= a->n) return al_fail(c, AL_ENAME, "attention: parameter %d: there are %d", i, a->n);
+  if (i < 0 || i >= a->n)
+    return al_fail(c, AL_ENAME, "attention: parameter %d: there are %d", i, a->n);
   if (!same_shape(t, a->p[i]))
-    return al_fail(c, AL_ESHAPE, "attention: parameter '%s': %s of shape %s needed, got %s of %s", a->rows[i].name,
-                   al_dtype_name(a->dtype), al_shape_str(a->p[i], want, sizeof want), al_dtype_name(al_type(t)),
+    return al_fail(c, AL_ESHAPE, "attention: parameter '%s': %s of shape %s needed, got %s of %s",
+                   a->rows[i].name, al_dtype_name(a->dtype),
+                   al_shape_str(a->p[i], want, sizeof want), al_dtype_name(al_type(t)),
                    al_shape_str(t, got, sizeof got));
   al_retain(t);
   al_release(a->p[i]);
@@ -111,23 +117,28 @@ al_status attn_param_set(al_ctx *c, attn *a, int i, al_tensor *t) {
 }
 
 /* One input against its wanted shape; a size of -1 is free. */
-static al_status check_input(al_ctx *c, const attn *a, const char *name, const al_tensor *t, int ndim, const int64_t *want,
-                             const char *legend) {
+static al_status check_input(al_ctx *c, const attn *a, const char *name, const al_tensor *t,
+                             int ndim, const int64_t *want, const char *legend) {
   char got[96];
   if (!t) return al_fail(c, AL_EVALUE, "attention: %s: a tensor %s is needed", name, legend);
   if (al_type(t) != a->dtype)
-    return al_fail(c, AL_ETYPE, "attention: %s: %s needed as the parameters are, got %s", name, al_dtype_name(a->dtype),
-                   al_dtype_name(al_type(t)));
+    return al_fail(c, AL_ETYPE, "attention: %s: %s needed as the parameters are, got %s", name,
+                   al_dtype_name(a->dtype), al_dtype_name(al_type(t)));
   bool ok = al_ndim(t) == ndim;
   for (int i = 0; ok && i < ndim; i++) ok = want[i] < 0 || al_size(t, i) == want[i];
   if (ok) return AL_OK;
   char shape[128];
   size_t at = 0;
   for (int i = 0; i < ndim; i++) {
-    if (want[i] < 0) at += (size_t)snprintf(shape + at, sizeof shape - at, "%s%c", i ? "," : "", legend[1 + 2 * i]);
-    else at += (size_t)snprintf(shape + at, sizeof shape - at, "%s%lld", i ? "," : "", (long long)want[i]);
+    if (want[i] < 0)
+      at +=
+          (size_t)snprintf(shape + at, sizeof shape - at, "%s%c", i ? "," : "", legend[1 + 2 * i]);
+    else
+      at += (size_t)snprintf(shape + at, sizeof shape - at, "%s%lld", i ? "," : "",
+                             (long long)want[i]);
   }
-  return al_fail(c, AL_ESHAPE, "attention: %s: shape (%s) needed, got %s", name, shape, al_shape_str(t, got, sizeof got));
+  return al_fail(c, AL_ESHAPE, "attention: %s: shape (%s) needed, got %s", name, shape,
+                 al_shape_str(t, got, sizeof got));
 }
 
 al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {
@@ -142,10 +153,13 @@ al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {
   const int64_t want_v[] = {B, al_size(in->k, 1), s->kv_heads, s->value_dim};
   if (check_input(c, a, "v", in->v, 4, want_v, "(B,S,H,E)") != AL_OK) return NULL;
   const int64_t want_x[] = {B, T, s->width};
-  if (in->x && s->width && check_input(c, a, "x", in->x, 3, want_x, "(B,T,C)") != AL_OK) return NULL;
-  if (in->lengths && (al_type(in->lengths) != AL_I32 || al_ndim(in->lengths) != 1 || al_size(in->lengths, 0) != B)) {
-    al_fail(c, AL_ESHAPE, "attention: lengths: i32 of shape (%lld) needed, got %s of %s", (long long)B,
-            al_dtype_name(al_type(in->lengths)), al_shape_str(in->lengths, (char[96]){0}, 96));
+  if (in->x && s->width && check_input(c, a, "x", in->x, 3, want_x, "(B,T,C)") != AL_OK)
+    return NULL;
+  if (in->lengths && (al_type(in->lengths) != AL_I32 || al_ndim(in->lengths) != 1 ||
+                      al_size(in->lengths, 0) != B)) {
+    al_fail(c, AL_ESHAPE, "attention: lengths: i32 of shape (%lld) needed, got %s of %s",
+            (long long)B, al_dtype_name(al_type(in->lengths)),
+            al_shape_str(in->lengths, (char[96]){0}, 96));
     return NULL;
   }
   if (in->offset < 0) {

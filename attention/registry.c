@@ -39,15 +39,19 @@ static al_status check_table(al_ctx *c) {
   pthread_once(&once, build);
   for (int i = 1; i < n_presets; i++)
     if (by_name(&presets[i - 1], &presets[i]) == 0)
-      return al_fail(c, AL_ENAME, "attention: families %s and %s both have a preset '%s'", presets[i - 1].family->name,
-                     presets[i].family->name, presets[i].preset->name);
+      return al_fail(c, AL_ENAME, "attention: families %s and %s both have a preset '%s'",
+                     presets[i - 1].family->name, presets[i].family->name, presets[i].preset->name);
   if (n_defined > MAX_PRESETS)
-    return al_fail(c, AL_EVALUE, "attention: room for %d presets, %d are defined: raise MAX_PRESETS", MAX_PRESETS, n_defined);
+    return al_fail(c, AL_EVALUE,
+                   "attention: room for %d presets, %d are defined: raise MAX_PRESETS", MAX_PRESETS,
+                   n_defined);
   return AL_OK;
 }
 
 int attn_family_count(void) { return (int)(sizeof families / sizeof *families) - 1; }
-const attn_family *attn_family_at(int i) { return i >= 0 && i < attn_family_count() ? families[i] : NULL; }
+const attn_family *attn_family_at(int i) {
+  return i >= 0 && i < attn_family_count() ? families[i] : NULL;
+}
 
 int attn_preset_count(void) {
   pthread_once(&once, build);
@@ -73,13 +77,15 @@ static al_status not_found(al_ctx *c, const char *name) {
     names[n++] = presets[i].preset->name;
     names[n++] = short_name(presets[i].preset->name);
   }
-  for (int f = 0; families[f] && n < (int)(sizeof names / sizeof *names); f++) names[n++] = families[f]->name;
+  for (int f = 0; families[f] && n < (int)(sizeof names / sizeof *names); f++)
+    names[n++] = families[f]->name;
   const char *near = al_nearest(name, names, n);
   return al_fail(c, AL_ENAME, "attention: no preset or family '%s'%s%s%s; `list` shows all", name,
                  near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
 }
 
-al_status attn_find(al_ctx *c, const char *name, const attn_family **family, const attn_preset **preset, al_opts **opts) {
+al_status attn_find(al_ctx *c, const char *name, const attn_family **family,
+                    const attn_preset **preset, al_opts **opts) {
   *family = NULL, *preset = NULL, *opts = NULL;
   AL_TRY(check_table(c));
   const entry *hit = NULL;
@@ -93,8 +99,8 @@ al_status attn_find(al_ctx *c, const char *name, const attn_family **family, con
     if (strcmp(short_name(full), name) == 0) hit = &presets[i], n_hits++;
   }
   if (n_hits > 1)
-    return al_fail(c, AL_ENAME, "attention: '%s' names %d presets; write the paper too, e.g. '%s'", name, n_hits,
-                   hit->preset->name);
+    return al_fail(c, AL_ENAME, "attention: '%s' names %d presets; write the paper too, e.g. '%s'",
+                   name, n_hits, hit->preset->name);
   if (hit) {
     *family = hit->family;
     *preset = hit->preset;
@@ -111,7 +117,8 @@ al_status attn_find(al_ctx *c, const char *name, const attn_family **family, con
   return al_error(c);
 }
 
-/* ---- describe --------------------------------------------------------------------------------- */
+/* ---- describe ---------------------------------------------------------------------------------
+ */
 
 static void claims_text(unsigned claims, FILE *f) {
   static const struct {

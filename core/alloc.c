@@ -1,10 +1,10 @@
 /* alloc.c: storages from a caching allocator that counts.
  *
- * A block is a 64-byte header and 64-byte aligned data. Sizes are rounded up to a class: multiples of
- * 64 bytes to 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block goes
- * on its class's list and the next request of that class takes it: a training step asks for the same
- * sizes every time and soon allocates nothing. Under AddressSanitizer nothing is kept, so that it sees
- * uses after free. */
+ * A block is a 64-byte header and 64-byte aligned data. Sizes are rounded up to a class: multiples
+ * of 64 bytes to 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block
+ * goes on its class's list and the next request of that class takes it: a training step asks for
+ * the same sizes every time and soon allocates nothing. Under AddressSanitizer nothing is kept, so
+ * that it sees uses after free. */
 #include "core.h"
 #include "../kernels/copy.h"
 #include <stdlib.h>
@@ -30,7 +30,8 @@ static int bin_of(int64_t bytes, int64_t *rounded) {
     *rounded = k * 64;
     return (int)k - 1; /* 0..63 */
   }
-  const int log = 63 - __builtin_clzll((unsigned long long)(bytes - 1)); /* 2^log < bytes <= 2^(log+1) */
+  const int log =
+      63 - __builtin_clzll((unsigned long long)(bytes - 1)); /* 2^log < bytes <= 2^(log+1) */
   const int64_t step = (int64_t)1 << (log - 3);
   const int64_t k = (bytes + step - 1) / step; /* 9..16 */
   *rounded = k * step;
@@ -59,8 +60,8 @@ al_storage *al_storage_new(al_ctx *c, int64_t bytes) {
     }
     if (!b) {
       free(s);
-      al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld are in use", (long long)bytes,
-              (long long)c->mem.live);
+      al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld are in use",
+              (long long)bytes, (long long)c->mem.live);
       return NULL;
     }
     b->bin = bin;

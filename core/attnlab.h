@@ -2,12 +2,12 @@
  * random streams, optimisers, files and token data.
  *
  * Rules that hold everywhere:
- * - A function that can fail returns al_status, or a pointer that is NULL on failure. The text is in
- *   the context; the first error wins and stays until al_error_clear. While an error is pending every
- *   op returns NULL at once, and a NULL for a required input gives NULL, so compositions read as
- *   formulas and are checked once at the end.
- * - Tensors are reference-counted. "new reference" = the caller releases it; "borrowed" = it does not.
- *   Inside an al_scope the scope owns what ops return (see there).
+ * - A function that can fail returns al_status, or a pointer that is NULL on failure. The text is
+ * in the context; the first error wins and stays until al_error_clear. While an error is pending
+ * every op returns NULL at once, and a NULL for a required input gives NULL, so compositions read
+ * as formulas and are checked once at the end.
+ * - Tensors are reference-counted. "new reference" = the caller releases it; "borrowed" = it does
+ * not. Inside an al_scope the scope owns what ops return (see there).
  * - Shapes and sizes are int64_t; axes here are 0-based, negative from the end (Lua is 1-based).
  */
 #ifndef ATTNLAB_H
@@ -43,8 +43,8 @@ AL_API void al_ctx_free(al_ctx *c);
 /* Report an error: returns `st`, so `return al_fail(c, AL_ESHAPE, "matmul: b: ...")`.
  * Message = function: argument: what was needed, what came, what to do. */
 #define al_fail(c, st, ...) al_fail_at((c), __FILE__, __LINE__, (st), __VA_ARGS__)
-AL_API al_status al_fail_at(al_ctx *c, const char *file, int line, al_status st, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
+AL_API al_status al_fail_at(al_ctx *c, const char *file, int line, al_status st, const char *fmt,
+                            ...) __attribute__((format(printf, 5, 6)));
 #define AL_TRY(call)                                                                               \
   do {                                                                                             \
     al_status al_try_ = (call);                                                                    \
@@ -53,9 +53,11 @@ AL_API al_status al_fail_at(al_ctx *c, const char *file, int line, al_status st,
 AL_API al_status al_error(const al_ctx *c); /* pending status or AL_OK */
 AL_API const char *al_error_message(const al_ctx *c, const char **file, int *line);
 AL_API void al_error_clear(al_ctx *c);
-AL_API void al_axes_from(al_ctx *c, int base); /* error texts count axes from base: 0 at first, 1 for Lua */
+AL_API void al_axes_from(al_ctx *c,
+                         int base); /* error texts count axes from base: 0 at first, 1 for Lua */
 
-/* The name in `names` (n of them, NULL entries skipped) nearest to `word`, or NULL if none is near. */
+/* The name in `names` (n of them, NULL entries skipped) nearest to `word`, or NULL if none is near.
+ */
 AL_API const char *al_nearest(const char *word, const char *const *names, int n);
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -66,12 +68,14 @@ typedef struct al_mem {
 } al_mem;
 AL_API al_mem al_memory(const al_ctx *c);
 AL_API void al_memory_reset_peak(al_ctx *c);
-AL_API void al_memory_trim(al_ctx *c);                 /* give cached blocks back to the system */
-AL_API void al_memory_fail_at(al_ctx *c, int64_t n);   /* the n-th allocation from now fails; 0 = off */
-AL_API void al_memory_poison(al_ctx *c, bool on);      /* fill new storages with NaN */
-AL_API int al_threads(void);                           /* threads that kernels use */
+AL_API void al_memory_trim(al_ctx *c); /* give cached blocks back to the system */
+AL_API void al_memory_fail_at(al_ctx *c,
+                              int64_t n);         /* the n-th allocation from now fails; 0 = off */
+AL_API void al_memory_poison(al_ctx *c, bool on); /* fill new storages with NaN */
+AL_API int al_threads(void);                      /* threads that kernels use */
 AL_API void al_set_threads(int n);
-AL_API const char *al_build_info(void); /* "cpu x86-64-v4, products oneDNN 2.6.3, 2 threads, cuda: ..." */
+AL_API const char *
+al_build_info(void); /* "cpu x86-64-v4, products oneDNN 2.6.3, 2 threads, cuda: ..." */
 
 /* ---- tensors -------------------------------------------------------------------------------- */
 
@@ -84,7 +88,8 @@ typedef struct al_tensor al_tensor;
 
 /* New contiguous tensor, contents undefined. 0-dimensional = scalar; sizes of 0 are allowed. */
 AL_API al_tensor *al_tensor_new(al_ctx *c, al_dtype t, int ndim, const int64_t *shape);
-AL_API al_tensor *al_tensor_full(al_ctx *c, al_dtype t, int ndim, const int64_t *shape, double value);
+AL_API al_tensor *al_tensor_full(al_ctx *c, al_dtype t, int ndim, const int64_t *shape,
+                                 double value);
 /* From n doubles in row-major order, converted to `t`. n must equal the product of shape. */
 AL_API al_tensor *al_tensor_from(al_ctx *c, al_dtype t, int ndim, const int64_t *shape,
                                  const double *data, int64_t n);
@@ -98,12 +103,14 @@ AL_API const int64_t *al_shape(const al_tensor *t);
 AL_API const int64_t *al_stride(const al_tensor *t);
 AL_API int64_t al_numel(const al_tensor *t);
 AL_API bool al_contiguous(const al_tensor *t);
-AL_API void *al_data(const al_tensor *t);           /* first element; host memory */
+AL_API void *al_data(const al_tensor *t);            /* first element; host memory */
 AL_API int64_t al_storage_bytes(const al_tensor *t); /* of the storage behind it */
-AL_API al_status al_read(const al_tensor *t, double *out, int64_t n); /* row-major copy as doubles */
+AL_API al_status al_read(const al_tensor *t, double *out,
+                         int64_t n); /* row-major copy as doubles */
 AL_API al_status al_write(al_tensor *t, const double *in, int64_t n); /* in place; not recorded */
-AL_API al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src); /* same shape; converts */
-AL_API double al_item(const al_tensor *t);          /* the value of a one-element tensor, else NaN */
+AL_API al_status al_copy_into(al_ctx *c, al_tensor *dst,
+                              const al_tensor *src); /* same shape; converts */
+AL_API double al_item(const al_tensor *t); /* the value of a one-element tensor, else NaN */
 /* "(2,8,64)" into buf; returns buf. */
 AL_API const char *al_shape_str(const al_tensor *t, char *buf, size_t n);
 
@@ -119,31 +126,29 @@ AL_API al_tensor *al_scope_end(al_ctx *c, al_tensor *keep);
 
 AL_API void al_requires_grad(al_tensor *t, bool on); /* leaves only */
 AL_API bool al_needs_grad(const al_tensor *t);
-AL_API al_tensor *al_grad(const al_tensor *t); /* borrowed; NULL before the first backward */
+AL_API al_tensor *al_grad(const al_tensor *t);       /* borrowed; NULL before the first backward */
 AL_API void al_set_grad(al_tensor *t, al_tensor *g); /* takes a reference of its own; NULL clears */
 AL_API al_tensor *al_detach(al_ctx *c, al_tensor *t); /* new reference, same storage, no history */
 AL_API bool al_grad_mode(al_ctx *c, bool on); /* returns the old mode; off records nothing */
-/* Adds d t / d leaf to the gradient of each leaf that requires it and frees the graph. `seed` has t's
- * shape, or NULL for ones (t must then have one element). */
+/* Adds d t / d leaf to the gradient of each leaf that requires it and frees the graph. `seed` has
+ * t's shape, or NULL for ones (t must then have one element). */
 AL_API al_status al_backward(al_ctx *c, al_tensor *t, al_tensor *seed);
 
 /* ---- options -------------------------------------------------------------------------------- */
 
-/* One row declares an option once; parsing, defaults, help, completion and error texts come from it.
- *   type     one or more AL_T_ bits (a union such as false | number | word is allowed)
- *   def      default as text: "-1", "false", "exp", "{0,1}", "" for none
- *   choices  words allowed, separated by spaces (AL_T_WORD)
- *   min,max  for numbers, inclusive; both 0 = unbounded
- *   fields   rows of a record (AL_T_RECORD); its first field may be given alone
- * A table of rows ends with {0}. */
+/* One row declares an option once; parsing, defaults, help, completion and error texts come from
+ * it. type     one or more AL_T_ bits (a union such as false | number | word is allowed) def
+ * default as text: "-1", "false", "exp", "{0,1}", "" for none choices  words allowed, separated by
+ * spaces (AL_T_WORD) min,max  for numbers, inclusive; both 0 = unbounded fields   rows of a record
+ * (AL_T_RECORD); its first field may be given alone A table of rows ends with {0}. */
 enum {
   AL_T_BOOL = 1,
   AL_T_INT = 2,
   AL_T_NUM = 4,
   AL_T_WORD = 8,
-  AL_T_LIST = 16,  /* of numbers */
-  AL_T_TEXT = 32,  /* free text */
-  AL_T_AXIS = 64,  /* an axis, or with AL_T_LIST a list of axes: 1-based in Lua */
+  AL_T_LIST = 16, /* of numbers */
+  AL_T_TEXT = 32, /* free text */
+  AL_T_AXIS = 64, /* an axis, or with AL_T_LIST a list of axes: 1-based in Lua */
   AL_T_RECORD = 128
 };
 typedef struct al_arg {
@@ -157,7 +162,8 @@ typedef struct al_arg {
 } al_arg;
 
 typedef struct al_opts al_opts; /* values for a table of rows; reference-counted */
-AL_API al_opts *al_opts_new(al_ctx *c, const al_arg *rows, const char *owner); /* defaults; owner = name for errors */
+AL_API al_opts *al_opts_new(al_ctx *c, const al_arg *rows,
+                            const char *owner); /* defaults; owner = name for errors */
 AL_API al_opts *al_opts_copy(al_ctx *c, const al_opts *o);
 AL_API void al_opts_release(al_opts *o);
 AL_API const al_arg *al_opts_rows(const al_opts *o);
@@ -170,30 +176,33 @@ AL_API al_status al_opts_set_word(al_ctx *c, al_opts *o, const char *key, const 
 AL_API al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const double *v);
 /* "causal=true axis=-1 orders={0,2} similarity=exp denominator.stat=length expr='log(1+exp(s))'" */
 AL_API al_status al_opts_parse(al_ctx *c, al_opts *o, const char *text);
-AL_API bool al_opts_has(const al_opts *o, const char *key);      /* key exists */
-AL_API bool al_opts_given(const al_opts *o, const char *key);    /* set by a caller, not the default */
+AL_API bool al_opts_has(const al_opts *o, const char *key);   /* key exists */
+AL_API bool al_opts_given(const al_opts *o, const char *key); /* set by a caller, not the default */
 /* Getters; the key must exist in the table. A getter of another kind than the value's gives the
  * neutral answer: false, 0, "", an empty list. */
-AL_API unsigned al_opt_kind(const al_opts *o, const char *key);  /* the AL_T_ bit of the value held */
+AL_API unsigned al_opt_kind(const al_opts *o,
+                            const char *key); /* the AL_T_ bit of the value held */
 AL_API bool al_opt_bool(const al_opts *o, const char *key);
 AL_API int64_t al_opt_int(const al_opts *o, const char *key);
 AL_API double al_opt_num(const al_opts *o, const char *key);
-AL_API const char *al_opt_word(const al_opts *o, const char *key); /* WORD or TEXT; lives as long as o */
+AL_API const char *al_opt_word(const al_opts *o,
+                               const char *key); /* WORD or TEXT; lives as long as o */
 AL_API bool al_opt_is(const al_opts *o, const char *key, const char *word);
 AL_API int al_opt_list(const al_opts *o, const char *key, const double **v);
-/* Canonical text of the options that differ from the defaults (all = every one), sorted as declared. */
+/* Canonical text of the options that differ from the defaults (all = every one), sorted as
+ * declared. */
 AL_API void al_opts_text(const al_opts *o, bool all, char *buf, size_t n);
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
 enum { AL_MAX_INPUTS = 64 }; /* of one op, members of a list counted */
-enum { /* input row flags */
-  AL_IN_OPTIONAL = 1,
-  AL_IN_NODIFF = 2, /* no gradient flows to it */
-  AL_IN_LIST = 4,   /* last input only: one or more tensors */
-  AL_IN_I32 = 8,    /* must be i32 (else a floating type equal to the other inputs') */
-  AL_IN_ANY = 16,   /* any dtype */
-  AL_OUT_SAVED = 32 /* output row: kept for backward, not returned */
+enum {                       /* input row flags */
+       AL_IN_OPTIONAL = 1,
+       AL_IN_NODIFF = 2, /* no gradient flows to it */
+       AL_IN_LIST = 4,   /* last input only: one or more tensors */
+       AL_IN_I32 = 8,    /* must be i32 (else a floating type equal to the other inputs') */
+       AL_IN_ANY = 16,   /* any dtype */
+       AL_OUT_SAVED = 32 /* output row: kept for backward, not returned */
 };
 typedef struct al_row {
   const char *name;
@@ -208,30 +217,33 @@ typedef struct al_op_info { /* what a caller may know of an op */
 } al_op_info;
 
 AL_API int al_op_count(void);
-AL_API const al_op_info *al_op_at(int i); /* sorted by name */
+AL_API const al_op_info *al_op_at(int i);                         /* sorted by name */
 AL_API const al_op_info *al_op_find(al_ctx *c, const char *name); /* NULL + nearest name */
 /* Run an op. in[i] NULL = absent optional. opts NULL = defaults. out receives the visible outputs
  * (new references; n_out of them at most), all NULL on failure. */
-AL_API al_status al_op_run(al_ctx *c, const al_op_info *op, al_tensor *const *in, int n_in, al_opts *opts,
-                           al_tensor **out, int n_out);
+AL_API al_status al_op_run(al_ctx *c, const al_op_info *op, al_tensor *const *in, int n_in,
+                           al_opts *opts, al_tensor **out, int n_out);
 /* The form for C: y = al_run(c, "matmul", AL_IN(a, b), "transpose_b=true alpha=%.17g", s);
  * returns the first visible output. Options as for al_opts_parse, after printf. */
-AL_API al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
+AL_API al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in,
+                         const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 /* The same for ops of several outputs: the first n_out of them into out, all NULL on failure. */
-AL_API al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, int n_in, al_tensor **out, int n_out,
-                             const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+AL_API al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, int n_in,
+                             al_tensor **out, int n_out, const char *fmt, ...)
+    __attribute__((format(printf, 7, 8)));
 #define AL_IN(...)                                                                                 \
-  (al_tensor *const[]){__VA_ARGS__}, (int)(sizeof((al_tensor *const[]){__VA_ARGS__}) / sizeof(al_tensor *))
+  (al_tensor *const[]){__VA_ARGS__},                                                               \
+      (int)(sizeof((al_tensor *const[]){__VA_ARGS__}) / sizeof(al_tensor *))
 
 /* ---- gradient check ------------------------------------------------------------------------- */
 
 /* y = f(c, in, user) computes a scalar or any tensor from in[0..n) (f64 leaves) in a scope of the
  * caller's making. Compares reverse-mode gradients of sum(y * w), w fixed random, with central
- * differences. *worst = max |a-b| / (1 + |b|). Inputs that do not require a gradient are skipped. */
+ * differences. *worst = max |a-b| / (1 + |b|). Inputs that do not require a gradient are skipped.
+ */
 typedef al_tensor *(*al_fn)(al_ctx *c, al_tensor *const *in, int n, void *user);
-AL_API al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *user, double step,
-                              double *worst);
+AL_API al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *user,
+                              double step, double *worst);
 
 /* ---- random numbers ------------------------------------------------------------------------- */
 
@@ -250,21 +262,26 @@ typedef struct al_optim al_optim;
 AL_API const al_arg *al_optim_args(al_ctx *c, const char *kind); /* "adamw", "sgd" */
 AL_API al_optim *al_optim_new(al_ctx *c, const char *kind, al_opts *opts);
 AL_API void al_optim_free(al_optim *o);
-AL_API al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay); /* retains p */
+AL_API al_status al_optim_add(al_optim *o, const char *name, al_tensor *p,
+                              bool decay); /* retains p */
 AL_API void al_optim_zero_grad(al_optim *o);
-/* One update with this learning rate. *norm (may be NULL) = global gradient norm before clipping. When
- * the norm is not finite nothing is changed and AL_OK is returned: the caller looks at *norm. */
+/* One update with this learning rate. *norm (may be NULL) = global gradient norm before clipping.
+ * When the norm is not finite nothing is changed and AL_OK is returned: the caller looks at *norm.
+ */
 AL_API al_status al_optim_step(al_optim *o, double lr, double *norm);
 AL_API int64_t al_optim_steps(const al_optim *o);
 AL_API void al_optim_set_steps(al_optim *o, int64_t n);
-/* State tensors for checkpoints: i-th name ("m.<param>", "v.<param>") and tensor, borrowed; NULL past the end. */
+/* State tensors for checkpoints: i-th name ("m.<param>", "v.<param>") and tensor, borrowed; NULL
+ * past the end. */
 AL_API al_tensor *al_optim_state(al_optim *o, int i, const char **name);
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
-/* Writes a temporary file beside path, syncs, renames, syncs the folder. On failure path is untouched. */
+/* Writes a temporary file beside path, syncs, renames, syncs the folder. On failure path is
+ * untouched. */
 AL_API al_status al_file_write(al_ctx *c, const char *path, const void *data, size_t n);
-AL_API al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data, size_t *n); /* free() it; NUL added */
+AL_API al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data,
+                              size_t *n); /* free() it; NUL added */
 
 /* safetensors. Reading checks the header to the byte: duplicate names, holes, overlaps, overflowing
  * sizes, absurd lengths, bytes after the end are refused with the name of what is wrong. */
@@ -273,9 +290,11 @@ AL_API al_st *al_st_open(al_ctx *c, const char *path);
 AL_API void al_st_close(al_st *s);
 AL_API int al_st_count(const al_st *s);
 AL_API const char *al_st_name(const al_st *s, int i);
-AL_API al_tensor *al_st_tensor(al_ctx *c, const al_st *s, const char *name); /* new; F64 F32 BF16 I32 kept, F16 -> f32 */
+AL_API al_tensor *al_st_tensor(al_ctx *c, const al_st *s,
+                               const char *name); /* new; F64 F32 BF16 I32 kept, F16 -> f32 */
 AL_API int al_st_meta_count(const al_st *s);
-AL_API const char *al_st_meta(const al_st *s, int i, const char **value); /* key; NULL past the end */
+AL_API const char *al_st_meta(const al_st *s, int i,
+                              const char **value); /* key; NULL past the end */
 /* n tensors and n_meta key/value pairs (format=pt is added). Atomic like al_file_write. */
 AL_API al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *names,
                             al_tensor *const *tensors, int n_meta, const char *const *keys,
@@ -285,25 +304,31 @@ AL_API al_status al_st_save(al_ctx *c, const char *path, int n, const char *cons
 
 /* Language-model windows of a token sequence (1-D i32): x (B,T) and y (B,T) = x shifted by one.
  * Batch k is a pure function of (seed, k), row by row; starts are uniform over [lo, hi - T). */
-AL_API al_status al_windows_random(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi, int64_t B,
-                                   int64_t T, uint64_t seed, uint64_t k, al_tensor **x, al_tensor **y);
+AL_API al_status al_windows_random(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi,
+                                   int64_t B, int64_t T, uint64_t seed, uint64_t k, al_tensor **x,
+                                   al_tensor **y);
 /* Fixed windows first, first + 1, ... of n_total spread evenly over [lo, hi). */
-AL_API al_status al_windows_even(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi, int64_t B,
-                                 int64_t T, int64_t first, int64_t n_total, al_tensor **x, al_tensor **y);
+AL_API al_status al_windows_even(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_t hi,
+                                 int64_t B, int64_t T, int64_t first, int64_t n_total,
+                                 al_tensor **x, al_tensor **y);
 
 /* Tokenizers: characters of a text, or llama2.c's tokenizer table. */
 typedef struct al_vocab al_vocab;
-AL_API al_vocab *al_vocab_chars(al_ctx *c, const char *text, size_t n); /* distinct characters (UTF-8), sorted */
+AL_API al_vocab *al_vocab_chars(al_ctx *c, const char *text,
+                                size_t n); /* distinct characters (UTF-8), sorted */
 AL_API al_vocab *al_vocab_llama2c(al_ctx *c, const char *path, int64_t size);
 AL_API void al_vocab_free(al_vocab *v);
 AL_API int64_t al_vocab_size(const al_vocab *v);
-AL_API const char *al_vocab_piece(const al_vocab *v, int64_t id, size_t *n); /* bytes; NULL out of range */
-AL_API al_tensor *al_vocab_encode(al_ctx *c, const al_vocab *v, const char *text, size_t n); /* 1-D i32; BOS first for llama2c */
-AL_API char *al_vocab_decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n, size_t *len); /* free() it */
+AL_API const char *al_vocab_piece(const al_vocab *v, int64_t id,
+                                  size_t *n); /* bytes; NULL out of range */
+AL_API al_tensor *al_vocab_encode(al_ctx *c, const al_vocab *v, const char *text,
+                                  size_t n); /* 1-D i32; BOS first for llama2c */
+AL_API char *al_vocab_decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n,
+                             size_t *len); /* free() it */
 
 /* llama2.c's checkpoint (version 0, float32): sizes, and tensors under Hugging Face names
- * (model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight, ..., lm_head.weight unless tied).
- * Query and key rows are as stored: rope pairs are adjacent (2i, 2i+1). */
+ * (model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight, ..., lm_head.weight unless
+ * tied). Query and key rows are as stored: rope pairs are adjacent (2i, 2i+1). */
 typedef struct al_llama2c_config {
   int64_t dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len;
   bool tied; /* the output head is the embedding */
@@ -314,5 +339,6 @@ AL_API void al_llama2c_close(al_llama2c *m);
 AL_API const al_llama2c_config *al_llama2c_sizes(const al_llama2c *m);
 AL_API int al_llama2c_count(const al_llama2c *m);
 AL_API const char *al_llama2c_name(const al_llama2c *m, int i); /* NULL past the end */
-AL_API al_tensor *al_llama2c_tensor(al_ctx *c, const al_llama2c *m, const char *name); /* new, f32 */
+AL_API al_tensor *al_llama2c_tensor(al_ctx *c, const al_llama2c *m,
+                                    const char *name); /* new, f32 */
 #endif

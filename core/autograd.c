@@ -1,9 +1,9 @@
 /* autograd.c: recording and reverse mode.
  *
  * A node holds what its op's backward declares (aliases of inputs and outputs without history), the
- * options and the edges. Backward collects the reachable nodes, sorts them by creation number (every
- * consumer of a node is younger), and runs each once; what a node held is dropped as it runs, so the
- * graph is gone afterwards. Sums of gradients are made in that fixed order. */
+ * options and the edges. Backward collects the reachable nodes, sorts them by creation number
+ * (every consumer of a node is younger), and runs each once; what a node held is dropped as it
+ * runs, so the graph is gone afterwards. Sums of gradients are made in that fixed order. */
 #include "core.h"
 #include "../kernels/copy.h"
 #include <stdlib.h>
@@ -45,7 +45,7 @@ static void empty(al_node *n, al_node **work) {
   n->opts = NULL;
 }
 
-static void delete(al_node *n) {
+static void delete (al_node *n) {
   free(n->in_meta);
   free(n->out_meta);
   free(n->edges);
@@ -61,7 +61,7 @@ static void drain(al_node *work) {
     al_node *n = work;
     work = n->next;
     empty(n, &work);
-    delete(n);
+    delete (n);
   }
 }
 
@@ -74,7 +74,12 @@ void al_node_release(al_node *n) {
 al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin) {
   al_node *n = al_calloc(c, 1, sizeof *n);
   if (!n) return c->error;
-  *n = (al_node){.ctx = c, .refs = 1, .seq = ++c->seq, .op = k->op, .opts = al_opts_retain(k->opts), .n_in = k->n_in,
+  *n = (al_node){.ctx = c,
+                 .refs = 1,
+                 .seq = ++c->seq,
+                 .op = k->op,
+                 .opts = al_opts_retain(k->opts),
+                 .n_in = k->n_in,
                  .n_out = k->n_out};
   n->in_meta = al_calloc(c, n->n_in, sizeof *n->in_meta);
   n->out_meta = al_calloc(c, n->n_out, sizeof *n->out_meta);
@@ -117,7 +122,9 @@ fail:
 }
 
 /* Packed and seen by its one holder alone: may be changed in place. */
-static bool own(const al_tensor *t) { return t->refs == 1 && t->storage->refs == 1 && al_contiguous(t); }
+static bool own(const al_tensor *t) {
+  return t->refs == 1 && t->storage->refs == 1 && al_contiguous(t);
+}
 
 al_tensor *al_overwrite(al_ctx *c, al_tensor *t) {
   if (own(t)) return al_retain(t);
@@ -184,14 +191,25 @@ static al_status run_node(al_ctx *c, al_node *n) {
     need[i] = slot != NULL;
     if (slot && *slot && own(*slot)) sum[i] = *slot;
   }
-  for (int i = 0; i < n->n_out; i++) /* backward sees packed gradients unless the op takes strides */
+  for (int i = 0; i < n->n_out;
+       i++) /* backward sees packed gradients unless the op takes strides */
     if (n->grads[i] && !(n->op->flags & (AL_OP_STRIDED | AL_OP_VIEW))) {
       al_tensor *d = al_contiguous_ref(c, n->grads[i]);
       al_release(n->grads[i]);
       n->grads[i] = d;
     }
-  al_call k = {.op = n->op, .opts = n->opts, .n_in = n->n_in, .n_out = n->n_out, .in = n->saved_in, .out = n->saved_out,
-               .in_meta = n->in_meta, .out_meta = n->out_meta, .dout = n->grads, .din = din, .need = need, .sum = sum};
+  al_call k = {.op = n->op,
+               .opts = n->opts,
+               .n_in = n->n_in,
+               .n_out = n->n_out,
+               .in = n->saved_in,
+               .out = n->saved_out,
+               .in_meta = n->in_meta,
+               .out_meta = n->out_meta,
+               .dout = n->grads,
+               .din = din,
+               .need = need,
+               .sum = sum};
   if (c->error == AL_OK) n->op->backward(c, &k);
   for (int i = 0; i < n->n_in; i++) {
     if (!din[i]) {
@@ -201,8 +219,8 @@ static al_status run_node(al_ctx *c, al_node *n) {
     }
     if (c->error != AL_OK || !need[i] || din[i] == sum[i]) al_release(din[i]);
     else if (!same_meta(din[i], &n->in_meta[i])) {
-      al_fail(c, AL_ESHAPE, "%s: backward of input %d: shape %s needed, got %s", n->op->info.name, i,
-              al_meta_str(&n->in_meta[i], (char[96]){0}, 96), AL_STR(din[i]));
+      al_fail(c, AL_ESHAPE, "%s: backward of input %d: shape %s needed, got %s", n->op->info.name,
+              i, al_meta_str(&n->in_meta[i], (char[96]){0}, 96), AL_STR(din[i]));
       al_release(din[i]);
     } else if (n->edges[i].leaf) accumulate_leaf(c, n->edges[i].leaf, din[i]);
     else accumulate(c, &n->edges[i].node->grads[n->edges[i].out], din[i]);
@@ -247,12 +265,14 @@ static al_tensor *start_gradient(al_ctx *c, al_tensor *t, al_tensor *seed) {
   const al_meta m = al_meta_of(t);
   if (!seed) {
     if (al_numel(t) == 1) return al_new_meta_full(c, &m, 1);
-    al_fail(c, AL_ESHAPE, "backward: a tensor of one element needed without a seed gradient, got shape %s", AL_STR(t));
+    al_fail(c, AL_ESHAPE,
+            "backward: a tensor of one element needed without a seed gradient, got shape %s",
+            AL_STR(t));
     return NULL;
   }
   if (same_meta(seed, &m)) return al_contiguous_ref(c, seed);
-  al_fail(c, AL_ESHAPE, "backward: seed: %s of shape %s needed, got %s of %s", al_dtype_name(t->dtype), AL_STR(t),
-          al_dtype_name(seed->dtype), AL_STR(seed));
+  al_fail(c, AL_ESHAPE, "backward: seed: %s of shape %s needed, got %s of %s",
+          al_dtype_name(t->dtype), AL_STR(t), al_dtype_name(seed->dtype), AL_STR(seed));
   return NULL;
 }
 
@@ -260,8 +280,11 @@ al_status al_backward(al_ctx *c, al_tensor *t, al_tensor *seed) {
   if (c->error != AL_OK) return c->error;
   if (!t) return al_fail(c, AL_EVALUE, "backward: a tensor is needed");
   if (!al_needs_grad(t))
-    return al_fail(c, AL_ESTATE, "backward: the tensor depends on nothing that requires a gradient");
-  if (t->node && t->node->spent) return al_fail(c, AL_ESTATE, "backward: this graph was already used and is gone; compute it again");
+    return al_fail(c, AL_ESTATE,
+                   "backward: the tensor depends on nothing that requires a gradient");
+  if (t->node && t->node->spent)
+    return al_fail(c, AL_ESTATE,
+                   "backward: this graph was already used and is gone; compute it again");
   const bool off = c->scope_off, record = c->record;
   c->scope_off = true;
   c->record = false;
@@ -271,7 +294,9 @@ al_status al_backward(al_ctx *c, al_tensor *t, al_tensor *seed) {
     int64_t n = 0;
     al_node **list = reachable(c, t->node, &n);
     for (int64_t i = 0; list && i < n; i++)
-      if (list[i]->spent) al_fail(c, AL_ESTATE, "backward: a part of this graph (%s) was already used and is gone", list[i]->op->info.name);
+      if (list[i]->spent)
+        al_fail(c, AL_ESTATE, "backward: a part of this graph (%s) was already used and is gone",
+                list[i]->op->info.name);
     if (list) {
       qsort(list, (size_t)n, sizeof *list, youngest_first);
       accumulate(c, &t->node->grads[t->node_out], g);
@@ -283,7 +308,7 @@ al_status al_backward(al_ctx *c, al_tensor *t, al_tensor *seed) {
         node->spent = true;
         empty(node, &work);
         drain(work);
-        if (--node->refs == 0) delete(node);
+        if (--node->refs == 0) delete (node);
       }
     } else {
       al_release(g);

@@ -1,4 +1,5 @@
-/* core.h: what the core files share and nobody else sees: context, storages, tensors, graph nodes. */
+/* core.h: what the core files share and nobody else sees: context, storages, tensors, graph nodes.
+ */
 #ifndef AL_CORE_H
 #define AL_CORE_H
 #include "op.h"
@@ -24,8 +25,8 @@ struct al_tensor {
   int node_out;  /* which output of the node it is */
 };
 
-/* One recorded op. It holds what its backward reads and where gradients go, nothing else; edges point
- * to earlier nodes or to leaves, never forward, so plain reference counts suffice. */
+/* One recorded op. It holds what its backward reads and where gradients go, nothing else; edges
+ * point to earlier nodes or to leaves, never forward, so plain reference counts suffice. */
 typedef struct al_edge {
   al_node *node; /* the input's node, or NULL */
   int out;
@@ -84,10 +85,12 @@ al_meta al_meta_of(const al_tensor *t);
 int64_t al_meta_numel(const al_meta *m);
 
 /* scope.c */
-al_tensor *al_scope_own(al_ctx *c, al_tensor *t); /* hand a new reference to the open scope, if any */
+al_tensor *al_scope_own(al_ctx *c,
+                        al_tensor *t); /* hand a new reference to the open scope, if any */
 
 /* autograd.c */
-al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin); /* origin: inputs as the caller passed them */
+al_status al_record(al_ctx *c, al_call *k,
+                    al_tensor *const *origin); /* origin: inputs as the caller passed them */
 void al_node_release(al_node *n);
 
 /* op.c */

@@ -5,7 +5,8 @@
 static const struct {
   const char *name;
   int64_t size;
-} types[] = {[AL_F64] = {"f64", 8}, [AL_F32] = {"f32", 4}, [AL_BF16] = {"bf16", 2}, [AL_I32] = {"i32", 4}};
+} types[] = {
+    [AL_F64] = {"f64", 8}, [AL_F32] = {"f32", 4}, [AL_BF16] = {"bf16", 2}, [AL_I32] = {"i32", 4}};
 
 const char *al_dtype_name(al_dtype t) { return types[t].name; }
 int64_t al_dtype_size(al_dtype t) { return types[t].size; }

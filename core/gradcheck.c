@@ -22,18 +22,21 @@ static double weighted(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *us
   return sum;
 }
 
-al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *user, double step, double *worst) {
+al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *user, double step,
+                       double *worst) {
   *worst = 0;
   if (c->error != AL_OK) return c->error;
   for (int i = 0; i < n; i++) {
     if (!in[i] || !al_needs_grad(in[i])) continue;
     if (in[i]->dtype != AL_F64 || in[i]->node)
-      return al_fail(c, AL_ETYPE, "gradcheck: input %d: an f64 leaf needed, got %s", i, al_dtype_name(in[i]->dtype));
+      return al_fail(c, AL_ETYPE, "gradcheck: input %d: an f64 leaf needed, got %s", i,
+                     al_dtype_name(in[i]->dtype));
     al_set_grad(in[i], NULL);
   }
   al_scope_begin(c);
   al_tensor *y = f(c, in, n, user);
-  if (y && y->dtype != AL_F64) al_fail(c, AL_ETYPE, "gradcheck: an f64 result needed, got %s", al_dtype_name(y->dtype));
+  if (y && y->dtype != AL_F64)
+    al_fail(c, AL_ETYPE, "gradcheck: an f64 result needed, got %s", al_dtype_name(y->dtype));
   if (y && c->error == AL_OK) {
     al_meta m = al_meta_of(y);
     al_tensor *w = al_new_meta(c, &m);

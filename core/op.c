@@ -39,7 +39,8 @@ al_status al_op_check_table(al_ctx *c) {
   pthread_once(&once, build_table);
   if (twice) return al_fail(c, AL_ENAME, "op '%s': two files of core/ops/ define it", twice);
   if (n_defined > MAX_OPS)
-    return al_fail(c, AL_EVALUE, "ops: room for %d, %d are defined: raise MAX_OPS", MAX_OPS, n_defined);
+    return al_fail(c, AL_EVALUE, "ops: room for %d, %d are defined: raise MAX_OPS", MAX_OPS,
+                   n_defined);
   return AL_OK;
 }
 
@@ -68,7 +69,8 @@ const al_op_info *al_op_find(al_ctx *c, const char *name) {
   const char *names[MAX_OPS] = {0};
   for (int i = 0; i < n_ops; i++) names[i] = table[i]->info.name;
   const char *near = al_nearest(name, names, n_ops);
-  al_fail(c, AL_ENAME, "unknown op '%s'%s%s%s", name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+  al_fail(c, AL_ENAME, "unknown op '%s'%s%s%s", name, near ? " (did you mean '" : "",
+          near ? near : "", near ? "'?)" : "");
   return NULL;
 }
 
@@ -87,7 +89,8 @@ static al_status check_inputs(al_ctx *c, const al_op *op, al_tensor *const *in, 
   const int n_rows = count_rows(rows);
   const bool list = n_rows && rows[n_rows - 1].flags & AL_IN_LIST;
   if (n_in > MAX_IN || (n_in > n_rows && !list))
-    return al_fail(c, AL_EVALUE, "%s: at most %d inputs, got %d", name, list ? MAX_IN : n_rows, n_in);
+    return al_fail(c, AL_EVALUE, "%s: at most %d inputs, got %d", name, list ? MAX_IN : n_rows,
+                   n_in);
   const al_tensor *first = NULL;
   const char *first_name = "";
   for (int i = 0; i < n_in || i < n_rows; i++) {
@@ -99,14 +102,17 @@ static al_status check_inputs(al_ctx *c, const al_op *op, al_tensor *const *in, 
     }
     if (r->flags & AL_IN_ANY) continue;
     if (r->flags & AL_IN_I32) {
-      if (t->dtype != AL_I32) return al_fail(c, AL_ETYPE, "%s: %s: i32 needed, got %s", name, r->name, al_dtype_name(t->dtype));
+      if (t->dtype != AL_I32)
+        return al_fail(c, AL_ETYPE, "%s: %s: i32 needed, got %s", name, r->name,
+                       al_dtype_name(t->dtype));
       continue;
     }
     if (t->dtype != AL_F32 && t->dtype != AL_F64)
-      return al_fail(c, AL_ETYPE, "%s: %s: f32 or f64 needed, got %s (cast it first)", name, r->name, al_dtype_name(t->dtype));
+      return al_fail(c, AL_ETYPE, "%s: %s: f32 or f64 needed, got %s (cast it first)", name,
+                     r->name, al_dtype_name(t->dtype));
     if (first && t->dtype != first->dtype)
-      return al_fail(c, AL_ETYPE, "%s: %s: %s needed as %s has it, got %s", name, r->name, al_dtype_name(first->dtype),
-                     first_name, al_dtype_name(t->dtype));
+      return al_fail(c, AL_ETYPE, "%s: %s: %s needed as %s has it, got %s", name, r->name,
+                     al_dtype_name(first->dtype), first_name, al_dtype_name(t->dtype));
     if (!first) first = t, first_name = r->name;
   }
   return AL_OK;
@@ -116,7 +122,8 @@ static bool wants_record(al_ctx *c, const al_op *op, al_tensor *const *in, int n
   if (!c->record || !op->backward) return false;
   const int n_rows = count_rows(op->info.inputs);
   for (int i = 0; i < n_in; i++)
-    if (in[i] && al_needs_grad(in[i]) && !(op->info.inputs[row_of(i, n_rows)].flags & AL_IN_NODIFF)) return true;
+    if (in[i] && al_needs_grad(in[i]) && !(op->info.inputs[row_of(i, n_rows)].flags & AL_IN_NODIFF))
+      return true;
   return false;
 }
 
@@ -129,8 +136,8 @@ static al_opts *with_key(al_ctx *c, al_opts *o) {
   return d;
 }
 
-al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int n_in, al_opts *opts, al_tensor **out,
-                    int n_out) {
+al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int n_in,
+                    al_opts *opts, al_tensor **out, int n_out) {
   for (int i = 0; i < n_out; i++) out[i] = NULL;
   if (c->error != AL_OK) return c->error;
   const al_op *op = (const al_op *)(const void *)info; /* info is the first member */
@@ -140,8 +147,13 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
   al_tensor *dense[MAX_IN] = {0}, *res[MAX_OUT] = {0};
   al_meta in_meta[MAX_IN], out_meta[MAX_OUT];
   memset(out_meta, 0, sizeof out_meta);
-  al_call k = {.op = op, .n_in = n_in > n_rows ? n_in : n_rows, .n_out = n_results, .in = dense, .out = res,
-               .in_meta = in_meta, .out_meta = out_meta};
+  al_call k = {.op = op,
+               .n_in = n_in > n_rows ? n_in : n_rows,
+               .n_out = n_results,
+               .in = dense,
+               .out = res,
+               .in_meta = in_meta,
+               .out_meta = out_meta};
   const bool off = c->scope_off;
   c->scope_off = true;
   const bool record = c->record;
@@ -152,7 +164,9 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
   for (int i = 0; i < k.n_in; i++) {
     al_tensor *t = i < n_in ? in[i] : NULL;
     in_meta[i] = t ? al_meta_of(t) : (al_meta){0};
-    if (t && !(dense[i] = op->flags & (AL_OP_STRIDED | AL_OP_VIEW) ? al_retain(t) : al_contiguous_ref(c, t))) goto done;
+    if (t && !(dense[i] = op->flags & (AL_OP_STRIDED | AL_OP_VIEW) ? al_retain(t)
+                                                                   : al_contiguous_ref(c, t)))
+      goto done;
   }
   if (op->shape(c, &k) != AL_OK) goto done;
   if (!(op->flags & AL_OP_VIEW))
@@ -169,7 +183,8 @@ done:
   al_opts_release(k.opts);
   int visible = 0;
   for (int i = 0; i < n_results; i++) {
-    const bool keep = c->error == AL_OK && !(op->info.outputs[i].flags & AL_OUT_SAVED) && visible < n_out;
+    const bool keep =
+        c->error == AL_OK && !(op->info.outputs[i].flags & AL_OUT_SAVED) && visible < n_out;
     if (keep) out[visible++] = al_scope_own(c, res[i]);
     else al_release(res[i]);
   }
@@ -181,8 +196,8 @@ done:
   return c->error;
 }
 
-static al_status run_text(al_ctx *c, const char *name, al_tensor *const *in, int n_in, al_tensor **out, int n_out,
-                          const char *fmt, va_list ap) {
+static al_status run_text(al_ctx *c, const char *name, al_tensor *const *in, int n_in,
+                          al_tensor **out, int n_out, const char *fmt, va_list ap) {
   for (int i = 0; i < n_out; i++) out[i] = NULL;
   if (c->error != AL_OK) return c->error;
   const al_op_info *op = al_op_find(c, name);
@@ -190,7 +205,8 @@ static al_status run_text(al_ctx *c, const char *name, al_tensor *const *in, int
   if (o && *fmt) {
     char text[8192];
     const int n = vsnprintf(text, sizeof text, fmt, ap);
-    if (n >= (int)sizeof text) al_fail(c, AL_EVALUE, "%s: options longer than %zu characters", name, sizeof text - 1);
+    if (n >= (int)sizeof text)
+      al_fail(c, AL_EVALUE, "%s: options longer than %zu characters", name, sizeof text - 1);
     else al_opts_parse(c, o, text);
   }
   if (o) al_op_run(c, op, in, n_in, o, out, n_out);
@@ -198,8 +214,8 @@ static al_status run_text(al_ctx *c, const char *name, al_tensor *const *in, int
   return c->error;
 }
 
-al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, int n_in, al_tensor **out, int n_out,
-                      const char *fmt, ...) {
+al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, int n_in, al_tensor **out,
+                      int n_out, const char *fmt, ...) {
   va_list ap;
   va_start(ap, fmt);
   const al_status st = run_text(c, name, in, n_in, out, n_out, fmt, ap);
@@ -207,7 +223,8 @@ al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, int n_i
   return st;
 }
 
-al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt, ...) {
+al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, const char *fmt,
+                  ...) {
   al_tensor *out;
   va_list ap;
   va_start(ap, fmt);
@@ -219,9 +236,10 @@ al_tensor *al_run(al_ctx *c, const char *name, al_tensor *const *in, int n_in, c
 al_status al_axis(al_ctx *c, const al_call *k, const char *key, int ndim, int *axis) {
   const int64_t a = al_opt_int(k->opts, key);
   if (a < -ndim || a >= ndim)
-    return al_fail(c, AL_EVALUE, "%s: option '%s': integer in %d..%d expected, got %lld for shape %s", k->op->info.name, key,
-                   -ndim, ndim - 1 + c->axis_base, (long long)(a < 0 ? a : a + c->axis_base),
-                   al_meta_str(&k->in_meta[0], (char[96]){0}, 96));
+    return al_fail(
+        c, AL_EVALUE, "%s: option '%s': integer in %d..%d expected, got %lld for shape %s",
+        k->op->info.name, key, -ndim, ndim - 1 + c->axis_base,
+        (long long)(a < 0 ? a : a + c->axis_base), al_meta_str(&k->in_meta[0], (char[96]){0}, 96));
   *axis = (int)(a < 0 ? a + ndim : a);
   return AL_OK;
 }

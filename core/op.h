@@ -1,9 +1,8 @@
 /* op.h: the op descriptor, for core/ops/ and the tests: one op, one place.
  *
- * From a descriptor come the C call, the Lua function and method, help, completion, error texts, the
- * gradient check and the CPU = CUDA test. A file core/ops/<stem>.c ends with
- *     AL_OPS(<stem>, &op_a, &op_b)
- * and the build finds it by its name.
+ * From a descriptor come the C call, the Lua function and method, help, completion, error texts,
+ * the gradient check and the CPU = CUDA test. A file core/ops/<stem>.c ends with AL_OPS(<stem>,
+ * &op_a, &op_b) and the build finds it by its name.
  */
 #ifndef AL_OP_H
 #define AL_OP_H
@@ -16,10 +15,10 @@ typedef struct al_meta { /* what an output will be, or what an input was */
   int64_t shape[AL_MAX_DIMS];
 } al_meta;
 
-/* One run of an op. In forward: in, out, opts. In backward: in and out hold only what the descriptor
- * declares as read (else NULL), in_meta is always filled; dout[i] is NULL where no gradient came;
- * din[i] must be set to a new reference for every i with need[i]. All tensors handed to forward and
- * backward are contiguous unless the op has AL_OP_STRIDED. */
+/* One run of an op. In forward: in, out, opts. In backward: in and out hold only what the
+ * descriptor declares as read (else NULL), in_meta is always filled; dout[i] is NULL where no
+ * gradient came; din[i] must be set to a new reference for every i with need[i]. All tensors handed
+ * to forward and backward are contiguous unless the op has AL_OP_STRIDED. */
 typedef struct al_call {
   const struct al_op *op;
   al_opts *opts;
@@ -28,8 +27,9 @@ typedef struct al_call {
   al_meta *in_meta, *out_meta;
   al_tensor **dout, **din;
   bool *need;
-  al_tensor **sum; /* backward: sum[i] NULL, or the gradient input i has so far, packed and seen by nobody else:
-                    * adding to it and giving a reference to it as din[i] saves a pass */
+  al_tensor *
+      *sum; /* backward: sum[i] NULL, or the gradient input i has so far, packed and seen by nobody
+             * else: adding to it and giving a reference to it as din[i] saves a pass */
 } al_call;
 
 /* A case for check_ops: inputs as shapes, one word an input, and options.
@@ -57,8 +57,9 @@ typedef struct al_op {
   al_status (*forward)(al_ctx *c, al_call *k);
   /* NULL: not differentiable. Runs with recording off. */
   al_status (*backward)(al_ctx *c, al_call *k);
-  unsigned reads_in, reads_out; /* bit i: backward reads in[i] / out[i] (a list counts as its first bit) */
-  const al_sample *samples;     /* end with {0} */
+  unsigned reads_in,
+      reads_out; /* bit i: backward reads in[i] / out[i] (a list counts as its first bit) */
+  const al_sample *samples; /* end with {0} */
 } al_op;
 
 #define AL_OPS(stem, ...) const al_op *const al_ops_##stem[] = {__VA_ARGS__, NULL}
@@ -70,8 +71,8 @@ al_tensor *al_new_meta(al_ctx *c, const al_meta *m);
 al_tensor *al_new_meta_full(al_ctx *c, const al_meta *m, double value);
 /* New reference to t itself when contiguous, else to a contiguous copy. */
 al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t);
-/* New reference to t itself where it is packed and nobody else sees it, so that backward may write over
- * it, else a new tensor like it. For gradients of outputs. */
+/* New reference to t itself where it is packed and nobody else sees it, so that backward may write
+ * over it, else a new tensor like it. For gradients of outputs. */
 al_tensor *al_overwrite(al_ctx *c, al_tensor *t);
 /* New view of t's storage; offset in elements, relative to t's first element. No history. */
 al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t *shape,

@@ -1,7 +1,7 @@
-/* optim.c: SGD with momentum and AdamW (Loshchilov & Hutter 2019: decay decoupled from the gradient),
- * with clipping of the global gradient norm. State is in the parameters' dtype. A step is two passes over
- * all parameters, one for the norm and one for the update; the norm's partial sums go in fixed blocks, so
- * the result does not depend on the number of threads. */
+/* optim.c: SGD with momentum and AdamW (Loshchilov & Hutter 2019: decay decoupled from the
+ * gradient), with clipping of the global gradient norm. State is in the parameters' dtype. A step
+ * is two passes over all parameters, one for the norm and one for the update; the norm's partial
+ * sums go in fixed blocks, so the result does not depend on the number of threads. */
 #include "core.h"
 #include "../kernels/optim.h"
 #include <math.h>
@@ -28,16 +28,27 @@ struct al_optim {
   char label[160]; /* of the last state name handed out */
 };
 
-#define COMMON                                                                                      \
-  {"weight_decay", AL_T_NUM, "0", NULL, 0, 1e308, "decoupled weight decay, times the learning rate", NULL}, \
-  {"grad_clip", AL_T_NUM, "0", NULL, 0, 1e308, "largest global gradient norm; 0 = off", NULL}
+#define COMMON                                                                                     \
+  {"weight_decay",                                                                                 \
+   AL_T_NUM,                                                                                       \
+   "0",                                                                                            \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   1e308,                                                                                          \
+   "decoupled weight decay, times the learning rate",                                              \
+   NULL},                                                                                          \
+  {                                                                                                \
+    "grad_clip", AL_T_NUM, "0", NULL, 0, 1e308, "largest global gradient norm; 0 = off", NULL      \
+  }
 
 static const al_arg adamw_args[] = {
-    {"betas", AL_T_LIST | AL_T_NUM, "{0.9,0.999}", NULL, 0, 1, "decay of the first and second moment", NULL},
+    {"betas", AL_T_LIST | AL_T_NUM, "{0.9,0.999}", NULL, 0, 1,
+     "decay of the first and second moment", NULL},
     {"eps", AL_T_NUM, "1e-8", NULL, 0, 1e308, "added to the root of the second moment", NULL},
     COMMON,
     {0}};
-static const al_arg sgd_args[] = {{"momentum", AL_T_NUM, "0", NULL, 0, 1, "decay of the running gradient", NULL}, COMMON, {0}};
+static const al_arg sgd_args[] = {
+    {"momentum", AL_T_NUM, "0", NULL, 0, 1, "decay of the running gradient", NULL}, COMMON, {0}};
 
 const al_arg *al_optim_args(al_ctx *c, const char *kind) {
   if (strcmp(kind, "adamw") == 0) return adamw_args;
@@ -56,7 +67,8 @@ al_optim *al_optim_new(al_ctx *c, const char *kind, al_opts *opts) {
   o->opts = opts ? al_opts_copy(c, opts) : al_opts_new(c, rows, kind);
   const double *betas;
   if (o->opts && o->adamw && al_opt_list(o->opts, "betas", &betas) != 2)
-    al_fail(c, AL_EVALUE, "adamw: option 'betas': two numbers expected, got %d", al_opt_list(o->opts, "betas", &betas));
+    al_fail(c, AL_EVALUE, "adamw: option 'betas': two numbers expected, got %d",
+            al_opt_list(o->opts, "betas", &betas));
   if (c->error == AL_OK) return o;
   al_optim_free(o);
   return NULL;
@@ -99,10 +111,11 @@ al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) 
   if (!p || (p->dtype != AL_F32 && p->dtype != AL_F64) || !al_contiguous(p) || p->node)
     return al_fail(c, AL_ETYPE, "optim: parameter '%s': a contiguous f32 or f64 leaf needed", name);
   if (strlen(name) + sizeof "m." > sizeof o->label)
-    return al_fail(c, AL_EVALUE, "optim: parameter '%s': a name of at most %zu characters needed", name,
-                   sizeof o->label - sizeof "m.");
+    return al_fail(c, AL_EVALUE, "optim: parameter '%s': a name of at most %zu characters needed",
+                   name, sizeof o->label - sizeof "m.");
   for (int i = 0; i < o->n; i++)
-    if (strcmp(o->slots[i].name, name) == 0) return al_fail(c, AL_ENAME, "optim: parameter '%s' was added twice", name);
+    if (strcmp(o->slots[i].name, name) == 0)
+      return al_fail(c, AL_ENAME, "optim: parameter '%s' was added twice", name);
   AL_TRY(make_room(o, al_numel(p)));
   const al_meta m = al_meta_of(p);
   slot s = {.name = strdup(name), .decay = decay};
@@ -134,8 +147,12 @@ static int list_tasks(al_optim *o, al_dtype dtype) {
   for (int i = 0; i < o->n; i++) {
     const slot *t = &o->slots[i];
     if (t->p->dtype != dtype || !t->p->grad) continue;
-    o->tasks[n++] = (alk_optim_task){.n = al_numel(t->p), .first = first, .p = al_data(t->p), .g = al_data(t->p->grad),
-                                     .m = al_data(t->m), .v = t->v ? al_data(t->v) : NULL,
+    o->tasks[n++] = (alk_optim_task){.n = al_numel(t->p),
+                                     .first = first,
+                                     .p = al_data(t->p),
+                                     .g = al_data(t->p->grad),
+                                     .m = al_data(t->m),
+                                     .v = t->v ? al_data(t->v) : NULL,
                                      .decay = t->decay ? al_opt_num(o->opts, "weight_decay") : 0};
     first += (al_numel(t->p) + ALK_OPTIM_BLOCK - 1) / ALK_OPTIM_BLOCK;
   }
@@ -156,14 +173,18 @@ al_status al_optim_step(al_optim *o, double lr, double *norm) {
   const double *betas = (const double[]){0, 0};
   if (o->adamw) al_opt_list(o->opts, "betas", &betas);
   o->steps++;
-  alk_optim_step s = {
-      .lr = lr, .scale = clip > 0 && total > clip ? clip / total : 1, .beta1 = betas[0], .beta2 = betas[1],
-      .correct1 = 1 - pow(betas[0], (double)o->steps), .correct2 = 1 - pow(betas[1], (double)o->steps)};
+  alk_optim_step s = {.lr = lr,
+                      .scale = clip > 0 && total > clip ? clip / total : 1,
+                      .beta1 = betas[0],
+                      .beta2 = betas[1],
+                      .correct1 = 1 - pow(betas[0], (double)o->steps),
+                      .correct2 = 1 - pow(betas[1], (double)o->steps)};
   if (o->adamw) s.eps = al_opt_num(o->opts, "eps");
   else s.momentum = al_opt_num(o->opts, "momentum");
   for (int i = 0; i < 2; i++) {
     const int n = list_tasks(o, types[i]);
-    if (n) (o->adamw ? alk_adamw((alk_dtype)types[i]) : alk_sgd((alk_dtype)types[i]))(n, o->tasks, &s);
+    if (n)
+      (o->adamw ? alk_adamw((alk_dtype)types[i]) : alk_sgd((alk_dtype)types[i]))(n, o->tasks, &s);
   }
   return AL_OK;
 }

@@ -73,7 +73,8 @@ static const char *expected(const al_arg *r, char *buf, size_t n) {
   return buf;
 }
 
-static al_status mismatch(al_ctx *c, const al_opts *o, const char *key, const al_arg *r, const char *got) {
+static al_status mismatch(al_ctx *c, const al_opts *o, const char *key, const al_arg *r,
+                          const char *got) {
   char want[512];
   char near[128] = "";
   if (r->type & AL_T_WORD) {
@@ -81,7 +82,8 @@ static al_status mismatch(al_ctx *c, const al_opts *o, const char *key, const al
     const char *list[64];
     int n = 0;
     snprintf(words, sizeof words, "%s", r->choices);
-    for (char *save, *w = strtok_r(words, " ", &save); w && n < 64; w = strtok_r(NULL, " ", &save)) list[n++] = w;
+    for (char *save, *w = strtok_r(words, " ", &save); w && n < 64; w = strtok_r(NULL, " ", &save))
+      list[n++] = w;
     const char *hit = al_nearest(got, list, n);
     if (hit) snprintf(near, sizeof near, " (did you mean '%s'?)", hit);
   }
@@ -142,11 +144,14 @@ static al_status unknown(al_ctx *c, const al_opts *o, const char *key) {
       }
   }
   const char *near = al_nearest(key, names, n);
-  if (near) return al_fail(c, AL_ENAME, "%s: unknown option '%s' (did you mean '%s'?)", o->owner, key, near);
+  if (near)
+    return al_fail(c, AL_ENAME, "%s: unknown option '%s' (did you mean '%s'?)", o->owner, key,
+                   near);
   char list[600];
   text t = {list, sizeof list, 0};
   for (int i = 0; i < o->n; i++) put(&t, " %s", o->rows[i].name);
-  return al_fail(c, AL_ENAME, "%s: unknown option '%s'; it has:%s", o->owner, key, o->n ? list : " none");
+  return al_fail(c, AL_ENAME, "%s: unknown option '%s'; it has:%s", o->owner, key,
+                 o->n ? list : " none");
 }
 
 /* Finds the row and value for a setter; a record means its first field. */
@@ -190,7 +195,8 @@ al_status al_opts_set_bool(al_ctx *c, al_opts *o, const char *key, bool b) {
     *v = (value){.kind = AL_T_BOOL, .given = given, .b = b};
     return AL_OK;
   }
-  if (!b && r->type & AL_T_WORD && has_word(r->choices, "none")) return put_word(c, v, AL_T_WORD, "none");
+  if (!b && r->type & AL_T_WORD && has_word(r->choices, "none"))
+    return put_word(c, v, AL_T_WORD, "none");
   return mismatch(c, o, key, r, b ? "true" : "false");
 }
 
@@ -207,7 +213,8 @@ al_status al_opts_set_num(al_ctx *c, al_opts *o, const char *key, double x) {
   }
   if (isnan(x) || (!(r->type & AL_T_NUM) && (x != floor(x) || fabs(x) > 9007199254740992.0)))
     return mismatch(c, o, key, r, got);
-  if ((r->min != 0 || r->max != 0) && (x < r->min || x > r->max)) return mismatch(c, o, key, r, got);
+  if ((r->min != 0 || r->max != 0) && (x < r->min || x > r->max))
+    return mismatch(c, o, key, r, got);
   const bool given = v->given;
   value_clear(v);
   *v = (value){.kind = AL_T_NUM, .given = given, .num = x};
@@ -231,8 +238,10 @@ al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const 
   for (int i = 0; i < n; i++) {
     char got[40];
     snprintf(got, sizeof got, "%.9g", x[i]);
-    if (isnan(x[i]) || (!(r->type & AL_T_NUM) && x[i] != floor(x[i]))) return mismatch(c, o, key, r, got);
-    if ((r->min != 0 || r->max != 0) && (x[i] < r->min || x[i] > r->max)) return mismatch(c, o, key, r, got);
+    if (isnan(x[i]) || (!(r->type & AL_T_NUM) && x[i] != floor(x[i])))
+      return mismatch(c, o, key, r, got);
+    if ((r->min != 0 || r->max != 0) && (x[i] < r->min || x[i] > r->max))
+      return mismatch(c, o, key, r, got);
   }
   double *copy = malloc(n > 0 ? (size_t)n * sizeof *copy : 1);
   if (!copy) return al_fail(c, AL_ENOMEM, "out of memory (option list)");
@@ -244,7 +253,8 @@ al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const 
 }
 
 /* "{0,1,3}" or "(2,-1)" -> numbers; the closing bracket is at end. */
-static al_status parse_list(al_ctx *c, al_opts *o, const char *key, const char *s, const char *end) {
+static al_status parse_list(al_ctx *c, al_opts *o, const char *key, const char *s,
+                            const char *end) {
   double x[256];
   int n = 0;
   while (s < end) {
@@ -253,7 +263,9 @@ static al_status parse_list(al_ctx *c, al_opts *o, const char *key, const char *
     char *stop;
     const double d = strtod(s, &stop);
     if (stop == s || n == 256)
-      return al_fail(c, AL_EVALUE, "%s: option '%s': a list of at most 256 numbers expected, got '%.40s'", o->owner, key, s);
+      return al_fail(c, AL_EVALUE,
+                     "%s: option '%s': a list of at most 256 numbers expected, got '%.40s'",
+                     o->owner, key, s);
     x[n++] = d;
     s = stop;
   }
@@ -261,7 +273,8 @@ static al_status parse_list(al_ctx *c, al_opts *o, const char *key, const char *
 }
 
 static al_status parse_bare(al_ctx *c, al_opts *o, const char *key, const char *w) {
-  if (strcmp(w, "true") == 0 || strcmp(w, "false") == 0) return al_opts_set_bool(c, o, key, w[0] == 't');
+  if (strcmp(w, "true") == 0 || strcmp(w, "false") == 0)
+    return al_opts_set_bool(c, o, key, w[0] == 't');
   char *end;
   errno = 0;
   const double d = strtod(w, &end);
@@ -283,17 +296,22 @@ al_status al_opts_parse(al_ctx *c, al_opts *o, const char *s) {
     s += k + 1;
     if (*s == '{' || *s == '(') {
       const char *end = strchr(s, *s == '{' ? '}' : ')');
-      if (!end) return al_fail(c, AL_EVALUE, "%s: option '%s': the list '%.60s' is not closed", o->owner, key, s);
+      if (!end)
+        return al_fail(c, AL_EVALUE, "%s: option '%s': the list '%.60s' is not closed", o->owner,
+                       key, s);
       AL_TRY(parse_list(c, o, key, s + 1, end));
       s = end + 1;
       continue;
     }
     const bool quoted = *s == '\'' || *s == '"';
     const char *end = quoted ? strchr(s + 1, *s) : s + strcspn(s, " \t\n,");
-    if (!end) return al_fail(c, AL_EVALUE, "%s: option '%s': the text %.60s is not closed", o->owner, key, s);
+    if (!end)
+      return al_fail(c, AL_EVALUE, "%s: option '%s': the text %.60s is not closed", o->owner, key,
+                     s);
     const char *from = s + quoted;
     if ((size_t)(end - from) >= sizeof word)
-      return al_fail(c, AL_EVALUE, "%s: option '%s': value longer than %zu characters", o->owner, key, sizeof word - 1);
+      return al_fail(c, AL_EVALUE, "%s: option '%s': value longer than %zu characters", o->owner,
+                     key, sizeof word - 1);
     memcpy(word, from, (size_t)(end - from));
     word[end - from] = 0;
     AL_TRY(quoted ? al_opts_set_word(c, o, key, word) : parse_bare(c, o, key, word));
@@ -308,7 +326,8 @@ static al_status set_default(al_ctx *c, al_opts *o, int i) {
     o->v[i].kind = AL_T_RECORD;
     return o->v[i].record ? AL_OK : AL_ENOMEM;
   }
-  if (r->def && r->def[0] == '{') AL_TRY(parse_list(c, o, r->name, r->def + 1, strchr(r->def, '}')));
+  if (r->def && r->def[0] == '{')
+    AL_TRY(parse_list(c, o, r->name, r->def + 1, strchr(r->def, '}')));
   else if (r->def && *r->def) AL_TRY(parse_bare(c, o, r->name, r->def));
   o->v[i].given = false;
   return AL_OK;
@@ -381,7 +400,9 @@ const char *al_opt_word(const al_opts *o, const char *key) {
   const value *v = leaf(o, key);
   return v->word ? v->word : "";
 }
-bool al_opt_is(const al_opts *o, const char *key, const char *word) { return strcmp(al_opt_word(o, key), word) == 0; }
+bool al_opt_is(const al_opts *o, const char *key, const char *word) {
+  return strcmp(al_opt_word(o, key), word) == 0;
+}
 int al_opt_list(const al_opts *o, const char *key, const double **x) {
   const value *v = leaf(o, key);
   *x = v->list;
@@ -390,21 +411,31 @@ int al_opt_list(const al_opts *o, const char *key, const double **x) {
 
 static void put_value(text *t, const value *v) {
   switch (v->kind) {
-  case AL_T_BOOL: put(t, "%s", v->b ? "true" : "false"); break;
-  case AL_T_NUM: put(t, "%.17g", v->num); break;
-  case AL_T_WORD: put(t, "%s", v->word); break;
-  case AL_T_TEXT: put(t, "'%s'", v->word); break;
+  case AL_T_BOOL:
+    put(t, "%s", v->b ? "true" : "false");
+    break;
+  case AL_T_NUM:
+    put(t, "%.17g", v->num);
+    break;
+  case AL_T_WORD:
+    put(t, "%s", v->word);
+    break;
+  case AL_T_TEXT:
+    put(t, "'%s'", v->word);
+    break;
   case AL_T_LIST:
     put(t, "{");
     for (int i = 0; i < v->n_list; i++) put(t, i ? ",%.17g" : "%.17g", v->list[i]);
     put(t, "}");
     break;
-  default: break;
+  default:
+    break;
   }
 }
 
 static bool same(const value *a, const value *b) {
-  if (a->kind != b->kind || a->b != b->b || a->num != b->num || a->n_list != b->n_list) return false;
+  if (a->kind != b->kind || a->b != b->b || a->num != b->num || a->n_list != b->n_list)
+    return false;
   for (int i = 0; i < a->n_list; i++)
     if (a->list[i] != b->list[i]) return false;
   return !a->word || strcmp(a->word, b->word) == 0;

@@ -1,5 +1,5 @@
-/* rng.c: Philox streams. Element i of stream s is a pure function of (s, i): the same on every machine
- * and with any number of threads. */
+/* rng.c: Philox streams. Element i of stream s is a pure function of (s, i): the same on every
+ * machine and with any number of threads. */
 #include "core.h"
 #include "../kernels/philox.h"
 #include <math.h>
@@ -26,7 +26,8 @@ void al_seed_restore(al_ctx *c, const uint64_t s[2]) { c->seed = s[0], c->drawn 
 
 static al_status float_only(const al_tensor *t, const char *what) {
   if ((t->dtype == AL_F32 || t->dtype == AL_F64) && al_contiguous(t)) return AL_OK;
-  return al_fail(t->ctx, AL_ETYPE, "%s: a contiguous f32 or f64 tensor needed, got %s %s", what, al_dtype_name(t->dtype), AL_STR(t));
+  return al_fail(t->ctx, AL_ETYPE, "%s: a contiguous f32 or f64 tensor needed, got %s %s", what,
+                 al_dtype_name(t->dtype), AL_STR(t));
 }
 
 static void put(al_tensor *t, int64_t i, double v) {
@@ -41,7 +42,8 @@ al_status al_fill_uniform(al_tensor *t, uint64_t stream, double lo, double hi) {
   for (int64_t b = 0; b < (n + 3) / 4; b++) {
     uint32_t r[4];
     alk_philox(stream, (uint64_t)b, r);
-    for (int64_t i = 4 * b; i < n && i < 4 * b + 4; i++) put(t, i, lo + (hi - lo) * alk_unit(r[i - 4 * b]));
+    for (int64_t i = 4 * b; i < n && i < 4 * b + 4; i++)
+      put(t, i, lo + (hi - lo) * alk_unit(r[i - 4 * b]));
   }
   return AL_OK;
 }

@@ -70,7 +70,8 @@ al_tensor *al_tensor_full(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape
   return al_scope_own(c, t);
 }
 
-al_tensor *al_tensor_from(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape, const double *data, int64_t n) {
+al_tensor *al_tensor_from(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape,
+                          const double *data, int64_t n) {
   al_tensor *t = fresh(c, dt, ndim, shape);
   if (!t) return NULL;
   if (al_write(t, data, n) != AL_OK) {
@@ -80,13 +81,15 @@ al_tensor *al_tensor_from(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape
   return al_scope_own(c, t);
 }
 
-al_tensor *al_new_meta(al_ctx *c, const al_meta *m) { return al_tensor_new(c, m->dtype, m->ndim, m->shape); }
+al_tensor *al_new_meta(al_ctx *c, const al_meta *m) {
+  return al_tensor_new(c, m->dtype, m->ndim, m->shape);
+}
 al_tensor *al_new_meta_full(al_ctx *c, const al_meta *m, double value) {
   return al_tensor_full(c, m->dtype, m->ndim, m->shape, value);
 }
 
-al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t *shape, const int64_t *stride,
-                          int64_t offset) {
+al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t *shape,
+                          const int64_t *stride, int64_t offset) {
   al_tensor *v = bare(c, t->dtype, ndim, shape);
   if (!v) return NULL;
   for (int i = 0; i < ndim; i++) v->stride[i] = stride[i];
@@ -153,7 +156,9 @@ bool al_contiguous(const al_tensor *t) {
   return true;
 }
 
-void *al_data(const al_tensor *t) { return (char *)t->storage->data + t->offset * al_dtype_size(t->dtype); }
+void *al_data(const al_tensor *t) {
+  return (char *)t->storage->data + t->offset * al_dtype_size(t->dtype);
+}
 int64_t al_storage_bytes(const al_tensor *t) { return t->storage->bytes; }
 
 alk_view al_view(const al_tensor *t) {
@@ -187,15 +192,17 @@ al_status al_read(const al_tensor *t, double *out, int64_t n) {
 
 al_status al_write(al_tensor *t, const double *in, int64_t n) {
   if (n != al_numel(t))
-    return al_fail(t->ctx, AL_ESHAPE, "tensor: %lld numbers needed for shape %s, got %lld", (long long)al_numel(t),
-                   AL_STR(t), (long long)n);
-  const alk_view s = doubles_like(t, (double *)(uintptr_t)in), d = al_view(t); /* alk_copy only reads s */
+    return al_fail(t->ctx, AL_ESHAPE, "tensor: %lld numbers needed for shape %s, got %lld",
+                   (long long)al_numel(t), AL_STR(t), (long long)n);
+  const alk_view s = doubles_like(t, (double *)(uintptr_t)in),
+                 d = al_view(t); /* alk_copy only reads s */
   alk_copy(&d, &s);
   return AL_OK;
 }
 
 al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
-  if (dst->ndim != src->ndim || memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
+  if (dst->ndim != src->ndim ||
+      memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
     return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));
   const alk_view d = al_view(dst), s = al_view(src);
   alk_copy(&d, &s);
@@ -216,8 +223,12 @@ static const char *shape_str(int ndim, const int64_t *shape, char *buf, size_t n
   return buf;
 }
 
-const char *al_shape_str(const al_tensor *t, char *buf, size_t n) { return shape_str(t->ndim, t->shape, buf, n); }
-const char *al_meta_str(const al_meta *m, char *buf, size_t n) { return shape_str(m->ndim, m->shape, buf, n); }
+const char *al_shape_str(const al_tensor *t, char *buf, size_t n) {
+  return shape_str(t->ndim, t->shape, buf, n);
+}
+const char *al_meta_str(const al_meta *m, char *buf, size_t n) {
+  return shape_str(m->ndim, m->shape, buf, n);
+}
 
 al_meta al_meta_of(const al_tensor *t) {
   al_meta m = {.dtype = t->dtype, .ndim = t->ndim};

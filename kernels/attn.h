@@ -1,9 +1,11 @@
-/* attn.h: the fused attention kernel: scores, weights, sums and their backward over tiles; the (T,S)
- * matrix is never stored. Memory beyond the arguments is the scratch asked for here, O(T + S) a thread.
+/* attn.h: the fused attention kernel: scores, weights, sums and their backward over tiles; the
+ * (T,S) matrix is never stored. Memory beyond the arguments is the scratch asked for here, O(T + S)
+ * a thread.
  *
- *   qh = phi(q), kh = phi(k);  s_ij = scale qh_i.kh_j;  w_ij = A_ij f(s'_ij) over visible j (visible.h)
- *   N_i = sum_j keep_ij w_ij b_j v_j, b = 1 without value_scale;  W_i = sum w, sum |w| or sqrt(sum w^2) (0 for ALK_STAT_NONE)
- *   y_i = N_i, or N_i / W_i with `normalise` (0 where |W_i| is below the smallest normal)
+ *   qh = phi(q), kh = phi(k);  s_ij = scale qh_i.kh_j;  w_ij = A_ij f(s'_ij) over visible j
+ * (visible.h) N_i = sum_j keep_ij w_ij b_j v_j, b = 1 without value_scale;  W_i = sum w, sum |w| or
+ * sqrt(sum w^2) (0 for ALK_STAT_NONE) y_i = N_i, or N_i / W_i with `normalise` (0 where |W_i| is
+ * below the smallest normal)
  *
  * exp and cosh carry a row reference m (its maximum) outside: N and W are relative to e^m, and m is
  * returned as a constant.
@@ -22,7 +24,8 @@ typedef struct alk_attn_spec {
   bool normalise;
   int64_t D, E; /* channels of q and k, of v */
   double scale;
-  double dropout; /* 0: none; weight (b,h,i,j) is kept as element ((b H + h) T + i) S + j of the op dropout */
+  double dropout; /* 0: none; weight (b,h,i,j) is kept as element ((b H + h) T + i) S + j of the op
+                     dropout */
   uint64_t key;
 } alk_attn_spec;
 
@@ -30,8 +33,8 @@ typedef struct alk_attn_spec {
 ALK_KERNEL(attn_fwd_scratch, int64_t, (const alk_attn_spec *a))
 ALK_KERNEL(attn_bwd_scratch, int64_t, (const alk_attn_spec *a))
 
-/* Jobs to run at once, at most `threads`: the forward splits into blocks of query rows where there are
- * few heads, the backward into key/value heads only. Neither changes a number. */
+/* Jobs to run at once, at most `threads`: the forward splits into blocks of query rows where there
+ * are few heads, the backward into key/value heads only. Neither changes a number. */
 enum { ALK_ATTN_BLOCK = 96 };
 static inline int64_t alk_attn_jobs(const alk_attn_spec *a, bool backward, int64_t threads) {
   int64_t n = a->g.B * a->g.Hkv;
@@ -42,16 +45,17 @@ static inline int64_t alk_attn_jobs(const alk_attn_spec *a, bool backward, int64
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
  * y (B,T,H,E), W and m (B,H,T). */
 ALK_KERNEL(attn_fwd, void,
-           (const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *b, const double *sums,
-            void *y, void *W, void *m, void *scratch, int64_t jobs))
+           (const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *b,
+            const double *sums, void *y, void *W, void *m, void *scratch, int64_t jobs))
 
-/* b and dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients (B,H,n) or NULL. y, W, m as the
- * forward gave them. */
+/* b and dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients
+ * (B,H,n) or NULL. y, W, m as the forward gave them. */
 typedef struct alk_attn_grad {
   const void *q, *k, *v, *b, *y, *W, *m, *dy, *dW;
   const double *sums;
   void *dq, *dk, *dv, *db;
   double *dsums, *dcoefficients;
 } alk_attn_grad;
-ALK_KERNEL(attn_bwd, void, (const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs))
+ALK_KERNEL(attn_bwd, void,
+           (const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs))
 #endif

@@ -1,6 +1,7 @@
 /* finish.h: what follows the sums of attention, in one pass: factor, norm, gate.
  *
- *   z = f x;  o = g Norm(z)     x (N, n), a row being `sub` heads of n / sub channels; f, g (N, sub)
+ *   z = f x;  o = g Norm(z)     x (N, n), a row being `sub` heads of n / sub channels; f, g (N,
+ * sub)
  *
  * Norm as in norm.h (kind ALK_FINISH_NONE: z itself), over the whole row. */
 #ifndef ALK_FINISH_H
@@ -16,12 +17,13 @@ typedef struct alk_finish {
   const void *x, *factor, *gain, *bias, *logscale, *gate; /* all but x may be NULL */
 } alk_finish;
 
-/* o (N,n); mean (layer) and scale (any norm) as norm_fwd leaves them, (N), else NULL. scratch: n elements a
- * job. */
-ALK_KERNEL(finish_fwd, void, (const alk_finish *f, void *o, void *mean, void *scale, void *scratch, int64_t jobs))
+/* o (N,n); mean (layer) and scale (any norm) as norm_fwd leaves them, (N), else NULL. scratch: n
+ * elements a job. */
+ALK_KERNEL(finish_fwd, void,
+           (const alk_finish *f, void *o, void *mean, void *scale, void *scratch, int64_t jobs))
 /* dx (N,n), dfactor and dgate (N,sub) where f and g are given; dgain and dbias as chunks of
  * ALK_NORM_ROWS rows (norm.h) or NULL. scratch: 3 n elements a job. */
 ALK_KERNEL(finish_bwd, void,
-           (const alk_finish *f, const void *mean, const void *scale, const void *d_o, void *dx, void *dfactor, void *dgate,
-            void *dgain, void *dbias, void *scratch, int64_t jobs))
+           (const alk_finish *f, const void *mean, const void *scale, const void *d_o, void *dx,
+            void *dfactor, void *dgate, void *dgain, void *dbias, void *scratch, int64_t jobs))
 #endif

@@ -31,9 +31,9 @@ const char *alk_isa_name(alk_isa isa); /* "x86-64", "x86-64-v3", "x86-64-v4" */
 
 #if defined(__x86_64__)
 #define ALK_PICK(name)                                                                             \
-  (alk_cpu_isa() == ALK_ISA_V4 ? alk_##name##_f32_v4                                               \
-                               : alk_cpu_isa() == ALK_ISA_V3 ? alk_##name##_f32_v3                 \
-                                                             : alk_##name##_f32)
+  (alk_cpu_isa() == ALK_ISA_V4   ? alk_##name##_f32_v4                                             \
+   : alk_cpu_isa() == ALK_ISA_V3 ? alk_##name##_f32_v3                                             \
+                                 : alk_##name##_f32)
 #else
 #define ALK_PICK(name) alk_##name##_f32
 #endif
@@ -50,7 +50,8 @@ const char *alk_isa_name(alk_isa isa); /* "x86-64", "x86-64-v3", "x86-64-v4" */
     return dtype == ALK_F64 ? alk_##name##_f64 : ALK_PICK(name);                                   \
   }
 
-/* In kernels/cpu/<op>.c: void ALK_NAME(softmax_fwd)(...). The build defines ALK_REAL, ALK_SUFFIX. */
+/* In kernels/cpu/<op>.c: void ALK_NAME(softmax_fwd)(...). The build defines ALK_REAL, ALK_SUFFIX.
+ */
 #define ALK_PASTE_(a, b) alk_##a##b
 #define ALK_PASTE(a, b) ALK_PASTE_(a, b)
 #define ALK_NAME(name) ALK_PASTE(name, ALK_SUFFIX)

@@ -1,13 +1,13 @@
-/* linear.h: attention with w_ij = A_ij scale phi(q_i).phi(k_j) in time linear in T: products inside a
- * chunk of tokens, a state between chunks.
+/* linear.h: attention with w_ij = A_ij scale phi(q_i).phi(k_j) in time linear in T: products inside
+ * a chunk of tokens, a state between chunks.
  *
- *     causal: H_i = sum_{j <= i} A_ij kh_j b_j v_j^T (D,E), z_i = sum A_ij kh_j (D);  else over all keys
- *     N_i = scale qh_i H_i;  W_i = scale qh_i.z_i (0 for ALK_STAT_NONE);  y, W as in attn.h
+ *     causal: H_i = sum_{j <= i} A_ij kh_j b_j v_j^T (D,E), z_i = sum A_ij kh_j (D);  else over all
+ * keys N_i = scale qh_i H_i;  W_i = scale qh_i.z_i (0 for ALK_STAT_NONE);  y, W as in attn.h
  *
- * Sums restart every ALK_LINEAR_SEGMENT tokens and are added to the state before: the numbers are the
- * same whether one thread walks through a head or several take a segment each. Sources: papers A.9.
- * Of the spec, f, its limits and the dropout are not read; stat is none or sum, offset 0; causal needs
- * T = S and decay needs causal.
+ * Sums restart every ALK_LINEAR_SEGMENT tokens and are added to the state before: the numbers are
+ * the same whether one thread walks through a head or several take a segment each. Sources: papers
+ * A.9. Of the spec, f, its limits and the dropout are not read; stat is none or sum, offset 0;
+ * causal needs T = S and decay needs causal.
  */
 #ifndef ALK_LINEAR_H
 #define ALK_LINEAR_H
@@ -25,7 +25,8 @@ static inline int64_t alk_linear_jobs(const alk_attn_spec *a, int64_t threads) {
   return items < 1 ? 1 : items < threads ? items : threads;
 }
 
-/* Elements that the states at the ends of all segments take: made by the forward, read by the backward. */
+/* Elements that the states at the ends of all segments take: made by the forward, read by the
+ * backward. */
 ALK_KERNEL(linear_states, int64_t, (const alk_attn_spec *a))
 /* Elements of scratch for that many jobs. */
 ALK_KERNEL(linear_fwd_scratch, int64_t, (const alk_attn_spec *a, int64_t jobs))
@@ -34,8 +35,8 @@ ALK_KERNEL(linear_bwd_scratch, int64_t, (const alk_attn_spec *a, int64_t jobs))
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
  * y (B,T,H,E), W (B,H,T). */
 ALK_KERNEL(linear_fwd, void,
-           (const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *b, const double *sums, void *y,
-            void *W, void *states, void *scratch, int64_t jobs))
+           (const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *b,
+            const double *sums, void *y, void *W, void *states, void *scratch, int64_t jobs))
 
 /* y, W, states as the forward gave them; b, sums, dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b;
  * ddecay (B,S,Hd), or NULL, with `steps` (B,H,S) as room for it. */
@@ -45,5 +46,6 @@ typedef struct alk_linear_grad {
   void *dq, *dk, *dv, *db, *ddecay;
   double *steps;
 } alk_linear_grad;
-ALK_KERNEL(linear_bwd, void, (const alk_attn_spec *a, const alk_linear_grad *t, void *scratch, int64_t jobs))
+ALK_KERNEL(linear_bwd, void,
+           (const alk_attn_spec *a, const alk_linear_grad *t, void *scratch, int64_t jobs))
 #endif

@@ -220,8 +220,8 @@ static volatile int64_t last_ms;
 static struct sigaction old_int, old_term;
 static bool catching;
 /* oneDNN's generated sgemm keeps values below the stack pointer, further than the 128 bytes that a
- * signal frame spares: on the normal stack a signal corrupted the heap in about every second interrupted
- * run. A frame with AVX-512 and AMX state takes 11 KiB. */
+ * signal frame spares: on the normal stack a signal corrupted the heap in about every second
+ * interrupted run. A frame with AVX-512 and AMX state takes 11 KiB. */
 static char signal_stack[1 << 16];
 
 static void stop_chunk(lua_State *L, lua_Debug *ar) {
@@ -254,7 +254,8 @@ static int sys_catch_interrupts(lua_State *L) {
   if (on == catching) return 0;
   if (on) {
     const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
-    if (sigaltstack(&stack, NULL) != 0) return luaL_error(L, "catch_interrupts: %s", strerror(errno));
+    if (sigaltstack(&stack, NULL) != 0)
+      return luaL_error(L, "catch_interrupts: %s", strerror(errno));
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
     sigemptyset(&a.sa_mask);
     sigaction(SIGINT, &a, &old_int);

@@ -1,20 +1,32 @@
-/* attn_case.c: see attn_case.h; and the suite that the oracle and every preset of the formula agree. */
+/* attn_case.c: see attn_case.h; and the suite that the oracle and every preset of the formula
+ * agree. */
 #include "attn_case.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static al_tensor *normal(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape, const char *name, double scale) {
+static al_tensor *normal(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape, const char *name,
+                         double scale) {
   al_tensor *t = al_tensor_new(c, dt, ndim, shape);
   ck_assert_ptr_nonnull(t);
   al_fill_normal(t, al_stream(7, name), 0, scale);
   return t;
 }
 
-attn_case attn_case_new(al_ctx *c, const char *name, const char *options, al_dtype dtype, int64_t B, int64_t T, int64_t Hkv,
-                        bool causal, const int64_t *lens, double scale) {
-  attn_case k = {.c = c, .dtype = dtype, .B = B, .T = T, .S = T, .H = 4, .Hkv = Hkv, .D = 6, .E = 5, .C = 7, .causal = causal};
+attn_case attn_case_new(al_ctx *c, const char *name, const char *options, al_dtype dtype, int64_t B,
+                        int64_t T, int64_t Hkv, bool causal, const int64_t *lens, double scale) {
+  attn_case k = {.c = c,
+                 .dtype = dtype,
+                 .B = B,
+                 .T = T,
+                 .S = T,
+                 .H = 4,
+                 .Hkv = Hkv,
+                 .D = 6,
+                 .E = 5,
+                 .C = 7,
+                 .causal = causal};
   const attn_family *family;
   const attn_preset *preset;
   al_opts *o;
@@ -22,7 +34,8 @@ attn_case attn_case_new(al_ctx *c, const char *name, const char *options, al_dty
   if (o && options && *options) al_opts_parse(c, o, options);
   const attn_sizes s = {k.H, k.Hkv, k.D, k.E, k.C};
   k.a = al_error(c) == AL_OK ? attn_new(c, family, o, &s, dtype, 3, "case") : NULL;
-  ck_assert_msg(k.a != NULL, "%s %s: %s", name, options ? options : "", al_error_message(c, NULL, NULL));
+  ck_assert_msg(k.a != NULL, "%s %s: %s", name, options ? options : "",
+                al_error_message(c, NULL, NULL));
   al_opts_release(o);
   const char *p_name;
   for (int i = 0; attn_param_at(k.a, i, &p_name); i++) {
@@ -54,7 +67,13 @@ void attn_case_free(attn_case *k) {
 }
 
 al_tensor *attn_case_run(const attn_case *k) {
-  const attn_in in = {.size = sizeof in, .q = k->q, .k = k->k, .v = k->v, .x = k->x, .lengths = k->lengths, .causal = k->causal,
+  const attn_in in = {.size = sizeof in,
+                      .q = k->q,
+                      .k = k->k,
+                      .v = k->v,
+                      .x = k->x,
+                      .lengths = k->lengths,
+                      .causal = k->causal,
                       .offset = k->offset};
   al_tensor *y = attn_forward(k->c, k->a, &in);
   ck_assert_msg(y != NULL, "%s", al_error_message(k->c, NULL, NULL));
@@ -80,9 +99,24 @@ static const double *find_param(void *user, const char *name) {
 
 oracle_in attn_case_oracle(attn_case *k) {
   ck_assert_int_eq(k->dtype, AL_F64);
-  return (oracle_in){.o = attn_opts(k->a), .B = k->B, .T = k->T, .S = k->S, .H = k->H, .Hkv = k->Hkv, .D = k->D, .E = k->E,
-                     .C = k->C, .q = al_data(k->q), .k = al_data(k->k), .v = al_data(k->v), .x = al_data(k->x),
-                     .lengths = k->lengths ? k->len : NULL, .causal = k->causal, .offset = k->offset, .param = find_param, .user = k};
+  return (oracle_in){.o = attn_opts(k->a),
+                     .B = k->B,
+                     .T = k->T,
+                     .S = k->S,
+                     .H = k->H,
+                     .Hkv = k->Hkv,
+                     .D = k->D,
+                     .E = k->E,
+                     .C = k->C,
+                     .q = al_data(k->q),
+                     .k = al_data(k->k),
+                     .v = al_data(k->v),
+                     .x = al_data(k->x),
+                     .lengths = k->lengths ? k->len : NULL,
+                     .causal = k->causal,
+                     .offset = k->offset,
+                     .param = find_param,
+                     .user = k};
 }
 
 int attn_case_variants(void) { return attn_preset_count() + attn_family_count(); }
@@ -116,18 +150,41 @@ double rms_ratio(const double *got, const double *want, int64_t n) {
 
 /* Options beyond the presets, so that each slot and value is met. */
 static const char *const extra[] = {
-    "feature_map=softplus similarity=linear", "similarity=cosh", "similarity=power order=4", "similarity=square denominator=l2",
-    "similarity=taylor order=4 coefficients=learned", "similarity=taylor order=3 orders={0,1,3} denominator=abs",
-    "similarity=taylor order=3 coefficients={1,0.5,2,0.25} denominator=length", "similarity=taylor order=2 coefficients=ones",
-    "logit_scale=learned", "logit_softcap=2", "logit_softcap=2 logit_clamp=1.5", "decay=constant", "decay=learned denominator.decay=none",
-    "denominator.power=0.5", "denominator.power=learned denominator.floor=2", "denominator.sink=learned", "denominator.sink=0.7 denominator.eps=0.1",
-    "denominator.power=0.5 output_norm=rms", "denominator.power=learned output_norm=rms", "denominator=none output_norm=layer",
-    "denominator=none output_norm=rms output_norm.scope=joint", "denominator=none output_norm=l2 output_norm.scope=joint output_norm.gain=true",
-    "output_norm=l2 output_norm.gain=learned", "output_norm=rms output_norm.gain=2 output_norm.eps=0.01",
-    "input_gate=softplus input_gate.per=channel input_gate.bias=false", "output_gate=silu output_gate.per=channel output_gate.bias=false",
-    "output_gate=sigmoid output_gate.input=position", "denominator.similarity=cosh", "similarity=square denominator.similarity=exp",
-    "similarity=taylor order=4 denominator.orders={0,2,4}", "similarity=exp denominator=l2 denominator.power=0.7 denominator.times_length=true",
-    "denominator.times_length=true", "similarity=cosh decay=gated denominator=none output_norm=l2", "similarity=linear denominator=abs", "denominator=cumulative_gate denominator.power=0.5"};
+    "feature_map=softplus similarity=linear",
+    "similarity=cosh",
+    "similarity=power order=4",
+    "similarity=square denominator=l2",
+    "similarity=taylor order=4 coefficients=learned",
+    "similarity=taylor order=3 orders={0,1,3} denominator=abs",
+    "similarity=taylor order=3 coefficients={1,0.5,2,0.25} denominator=length",
+    "similarity=taylor order=2 coefficients=ones",
+    "logit_scale=learned",
+    "logit_softcap=2",
+    "logit_softcap=2 logit_clamp=1.5",
+    "decay=constant",
+    "decay=learned denominator.decay=none",
+    "denominator.power=0.5",
+    "denominator.power=learned denominator.floor=2",
+    "denominator.sink=learned",
+    "denominator.sink=0.7 denominator.eps=0.1",
+    "denominator.power=0.5 output_norm=rms",
+    "denominator.power=learned output_norm=rms",
+    "denominator=none output_norm=layer",
+    "denominator=none output_norm=rms output_norm.scope=joint",
+    "denominator=none output_norm=l2 output_norm.scope=joint output_norm.gain=true",
+    "output_norm=l2 output_norm.gain=learned",
+    "output_norm=rms output_norm.gain=2 output_norm.eps=0.01",
+    "input_gate=softplus input_gate.per=channel input_gate.bias=false",
+    "output_gate=silu output_gate.per=channel output_gate.bias=false",
+    "output_gate=sigmoid output_gate.input=position",
+    "denominator.similarity=cosh",
+    "similarity=square denominator.similarity=exp",
+    "similarity=taylor order=4 denominator.orders={0,2,4}",
+    "similarity=exp denominator=l2 denominator.power=0.7 denominator.times_length=true",
+    "denominator.times_length=true",
+    "similarity=cosh decay=gated denominator=none output_norm=l2",
+    "similarity=linear denominator=abs",
+    "denominator=cumulative_gate denominator.power=0.5"};
 enum { N_EXTRA = sizeof extra / sizeof *extra };
 
 /* The formula's presets; *count of them. Returns the i-th, or NULL. */
@@ -149,11 +206,13 @@ static void name_of(int i, const char **name, const char **options) {
   const int v = i / 2;
   const char *preset = attn_case_preset(v, &n);
   *name = preset ? preset : "kernel_attention";
-  snprintf(text, sizeof text, "impl=%s form=parallel %s", i % 2 ? "fused" : "composed", preset ? "" : extra[v - n]);
+  snprintf(text, sizeof text, "impl=%s form=parallel %s", i % 2 ? "fused" : "composed",
+           preset ? "" : extra[v - n]);
   *options = text;
 }
 
-void attn_case_check_oracle(const char *name, const char *options, bool causal, const int64_t *lens, int64_t Hkv, int64_t T) {
+void attn_case_check_oracle(const char *name, const char *options, bool causal, const int64_t *lens,
+                            int64_t Hkv, int64_t T) {
   if (!causal && attn_case_needs_order(name, options)) return;
   al_ctx *c = al_ctx_new();
   attn_case k = attn_case_new(c, name, options, AL_F64, 2, T, Hkv, causal, lens, 1);
@@ -162,8 +221,8 @@ void attn_case_check_oracle(const char *name, const char *options, bool causal, 
   const oracle_in in = attn_case_oracle(&k);
   oracle_forward(&in, want);
   const double e = rms_ratio(got, want, al_numel(y));
-  ck_assert_msg(e < 1e-10, "%s %s (causal %d, kv heads %d, T %d): differs from the oracle by %.2e", name, options, causal, (int)Hkv,
-                (int)T, e);
+  ck_assert_msg(e < 1e-10, "%s %s (causal %d, kv heads %d, T %d): differs from the oracle by %.2e",
+                name, options, causal, (int)Hkv, (int)T, e);
   free(got);
   free(want);
   al_release(y);
@@ -188,8 +247,8 @@ START_TEST(every_variant_is_the_formula) {
 }
 END_TEST
 
-/* Reverse-mode gradients of every input and parameter against central differences of the oracle, whose
- * stopped denominators are frozen at the point where the gradient is taken. */
+/* Reverse-mode gradients of every input and parameter against central differences of the oracle,
+ * whose stopped denominators are frozen at the point where the gradient is taken. */
 void attn_case_check_gradients(const char *name, const char *options) {
   al_ctx *c = al_ctx_new();
   const int64_t lens[] = {5, 4};
@@ -197,7 +256,8 @@ void attn_case_check_gradients(const char *name, const char *options) {
   al_tensor *t[4 + ATTN_MAX_PARAMS] = {k.q, k.k, k.v, k.x};
   const char *label[4 + ATTN_MAX_PARAMS] = {"q", "k", "v", "x"};
   int n = 4;
-  for (const char *p; attn_param_at(k.a, n - 4, &p); n++) t[n] = attn_param_at(k.a, n - 4, &p), label[n] = p;
+  for (const char *p; attn_param_at(k.a, n - 4, &p); n++)
+    t[n] = attn_param_at(k.a, n - 4, &p), label[n] = p;
   for (int i = 0; i < n; i++) al_requires_grad(t[i], true);
   al_tensor *y = attn_case_run(&k);
   const int64_t count = al_numel(y);
@@ -227,7 +287,8 @@ void attn_case_check_gradients(const char *name, const char *options) {
       const double e = fabs((g ? g[j] : 0) - d) / (1 + fabs(d));
       if (!(e <= worst)) worst = e;
     }
-    ck_assert_msg(worst < 2e-7, "%s %s: gradient of %s is off by %.2e", name, options, label[i], worst);
+    ck_assert_msg(worst < 2e-7, "%s %s: gradient of %s is off by %.2e", name, options, label[i],
+                  worst);
   }
   free(in.frozen);
   free(w);
@@ -253,7 +314,8 @@ void attn_case_check_f32(const char *name, const char *options) {
     int64_t n = 0;
     for (int d = 0; d < 2; d++) {
       al_ctx *c = al_ctx_new();
-      attn_case k = attn_case_new(c, name, options, d ? AL_F32 : AL_F64, 2, sizes[s], 2, true, NULL, 1);
+      attn_case k =
+          attn_case_new(c, name, options, d ? AL_F32 : AL_F64, 2, sizes[s], 2, true, NULL, 1);
       positive = attn_claims(k.a) & ATTN_POSITIVE_WEIGHTS;
       al_tensor *y = attn_case_run(&k);
       n = al_numel(y);
@@ -263,8 +325,10 @@ void attn_case_check_f32(const char *name, const char *options) {
       al_ctx_free(c);
     }
     const double e = rms_ratio(v[1], v[0], n);
-    const double limit = positive ? 1e-5 : 2e-5; /* weights of both signs: a row may nearly cancel */
-    ck_assert_msg(e < limit, "%s %s at T = %d: f32 differs from f64 by %.2e", name, options, (int)sizes[s], e);
+    const double limit =
+        positive ? 1e-5 : 2e-5; /* weights of both signs: a row may nearly cancel */
+    ck_assert_msg(e < limit, "%s %s at T = %d: f32 differs from f64 by %.2e", name, options,
+                  (int)sizes[s], e);
     free(v[0]);
     free(v[1]);
   }

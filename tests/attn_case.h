@@ -15,10 +15,10 @@ typedef struct attn_case {
   int64_t offset;
 } attn_case;
 
-/* name: preset or family; options: applied on top; inputs are N(0, scale^2), parameters get noise added
- * so that none sits at a special value. lens NULL = all keys present. T == S here. */
-attn_case attn_case_new(al_ctx *c, const char *name, const char *options, al_dtype dtype, int64_t B, int64_t T, int64_t Hkv,
-                        bool causal, const int64_t *lens, double scale);
+/* name: preset or family; options: applied on top; inputs are N(0, scale^2), parameters get noise
+ * added so that none sits at a special value. lens NULL = all keys present. T == S here. */
+attn_case attn_case_new(al_ctx *c, const char *name, const char *options, al_dtype dtype, int64_t B,
+                        int64_t T, int64_t Hkv, bool causal, const int64_t *lens, double scale);
 void attn_case_free(attn_case *k);
 al_tensor *attn_case_run(const attn_case *k); /* new reference; fails the test on an error */
 double *attn_case_values(const al_tensor *t); /* malloc'd doubles */
@@ -30,9 +30,10 @@ int attn_case_variants(void);
 const char *attn_case_variant(int i);
 /* The i-th preset of the formula, or NULL; *count of them. */
 const char *attn_case_preset(int i, int *count);
-/* Outputs against the oracle (skipped where order is needed and causal is not set), gradients against its
- * differences; both fail the test. */
-void attn_case_check_oracle(const char *name, const char *options, bool causal, const int64_t *lens, int64_t Hkv, int64_t T);
+/* Outputs against the oracle (skipped where order is needed and causal is not set), gradients
+ * against its differences; both fail the test. */
+void attn_case_check_oracle(const char *name, const char *options, bool causal, const int64_t *lens,
+                            int64_t Hkv, int64_t T);
 void attn_case_check_gradients(const char *name, const char *options);
 /* f32 against f64 at N(0,1) inputs and odd sizes; fails the test. */
 void attn_case_check_f32(const char *name, const char *options);

@@ -1,5 +1,6 @@
-/* check_attn.c: what every preset and family must keep: causality and batch independence bit for bit, invisible
- * padding, its declared claims, finite numbers at logits of +-80; and the identities of A.3. */
+/* check_attn.c: what every preset and family must keep: causality and batch independence bit for
+ * bit, invisible padding, its declared claims, finite numbers at logits of +-80; and the identities
+ * of A.3. */
 #include "attn_case.h"
 #include <float.h>
 #include <math.h>
@@ -27,8 +28,10 @@ static void poison_all(attn_case *k, int64_t batch, int64_t from, int64_t to) {
 }
 
 /* Bytes of rows [from, to) of batch entry b in two outputs. */
-static bool same_rows(const al_tensor *a, const al_tensor *b, int64_t batch, int64_t from, int64_t to) {
-  const int64_t T = al_size(a, 1), row = al_numel(a) / (al_size(a, 0) * T) * al_dtype_size(al_type(a));
+static bool same_rows(const al_tensor *a, const al_tensor *b, int64_t batch, int64_t from,
+                      int64_t to) {
+  const int64_t T = al_size(a, 1),
+                row = al_numel(a) / (al_size(a, 0) * T) * al_dtype_size(al_type(a));
   const int64_t at = (batch * T + from) * row;
   return memcmp((char *)al_data(a) + at, (char *)al_data(b) + at, (size_t)((to - from) * row)) == 0;
 }
@@ -37,7 +40,9 @@ static bool finite_rows(const al_tensor *t, int64_t batch, int64_t from, int64_t
   double *v = attn_case_values(t);
   const int64_t row = al_numel(t) / (al_size(t, 0) * al_size(t, 1));
   bool ok = true;
-  for (int64_t i = (batch * al_size(t, 1) + from) * row; i < (batch * al_size(t, 1) + to) * row; i++) ok = ok && isfinite(v[i]);
+  for (int64_t i = (batch * al_size(t, 1) + from) * row; i < (batch * al_size(t, 1) + to) * row;
+       i++)
+    ok = ok && isfinite(v[i]);
   free(v);
   return ok;
 }
@@ -54,7 +59,8 @@ static void check_poison(const char *name, al_dtype dtype) {
     al_tensor *future = attn_case_run(&k);
     for (int b = 0; b < 2; b++)
       ck_assert_msg(same_rows(clean, future, b, 0, cuts[cut]) && finite_rows(clean, b, 0, TLEN),
-                    "%s (%s): a row before %d depends on a later token", name, al_dtype_name(dtype), (int)cuts[cut]);
+                    "%s (%s): a row before %d depends on a later token", name, al_dtype_name(dtype),
+                    (int)cuts[cut]);
     al_release(clean);
     al_release(future);
     attn_case_free(&k);
@@ -79,7 +85,8 @@ START_TEST(no_row_sees_the_future_or_its_neighbours) {
 }
 END_TEST
 
-/* Keys at and past the length may hold anything; and a padded text gives what the short text gives. */
+/* Keys at and past the length may hold anything; and a padded text gives what the short text gives.
+ */
 START_TEST(padding_is_invisible) {
   const char *name = attn_case_variant(_i);
   for (int causal = attn_case_needs_order(name, ""); causal < 2; causal++) {
@@ -89,7 +96,8 @@ START_TEST(padding_is_invisible) {
     al_tensor *clean = attn_case_run(&k);
     poison_all(&k, 1, 41, TLEN);
     al_tensor *padded = attn_case_run(&k);
-    ck_assert_msg(same_rows(clean, padded, 0, 0, TLEN) && same_rows(clean, padded, 1, 0, 41) && finite_rows(clean, 1, 0, TLEN),
+    ck_assert_msg(same_rows(clean, padded, 0, 0, TLEN) && same_rows(clean, padded, 1, 0, 41) &&
+                      finite_rows(clean, 1, 0, TLEN),
                   "%s (causal %d): padding leaks", name, causal);
     attn_case cut = k;
     al_scope_begin(c);
@@ -102,7 +110,8 @@ START_TEST(padding_is_invisible) {
     double *a = attn_case_values(shorter), *b = attn_case_values(clean);
     const int64_t row = k.H * k.E;
     const double e = rms_ratio(b + TLEN * row, a + 41 * row, 41 * row);
-    ck_assert_msg(e < 1e-5, "%s (causal %d): a padded text differs from the short one by %.2e", name, causal, e);
+    ck_assert_msg(e < 1e-5, "%s (causal %d): a padded text differs from the short one by %.2e",
+                  name, causal, e);
     free(a);
     free(b);
     al_scope_end(c, NULL);
@@ -138,21 +147,24 @@ START_TEST(claims_hold) {
     al_write(k.k, keys, al_numel(k.k));
     free(keys);
     double *got = attn_case_values(y = attn_case_run(&k));
-    ck_assert_msg(rms_ratio(got, base, n) < 1e-12, "%s claims to be shift invariant: off by %.2e", name, rms_ratio(got, base, n));
+    ck_assert_msg(rms_ratio(got, base, n) < 1e-12, "%s claims to be shift invariant: off by %.2e",
+                  name, rms_ratio(got, base, n));
     free(got);
     al_release(y);
   }
   if (claims & ATTN_SCALE_FREE) {
     fill(k.v, times_four);
     double *got = attn_case_values(y = attn_case_run(&k));
-    ck_assert_msg(rms_ratio(got, base, n) < 1e-9, "%s claims to be scale free: off by %.2e", name, rms_ratio(got, base, n));
+    ck_assert_msg(rms_ratio(got, base, n) < 1e-9, "%s claims to be scale free: off by %.2e", name,
+                  rms_ratio(got, base, n));
     free(got);
     al_release(y);
   }
   if (claims & ATTN_POSITIVE_WEIGHTS) {
     fill(k.v, fabs);
     double *got = attn_case_values(y = attn_case_run(&k));
-    for (int64_t i = 0; i < n; i++) ck_assert_msg(got[i] >= 0, "%s claims positive weights: output %g", name, got[i]);
+    for (int64_t i = 0; i < n; i++)
+      ck_assert_msg(got[i] >= 0, "%s claims positive weights: output %g", name, got[i]);
     free(got);
     al_release(y);
   }
@@ -160,7 +172,8 @@ START_TEST(claims_hold) {
     fill(k.v, to_three);
     double *got = attn_case_values(y = attn_case_run(&k));
     for (int64_t i = 0; i < n; i++)
-      ck_assert_msg(fabs(got[i] - 3) < 1e-9 || got[i] == 0, "%s claims rows that sum to one: %g", name, got[i] / 3);
+      ck_assert_msg(fabs(got[i] - 3) < 1e-9 || got[i] == 0, "%s claims rows that sum to one: %g",
+                    name, got[i] / 3);
     free(got);
     al_release(y);
   }
@@ -178,14 +191,15 @@ START_TEST(claims_are_declared) {
   } want[] = {{"p1/softmax", ATTN_ROWSUM1 | ATTN_POSITIVE_WEIGHTS | ATTN_SHIFT_INVARIANT},
               {"p1/softmax_taylor_80terms", ATTN_ROWSUM1},
               {"p1/linear_elu", ATTN_ROWSUM1 | ATTN_POSITIVE_WEIGHTS},
-              {"p1/gated_softmax_no_gate_L2norm_nodivS_noclamp", ATTN_POSITIVE_WEIGHTS | ATTN_SHIFT_INVARIANT | ATTN_SCALE_FREE},
+              {"p1/gated_softmax_no_gate_L2norm_nodivS_noclamp",
+               ATTN_POSITIVE_WEIGHTS | ATTN_SHIFT_INVARIANT | ATTN_SCALE_FREE},
               {"p2/cottention", 0},
               {"p3/2mamba", ATTN_ROWSUM1 | ATTN_POSITIVE_WEIGHTS}};
   for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
     al_ctx *c = al_ctx_new();
     attn_case k = attn_case_new(c, want[i].name, "", AL_F64, 1, 2, 4, true, NULL, 1);
-    ck_assert_msg(attn_claims(k.a) == (want[i].claims | ATTN_CAUSAL), "%s claims %x, not %x", want[i].name, attn_claims(k.a),
-                  want[i].claims | ATTN_CAUSAL);
+    ck_assert_msg(attn_claims(k.a) == (want[i].claims | ATTN_CAUSAL), "%s claims %x, not %x",
+                  want[i].name, attn_claims(k.a), want[i].claims | ATTN_CAUSAL);
     attn_case_free(&k);
     al_ctx_free(c);
   }
@@ -195,9 +209,13 @@ END_TEST
 /* Tq != Tk: the last rows alone, at their offset, give what they give among all rows, and the same
  * gradients of keys and values as when the other rows get none. */
 START_TEST(fewer_rows_than_keys) {
-  static const char *const options[] = {"impl=composed", "impl=fused", "impl=fused denominator=none output_norm=l2",
-                                        "impl=fused similarity=taylor order=2", "impl=fused decay=constant logit_clamp=1",
-                                        "impl=fused form=parallel feature_map=l2 similarity=linear denominator=length"};
+  static const char *const options[] = {
+      "impl=composed",
+      "impl=fused",
+      "impl=fused denominator=none output_norm=l2",
+      "impl=fused similarity=taylor order=2",
+      "impl=fused decay=constant logit_clamp=1",
+      "impl=fused form=parallel feature_map=l2 similarity=linear denominator=length"};
   enum { ALL = 103, FROM = 70 };
   al_ctx *c = al_ctx_new();
   attn_case k = attn_case_new(c, "kernel_attention", options[_i], AL_F64, 2, ALL, 2, true, NULL, 1);
@@ -208,30 +226,37 @@ START_TEST(fewer_rows_than_keys) {
     al_scope_begin(c);
     attn_case one = k;
     one.x = NULL;
-    if (part) one.q = al_run(c, "slice", AL_IN(k.q), "axis=1 start=%d stop=%d", FROM, ALL), one.offset = FROM;
+    if (part)
+      one.q = al_run(c, "slice", AL_IN(k.q), "axis=1 start=%d stop=%d", FROM, ALL),
+      one.offset = FROM;
     al_set_grad(k.k, NULL);
     al_set_grad(k.v, NULL);
     al_tensor *out = attn_case_run(&one);
-    al_tensor *tail = part ? out : al_run(c, "slice", AL_IN(out), "axis=1 start=%d stop=%d", FROM, ALL);
-    ck_assert_int_eq(al_backward(c, al_run(c, "sum", AL_IN(al_run(c, "exp", AL_IN(tail), "")), ""), NULL), AL_OK);
+    al_tensor *tail =
+        part ? out : al_run(c, "slice", AL_IN(out), "axis=1 start=%d stop=%d", FROM, ALL);
+    ck_assert_int_eq(
+        al_backward(c, al_run(c, "sum", AL_IN(al_run(c, "exp", AL_IN(tail), "")), ""), NULL),
+        AL_OK);
     y[part] = attn_case_values(tail);
     dk[part] = attn_case_values(al_grad(k.k));
     dv[part] = attn_case_values(al_grad(k.v));
     al_scope_end(c, NULL);
   }
   const int64_t n = 2 * (ALL - FROM) * k.H * k.E;
-  ck_assert_msg(rms_ratio(y[1], y[0], n) < 1e-12, "%s: rows alone differ by %.2e", options[_i], rms_ratio(y[1], y[0], n));
-  ck_assert_msg(rms_ratio(dv[1], dv[0], al_numel(k.v)) < 1e-12 && rms_ratio(dk[1], dk[0], al_numel(k.k)) < 1e-9,
-                "%s: gradients of rows alone differ by %.2e, %.2e", options[_i], rms_ratio(dk[1], dk[0], al_numel(k.k)),
-                rms_ratio(dv[1], dv[0], al_numel(k.v)));
+  ck_assert_msg(rms_ratio(y[1], y[0], n) < 1e-12, "%s: rows alone differ by %.2e", options[_i],
+                rms_ratio(y[1], y[0], n));
+  ck_assert_msg(rms_ratio(dv[1], dv[0], al_numel(k.v)) < 1e-12 &&
+                    rms_ratio(dk[1], dk[0], al_numel(k.k)) < 1e-9,
+                "%s: gradients of rows alone differ by %.2e, %.2e", options[_i],
+                rms_ratio(dk[1], dk[0], al_numel(k.k)), rms_ratio(dv[1], dv[0], al_numel(k.v)));
   for (int part = 0; part < 2; part++) free(y[part]), free(dk[part]), free(dv[part]);
   attn_case_free(&k);
   al_ctx_free(c);
 }
 END_TEST
 
-/* Inputs scaled so that logits reach +-80 and beyond: f32 is finite wherever f64 says that the value is
- * well within its range. What grows like exp, undivided, may be infinite. */
+/* Inputs scaled so that logits reach +-80 and beyond: f32 is finite wherever f64 says that the
+ * value is well within its range. What grows like exp, undivided, may be infinite. */
 START_TEST(large_logits_stay_finite) {
   const char *name = attn_case_variant(_i);
   double *v[2];
@@ -250,13 +275,15 @@ START_TEST(large_logits_stay_finite) {
     al_ctx_free(c);
   }
   for (int64_t i = 0; i < n && !series; i++) /* a series of order 79 has weights up to 160^79/79! */
-    ck_assert_msg(isfinite(v[1][i]) || fabs(v[0][i]) > 1e-3 * FLT_MAX, "%s: %g at large logits, in f64 %g", name, v[1][i], v[0][i]);
+    ck_assert_msg(isfinite(v[1][i]) || fabs(v[0][i]) > 1e-3 * FLT_MAX,
+                  "%s: %g at large logits, in f64 %g", name, v[1][i], v[0][i]);
   free(v[0]);
   free(v[1]);
 }
 END_TEST
 
-/* ---- identities ------------------------------------------------------------------------------- */
+/* ---- identities -------------------------------------------------------------------------------
+ */
 
 typedef struct both {
   double *y, *dq, *dk, *dv, *dx;
@@ -300,35 +327,47 @@ static const struct {
   const char *what, *a, *a_options, *b, *b_options;
   bool same, full; /* full: without causal mask */
 } identities[] = {
-    {"A.3.1: exp + L2 is softmax + L2", "p1/gated_softmax_no_gate_L2norm_nodivS_noclamp", "", "p1/softmax", "output_norm=l2", true, false},
-    {"A.3.1 for rms without eps", "kernel_attention", "denominator=none output_norm=rms output_norm.eps=0", "kernel_attention",
+    {"A.3.1: exp + L2 is softmax + L2", "p1/gated_softmax_no_gate_L2norm_nodivS_noclamp", "",
+     "p1/softmax", "output_norm=l2", true, false},
+    {"A.3.1 for rms without eps", "kernel_attention",
+     "denominator=none output_norm=rms output_norm.eps=0", "kernel_attention",
      "output_norm=rms output_norm.eps=0", true, false},
-    {"A.3.1 for layer without eps", "kernel_attention", "denominator=none output_norm=layer output_norm.eps=0", "kernel_attention",
+    {"A.3.1 for layer without eps", "kernel_attention",
+     "denominator=none output_norm=layer output_norm.eps=0", "kernel_attention",
      "output_norm=layer output_norm.eps=0", true, false},
-    {"A.3.2: length before L2 does nothing", "kernel_attention", "denominator=length output_norm=l2", "kernel_attention",
-     "denominator=none output_norm=l2", true, false},
-    {"A.3.2: an output gate before L2 does nothing", "p1/gated_softmax_out_gate_L2norm_nodivS_noclamp", "",
+    {"A.3.2: length before L2 does nothing", "kernel_attention",
+     "denominator=length output_norm=l2", "kernel_attention", "denominator=none output_norm=l2",
+     true, false},
+    {"A.3.2: an output gate before L2 does nothing",
+     "p1/gated_softmax_out_gate_L2norm_nodivS_noclamp", "",
      "p1/gated_softmax_no_gate_L2norm_nodivS_noclamp", "", true, false},
-    {"A.3.2: but an input gate does", "kernel_attention", "input_gate=sigmoid denominator=none output_norm=l2", "kernel_attention",
+    {"A.3.2: but an input gate does", "kernel_attention",
+     "input_gate=sigmoid denominator=none output_norm=l2", "kernel_attention",
      "denominator=none output_norm=l2", false, false},
-    {"A.3.4: a gate before or after no norm", "kernel_attention", "output_gate=sigmoid output_gate.place=pre_norm", "kernel_attention",
-     "output_gate=sigmoid", true, false},
-    {"A.3.5: value side is not row side under a causal mask", "p2/cottention", "", "p2/cottention_row", "", false, false},
+    {"A.3.4: a gate before or after no norm", "kernel_attention",
+     "output_gate=sigmoid output_gate.place=pre_norm", "kernel_attention", "output_gate=sigmoid",
+     true, false},
+    {"A.3.5: value side is not row side under a causal mask", "p2/cottention", "",
+     "p2/cottention_row", "", false, false},
     {"A.3.5: but it is without", "p2/cottention", "", "p2/cottention_row", "", true, true},
-    {"divs = gated without gates and norm", "p1/softmax_divs", "", "p1/gated_softmax_no_gate_no_norm", "", true, false},
+    {"divs = gated without gates and norm", "p1/softmax_divs", "",
+     "p1/gated_softmax_no_gate_no_norm", "", true, false},
     {"divS_gate = gatev2", "p1/softmax_divS_gate", "", "p1/softmax_divS_gatev2", "", true, false},
-    {"power 0 is no denominator", "kernel_attention", "denominator.power=0 logit_clamp=5", "kernel_attention",
-     "denominator=none logit_clamp=5", true, false},
+    {"power 0 is no denominator", "kernel_attention", "denominator.power=0 logit_clamp=5",
+     "kernel_attention", "denominator=none logit_clamp=5", true, false},
     {"cosh is the even half of exp", "kernel_attention", "similarity=cosh", "kernel_attention",
      "similarity=taylor order=24 orders={0,2,4,6,8,10,12,14,16,18,20,22,24}", true, false},
-    {"taylor order 1 without order 0 is linear", "kernel_attention", "similarity=taylor order=1 orders={1} denominator=abs",
-     "kernel_attention", "similarity=linear denominator=abs", true, false},
+    {"taylor order 1 without order 0 is linear", "kernel_attention",
+     "similarity=taylor order=1 orders={1} denominator=abs", "kernel_attention",
+     "similarity=linear denominator=abs", true, false},
 };
 
 START_TEST(identities_hold) {
   const bool causal = !identities[_i].full;
-  both a = evaluate(identities[_i].a, identities[_i].a_options, causal), b = evaluate(identities[_i].b, identities[_i].b_options, causal);
-  const double e = fmax(fmax(rms_ratio(a.y, b.y, a.ny), rms_ratio(a.dq, b.dq, a.nq)), rms_ratio(a.dv, b.dv, a.nq * 5 / 6));
+  both a = evaluate(identities[_i].a, identities[_i].a_options, causal),
+       b = evaluate(identities[_i].b, identities[_i].b_options, causal);
+  const double e = fmax(fmax(rms_ratio(a.y, b.y, a.ny), rms_ratio(a.dq, b.dq, a.nq)),
+                        rms_ratio(a.dv, b.dv, a.nq * 5 / 6));
   if (identities[_i].same) ck_assert_msg(e < 1e-9, "%s: off by %.2e", identities[_i].what, e);
   else ck_assert_msg(e > 1e-3, "%s: the two agree to %.2e", identities[_i].what, e);
   both_free(&a);
@@ -336,7 +375,8 @@ START_TEST(identities_hold) {
 }
 END_TEST
 
-/* A.3.2: the gradient of a gate before L2 is exactly nothing: what reaches x through it is rounding. */
+/* A.3.2: the gradient of a gate before L2 is exactly nothing: what reaches x through it is
+ * rounding. */
 START_TEST(gate_before_l2_has_no_gradient) {
   both r = evaluate("p1/gated_softmax_out_gate_L2norm_nodivS_noclamp", "", true);
   double worst = 0;
@@ -352,11 +392,17 @@ START_TEST(score_gradients_sum_to_zero) {
   static const struct {
     const char *options;
     bool zero;
-  } cases[] = {{"", true}, {"denominator=none output_norm=l2", true}, {"output_norm=rms", true}, {"denominator=length", false},
-               {"denominator.gradient=stopped", false}, {"denominator.sink=0", false}, {"similarity=square", false}};
+  } cases[] = {{"", true},
+               {"denominator=none output_norm=l2", true},
+               {"output_norm=rms", true},
+               {"denominator=length", false},
+               {"denominator.gradient=stopped", false},
+               {"denominator.sink=0", false},
+               {"similarity=square", false}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     al_ctx *c = al_ctx_new();
-    attn_case k = attn_case_new(c, "kernel_attention", cases[i].options, AL_F64, 1, 6, 4, false, NULL, 1);
+    attn_case k =
+        attn_case_new(c, "kernel_attention", cases[i].options, AL_F64, 1, 6, 4, false, NULL, 1);
     al_release(k.q);
     k.q = al_tensor_new(c, AL_F64, 4, (int64_t[]){1, 1, k.H, k.D});
     al_fill_normal(k.q, 99, 0, 1);
@@ -374,8 +420,11 @@ START_TEST(score_gradients_sum_to_zero) {
       for (int64_t j = 0; j < 6; j++) sum += dk[j * row + e];
       total = fmax(total, fabs(sum));
     }
-    if (cases[i].zero) ck_assert_msg(total < 1e-12, "'%s': sum of ds is %.2e", cases[i].options, total);
-    else ck_assert_msg(total > 1e-6, "'%s': sum of ds is %.2e, it should not vanish", cases[i].options, total);
+    if (cases[i].zero)
+      ck_assert_msg(total < 1e-12, "'%s': sum of ds is %.2e", cases[i].options, total);
+    else
+      ck_assert_msg(total > 1e-6, "'%s': sum of ds is %.2e, it should not vanish", cases[i].options,
+                    total);
     free(dk);
     al_release(w);
     al_release(y);
@@ -396,7 +445,8 @@ START_TEST(series_is_softmax) {
     snprintf(options, sizeof options, "order=%d", order);
     both p = evaluate("p1/softmax_taylor_80terms", options, true);
     const double e = rms_ratio(p.y, b.y, b.ny);
-    ck_assert_msg(e < last, "order %d is no nearer to softmax (%.2e) than the one before (%.2e)", order, e, last);
+    ck_assert_msg(e < last, "order %d is no nearer to softmax (%.2e) than the one before (%.2e)",
+                  order, e, last);
     last = e;
     both_free(&p);
   }
@@ -405,7 +455,8 @@ START_TEST(series_is_softmax) {
 }
 END_TEST
 
-/* ---- refusals --------------------------------------------------------------------------------- */
+/* ---- refusals ---------------------------------------------------------------------------------
+ */
 
 static const struct {
   const char *name, *options, *says;
@@ -418,7 +469,8 @@ static const struct {
     {"p1/softmax", "order=4", "belongs to similarity=taylor or power"},
     {"p1/softmax", "denominator.side=value", "needs denominator.stat=length"},
     {"p1/softmax", "denominator=none denominator.floor=1", "no effect with denominator.stat=none"},
-    {"p1/softmax", "denominator=length denominator.similarity=exp", "which stat=length does not read"},
+    {"p1/softmax", "denominator=length denominator.similarity=exp",
+     "which stat=length does not read"},
     {"p1/softmax", "dropout=1.5", "a number in 0..0.999 expected"},
     {"p1/softmax", "output_gate=sigmoid", "width: needed"},
     {"kernel_attention", "similarity=taylor order=2 orders={0,3}", "above order"},
@@ -435,8 +487,8 @@ START_TEST(refusals_name_the_reason) {
   const attn_sizes s = {2, 2, 4, 4, 0};
   attn *a = al_error(c) == AL_OK ? attn_new(c, family, o, &s, AL_F32, 1, "t") : NULL;
   ck_assert_msg(a == NULL, "'%s' was accepted", refused[_i].options);
-  ck_assert_msg(strstr(al_error_message(c, NULL, NULL), refused[_i].says) != NULL, "'%s': %s", refused[_i].options,
-                al_error_message(c, NULL, NULL));
+  ck_assert_msg(strstr(al_error_message(c, NULL, NULL), refused[_i].says) != NULL, "'%s': %s",
+                refused[_i].options, al_error_message(c, NULL, NULL));
   al_opts_release(o);
   ck_assert_int_eq(al_memory(c).live, 0);
   al_ctx_free(c);
@@ -446,12 +498,16 @@ END_TEST
 START_TEST(wrong_shapes_are_named) {
   al_ctx *c = al_ctx_new();
   attn_case k = attn_case_new(c, "p1/softmax_divS_gate", "", AL_F32, 2, 5, 2, true, NULL, 1);
-  const attn_in good = {.size = sizeof good, .q = k.q, .k = k.k, .v = k.v, .x = k.x, .causal = true};
+  const attn_in good = {
+      .size = sizeof good, .q = k.q, .k = k.k, .v = k.v, .x = k.x, .causal = true};
   struct {
     attn_in in;
     const char *says;
-  } bad[] = {{good, "q: a tensor (B,T,H,D) is needed"}, {good, "k: shape (2,S,2,6) needed, got (2,5,4,6)"},
-             {good, "v: shape (2,5,2,5) needed, got (2,5,2,6)"}, {good, "x: needed"}, {good, "lengths: i32 of shape (2) needed"},
+  } bad[] = {{good, "q: a tensor (B,T,H,D) is needed"},
+             {good, "k: shape (2,S,2,6) needed, got (2,5,4,6)"},
+             {good, "v: shape (2,5,2,5) needed, got (2,5,2,6)"},
+             {good, "x: needed"},
+             {good, "lengths: i32 of shape (2) needed"},
              {good, "offset: at least 0"}};
   bad[0].in.q = NULL;
   bad[1].in.k = k.q;
@@ -461,7 +517,8 @@ START_TEST(wrong_shapes_are_named) {
   bad[5].in.offset = -1;
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     ck_assert_ptr_null(attn_forward(c, k.a, &bad[i].in));
-    ck_assert_msg(strstr(al_error_message(c, NULL, NULL), bad[i].says) != NULL, "%s", al_error_message(c, NULL, NULL));
+    ck_assert_msg(strstr(al_error_message(c, NULL, NULL), bad[i].says) != NULL, "%s",
+                  al_error_message(c, NULL, NULL));
     al_error_clear(c);
   }
   attn_case_free(&k);
@@ -469,7 +526,8 @@ START_TEST(wrong_shapes_are_named) {
 }
 END_TEST
 
-/* The decay of head h is 1 - 2^(-5-h): from head 48 on there is none in f64, however many heads follow. */
+/* The decay of head h is 1 - 2^(-5-h): from head 48 on there is none in f64, however many heads
+ * follow. */
 START_TEST(any_number_of_heads_decays) {
   enum { HEADS = 1100 };
   double last[2][3];
@@ -500,7 +558,8 @@ END_TEST
 
 /* The n-th allocation fails: an error, no leak, no crash. */
 START_TEST(survives_failing_memory) {
-  static const char *const names[] = {"p1/softmax", "p1/gated_softmax", "p2/cottention", "p3/2mamba"};
+  static const char *const names[] = {"p1/softmax", "p1/gated_softmax", "p2/cottention",
+                                      "p3/2mamba"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     al_ctx *c = al_ctx_new();
     attn_case k = attn_case_new(c, names[i], "", AL_F32, 1, 4, 2, true, NULL, 1);

@@ -1,5 +1,6 @@
-/* check_chunked.c: the chunked form of the formula against the oracle and the composed form: outputs and
- * gradients, lengths, grouped heads, decay, f32, poison, threads, what it refuses, when it is picked. */
+/* check_chunked.c: the chunked form of the formula against the oracle and the composed form:
+ * outputs and gradients, lengths, grouped heads, decay, f32, poison, threads, what it refuses, when
+ * it is picked. */
 #include "attn_case.h"
 #include <math.h>
 #include <stdio.h>
@@ -7,16 +8,25 @@
 #include <string.h>
 
 static const char *const settings[] = {
-    "similarity=linear", "similarity=linear feature_map=relu denominator.eps=0.1", "similarity=linear feature_map=elu1",
+    "similarity=linear",
+    "similarity=linear feature_map=relu denominator.eps=0.1",
+    "similarity=linear feature_map=elu1",
     "similarity=linear feature_map=softplus denominator.sink=learned denominator.floor=0.3",
-    "similarity=linear feature_map=l2 denominator=length denominator.side=value denominator.power=learned",
-    "similarity=linear feature_map=l2 denominator=none output_norm=l2", "similarity=linear feature_map=elu1 decay=constant",
-    "similarity=linear feature_map=softplus decay=learned denominator.decay=none", "similarity=linear feature_map=elu1 decay=gated",
-    "similarity=linear feature_map=relu decay=gated denominator=none output_norm=rms output_norm.scope=joint",
-    "similarity=linear feature_map=elu1 logit_scale=learned", "similarity=power order=1 feature_map=elu1 denominator.gradient=stopped",
-    "similarity=linear feature_map=elu1 input_gate=sigmoid", "similarity=linear input_gate=softplus input_gate.per=channel denominator=none",
+    "similarity=linear feature_map=l2 denominator=length denominator.side=value "
+    "denominator.power=learned",
+    "similarity=linear feature_map=l2 denominator=none output_norm=l2",
+    "similarity=linear feature_map=elu1 decay=constant",
+    "similarity=linear feature_map=softplus decay=learned denominator.decay=none",
+    "similarity=linear feature_map=elu1 decay=gated",
+    "similarity=linear feature_map=relu decay=gated denominator=none output_norm=rms "
+    "output_norm.scope=joint",
+    "similarity=linear feature_map=elu1 logit_scale=learned",
+    "similarity=power order=1 feature_map=elu1 denominator.gradient=stopped",
+    "similarity=linear feature_map=elu1 input_gate=sigmoid",
+    "similarity=linear input_gate=softplus input_gate.per=channel denominator=none",
     "similarity=linear feature_map=softplus denominator=cumulative_gate",
-    "similarity=taylor order=1 orders={1} feature_map=elu1 denominator.power=0.5 output_gate=silu output_gate.per=channel"};
+    "similarity=taylor order=1 orders={1} feature_map=elu1 denominator.power=0.5 output_gate=silu "
+    "output_gate.per=channel"};
 enum { N_SETTINGS = sizeof settings / sizeof *settings };
 
 /* Settings and presets of the formula; false where the form is refused. */
@@ -37,7 +47,8 @@ static bool setting(int i, const char *form, const char **name, const char **opt
   const attn_sizes s = {4, 4, 6, 5, 7};
   attn *a = attn_new(c, family, o, &s, AL_F64, 1, "t");
   const bool has = a != NULL;
-  ck_assert_msg(has || strstr(al_error_message(c, NULL, NULL), "form=chunked"), "%s", al_error_message(c, NULL, NULL));
+  ck_assert_msg(has || strstr(al_error_message(c, NULL, NULL), "form=chunked"), "%s",
+                al_error_message(c, NULL, NULL));
   attn_free(a);
   al_opts_release(o);
   al_ctx_free(c);
@@ -89,14 +100,17 @@ static void spoil(al_tensor *t, const shape *s) {
   double *v = attn_case_values(t);
   const int64_t row = al_numel(t) / (s->B * s->T);
   for (int64_t b = 0; b < s->B; b++)
-    for (int64_t i = s->nan_from * row; (s->nan_batch < 0 || s->nan_batch == b) && i < s->T * row; i++) v[b * s->T * row + i] = NAN;
+    for (int64_t i = s->nan_from * row; (s->nan_batch < 0 || s->nan_batch == b) && i < s->T * row;
+         i++)
+      v[b * s->T * row + i] = NAN;
   al_write(t, v, al_numel(t));
   free(v);
 }
 
 static outcome evaluate(const char *name, const char *options, const shape *s) {
   al_ctx *c = al_ctx_new();
-  attn_case k = attn_case_new(c, name, options, s->dtype, s->B, s->T, s->Hkv, s->causal, s->lens, 1);
+  attn_case k =
+      attn_case_new(c, name, options, s->dtype, s->B, s->T, s->Hkv, s->causal, s->lens, 1);
   al_tensor *t[4 + ATTN_MAX_PARAMS] = {k.q, k.k, k.v, k.x};
   for (int i = 0; i < 4 && s->nan_from < s->T; i++) spoil(t[i], s);
   int n = 4;
@@ -123,33 +137,38 @@ static outcome evaluate(const char *name, const char *options, const shape *s) {
   return r;
 }
 
-static void compare(const char *what, const char *options, const outcome *a, const outcome *b, double limit) {
+static void compare(const char *what, const char *options, const outcome *a, const outcome *b,
+                    double limit) {
   ck_assert_int_eq(a->n, b->n);
   for (int i = 0; i < a->n; i++) {
     ck_assert_int_eq(a->size[i], b->size[i]);
     const double e = a->size[i] ? rms_ratio(a->v[i], b->v[i], a->size[i]) : 0;
     double size = 0; /* a gradient that is rounding and nothing else has no ratio */
     for (int64_t j = 0; j < b->size[i]; j++) size = fmax(size, fabs(b->v[i][j]));
-    ck_assert_msg(e <= limit || size < 1e-10, "%s %s: %s %d differs by %.2e", what, options, i ? "gradient" : "output", i, e);
+    ck_assert_msg(e <= limit || size < 1e-10, "%s %s: %s %d differs by %.2e", what, options,
+                  i ? "gradient" : "output", i, e);
   }
 }
 
 /* More than a chunk, and more than a segment; f32 too. */
 START_TEST(chunked_is_composed) {
   const int64_t long_lens[] = {1041, 900};
-  const shape shapes[] = {{AL_F64, 2, 131, 2, true, (int64_t[]){70, 131}, 131, -1}, {AL_F64, 2, 131, 1, false, (int64_t[]){131, 0}, 131, -1},
+  const shape shapes[] = {{AL_F64, 2, 131, 2, true, (int64_t[]){70, 131}, 131, -1},
+                          {AL_F64, 2, 131, 1, false, (int64_t[]){131, 0}, 131, -1},
                           {AL_F64, 2, 1100, 2, true, long_lens, 1100, -1}};
   for (int i = 0; i < 3; i++) {
     char a[400], b[400];
     snprintf(a, sizeof a, "form=chunked %s", settings[_i]);
     snprintf(b, sizeof b, "form=parallel impl=composed %s", settings[_i]);
     if (!shapes[i].causal && strstr(a, " decay=")) continue;
-    outcome composed = evaluate("kernel_attention", b, &shapes[i]), chunked = evaluate("kernel_attention", a, &shapes[i]);
+    outcome composed = evaluate("kernel_attention", b, &shapes[i]),
+            chunked = evaluate("kernel_attention", a, &shapes[i]);
     compare("chunked f64", a, &chunked, &composed, 1e-9);
     shape single = shapes[i];
     single.dtype = AL_F32;
     outcome f32 = evaluate("kernel_attention", a, &single);
-    /* identity sums weights of both signs: a row may nearly cancel, and the inverse of W magnifies rounding */
+    /* identity sums weights of both signs: a row may nearly cancel, and the inverse of W magnifies
+     * rounding */
     if (_i != 0) compare("chunked f32", a, &f32, &composed, 1e-5);
     outcome_free(&f32);
     outcome_free(&chunked);
@@ -158,7 +177,8 @@ START_TEST(chunked_is_composed) {
 }
 END_TEST
 
-/* Rows before a token that is NaN keep every bit of y and dq; another batch row keeps all of its own. */
+/* Rows before a token that is NaN keep every bit of y and dq; another batch row keeps all of its
+ * own. */
 START_TEST(chunked_sees_no_later_token) {
   static const int64_t cuts[] = {1, 33, 63, 64, 130, 1025};
   char options[400];
@@ -172,15 +192,18 @@ START_TEST(chunked_sees_no_later_token) {
       for (int n = 0; n < 2; n++) { /* y, dq */
         const int64_t row = r.size[n] / (s.B * s.T);
         for (int64_t b = 0; b < s.B; b++)
-          ck_assert_msg(memcmp(r.v[n] + b * s.T * row, clean.v[n] + b * s.T * row, (size_t)(cuts[i] * row) * sizeof(double)) == 0,
-                        "%s: %s before token %d depends on it", options, n ? "dq" : "y", (int)cuts[i]);
+          ck_assert_msg(memcmp(r.v[n] + b * s.T * row, clean.v[n] + b * s.T * row,
+                               (size_t)(cuts[i] * row) * sizeof(double)) == 0,
+                        "%s: %s before token %d depends on it", options, n ? "dq" : "y",
+                        (int)cuts[i]);
       }
       outcome_free(&r);
     }
     s.nan_from = 0, s.nan_batch = 1;
     outcome r = evaluate("kernel_attention", options, &s);
     for (int n = 0; n < 4; n++) /* y, dq, dk, dv */
-      ck_assert_msg(memcmp(r.v[n], clean.v[n], (size_t)(r.size[n] / s.B) * sizeof(double)) == 0, "%s: batch rows mix", options);
+      ck_assert_msg(memcmp(r.v[n], clean.v[n], (size_t)(r.size[n] / s.B) * sizeof(double)) == 0,
+                    "%s: batch rows mix", options);
     outcome_free(&r);
     outcome_free(&clean);
   }
@@ -199,7 +222,8 @@ START_TEST(threads_change_nothing) {
       al_set_threads(n);
       outcome r = evaluate("kernel_attention", options, &s);
       for (int i = 0; i < 4; i++)
-        ck_assert_msg(memcmp(r.v[i], one.v[i], (size_t)r.size[i] * sizeof(double)) == 0, "%s: %d threads change number %d", options, n, i);
+        ck_assert_msg(memcmp(r.v[i], one.v[i], (size_t)r.size[i] * sizeof(double)) == 0,
+                      "%s: %d threads change number %d", options, n, i);
       outcome_free(&r);
     }
     outcome_free(&one);
@@ -227,8 +251,8 @@ START_TEST(chunked_refuses_with_the_reason) {
   const attn_sizes s = {2, 2, 4, 4, 0};
   attn *a = attn_new(c, family, o, &s, AL_F32, 1, "t");
   ck_assert_msg(a == NULL, "'%s' was accepted", refused[_i].options);
-  ck_assert_msg(strstr(al_error_message(c, NULL, NULL), refused[_i].says) != NULL, "'%s': %s", refused[_i].options,
-                al_error_message(c, NULL, NULL));
+  ck_assert_msg(strstr(al_error_message(c, NULL, NULL), refused[_i].says) != NULL, "'%s': %s",
+                refused[_i].options, al_error_message(c, NULL, NULL));
   al_opts_release(o);
   al_ctx_free(c);
 }
@@ -238,11 +262,14 @@ END_TEST
 START_TEST(offset_is_parallel) {
   for (int asked = 0; asked < 2; asked++) {
     al_ctx *c = al_ctx_new();
-    attn_case k = attn_case_new(c, "kernel_attention", asked ? "similarity=linear form=chunked" : "similarity=linear", AL_F32, 1, 40, 2,
-                                true, NULL, 1);
-    const attn_in in = {.size = sizeof in, .q = k.q, .k = k.k, .v = k.v, .x = k.x, .causal = true, .offset = 3};
+    attn_case k = attn_case_new(c, "kernel_attention",
+                                asked ? "similarity=linear form=chunked" : "similarity=linear",
+                                AL_F32, 1, 40, 2, true, NULL, 1);
+    const attn_in in = {
+        .size = sizeof in, .q = k.q, .k = k.k, .v = k.v, .x = k.x, .causal = true, .offset = 3};
     al_tensor *y = attn_forward(c, k.a, &in);
-    ck_assert_msg(asked ? !y && strstr(al_error_message(c, NULL, NULL), "own tokens") : y != NULL, "%s", al_error_message(c, NULL, NULL));
+    ck_assert_msg(asked ? !y && strstr(al_error_message(c, NULL, NULL), "own tokens") : y != NULL,
+                  "%s", al_error_message(c, NULL, NULL));
     al_release(y);
     attn_case_free(&k);
     al_ctx_free(c);
@@ -261,7 +288,8 @@ Suite *suite_check_chunked(void) {
   tcase_add_loop_test(t, chunked_is_composed, 0, N_SETTINGS);
   tcase_add_loop_test(t, chunked_sees_no_later_token, 0, N_SETTINGS);
   tcase_add_loop_test(t, threads_change_nothing, 0, N_SETTINGS);
-  tcase_add_loop_test(t, chunked_refuses_with_the_reason, 0, (int)(sizeof refused / sizeof *refused));
+  tcase_add_loop_test(t, chunked_refuses_with_the_reason, 0,
+                      (int)(sizeof refused / sizeof *refused));
   tcase_add_test(t, offset_is_parallel);
   suite_add_tcase(s, t);
   return s;

@@ -1,6 +1,6 @@
-/* check_variants.c: what holds for any family, without knowing its formula: its gradients are those of its
- * own values, f32 is close to f64, and it can be described. The presets of kernel_attention are held to
- * an oracle of their own in attn_case.c and are left out here. */
+/* check_variants.c: what holds for any family, without knowing its formula: its gradients are those
+ * of its own values, f32 is close to f64, and it can be described. The presets of kernel_attention
+ * are held to an oracle of their own in attn_case.c and are left out here. */
 #include "attn_case.h"
 #include <check.h>
 #include <math.h>
@@ -33,7 +33,8 @@ START_TEST(gradients_are_those_of_the_values) {
   al_tensor *t[4 + ATTN_MAX_PARAMS] = {k.q, k.k, k.v, k.x};
   const char *label[4 + ATTN_MAX_PARAMS] = {"q", "k", "v", "x"};
   int n_t = 4;
-  for (const char *p; attn_param_at(k.a, n_t - 4, &p); n_t++) t[n_t] = attn_param_at(k.a, n_t - 4, &p), label[n_t] = p;
+  for (const char *p; attn_param_at(k.a, n_t - 4, &p); n_t++)
+    t[n_t] = attn_param_at(k.a, n_t - 4, &p), label[n_t] = p;
   for (int i = 0; i < n_t; i++) al_requires_grad(t[i], true);
   al_tensor *y = attn_case_run(&k);
   const int64_t n = al_numel(y);
@@ -77,7 +78,8 @@ START_TEST(describes_itself) {
   al_ctx *c = al_ctx_new();
   char *text = attn_describe(c, attn_case_variant(_i));
   ck_assert_msg(text != NULL, "%s", al_error_message(c, NULL, NULL));
-  ck_assert_msg(strncmp(text, attn_case_variant(_i), strlen(attn_case_variant(_i))) == 0, "%s", text);
+  ck_assert_msg(strncmp(text, attn_case_variant(_i), strlen(attn_case_variant(_i))) == 0, "%s",
+                text);
   free(text);
   al_ctx_free(c);
 }

@@ -5,9 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is(const oracle_in *in, const char *key, const char *w) { return al_opt_is(in->o, key, w); }
+static bool is(const oracle_in *in, const char *key, const char *w) {
+  return al_opt_is(in->o, key, w);
+}
 static double num(const oracle_in *in, const char *key) { return al_opt_num(in->o, key); }
-static bool numeric(const oracle_in *in, const char *key) { return al_opt_kind(in->o, key) == AL_T_NUM; }
+static bool numeric(const oracle_in *in, const char *key) {
+  return al_opt_kind(in->o, key) == AL_T_NUM;
+}
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double softplus(double x) { return log1p(exp(x)); }
 
@@ -18,7 +22,8 @@ static double activation(const char *name, double x) {
 }
 
 /* row `out` of x W^T + b at (b, t) */
-static double linear(const oracle_in *in, const char *name, const double *x, int64_t fan, int64_t out) {
+static double linear(const oracle_in *in, const char *name, const double *x, int64_t fan,
+                     int64_t out) {
   char key[64];
   double s = 0;
   strcat(strcpy(key, name), ".weight");
@@ -31,7 +36,8 @@ static double linear(const oracle_in *in, const char *name, const double *x, int
 
 static void feature(const oracle_in *in, const double *x, double *y) {
   const char *map = al_opt_word(in->o, "feature_map");
-  const bool relu = strcmp(map, "relu") == 0, elu1 = strcmp(map, "elu1") == 0, soft = strcmp(map, "softplus") == 0;
+  const bool relu = strcmp(map, "relu") == 0, elu1 = strcmp(map, "elu1") == 0,
+             soft = strcmp(map, "softplus") == 0;
   double r = 1;
   if (strcmp(map, "l2") == 0) {
     r = 0;
@@ -39,14 +45,19 @@ static void feature(const oracle_in *in, const double *x, double *y) {
     r = fmax(sqrt(r), 1e-12);
   }
   for (int64_t d = 0; d < in->D; d++)
-    y[d] = relu ? fmax(x[d], 0) : elu1 ? (x[d] > 0 ? x[d] + 1 : exp(x[d])) : soft ? softplus(x[d]) : x[d] / r;
+    y[d] = relu   ? fmax(x[d], 0)
+           : elu1 ? (x[d] > 0 ? x[d] + 1 : exp(x[d]))
+           : soft ? softplus(x[d])
+                  : x[d] / r;
 }
 
 static double weight(const oracle_in *in, bool den, double s) {
   const char *sim = al_opt_word(in->o, "similarity"), *orders = "orders";
-  if (den && !is(in, "denominator.similarity", "inherited")) sim = al_opt_word(in->o, "denominator.similarity");
+  if (den && !is(in, "denominator.similarity", "inherited"))
+    sim = al_opt_word(in->o, "denominator.similarity");
   if (den && !is(in, "denominator.orders", "inherited")) orders = "denominator.orders";
-  if (numeric(in, "logit_softcap")) s = num(in, "logit_softcap") * tanh(s / num(in, "logit_softcap"));
+  if (numeric(in, "logit_softcap"))
+    s = num(in, "logit_softcap") * tanh(s / num(in, "logit_softcap"));
   if (numeric(in, "logit_clamp")) s = fmin(s, num(in, "logit_clamp"));
   if (strcmp(sim, "exp") == 0) return exp(s);
   if (strcmp(sim, "cosh") == 0) return cosh(s);
@@ -55,7 +66,8 @@ static double weight(const oracle_in *in, bool den, double s) {
   const int p = (int)al_opt_int(in->o, "order");
   if (strcmp(sim, "power") == 0) return pow(s, p);
   const double *kept, *list, *k = in->param(in->user, "coefficients");
-  const int n_kept = al_opt_list(in->o, orders, &kept), n_list = al_opt_list(in->o, "coefficients", &list);
+  const int n_kept = al_opt_list(in->o, orders, &kept),
+            n_list = al_opt_list(in->o, "coefficients", &list);
   double sum = 0, term = 1; /* s^n / n! */
   double power = 1;
   for (int n = 0; n <= p; n++) {
@@ -107,7 +119,10 @@ static double denominator(const oracle_in *in, int64_t b, int64_t h, int64_t i, 
       if (!visible(in, b, i, j)) continue;
       if (is(in, "denominator.stat", "cumulative_gate"))
         W += exp(linear(in, "denominator", in->x + (b * in->T + j) * in->C, in->C, h));
-      else W += is(in, "denominator.stat", "abs") ? fabs(w[j]) : is(in, "denominator.stat", "l2") ? w[j] * w[j] : w[j];
+      else
+        W += is(in, "denominator.stat", "abs")  ? fabs(w[j])
+             : is(in, "denominator.stat", "l2") ? w[j] * w[j]
+                                                : w[j];
     }
   if (is(in, "denominator.stat", "l2")) W = sqrt(W);
   if (is(in, "denominator.stat", "cumulative_gate")) W = fmax(W, 1);
@@ -119,7 +134,8 @@ static double denominator(const oracle_in *in, int64_t b, int64_t h, int64_t i, 
   const double *sink = in->param(in->user, "denominator.sink");
   if (sink) W += exp(sink[h]);
   else if (numeric(in, "denominator.sink")) W += exp(num(in, "denominator.sink"));
-  W = fmax(W + num(in, "denominator.eps"), num(in, "denominator.floor") > 0 ? num(in, "denominator.floor") : -1e300);
+  W = fmax(W + num(in, "denominator.eps"),
+           num(in, "denominator.floor") > 0 ? num(in, "denominator.floor") : -1e300);
   const double p = exponent(in, h);
   double D = p == 1 ? W : W > 0 ? pow(W, p) : 0;
   if (al_opt_bool(in->o, "denominator.times_length")) D *= count(in, b, i, in->offset);
@@ -129,8 +145,9 @@ static double denominator(const oracle_in *in, int64_t b, int64_t h, int64_t i, 
 static double output_gate(const oracle_in *in, int64_t b, int64_t i, int64_t h, int64_t e) {
   const int64_t out = is(in, "output_gate.per", "head") ? h : h * in->E + e;
   const double n = log(count(in, b, i, in->offset));
-  const double g = is(in, "output_gate.input", "x") ? linear(in, "output_gate", in->x + (b * in->T + i) * in->C, in->C, out)
-                                                    : linear(in, "output_gate", &n, 1, out);
+  const double g = is(in, "output_gate.input", "x")
+                       ? linear(in, "output_gate", in->x + (b * in->T + i) * in->C, in->C, out)
+                       : linear(in, "output_gate", &n, 1, out);
   return activation(al_opt_word(in->o, "output_gate.activation"), g);
 }
 
@@ -144,7 +161,8 @@ static void normalise(const oracle_in *in, double *y, int64_t n) {
   double eps = l2 ? 1e-12 : is(in, "output_norm.kind", "rms") ? 1e-6 : 1e-5;
   if (numeric(in, "output_norm.eps")) eps = num(in, "output_norm.eps");
   const double r = l2 ? fmax(sqrt(square), eps) : sqrt(square / (double)n + eps);
-  const double *gain = in->param(in->user, "output_norm.gain"), *bias = in->param(in->user, "output_norm.bias");
+  const double *gain = in->param(in->user, "output_norm.gain"),
+               *bias = in->param(in->user, "output_norm.bias");
   const bool a_head = is(in, "output_norm.gain", "learned");
   for (int64_t e = 0; e < n; e++) {
     y[e] = (y[e] - mean) / r;
@@ -161,12 +179,17 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
   double *own = calloc((size_t)in->S, sizeof *own);
   ck_assert(qh && kh && own);
   const double *scale = in->param(in->user, "logit_scale");
-  const double c = scale ? scale[h] : numeric(in, "logit_scale") ? num(in, "logit_scale") : 1 / sqrt((double)D);
+  const double c = scale                        ? scale[h]
+                   : numeric(in, "logit_scale") ? num(in, "logit_scale")
+                                                : 1 / sqrt((double)D);
   const int64_t len = in->lengths ? in->lengths[b] : in->S;
-  const int64_t last = i + in->offset < len ? i + in->offset : len - 1; /* last visible key, when causal */
-  const bool same = is(in, "denominator.similarity", "inherited") && is(in, "denominator.orders", "inherited") &&
+  const int64_t last =
+      i + in->offset < len ? i + in->offset : len - 1; /* last visible key, when causal */
+  const bool same = is(in, "denominator.similarity", "inherited") &&
+                    is(in, "denominator.orders", "inherited") &&
                     is(in, "denominator.decay", "inherited");
-  const bool value_side = is(in, "denominator.side", "value"), gated = !is(in, "input_gate.activation", "none");
+  const bool value_side = is(in, "denominator.side", "value"),
+             gated = !is(in, "input_gate.activation", "none");
   feature(in, in->q + ((b * in->T + i) * in->H + h) * D, qh);
   memset(y, 0, (size_t)E * sizeof *y);
   for (int64_t j = 0; j < in->S; j++) {
@@ -189,7 +212,8 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
     }
   }
   const double Di = denominator(in, b, h, i, own);
-  const bool pre_gate = !is(in, "output_gate.activation", "none") && !is(in, "output_gate.place", "post_norm");
+  const bool pre_gate =
+      !is(in, "output_gate.activation", "none") && !is(in, "output_gate.place", "post_norm");
   for (int64_t e = 0; e < E; e++) {
     y[e] = fabs(Di) < 1.17549435e-38 ? 0 : y[e] / Di;
     if (pre_gate) y[e] *= output_gate(in, b, i, h, e);
@@ -200,7 +224,8 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
 }
 
 void oracle_forward(const oracle_in *in, double *out) {
-  const bool normed = !is(in, "output_norm.kind", "none"), joint = is(in, "output_norm.scope", "joint");
+  const bool normed = !is(in, "output_norm.kind", "none"),
+             joint = is(in, "output_norm.scope", "joint");
   const double *gain = in->param(in->user, "output_norm.gain");
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t i = 0; i < in->T; i++) {
@@ -218,7 +243,8 @@ void oracle_forward(const oracle_in *in, double *out) {
     }
 }
 
-/* ---- the oracle against numbers worked out by hand -------------------------------------------- */
+/* ---- the oracle against numbers worked out by hand --------------------------------------------
+ */
 
 static const double *no_param(void *user, const char *name) {
   (void)user, (void)name;
@@ -234,7 +260,8 @@ START_TEST(by_hand) {
                {"logit_scale=1 denominator=none", 2 + 3 * 10},
                {"logit_scale=1 denominator=length", (2 + 3 * 10) / 2.0},
                {"logit_scale=1 denominator=sum denominator.sink=0", (2 + 3 * 10) / 5.0},
-               {"logit_scale=1 similarity=taylor order=1", (1 * 2 + (1 + 1.0986122886681098) * 10) / (2 + 1.0986122886681098)},
+               {"logit_scale=1 similarity=taylor order=1",
+                (1 * 2 + (1 + 1.0986122886681098) * 10) / (2 + 1.0986122886681098)},
                {"logit_scale=1 denominator=none output_norm=l2", 1}};
   al_ctx *c = al_ctx_new();
   const attn_family *family;
@@ -245,7 +272,18 @@ START_TEST(by_hand) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     al_opts *mine = al_opts_copy(c, o);
     ck_assert_int_eq(al_opts_parse(c, mine, cases[i].options), AL_OK);
-    const oracle_in in = {.o = mine, .B = 1, .T = 1, .S = 2, .H = 1, .Hkv = 1, .D = 1, .E = 1, .q = &q, .k = k, .v = v, .param = no_param};
+    const oracle_in in = {.o = mine,
+                          .B = 1,
+                          .T = 1,
+                          .S = 2,
+                          .H = 1,
+                          .Hkv = 1,
+                          .D = 1,
+                          .E = 1,
+                          .q = &q,
+                          .k = k,
+                          .v = v,
+                          .param = no_param};
     double y;
     oracle_forward(&in, &y);
     ck_assert_double_eq_tol(y, cases[i].y, 1e-12);

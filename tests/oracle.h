@@ -14,7 +14,8 @@ typedef struct oracle_in {
   int64_t offset;
   const double *(*param)(void *user, const char *name); /* NULL when there is none of that name */
   void *user;
-  double *frozen; /* (B,H,T) denominators: filled when fill, else used in place of stopped ones; or NULL */
+  double *frozen; /* (B,H,T) denominators: filled when fill, else used in place of stopped ones; or
+                     NULL */
   bool fill;
 } oracle_in;
 

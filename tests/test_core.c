@@ -21,12 +21,13 @@ static al_tensor *vec(int64_t n, double first) {
 }
 
 static void says(al_status st, const char *text) {
-  ck_assert_msg(al_error(c) == st && strstr(al_error_message(c, NULL, NULL), text), "wanted '%s', got: %s", text,
-                al_error_message(c, NULL, NULL));
+  ck_assert_msg(al_error(c) == st && strstr(al_error_message(c, NULL, NULL), text),
+                "wanted '%s', got: %s", text, al_error_message(c, NULL, NULL));
   al_error_clear(c);
 }
 
-/* ---- errors and options ----------------------------------------------------------------------- */
+/* ---- errors and options -----------------------------------------------------------------------
+ */
 
 START_TEST(first_error_wins) {
   const char *file;
@@ -36,7 +37,8 @@ START_TEST(first_error_wins) {
   ck_assert_str_eq(al_error_message(c, &file, &line), "first 1");
   ck_assert(strstr(file, "test_core.c") && line > 0);
   const int64_t shape[] = {2};
-  ck_assert_ptr_null(al_tensor_new(c, AL_F32, 1, shape)); /* nothing runs while an error is pending */
+  ck_assert_ptr_null(
+      al_tensor_new(c, AL_F32, 1, shape)); /* nothing runs while an error is pending */
   ck_assert_ptr_null(al_run(c, "exp", AL_IN(NULL), ""));
   says(AL_ESHAPE, "first 1");
 }
@@ -51,32 +53,42 @@ START_TEST(nearest_names) {
 }
 END_TEST
 
-static const al_arg inner[] = {{"stat", AL_T_WORD, "sum", "sum none length", 0, 0, "", NULL},
-                               {"floor", AL_T_NUM, "0", NULL, 0, 10, "", NULL},
-                               {"sink", AL_T_BOOL | AL_T_NUM | AL_T_WORD, "false", "learned", 0, 0, "", NULL},
-                               {0}};
-static const al_arg rows[] = {{"axis", AL_T_AXIS, "-1", NULL, 0, 0, "", NULL},
-                              {"rate", AL_T_NUM, "0.5", NULL, 0, 1, "", NULL},
-                              {"causal", AL_T_BOOL, "true", NULL, 0, 0, "", NULL},
-                              {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "all", "all", 0, 0, "", NULL},
-                              {"denominator", AL_T_RECORD, NULL, NULL, 0, 0, "", inner},
-                              {"expr", AL_T_TEXT, "", NULL, 0, 0, "", NULL},
-                              {0}};
+static const al_arg inner[] = {
+    {"stat", AL_T_WORD, "sum", "sum none length", 0, 0, "", NULL},
+    {"floor", AL_T_NUM, "0", NULL, 0, 10, "", NULL},
+    {"sink", AL_T_BOOL | AL_T_NUM | AL_T_WORD, "false", "learned", 0, 0, "", NULL},
+    {0}};
+static const al_arg rows[] = {
+    {"axis", AL_T_AXIS, "-1", NULL, 0, 0, "", NULL},
+    {"rate", AL_T_NUM, "0.5", NULL, 0, 1, "", NULL},
+    {"causal", AL_T_BOOL, "true", NULL, 0, 0, "", NULL},
+    {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "all", "all", 0, 0, "", NULL},
+    {"denominator", AL_T_RECORD, NULL, NULL, 0, 0, "", inner},
+    {"expr", AL_T_TEXT, "", NULL, 0, 0, "", NULL},
+    {0}};
 
 START_TEST(options_parse_and_print) {
   al_opts *o = al_opts_new(c, rows, "demo");
   char text[512];
-  ck_assert_int_eq(al_opts_parse(c, o, "denominator=length, denominator.sink=learned orders={0,2} axis=3 expr='a b' rate=1"), AL_OK);
+  ck_assert_int_eq(
+      al_opts_parse(
+          c, o,
+          "denominator=length, denominator.sink=learned orders={0,2} axis=3 expr='a b' rate=1"),
+      AL_OK);
   al_opts_text(o, false, text, sizeof text);
-  ck_assert_str_eq(text, "axis=3 rate=1 orders={0,2} denominator.stat=length denominator.sink=learned expr='a b'");
+  ck_assert_str_eq(
+      text,
+      "axis=3 rate=1 orders={0,2} denominator.stat=length denominator.sink=learned expr='a b'");
   al_opts *again = al_opts_new(c, rows, "demo"); /* what is printed parses back */
   char twice[512];
   ck_assert_int_eq(al_opts_parse(c, again, text), AL_OK);
   al_opts_text(again, false, twice, sizeof twice);
   ck_assert_str_eq(text, twice);
-  ck_assert(al_opts_given(o, "denominator") && al_opts_given(o, "denominator.sink") && !al_opts_given(o, "denominator.floor"));
+  ck_assert(al_opts_given(o, "denominator") && al_opts_given(o, "denominator.sink") &&
+            !al_opts_given(o, "denominator.floor"));
   ck_assert(al_opt_is(o, "denominator", "length") && al_opt_int(o, "axis") == 3);
-  ck_assert_int_eq(al_opts_set_bool(c, o, "denominator", false), AL_OK); /* false is none where there is one */
+  ck_assert_int_eq(al_opts_set_bool(c, o, "denominator", false),
+                   AL_OK); /* false is none where there is one */
   ck_assert(al_opt_is(o, "denominator.stat", "none"));
   al_opts_release(o);
   al_opts_release(again);
@@ -107,7 +119,8 @@ START_TEST(wrong_options_are_named) {
 }
 END_TEST
 
-/* ---- memory and tensors ----------------------------------------------------------------------- */
+/* ---- memory and tensors -----------------------------------------------------------------------
+ */
 
 START_TEST(memory_is_counted_and_reused) {
   const int64_t shape[] = {1000};
@@ -144,8 +157,8 @@ START_TEST(size_classes) {
     al_release(t);
 #ifndef __SANITIZE_ADDRESS__
     const int64_t kept = al_memory(c).cached;
-    ck_assert_msg(kept >= 4 * n && (kept <= 4 * n + 64 || (double)kept <= 4.5 * (double)n + 64), "%lld bytes for %lld", (long long)kept,
-                  (long long)(4 * n));
+    ck_assert_msg(kept >= 4 * n && (kept <= 4 * n + 64 || (double)kept <= 4.5 * (double)n + 64),
+                  "%lld bytes for %lld", (long long)kept, (long long)(4 * n));
 #endif
     al_memory_trim(c);
   }
@@ -166,7 +179,8 @@ START_TEST(conversions) {
   double out[5];
   al_tensor *t = al_tensor_from(c, AL_BF16, 1, &n, v, n);
   ck_assert_int_eq(al_read(t, out, n), AL_OK);
-  ck_assert(out[0] == 1.0 && out[1] == -2.5 && out[3] == 0 && isnan(out[4])); /* 1 + 2^-8 is halfway: to even */
+  ck_assert(out[0] == 1.0 && out[1] == -2.5 && out[3] == 0 &&
+            isnan(out[4])); /* 1 + 2^-8 is halfway: to even */
   al_release(t);
   t = al_tensor_from(c, AL_I32, 1, &n, v, n);
   ck_assert_int_eq(al_read(t, out, n), AL_OK);
@@ -192,7 +206,8 @@ START_TEST(scopes_own_what_ops_return) {
 }
 END_TEST
 
-/* ---- autograd --------------------------------------------------------------------------------- */
+/* ---- autograd ---------------------------------------------------------------------------------
+ */
 
 START_TEST(the_graph_is_gone_after_backward) {
   al_tensor *x = vec(64, 0.01);
@@ -229,7 +244,8 @@ START_TEST(no_grad_and_detach_record_nothing) {
 }
 END_TEST
 
-/* One tensor used in several places, through views that share storage: gradients add, nothing aliases. */
+/* One tensor used in several places, through views that share storage: gradients add, nothing
+ * aliases. */
 START_TEST(gradients_add_without_aliasing) {
   const int64_t shape[] = {2, 3};
   const double v[] = {1, 2, 3, 4, 5, 6};
@@ -239,10 +255,12 @@ START_TEST(gradients_add_without_aliasing) {
     al_scope_begin(c);
     al_tensor *r = al_run(c, "reshape", AL_IN(x), "shape={3,2}");
     al_tensor *t = al_run(c, "permute", AL_IN(x), "axes={1,0}");
-    al_tensor *y = al_run(c, "add", AL_IN(al_run(c, "add", AL_IN(r, t), ""), al_run(c, "add", AL_IN(r, r), "")), "");
+    al_tensor *y = al_run(
+        c, "add", AL_IN(al_run(c, "add", AL_IN(r, t), ""), al_run(c, "add", AL_IN(r, r), "")), "");
     al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(y), ""));
     ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
-    for (int i = 0; i < 6; i++) ck_assert_double_eq(((double *)al_data(al_grad(x)))[i], 4.0 * round);
+    for (int i = 0; i < 6; i++)
+      ck_assert_double_eq(((double *)al_data(al_grad(x)))[i], 4.0 * round);
     al_release(loss);
   }
   al_release(x);
@@ -255,7 +273,8 @@ START_TEST(bf16_gradients_add) {
   al_requires_grad(x, true);
   al_scope_begin(c);
   al_tensor *h = al_run(c, "cast", AL_IN(x), "dtype=bf16");
-  al_tensor *a = al_run(c, "cast", AL_IN(h), "dtype=f32"), *b = al_run(c, "cast", AL_IN(h), "dtype=f32");
+  al_tensor *a = al_run(c, "cast", AL_IN(h), "dtype=f32"),
+            *b = al_run(c, "cast", AL_IN(h), "dtype=f32");
   al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(al_run(c, "add", AL_IN(a, b), "")), ""));
   ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
   for (int i = 0; i < 5; i++) ck_assert_double_eq(((double *)al_data(al_grad(x)))[i], 2);
@@ -301,11 +320,13 @@ START_TEST(backward_refusals) {
 }
 END_TEST
 
-/* ---- random numbers --------------------------------------------------------------------------- */
+/* ---- random numbers ---------------------------------------------------------------------------
+ */
 
 START_TEST(philox_is_the_published_generator) {
   uint32_t r[4];
-  alk_philox(0, 0, r); /* known-answer vector of the Random123 distribution for a zero key and counter */
+  alk_philox(0, 0,
+             r); /* known-answer vector of the Random123 distribution for a zero key and counter */
   ck_assert_uint_eq(r[0], 0x6627e8d5u);
   ck_assert_uint_eq(r[1], 0xe169c58du);
   ck_assert_uint_eq(r[2], 0xbc57ac4cu);
@@ -344,11 +365,13 @@ START_TEST(streams) {
 }
 END_TEST
 
-/* ---- optimisers ------------------------------------------------------------------------------- */
+/* ---- optimisers -------------------------------------------------------------------------------
+ */
 
 static al_tensor *with_grad(double p, double g) {
   const int64_t one = 1;
-  al_tensor *t = al_tensor_from(c, AL_F64, 1, &one, &p, 1), *d = al_tensor_from(c, AL_F64, 1, &one, &g, 1);
+  al_tensor *t = al_tensor_from(c, AL_F64, 1, &one, &p, 1),
+            *d = al_tensor_from(c, AL_F64, 1, &one, &g, 1);
   al_requires_grad(t, true);
   al_set_grad(t, d);
   al_release(d);
@@ -365,7 +388,8 @@ START_TEST(adamw_by_hand) {
   double norm;
   ck_assert_int_eq(al_optim_step(opt, 0.01, &norm), AL_OK);
   ck_assert_double_eq_tol(norm, 5, 1e-12);
-  ck_assert_double_eq_tol(al_item(a), 2 * (1 - 0.001) - 0.01, 1e-8); /* first step: m/c1 / sqrt(v/c2) = 1 */
+  ck_assert_double_eq_tol(al_item(a), 2 * (1 - 0.001) - 0.01,
+                          1e-8); /* first step: m/c1 / sqrt(v/c2) = 1 */
   ck_assert_double_eq_tol(al_item(b), 1 - 0.01, 1e-8);
   const char *name;
   al_tensor *m = al_optim_state(opt, 0, &name);

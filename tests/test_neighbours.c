@@ -1,6 +1,6 @@
-/* test_neighbours.c: what surrounds attention in a step: add_rmsnorm with gradients into both of its
- * outputs, gradients added up and written over in place where nobody sees it, the optimiser over many
- * parameters. */
+/* test_neighbours.c: what surrounds attention in a step: add_rmsnorm with gradients into both of
+ * its outputs, gradients added up and written over in place where nobody sees it, the optimiser
+ * over many parameters. */
 #include "../core/attnlab.h"
 #include <check.h>
 #include <math.h>
@@ -38,7 +38,8 @@ static double *copy_of(const al_tensor *t) {
 /* Root mean square of the difference over that of the expected numbers. */
 static void expect_near(const al_tensor *t, const double *want, double limit) {
   double *v = copy_of(t), d = 0, s = 0;
-  for (int64_t i = 0; i < al_numel(t); i++) d += (v[i] - want[i]) * (v[i] - want[i]), s += want[i] * want[i];
+  for (int64_t i = 0; i < al_numel(t); i++)
+    d += (v[i] - want[i]) * (v[i] - want[i]), s += want[i] * want[i];
   ck_assert_msg(d <= limit * limit * s, "differs by %.3g, %.1g allowed", sqrt(d / s), limit);
   free(v);
 }
@@ -58,14 +59,16 @@ static al_tensor *stream_loss(al_tensor **in, const al_tensor *const *weight, bo
   }
   al_tensor *part[2];
   for (int i = 0; i < 2; i++)
-    part[i] = al_run(c, "sum", AL_IN(al_run(c, "mul", AL_IN(out[i], (al_tensor *)weight[i]), "")), "");
+    part[i] =
+        al_run(c, "sum", AL_IN(al_run(c, "mul", AL_IN(out[i], (al_tensor *)weight[i]), "")), "");
   return al_run(c, "add", AL_IN(part[0], part[1]), "");
 }
 
 START_TEST(stream_of_sums) {
   for (int f32 = 0; f32 < 2; f32++) {
     const al_dtype t = f32 ? AL_F32 : AL_F64;
-    al_tensor *in[3] = {leaf(t, 1, SHAPE(3, 67, 40)), leaf(t, 2, SHAPE(3, 67, 40)), leaf(t, 3, SHAPE(40))};
+    al_tensor *in[3] = {leaf(t, 1, SHAPE(3, 67, 40)), leaf(t, 2, SHAPE(3, 67, 40)),
+                        leaf(t, 3, SHAPE(40))};
     al_tensor *weight[2] = {normal(t, 4, SHAPE(3, 67, 40)), normal(t, 5, SHAPE(3, 67, 40))};
     double *want[4];
     for (int fused = 0; fused < 2; fused++) {
@@ -97,7 +100,8 @@ START_TEST(stream_of_one_tensor) {
     double *g = copy_of(al_grad(x)), *v = copy_of(x);
     for (int r = 0; r < 5; r++) {
       double square = 0, total = 0;
-      for (int i = 0; i < 8; i++) square += 4 * v[r * 8 + i] * v[r * 8 + i], total += 2 * v[r * 8 + i];
+      for (int i = 0; i < 8; i++)
+        square += 4 * v[r * 8 + i] * v[r * 8 + i], total += 2 * v[r * 8 + i];
       const double s = 1 / sqrt(square / 8 + 1e-5);
       for (int i = 0; i < 8; i++) {
         const double dy = s - 2 * v[r * 8 + i] * s * s * s * total / 8;
@@ -121,7 +125,9 @@ START_TEST(gradients_in_place) {
     al_scope_begin(c);
     al_tensor *y = al_run(c, "square", AL_IN(x), "");
     al_tensor *total = y;
-    for (int i = 0; i < 3; i++) total = al_run(c, "add", AL_IN(total, al_run(c, "matmul", AL_IN(y, w), "alpha=%d", i + 1)), "");
+    for (int i = 0; i < 3; i++)
+      total =
+          al_run(c, "add", AL_IN(total, al_run(c, "matmul", AL_IN(y, w), "alpha=%d", i + 1)), "");
     al_backward(c, al_run(c, "sum", AL_IN(total), ""), NULL);
     al_scope_end(c, NULL);
     double *g = copy_of(al_grad(x)), *gw = copy_of(al_grad(w)), *v = copy_of(x), *m = copy_of(w);
@@ -164,7 +170,9 @@ START_TEST(seeds_stay) {
       for (int round = 0; round < 2; round++) { /* twice the output: its gradient has two readers */
         al_scope_begin(c);
         al_run_into(c, ops[i], (al_tensor *const[]){x, y}, i ? 2 : 1, out, which + 1, "");
-        if (round) out[which] = al_run(c, "scale", AL_IN(al_run(c, "add", AL_IN(out[which], out[which]), "")), "by=0.5");
+        if (round)
+          out[which] = al_run(c, "scale",
+                              AL_IN(al_run(c, "add", AL_IN(out[which], out[which]), "")), "by=0.5");
         al_backward(c, out[which], seed);
         al_scope_end(c, NULL);
         expect_near(seed, want, 0);
@@ -191,12 +199,14 @@ static const int64_t sizes[N_PARAMETERS] = {1, 8191, 8192, 8193, 5, 40000, 16384
 static void train(const char *kind, int threads, double *out[N_PARAMETERS], double *norm) {
   al_set_threads(threads);
   al_opts *o = al_opts_new(c, al_optim_args(c, kind), kind);
-  al_opts_parse(c, o, strcmp(kind, "sgd") ? "weight_decay=0.1 grad_clip=3" : "momentum=0.9 weight_decay=0.1");
+  al_opts_parse(
+      c, o, strcmp(kind, "sgd") ? "weight_decay=0.1 grad_clip=3" : "momentum=0.9 weight_decay=0.1");
   al_optim *opt = al_optim_new(c, kind, o);
   al_tensor *p[N_PARAMETERS];
   for (int i = 0; i < N_PARAMETERS; i++) {
     p[i] = leaf(i % 2 ? AL_F64 : AL_F32, (uint64_t)i, SHAPE(sizes[i]));
-    ck_assert_int_eq(al_optim_add(opt, (const char[]){(char)('a' + i), 0}, p[i], i % 3 == 0), AL_OK);
+    ck_assert_int_eq(al_optim_add(opt, (const char[]){(char)('a' + i), 0}, p[i], i % 3 == 0),
+                     AL_OK);
   }
   for (int step = 0; step < 3; step++) {
     for (int i = 0; i < N_PARAMETERS; i++) {
@@ -224,7 +234,8 @@ static double by_hand(bool adamw, int i, double p, const double *g, const double
     const double d = adamw ? g[k] * 3 / norm[k] : g[k];
     m = adamw ? 0.9 * m + 0.1 * d : 0.9 * m + d;
     v = 0.999 * v + 0.001 * d * d;
-    const double step = adamw ? m / (1 - pow(0.9, k + 1)) / (sqrt(v / (1 - pow(0.999, k + 1))) + 1e-8) : m;
+    const double step =
+        adamw ? m / (1 - pow(0.9, k + 1)) / (sqrt(v / (1 - pow(0.999, k + 1))) + 1e-8) : m;
     p = p - 0.01 * decay * p - 0.01 * step;
   }
   return p;
@@ -233,7 +244,8 @@ static double by_hand(bool adamw, int i, double p, const double *g, const double
 START_TEST(optimiser_over_a_list) {
   static const char *const kinds[] = {"adamw", "sgd"};
   for (int kind = 0; kind < 2; kind++) {
-    double *one[N_PARAMETERS], *two[N_PARAMETERS], *start[N_PARAMETERS], *g[3][N_PARAMETERS], norm[3] = {0}, last[2];
+    double *one[N_PARAMETERS], *two[N_PARAMETERS], *start[N_PARAMETERS], *g[3][N_PARAMETERS],
+        norm[3] = {0}, last[2];
     train(kinds[kind], 1, one, &last[0]);
     train(kinds[kind], 2, two, &last[1]);
     ck_assert(last[0] == last[1]);
@@ -254,7 +266,9 @@ START_TEST(optimiser_over_a_list) {
     ck_assert_double_eq_tol(last[0], norm[2], 1e-9 * norm[2]);
     for (int i = 0; i < N_PARAMETERS; i++) {
       for (int64_t j = 0; j < sizes[i]; j++) {
-        const double want = i == 4 ? start[i][j] : by_hand(kind == 0, i, start[i][j], (double[]){g[0][i][j], g[1][i][j], g[2][i][j]}, norm);
+        const double want = i == 4 ? start[i][j]
+                                   : by_hand(kind == 0, i, start[i][j],
+                                             (double[]){g[0][i][j], g[1][i][j], g[2][i][j]}, norm);
         ck_assert_double_eq_tol(one[i][j], want, i % 2 ? 1e-12 : 1e-6);
       }
       free(one[i]), free(two[i]), free(start[i]), free(g[0][i]), free(g[1][i]), free(g[2][i]);

@@ -1,21 +1,24 @@
-/* kernel_attention: the formula with its slots, in parallel and chunked form. For one head, row i, key j:
+/* kernel_attention: the formula with its slots, in parallel and chunked form. For one head, row i,
+ * key j:
  *
  *   s_ij = logit_scale * phi(q_i).phi(k_j)          w_ij = A_ij f(s_ij) over visible j
  *   u_j  = b_j v_j                                  N_i  = sum_j w_ij u_j
  *   D_i  = max(W_i + exp(sink) + eps, floor)^power  y_i  = r_i N_i / D_i
  *   o_i  = h_i Norm(y_i)
  *
- * Source: the papers' forms in one (P1 2507.23632, P2 2409.18747, P3 2602.17363); every variant of the papers but Mamba blocks and distance scores.
+ * Source: the papers' forms in one (P1 2507.23632, P2 2409.18747, P3 2602.17363); every variant of
+ * the papers but Mamba blocks and distance scores.
  *
- * Two implementations of the sums: composed (scores, weights, mix: the (T,S) matrix is there) and fused (the
- * op attend, or attend_chunked for linear weights: it never is). What follows the sums is the same code.
+ * Two implementations of the sums: composed (scores, weights, mix: the (T,S) matrix is there) and
+ * fused (the op attend, or attend_chunked for linear weights: it never is). What follows the sums
+ * is the same code.
  *
- * Numerics. exp and cosh carry a row reference m outside: weights are w e^-m, so N and W are relative to
- * e^m and what is added to W (sink, eps, floor) is multiplied by e^-m. What remains is one log factor
- * L = m_N - power m_D a row: nothing for the usual sum, else it multiplies y, or, when a norm follows,
- * goes into the norm's eps, so that exp without a denominator never overflows before a norm.
- * Rows whose |W| is below the smallest normal, or that see no key, give 0 with gradient 0; with a power
- * other than 1 so do rows whose W is negative.
+ * Numerics. exp and cosh carry a row reference m outside: weights are w e^-m, so N and W are
+ * relative to e^m and what is added to W (sink, eps, floor) is multiplied by e^-m. What remains is
+ * one log factor L = m_N - power m_D a row: nothing for the usual sum, else it multiplies y, or,
+ * when a norm follows, goes into the norm's eps, so that exp without a denominator never overflows
+ * before a norm. Rows whose |W| is below the smallest normal, or that see no key, give 0 with
+ * gradient 0; with a power other than 1 so do rows whose W is negative.
  */
 #include "../formula.h"
 #include <math.h>
@@ -23,7 +26,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- forward ---------------------------------------------------------------------------------- */
+/* ---- forward ----------------------------------------------------------------------------------
+ */
 
 typedef struct run {
   al_ctx *c;
@@ -66,12 +70,14 @@ static al_tensor *project(const run *r, al_tensor *x, const char *name) {
 static al_tensor *as_factor(const run *r, al_tensor *t, int64_t heads) {
   if (!t) return NULL;
   const int64_t last = al_size(t, -1) / heads;
-  return OP("reshape", AL_IN(t), "shape={%lld,%lld,%lld,%lld}", (long long)al_size(t, 0), (long long)al_size(t, 1), (long long)heads,
-            (long long)last);
+  return OP("reshape", AL_IN(t), "shape={%lld,%lld,%lld,%lld}", (long long)al_size(t, 0),
+            (long long)al_size(t, 1), (long long)heads, (long long)last);
 }
 
 /* Row statistics come as (B,H,T); factors and norms want (B,T,H). */
-static al_tensor *row_first(const run *r, al_tensor *t) { return t ? OP("permute", AL_IN(t), "axes={0,2,1}") : NULL; }
+static al_tensor *row_first(const run *r, al_tensor *t) {
+  return t ? OP("permute", AL_IN(t), "axes={0,2,1}") : NULL;
+}
 
 static al_tensor *features(const run *r, al_tensor *t) {
   const char *map = al_opt_word(r->o, "feature_map");
@@ -83,7 +89,9 @@ static al_tensor *features(const run *r, al_tensor *t) {
 static al_tensor *log_decay(const run *r) {
   if (!on(r->o, "decay")) return NULL;
   if (!r->in->causal) {
-    al_fail(r->c, AL_EVALUE, "kernel_attention: decay: causal=true needed, because decay follows the order of the tokens");
+    al_fail(r->c, AL_EVALUE,
+            "kernel_attention: decay: causal=true needed, because decay follows the order of the "
+            "tokens");
     return NULL;
   }
   al_tensor *a;
@@ -100,11 +108,13 @@ static al_tensor *log_decay(const run *r) {
       al_fail(r->c, AL_ENOMEM, "out of memory (decay of %lld heads)", (long long)Hkv);
       return NULL;
     }
-    for (int64_t h = 0; h < Hkv; h++) v[h] = log1p(-exp2(-5.0 - (double)h)); /* as RetNet spaces its heads */
+    for (int64_t h = 0; h < Hkv; h++)
+      v[h] = log1p(-exp2(-5.0 - (double)h)); /* as RetNet spaces its heads */
     a = al_tensor_from(r->c, al_type(r->in->q), 1, &Hkv, v, Hkv);
     free(v);
   }
-  return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S, (long long)Hkv);
+  return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
+            (long long)Hkv);
 }
 
 static void append(char *text, size_t n, const char *key, double v) {
@@ -121,22 +131,27 @@ typedef struct f_text {
 
 static f_text f_options(const run *r, bool denominator) {
   const weight_fn f = formula_weight(r->o, denominator);
-  f_text t = {.has_reference = strcmp(f.f, "polynomial") != 0, .absolute = strcmp(f.f, "cosh") == 0};
+  f_text t = {.has_reference = strcmp(f.f, "polynomial") != 0,
+              .absolute = strcmp(f.f, "cosh") == 0};
   if (is(r->o, "logit_round", "bf16")) strcat(t.limits, " round_bf16=true");
-  if (number(r->o, "logit_softcap")) append(t.limits, sizeof t.limits, "softcap", al_opt_num(r->o, "logit_softcap"));
-  if (number(r->o, "logit_clamp")) append(t.limits, sizeof t.limits, "clamp", al_opt_num(r->o, "logit_clamp"));
+  if (number(r->o, "logit_softcap"))
+    append(t.limits, sizeof t.limits, "softcap", al_opt_num(r->o, "logit_softcap"));
+  if (number(r->o, "logit_clamp"))
+    append(t.limits, sizeof t.limits, "clamp", al_opt_num(r->o, "logit_clamp"));
   size_t at = (size_t)snprintf(t.f, sizeof t.f, "f=%s", f.f);
   if (t.has_reference) return t;
   if (is(r->o, "coefficients", "learned")) t.coefficients = param(r, "coefficients");
-  for (int n = 0; n <= f.order; n++) at += (size_t)snprintf(t.f + at, sizeof t.f - at, "%s%.17g", n ? "," : " coefficients={", f.c[n]);
+  for (int n = 0; n <= f.order; n++)
+    at +=
+        (size_t)snprintf(t.f + at, sizeof t.f - at, "%s%.17g", n ? "," : " coefficients={", f.c[n]);
   snprintf(t.f + at, sizeof t.f - at, "}");
   return t;
 }
 
 /* Number of visible keys, at least 1: (B,T,1), for rows of `of` (q or v). */
 static al_tensor *counts(const run *r, al_tensor *of, int64_t offset) {
-  al_tensor *n = OP("visible_count", AL_IN(of, r->in->lengths), "causal=%s offset=%lld keys=%lld", r->in->causal ? "true" : "false",
-                    (long long)offset, (long long)r->S);
+  al_tensor *n = OP("visible_count", AL_IN(of, r->in->lengths), "causal=%s offset=%lld keys=%lld",
+                    r->in->causal ? "true" : "false", (long long)offset, (long long)r->S);
   n = OP("clamp", AL_IN(n), "min=1");
   return OP("unsqueeze", AL_IN(n), "axis=-1");
 }
@@ -153,7 +168,9 @@ static al_tensor *to_power(const run *r, al_tensor *t, double sign) {
 }
 
 /* a b, where NULL stands for 1. */
-static al_tensor *times(const run *r, al_tensor *a, al_tensor *b) { return a && b ? OP("mul", AL_IN(a, b), "") : a ? a : b; }
+static al_tensor *times(const run *r, al_tensor *a, al_tensor *b) {
+  return a && b ? OP("mul", AL_IN(a, b), "") : a ? a : b;
+}
 
 /* y (B,T,H,E) times a factor (B,T,H), or (B,T,H,E). */
 static al_tensor *scaled(const run *r, al_tensor *y, al_tensor *by) {
@@ -161,19 +178,21 @@ static al_tensor *scaled(const run *r, al_tensor *y, al_tensor *by) {
   return OP("mul", AL_IN(y, al_ndim(by) == 4 ? by : OP("unsqueeze", AL_IN(by), "axis=-1")), "");
 }
 
-/* What multiplies v on its own side: gate and length as *scale (B,S,Hkv) or NULL; returns v, already
- * multiplied by a gate that has channels. */
+/* What multiplies v on its own side: gate and length as *scale (B,S,Hkv) or NULL; returns v,
+ * already multiplied by a gate that has channels. */
 static al_tensor *values(const run *r, al_tensor **scale) {
   al_tensor *v = r->in->v;
   *scale = NULL;
   if (on(r->o, "input_gate")) {
-    al_tensor *g = activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
+    al_tensor *g =
+        activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
     if (is(r->o, "input_gate.per", "head")) *scale = g;
     else v = scaled(r, v, as_factor(r, g, r->s->kv_heads));
   }
   if (is(r->o, "denominator.side", "value")) {
     al_tensor *by = to_power(r, counts(r, r->in->v, 0), -1);
-    by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S, (long long)r->s->kv_heads);
+    by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
+            (long long)r->s->kv_heads);
     *scale = times(r, *scale, by);
   }
   return v;
@@ -181,7 +200,7 @@ static al_tensor *values(const run *r, al_tensor **scale) {
 
 /* The logits' factors, and what the weights of the numerator leave for the rest of the formula. */
 typedef struct sums {
-  al_tensor *q, *k;     /* fused: before the feature map, else after it */
+  al_tensor *q, *k; /* fused: before the feature map, else after it */
   double scale;
   bool mapped;          /* q and k went through the feature map already */
   al_tensor *decay;     /* (B,S,Hkv) or NULL */
@@ -193,27 +212,30 @@ typedef struct sums {
 } sums;
 
 /* One run of attend_chunked, as attend below. */
-static al_tensor *attend_chunked(const run *r, const sums *n, al_tensor *v, al_tensor *v_scale, al_tensor *decay, const char *stat,
-                                 bool divide, al_tensor **W) {
+static al_tensor *attend_chunked(const run *r, const sums *n, al_tensor *v, al_tensor *v_scale,
+                                 al_tensor *decay, const char *stat, bool divide, al_tensor **W) {
   al_tensor *out[2];
   al_run_into(r->c, "attend_chunked", AL_IN(n->q, n->k, v, decay, r->in->lengths, v_scale), out, 2,
-              "feature_map=%s stat=%s normalise=%s scale=%.17g %s", n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
+              "feature_map=%s stat=%s normalise=%s scale=%.17g %s",
+              n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
               divide ? "true" : "false", n->scale, r->vis);
   *W = row_first(r, out[1]);
   return out[0];
 }
 
 /* One run of attend; W and m come as (B,T,H), m NULL for polynomials. Returns y. */
-static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v, al_tensor *v_scale, const char *stat, bool divide,
-                         double dropout, al_tensor **W, al_tensor **m) {
+static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v,
+                         al_tensor *v_scale, const char *stat, bool divide, double dropout,
+                         al_tensor **W, al_tensor **m) {
   const f_text f = f_options(r, denominator);
   al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
   al_tensor *out[3];
   *m = NULL;
   if (r->chunked) return attend_chunked(r, n, v, v_scale, decay, stat, divide, W);
-  al_run_into(r->c, "attend", AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths, v_scale), out, 3,
-              "%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f, f.limits,
-              n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat, divide ? "true" : "false", n->scale, dropout, r->vis);
+  al_run_into(r->c, "attend", AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths, v_scale),
+              out, 3, "%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f,
+              f.limits, n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
+              divide ? "true" : "false", n->scale, dropout, r->vis);
   *W = row_first(r, out[1]);
   if (f.has_reference) *m = row_first(r, out[2]);
   return out[0];
@@ -225,8 +247,10 @@ static al_tensor *weigh(const run *r, const sums *n, bool denominator, al_tensor
   al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
   *reference = NULL;
   if (f.has_reference)
-    *reference = OP("visible_max", AL_IN(n->logits, decay, r->in->lengths), "%s%s abs=%s", r->vis, f.limits, f.absolute ? "true" : "false");
-  return OP("weights", AL_IN(n->logits, *reference, decay, f.coefficients, r->in->lengths), "%s %s%s", f.f, r->vis, f.limits);
+    *reference = OP("visible_max", AL_IN(n->logits, decay, r->in->lengths), "%s%s abs=%s", r->vis,
+                    f.limits, f.absolute ? "true" : "false");
+  return OP("weights", AL_IN(n->logits, *reference, decay, f.coefficients, r->in->lengths),
+            "%s %s%s", f.f, r->vis, f.limits);
 }
 
 /* The denominator's statistic of weights w (B,H,T,S) as (B,T,H). */
@@ -240,7 +264,8 @@ static al_tensor *statistic(const run *r, al_tensor *w) {
 static al_tensor *own_statistic(const run *r, const sums *n, al_tensor **m) {
   al_tensor *W;
   if (!n->logits) {
-    attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), NULL, al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
+    attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), NULL,
+           al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
     return W;
   }
   W = statistic(r, weigh(r, n, true, m));
@@ -251,7 +276,8 @@ static al_tensor *own_statistic(const run *r, const sums *n, al_tensor **m) {
 /* n_i of every head (B,T,H) */
 static al_tensor *lengths(const run *r) {
   al_tensor *n = counts(r, r->in->q, r->in->offset);
-  return OP("expand", AL_IN(n), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)r->s->heads);
+  return OP("expand", AL_IN(n), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T,
+            (long long)r->s->heads);
 }
 
 /* W of the denominator (B,T,H) when it is not a statistic of the numerator's weights. */
@@ -266,10 +292,12 @@ static al_tensor *other_statistic(const run *r, bool composed) {
     sum = OP("mix", AL_IN(like(r, 4, shape, 1), gates, r->in->lengths), "%s", r->vis);
   } else if (r->chunked) { /* weights of 1 */
     al_tensor *one = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 1);
-    sum = OP("attend_chunked", AL_IN(one, one, gates, NULL, r->in->lengths), "stat=none %s", r->vis);
+    sum =
+        OP("attend_chunked", AL_IN(one, one, gates, NULL, r->in->lengths), "stat=none %s", r->vis);
   } else {
     al_tensor *none = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 0);
-    sum = OP("attend", AL_IN(none, none, gates, NULL, NULL, r->in->lengths), "f=polynomial coefficients={1} stat=none %s", r->vis);
+    sum = OP("attend", AL_IN(none, none, gates, NULL, NULL, r->in->lengths),
+             "f=polynomial coefficients={1} stat=none %s", r->vis);
   }
   return OP("squeeze", AL_IN(OP("clamp", AL_IN(sum), "min=1")), "axis=-1");
 }
@@ -281,7 +309,8 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
   *log_scale = n->reference;
   if (is(o, "denominator.stat", "none") || is(o, "denominator.side", "value")) return NULL;
   al_tensor *W = n->W, *m = n->W ? n->reference : NULL;
-  if (!W) W = formula_own_weights(o) ? own_statistic(r, n, &m) : other_statistic(r, n->logits != NULL);
+  if (!W)
+    W = formula_own_weights(o) ? own_statistic(r, n, &m) : other_statistic(r, n->logits != NULL);
   if (is(o, "denominator.gradient", "stopped")) W = al_detach(r->c, W);
   al_tensor *shrink = m ? OP("exp", AL_IN(OP("neg", AL_IN(m), "")), "") : NULL; /* e^-m */
   al_tensor *D = W;
@@ -289,12 +318,17 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
   if (sink || number(o, "denominator.sink")) {
     const int64_t H = r->s->heads;
     if (!sink) sink = like(r, 1, &H, al_opt_num(o, "denominator.sink"));
-    al_tensor *e = m ? OP("exp", AL_IN(OP("sub", AL_IN(sink, m), "")), "") : OP("exp", AL_IN(sink), "");
+    al_tensor *e =
+        m ? OP("exp", AL_IN(OP("sub", AL_IN(sink, m), "")), "") : OP("exp", AL_IN(sink), "");
     D = OP("add", AL_IN(D, e), "");
   }
   const double eps = al_opt_num(o, "denominator.eps"), floor = al_opt_num(o, "denominator.floor");
-  if (eps > 0) D = m ? OP("add", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", eps)), "") : OP("scale", AL_IN(D), "add=%.17g", eps);
-  if (floor > 0) D = m ? OP("maximum", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", floor)), "") : OP("clamp", AL_IN(D), "min=%.17g", floor);
+  if (eps > 0)
+    D = m ? OP("add", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", eps)), "")
+          : OP("scale", AL_IN(D), "add=%.17g", eps);
+  if (floor > 0)
+    D = m ? OP("maximum", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", floor)), "")
+          : OP("clamp", AL_IN(D), "min=%.17g", floor);
   const bool whole = number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1;
   al_tensor *inverse;
   if (whole) {
@@ -327,17 +361,20 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
 static al_tensor *output_gate(const run *r) {
   if (!on(r->o, "output_gate")) return NULL;
   al_tensor *x = r->in->x;
-  if (is(r->o, "output_gate.input", "position")) x = OP("log", AL_IN(counts(r, r->in->q, r->in->offset)), "");
-  al_tensor *g = activate(r, al_opt_word(r->o, "output_gate.activation"), project(r, x, "output_gate"));
+  if (is(r->o, "output_gate.input", "position"))
+    x = OP("log", AL_IN(counts(r, r->in->q, r->in->offset)), "");
+  al_tensor *g =
+      activate(r, al_opt_word(r->o, "output_gate.activation"), project(r, x, "output_gate"));
   return is(r->o, "output_gate.per", "head") ? g : as_factor(r, g, r->s->heads);
 }
 
 /* What is left to do to y: factor, pre-norm gate, norm, post-norm factor. */
 typedef struct tail {
-  al_tensor *factor;    /* (B,T,H) or NULL */
-  al_tensor *log_scale; /* (B,T,H), joint (B,T), or NULL: y stands for y e^log_scale, seen by the norm's eps */
+  al_tensor *factor;     /* (B,T,H) or NULL */
+  al_tensor *log_scale;  /* (B,T,H), joint (B,T), or NULL: y stands for y e^log_scale, seen by the
+                            norm's eps */
   al_tensor *pre, *post; /* gates, NULL, (B,T,H) or (B,T,H,E) */
-  double constant;      /* after everything */
+  double constant;       /* after everything */
 } tail;
 
 static tail plan_tail(const run *r, const sums *n) {
@@ -359,7 +396,8 @@ static tail plan_tail(const run *r, const sums *n) {
   if (gate && !is(o, "output_gate.place", "post_norm")) t.pre = gate;
   if (gate && !is(o, "output_gate.place", "pre_norm")) t.post = gate;
   if (!normed) return t;
-  if (is(o, "output_norm.gain", "width")) t.constant = (double)(joint ? r->s->heads : 1) * (double)r->s->value_dim;
+  if (is(o, "output_norm.gain", "width"))
+    t.constant = (double)(joint ? r->s->heads : 1) * (double)r->s->value_dim;
   if (number(o, "output_norm.gain")) t.constant = al_opt_num(o, "output_norm.gain");
   return t;
 }
@@ -367,7 +405,8 @@ static tail plan_tail(const run *r, const sums *n) {
 /* The learned gain a head as a factor (B,T,H), or NULL. */
 static al_tensor *head_gain(const run *r) {
   if (!is(r->o, "output_norm.gain", "learned") || !on(r->o, "output_norm.kind")) return NULL;
-  return OP("expand", AL_IN(param(r, "output_norm.gain")), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T, (long long)r->s->heads);
+  return OP("expand", AL_IN(param(r, "output_norm.gain")), "shape={%lld,%lld,%lld}",
+            (long long)r->B, (long long)r->T, (long long)r->s->heads);
 }
 
 /* One pass over y, but for gates a channel. */
@@ -382,13 +421,16 @@ static al_tensor *end_fused(const run *r, al_tensor *y, tail t) {
   }
   al_tensor *gate = t.post && al_ndim(t.post) == 3 ? t.post : NULL;
   gate = times(r, gate, head_gain(r));
-  if (t.constant != 1 && gate) gate = OP("scale", AL_IN(gate), "by=%.17g", t.constant), t.constant = 1;
+  if (t.constant != 1 && gate)
+    gate = OP("scale", AL_IN(gate), "by=%.17g", t.constant), t.constant = 1;
   if (!normed) t.factor = times(r, t.factor, gate), gate = NULL;
   if (normed || t.factor)
-    y = OP("finish", AL_IN(y, t.factor, t.log_scale, formula_channel_gain(o) ? param(r, "output_norm.gain") : NULL,
-                           param(r, "output_norm.bias"), gate),
-           "norm=%s joint=%s eps=%.17g", al_opt_word(o, "output_norm.kind"), is(o, "output_norm.scope", "joint") && normed ? "true" : "false",
-           formula_norm_eps(o));
+    y = OP("finish",
+           AL_IN(y, t.factor, t.log_scale,
+                 formula_channel_gain(o) ? param(r, "output_norm.gain") : NULL,
+                 param(r, "output_norm.bias"), gate),
+           "norm=%s joint=%s eps=%.17g", al_opt_word(o, "output_norm.kind"),
+           is(o, "output_norm.scope", "joint") && normed ? "true" : "false", formula_norm_eps(o));
   if (t.post && al_ndim(t.post) == 4) y = scaled(r, y, t.post);
   return t.constant == 1 ? y : OP("scale", AL_IN(y), "by=%.17g", t.constant);
 }
@@ -400,9 +442,13 @@ static al_tensor *norm_composed(const run *r, al_tensor *y, const tail *t) {
   if (joint) y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld}", B, T, H * E);
   al_tensor *gain = formula_channel_gain(o) ? param(r, "output_norm.gain") : NULL;
   const double eps = formula_norm_eps(o);
-  if (is(o, "output_norm.kind", "l2")) y = OP("l2norm", AL_IN(y, gain, t->log_scale), "eps=%.17g", eps);
-  else if (is(o, "output_norm.kind", "rms")) y = OP("rmsnorm", AL_IN(y, gain, t->log_scale), "eps=%.17g", eps);
-  else y = OP("layernorm", AL_IN(y, gain, param(r, "output_norm.bias"), t->log_scale), "eps=%.17g", eps);
+  if (is(o, "output_norm.kind", "l2"))
+    y = OP("l2norm", AL_IN(y, gain, t->log_scale), "eps=%.17g", eps);
+  else if (is(o, "output_norm.kind", "rms"))
+    y = OP("rmsnorm", AL_IN(y, gain, t->log_scale), "eps=%.17g", eps);
+  else
+    y = OP("layernorm", AL_IN(y, gain, param(r, "output_norm.bias"), t->log_scale), "eps=%.17g",
+           eps);
   return joint ? OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld,%lld}", B, T, H, E) : y;
 }
 
@@ -415,19 +461,27 @@ static al_tensor *end_composed(const run *r, al_tensor *y, tail t) {
 
 /* auto: fused, but composed in f64, where it is the reference. */
 static bool fused(const al_opts *o, al_dtype t) {
-  return is(o, "impl", "fused") || is(o, "form", "chunked") || (is(o, "impl", "auto") && t != AL_F64);
+  return is(o, "impl", "fused") || is(o, "form", "chunked") ||
+         (is(o, "impl", "auto") && t != AL_F64);
 }
 
-/* Chunked from this many keys on: measured, forward and backward, for heads of 16 to 128 channels. */
-static int64_t least_chunked(const attn_sizes *s) { return 2 * (s->head_dim > s->value_dim ? s->head_dim : s->value_dim); }
+/* Chunked from this many keys on: measured, forward and backward, for heads of 16 to 128 channels.
+ */
+static int64_t least_chunked(const attn_sizes *s) {
+  return 2 * (s->head_dim > s->value_dim ? s->head_dim : s->value_dim);
+}
 
 static al_status pick_form(run *r) {
   const bool fits = !r->in->causal || (r->T == r->S && r->in->offset == 0);
   r->chunked = is(r->o, "form", "chunked");
   if (r->chunked && !fits)
-    return al_fail(r->c, AL_ESHAPE, "kernel_attention: form=chunked: causal rows must be the keys' own tokens, got %lld rows, %lld keys, "
-                   "offset %lld", (long long)r->T, (long long)r->S, (long long)r->in->offset);
-  if (is(r->o, "form", "auto") && fits && fused(r->o, al_type(r->in->q)) && r->S >= least_chunked(r->s))
+    return al_fail(r->c, AL_ESHAPE,
+                   "kernel_attention: form=chunked: causal rows must be the keys' own tokens, got "
+                   "%lld rows, %lld keys, "
+                   "offset %lld",
+                   (long long)r->T, (long long)r->S, (long long)r->in->offset);
+  if (is(r->o, "form", "auto") && fits && fused(r->o, al_type(r->in->q)) &&
+      r->S >= least_chunked(r->s))
     r->chunked = !formula_not_chunked(r->o);
   return AL_OK;
 }
@@ -438,7 +492,8 @@ static void map_inputs(const run *r, sums *n) {
   n->mapped = true;
 }
 
-static void scale_inputs(const run *r, sums *n) { /* learned: q's features are multiplied, one factor a head */
+static void scale_inputs(const run *r,
+                         sums *n) { /* learned: q's features are multiplied, one factor a head */
   if (!is(r->o, "logit_scale", "learned")) return;
   if (!n->mapped) map_inputs(r, n);
   n->scale = 1;
@@ -448,11 +503,12 @@ static void scale_inputs(const run *r, sums *n) { /* learned: q's features are m
 static void add_up_fused(const run *r, sums *n) {
   const al_opts *o = r->o;
   scale_inputs(r, n);
-  const bool reads = formula_reads_weights(o) && !formula_own_weights(o) && is(o, "denominator.side", "row");
+  const bool reads =
+      formula_reads_weights(o) && !formula_own_weights(o) && is(o, "denominator.side", "row");
   n->divided = reads && is(o, "denominator.stat", "sum") && is(o, "denominator.gradient", "both");
   al_tensor *W, *scale, *v = values(r, &scale);
-  n->y = attend(r, n, false, v, scale, reads ? al_opt_word(o, "denominator.stat") : "none", n->divided,
-                r->in->training ? al_opt_num(o, "dropout") : 0, &W, &n->reference);
+  n->y = attend(r, n, false, v, scale, reads ? al_opt_word(o, "denominator.stat") : "none",
+                n->divided, r->in->training ? al_opt_num(o, "dropout") : 0, &W, &n->reference);
   n->W = reads ? W : NULL;
 }
 
@@ -464,23 +520,37 @@ static void add_up_composed(const run *r, sums *n) {
   al_tensor *reference, *w = weigh(r, n, false, &reference);
   n->reference = row_first(r, reference);
   if (formula_reads_weights(o) && !formula_own_weights(o)) n->W = statistic(r, w);
-  if (r->in->training && al_opt_num(o, "dropout") > 0) w = OP("dropout", AL_IN(w), "p=%.17g", al_opt_num(o, "dropout"));
+  if (r->in->training && al_opt_num(o, "dropout") > 0)
+    w = OP("dropout", AL_IN(w), "p=%.17g", al_opt_num(o, "dropout"));
   al_tensor *scale, *v = values(r, &scale);
   n->y = OP("mix", AL_IN(w, scaled(r, v, scale), r->in->lengths), "%s", r->vis);
 }
 
-static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p, const attn_in *in) {
-  run run_ = {.c = c, .o = o, .s = s, .in = in, .p = p, .B = al_size(in->q, 0), .T = al_size(in->q, 1), .S = al_size(in->k, 1)};
+static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
+                          const attn_in *in) {
+  run run_ = {.c = c,
+              .o = o,
+              .s = s,
+              .in = in,
+              .p = p,
+              .B = al_size(in->q, 0),
+              .T = al_size(in->q, 1),
+              .S = al_size(in->k, 1)};
   run *r = &run_;
   r->n = formula_params(o, s, r->rows);
-  snprintf(r->vis, sizeof r->vis, "causal=%s offset=%lld", in->causal ? "true" : "false", (long long)in->offset);
+  snprintf(r->vis, sizeof r->vis, "causal=%s offset=%lld", in->causal ? "true" : "false",
+           (long long)in->offset);
   if (formula_reads_x(o) && !in->x) {
-    al_fail(c, AL_EVALUE, "kernel_attention: x: needed, because a gate or decay of these options reads it");
+    al_fail(c, AL_EVALUE,
+            "kernel_attention: x: needed, because a gate or decay of these options reads it");
     return NULL;
   }
-  const bool keys_from_x = is(o, "decay", "gated") || on(o, "input_gate") || is(o, "denominator.stat", "cumulative_gate");
+  const bool keys_from_x = is(o, "decay", "gated") || on(o, "input_gate") ||
+                           is(o, "denominator.stat", "cumulative_gate");
   if (keys_from_x && r->T != r->S) {
-    al_fail(c, AL_ESHAPE, "kernel_attention: x: these options read x at key positions, so as many queries as keys are needed, got %lld and %lld",
+    al_fail(c, AL_ESHAPE,
+            "kernel_attention: x: these options read x at key positions, so as many queries as "
+            "keys are needed, got %lld and %lld",
             (long long)r->T, (long long)r->S);
     return NULL;
   }
@@ -495,16 +565,19 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   return whole ? end_fused(r, n.y, t) : end_composed(r, n.y, t);
 }
 
-static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf, size_t n) {
+static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf,
+                 size_t n) {
   const char *why_not = formula_not_chunked(o);
   if (!fused(o, dtype))
-    snprintf(buf, n, "parallel, composed: %s", is(o, "impl", "composed") ? "impl=composed" : "in f64 it is the reference");
+    snprintf(buf, n, "parallel, composed: %s",
+             is(o, "impl", "composed") ? "impl=composed" : "in f64 it is the reference");
   else if (is(o, "form", "chunked")) snprintf(buf, n, "chunked, fused: form=chunked");
   else if (is(o, "form", "parallel")) snprintf(buf, n, "parallel, fused: form=parallel");
   else if (why_not) snprintf(buf, n, "parallel, fused (no chunked form: %s)", why_not);
   else
-    snprintf(buf, n, "%s, fused: linear weights, %lld tokens, chunked pays from %lld on", T >= least_chunked(s) ? "chunked" : "parallel",
-             (long long)T, (long long)least_chunked(s));
+    snprintf(buf, n, "%s, fused: linear weights, %lld tokens, chunked pays from %lld on",
+             T >= least_chunked(s) ? "chunked" : "parallel", (long long)T,
+             (long long)least_chunked(s));
 }
 
 #define ROW(...) {__VA_ARGS__},
@@ -513,6 +586,7 @@ static const attn_preset presets[] = {
     {0}};
 #undef ROW
 
-ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the formula a switch", .options = formula_options,
-            .presets = presets, .check = formula_check, .params = formula_params, .forward = forward,
-            .claims = formula_claims, .state_bytes = formula_state_bytes, .formula = formula_text, .plan = plan);
+ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the formula a switch",
+            .options = formula_options, .presets = presets, .check = formula_check,
+            .params = formula_params, .forward = forward, .claims = formula_claims,
+            .state_bytes = formula_state_bytes, .formula = formula_text, .plan = plan);

@@ -1,5 +1,5 @@
-/* add_rmsnorm.c: a residual sum and the rms norm that reads it, in one pass each way. The gradient of
- * the sum goes through here to both inputs, so a residual stream made of this op never adds
+/* add_rmsnorm.c: a residual sum and the rms norm that reads it, in one pass each way. The gradient
+ * of the sum goes through here to both inputs, so a residual stream made of this op never adds
  * gradients up in passes of their own. */
 #include "shape.h"
 #include "../../kernels/add_rmsnorm.h"
@@ -10,11 +10,13 @@ enum { SUM, Y, SCALE };
 static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[X], *a = &k->in_meta[A], *g = &k->in_meta[GAIN];
   if (x->ndim < 1)
-    return al_fail(c, AL_ESHAPE, "add_rmsnorm: x: at least one axis needed, got %s", AL_META_STR(x));
+    return al_fail(c, AL_ESHAPE, "add_rmsnorm: x: at least one axis needed, got %s",
+                   AL_META_STR(x));
   bool same = a->ndim == x->ndim;
   for (int i = 0; same && i < x->ndim; i++) same = a->shape[i] == x->shape[i];
   if (!same)
-    return al_fail(c, AL_ESHAPE, "add_rmsnorm: a: %s needed as x has it, got %s", AL_META_STR(x), AL_META_STR(a));
+    return al_fail(c, AL_ESHAPE, "add_rmsnorm: a: %s needed as x has it, got %s", AL_META_STR(x),
+                   AL_META_STR(a));
   const int64_t n = x->shape[x->ndim - 1];
   if (k->in[GAIN] && (g->ndim != 1 || g->shape[0] != n))
     return al_fail(c, AL_ESHAPE, "add_rmsnorm: gain: (%lld) needed for x %s, got %s", (long long)n,
@@ -30,10 +32,9 @@ static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
   const al_tensor *x = k->in[X];
   const int64_t n = al_size(x, -1);
-  alk_add_rmsnorm_fwd((alk_dtype)al_type(x))(n ? al_numel(x) / n : 0, n, al_opt_num(k->opts, "eps"),
-                                             al_data(x), al_data(k->in[A]), data_or_null(k->in[GAIN]),
-                                             al_data(k->out[SUM]), al_data(k->out[Y]),
-                                             al_data(k->out[SCALE]));
+  alk_add_rmsnorm_fwd((alk_dtype)al_type(x))(
+      n ? al_numel(x) / n : 0, n, al_opt_num(k->opts, "eps"), al_data(x), al_data(k->in[A]),
+      data_or_null(k->in[GAIN]), al_data(k->out[SUM]), al_data(k->out[Y]), al_data(k->out[SCALE]));
   return AL_OK;
 }
 
@@ -59,8 +60,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (k->need[GAIN]) parts = al_tensor_new(c, x->dtype, 2, (int64_t[]){chunks, n});
   if (al_error(c) == AL_OK)
     alk_add_rmsnorm_bwd((alk_dtype)x->dtype)(N, n, al_data(k->out[SUM]), data_or_null(k->in[GAIN]),
-                                             al_data(k->out[SCALE]), data_or_null(dsum), al_data(dy),
-                                             data_or_null(dx), data_or_null(parts));
+                                             al_data(k->out[SCALE]), data_or_null(dsum),
+                                             al_data(dy), data_or_null(dx), data_or_null(parts));
   if (parts) k->din[GAIN] = al_run(c, "sum", AL_IN(parts), "axes={0}");
   al_release(parts);
   if (dx) give_both(k, dx);
@@ -69,7 +70,8 @@ static al_status backward(al_ctx *c, al_call *k) {
 
 static const al_op add_rmsnorm = {
     .info = {.name = "add_rmsnorm",
-             .doc = "x + a and its rms norm: sum / sqrt(mean sum^2 + eps) over the last axis, times gain; x "
+             .doc = "x + a and its rms norm: sum / sqrt(mean sum^2 + eps) over the last axis, "
+                    "times gain; x "
                     "and a (..,n).",
              .inputs = (const al_row[]){{"x", 0, "(..,n), a residual stream"},
                                         {"a", 0, "(..,n), what a layer adds to it"},

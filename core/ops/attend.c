@@ -1,8 +1,8 @@
 /* attend.c: attention in one op, the (T,S) matrix never stored (kernels/attn.h has the formula).
  *
- * The same function as scores, visible_max, weights, a row sum and mix one after another, with the feature
- * map before them and, with normalise, the division after them. m is a constant: whoever uses y or W
- * with it must not depend on its value. */
+ * The same function as scores, visible_max, weights, a row sum and mix one after another, with the
+ * feature map before them and, with normalise, the division after them. m is a constant: whoever
+ * uses y or W with it must not depend on its value. */
 #include "attend.h"
 
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE };
@@ -22,11 +22,14 @@ static al_status check_coefficients(al_ctx *c, const al_call *k) {
   const int listed = al_opt_list(k->opts, "coefficients", &list);
   const bool polynomial = al_opt_is(k->opts, "f", "polynomial");
   if (!polynomial && (listed || k->in[COEFFICIENTS]))
-    return al_fail(c, AL_EVALUE, "attend: coefficients: only f=polynomial has them, got f=%s", al_opt_word(k->opts, "f"));
+    return al_fail(c, AL_EVALUE, "attend: coefficients: only f=polynomial has them, got f=%s",
+                   al_opt_word(k->opts, "f"));
   if (k->in[COEFFICIENTS]) AL_TRY(visible_axes(c, k, COEFFICIENTS, 1, "(n+1)"));
   const int n = terms(k);
   if (polynomial && (n < 1 || n > ALK_MAX_COEFFICIENTS || (listed && listed != n)))
-    return al_fail(c, AL_EVALUE, "attend: coefficients: 1 to %d needed, as many in the option as in the input, got %d and %d",
+    return al_fail(c, AL_EVALUE,
+                   "attend: coefficients: 1 to %d needed, as many in the option as in the input, "
+                   "got %d and %d",
                    ALK_MAX_COEFFICIENTS, listed, k->in[COEFFICIENTS] ? n : 0);
   return AL_OK;
 }
@@ -42,7 +45,8 @@ static al_status shape(al_ctx *c, al_call *k) {
   return AL_OK;
 }
 
-/* factors and base as in weights.c: the option's coefficients, times the input's where there is one. */
+/* factors and base as in weights.c: the option's coefficients, times the input's where there is
+ * one. */
 static alk_attn_spec spec_of(const al_call *k, double *factors, double *base) {
   const double *list;
   const int n = terms(k), listed = al_opt_list(k->opts, "coefficients", &list);
@@ -61,10 +65,12 @@ static alk_attn_spec spec_of(const al_call *k, double *factors, double *base) {
   return a;
 }
 
-static al_tensor *scratch_for(al_ctx *c, const al_call *k, const alk_attn_spec *a, bool backward, int64_t *jobs) {
+static al_tensor *scratch_for(al_ctx *c, const al_call *k, const alk_attn_spec *a, bool backward,
+                              int64_t *jobs) {
   const al_dtype t = k->in_meta[Q].dtype;
   *jobs = alk_attn_jobs(a, backward, al_threads());
-  const int64_t n = *jobs * (backward ? alk_attn_bwd_scratch((alk_dtype)t)(a) : alk_attn_fwd_scratch((alk_dtype)t)(a));
+  const int64_t n = *jobs * (backward ? alk_attn_bwd_scratch((alk_dtype)t)(a)
+                                      : alk_attn_fwd_scratch((alk_dtype)t)(a));
   return al_tensor_new(c, t, 1, &n);
 }
 
@@ -74,9 +80,11 @@ static al_status forward(al_ctx *c, al_call *k) {
   int64_t jobs;
   al_tensor *scratch = scratch_for(c, k, &a, false, &jobs);
   if (scratch)
-    alk_attn_fwd((alk_dtype)k->in_meta[Q].dtype)(&a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
-                                                 k->in[VALUE_SCALE] ? al_data(k->in[VALUE_SCALE]) : NULL, logit_sums(k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
-                                                 al_data(k->out[M]), al_data(scratch), jobs);
+    alk_attn_fwd((alk_dtype)k->in_meta[Q].dtype)(
+        &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
+        k->in[VALUE_SCALE] ? al_data(k->in[VALUE_SCALE]) : NULL,
+        logit_sums(k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
+        al_data(k->out[M]), al_data(scratch), jobs);
   al_release(scratch);
   return al_error(c);
 }
@@ -98,7 +106,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   int64_t jobs;
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
   al_tensor *dsums = NULL, *parts = NULL, *scratch = scratch_for(c, k, &a, true, &jobs);
-  for (int i = Q; i <= V; i++) k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
+  for (int i = Q; i <= V; i++)
+    k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
   if (k->in[VALUE_SCALE]) k->din[VALUE_SCALE] = al_new_meta(c, &k->in_meta[VALUE_SCALE]);
   if (k->need[DECAY]) {
     k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
@@ -109,15 +118,26 @@ static al_status backward(al_ctx *c, al_call *k) {
     parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.g.B * a.g.H, n});
   }
   if (al_error(c) == AL_OK) {
-    const alk_attn_grad t = {.q = al_data(k->in[Q]), .k = al_data(k->in[K]), .v = al_data(k->in[V]),
+    const alk_attn_grad t = {.q = al_data(k->in[Q]),
+                             .k = al_data(k->in[K]),
+                             .v = al_data(k->in[V]),
                              .b = k->in[VALUE_SCALE] ? al_data(k->in[VALUE_SCALE]) : NULL,
-                             .db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL, .y = al_data(k->out[Y]),
-                             .W = al_data(k->out[W]), .m = al_data(k->out[M]), .dy = al_data(dy),
-                             .dW = k->dout[W] ? al_data(k->dout[W]) : NULL, .sums = a.weight.Hd ? al_data(k->out[SUMS]) : NULL,
-                             .dq = al_data(k->din[Q]), .dk = al_data(k->din[K]), .dv = al_data(k->din[V]),
-                             .dsums = dsums ? al_data(dsums) : NULL, .dcoefficients = parts ? al_data(parts) : NULL};
+                             .db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL,
+                             .y = al_data(k->out[Y]),
+                             .W = al_data(k->out[W]),
+                             .m = al_data(k->out[M]),
+                             .dy = al_data(dy),
+                             .dW = k->dout[W] ? al_data(k->dout[W]) : NULL,
+                             .sums = a.weight.Hd ? al_data(k->out[SUMS]) : NULL,
+                             .dq = al_data(k->din[Q]),
+                             .dk = al_data(k->din[K]),
+                             .dv = al_data(k->din[V]),
+                             .dsums = dsums ? al_data(dsums) : NULL,
+                             .dcoefficients = parts ? al_data(parts) : NULL};
     alk_attn_bwd(dtype)(&a, &t, al_data(scratch), jobs);
-    if (dsums) alk_decay_sums_bwd(dtype)(a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums), al_data(k->din[DECAY]));
+    if (dsums)
+      alk_decay_sums_bwd(dtype)(a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
+                                al_data(k->din[DECAY]));
     if (parts) sum_parts(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n, base);
   }
   al_release(dy);
@@ -127,61 +147,90 @@ static al_status backward(al_ctx *c, al_call *k) {
   return al_error(c);
 }
 
-#define RELATIVE "y and W are relative to m, which moves too; the oracle checks them through kernel_attention"
+#define RELATIVE                                                                                   \
+  "y and W are relative to m, which moves too; the oracle checks them through kernel_attention"
 
 static const al_op attend = {
     .info = {.name = "attend",
-             .doc = "Attention without a stored matrix: y = sum_j w_ij v_j relative to e^m, or divided by W; W the statistic of "
+             .doc = "Attention without a stored matrix: y = sum_j w_ij v_j relative to e^m, or "
+                    "divided by W; W the statistic of "
                     "the weights w = A f(scale phi(q).phi(k)) of the visible keys.",
-             .inputs = (const al_row[]){{"q", 0, "(B,T,H,D)"},
-                                        {"k", 0, "(B,S,Hkv,D), Hkv divides H"},
-                                        {"v", 0, "(B,S,Hkv,E)"},
-                                        {"decay", AL_IN_OPTIONAL, "(B,S,Hd), Hd divides H: log decay a step"},
-                                        {"coefficients", AL_IN_OPTIONAL, "(n+1): factors of the option of that name"},
-                                        LENGTHS_ROW,
-                                        {"value_scale", AL_IN_OPTIONAL, "(B,S,Hkv) b: y sums w b v"},
-                                        {0}},
+             .inputs =
+                 (const al_row[]){
+                     {"q", 0, "(B,T,H,D)"},
+                     {"k", 0, "(B,S,Hkv,D), Hkv divides H"},
+                     {"v", 0, "(B,S,Hkv,E)"},
+                     {"decay", AL_IN_OPTIONAL, "(B,S,Hd), Hd divides H: log decay a step"},
+                     {"coefficients", AL_IN_OPTIONAL, "(n+1): factors of the option of that name"},
+                     LENGTHS_ROW,
+                     {"value_scale", AL_IN_OPTIONAL, "(B,S,Hkv) b: y sums w b v"},
+                     {0}},
              .outputs = (const al_row[]){{"y", 0, "(B,T,H,E)"},
                                          {"W", 0, "(B,H,T)"},
                                          {"m", 0, "(B,H,T), a constant; 0 for polynomials"},
                                          {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
                                          {0}},
-             .args = (const al_arg[]){
-                 {"f", AL_T_WORD, "exp", "exp cosh polynomial", 0, 0, "similarity; polynomial = sum of c_n s^n", NULL},
-                 {"coefficients", AL_T_LIST | AL_T_NUM, "{}", NULL, 0, 0, "c_0, c_1, ..: ones when only the input is given", NULL},
-                 {"feature_map", AL_T_WORD, "identity", "identity relu elu1 l2 softplus", 0, 0, "phi", NULL},
-                 {"stat", AL_T_WORD, "sum", "none sum abs l2", 0, 0, "W: nothing, sum of w, of |w|, root of the sum of w^2", NULL},
-                 {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
-                 {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
-                 {"dropout", AL_T_NUM, "0", NULL, 0, 0.999, "probability to drop a weight from y (not from W)", NULL},
-                 {"key", AL_T_INT, "-1", NULL, -1, 9007199254740992.0, "which weights; -1 draws the next key of the context", NULL},
-                 LOGIT_ARGS,
-                 VISIBLE_ARGS,
-                 {0}}},
+             .args =
+                 (const al_arg[]){
+                     {"f", AL_T_WORD, "exp", "exp cosh polynomial", 0, 0,
+                      "similarity; polynomial = sum of c_n s^n", NULL},
+                     {"coefficients", AL_T_LIST | AL_T_NUM, "{}", NULL, 0, 0,
+                      "c_0, c_1, ..: ones when only the input is given", NULL},
+                     {"feature_map", AL_T_WORD, "identity", "identity relu elu1 l2 softplus", 0, 0,
+                      "phi", NULL},
+                     {"stat", AL_T_WORD, "sum", "none sum abs l2", 0, 0,
+                      "W: nothing, sum of w, of |w|, root of the sum of w^2", NULL},
+                     {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
+                     {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
+                     {"dropout", AL_T_NUM, "0", NULL, 0, 0.999,
+                      "probability to drop a weight from y (not from W)", NULL},
+                     {"key", AL_T_INT, "-1", NULL, -1, 9007199254740992.0,
+                      "which weights; -1 draws the next key of the context", NULL},
+                     LOGIT_ARGS,
+                     VISIBLE_ARGS,
+                     {0}}},
     .flags = AL_OP_RANDOM,
     .shape = shape,
     .forward = forward,
     .backward = backward,
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS | 1 << VALUE_SCALE,
     .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS,
-    .samples = (const al_sample[]){
-        {"(1,6,2,3) (1,6,2,3) (1,6,2,2)", .args = "f=polynomial coefficients={1,1,0.5} stat=abs causal=true"},
-        {"(1,6,2,3) (1,6,2,3) (1,6,2,2) (1,6,2)", .args = "f=polynomial coefficients={0,0,1} stat=l2 causal=true"},
-        {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial coefficients={1,0.5,0.3} normalise=true causal=true"},
-        {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial stat=none"},
-        {"(2,6,4,3) (2,6,2,3) (2,6,2,5) - - - p(2,6,2)", .args = "f=polynomial coefficients={1,1,0.5} normalise=true causal=true"},
-        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=relu f=polynomial coefficients={0,1} causal=true normalise=true", .lo = 0.1, .hi = 1},
-        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=elu1 f=polynomial coefficients={0,1} causal=true normalise=true"},
-        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=l2 f=polynomial coefficients={0,1} causal=true stat=none"},
-        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "feature_map=softplus f=polynomial coefficients={0,1} normalise=true"},
-        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "f=polynomial coefficients={0.5,1} clamp=9 softcap=2 causal=true stat=none"},
-        {"(2,70,2,3) (2,70,1,3) (2,70,1,2)", .args = "f=polynomial coefficients={1,1,0.5} causal=true normalise=true"},
-        {"(1,13,2,4) (1,17,1,4) (1,17,1,3)", .args = "f=polynomial coefficients={1,1,0.5} normalise=true scale=0.7 dropout=0.4 key=5"},
-        {"(2,5,4,3) (2,5,2,3) (2,5,2,6)", .args = "causal=true normalise=true", .exempt = RELATIVE},
-        {"(2,3,2,3) (2,9,2,3) (2,9,2,2) (2,9,1) - i(2)<10", .args = "causal=true offset=4 normalise=true", .exempt = RELATIVE},
-        {"(1,5,2,3) (1,5,2,3) (1,5,2,2) (1,5,2) - i(1)<6", .args = "causal=true f=cosh stat=l2", .exempt = RELATIVE},
-        {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "softcap=2 clamp=5 stat=none dropout=0.4 key=5", .exempt = RELATIVE},
-        {0}},
+    .samples =
+        (const al_sample[]){
+            {"(1,6,2,3) (1,6,2,3) (1,6,2,2)",
+             .args = "f=polynomial coefficients={1,1,0.5} stat=abs causal=true"},
+            {"(1,6,2,3) (1,6,2,3) (1,6,2,2) (1,6,2)",
+             .args = "f=polynomial coefficients={0,0,1} stat=l2 causal=true"},
+            {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)",
+             .args = "f=polynomial coefficients={1,0.5,0.3} normalise=true causal=true"},
+            {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial stat=none"},
+            {"(2,6,4,3) (2,6,2,3) (2,6,2,5) - - - p(2,6,2)",
+             .args = "f=polynomial coefficients={1,1,0.5} normalise=true causal=true"},
+            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
+             .args = "feature_map=relu f=polynomial coefficients={0,1} causal=true normalise=true",
+             .lo = 0.1, .hi = 1},
+            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
+             .args = "feature_map=elu1 f=polynomial coefficients={0,1} causal=true normalise=true"},
+            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
+             .args = "feature_map=l2 f=polynomial coefficients={0,1} causal=true stat=none"},
+            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
+             .args = "feature_map=softplus f=polynomial coefficients={0,1} normalise=true"},
+            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
+             .args = "f=polynomial coefficients={0.5,1} clamp=9 softcap=2 causal=true stat=none"},
+            {"(2,70,2,3) (2,70,1,3) (2,70,1,2)",
+             .args = "f=polynomial coefficients={1,1,0.5} causal=true normalise=true"},
+            {"(1,13,2,4) (1,17,1,4) (1,17,1,3)",
+             .args = "f=polynomial coefficients={1,1,0.5} normalise=true scale=0.7 dropout=0.4 "
+                     "key=5"},
+            {"(2,5,4,3) (2,5,2,3) (2,5,2,6)", .args = "causal=true normalise=true",
+             .exempt = RELATIVE},
+            {"(2,3,2,3) (2,9,2,3) (2,9,2,2) (2,9,1) - i(2)<10",
+             .args = "causal=true offset=4 normalise=true", .exempt = RELATIVE},
+            {"(1,5,2,3) (1,5,2,3) (1,5,2,2) (1,5,2) - i(1)<6", .args = "causal=true f=cosh stat=l2",
+             .exempt = RELATIVE},
+            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
+             .args = "softcap=2 clamp=5 stat=none dropout=0.4 key=5", .exempt = RELATIVE},
+            {0}},
 };
 
 AL_OPS(attend, &attend);

@@ -22,42 +22,54 @@ static inline al_status attend_decay(al_ctx *c, const al_call *k) {
   const al_meta *a = &k->in_meta[DECAY], *q = &k->in_meta[Q], *key = &k->in_meta[K];
   AL_TRY(visible_axes(c, k, DECAY, 3, "(B,S,Hd)"));
   if (a->shape[0] != q->shape[0] || a->shape[1] != key->shape[1])
-    return al_fail(c, AL_ESHAPE, "%s: decay: shape (%lld,%lld,Hd) needed to match k %s, got %s", name, (long long)q->shape[0],
-                   (long long)key->shape[1], AL_META_STR(key), AL_META_STR(a));
+    return al_fail(c, AL_ESHAPE, "%s: decay: shape (%lld,%lld,Hd) needed to match k %s, got %s",
+                   name, (long long)q->shape[0], (long long)key->shape[1], AL_META_STR(key),
+                   AL_META_STR(a));
   AL_TRY(visible_heads(c, k, DECAY, q->shape[2], a->shape[2]));
   if (!al_opt_bool(k->opts, "causal"))
-    return al_fail(c, AL_EVALUE, "%s: decay: causal=true needed: a row decays from its last visible key back", name);
+    return al_fail(c, AL_EVALUE,
+                   "%s: decay: causal=true needed: a row decays from its last visible key back",
+                   name);
   return AL_OK;
 }
 
 /* Checks q, k, v, decay, and the inputs with these numbers. */
 static inline al_status attend_inputs(al_ctx *c, const al_call *k, int lengths, int value_scale) {
   const char *name = k->op->info.name;
-  const al_meta *q = &k->in_meta[Q], *key = &k->in_meta[K], *v = &k->in_meta[V], *b = &k->in_meta[value_scale];
+  const al_meta *q = &k->in_meta[Q], *key = &k->in_meta[K], *v = &k->in_meta[V],
+                *b = &k->in_meta[value_scale];
   AL_TRY(visible_axes(c, k, Q, 4, "(B,T,H,D)"));
   AL_TRY(visible_axes(c, k, K, 4, "(B,S,Hkv,D)"));
   AL_TRY(visible_axes(c, k, V, 4, "(B,S,Hkv,E)"));
   if (key->shape[0] != q->shape[0] || key->shape[3] != q->shape[3])
-    return al_fail(c, AL_ESHAPE, "%s: k: shape (%lld,S,Hkv,%lld) needed to match q %s, got %s", name, (long long)q->shape[0],
-                   (long long)q->shape[3], AL_META_STR(q), AL_META_STR(key));
+    return al_fail(c, AL_ESHAPE, "%s: k: shape (%lld,S,Hkv,%lld) needed to match q %s, got %s",
+                   name, (long long)q->shape[0], (long long)q->shape[3], AL_META_STR(q),
+                   AL_META_STR(key));
   if (v->shape[0] != q->shape[0] || v->shape[1] != key->shape[1] || v->shape[2] != key->shape[2])
-    return al_fail(c, AL_ESHAPE, "%s: v: shape (%lld,%lld,%lld,E) needed to match k %s, got %s", name, (long long)q->shape[0],
-                   (long long)key->shape[1], (long long)key->shape[2], AL_META_STR(key), AL_META_STR(v));
-  if (k->in[value_scale] && (b->ndim != 3 || b->shape[0] != v->shape[0] || b->shape[1] != v->shape[1] || b->shape[2] != v->shape[2]))
-    return al_fail(c, AL_ESHAPE, "%s: value_scale: shape (%lld,%lld,%lld) needed to match v %s, got %s", name, (long long)v->shape[0],
-                   (long long)v->shape[1], (long long)v->shape[2], AL_META_STR(v), AL_META_STR(b));
+    return al_fail(c, AL_ESHAPE, "%s: v: shape (%lld,%lld,%lld,E) needed to match k %s, got %s",
+                   name, (long long)q->shape[0], (long long)key->shape[1], (long long)key->shape[2],
+                   AL_META_STR(key), AL_META_STR(v));
+  if (k->in[value_scale] && (b->ndim != 3 || b->shape[0] != v->shape[0] ||
+                             b->shape[1] != v->shape[1] || b->shape[2] != v->shape[2]))
+    return al_fail(c, AL_ESHAPE,
+                   "%s: value_scale: shape (%lld,%lld,%lld) needed to match v %s, got %s", name,
+                   (long long)v->shape[0], (long long)v->shape[1], (long long)v->shape[2],
+                   AL_META_STR(v), AL_META_STR(b));
   AL_TRY(visible_heads(c, k, K, q->shape[2], key->shape[2]));
   AL_TRY(attend_decay(c, k));
   AL_TRY(visible_lengths(c, k, lengths, q->shape[0], key->shape[1]));
   if (al_opt_bool(k->opts, "normalise") && !al_opt_is(k->opts, "stat", "sum"))
-    return al_fail(c, AL_EVALUE, "%s: normalise: stat=sum needed, got stat=%s", name, al_opt_word(k->opts, "stat"));
+    return al_fail(c, AL_EVALUE, "%s: normalise: stat=sum needed, got stat=%s", name,
+                   al_opt_word(k->opts, "stat"));
   return AL_OK;
 }
 
 /* y (B,T,H,E), a row statistic (B,H,T), the running sums of the decay (B,Hd,S) or nothing. */
 static inline al_meta attend_y(const al_call *k) {
   const al_meta *q = &k->in_meta[Q];
-  return (al_meta){.dtype = q->dtype, .ndim = 4, .shape = {q->shape[0], q->shape[1], q->shape[2], k->in_meta[V].shape[3]}};
+  return (al_meta){.dtype = q->dtype,
+                   .ndim = 4,
+                   .shape = {q->shape[0], q->shape[1], q->shape[2], k->in_meta[V].shape[3]}};
 }
 static inline al_meta attend_row(const al_call *k) {
   const al_meta *q = &k->in_meta[Q];
@@ -72,8 +84,12 @@ static inline al_meta attend_sums(const al_call *k) {
 /* All but the weights. */
 static inline alk_attn_spec attend_spec(const al_call *k, int lengths) {
   const int64_t *q = k->in_meta[Q].shape, *v = k->in_meta[V].shape;
-  alk_attn_spec a = {.g = visible_of(k, k->in[lengths]), .D = q[3], .E = v[3], .map = attend_word(k, "feature_map", attend_maps),
-                     .stat = attend_word(k, "stat", attend_stats), .normalise = al_opt_bool(k->opts, "normalise"),
+  alk_attn_spec a = {.g = visible_of(k, k->in[lengths]),
+                     .D = q[3],
+                     .E = v[3],
+                     .map = attend_word(k, "feature_map", attend_maps),
+                     .stat = attend_word(k, "stat", attend_stats),
+                     .normalise = al_opt_bool(k->opts, "normalise"),
                      .scale = al_opt_num(k->opts, "scale")};
   a.g.B = q[0], a.g.T = q[1], a.g.H = q[2], a.g.S = v[1], a.g.Hkv = v[2];
   return a;

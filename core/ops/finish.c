@@ -1,5 +1,5 @@
-/* finish.c: the tail of the formula in one pass, o = gate Norm(factor y) (kernels/finish.h): nothing
- * between y and o is stored; backward makes it again from y. */
+/* finish.c: the tail of the formula in one pass, o = gate Norm(factor y) (kernels/finish.h):
+ * nothing between y and o is stored; backward makes it again from y. */
 #include "shape.h"
 #include "../../kernels/finish.h"
 
@@ -24,13 +24,15 @@ static al_status want(al_ctx *c, const al_call *k, int i, int ndim, const int64_
   if (fits) return AL_OK;
   al_meta w = {.ndim = ndim};
   memcpy(w.shape, shape, (size_t)ndim * sizeof *shape);
-  return al_fail(c, AL_ESHAPE, "finish: %s: shape %s needed to match y %s, got %s", k->op->info.inputs[i].name, AL_META_STR(&w),
-                 AL_META_STR(&k->in_meta[YIN]), AL_META_STR(m));
+  return al_fail(c, AL_ESHAPE, "finish: %s: shape %s needed to match y %s, got %s",
+                 k->op->info.inputs[i].name, AL_META_STR(&w), AL_META_STR(&k->in_meta[YIN]),
+                 AL_META_STR(m));
 }
 
 static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *y = &k->in_meta[YIN];
-  if (y->ndim != 4) return al_fail(c, AL_ESHAPE, "finish: y: shape (B,T,H,E) needed, got %s", AL_META_STR(y));
+  if (y->ndim != 4)
+    return al_fail(c, AL_ESHAPE, "finish: y: shape (B,T,H,E) needed, got %s", AL_META_STR(y));
   const int64_t width = joint(k) ? y->shape[2] * y->shape[3] : y->shape[3];
   const int kind = kind_of(k);
   AL_TRY(want(c, k, FACTOR, 3, y->shape));
@@ -40,9 +42,12 @@ static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(want(c, k, BIAS, 1, &width));
   if (kind == ALK_FINISH_NONE && (k->in[GAIN] || k->in[BIAS] || k->in[LOGSCALE]))
     return al_fail(c, AL_EVALUE, "finish: gain, bias, logscale: a norm needed, got norm=none");
-  if (kind != ALK_NORM_LAYER && k->in[BIAS]) return al_fail(c, AL_EVALUE, "finish: bias: norm=layer needed, got norm=%s", kinds[kind]);
+  if (kind != ALK_NORM_LAYER && k->in[BIAS])
+    return al_fail(c, AL_EVALUE, "finish: bias: norm=layer needed, got norm=%s", kinds[kind]);
   k->out_meta[OUT] = *y;
-  const al_meta rows = {.dtype = y->dtype, .ndim = joint(k) ? 2 : 3, .shape = {y->shape[0], y->shape[1], joint(k) ? 0 : y->shape[2]}};
+  const al_meta rows = {.dtype = y->dtype,
+                        .ndim = joint(k) ? 2 : 3,
+                        .shape = {y->shape[0], y->shape[1], joint(k) ? 0 : y->shape[2]}};
   const al_meta nothing = {.dtype = y->dtype, .ndim = 1};
   k->out_meta[SCALE] = kind == ALK_FINISH_NONE ? nothing : rows;
   k->out_meta[MEAN] = kind == ALK_NORM_LAYER ? rows : nothing;
@@ -54,10 +59,17 @@ static void *data_or_null(const al_tensor *t) { return t ? al_data(t) : NULL; }
 static alk_finish task_of(const al_call *k) {
   const al_meta *y = &k->in_meta[YIN];
   const int64_t H = y->shape[2], rows = y->shape[0] * y->shape[1];
-  return (alk_finish){.kind = kind_of(k), .N = joint(k) ? rows : rows * H, .n = joint(k) ? H * y->shape[3] : y->shape[3],
-                      .sub = joint(k) ? H : 1, .eps = al_opt_num(k->opts, "eps"), .x = al_data(k->in[YIN]),
-                      .factor = data_or_null(k->in[FACTOR]), .gain = data_or_null(k->in[GAIN]), .bias = data_or_null(k->in[BIAS]),
-                      .logscale = data_or_null(k->in[LOGSCALE]), .gate = data_or_null(k->in[GATE])};
+  return (alk_finish){.kind = kind_of(k),
+                      .N = joint(k) ? rows : rows * H,
+                      .n = joint(k) ? H * y->shape[3] : y->shape[3],
+                      .sub = joint(k) ? H : 1,
+                      .eps = al_opt_num(k->opts, "eps"),
+                      .x = al_data(k->in[YIN]),
+                      .factor = data_or_null(k->in[FACTOR]),
+                      .gain = data_or_null(k->in[GAIN]),
+                      .bias = data_or_null(k->in[BIAS]),
+                      .logscale = data_or_null(k->in[LOGSCALE]),
+                      .gate = data_or_null(k->in[GATE])};
 }
 
 static int64_t jobs_for(const alk_finish *f) { return f->N * f->n > 32768 ? al_threads() : 1; }
@@ -67,8 +79,9 @@ static al_status forward(al_ctx *c, al_call *k) {
   const int64_t jobs = jobs_for(&f), n = jobs * f.n;
   al_tensor *scratch = al_tensor_new(c, k->in_meta[YIN].dtype, 1, &n);
   if (scratch && al_numel(k->out[OUT]))
-    alk_finish_fwd((alk_dtype)al_type(scratch))(&f, al_data(k->out[OUT]), f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
-                                                f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(scratch), jobs);
+    alk_finish_fwd((alk_dtype)al_type(scratch))(
+        &f, al_data(k->out[OUT]), f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
+        f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(scratch), jobs);
   al_release(scratch);
   return al_error(c);
 }
@@ -93,10 +106,11 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (f.factor) k->din[FACTOR] = al_new_meta(c, &k->in_meta[FACTOR]);
   if (f.gate) k->din[GATE] = al_new_meta(c, &k->in_meta[GATE]);
   if (al_error(c) == AL_OK && al_numel(k->din[YIN]) > 0)
-    alk_finish_bwd((alk_dtype)al_type(scratch))(&f, f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
-                                                f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(k->dout[OUT]),
-                                                al_data(k->din[YIN]), data_or_null(k->din[FACTOR]), data_or_null(k->din[GATE]),
-                                                data_or_null(dgain), data_or_null(dbias), al_data(scratch), jobs);
+    alk_finish_bwd((alk_dtype)al_type(scratch))(
+        &f, f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
+        f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(k->dout[OUT]),
+        al_data(k->din[YIN]), data_or_null(k->din[FACTOR]), data_or_null(k->din[GATE]),
+        data_or_null(dgain), data_or_null(dbias), al_data(scratch), jobs);
   al_release(scratch);
   k->din[GAIN] = summed(c, dgain);
   k->din[BIAS] = summed(c, dbias);
@@ -106,32 +120,43 @@ static al_status backward(al_ctx *c, al_call *k) {
 static const al_op finish = {
     .info = {.name = "finish",
              .doc = "o = gate Norm(factor y): what follows the sums of attention, in one pass.",
-             .inputs = (const al_row[]){{"y", 0, "(B,T,H,E)"},
-                                        {"factor", AL_IN_OPTIONAL, "(B,T,H)"},
-                                        {"logscale", AL_IN_OPTIONAL | AL_IN_NODIFF, "(B,T,H), joint (B,T): y stands for y e^logscale, seen by eps"},
-                                        {"gain", AL_IN_OPTIONAL, "(E), joint (H E)"},
-                                        {"bias", AL_IN_OPTIONAL, "(E), joint (H E): norm=layer"},
-                                        {"gate", AL_IN_OPTIONAL, "(B,T,H)"},
-                                        {0}},
-             .outputs = (const al_row[]){{"o", 0, "(B,T,H,E)"}, {"scale", AL_OUT_SAVED, "of each row"}, {"mean", AL_OUT_SAVED, "of each row"}, {0}},
-             .args = (const al_arg[]){{"norm", AL_T_WORD, "none", "none rms layer l2", 0, 0, "over the channels of a head", NULL},
-                                      {"joint", AL_T_BOOL, "false", NULL, 0, 0, "over the channels of all heads together", NULL},
-                                      {"eps", AL_T_NUM, "1e-6", NULL, 0, 1e300, "as in rmsnorm, layernorm and l2norm", NULL},
+             .inputs =
+                 (const al_row[]){{"y", 0, "(B,T,H,E)"},
+                                  {"factor", AL_IN_OPTIONAL, "(B,T,H)"},
+                                  {"logscale", AL_IN_OPTIONAL | AL_IN_NODIFF,
+                                   "(B,T,H), joint (B,T): y stands for y e^logscale, seen by eps"},
+                                  {"gain", AL_IN_OPTIONAL, "(E), joint (H E)"},
+                                  {"bias", AL_IN_OPTIONAL, "(E), joint (H E): norm=layer"},
+                                  {"gate", AL_IN_OPTIONAL, "(B,T,H)"},
+                                  {0}},
+             .outputs = (const al_row[]){{"o", 0, "(B,T,H,E)"},
+                                         {"scale", AL_OUT_SAVED, "of each row"},
+                                         {"mean", AL_OUT_SAVED, "of each row"},
+                                         {0}},
+             .args = (const al_arg[]){{"norm", AL_T_WORD, "none", "none rms layer l2", 0, 0,
+                                       "over the channels of a head", NULL},
+                                      {"joint", AL_T_BOOL, "false", NULL, 0, 0,
+                                       "over the channels of all heads together", NULL},
+                                      {"eps", AL_T_NUM, "1e-6", NULL, 0, 1e300,
+                                       "as in rmsnorm, layernorm and l2norm", NULL},
                                       {0}}},
     .shape = shape,
     .forward = forward,
     .backward = backward,
     .reads_in = 1 << YIN | 1 << FACTOR | 1 << GAIN | 1 << BIAS | 1 << GATE | 1 << LOGSCALE,
     .reads_out = 1 << SCALE | 1 << MEAN,
-    .samples = (const al_sample[]){{"(2,3,2,5) p(2,3,2)", .args = ""},
-                                   {"(2,3,2,5) p(2,3,2) - - - (2,3,2)", .args = "norm=none"},
-                                   {"(2,3,2,5) p(2,3,2) - (5) - (2,3,2)", .args = "norm=rms eps=0.1"},
-                                   {"(2,3,2,5) - (2,3,2) (5) (5)", .args = "norm=layer eps=0.3", .lo = 0.5, .hi = 2},
-                                   {"(2,3,2,5) p(2,3,2) - - - (2,3,2)", .args = "norm=l2 eps=1e-12"},
-                                   {"(2,3,2,5) p(2,3,2) (2,3) (10) - (2,3,2)", .args = "norm=rms joint=true eps=0.2", .lo = 0.5, .hi = 2},
-                                   {"(2,3,2,5) (2,3,2) - (10) (10)", .args = "norm=layer joint=true", .lo = 0.5, .hi = 2},
-                                   {"(1,70,2,3) p(1,70,2) - (3) - (1,70,2)", .args = "norm=rms"},
-                                   {0}},
+    .samples =
+        (const al_sample[]){
+            {"(2,3,2,5) p(2,3,2)", .args = ""},
+            {"(2,3,2,5) p(2,3,2) - - - (2,3,2)", .args = "norm=none"},
+            {"(2,3,2,5) p(2,3,2) - (5) - (2,3,2)", .args = "norm=rms eps=0.1"},
+            {"(2,3,2,5) - (2,3,2) (5) (5)", .args = "norm=layer eps=0.3", .lo = 0.5, .hi = 2},
+            {"(2,3,2,5) p(2,3,2) - - - (2,3,2)", .args = "norm=l2 eps=1e-12"},
+            {"(2,3,2,5) p(2,3,2) (2,3) (10) - (2,3,2)", .args = "norm=rms joint=true eps=0.2",
+             .lo = 0.5, .hi = 2},
+            {"(2,3,2,5) (2,3,2) - (10) (10)", .args = "norm=layer joint=true", .lo = 0.5, .hi = 2},
+            {"(1,70,2,3) p(1,70,2) - (3) - (1,70,2)", .args = "norm=rms"},
+            {0}},
 };
 
 AL_OPS(finish, &finish);

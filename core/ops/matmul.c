@@ -35,7 +35,8 @@ static mat flipped(mat m) {
 }
 
 /* c = alpha a b (+ bias), or c += alpha a b; c has packed columns. */
-static void product(const al_meta *y, double alpha, mat a, mat b, mat c, const void *bias, bool add) {
+static void product(const al_meta *y, double alpha, mat a, mat b, mat c, const void *bias,
+                    bool add) {
   alk_matmul_task t = {.dtype = (alk_dtype)y->dtype,
                        .m = a.rows,
                        .n = b.cols,

@@ -12,14 +12,16 @@ static al_status shape(al_ctx *c, al_call *k) {
     const al_meta *x = &k->in_meta[i], *q = &k->in_meta[0];
     const char *row = k->op->info.inputs[i].name;
     if (x->ndim != 4)
-      return al_fail(c, AL_ESHAPE, "%s: %s: shape (B,T,H,D) needed, got %s", name, row, AL_META_STR(x));
+      return al_fail(c, AL_ESHAPE, "%s: %s: shape (B,T,H,D) needed, got %s", name, row,
+                     AL_META_STR(x));
     const int64_t D = x->shape[3];
     if (x->shape[0] != q->shape[0] || x->shape[1] != q->shape[1] || D != q->shape[3])
-      return al_fail(c, AL_ESHAPE, "%s: %s: shape (%lld,%lld,H,%lld) needed to match q %s, got %s", name, row,
-                     (long long)q->shape[0], (long long)q->shape[1], (long long)q->shape[3], AL_META_STR(q),
-                     AL_META_STR(x));
+      return al_fail(c, AL_ESHAPE, "%s: %s: shape (%lld,%lld,H,%lld) needed to match q %s, got %s",
+                     name, row, (long long)q->shape[0], (long long)q->shape[1],
+                     (long long)q->shape[3], AL_META_STR(q), AL_META_STR(x));
     if ((dims < 0 ? D : dims) % 2 != 0 || dims > D)
-      return al_fail(c, AL_EVALUE, "%s: option 'dims': an even number in 0..D expected, got %lld for %s %s", name,
+      return al_fail(c, AL_EVALUE,
+                     "%s: option 'dims': an even number in 0..D expected, got %lld for %s %s", name,
                      (long long)(dims < 0 ? D : dims), row, AL_META_STR(x));
     k->out_meta[i] = *x;
   }
@@ -27,8 +29,10 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 /* y[i] = x[i] turned, or turned back; pairs with a NULL in y are left out. */
-static al_status turn(al_ctx *c, const al_call *k, al_tensor *const *y, al_tensor *const *x, bool back) {
-  const int64_t *s = k->in_meta[0].shape, dims = al_opt_int(k->opts, "dims"), n = (dims < 0 ? s[3] : dims) / 2;
+static al_status turn(al_ctx *c, const al_call *k, al_tensor *const *y, al_tensor *const *x,
+                      bool back) {
+  const int64_t *s = k->in_meta[0].shape, dims = al_opt_int(k->opts, "dims"),
+                n = (dims < 0 ? s[3] : dims) / 2;
   const al_dtype type = k->in_meta[0].dtype;
   al_tensor *dense[2] = {0}, *table = al_tensor_new(c, type, 3, (const int64_t[]){s[1], n, 2});
   alk_rope_task tasks[2];
@@ -37,11 +41,13 @@ static al_status turn(al_ctx *c, const al_call *k, al_tensor *const *y, al_tenso
     if (!y[i]) continue;
     dense[i] = al_stride(x[i])[3] == 1 || s[3] == 1 ? al_retain(x[i]) : al_contiguous_ref(c, x[i]);
     if (!dense[i]) break;
-    tasks[n_tasks] = (alk_rope_task){.y = al_data(y[i]), .x = al_data(dense[i]), .H = al_size(y[i], 2)};
+    tasks[n_tasks] =
+        (alk_rope_task){.y = al_data(y[i]), .x = al_data(dense[i]), .H = al_size(y[i], 2)};
     memcpy(tasks[n_tasks++].stride, al_stride(dense[i]), sizeof tasks->stride);
   }
   if (al_error(c) == AL_OK) {
-    alk_rope_table((alk_dtype)type)(al_data(table), s[1], n, al_opt_num(k->opts, "base"), al_opt_int(k->opts, "offset"));
+    alk_rope_table((alk_dtype)type)(al_data(table), s[1], n, al_opt_num(k->opts, "base"),
+                                    al_opt_int(k->opts, "offset"));
     alk_rope((alk_dtype)type)(tasks, n_tasks, al_data(table), s[0], s[1], s[3], n,
                               al_opt_bool(k->opts, "interleaved"), back);
   }
@@ -55,7 +61,8 @@ static al_status forward(al_ctx *c, al_call *k) { return turn(c, k, k->out, k->i
 /* Turned back in place where the gradient is nobody else's. */
 static al_status backward(al_ctx *c, al_call *k) {
   for (int i = 0; i < tensors_of(k); i++)
-    if (k->need[i]) k->din[i] = k->dout[i] ? al_overwrite(c, k->dout[i]) : al_new_meta_full(c, &k->in_meta[i], 0);
+    if (k->need[i])
+      k->din[i] = k->dout[i] ? al_overwrite(c, k->dout[i]) : al_new_meta_full(c, &k->in_meta[i], 0);
   al_tensor *y[2] = {0};
   for (int i = 0; i < tensors_of(k); i++)
     if (k->dout[i]) y[i] = k->din[i];
@@ -75,8 +82,16 @@ static const al_arg args[] = {
      .min = -1,
      .max = 1e300,
      .doc = "channels that turn, even; -1 = all D; the others pass unchanged"},
-    {.name = "interleaved", .type = AL_T_BOOL, .def = "false", .doc = "pairs (2i, 2i+1) instead of (i, i + dims/2)"},
-    {.name = "offset", .type = AL_T_INT, .def = "0", .min = 0, .max = 9007199254740992.0, .doc = "position of t = 0"},
+    {.name = "interleaved",
+     .type = AL_T_BOOL,
+     .def = "false",
+     .doc = "pairs (2i, 2i+1) instead of (i, i + dims/2)"},
+    {.name = "offset",
+     .type = AL_T_INT,
+     .def = "0",
+     .min = 0,
+     .max = 9007199254740992.0,
+     .doc = "position of t = 0"},
     {0}};
 
 static const al_op rope = {
@@ -101,7 +116,8 @@ static const al_op rope = {
 
 static const al_op rope_pair = {
     .info = {.name = "rope_pair",
-             .doc = "Rotary position embedding of queries q (B,T,H,D) and keys k (B,T,Hkv,D) at once, as by rope.",
+             .doc = "Rotary position embedding of queries q (B,T,H,D) and keys k (B,T,Hkv,D) at "
+                    "once, as by rope.",
              .inputs = (const al_row[]){{"q", 0, "(B,T,H,D)"}, {"k", 0, "(B,T,Hkv,D)"}, {0}},
              .outputs = (const al_row[]){{"q", 0, "(B,T,H,D)"}, {"k", 0, "(B,T,Hkv,D)"}, {0}},
              .args = args},

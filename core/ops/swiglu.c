@@ -1,5 +1,5 @@
-/* swiglu.c: silu(a) b, the gate of Llama's MLP (Shazeer 2020), in one pass each way: sigmoid(a) is made
- * again in backward, nothing but a and b is kept. */
+/* swiglu.c: silu(a) b, the gate of Llama's MLP (Shazeer 2020), in one pass each way: sigmoid(a) is
+ * made again in backward, nothing but a and b is kept. */
 #include "shape.h"
 #include "../../kernels/swiglu.h"
 
@@ -8,7 +8,8 @@ static al_status shape(al_ctx *c, al_call *k) {
   bool same = a->ndim == b->ndim;
   for (int i = 0; same && i < a->ndim; i++) same = a->shape[i] == b->shape[i];
   if (!same)
-    return al_fail(c, AL_ESHAPE, "swiglu: b: %s needed as a has it, got %s", AL_META_STR(a), AL_META_STR(b));
+    return al_fail(c, AL_ESHAPE, "swiglu: b: %s needed as a has it, got %s", AL_META_STR(a),
+                   AL_META_STR(b));
   k->out_meta[0] = *a;
   return AL_OK;
 }
@@ -16,7 +17,8 @@ static al_status shape(al_ctx *c, al_call *k) {
 static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
   const al_tensor *a = k->in[0];
-  alk_swiglu_fwd((alk_dtype)al_type(a))(al_numel(a), al_data(a), al_data(k->in[1]), al_data(k->out[0]));
+  alk_swiglu_fwd((alk_dtype)al_type(a))(al_numel(a), al_data(a), al_data(k->in[1]),
+                                        al_data(k->out[0]));
   return AL_OK;
 }
 

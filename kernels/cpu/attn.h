@@ -1,14 +1,16 @@
-/* attn.h: what the forward and the backward of the fused attention share: weights of one row of a tile. */
+/* attn.h: what the forward and the backward of the fused attention share: weights of one row of a
+ * tile. */
 #ifndef ALK_CPU_ATTN_H
 #define ALK_CPU_ATTN_H
 #include "../philox.h"
 #include "rows.h"
 #include "weigh.h"
 
-/* ---- one row of a tile of scores -------------------------------------------------------------- */
+/* ---- one row of a tile of scores --------------------------------------------------------------
+ */
 
-/* Row i of head h sees the first n of the tile's keys, which start at j0; s and what is made of it hold
- * whole groups, and what is past n is garbage on the way in and 0 on the way out. */
+/* Row i of head h sees the first n of the tile's keys, which start at j0; s and what is made of it
+ * hold whole groups, and what is past n is garbage on the way in and 0 on the way out. */
 typedef struct tile_row {
   int64_t n;
   const double *sums; /* of the head, at key j0; NULL without decay */
@@ -22,7 +24,8 @@ WEIGH_INLINE void group_decay(const tile_row *r, int64_t j, real *e) {
   log_decay(u, r->top, e);
 }
 
-/* keep[j] = scale or 0 for entries j < n of the row that starts at element `at` of the dropout stream. */
+/* keep[j] = scale or 0 for entries j < n of the row that starts at element `at` of the dropout
+ * stream. */
 static void dropout_row(const alk_attn_spec *a, uint64_t at, int64_t n, real *keep) {
   const uint64_t threshold = (uint64_t)(a->dropout * 4294967296.0);
   const real s = (real)(1 / (1 - a->dropout));

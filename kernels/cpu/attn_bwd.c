@@ -1,30 +1,32 @@
 /* attn_bwd.c: backward of the fused attention (contract: ../attn.h).
  *
- * A job takes whole key/value heads; queries, dy and dq of the head are packed rows. Panels of KEYS keys
- * meet blocks of ROW_BLOCK query rows: scores and dy.v are computed again in register tiles, become w and
- * ds in L1, and go at once into dq (rows), dk and dv (keys). With y = N / W the gradient of a weight is
- * dw_ij = g_i.v_j + delta_i,  g = dy / W,  delta = dW - dy.y / W;  without it g = dy, delta = dW.
- * Every sum runs in a fixed order that does not know the number of threads.
+ * A job takes whole key/value heads; queries, dy and dq of the head are packed rows. Panels of KEYS
+ * keys meet blocks of ROW_BLOCK query rows: scores and dy.v are computed again in register tiles,
+ * become w and ds in L1, and go at once into dq (rows), dk and dv (keys). With y = N / W the
+ * gradient of a weight is dw_ij = g_i.v_j + delta_i,  g = dy / W,  delta = dW - dy.y / W;  without
+ * it g = dy, delta = dW. Every sum runs in a fixed order that does not know the number of threads.
  */
 #include "attn.h"
 
 enum { ROW_BLOCK = 48 };
 
-/* ---- one row ----------------------------------------------------------------------------------- */
+/* ---- one row -----------------------------------------------------------------------------------
+ */
 
 typedef struct slope_row {
   tile_row t;
   real m, delta, scale;
   int stat;
-  bool keep_all;       /* no dropout */
+  bool keep_all; /* no dropout */
   const real *keep;
-  double *dsums;       /* of the head at key j0, or NULL */
-  double *dsum_last;   /* of the row's last visible key */
-  double *dc;          /* of the head, or NULL */
+  double *dsums;     /* of the head at key j0, or NULL */
+  double *dsum_last; /* of the row's last visible key */
+  double *dc;        /* of the head, or NULL */
 } slope_row;
 
 /* s (scores) becomes w as the values see it (kept weights), p (g.v) becomes ds. */
-WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slope_row *r, real *s, real *gv) {
+WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slope_row *r, real *s,
+                        real *gv) {
   double row_sum[GROUP], powers[ALK_MAX_COEFFICIENTS][GROUP];
   EACH_LANE row_sum[l] = 0;
   for (int n = 0; r->dc && n < p->n; n++) EACH_LANE powers[n][l] = 0;
@@ -40,7 +42,8 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
       EACH_LANE df[l] = w[l];
     } else if (f == ALK_WEIGHT_COSH) {
       EACH_LANE {
-        const real a = vabs(y[l]), d = decay ? e[l] : 0, up = vexp(a + d - r->m), down = vexp(d - a - r->m);
+        const real a = vabs(y[l]), d = decay ? e[l] : 0, up = vexp(a + d - r->m),
+                   down = vexp(d - a - r->m);
         w[l] = R(0.5) * (up + down);
         df[l] = R(0.5) * (y[l] < 0 ? down - up : up - down);
       }
@@ -53,7 +56,8 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
     }
     EACH_LANE dw[l] = r->keep_all ? gv[j + l] : gv[j + l] * r->keep[j + l];
     if (r->stat == ALK_STAT_SUM) EACH_LANE dw[l] += r->delta;
-    else if (r->stat == ALK_STAT_ABS) EACH_LANE dw[l] += w[l] > 0 ? r->delta : w[l] < 0 ? -r->delta : 0;
+    else if (r->stat == ALK_STAT_ABS)
+      EACH_LANE dw[l] += w[l] > 0 ? r->delta : w[l] < 0 ? -r->delta : 0;
     else if (r->stat == ALK_STAT_L2) EACH_LANE dw[l] += w[l] * r->delta;
     if (r->dsums) {
       double E[GROUP];
@@ -81,7 +85,9 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
 }
 
 #define SLOPE(name, f, decay)                                                                      \
-  static void name(const plan *p, const slope_row *r, real *s, real *gv) { slope(p, f, decay, r, s, gv); }
+  static void name(const plan *p, const slope_row *r, real *s, real *gv) {                         \
+    slope(p, f, decay, r, s, gv);                                                                  \
+  }
 SLOPE(exp_plain, ALK_WEIGHT_EXP, false)
 SLOPE(exp_decay, ALK_WEIGHT_EXP, true)
 SLOPE(cosh_plain, ALK_WEIGHT_COSH, false)
@@ -94,7 +100,8 @@ static slope_fn *const slopes[3][2] = {[ALK_WEIGHT_EXP] = {exp_plain, exp_decay}
                                        [ALK_WEIGHT_COSH] = {cosh_plain, cosh_decay},
                                        [ALK_WEIGHT_POLYNOMIAL] = {poly_plain, poly_decay}};
 
-/* ---- a key/value head -------------------------------------------------------------------------- */
+/* ---- a key/value head --------------------------------------------------------------------------
+ */
 
 typedef struct layout { /* of a job's scratch, in elements */
   int64_t Dw, Ew, q, dq, g, delta, k, kt, vt, dk, dv, s, p, total;
@@ -138,7 +145,8 @@ static void load_head(const pair *k, int64_t n) {
   const real *dy = (const real *)k->t->dy + at * a->E, *y = (const real *)k->t->y + at * a->E;
   const real *W = (const real *)k->t->W + row, *dW = k->t->dW ? (const real *)k->t->dW + row : NULL;
   real *g = k->x + k->l->g + n * T * k->l->Ew, *delta = k->x + k->l->delta + n * T;
-  pack_rows(a->map, T, a->D, (const real *)k->t->q + at * a->D, H * a->D, NULL, 0, k->x + k->l->q + n * T * k->l->Dw, k->l->Dw);
+  pack_rows(a->map, T, a->D, (const real *)k->t->q + at * a->D, H * a->D, NULL, 0,
+            k->x + k->l->q + n * T * k->l->Dw, k->l->Dw);
   memset(k->x + k->l->dq + n * T * k->l->Dw, 0, (size_t)(T * k->l->Dw) * sizeof(real));
   for (int64_t i = 0; i < T; i++) {
     const real *d = dy + i * H * a->E, *o = y + i * H * a->E;
@@ -154,22 +162,25 @@ static void load_head(const pair *k, int64_t n) {
   }
 }
 
-/* `rows` query rows from i, the r-th of their block, against the keys [j0, j1): w and ds of the block, and
- * their part of dq. */
+/* `rows` query rows from i, the r-th of their block, against the keys [j0, j1): w and ds of the
+ * block, and their part of dq. */
 static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1) {
   const alk_attn_spec *a = k->a;
   const layout *l = k->l;
   const int64_t T = a->g.T, h = k->hk * k->group + n, row = (k->b * a->g.H + h) * T, S = a->g.S;
   int64_t lo[ROWS], hi[ROWS];
-  for (int e = 0; e < rows; e++) lo[e] = j0, hi[e] = least(alk_visible_keys(&a->g, k->b, i + e), j1);
+  for (int e = 0; e < rows; e++)
+    lo[e] = j0, hi[e] = least(alk_visible_keys(&a->g, k->b, i + e), j1);
   if (hi[rows - 1] <= j0) return;
   real *s = k->x + l->s + r * KEYS, *p = k->x + l->p + r * KEYS;
-  const factor q = {k->x + l->q + (n * T + i) * l->Dw, l->Dw, 1}, g = {k->x + l->g + (n * T + i) * l->Ew, l->Ew, 1};
+  const factor q = {k->x + l->q + (n * T + i) * l->Dw, l->Dw, 1},
+               g = {k->x + l->g + (n * T + i) * l->Ew, l->Ew, 1};
   for (int64_t j = 0; j < hi[rows - 1] - j0; j += WIDTH) {
     tile_for(true, rows, 2)(a->D, &q, k->x + l->kt + j, KEYS, false, (real)a->scale, s + j, KEYS);
     tile_for(true, rows, 2)(a->E, &g, k->x + l->vt + j, KEYS, false, 1, p + j, KEYS);
   }
-  const double *sums = k->t->sums ? k->t->sums + (k->b * a->weight.Hd + h / (a->g.H / a->weight.Hd)) * S : NULL;
+  const double *sums =
+      k->t->sums ? k->t->sums + (k->b * a->weight.Hd + h / (a->g.H / a->weight.Hd)) * S : NULL;
   double *dsums = k->t->dsums ? k->t->dsums + (k->b * a->g.H + h) * S : NULL;
   for (int e = 0; e < rows; e++) {
     const int64_t last = alk_visible_keys(&a->g, k->b, i + e) - 1;
@@ -177,34 +188,40 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
     real keep[KEYS];
     if (a->dropout > 0) dropout_row(a, (uint64_t)((row + i + e) * S + j0), hi[e] - j0, keep);
     for (int64_t j = hi[e] - j0; a->dropout > 0 && j < KEYS; j++) keep[j] = 0;
-    const slope_row t = {.t = {.n = hi[e] - j0, .sums = sums ? sums + j0 : NULL, .top = sums ? sums[last] : 0},
-                         .m = ((const real *)k->t->m)[row + i + e],
-                         .delta = (k->x + l->delta)[n * T + i + e],
-                         .scale = (real)a->scale,
-                         .stat = a->stat,
-                         .keep_all = !(a->dropout > 0),
-                         .keep = keep,
-                         .dsums = dsums ? dsums + j0 : NULL,
-                         .dsum_last = dsums ? dsums + last : NULL,
-                         .dc = k->t->dcoefficients ? k->t->dcoefficients + (k->b * a->g.H + h) * a->weight.n_coefficients : NULL};
+    const slope_row t = {
+        .t = {.n = hi[e] - j0, .sums = sums ? sums + j0 : NULL, .top = sums ? sums[last] : 0},
+        .m = ((const real *)k->t->m)[row + i + e],
+        .delta = (k->x + l->delta)[n * T + i + e],
+        .scale = (real)a->scale,
+        .stat = a->stat,
+        .keep_all = !(a->dropout > 0),
+        .keep = keep,
+        .dsums = dsums ? dsums + j0 : NULL,
+        .dsum_last = dsums ? dsums + last : NULL,
+        .dc = k->t->dcoefficients
+                  ? k->t->dcoefficients + (k->b * a->g.H + h) * a->weight.n_coefficients
+                  : NULL};
     k->slope(k->p, &t, s + e * KEYS, p + e * KEYS);
   }
   const factor ds = {p - j0, KEYS, 1}; /* terms are numbered by key */
   for (int64_t d = 0; d < l->Dw; d += WIDTH)
-    add_range(true, rows, 2, lo, hi, j0, j1, &ds, k->x + l->k + d, l->Dw, 1, k->x + l->dq + (n * T + i) * l->Dw + d, l->Dw);
+    add_range(true, rows, 2, lo, hi, j0, j1, &ds, k->x + l->k + d, l->Dw, 1,
+              k->x + l->dq + (n * T + i) * l->Dw + d, l->Dw);
 }
 
 /* out[key] += sum over rows i of the block of a[i][key] x[i], for keys [j0, j1): a is s or p. */
-static void to_keys(const pair *k, int64_t i0, int64_t i1, int64_t j0, int64_t j1, const real *a, const real *x, int64_t width,
-                    real *out) {
+static void to_keys(const pair *k, int64_t i0, int64_t i1, int64_t j0, int64_t j1, const real *a,
+                    const real *x, int64_t width, real *out) {
   for (int64_t j = j0, keys; j < j1; j += keys) {
     int64_t lo[ROWS], hi[ROWS];
     keys = rows_at(j, j1);
-    for (int e = 0; e < keys; e++) lo[e] = most(alk_visible_row(&k->a->g, k->b, j + e), i0), hi[e] = i1;
+    for (int e = 0; e < keys; e++)
+      lo[e] = most(alk_visible_row(&k->a->g, k->b, j + e), i0), hi[e] = i1;
     if (lo[0] >= i1) break;
     const factor f = {a + (j - j0) - i0 * KEYS, 1, KEYS}; /* terms are numbered by row */
     for (int64_t d = 0; d < width; d += WIDTH)
-      add_range(false, (int)keys, 2, lo, hi, i0, i1, &f, x + d, width, 1, out + (j - j0) * width + d, width);
+      add_range(false, (int)keys, 2, lo, hi, i0, i1, &f, x + d, width, 1,
+                out + (j - j0) * width + d, width);
   }
 }
 
@@ -215,8 +232,11 @@ static void run_keys(const pair *k, int64_t j0, int64_t j1) {
   const real *key = (const real *)k->t->k + at * a->D;
   pack_rows(a->map, j1 - j0, a->D, key, Hkv * a->D, NULL, 0, k->x + l->k, l->Dw);
   pack_columns(k->x + l->k, l->Dw, j1 - j0, a->D, k->x + l->kt);
-  const real *v = (const real *)k->t->v + at * a->E, *b = k->t->b ? (const real *)k->t->b + at : NULL;
-  if (b) pack_rows(ALK_MAP_IDENTITY, j1 - j0, a->E, v, Hkv * a->E, b, Hkv, k->x + l->dv, l->Ew); /* dv is free till below */
+  const real *v = (const real *)k->t->v + at * a->E,
+             *b = k->t->b ? (const real *)k->t->b + at : NULL;
+  if (b)
+    pack_rows(ALK_MAP_IDENTITY, j1 - j0, a->E, v, Hkv * a->E, b, Hkv, k->x + l->dv,
+              l->Ew); /* dv is free till below */
   pack_columns(b ? k->x + l->dv : v, b ? l->Ew : Hkv * a->E, j1 - j0, a->E, k->x + l->vt);
   memset(k->x + l->dk, 0, (size_t)(KEYS * (l->Dw + l->Ew)) * sizeof(real));
   for (int64_t n = 0; n < k->group; n++)
@@ -226,8 +246,10 @@ static void run_keys(const pair *k, int64_t j0, int64_t j1) {
         rows = rows_at(i, i1);
         meet(k, n, i, i - i0, (int)rows, j0, j1);
       }
-      to_keys(k, i0, i1, j0, j1, k->x + l->s, k->x + l->g + (n * T + i0) * l->Ew, l->Ew, k->x + l->dv);
-      to_keys(k, i0, i1, j0, j1, k->x + l->p, k->x + l->q + (n * T + i0) * l->Dw, l->Dw, k->x + l->dk);
+      to_keys(k, i0, i1, j0, j1, k->x + l->s, k->x + l->g + (n * T + i0) * l->Ew, l->Ew,
+              k->x + l->dv);
+      to_keys(k, i0, i1, j0, j1, k->x + l->p, k->x + l->q + (n * T + i0) * l->Dw, l->Dw,
+              k->x + l->dk);
     }
   real *dk = (real *)k->t->dk + at * a->D, *dv = (real *)k->t->dv + at * a->E;
   for (int64_t j = 0; j < j1 - j0; j++) {
@@ -247,18 +269,20 @@ static void run_pair(const pair *k) {
     const int64_t h = k->b * H + k->hk * k->group + n;
     load_head(k, n);
     if (k->t->dsums) memset(k->t->dsums + h * S, 0, (size_t)S * sizeof(double));
-    if (k->t->dcoefficients) memset(k->t->dcoefficients + h * k->p->n, 0, (size_t)k->p->n * sizeof(double));
+    if (k->t->dcoefficients)
+      memset(k->t->dcoefficients + h * k->p->n, 0, (size_t)k->p->n * sizeof(double));
   }
   for (int64_t j = 0; j < S; j += KEYS) run_keys(k, j, least(j + KEYS, S));
   for (int64_t n = 0; n < k->group; n++) {
     const int64_t at = (k->b * T * H + k->hk * k->group + n) * a->D;
     for (int64_t i = 0; i < T; i++)
-      map_row_bwd(a->map, a->D, (const real *)k->t->q + at + i * H * a->D, k->x + k->l->dq + (n * T + i) * k->l->Dw,
-                  (real *)k->t->dq + at + i * H * a->D);
+      map_row_bwd(a->map, a->D, (const real *)k->t->q + at + i * H * a->D,
+                  k->x + k->l->dq + (n * T + i) * k->l->Dw, (real *)k->t->dq + at + i * H * a->D);
   }
 }
 
-void ALK_NAME(attn_bwd)(const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs) {
+void ALK_NAME(attn_bwd)(const alk_attn_spec *a, const alk_attn_grad *t, void *scratch,
+                        int64_t jobs) {
   const layout l = layout_of(a);
   const plan p = plan_of(&a->weight);
   const int64_t Hkv = a->g.Hkv, pairs = a->g.B * Hkv;
@@ -267,7 +291,14 @@ void ALK_NAME(attn_bwd)(const alk_attn_spec *a, const alk_attn_grad *t, void *sc
     int64_t from, to;
     share(pairs, job, jobs, &from, &to);
     for (int64_t n = from; n < to; n++)
-      run_pair(&(pair){.a = a, .t = t, .p = &p, .slope = slopes[a->weight.f][t->sums != NULL], .l = &l,
-                       .x = (real *)scratch + job * l.total, .b = n / Hkv, .hk = n % Hkv, .group = a->g.H / Hkv});
+      run_pair(&(pair){.a = a,
+                       .t = t,
+                       .p = &p,
+                       .slope = slopes[a->weight.f][t->sums != NULL],
+                       .l = &l,
+                       .x = (real *)scratch + job * l.total,
+                       .b = n / Hkv,
+                       .hk = n % Hkv,
+                       .group = a->g.H / Hkv});
   }
 }

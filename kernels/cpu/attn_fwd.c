@@ -1,19 +1,22 @@
 /* attn_fwd.c: forward of the fused attention (contract: ../attn.h).
  *
- * A job takes whole key/value heads. Keys are packed once a head as panels [channel][64 keys], values as
- * rows; then blocks of BLOCK query rows meet spans of SPAN keys: a register tile of rows x SPAN scores
- * stays in L1, is turned into weights there, and is multiplied with the values at once. The row maximum
- * is kept as the spans go by and the sums are rescaled when it grows. A tile reads only what all its rows
- * see; the rest of the diagonal goes row by row, so a hidden value is never touched.
+ * A job takes whole key/value heads. Keys are packed once a head as panels [channel][64 keys],
+ * values as rows; then blocks of BLOCK query rows meet spans of SPAN keys: a register tile of rows
+ * x SPAN scores stays in L1, is turned into weights there, and is multiplied with the values at
+ * once. The row maximum is kept as the spans go by and the sums are rescaled when it grows. A tile
+ * reads only what all its rows see; the rest of the diagonal goes row by row, so a hidden value is
+ * never touched.
  */
 #include "attn.h"
 
 enum { BLOCK = ALK_ATTN_BLOCK, SPAN = 4 * KEYS };
 
-/* ---- rows -------------------------------------------------------------------------------------- */
+/* ---- rows --------------------------------------------------------------------------------------
+ */
 
 /* s becomes s' (+ log A); returns the maximum of it (cosh: of |s'| + log A) and the old one. */
-WEIGH_INLINE real limit_row(const plan *p, const int f, const bool decay, const tile_row *r, real *s, real m) {
+WEIGH_INLINE real limit_row(const plan *p, const int f, const bool decay, const tile_row *r,
+                            real *s, real m) {
   real best[GROUP];
   EACH_LANE best[l] = m;
   for (int64_t j = 0; j < r->n; j += GROUP) {
@@ -34,8 +37,8 @@ WEIGH_INLINE real limit_row(const plan *p, const int f, const bool decay, const 
 }
 
 /* s' becomes w relative to e^m, 0 past n; adds the row's statistic to *W. */
-WEIGH_INLINE void weigh_row(const plan *p, const int f, const bool decay, int stat, const tile_row *r, real m, real *s,
-                            real *W) {
+WEIGH_INLINE void weigh_row(const plan *p, const int f, const bool decay, int stat,
+                            const tile_row *r, real m, real *s, real *W) {
   real sum[GROUP];
   EACH_LANE sum[l] = 0;
   for (int64_t j = 0; j < r->n; j += GROUP) {
@@ -44,8 +47,7 @@ WEIGH_INLINE void weigh_row(const plan *p, const int f, const bool decay, int st
       EACH_LANE w[l] = vexp(s[j + l] - m);
     } else {
       if (decay) group_decay(r, j, e);
-      if (f == ALK_WEIGHT_COSH)
-        EACH_LANE {
+      if (f == ALK_WEIGHT_COSH) EACH_LANE {
           const real a = vabs(s[j + l]), d = decay ? e[l] : 0;
           w[l] = R(0.5) * (vexp(a + d - m) + vexp(d - a - m));
         }
@@ -83,10 +85,13 @@ typedef struct row_fns {
 } row_fns;
 static const row_fns fns[3][2] = {
     [ALK_WEIGHT_EXP] = {{exp_plain_limit, exp_plain_weigh}, {exp_decay_limit, exp_decay_weigh}},
-    [ALK_WEIGHT_COSH] = {{cosh_plain_limit, cosh_plain_weigh}, {cosh_decay_limit, cosh_decay_weigh}},
-    [ALK_WEIGHT_POLYNOMIAL] = {{poly_plain_limit, poly_plain_weigh}, {poly_decay_limit, poly_decay_weigh}}};
+    [ALK_WEIGHT_COSH] = {{cosh_plain_limit, cosh_plain_weigh},
+                         {cosh_decay_limit, cosh_decay_weigh}},
+    [ALK_WEIGHT_POLYNOMIAL] = {{poly_plain_limit, poly_plain_weigh},
+                               {poly_decay_limit, poly_decay_weigh}}};
 
-/* ---- a block of query rows --------------------------------------------------------------------- */
+/* ---- a block of query rows ---------------------------------------------------------------------
+ */
 
 typedef struct head { /* what the rows of one query head work with */
   const alk_attn_spec *a;
@@ -106,16 +111,19 @@ typedef struct head { /* what the rows of one query head work with */
 static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1) {
   const alk_attn_spec *a = k->a;
   int64_t lo[ROWS], hi[ROWS];
-  for (int n = 0; n < rows; n++) lo[n] = j0, hi[n] = least(alk_visible_keys(&a->g, k->b, i + n), j1);
+  for (int n = 0; n < rows; n++)
+    lo[n] = j0, hi[n] = least(alk_visible_keys(&a->g, k->b, i + n), j1);
   if (hi[rows - 1] <= j0) return;
   const factor q = {k->q + r * k->Dw, k->Dw, 1};
   for (int64_t j = j0; j < hi[rows - 1]; j += WIDTH)
-    tile_for(true, rows, 2)(a->D, &q, k->keys + j / KEYS * a->D * KEYS + j % KEYS, KEYS, false, (real)a->scale,
-                            k->s + (j - j0), SPAN);
+    tile_for(true, rows, 2)(a->D, &q, k->keys + j / KEYS * a->D * KEYS + j % KEYS, KEYS, false,
+                            (real)a->scale, k->s + (j - j0), SPAN);
   for (int n = 0; n < rows; n++) {
     real *s = k->s + n * SPAN;
     const int64_t last = alk_visible_keys(&a->g, k->b, i + n) - 1;
-    const tile_row t = {.n = hi[n] - j0, .sums = k->sums ? k->sums + j0 : NULL, .top = k->sums && last >= 0 ? k->sums[last] : 0};
+    const tile_row t = {.n = hi[n] - j0,
+                        .sums = k->sums ? k->sums + j0 : NULL,
+                        .top = k->sums && last >= 0 ? k->sums[last] : 0};
     if (t.n <= 0) continue;
     real *acc = k->acc + (r + n) * k->Ew, *W = &k->W[r + n];
     const real old = k->m[r + n], top = k->fn->limit(k->p, &t, s, old);
@@ -129,13 +137,15 @@ static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1
     k->fn->weigh(k->p, a->stat, &t, m, s, W);
     if (a->dropout > 0) {
       real keep[SPAN];
-      dropout_row(a, (uint64_t)(((k->b * a->g.H + k->h) * a->g.T + i + n) * a->g.S + j0), t.n, keep);
+      dropout_row(a, (uint64_t)(((k->b * a->g.H + k->h) * a->g.T + i + n) * a->g.S + j0), t.n,
+                  keep);
       for (int64_t j = 0; j < t.n; j++) s[j] *= keep[j];
     }
   }
   const factor w = {k->s - j0, SPAN, 1}; /* terms are numbered by key */
   for (int64_t e = 0; e < k->Ew; e += WIDTH)
-    add_range(true, rows, 2, lo, hi, j0, j1, &w, k->values + j0 * k->Ew + e, k->Ew, 1, k->acc + r * k->Ew + e, k->Ew);
+    add_range(true, rows, 2, lo, hi, j0, j1, &w, k->values + j0 * k->Ew + e, k->Ew, 1,
+              k->acc + r * k->Ew + e, k->Ew);
 }
 
 static void run_block(head *k, const real *q, int64_t i0, int64_t i1, real *y, real *W, real *m) {
@@ -160,7 +170,8 @@ static void run_block(head *k, const real *q, int64_t i0, int64_t i1, real *y, r
   }
 }
 
-/* ---- heads ------------------------------------------------------------------------------------- */
+/* ---- heads -------------------------------------------------------------------------------------
+ */
 
 static int64_t panels(int64_t S) { return (S + KEYS - 1) / KEYS; }
 
@@ -182,8 +193,8 @@ static layout layout_of(const alk_attn_spec *a) {
 
 int64_t ALK_NAME(attn_fwd_scratch)(const alk_attn_spec *a) { return layout_of(a).total; }
 
-static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, const real *v, const real *scale, int64_t b,
-                      int64_t hk, real *x) {
+static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, const real *v,
+                      const real *scale, int64_t b, int64_t hk, real *x) {
   const int64_t S = a->g.S, Hkv = a->g.Hkv;
   for (int64_t j = 0; j < S; j += KEYS) {
     const int64_t n = least(KEYS, S - j);
@@ -200,14 +211,16 @@ static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, co
             scale ? scale + b * S * Hkv + hk : NULL, Hkv, x + l->values, l->Ew);
 }
 
-void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *scale,
-                        const double *sums, void *y, void *W, void *m, void *scratch, int64_t jobs) {
+void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, const void *v,
+                        const void *scale, const double *sums, void *y, void *W, void *m,
+                        void *scratch, int64_t jobs) {
   const alk_visible *g = &a->g;
   const layout l = layout_of(a);
   const plan p = plan_of(&a->weight);
   const int64_t group = g->H / g->Hkv, pairs = g->B * g->Hkv;
   /* few heads: the blocks of a head are shared out, and each job packs the keys for itself */
-  const int64_t blocks = (g->T + BLOCK - 1) / BLOCK, parts = pairs >= jobs || pairs == 0 ? 1 : least((jobs + pairs - 1) / pairs, blocks);
+  const int64_t blocks = (g->T + BLOCK - 1) / BLOCK,
+                parts = pairs >= jobs || pairs == 0 ? 1 : least((jobs + pairs - 1) / pairs, blocks);
   const int64_t items = pairs * parts;
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
@@ -219,13 +232,25 @@ void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, co
       if (pair != packed) pack_head(a, &l, k, v, scale, b, hk, x);
       packed = pair;
       for (int64_t h = hk * group; h < (hk + 1) * group; h++) {
-        head hd = {.a = a, .p = &p, .fn = &fns[a->weight.f][sums != NULL], .b = b, .h = h, .Dw = l.Dw, .Ew = l.Ew,
-                   .sums = sums ? sums + (b * a->weight.Hd + h / (g->H / a->weight.Hd)) * g->S : NULL,
-                   .keys = x + l.keys, .values = x + l.values, .q = x + l.q, .acc = x + l.acc, .s = x + l.s};
+        head hd = {.a = a,
+                   .p = &p,
+                   .fn = &fns[a->weight.f][sums != NULL],
+                   .b = b,
+                   .h = h,
+                   .Dw = l.Dw,
+                   .Ew = l.Ew,
+                   .sums =
+                       sums ? sums + (b * a->weight.Hd + h / (g->H / a->weight.Hd)) * g->S : NULL,
+                   .keys = x + l.keys,
+                   .values = x + l.values,
+                   .q = x + l.q,
+                   .acc = x + l.acc,
+                   .s = x + l.s};
         /* every parts-th block, so that short and long rows are shared fairly */
         for (int64_t i = part * BLOCK; i < g->T; i += parts * BLOCK)
           run_block(&hd, (const real *)q + (b * g->T * g->H + h) * a->D, i, least(i + BLOCK, g->T),
-                    (real *)y + (b * g->T * g->H + h) * a->E, (real *)W + (b * g->H + h) * g->T, (real *)m + (b * g->H + h) * g->T);
+                    (real *)y + (b * g->T * g->H + h) * a->E, (real *)W + (b * g->H + h) * g->T,
+                    (real *)m + (b * g->H + h) * g->T);
       }
     }
   }

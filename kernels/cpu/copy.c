@@ -23,23 +23,38 @@ static int64_t dtype_size(alk_dtype t) { return t == ALK_F64 ? 8 : t == ALK_BF16
 
 static double load(const char *p, alk_dtype t) {
   switch (t) {
-  case ALK_F64: return *(const double *)p;
-  case ALK_F32: return *(const float *)p;
-  case ALK_BF16: return alk_bf16_to_f32(*(const uint16_t *)p);
-  default: return *(const int32_t *)p;
+  case ALK_F64:
+    return *(const double *)p;
+  case ALK_F32:
+    return *(const float *)p;
+  case ALK_BF16:
+    return alk_bf16_to_f32(*(const uint16_t *)p);
+  default:
+    return *(const int32_t *)p;
   }
 }
 
 static void store(char *p, alk_dtype t, double v) {
   switch (t) {
-  case ALK_F64: *(double *)p = v; break;
-  case ALK_F32: *(float *)p = (float)v; break;
-  case ALK_BF16: *(uint16_t *)p = alk_f32_to_bf16((float)v); break;
-  default: *(int32_t *)p = v >= 2147483647.0 ? 2147483647 : v <= -2147483648.0 ? INT32_MIN : v == v ? (int32_t)v : 0;
+  case ALK_F64:
+    *(double *)p = v;
+    break;
+  case ALK_F32:
+    *(float *)p = (float)v;
+    break;
+  case ALK_BF16:
+    *(uint16_t *)p = alk_f32_to_bf16((float)v);
+    break;
+  default:
+    *(int32_t *)p = v >= 2147483647.0    ? 2147483647
+                    : v <= -2147483648.0 ? INT32_MIN
+                    : v == v             ? (int32_t)v
+                                         : 0;
   }
 }
 
-static void row(char *d, int64_t ds, alk_dtype dt, const char *s, int64_t ss, alk_dtype st, int64_t n) {
+static void row(char *d, int64_t ds, alk_dtype dt, const char *s, int64_t ss, alk_dtype st,
+                int64_t n) {
   if (dt == st && dtype_size(dt) == 4) {
     int32_t *x = (int32_t *)(void *)d;
     const int32_t *y = (const int32_t *)(const void *)s;
@@ -57,7 +72,8 @@ static void row(char *d, int64_t ds, alk_dtype dt, const char *s, int64_t ss, al
 }
 
 /* One outer index -> offsets of both sides over all axes but the last `inner`. */
-static void offsets(const alk_view *a, const alk_view *b, int inner, int64_t index, int64_t *oa, int64_t *ob) {
+static void offsets(const alk_view *a, const alk_view *b, int inner, int64_t index, int64_t *oa,
+                    int64_t *ob) {
   int64_t x = 0, y = 0;
   for (int i = a->ndim - inner - 1; i >= 0; i--) {
     const int64_t k = index % a->size[i];
@@ -96,8 +112,8 @@ void alk_copy(const alk_view *dst, const alk_view *src) {
     for (int64_t c0 = 0; c0 < cols; c0 += 32) {
       const int64_t width = c0 + 32 < cols ? 32 : cols - c0;
       for (int64_t r = r0; r < r1; r++)
-        row(d + (r * dst->stride[last - 1] + c0) * db, 1, dst->dtype, s + (r + c0 * src->stride[last]) * sb,
-            src->stride[last], src->dtype, width);
+        row(d + (r * dst->stride[last - 1] + c0) * db, 1, dst->dtype,
+            s + (r + c0 * src->stride[last]) * sb, src->stride[last], src->dtype, width);
     }
   }
 }
@@ -111,7 +127,8 @@ void alk_add_into(alk_dtype dtype, int64_t n, void *dst, const void *src) {
   } else if (dtype == ALK_BF16) {
     uint16_t *d = dst;
     const uint16_t *s = src;
-    for (int64_t i = 0; i < n; i++) d[i] = alk_f32_to_bf16(alk_bf16_to_f32(d[i]) + alk_bf16_to_f32(s[i]));
+    for (int64_t i = 0; i < n; i++)
+      d[i] = alk_f32_to_bf16(alk_bf16_to_f32(d[i]) + alk_bf16_to_f32(s[i]));
   } else {
     float *d = dst;
     const float *s = src;

@@ -1,12 +1,13 @@
-/* finish.c: see ../finish.h. A row stays in L1 between its steps; chunks of ALK_NORM_ROWS rows are the
- * unit of work, so the sums of gain and bias do not know the number of threads. */
+/* finish.c: see ../finish.h. A row stays in L1 between its steps; chunks of ALK_NORM_ROWS rows are
+ * the unit of work, so the sums of gain and bias do not know the number of threads. */
 #include "../finish.h"
 #include "norm_row.h"
 
 /* z = f x for one row */
 static void factored(const alk_finish *f, int64_t r, real *restrict z) {
   const int64_t E = f->n / f->sub;
-  const real *x = (const real *)f->x + r * f->n, *by = f->factor ? (const real *)f->factor + r * f->sub : NULL;
+  const real *x = (const real *)f->x + r * f->n,
+             *by = f->factor ? (const real *)f->factor + r * f->sub : NULL;
   for (int64_t h = 0; h < f->sub; h++)
     for (int64_t e = h * E; e < (h + 1) * E; e++) z[e] = by ? x[e] * by[h] : x[e];
 }
@@ -29,17 +30,20 @@ static int64_t end_of(const alk_finish *f, int64_t chunk) {
   return end < f->N ? end : f->N;
 }
 
-void ALK_NAME(finish_fwd)(const alk_finish *f, void *o, void *mean, void *scale, void *scratch, int64_t jobs) {
+void ALK_NAME(finish_fwd)(const alk_finish *f, void *o, void *mean, void *scale, void *scratch,
+                          int64_t jobs) {
   const int64_t chunks = chunks_of(f), E = f->sub ? f->n / f->sub : 0;
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
     real *z = (real *)scratch + job * f->n;
-    for (int64_t r = chunks * job / jobs * ALK_NORM_ROWS; r < end_of(f, chunks * (job + 1) / jobs - 1); r++) {
+    for (int64_t r = chunks * job / jobs * ALK_NORM_ROWS;
+         r < end_of(f, chunks * (job + 1) / jobs - 1); r++) {
       real *out = (real *)o + r * f->n, m = 0, s = 1;
       factored(f, r, z);
       if (f->kind != ALK_FINISH_NONE) {
         if (f->kind == ALK_NORM_LAYER) ((real *)mean)[r] = m = R(total(f->n, z) / (double)f->n);
-        s = scale_of(f->kind, f->n, f->eps, m, z, f->logscale ? (double)((const real *)f->logscale)[r] : 0);
+        s = scale_of(f->kind, f->n, f->eps, m, z,
+                     f->logscale ? (double)((const real *)f->logscale)[r] : 0);
         ((real *)scale)[r] = s;
       }
       normed(f, m, vabs(s), z, out);
@@ -61,8 +65,8 @@ typedef struct finish_grad {
 } finish_grad;
 
 /* z, y, g: room for a row each */
-static void row_bwd(const alk_finish *f, int64_t r, real m, real signed_s, const real *d_o, const finish_grad *t, real *z, real *y,
-                    real *g) {
+static void row_bwd(const alk_finish *f, int64_t r, real m, real signed_s, const real *d_o,
+                    const finish_grad *t, real *z, real *y, real *g) {
   const int64_t E = f->n / f->sub;
   const real s = vabs(signed_s), *gate = f->gate ? (const real *)f->gate + r * f->sub : NULL;
   factored(f, r, z);
@@ -88,22 +92,24 @@ static void row_bwd(const alk_finish *f, int64_t r, real m, real signed_s, const
   }
 }
 
-void ALK_NAME(finish_bwd)(const alk_finish *f, const void *mean, const void *scale, const void *d_o, void *dx, void *dfactor,
-                          void *dgate, void *dgain, void *dbias, void *scratch, int64_t jobs) {
+void ALK_NAME(finish_bwd)(const alk_finish *f, const void *mean, const void *scale, const void *d_o,
+                          void *dx, void *dfactor, void *dgate, void *dgain, void *dbias,
+                          void *scratch, int64_t jobs) {
   const int64_t chunks = chunks_of(f), n = f->n;
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
     real *z = (real *)scratch + job * 3 * n;
     for (int64_t k = chunks * job / jobs; k < chunks * (job + 1) / jobs; k++) {
-      finish_grad t = {.dgain = dgain ? (real *)dgain + k * n : NULL, .dbias = dbias ? (real *)dbias + k * n : NULL};
+      finish_grad t = {.dgain = dgain ? (real *)dgain + k * n : NULL,
+                       .dbias = dbias ? (real *)dbias + k * n : NULL};
       for (int64_t e = 0; t.dgain && e < n; e++) t.dgain[e] = 0;
       for (int64_t e = 0; t.dbias && e < n; e++) t.dbias[e] = 0;
       for (int64_t r = k * ALK_NORM_ROWS; r < end_of(f, k); r++) {
         t.dx = (real *)dx + r * n;
         t.dfactor = f->factor ? (real *)dfactor + r * f->sub : NULL;
         t.dgate = f->gate ? (real *)dgate + r * f->sub : NULL;
-        row_bwd(f, r, mean ? ((const real *)mean)[r] : 0, scale ? ((const real *)scale)[r] : 1, (const real *)d_o + r * n, &t, z,
-                z + n, z + 2 * n);
+        row_bwd(f, r, mean ? ((const real *)mean)[r] : 0, scale ? ((const real *)scale)[r] : 1,
+                (const real *)d_o + r * n, &t, z, z + n, z + 2 * n);
       }
     }
   }

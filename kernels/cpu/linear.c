@@ -1,8 +1,8 @@
 /* linear.c: forward of chunked linear attention (contract: ../linear.h).
  *
- * A chunk's keys are packed as rows, as a panel [channel][key] for the scores, and the values as rows.
- * Blocks of query rows take q H first and add the triangle of the chunk, so that a later value is never
- * touched; then the chunk's k^T v joins the state.
+ * A chunk's keys are packed as rows, as a panel [channel][key] for the scores, and the values as
+ * rows. Blocks of query rows take q H first and add the triangle of the chunk, so that a later
+ * value is never touched; then the chunk's k^T v joins the state.
  */
 #include "linear.h"
 
@@ -28,7 +28,9 @@ int64_t ALK_NAME(linear_states)(const alk_attn_spec *a) {
   return a->g.B * (a->g.H / line_heads(a)) * alk_linear_segments(a->g.S) * state_size(a);
 }
 
-int64_t ALK_NAME(linear_fwd_scratch)(const alk_attn_spec *a, int64_t jobs) { return jobs * layout_of(a).total; }
+int64_t ALK_NAME(linear_fwd_scratch)(const alk_attn_spec *a, int64_t jobs) {
+  return jobs * layout_of(a).total;
+}
 
 typedef struct walk { /* one line by one job */
   line n;
@@ -42,8 +44,8 @@ static void load_keys(const walk *w, const chunk *c, bool panel) {
   const int64_t Hkv = a->g.Hkv;
   pack_rows(a->map, c->keys, a->D, w->k + c->at * Hkv * a->D, Hkv * a->D, NULL, 0, w->x_k, w->n.Dw);
   if (panel) pack_columns(w->x_k, w->n.Dw, c->keys, a->D, w->x_kt);
-  pack_rows(ALK_MAP_IDENTITY, c->keys, a->E, w->v + c->at * Hkv * a->E, Hkv * a->E, w->b ? w->b + c->at * Hkv : NULL, Hkv, w->x_v,
-            w->n.Ew);
+  pack_rows(ALK_MAP_IDENTITY, c->keys, a->E, w->v + c->at * Hkv * a->E, Hkv * a->E,
+            w->b ? w->b + c->at * Hkv : NULL, Hkv, w->x_v, w->n.Ew);
 }
 
 /* The chunk's keys, packed, join the state of their segment; they are no longer what they were. */
@@ -52,10 +54,12 @@ static void take_keys(const walk *w, const chunk *c) {
   if (c->keys == 0) return;
   if (w->n.sums) scale_rows(c->keys, w->n.Dw, c->from_key, w->x_k);
   absorb(w->local, c->over, c->keys, w->x_k, a->D, w->n.Dw, w->x_v, w->n.Ew);
-  if (a->stat != ALK_STAT_NONE) absorb_sum(w->local + w->n.Dw * w->n.Ew, c->over, c->keys, w->x_k, w->n.Dw, NULL);
+  if (a->stat != ALK_STAT_NONE)
+    absorb_sum(w->local + w->n.Dw * w->n.Ew, c->over, c->keys, w->x_k, w->n.Dw, NULL);
 }
 
-/* Rows [r, r + rows) of the chunk of head h: N, W and y. H is the state before the chunk, or NULL. */
+/* Rows [r, r + rows) of the chunk of head h: N, W and y. H is the state before the chunk, or NULL.
+ */
 static void run_rows(const walk *w, const chunk *c, int64_t h, const real *H, int64_t r, int rows) {
   const alk_attn_spec *a = w->n.a;
   const int64_t Dw = w->n.Dw, Ew = w->n.Ew, T = a->g.T;
@@ -66,7 +70,8 @@ static void run_rows(const walk *w, const chunk *c, int64_t h, const real *H, in
   real W[ROWS] = {0};
   if (H) {
     product(true, rows, a->D, &q, H, Ew, Ew, false, scale, w->x_n, Ew);
-    for (int i = 0; a->stat != ALK_STAT_NONE && i < rows; i++) W[i] = scale * row_dot(Dw, q.a + i * Dw, H + Dw * Ew);
+    for (int i = 0; a->stat != ALK_STAT_NONE && i < rows; i++)
+      W[i] = scale * row_dot(Dw, q.a + i * Dw, H + Dw * Ew);
     if (w->n.sums) {
       scale_rows(rows, Ew, c->to_row + r, w->x_n);
       for (int i = 0; i < rows; i++) W[i] *= c->to_row[r + i];
@@ -74,7 +79,8 @@ static void run_rows(const walk *w, const chunk *c, int64_t h, const real *H, in
   } else if (seen == 0) {
     memset(w->x_n, 0, (size_t)(rows * Ew) * sizeof(real));
   }
-  if (seen > 0) product(true, rows, a->D, &q, w->x_kt, CHUNK, lanes_width(seen), false, scale, w->x_s, CHUNK);
+  if (seen > 0)
+    product(true, rows, a->D, &q, w->x_kt, CHUNK, lanes_width(seen), false, scale, w->x_s, CHUNK);
   for (int i = 0; seen > 0 && i < rows; i++) {
     const int64_t keys = corner ? r + i + 1 : seen;
     real *row = w->x_s + i * CHUNK;
@@ -119,9 +125,11 @@ static void fetch(const walk *w, const chunk *c, int64_t h, int64_t r, int64_t r
 static void run_chunk(const walk *w, const chunk *c, const real *H) {
   const alk_attn_spec *a = w->n.a;
   for (int64_t h = 0; h < w->n.heads; h++) {
-    pack_rows(a->map, c->rows, a->D, w->q + (c->at * a->g.H + h) * a->D, a->g.H * a->D, NULL, 0, w->x_q, w->n.Dw);
+    pack_rows(a->map, c->rows, a->D, w->q + (c->at * a->g.H + h) * a->D, a->g.H * a->D, NULL, 0,
+              w->x_q, w->n.Dw);
     for (int64_t r = 0, rows; r < c->rows; r += rows) {
-      rows = rows_at(r, r < c->keys ? c->keys : c->rows); /* a block has the corner or sees all keys */
+      rows =
+          rows_at(r, r < c->keys ? c->keys : c->rows); /* a block has the corner or sees all keys */
       fetch(w, c, h, r, rows);
       run_rows(w, c, h, H, r, (int)rows);
     }
@@ -147,7 +155,9 @@ static void sum_segment(const walk *w, int64_t s) {
 static void join_segment(const walk *w, int64_t s, const real *local) {
   const int64_t size = w->n.state, s0 = s * SEGMENT;
   real *state = w->states + s * size;
-  if (s > 0) blend(size, decay_over(&w->n, s0, least(s0 + SEGMENT, w->n.a->g.S)), state - size, local, state);
+  if (s > 0)
+    blend(size, decay_over(&w->n, s0, least(s0 + SEGMENT, w->n.a->g.S)), state - size, local,
+          state);
   else if (local != state) memcpy(state, local, (size_t)size * sizeof(real));
 }
 
@@ -160,7 +170,9 @@ static void run_segment(const walk *w, int64_t s, bool keep) {
     open_chunk(&w->n, at, s0, s1, &c);
     load_keys(w, &c, true);
     const real *H = w->local;
-    if (s > 0) blend(w->n.state, c.before, w->states + (s - 1) * w->n.state, w->local, w->whole), H = w->whole;
+    if (s > 0)
+      blend(w->n.state, c.before, w->states + (s - 1) * w->n.state, w->local, w->whole),
+          H = w->whole;
     run_chunk(w, &c, least(at, w->n.len) > 0 ? H : NULL);
     if (keep || at + CHUNK < s1) take_keys(w, &c);
   }
@@ -170,8 +182,10 @@ static void run_segment(const walk *w, int64_t s, bool keep) {
 /* Outputs of segment s of rows that all see every key. */
 static void run_all(const walk *w, int64_t s) {
   const int64_t s0 = s * SEGMENT, s1 = least(s0 + SEGMENT, w->n.a->g.T);
-  const real *H = w->n.len > 0 ? w->states + (alk_linear_segments(w->n.a->g.S) - 1) * w->n.state : NULL;
-  for (int64_t at = s0; at < s1; at += CHUNK) run_chunk(w, &(chunk){.at = at, .rows = least(CHUNK, s1 - at)}, H);
+  const real *H =
+      w->n.len > 0 ? w->states + (alk_linear_segments(w->n.a->g.S) - 1) * w->n.state : NULL;
+  for (int64_t at = s0; at < s1; at += CHUNK)
+    run_chunk(w, &(chunk){.at = at, .rows = least(CHUNK, s1 - at)}, H);
 }
 
 typedef struct task {
@@ -189,10 +203,12 @@ static walk walk_of(const task *t, int64_t item, int64_t job) {
   walk w = {.n = line_of(a, t->sums, b, h0)};
   const int64_t keys = b * a->g.S * a->g.Hkv + w.n.hk, rows = b * a->g.T * a->g.H + h0;
   real *x = t->scratch + job * t->l.total;
-  w.q = t->q + rows * a->D, w.k = t->k + keys * a->D, w.v = t->v + keys * a->E, w.b = t->b ? t->b + keys : NULL;
+  w.q = t->q + rows * a->D, w.k = t->k + keys * a->D, w.v = t->v + keys * a->E,
+  w.b = t->b ? t->b + keys : NULL;
   w.y = t->y + rows * a->E, w.W = t->W + (b * a->g.H + h0) * a->g.T;
   w.states = t->states + item * alk_linear_segments(a->g.S) * w.n.state;
-  w.x_k = x + t->l.k, w.x_kt = x + t->l.kt, w.x_v = x + t->l.v, w.x_q = x + t->l.q, w.x_s = x + t->l.s, w.x_n = x + t->l.n;
+  w.x_k = x + t->l.k, w.x_kt = x + t->l.kt, w.x_v = x + t->l.v, w.x_q = x + t->l.q,
+  w.x_s = x + t->l.s, w.x_n = x + t->l.n;
   w.local = x + t->l.local, w.whole = x + t->l.whole;
   return w;
 }
@@ -206,7 +222,8 @@ static void run_lines(const task *t, int64_t job, int64_t jobs) {
     const walk w = walk_of(t, n, job);
     for (int64_t s = 0; t->a->g.causal && s < rows; s++) run_segment(&w, s, s + 1 < rows);
     if (t->a->g.causal) continue;
-    for (int64_t s = 0; s < keys; s++) sum_segment(&w, s), join_segment(&w, s, w.states + s * w.n.state);
+    for (int64_t s = 0; s < keys; s++)
+      sum_segment(&w, s), join_segment(&w, s, w.states + s * w.n.state);
     for (int64_t s = 0; s < rows; s++) run_all(&w, s);
   }
 }
@@ -224,10 +241,21 @@ static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
   }
 }
 
-void ALK_NAME(linear_fwd)(const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *b, const double *sums,
-                          void *y, void *W, void *states, void *scratch, int64_t jobs) {
-  const task t = {.a = a, .q = q, .k = k, .v = v, .b = b, .sums = sums, .y = y, .W = W, .states = states, .scratch = scratch,
-                  .l = layout_of(a), .lines = a->g.H / line_heads(a)};
+void ALK_NAME(linear_fwd)(const alk_attn_spec *a, const void *q, const void *k, const void *v,
+                          const void *b, const double *sums, void *y, void *W, void *states,
+                          void *scratch, int64_t jobs) {
+  const task t = {.a = a,
+                  .q = q,
+                  .k = k,
+                  .v = v,
+                  .b = b,
+                  .sums = sums,
+                  .y = y,
+                  .W = W,
+                  .states = states,
+                  .scratch = scratch,
+                  .l = layout_of(a),
+                  .lines = a->g.H / line_heads(a)};
   if (jobs <= a->g.B * a->g.Hkv) {
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
     for (int64_t job = 0; job < jobs; job++) run_lines(&t, job, jobs);
@@ -237,7 +265,8 @@ void ALK_NAME(linear_fwd)(const alk_attn_spec *a, const void *q, const void *k, 
   for (int64_t job = 0; job < jobs; job++) run_parts(&t, 0, job, jobs);
   for (int64_t n = 0; n < a->g.B * t.lines; n++) {
     const walk w = walk_of(&t, n, 0);
-    for (int64_t s = 0; s < alk_linear_segments(a->g.S); s++) join_segment(&w, s, w.states + s * w.n.state);
+    for (int64_t s = 0; s < alk_linear_segments(a->g.S); s++)
+      join_segment(&w, s, w.states + s * w.n.state);
   }
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) run_parts(&t, 1, job, jobs);

@@ -1,8 +1,8 @@
-/* linear.h: what the forward and the backward of chunked linear attention share: triangular tiles, decay
- * inside a chunk, states of segments.
+/* linear.h: what the forward and the backward of chunked linear attention share: triangular tiles,
+ * decay inside a chunk, states of segments.
  *
- * A line is a run of query heads of one batch row that share their key/value head and their decay: they
- * share a state. A state is [Dw][Ew] or, transposed, [Ew][Dw], and after it z [Dw].
+ * A line is a run of query heads of one batch row that share their key/value head and their decay:
+ * they share a state. A state is [Dw][Ew] or, transposed, [Ew][Dw], and after it z [Dw].
  */
 #ifndef ALK_CPU_LINEAR_H
 #define ALK_CPU_LINEAR_H
@@ -13,12 +13,14 @@ enum { CHUNK = KEYS, SEGMENT = ALK_LINEAR_SEGMENT };
 
 static inline int64_t lanes_width(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-/* ---- products ----------------------------------------------------------------------------------- */
+/* ---- products -----------------------------------------------------------------------------------
+ */
 
-/* The tile of tile.h with a ragged end: row r has the terms [0, n + r] (lower) or [r, n) (upper, n at
- * least `rows`). Unrolled over the corner, so that its rows stay in registers as well. */
-TILE_INLINE void triangle(const int rows, const int nv, const bool lower, int64_t n, const real *a, const int64_t rs,
-                          const int64_t ts, const real *p, int64_t ps, bool add, real scale, real *out, int64_t os) {
+/* The tile of tile.h with a ragged end: row r has the terms [0, n + r] (lower) or [r, n) (upper, n
+ * at least `rows`). Unrolled over the corner, so that its rows stay in registers as well. */
+TILE_INLINE void triangle(const int rows, const int nv, const bool lower, int64_t n, const real *a,
+                          const int64_t rs, const int64_t ts, const real *p, int64_t ps, bool add,
+                          real scale, real *out, int64_t os) {
   vec acc[ROWS][2];
   const real *base[3] = {a, a + 4 * rs, a + 8 * rs};
   const int64_t corner = lower ? n : 0;
@@ -91,14 +93,17 @@ static inline tile_fn *triangle_for(bool lower, int rows, int nv) {
 
 static inline int vectors_at(int64_t c, int64_t width) { return width - c > LANES ? 2 : 1; }
 
-/* out[r][c] (+)= scale sum_t a(r,t) p[t][c] for r < rows, t < terms, c < width, a multiple of LANES. */
-static inline void product(bool row_wise, int64_t rows, int64_t terms, const factor *a, const real *p, int64_t ps, int64_t width,
-                           bool add, real scale, real *out, int64_t os) {
+/* out[r][c] (+)= scale sum_t a(r,t) p[t][c] for r < rows, t < terms, c < width, a multiple of
+ * LANES. */
+static inline void product(bool row_wise, int64_t rows, int64_t terms, const factor *a,
+                           const real *p, int64_t ps, int64_t width, bool add, real scale,
+                           real *out, int64_t os) {
   for (int64_t r = 0, n; r < rows; r += n) {
     n = rows_at(r, rows);
     const factor f = {a->a + r * a->rs, a->rs, a->ts};
     for (int64_t c = 0; c < width; c += WIDTH)
-      tile_for(row_wise, (int)n, vectors_at(c, width))(terms, &f, p + c, ps, add, scale, out + r * os + c, os);
+      tile_for(row_wise, (int)n, vectors_at(c, width))(terms, &f, p + c, ps, add, scale,
+                                                       out + r * os + c, os);
   }
 }
 
@@ -110,14 +115,16 @@ static inline void blend(int64_t n, real f, const real *x, const real *y, real *
     for (int64_t i = 0; i < n; i++) out[i] = f * x[i];
 }
 
-/* Asks for rows of n elements ahead of their use: heads lie side by side in memory, so that the rows of one
- * are too far apart for the hardware to foresee. */
+/* Asks for rows of n elements ahead of their use: heads lie side by side in memory, so that the
+ * rows of one are too far apart for the hardware to foresee. */
 static inline void fetch_rows(int64_t rows, int64_t n, const real *x, int64_t stride) {
   for (int64_t i = 0; i < rows; i++)
-    for (int64_t d = 0; d < n; d += 64 / (int64_t)sizeof(real)) __builtin_prefetch(x + i * stride + d, 0, 2);
+    for (int64_t d = 0; d < n; d += 64 / (int64_t)sizeof(real))
+      __builtin_prefetch(x + i * stride + d, 0, 2);
 }
 
-/* ---- lines, chunks, segments -------------------------------------------------------------------- */
+/* ---- lines, chunks, segments --------------------------------------------------------------------
+ */
 
 typedef struct line {
   const alk_attn_spec *a;
@@ -135,11 +142,19 @@ static inline int64_t line_heads(const alk_attn_spec *a) {
   return a->weight.Hd ? gcd(group, a->g.H / a->weight.Hd) : group;
 }
 
-static inline int64_t state_size(const alk_attn_spec *a) { return lanes_width(a->D) * (lanes_width(a->E) + 1); }
+static inline int64_t state_size(const alk_attn_spec *a) {
+  return lanes_width(a->D) * (lanes_width(a->E) + 1);
+}
 
 static inline line line_of(const alk_attn_spec *a, const double *sums, int64_t b, int64_t h0) {
-  line n = {.a = a, .b = b, .h0 = h0, .heads = line_heads(a), .hk = h0 / (a->g.H / a->g.Hkv), .Dw = lanes_width(a->D),
-            .Ew = lanes_width(a->E), .state = state_size(a)};
+  line n = {.a = a,
+            .b = b,
+            .h0 = h0,
+            .heads = line_heads(a),
+            .hk = h0 / (a->g.H / a->g.Hkv),
+            .Dw = lanes_width(a->D),
+            .Ew = lanes_width(a->E),
+            .state = state_size(a)};
   n.len = a->g.lengths ? least(most(a->g.lengths[b], 0), a->g.S) : a->g.S;
   if (sums) n.sums = sums + (b * a->weight.Hd + h0 / (a->g.H / a->weight.Hd)) * a->g.S;
   return n;
@@ -147,13 +162,16 @@ static inline line line_of(const alk_attn_spec *a, const double *sums, int64_t b
 
 typedef struct chunk {
   int64_t at, rows, keys; /* first token, query rows, keys below the length */
-  /* exp of the log decay, 1 without: from before the chunk to a row, from a key to the chunk's end, over
-   * the chunk, from before the segment to before the chunk, from the chunk's end to the segment's */
+  /* exp of the log decay, 1 without: from before the chunk to a row, from a key to the chunk's end,
+   * over the chunk, from before the segment to before the chunk, from the chunk's end to the
+   * segment's */
   real to_row[CHUNK], from_key[CHUNK], over, before, after;
 } chunk;
 
 /* sums at the last key before position p. */
-static inline double sum_before(const line *n, int64_t p) { return n->len > 0 ? n->sums[most(least(p, n->len) - 1, 0)] : 0; }
+static inline double sum_before(const line *n, int64_t p) {
+  return n->len > 0 ? n->sums[most(least(p, n->len) - 1, 0)] : 0;
+}
 
 static inline real decay_over(const line *n, int64_t from, int64_t to) {
   return n->sums ? vexp((real)(sum_before(n, to) - sum_before(n, from))) : 1;
@@ -169,7 +187,8 @@ static inline void open_chunk(const line *n, int64_t at, int64_t s0, int64_t s1,
   c->after = decay_over(n, at + c->rows, s1);
   if (!n->sums) return;
   const double start = sum_before(n, at), end = sum_before(n, at + c->rows);
-  for (int64_t i = 0; i < c->rows; i++) c->to_row[i] = vexp((real)(sum_before(n, at + i + 1) - start));
+  for (int64_t i = 0; i < c->rows; i++)
+    c->to_row[i] = vexp((real)(sum_before(n, at + i + 1) - start));
   for (int64_t j = 0; j < c->keys; j++) c->from_key[j] = vexp((real)(end - n->sums[at + j]));
 }
 
@@ -184,14 +203,17 @@ static inline void scale_rows(int64_t rows, int64_t width, const real *by, real 
     for (int64_t d = 0; d < width; d++) x[i * width + d] *= by[i];
 }
 
-/* state = over * state + sum_t x_t y_t^T over packed rows x (n_x elements, xw apart) and y (yw wide). */
-static inline void absorb(real *state, real over, int64_t terms, const real *x, int64_t n_x, int64_t xw, const real *y, int64_t yw) {
+/* state = over * state + sum_t x_t y_t^T over packed rows x (n_x elements, xw apart) and y (yw
+ * wide). */
+static inline void absorb(real *state, real over, int64_t terms, const real *x, int64_t n_x,
+                          int64_t xw, const real *y, int64_t yw) {
   if (over != 1) blend(n_x * yw, over, state, NULL, state);
   product(false, n_x, terms, &(factor){x, 1, xw}, y, yw, yw, true, 1, state, yw);
 }
 
 /* z = over * z + sum_t f_t x_t over packed rows; f may be NULL. */
-static inline void absorb_sum(real *z, real over, int64_t terms, const real *x, int64_t xw, const real *f) {
+static inline void absorb_sum(real *z, real over, int64_t terms, const real *x, int64_t xw,
+                              const real *f) {
   for (int64_t d = 0; d < xw; d++) z[d] *= over;
   for (int64_t t = 0; t < terms; t++)
     for (int64_t d = 0; d < xw; d++) z[d] += f ? f[t] * x[t * xw + d] : x[t * xw + d];

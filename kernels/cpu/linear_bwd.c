@@ -1,12 +1,12 @@
 /* linear_bwd.c: backward of chunked linear attention (contract: ../linear.h).
  *
- * With y = N / W the gradient of a weight is dw_ij = g_i.u_j + delta_i, g = dy / W, delta = dW - dy.y / W;
- * without it g = dy, delta = dW. With the states H, z before a chunk and R = sum g_i qh_i^T, r = sum
- * delta_i qh_i over the rows after it, both decayed to it,
- *     dqh_i = scale (H g_i + delta_i z) + chunk      dkh_j = scale (R u_j + r) + chunk      du_j = scale R kh_j + chunk
- * A segment is walked forward for the states before its chunks and then back. The gradient of the decay
- * of step t is the sum of w_ij dw_ij over the pairs j < t <= i: what two states, a state and the chunk,
- * or the chunk itself hold of it, none as a difference of long sums.
+ * With y = N / W the gradient of a weight is dw_ij = g_i.u_j + delta_i, g = dy / W, delta = dW -
+ * dy.y / W; without it g = dy, delta = dW. With the states H, z before a chunk and R = sum g_i
+ * qh_i^T, r = sum delta_i qh_i over the rows after it, both decayed to it, dqh_i = scale (H g_i +
+ * delta_i z) + chunk      dkh_j = scale (R u_j + r) + chunk      du_j = scale R kh_j + chunk A
+ * segment is walked forward for the states before its chunks and then back. The gradient of the
+ * decay of step t is the sum of w_ij dw_ij over the pairs j < t <= i: what two states, a state and
+ * the chunk, or the chunk itself hold of it, none as a difference of long sums.
  */
 #include "linear.h"
 
@@ -44,7 +44,9 @@ static int64_t after_size(const alk_attn_spec *a) {
   return a->g.B * (a->g.H / line_heads(a)) * alk_linear_segments(a->g.T) * state_size(a);
 }
 
-int64_t ALK_NAME(linear_bwd_scratch)(const alk_attn_spec *a, int64_t jobs) { return after_size(a) + jobs * layout_of(a).total; }
+int64_t ALK_NAME(linear_bwd_scratch)(const alk_attn_spec *a, int64_t jobs) {
+  return after_size(a) + jobs * layout_of(a).total;
+}
 
 typedef struct walk { /* one line by one job */
   line n;
@@ -54,27 +56,30 @@ typedef struct walk { /* one line by one job */
   const real *before; /* states at the ends of the segments of keys, [Dw][Ew] */
   real *after;        /* states from the starts of the segments of rows on, [Ew][Dw] */
   double *steps;      /* (S) of the line, or NULL */
-  real *x_k, *x_kt, *x_u, *x_ut, *x_q, *x_g, *x_dq, *x_dk, *x_du, *x_s, *x_p, *x_row, *x_delta, *past, *local, *whole, *turned;
+  real *x_k, *x_kt, *x_u, *x_ut, *x_q, *x_g, *x_dq, *x_dk, *x_du, *x_s, *x_p, *x_row, *x_delta,
+      *past, *local, *whole, *turned;
 } walk;
 
 static bool sums_weights(const walk *w) { return w->n.a->stat != ALK_STAT_NONE; }
 static int64_t z_at(const walk *w) { return w->n.Dw * w->n.Ew; }
 
-/* ---- loading -------------------------------------------------------------------------------------- */
+/* ---- loading
+ * -------------------------------------------------------------------------------------- */
 
 static void load_keys(const walk *w, const chunk *c) {
   const alk_attn_spec *a = w->n.a;
   const int64_t Hkv = a->g.Hkv;
   pack_rows(a->map, c->keys, a->D, w->k + c->at * Hkv * a->D, Hkv * a->D, NULL, 0, w->x_k, w->n.Dw);
-  pack_rows(ALK_MAP_IDENTITY, c->keys, a->E, w->v + c->at * Hkv * a->E, Hkv * a->E, w->b ? w->b + c->at * Hkv : NULL, Hkv, w->x_u,
-            w->n.Ew);
+  pack_rows(ALK_MAP_IDENTITY, c->keys, a->E, w->v + c->at * Hkv * a->E, Hkv * a->E,
+            w->b ? w->b + c->at * Hkv : NULL, Hkv, w->x_u, w->n.Ew);
 }
 
 /* q, g and delta of the chunk's rows of head h of the line. */
 static void load_rows(const walk *w, const chunk *c, int64_t h) {
   const alk_attn_spec *a = w->n.a;
   const int64_t H = a->g.H, T = a->g.T;
-  pack_rows(a->map, c->rows, a->D, w->q + (c->at * H + h) * a->D, H * a->D, NULL, 0, w->x_q, w->n.Dw);
+  pack_rows(a->map, c->rows, a->D, w->q + (c->at * H + h) * a->D, H * a->D, NULL, 0, w->x_q,
+            w->n.Dw);
   for (int64_t i = 0; i < c->rows; i++) {
     const int64_t t = c->at + i;
     const real *dy = w->dy + (t * H + h) * a->E, *y = w->y + (t * H + h) * a->E;
@@ -93,10 +98,12 @@ static void load_rows(const walk *w, const chunk *c, int64_t h) {
 /* to [c][r] = from [r][c], both of padded sizes. */
 static void turn(const real *from, int64_t rows, int64_t columns, real *to) {
   for (int64_t r = 0; r < rows; r += LANES)
-    for (int64_t c = 0; c < columns; c += LANES) transpose(from + r * columns + c, columns, to + c * rows + r, rows);
+    for (int64_t c = 0; c < columns; c += LANES)
+      transpose(from + r * columns + c, columns, to + c * rows + r, rows);
 }
 
-/* ---- states --------------------------------------------------------------------------------------- */
+/* ---- states
+ * --------------------------------------------------------------------------------------- */
 
 /* The chunk's rows of one head, loaded, join the local state; q is no longer what it was. */
 static void take_rows(const walk *w, const chunk *c, real over) {
@@ -112,7 +119,8 @@ static void clear(const walk *w) { memset(w->local, 0, (size_t)w->n.state * size
 static void join_segment(const walk *w, int64_t s, const real *local) {
   const int64_t size = w->n.state, s0 = s * SEGMENT, T = w->n.a->g.T;
   real *state = w->after + s * size;
-  if (s + 1 < alk_linear_segments(T)) blend(size, decay_over(&w->n, s0, least(s0 + SEGMENT, T)), state + size, local, state);
+  if (s + 1 < alk_linear_segments(T))
+    blend(size, decay_over(&w->n, s0, least(s0 + SEGMENT, T)), state + size, local, state);
   else if (local != state) memcpy(state, local, (size_t)size * sizeof(real));
 }
 
@@ -142,7 +150,8 @@ static void fill_past(const walk *w, int64_t s, int64_t s0, int64_t s1) {
   }
 }
 
-/* ---- gradients of a chunk ------------------------------------------------------------------------- */
+/* ---- gradients of a chunk
+ * ------------------------------------------------------------------------- */
 
 static void store_queries(const walk *w, const chunk *c, int64_t h) {
   const alk_attn_spec *a = w->n.a;
@@ -191,7 +200,8 @@ static void queries_from_state(const walk *w, const chunk *c, const real *H) {
     return;
   }
   const real scale = (real)w->n.a->scale, *z = H + z_at(w);
-  product(true, c->rows, w->n.a->E, &(factor){w->x_g, w->n.Ew, 1}, H, Dw, Dw, false, scale, w->x_dq, Dw);
+  product(true, c->rows, w->n.a->E, &(factor){w->x_g, w->n.Ew, 1}, H, Dw, Dw, false, scale, w->x_dq,
+          Dw);
   for (int64_t i = 0; sums_weights(w) && i < c->rows; i++) {
     const real f = scale * w->x_delta[i];
     for (int64_t d = 0; d < Dw; d++) w->x_dq[i * Dw + d] += f * z[d];
@@ -211,7 +221,8 @@ static void keys_from_state(const walk *w, const chunk *c, const real *R) {
   const real scale = (real)a->scale, *r = R + z_at(w);
   turn(R, Ew, Dw, w->turned);
   product(true, c->keys, a->E, &(factor){w->x_u, Ew, 1}, R, Dw, Dw, false, scale, w->x_dk, Dw);
-  product(true, c->keys, a->D, &(factor){w->x_k, Dw, 1}, w->turned, Ew, Ew, false, scale, w->x_du, Ew);
+  product(true, c->keys, a->D, &(factor){w->x_k, Dw, 1}, w->turned, Ew, Ew, false, scale, w->x_du,
+          Ew);
   for (int64_t j = 0; sums_weights(w) && j < c->keys; j++)
     for (int64_t d = 0; d < Dw; d++) w->x_dk[j * Dw + d] += scale * r[d];
   if (!w->n.sums) return;
@@ -219,8 +230,8 @@ static void keys_from_state(const walk *w, const chunk *c, const real *R) {
   scale_rows(c->keys, Ew, c->from_key, w->x_du);
 }
 
-/* s and p of row i, scores and g.u of its first `keys` keys, become w and ds; steps: row sum minus column sum
- * of w dw, at each token of the chunk, or NULL. */
+/* s and p of row i, scores and g.u of its first `keys` keys, become w and ds; steps: row sum minus
+ * column sum of w dw, at each token of the chunk, or NULL. */
 static void slope_row(const walk *w, const chunk *c, int64_t i, int64_t keys, double *steps) {
   real *s = w->x_s + i * CHUNK, *p = w->x_p + i * CHUNK;
   const real scale = (real)w->n.a->scale, delta = w->x_delta[i];
@@ -273,9 +284,10 @@ static void run_pairs(const walk *w, const chunk *c, int64_t h, double *steps) {
     rows = rows_at(r, corner ? c->keys : c->rows); /* a block has the corner or sees all keys */
     const int64_t seen = corner ? r + rows : c->keys, width = lanes_width(seen);
     fetch(w, c, h, r, rows);
-    product(true, rows, a->D, &(factor){w->x_q + r * Dw, Dw, 1}, w->x_kt, CHUNK, width, false, scale, w->x_s + r * CHUNK, CHUNK);
-    product(true, rows, a->E, &(factor){w->x_g + r * Ew, Ew, 1}, w->x_ut, CHUNK, width, false, w->n.sums ? 1 : scale,
-            w->x_p + r * CHUNK, CHUNK);
+    product(true, rows, a->D, &(factor){w->x_q + r * Dw, Dw, 1}, w->x_kt, CHUNK, width, false,
+            scale, w->x_s + r * CHUNK, CHUNK);
+    product(true, rows, a->E, &(factor){w->x_g + r * Ew, Ew, 1}, w->x_ut, CHUNK, width, false,
+            w->n.sums ? 1 : scale, w->x_p + r * CHUNK, CHUNK);
     for (int64_t i = r; i < r + rows; i++) slope_row(w, c, i, corner ? i + 1 : seen, steps);
     const factor ds = {w->x_p + r * CHUNK, CHUNK, 1};
     for (int64_t d = 0; d < Dw; d += WIDTH) {
@@ -288,9 +300,11 @@ static void run_pairs(const walk *w, const chunk *c, int64_t h, double *steps) {
     keys = rows_at(j, c->keys);
     const factor ds = {w->x_p + j * CHUNK + j, 1, CHUNK}, s = {w->x_s + j * CHUNK + j, 1, CHUNK};
     for (int64_t d = 0; d < Dw; d += WIDTH)
-      triangle_for(false, (int)keys, vectors_at(d, Dw))(c->rows - j, &ds, w->x_q + j * Dw + d, Dw, true, 1, w->x_dk + j * Dw + d, Dw);
+      triangle_for(false, (int)keys, vectors_at(d, Dw))(c->rows - j, &ds, w->x_q + j * Dw + d, Dw,
+                                                        true, 1, w->x_dk + j * Dw + d, Dw);
     for (int64_t e = 0; e < Ew; e += WIDTH)
-      triangle_for(false, (int)keys, vectors_at(e, Ew))(c->rows - j, &s, w->x_g + j * Ew + e, Ew, true, 1, w->x_du + j * Ew + e, Ew);
+      triangle_for(false, (int)keys, vectors_at(e, Ew))(c->rows - j, &s, w->x_g + j * Ew + e, Ew,
+                                                        true, 1, w->x_du + j * Ew + e, Ew);
   }
 }
 
@@ -304,24 +318,27 @@ static double across(const walk *w, const chunk *c, const real *H, const real *R
   return sum * a->scale * (double)c->over;
 }
 
-/* Gradients of the chunk; H: the state before it, R: after it, or NULL. Its rows join the local state when
- * an earlier chunk will read it. */
+/* Gradients of the chunk; H: the state before it, R: after it, or NULL. Its rows join the local
+ * state when an earlier chunk will read it. */
 static void run_chunk(const walk *w, const chunk *c, const real *H, const real *R, bool take) {
   const alk_attn_spec *a = w->n.a;
   const int64_t Dw = w->n.Dw;
-  double inside[CHUNK] = {0}, row[CHUNK] = {0}, key[CHUNK] = {0}; /* parts of the decay's gradient */
-  double sum = w->steps ? across(w, c, H, R) : 0;                  /* R may be the local state, which moves on */
+  double inside[CHUNK] = {0}, row[CHUNK] = {0},
+         key[CHUNK] = {0};                        /* parts of the decay's gradient */
+  double sum = w->steps ? across(w, c, H, R) : 0; /* R may be the local state, which moves on */
   load_keys(w, c);
   if (c->keys > 0) {
     pack_columns(w->x_k, Dw, c->keys, a->D, w->x_kt);
     pack_columns(w->x_u, w->n.Ew, c->keys, a->E, w->x_ut);
   }
   keys_from_state(w, c, R);
-  for (int64_t j = 0; w->steps && R && j < c->keys; j++) key[j] = (double)row_dot(a->D, w->x_k + j * Dw, w->x_dk + j * Dw);
+  for (int64_t j = 0; w->steps && R && j < c->keys; j++)
+    key[j] = (double)row_dot(a->D, w->x_k + j * Dw, w->x_dk + j * Dw);
   for (int64_t h = 0; h < w->n.heads; h++) {
     load_rows(w, c, h);
     queries_from_state(w, c, H);
-    for (int64_t i = 0; w->steps && H && i < c->rows; i++) row[i] += (double)row_dot(a->D, w->x_q + i * Dw, w->x_dq + i * Dw);
+    for (int64_t i = 0; w->steps && H && i < c->rows; i++)
+      row[i] += (double)row_dot(a->D, w->x_q + i * Dw, w->x_dq + i * Dw);
     run_pairs(w, c, h, w->steps ? inside : NULL);
     store_queries(w, c, h);
     if (take) take_rows(w, c, h == 0 ? c->over : 1);
@@ -337,9 +354,11 @@ static void run_chunk(const walk *w, const chunk *c, const real *H, const real *
   }
 }
 
-/* ---- segments ------------------------------------------------------------------------------------- */
+/* ---- segments
+ * ------------------------------------------------------------------------------------- */
 
-/* Gradients of segment s, causal, given the state after it; `keep`: leaves the state from its start on. */
+/* Gradients of segment s, causal, given the state after it; `keep`: leaves the state from its start
+ * on. */
 static void run_segment(const walk *w, int64_t s, bool keep) {
   const int64_t T = w->n.a->g.T, s0 = s * SEGMENT, s1 = least(s0 + SEGMENT, T), size = w->n.state;
   const bool more = s1 < T;
@@ -350,7 +369,8 @@ static void run_segment(const walk *w, int64_t s, bool keep) {
     open_chunk(&w->n, at, s0, s1, &c);
     const real *R = w->local, *H = w->past + (at - s0) / CHUNK * size;
     if (more) blend(size, c.after, w->after + (s + 1) * size, w->local, w->whole), R = w->whole;
-    run_chunk(w, &c, least(at, w->n.len) > 0 ? H : NULL, at + c.rows < T ? R : NULL, keep || at > s0);
+    run_chunk(w, &c, least(at, w->n.len) > 0 ? H : NULL, at + c.rows < T ? R : NULL,
+              keep || at > s0);
   }
   if (keep) join_segment(w, s, w->local);
 }
@@ -376,7 +396,8 @@ static void sum_segment(const walk *w, int64_t s, const real *H) {
   memcpy(w->after + s * w->n.state, w->local, (size_t)w->n.state * sizeof(real));
 }
 
-/* dq and local states of rows that see every key; the state over all keys is turned for each segment. */
+/* dq and local states of rows that see every key; the state over all keys is turned for each
+ * segment. */
 static void run_rows(const walk *w, int64_t s) {
   if (w->n.len > 0) {
     const real *all = w->before + (alk_linear_segments(w->n.a->g.S) - 1) * w->n.state;
@@ -399,7 +420,8 @@ static void run_keys(const walk *w, int64_t s) {
   }
 }
 
-/* ---- lines ---------------------------------------------------------------------------------------- */
+/* ---- lines
+ * ---------------------------------------------------------------------------------------- */
 
 typedef struct task {
   const alk_attn_spec *a;
@@ -414,19 +436,27 @@ static walk walk_of(const task *t, int64_t n, int64_t job) {
   const alk_linear_grad *g = t->t;
   const int64_t b = n / t->lines, h0 = n % t->lines * line_heads(a);
   walk w = {.n = line_of(a, g->sums, b, h0), .add = n % t->shared != 0};
-  const int64_t keys = b * a->g.S * a->g.Hkv + w.n.hk, rows = b * a->g.T * a->g.H + h0, stats = (b * a->g.H + h0) * a->g.T;
-  w.q = (const real *)g->q + rows * a->D, w.k = (const real *)g->k + keys * a->D, w.v = (const real *)g->v + keys * a->E;
-  w.b = g->b ? (const real *)g->b + keys : NULL, w.y = (const real *)g->y + rows * a->E, w.W = (const real *)g->W + stats;
-  w.dy = (const real *)g->dy + rows * a->E, w.dW = g->dW && a->stat != ALK_STAT_NONE ? (const real *)g->dW + stats : NULL;
-  w.dq = (real *)g->dq + rows * a->D, w.dk = (real *)g->dk + keys * a->D, w.dv = (real *)g->dv + keys * a->E;
+  const int64_t keys = b * a->g.S * a->g.Hkv + w.n.hk, rows = b * a->g.T * a->g.H + h0,
+                stats = (b * a->g.H + h0) * a->g.T;
+  w.q = (const real *)g->q + rows * a->D, w.k = (const real *)g->k + keys * a->D,
+  w.v = (const real *)g->v + keys * a->E;
+  w.b = g->b ? (const real *)g->b + keys : NULL, w.y = (const real *)g->y + rows * a->E,
+  w.W = (const real *)g->W + stats;
+  w.dy = (const real *)g->dy + rows * a->E,
+  w.dW = g->dW && a->stat != ALK_STAT_NONE ? (const real *)g->dW + stats : NULL;
+  w.dq = (real *)g->dq + rows * a->D, w.dk = (real *)g->dk + keys * a->D,
+  w.dv = (real *)g->dv + keys * a->E;
   w.db = g->b ? (real *)g->db + keys : NULL;
   w.before = (const real *)g->states + n * alk_linear_segments(a->g.S) * w.n.state;
   w.after = t->after + n * alk_linear_segments(a->g.T) * w.n.state;
   w.steps = g->ddecay ? g->steps + (b * a->g.H + h0) * a->g.S : NULL;
   real *x = t->scratch + job * t->l.total;
-  w.x_k = x + t->l.k, w.x_kt = x + t->l.kt, w.x_u = x + t->l.u, w.x_ut = x + t->l.ut, w.x_q = x + t->l.q, w.x_g = x + t->l.g;
-  w.x_dq = x + t->l.dq, w.x_dk = x + t->l.dk, w.x_du = x + t->l.du, w.x_s = x + t->l.s, w.x_p = x + t->l.p, w.x_row = x + t->l.row;
-  w.x_delta = x + t->l.delta, w.past = x + t->l.past, w.local = x + t->l.local, w.whole = x + t->l.whole, w.turned = x + t->l.turned;
+  w.x_k = x + t->l.k, w.x_kt = x + t->l.kt, w.x_u = x + t->l.u, w.x_ut = x + t->l.ut,
+  w.x_q = x + t->l.q, w.x_g = x + t->l.g;
+  w.x_dq = x + t->l.dq, w.x_dk = x + t->l.dk, w.x_du = x + t->l.du, w.x_s = x + t->l.s,
+  w.x_p = x + t->l.p, w.x_row = x + t->l.row;
+  w.x_delta = x + t->l.delta, w.past = x + t->l.past, w.local = x + t->l.local,
+  w.whole = x + t->l.whole, w.turned = x + t->l.turned;
   return w;
 }
 
@@ -439,7 +469,8 @@ static void run_heads(const task *t, int64_t job, int64_t jobs) {
     const walk w = walk_of(t, n, job);
     for (int64_t s = rows - 1; t->a->g.causal && s >= 0; s--) run_segment(&w, s, s > 0);
     if (t->a->g.causal) continue;
-    for (int64_t s = rows - 1; s >= 0; s--) run_rows(&w, s), join_segment(&w, s, w.after + s * w.n.state);
+    for (int64_t s = rows - 1; s >= 0; s--)
+      run_rows(&w, s), join_segment(&w, s, w.after + s * w.n.state);
     for (int64_t s = 0; s < keys; s++) run_keys(&w, s);
   }
 }
@@ -465,15 +496,24 @@ static void sum_steps(const task *t, real *ddecay) {
     for (int64_t s = 0; s < S; s++)
       for (int64_t d = 0; d < Hd; d++) {
         double sum = 0;
-        for (int64_t h = d * heads; h < (d + 1) * heads; h += step) sum += t->t->steps[(b * a->g.H + h) * S + s];
+        for (int64_t h = d * heads; h < (d + 1) * heads; h += step)
+          sum += t->t->steps[(b * a->g.H + h) * S + s];
         ddecay[(b * S + s) * Hd + d] = (real)sum;
       }
 }
 
-void ALK_NAME(linear_bwd)(const alk_attn_spec *a, const alk_linear_grad *g, void *scratch, int64_t jobs) {
-  const task t = {.a = a, .t = g, .after = scratch, .scratch = (real *)scratch + after_size(a), .l = layout_of(a),
-                  .lines = a->g.H / line_heads(a), .shared = a->g.H / a->g.Hkv / line_heads(a)};
-  if (g->ddecay) memset(g->steps, 0, (size_t)(a->g.B * a->g.H * a->g.S) * sizeof(double)); /* hidden keys have none */
+void ALK_NAME(linear_bwd)(const alk_attn_spec *a, const alk_linear_grad *g, void *scratch,
+                          int64_t jobs) {
+  const task t = {.a = a,
+                  .t = g,
+                  .after = scratch,
+                  .scratch = (real *)scratch + after_size(a),
+                  .l = layout_of(a),
+                  .lines = a->g.H / line_heads(a),
+                  .shared = a->g.H / a->g.Hkv / line_heads(a)};
+  if (g->ddecay)
+    memset(g->steps, 0,
+           (size_t)(a->g.B * a->g.H * a->g.S) * sizeof(double)); /* hidden keys have none */
   if (jobs <= a->g.B * a->g.Hkv) {
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
     for (int64_t job = 0; job < jobs; job++) run_heads(&t, job, jobs);
@@ -482,7 +522,8 @@ void ALK_NAME(linear_bwd)(const alk_attn_spec *a, const alk_linear_grad *g, void
     for (int64_t job = 0; job < jobs; job++) run_parts(&t, 0, job, jobs);
     for (int64_t n = 0; n < a->g.B * t.lines; n++) {
       const walk w = walk_of(&t, n, 0);
-      for (int64_t s = alk_linear_segments(a->g.T) - 1; s >= 0; s--) join_segment(&w, s, w.after + s * w.n.state);
+      for (int64_t s = alk_linear_segments(a->g.T) - 1; s >= 0; s--)
+        join_segment(&w, s, w.after + s * w.n.state);
     }
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
     for (int64_t job = 0; job < jobs; job++) run_parts(&t, 1, job, jobs);

@@ -31,7 +31,8 @@ static inline real inverse(double d) {
   return d < least ? 0 : R(1 / d);
 }
 
-static inline real scale_of(int kind, int64_t n, double eps, real m, const real *x, double logscale) {
+static inline real scale_of(int kind, int64_t n, double eps, real m, const real *x,
+                            double logscale) {
   const double q = squares(n, x, m);
   /* eps = 0 stays 0 where the exponential overflows */
   if (kind == ALK_NORM_L2) {
@@ -43,7 +44,7 @@ static inline real scale_of(int kind, int64_t n, double eps, real m, const real 
 
 /* dx = s (a - mean a - xh mean(a xh)) with a = gain g; rms drops the first mean, l2 has sums. */
 static inline void row_dx(int kind, int64_t n, const real *x, const real *gain, real m, real s,
-                   const real *g, real *restrict dx) {
+                          const real *g, real *restrict dx) {
   if (s <= 0) {
     for (int64_t i = 0; i < n; i++) dx[i] = 0;
     return;

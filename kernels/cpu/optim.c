@@ -1,4 +1,5 @@
-/* optim.c: AdamW and SGD updates, the sum of squares; one parallel loop over the blocks of all parameters. */
+/* optim.c: AdamW and SGD updates, the sum of squares; one parallel loop over the blocks of all
+ * parameters. */
 #include "../optim.h"
 #include <math.h>
 
@@ -16,7 +17,8 @@ static int64_t blocks_of(int n_tasks, const alk_optim_task *t) {
 }
 
 /* Block b of the list: its parameter, and the elements [from, to) of it. */
-static const alk_optim_task *find(int n_tasks, const alk_optim_task *t, int64_t b, int64_t *from, int64_t *to) {
+static const alk_optim_task *find(int n_tasks, const alk_optim_task *t, int64_t b, int64_t *from,
+                                  int64_t *to) {
   int lo = 0;
   for (int hi = n_tasks; hi - lo > 1;) {
     const int mid = (lo + hi) / 2;
@@ -54,7 +56,8 @@ double ALK_NAME(optim_squares)(int n_tasks, const alk_optim_task *tasks, double 
 
 void ALK_NAME(adamw)(int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s) {
   const int64_t blocks = blocks_of(n_tasks, tasks);
-  const real b1 = (real)s->beta1, b2 = (real)s->beta2, a1 = (real)(1 - s->beta1), a2 = (real)(1 - s->beta2);
+  const real b1 = (real)s->beta1, b2 = (real)s->beta2, a1 = (real)(1 - s->beta1),
+             a2 = (real)(1 - s->beta2);
   const real scale = (real)s->scale, rate = (real)(s->lr / s->correct1);
   const real root = (real)(1 / s->correct2), eps = (real)s->eps;
 #pragma omp parallel for schedule(static) if (blocks > SERIAL_BLOCKS)

@@ -79,7 +79,8 @@ static inline void map_row(int map, int64_t n, const real *x, real *y) {
     for (int64_t d = 0; d < n; d++) y[d] = x[d] * r;
     break;
   }
-  default: memcpy(y, x, (size_t)n * sizeof *y);
+  default:
+    memcpy(y, x, (size_t)n * sizeof *y);
   }
 }
 
@@ -105,13 +106,15 @@ static inline void map_row_bwd(int map, int64_t n, const real *x, const real *dy
     for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * s - x[d] * t;
     break;
   }
-  default: memcpy(dx, dy, (size_t)n * sizeof *dx);
+  default:
+    memcpy(dx, dy, (size_t)n * sizeof *dx);
   }
 }
 
-/* y[i] (width apart, zero past n) = b_i phi(x[i]) for `rows` vectors `stride` apart; b may be NULL. */
-static inline void pack_rows(int map, int64_t rows, int64_t n, const real *x, int64_t stride, const real *b, int64_t b_stride,
-                             real *y, int64_t width) {
+/* y[i] (width apart, zero past n) = b_i phi(x[i]) for `rows` vectors `stride` apart; b may be NULL.
+ */
+static inline void pack_rows(int map, int64_t rows, int64_t n, const real *x, int64_t stride,
+                             const real *b, int64_t b_stride, real *y, int64_t width) {
   for (int64_t i = 0; i < rows; i++) {
     real *to = y + i * width;
     map_row(map, n, x + i * stride, to);

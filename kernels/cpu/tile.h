@@ -42,7 +42,8 @@ typedef struct factor {
   int64_t rs, ts;
 } factor;
 
-/* rows, nv and one stride of a are constants where this is inlined: the accumulators are registers. */
+/* rows, nv and one stride of a are constants where this is inlined: the accumulators are registers.
+ */
 TILE_INLINE void tile(const int rows, const int nv, int64_t n, const real *a, const int64_t rs,
                       const int64_t ts, const real *p, int64_t ps, bool add, real scale, real *out,
                       int64_t os) {
@@ -140,7 +141,8 @@ TILE_INLINE void transpose(const real *from, int64_t stride, real *to, int64_t l
   for (int l = 0; l < LANES; l++) *(vec_at *)(to + l * ld) = x[l];
 }
 
-/* panel[d][j] = x_j[d] for `keys` vectors, stride apart, and `depth` channels; columns past them are 0. */
+/* panel[d][j] = x_j[d] for `keys` vectors, stride apart, and `depth` channels; columns past them
+ * are 0. */
 static void pack_columns(const real *x, int64_t stride, int64_t keys, int64_t depth, real *panel) {
   for (int64_t j = 0; j < KEYS; j += LANES)
     for (int64_t d = 0; d < depth; d += LANES) {
@@ -158,8 +160,8 @@ static void pack_columns(const real *x, int64_t stride, int64_t keys, int64_t de
  * [lo[r], hi[r]), both ascending in r. First what rows see alone before all do, then the common
  * range, then what is left of each. */
 static inline void add_range(bool row_wise, int rows, int nv, const int64_t *lo, const int64_t *hi,
-                      int64_t t0, int64_t t1, const factor *f, const real *panel, int64_t ps,
-                      real scale, real *out, int64_t os) {
+                             int64_t t0, int64_t t1, const factor *f, const real *panel, int64_t ps,
+                             real scale, real *out, int64_t os) {
   const int64_t f0 = most(lo[rows - 1], t0), f1 = most(least(hi[0], t1), f0);
   tile_fn *one = tile_for(row_wise, 1, nv);
   for (int r = 0; r < rows; r++) {

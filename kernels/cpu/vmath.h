@@ -3,8 +3,9 @@
  *
  * f32: no libm call, no table, no branch: range reduction, one polynomial, selects. The polynomials
  * are minimax fits (Remez) on the ranges given beside them. Below is the worst error seen against
- * f64, in ulp of the result, over every 4999th bit pattern (vpow: 3 million random pairs): a sample,
- * not a bound for all floats. Infinities, NaN, overflow and denormal results are right. f64: libm.
+ * f64, in ulp of the result, over every 4999th bit pattern (vpow: 3 million random pairs): a
+ * sample, not a bound for all floats. Infinities, NaN, overflow and denormal results are right.
+ * f64: libm.
  *
  *     vexp     1.0   vlog    0.9   vtanh     2.2   vsinh  1.5   verf  2.4   vgauss  1.1
  *     vexpm1   1.4   vlog1p  0.9   vsigmoid  2.0   vcosh  1.5   vphi  4.7   vpow    0.8

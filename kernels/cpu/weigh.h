@@ -57,12 +57,16 @@ WEIGH_INLINE void series(const real *c, int n, const real *x, real *y) {
   for (int i = n - 2; i >= 0; i--) EACH_LANE y[l] = y[l] * x[l] + c[i];
 }
 
-WEIGH_INLINE void polynomial(const plan *p, const real *x, real *y) { series(p->c, p->terms, x, y); }
-WEIGH_INLINE void polynomial_slope(const plan *p, const real *x, real *dy) { series(p->slope, p->terms - 1, x, dy); }
+WEIGH_INLINE void polynomial(const plan *p, const real *x, real *y) {
+  series(p->c, p->terms, x, y);
+}
+WEIGH_INLINE void polynomial_slope(const plan *p, const real *x, real *dy) {
+  series(p->slope, p->terms - 1, x, dy);
+}
 
 /* Entries of one group; e is read with decay only. */
 WEIGH_INLINE void weigh(const plan *p, const int f, const bool decay, const real *s, const real *e,
-                  real m, real *w) {
+                        real m, real *w) {
   real x[GROUP];
   cap(p, s, x);
   clamp(p, x);
