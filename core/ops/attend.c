@@ -89,15 +89,6 @@ static al_status forward(al_ctx *c, al_call *k) {
   return al_error(c);
 }
 
-/* Sum over heads of each one's part of the gradient of the coefficients. */
-static void sum_parts(al_tensor *t, const double *parts, int64_t heads, int n, const double *base) {
-  double sum[ALK_MAX_COEFFICIENTS] = {0};
-  for (int64_t h = 0; h < heads; h++)
-    for (int i = 0; i < n; i++) sum[i] += parts[h * n + i];
-  for (int i = 0; i < n; i++) sum[i] *= base[i];
-  al_write(t, sum, n);
-}
-
 static al_status backward(al_ctx *c, al_call *k) {
   double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
   const alk_attn_spec a = spec_of(k, factors, base);
@@ -138,7 +129,7 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (dsums)
       alk_decay_sums_bwd(dtype)(a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
                                 al_data(k->din[DECAY]));
-    if (parts) sum_parts(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n, base);
+    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n, base);
   }
   al_release(dy);
   al_release(dsums);

@@ -98,16 +98,6 @@ static al_status forward(al_ctx *c, al_call *k) {
   return AL_OK;
 }
 
-/* Each head's part of the gradient of the coefficients, added up in order. */
-static al_status sum_coefficients(al_tensor *t, const double *parts, int64_t heads, int n,
-                                  const double *base) {
-  double sum[ALK_MAX_COEFFICIENTS] = {0};
-  for (int64_t h = 0; h < heads; h++)
-    for (int i = 0; i < n; i++) sum[i] += parts[h * n + i];
-  for (int i = 0; i < n; i++) sum[i] *= base[i];
-  return al_write(t, sum, n);
-}
-
 static al_status backward(al_ctx *c, al_call *k) {
   double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
   const alk_weight_spec spec = spec_of(k, factors, base);
