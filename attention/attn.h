@@ -1,8 +1,9 @@
 /* attn.h: what an attention variant is, for whoever writes one, and how it is created and run.
  *
- * A family is one file in attention/variants/ that ends with ATTN_FAMILY(<stem>, ...); the build
- * finds it by its name. Its options are al_arg rows, its named presets are rows. It computes its
- * output by ops (al_op), so gradients, f64 and every check come for free.
+ * A family is one file that ends with ATTN_FAMILY(<stem>, ...): in attention/variants/ the build
+ * finds it by its name, elsewhere the same file compiled with -DATTN_PLUGIN is a plug-in (a shared
+ * object, see "plug-ins" below). Its options are al_arg rows, its named presets are rows. It
+ * computes its output by ops (al_run), so gradients, f64 and every check come for free.
  *
  * Layout: q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), x (B,T,width), output (B,T,H,E).
  */
@@ -11,6 +12,8 @@
 #include "../core/attnlab.h"
 
 #define ATTN_ABI 1
+
+typedef struct attn_state attn_state; /* see "state" below */
 
 typedef struct attn_sizes {
   int64_t heads, kv_heads, head_dim, value_dim; /* H, Hkv (divides H), D, E */
@@ -36,6 +39,11 @@ typedef struct attn_in {
   bool causal;
   int64_t offset; /* query row i stands at key position i + offset */
   bool training;  /* dropout is active */
+  /* Only where the family declares a state; then T = S, causal, offset 0. The tokens follow those
+   * that `state` has seen, and the family puts every component of the state after them into `next`.
+   * lengths count the keys of this call. NULL otherwise. */
+  const attn_state *state;
+  attn_state *next;
   /* since ABI 1 up to here */
 } attn_in;
 
@@ -81,12 +89,106 @@ typedef struct attn_family {
    */
   void (*plan)(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf,
                size_t n);
+  /* Puts the components of an empty state for `batch` sequences into st (attn_state_put). May
+   * refuse, with the size and what would fit. NULL: forward never sees a state; decoding keeps all
+   * inputs and runs forward on all of them again ("replay"), which is right and slow. */
+  al_status (*state)(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_t batch,
+                     al_dtype dtype, attn_state *st);
+  /* Why reverse-mode gradients of these options are not those of the values by design (rounding
+   * with a straight-through gradient, say), else NULL. Detaching alone needs no exemption. */
+  const char *(*exempt)(const al_opts *o);
+  /* The variant written out: kind "latex" or "torch" (a self-contained function of q, k, v, x and
+   * parameters). False where it has none. May be NULL. */
+  bool (*source)(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n);
+  /* Runs once before the family is registered; an error refuses it. May be NULL. */
+  al_status (*init)(al_ctx *c);
   /* ABI 1 ends here */
 } attn_family;
 
-#define ATTN_FAMILY(stem, ...)                                                                     \
+/* ---- state ---------------------------------------------------------------------------------- */
+
+/* What a sequence carries from token to token, the same struct in training and in decoding: tensors
+ * by name ("numerator", "denominator", "count", "k", "v"), the batch first. They may carry history,
+ * so a backward pass goes through a state into what made it. A call never changes the state it was
+ * given; it makes the next one. */
+AL_API al_tensor *attn_state_get(const attn_state *st, const char *name); /* borrowed, or NULL */
+/* Adds or replaces a component; takes a reference of its own. doc is a constant. */
+AL_API al_status attn_state_put(al_ctx *c, attn_state *st, const char *name, al_tensor *t,
+                                const char *doc);
+AL_API int64_t attn_state_batch(const attn_state *st);
+AL_API int64_t attn_state_position(const attn_state *st); /* tokens seen */
+AL_API int attn_state_count(const attn_state *st);
+AL_API al_tensor *attn_state_at(const attn_state *st, int i, const char **name, const char **doc);
+AL_API int64_t attn_state_size(const attn_state *st); /* bytes, measured from the tensors */
+
+/* ---- plug-ins ------------------------------------------------------------------------------- */
+
+/* A plug-in reaches the program only through this table, so that it loads wherever the program's
+ * symbols are not global (stock lua5.4). With ATTN_PLUGIN the same names go through it. */
+#define ATTN_HOST_CALLS(X)                                                                         \
+  X(al_fail_at)                                                                                    \
+  X(al_error) X(al_nearest) X(al_dtype_name) X(al_dtype_size) X(al_tensor_new) X(al_tensor_full)   \
+      X(al_tensor_from) X(al_retain) X(al_release) X(al_type) X(al_ndim) X(al_size) X(al_shape)    \
+          X(al_stride) X(al_numel) X(al_data) X(al_read) X(al_shape_str) X(al_scope_begin)         \
+              X(al_scope_end) X(al_detach) X(al_grad_mode) X(al_opts_has) X(al_opts_given)         \
+                  X(al_opt_kind) X(al_opt_bool) X(al_opt_int) X(al_opt_num) X(al_opt_word)         \
+                      X(al_opt_is) X(al_opt_list) X(al_opts_text) X(al_run) X(al_run_into)         \
+                          X(attn_state_get) X(attn_state_put) X(attn_state_batch)                  \
+                              X(attn_state_position)
+typedef struct attn_host {
+  uint32_t abi, size; /* ATTN_ABI, sizeof(attn_host); grows only at the end */
+#define ATTN_HOST_MEMBER(f) __typeof__(f) *f;
+  ATTN_HOST_CALLS(ATTN_HOST_MEMBER)
+#undef ATTN_HOST_MEMBER
+} attn_host;
+
+/* The data object `attn_plugin_stamp` of a plug-in: read from the file before any code of it runs.
+ * sizes: of attn_family, attn_in, attn_host, al_arg, attn_preset, attn_param, attn_sizes. */
+#define ATTN_MAGIC "attnlab"
+enum { ATTN_STAMP_SIZES = 7 };
+typedef struct attn_plugin_stamp {
+  char magic[8];
+  uint32_t abi, sizes[ATTN_STAMP_SIZES];
+  char name[64]; /* of the family */
+} attn_plugin_stamp;
+#define ATTN_STAMP(stem)                                                                           \
+  {                                                                                                \
+    ATTN_MAGIC, ATTN_ABI,                                                                          \
+        {sizeof(attn_family), sizeof(attn_in),    sizeof(attn_host), sizeof(al_arg),               \
+         sizeof(attn_preset), sizeof(attn_param), sizeof(attn_sizes)},                             \
+        #stem                                                                                      \
+  }
+/* The function `attn_plugin` of a plug-in: its family, or NULL where it cannot work with `host`. */
+typedef const attn_family *attn_plugin_fn(const attn_host *host);
+
+#define ATTN_FAMILY_TABLE(stem, ...)                                                               \
   const attn_family attn_family_##stem = {                                                         \
       .abi = ATTN_ABI, .size = sizeof(attn_family), .name = #stem, __VA_ARGS__}
+#ifndef ATTN_PLUGIN
+#define ATTN_FAMILY ATTN_FAMILY_TABLE
+#else
+#include "plugin_calls.h"
+#define ATTN_FAMILY(stem, ...)                                                                     \
+  static ATTN_FAMILY_TABLE(stem, __VA_ARGS__);                                                     \
+  AL_API extern const attn_plugin_stamp attn_plugin_stamp_;                                        \
+  AL_API const attn_plugin_stamp attn_plugin_stamp_ __asm__("attn_plugin_stamp") =                 \
+      ATTN_STAMP(stem);                                                                            \
+  AL_API attn_plugin_fn attn_plugin;                                                               \
+  const attn_family *attn_plugin(const attn_host *host) {                                          \
+    if (host->abi != ATTN_ABI || host->size < sizeof(attn_host)) return NULL;                      \
+    attn_host_ = host;                                                                             \
+    return &attn_family_##stem;                                                                    \
+  }
+#endif
+
+/* Loads a plug-in and registers its family and presets for the rest of the process. Refused, with
+ * both sides named and nothing registered: a file that is no shared object of this machine, has no
+ * stamp, another ABI or other sizes; names that are taken; an init that fails. The same file again
+ * is the same family. */
+AL_API const attn_family *attn_plugin_load(al_ctx *c, const char *path);
+/* File and SHA-256 (64 hexadecimal digits) of a family that came from a plug-in; false for others.
+ */
+AL_API bool attn_plugin_of(const attn_family *f, const char **path, const char **hash);
 
 /* ---- registry ------------------------------------------------------------------------------- */
 
@@ -114,7 +216,7 @@ AL_API const attn_family *attn_family_of(const attn *a);
 AL_API const al_opts *attn_opts(const attn *a);
 AL_API const attn_sizes *attn_sizes_of(const attn *a);
 AL_API unsigned attn_claims(const attn *a);
-AL_API int64_t attn_state_bytes(const attn *a, int64_t t);
+AL_API int64_t attn_state_bytes(const attn *a, int64_t t); /* of one sequence, as declared */
 AL_API const char *attn_plan(const attn *a, int64_t T, char *buf,
                              size_t n); /* family.plan into buf; "" without one */
 AL_API al_tensor *attn_param_at(const attn *a, int i,
@@ -124,6 +226,20 @@ AL_API al_status attn_param_set(al_ctx *c, attn *a, int i,
 /* Checks every input at the border (argument named, both shapes shown), then runs the family. New
  * reference, or NULL. */
 AL_API al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in);
+/* Changes the options of a living instance. Parameters whose name and shape stay keep their tensor;
+ * new ones are made as attn_new makes them. On an error nothing has changed. */
+AL_API al_status attn_set(al_ctx *c, attn *a, const al_opts *opts);
+/* Empty state for `batch` sequences. Owned by the caller; attn_state_free. */
+AL_API attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch);
+AL_API attn_state *attn_state_copy(al_ctx *c, const attn_state *st); /* own storage, no history */
+AL_API void attn_state_free(attn_state *st);
+/* Output (B,T,H,E) of T further tokens after `st`, and the state after them in *next (owned by the
+ * caller; NULL on failure). As attn_forward with causal = true and offset 0, T = S. `detach`: no
+ * gradient flows into st. */
+AL_API al_tensor *attn_continue(al_ctx *c, attn *a, const attn_in *in, const attn_state *st,
+                                bool detach, attn_state **next);
+/* attn_forward of a causal call one token at a time, from state to state: the recurrent form. */
+AL_API al_tensor *attn_recur(al_ctx *c, attn *a, const attn_in *in);
 /* Formula, options, parameters, claims, source and note as text for people. free() it. */
 AL_API char *attn_describe(al_ctx *c, const char *name);
 #endif

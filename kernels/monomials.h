@@ -1,0 +1,47 @@
+/* monomials.h: the features of a polynomial weight, in the symmetric basis.
+ *
+ *   sum_n c_n (x.y)^n = sum_r w_r m_r(x) m_r(y)
+ *
+ * m_r are the monomials of the kept orders (c_n != 0), orders ascending; of one order n the
+ * C(D+n-1, n) products x_a1 .. x_an with a1 <= .. <= an, in lexicographic order. w_r is c_n times
+ * the number of index tuples that give the same product, n! / prod (multiplicity of each index)!.
+ * Order n follows from order n-1: the block of a first index a is x_a times the tail of order n-1
+ * whose first index is at least a, and that tail is contiguous.
+ */
+#ifndef ALK_MONOMIALS_H
+#define ALK_MONOMIALS_H
+#include "kernel.h"
+
+/* C(D+n-1, n); INT64_MAX where it does not fit. */
+static inline int64_t alk_monomials(int64_t D, int n) {
+  int64_t r = 1;
+  for (int k = 1; k <= n; k++) {
+    if (r > INT64_MAX / (D + k)) return INT64_MAX;
+    r = r * (D + k - 1) / k;
+  }
+  return r;
+}
+/* Features of all kept orders. */
+static inline int64_t alk_features(int64_t D, int n_coefficients, const double *coefficients) {
+  int64_t r = 0;
+  for (int n = 0; n < n_coefficients; n++) {
+    const int64_t more = coefficients[n] != 0 ? alk_monomials(D, n) : 0;
+    if (more > INT64_MAX - r) return INT64_MAX;
+    r += more;
+  }
+  return r;
+}
+
+/* w (R) of coefficients c_0 .. c_{n-1}. */
+ALK_KERNEL(monomial_weights, void,
+           (int64_t D, int n_coefficients, const double *coefficients, void *w))
+/* m (R) of x (D); only the pattern of zeros of the coefficients is read. scratch: none; orders that
+ * are not kept are made in `room`, 2 * the features of the highest order. */
+ALK_KERNEL(monomial_row, void,
+           (int64_t D, int n_coefficients, const double *coefficients, const void *x, void *m,
+            void *room))
+/* dx (D) += (dm/dx)^T dm; overwrites nothing else but room (as above, twice). */
+ALK_KERNEL(monomial_row_bwd, void,
+           (int64_t D, int n_coefficients, const double *coefficients, const void *x,
+            const void *dm, void *dx, void *room))
+#endif
