@@ -127,7 +127,8 @@ AL_API int64_t attn_state_size(const attn_state *st); /* bytes, measured from th
  * symbols are not global (stock lua5.4). With ATTN_PLUGIN the same names go through it. */
 #define ATTN_HOST_CALLS(X)                                                                         \
   X(al_fail_at)                                                                                    \
-  X(al_error) X(al_nearest) X(al_dtype_name) X(al_dtype_size) X(al_tensor_new) X(al_tensor_full)   \
+  X(al_error)                                                                                      \
+  X(al_nearest) X(al_dtype_name) X(al_dtype_size) X(al_tensor_new) X(al_tensor_full)               \
       X(al_tensor_from) X(al_retain) X(al_release) X(al_type) X(al_ndim) X(al_size) X(al_shape)    \
           X(al_stride) X(al_numel) X(al_data) X(al_read) X(al_shape_str) X(al_scope_begin)         \
               X(al_scope_end) X(al_detach) X(al_grad_mode) X(al_opts_has) X(al_opts_given)         \
@@ -231,6 +232,9 @@ AL_API al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in);
 AL_API al_status attn_set(al_ctx *c, attn *a, const al_opts *opts);
 /* Empty state for `batch` sequences. Owned by the caller; attn_state_free. */
 AL_API attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch);
+/* A state of `a` out of n components by name (as attn_state_at gave them), shapes checked. */
+AL_API attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n,
+                                      const char *const *names, al_tensor *const *t);
 AL_API attn_state *attn_state_copy(al_ctx *c, const attn_state *st); /* own storage, no history */
 AL_API void attn_state_free(attn_state *st);
 /* Output (B,T,H,E) of T further tokens after `st`, and the state after them in *next (owned by the

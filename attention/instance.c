@@ -1,20 +1,10 @@
 /* instance.c: one attention with its options, sizes and parameters; the border where inputs are
  * checked for every family alike. */
-#include "attn.h"
+#include "state.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct attn {
-  const attn_family *family;
-  al_opts *opts;
-  attn_sizes sizes;
-  al_dtype dtype;
-  int n;
-  attn_param rows[ATTN_MAX_PARAMS];
-  al_tensor *p[ATTN_MAX_PARAMS];
-};
 
 static al_status check_sizes(al_ctx *c, const attn_sizes *s) {
   if (s->heads < 1 || s->kv_heads < 1 || s->head_dim < 1 || s->value_dim < 1 || s->width < 0)
@@ -43,6 +33,17 @@ static al_tensor *make_param(al_ctx *c, const attn_param *r, al_dtype dtype, uin
   return t;
 }
 
+static uint64_t kind_of(const attn *a) {
+  char text[1 << 14];
+  al_opts_text(a->opts, true, text, sizeof text);
+  const attn_sizes *s = &a->sizes;
+  char all[sizeof text + 256];
+  snprintf(all, sizeof all, "%s %s %lld %lld %lld %lld %lld %s", a->family->name, text,
+           (long long)s->heads, (long long)s->kv_heads, (long long)s->head_dim,
+           (long long)s->value_dim, (long long)s->width, al_dtype_name(a->dtype));
+  return al_stream(0, all);
+}
+
 attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_sizes *s,
                al_dtype dtype, uint64_t seed, const char *tag) {
   if (al_error(c) != AL_OK || check_sizes(c, s) != AL_OK) return NULL;
@@ -59,10 +60,15 @@ attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_
   a->family = f;
   a->sizes = *s;
   a->dtype = dtype;
+  a->seed = seed;
+  snprintf(a->tag, sizeof a->tag, "%s", tag);
   a->opts = al_opts_copy(c, opts);
   a->n = a->opts && f->params ? f->params(a->opts, s, a->rows) : 0;
   for (int i = 0; i < a->n; i++) a->p[i] = make_param(c, &a->rows[i], dtype, seed, tag);
-  if (al_error(c) == AL_OK) return a;
+  if (al_error(c) == AL_OK) {
+    a->kind = kind_of(a);
+    return a;
+  }
   attn_free(a);
   return NULL;
 }
@@ -141,32 +147,61 @@ static al_status check_input(al_ctx *c, const attn *a, const char *name, const a
                  al_shape_str(t, got, sizeof got));
 }
 
-al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {
-  if (al_error(c) != AL_OK) return NULL;
+/* Every input against the sizes. */
+al_status attn_check_inputs(al_ctx *c, const attn *a, const attn_in *in) {
+  AL_TRY(al_error(c));
   const attn_sizes *s = &a->sizes;
   const int64_t free_size = -1;
   const int64_t want_q[] = {free_size, free_size, s->heads, s->head_dim};
-  if (check_input(c, a, "q", in->q, 4, want_q, "(B,T,H,D)") != AL_OK) return NULL;
+  AL_TRY(check_input(c, a, "q", in->q, 4, want_q, "(B,T,H,D)"));
   const int64_t B = al_size(in->q, 0), T = al_size(in->q, 1);
   const int64_t want_k[] = {B, free_size, s->kv_heads, s->head_dim};
-  if (check_input(c, a, "k", in->k, 4, want_k, "(B,S,H,D)") != AL_OK) return NULL;
+  AL_TRY(check_input(c, a, "k", in->k, 4, want_k, "(B,S,H,D)"));
   const int64_t want_v[] = {B, al_size(in->k, 1), s->kv_heads, s->value_dim};
-  if (check_input(c, a, "v", in->v, 4, want_v, "(B,S,H,E)") != AL_OK) return NULL;
+  AL_TRY(check_input(c, a, "v", in->v, 4, want_v, "(B,S,H,E)"));
   const int64_t want_x[] = {B, T, s->width};
-  if (in->x && s->width && check_input(c, a, "x", in->x, 3, want_x, "(B,T,C)") != AL_OK)
-    return NULL;
-  if (in->lengths && (al_type(in->lengths) != AL_I32 || al_ndim(in->lengths) != 1 ||
-                      al_size(in->lengths, 0) != B)) {
-    al_fail(c, AL_ESHAPE, "attention: lengths: i32 of shape (%lld) needed, got %s of %s",
-            (long long)B, al_dtype_name(al_type(in->lengths)),
-            al_shape_str(in->lengths, (char[96]){0}, 96));
-    return NULL;
-  }
-  if (in->offset < 0) {
-    al_fail(c, AL_EVALUE, "attention: offset: at least 0 needed, got %lld", (long long)in->offset);
-    return NULL;
-  }
+  if (in->x && s->width) AL_TRY(check_input(c, a, "x", in->x, 3, want_x, "(B,T,C)"));
+  if (in->lengths &&
+      (al_type(in->lengths) != AL_I32 || al_ndim(in->lengths) != 1 || al_size(in->lengths, 0) != B))
+    return al_fail(c, AL_ESHAPE, "attention: lengths: i32 of shape (%lld) needed, got %s of %s",
+                   (long long)B, al_dtype_name(al_type(in->lengths)),
+                   al_shape_str(in->lengths, (char[96]){0}, 96));
+  if (in->offset < 0)
+    return al_fail(c, AL_EVALUE, "attention: offset: at least 0 needed, got %lld",
+                   (long long)in->offset);
+  return AL_OK;
+}
+
+al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in) {
   al_scope_begin(c);
-  al_tensor *o = a->family->forward(c, a->opts, s, a->p, in);
+  al_tensor *o = a->family->forward(c, a->opts, &a->sizes, a->p, in);
   return al_scope_end(c, al_error(c) == AL_OK ? o : NULL);
+}
+
+al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {
+  if (attn_check_inputs(c, a, in) != AL_OK) return NULL;
+  if (al_opts_has(a->opts, "form") && al_opt_is(a->opts, "form", "recurrent"))
+    return attn_recur(c, a, in);
+  attn_in whole = *in;
+  whole.state = NULL, whole.next = NULL;
+  return attn_run_family(c, a, &whole);
+}
+
+/* ---- another formula for a living instance ------------------------------------------------------
+ */
+
+al_status attn_set(al_ctx *c, attn *a, const al_opts *opts) {
+  attn *b = attn_new(c, a->family, opts, &a->sizes, a->dtype, a->seed, a->tag);
+  if (!b) return al_error(c);
+  for (int i = 0; i < b->n; i++)
+    for (int k = 0; k < a->n; k++)
+      if (strcmp(b->rows[i].name, a->rows[k].name) == 0 && same_shape(b->p[i], a->p[k])) {
+        al_release(b->p[i]);
+        b->p[i] = al_retain(a->p[k]);
+      }
+  const attn old = *a;
+  *a = *b;
+  *b = old;
+  attn_free(b);
+  return AL_OK;
 }

@@ -1,0 +1,262 @@
+/* recur.c: attention from state to state: continuing a sequence, and the recurrent form. A family
+ * that declares no state is replayed: all inputs are kept and run again. */
+#include "state.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const count_doc = "keys that each row has seen";
+/* What a family without a state is replayed from. */
+static const char *const replayed[] = {"q", "k", "v", "x"};
+
+static al_status empty_replay(al_ctx *c, const attn *a, int64_t batch, attn_state *st) {
+  const attn_sizes *s = &a->sizes;
+  const int64_t shapes[4][4] = {{batch, 0, s->heads, s->head_dim},
+                                {batch, 0, s->kv_heads, s->head_dim},
+                                {batch, 0, s->kv_heads, s->value_dim},
+                                {batch, 0, s->width}};
+  for (int i = 0; i < (s->width ? 4 : 3); i++) {
+    al_tensor *t = al_tensor_new(c, a->dtype, i < 3 ? 4 : 3, shapes[i]);
+    attn_state_put(c, st, replayed[i], t, "all inputs so far, run again for every token");
+  }
+  return al_error(c);
+}
+
+attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch) {
+  if (al_error(c) != AL_OK) return NULL;
+  if (batch < 1) {
+    al_fail(c, AL_EVALUE, "attention: state: batch: at least 1 needed, got %lld", (long long)batch);
+    return NULL;
+  }
+  attn_state *st = attn_state_make(c, a->kind, batch, 0);
+  if (!st) return NULL;
+  al_scope_begin(c);
+  if (a->family->state) a->family->state(c, a->opts, &a->sizes, batch, a->dtype, st);
+  else empty_replay(c, a, batch, st);
+  attn_state_put(c, st, "count", al_tensor_full(c, AL_I32, 1, &batch, 0), count_doc);
+  al_scope_end(c, NULL);
+  if (al_error(c) == AL_OK) return st;
+  attn_state_free(st);
+  return NULL;
+}
+
+/* The next count: what each row had and how many of the T keys are present. */
+static al_status put_count(al_ctx *c, const attn_state *st, const attn_in *in, attn_state *next) {
+  const int64_t B = st->batch, T = al_size(in->k, 1);
+  al_scope_begin(c);
+  al_tensor *t = al_tensor_new(c, AL_I32, 1, &B);
+  const al_tensor *before = attn_state_get(st, "count");
+  for (int64_t b = 0; t && b < B; b++) {
+    int64_t n = T;
+    if (in->lengths) {
+      n = ((const int32_t *)al_data(in->lengths))[b * al_stride(in->lengths)[0]];
+      n = n < 0 ? 0 : n > T ? T : n;
+    }
+    ((int32_t *)al_data(t))[b] = ((const int32_t *)al_data(before))[b] + (int32_t)n;
+  }
+  attn_state_put(c, next, "count", t, count_doc);
+  al_scope_end(c, NULL);
+  return al_error(c);
+}
+
+static al_status check_state(al_ctx *c, const attn *a, const attn_in *in, const attn_state *st) {
+  const int64_t B = al_size(in->q, 0), T = al_size(in->q, 1);
+  if (st->kind != a->kind)
+    return al_fail(c, AL_ESTATE,
+                   "attention: state: it was made for another family, other options or sizes; make "
+                   "a new one");
+  if (st->batch != B)
+    return al_fail(c, AL_ESHAPE, "attention: state: a batch of %lld as q has needed, got %lld",
+                   (long long)B, (long long)st->batch);
+  if (!in->causal || in->offset != 0)
+    return al_fail(c, AL_EVALUE,
+                   "attention: state: causal=true and offset=0 needed: a state holds what came "
+                   "before, got causal=%s, offset %lld",
+                   in->causal ? "true" : "false", (long long)in->offset);
+  if (al_size(in->k, 1) != T)
+    return al_fail(c, AL_ESHAPE, "attention: state: as many keys as rows needed, got %lld and %lld",
+                   (long long)al_size(in->k, 1), (long long)T);
+  return AL_OK;
+}
+
+/* As the empty state has it; free along axis 1 where that has nothing yet. */
+static al_status check_component(al_ctx *c, const attn_component *x, const al_tensor *t) {
+  bool ok = t && al_type(t) == al_type(x->t) && al_ndim(t) == al_ndim(x->t);
+  for (int k = 0; ok && k < al_ndim(t); k++)
+    ok = al_size(t, k) == al_size(x->t, k) || (k == 1 && al_size(x->t, 1) == 0);
+  if (ok) return AL_OK;
+  char want[96], got[96];
+  return al_fail(c, AL_ESHAPE,
+                 "attention: state: component '%s': %s of shape %s needed, got %s%s%s", x->name,
+                 al_dtype_name(al_type(x->t)), al_shape_str(x->t, want, sizeof want),
+                 t ? al_dtype_name(al_type(t)) : "none", t ? " of " : "",
+                 t ? al_shape_str(t, got, sizeof got) : "");
+}
+
+attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n,
+                               const char *const *names, al_tensor *const *t) {
+  int64_t batch = 0;
+  for (int i = 0; i < n; i++)
+    if (strcmp(names[i], "count") == 0 && al_ndim(t[i]) == 1) batch = al_size(t[i], 0);
+  if (batch < 1 || position < 0) {
+    al_fail(c, AL_EFORMAT,
+            "attention: state: no component 'count' with an entry a sequence, or a "
+            "position below 0");
+    return NULL;
+  }
+  attn_state *st = attn_state_new(c, a, batch);
+  if (!st) return NULL;
+  st->position = position;
+  for (int k = 0; k < st->n && al_error(c) == AL_OK; k++) {
+    al_tensor *found = NULL;
+    for (int i = 0; i < n; i++)
+      if (strcmp(names[i], st->at[k].name) == 0) found = t[i];
+    if (check_component(c, &st->at[k], found) == AL_OK)
+      attn_state_put(c, st, st->at[k].name, found, st->at[k].doc);
+  }
+  if (al_error(c) == AL_OK && n != st->n)
+    al_fail(c, AL_EFORMAT, "attention: state: %d components needed, got %d", st->n, n);
+  if (al_error(c) == AL_OK) return st;
+  attn_state_free(st);
+  return NULL;
+}
+
+static al_status same_counts(al_ctx *c, const attn_state *st) {
+  const int32_t *n = al_data(attn_state_get(st, "count"));
+  for (int64_t b = 0; b < st->batch; b++)
+    if (n[b] != (int32_t)st->position)
+      return al_fail(c, AL_ESTATE,
+                     "attention: state: this family keeps all inputs, so no row may have been "
+                     "padded: row %lld has %d of %lld tokens",
+                     (long long)b, n[b], (long long)st->position);
+  return AL_OK;
+}
+
+/* Appends the inputs to those kept, runs forward on all, returns the last T rows. */
+static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state *st,
+                         attn_state *next) {
+  if (same_counts(c, st) != AL_OK) return NULL;
+  const int64_t B = st->batch, T = al_size(in->q, 1), before = st->position;
+  al_tensor *const now[] = {in->q, in->k, in->v, in->x};
+  al_tensor *all[4] = {0};
+  al_scope_begin(c);
+  for (int i = 0; i < (a->sizes.width ? 4 : 3); i++) {
+    al_tensor *kept = attn_state_get(st, replayed[i]);
+    if (!now[i]) continue;
+    all[i] = before ? al_run(c, "concat", AL_IN(kept, now[i]), "axis=1") : now[i];
+    if (all[i]) attn_state_put(c, next, replayed[i], all[i], "");
+  }
+  if (a->sizes.width && !in->x) /* none so far either: kept empty */
+    attn_state_put(c, next, "x", attn_state_get(st, "x"), "");
+  attn_in whole = *in;
+  whole.q = all[0], whole.k = all[1], whole.v = all[2], whole.x = all[3];
+  if (in->lengths) {
+    al_tensor *n = al_tensor_new(c, AL_I32, 1, &B);
+    for (int64_t b = 0; n && b < B; b++)
+      ((int32_t *)al_data(n))[b] =
+          (int32_t)before + ((const int32_t *)al_data(in->lengths))[b * al_stride(in->lengths)[0]];
+    whole.lengths = n;
+  }
+  al_tensor *o =
+      al_error(c) == AL_OK ? a->family->forward(c, a->opts, &a->sizes, a->p, &whole) : NULL;
+  if (before)
+    o = al_run(c, "slice", AL_IN(o), "axis=1 start=%lld stop=%lld", (long long)before,
+               (long long)(before + T));
+  return al_scope_end(c, al_error(c) == AL_OK ? o : NULL);
+}
+
+static attn_state *detached(al_ctx *c, const attn_state *st) {
+  attn_state *out = attn_state_make(c, st->kind, st->batch, st->position);
+  al_scope_begin(c);
+  for (int i = 0; out && i < st->n; i++)
+    attn_state_put(c, out, st->at[i].name, al_detach(c, st->at[i].t), st->at[i].doc);
+  al_scope_end(c, NULL);
+  return out;
+}
+
+/* Of a state that was checked. */
+static al_tensor *advance(al_ctx *c, attn *a, const attn_in *in, const attn_state *st,
+                          attn_state **next) {
+  *next = attn_state_make(c, st->kind, st->batch, st->position + al_size(in->q, 1));
+  if (!*next) return NULL;
+  al_scope_begin(c);
+  attn_in with = *in;
+  with.state = st;
+  with.next = *next;
+  al_tensor *o = a->family->state ? attn_run_family(c, a, &with) : replay(c, a, in, st, *next);
+  put_count(c, st, in, *next);
+  for (int i = 0; al_error(c) == AL_OK && i < st->n; i++)
+    if (!attn_state_get(*next, st->at[i].name))
+      al_fail(c, AL_ESTATE, "attention: family %s: component '%s' of the state was not put",
+              a->family->name, st->at[i].name);
+  if (al_error(c) != AL_OK) {
+    attn_state_free(*next);
+    *next = NULL;
+    o = NULL;
+  }
+  return al_scope_end(c, o);
+}
+
+al_tensor *attn_continue(al_ctx *c, attn *a, const attn_in *in, const attn_state *st, bool detach,
+                         attn_state **next) {
+  *next = NULL;
+  if (attn_check_inputs(c, a, in) != AL_OK || check_state(c, a, in, st) != AL_OK) return NULL;
+  if (!detach) return advance(c, a, in, st, next);
+  attn_state *cut = detached(c, st);
+  al_tensor *o = cut && al_error(c) == AL_OK ? advance(c, a, in, cut, next) : NULL;
+  attn_state_free(cut);
+  return o;
+}
+
+/* Token t of the inputs; the tensors belong to the open scope. */
+static attn_in token(al_ctx *c, const attn_in *in, int64_t t) {
+  attn_in one = *in;
+  al_tensor **const at[] = {&one.q, &one.k, &one.v, &one.x};
+  for (int i = 0; i < 4; i++)
+    if (*at[i])
+      *at[i] = al_run(c, "slice", AL_IN(*at[i]), "axis=1 start=%lld stop=%lld", (long long)t,
+                      (long long)t + 1);
+  if (!in->lengths) return one;
+  const int64_t B = al_size(in->lengths, 0);
+  one.lengths = al_tensor_new(c, AL_I32, 1, &B);
+  for (int64_t b = 0; one.lengths && b < B; b++)
+    ((int32_t *)al_data(one.lengths))[b] =
+        ((const int32_t *)al_data(in->lengths))[b * al_stride(in->lengths)[0]] > t;
+  return one;
+}
+
+/* Rows (B,1,H,E) as one, in rounds of what an op takes. */
+static al_tensor *join(al_ctx *c, al_tensor **rows, int64_t n) {
+  while (n > 1) {
+    int64_t made = 0;
+    for (int64_t at = 0; at < n; at += AL_MAX_INPUTS) {
+      const int64_t m = n - at < AL_MAX_INPUTS ? n - at : AL_MAX_INPUTS;
+      rows[made++] = al_run(c, "concat", rows + at, (int)m, "axis=1");
+    }
+    n = made;
+  }
+  return rows[0];
+}
+
+al_tensor *attn_recur(al_ctx *c, attn *a, const attn_in *in) {
+  if (attn_check_inputs(c, a, in) != AL_OK) return NULL;
+  const int64_t T = al_size(in->q, 1);
+  attn_state *st = attn_state_new(c, a, al_size(in->q, 0));
+  if (!st || check_state(c, a, in, st) != AL_OK) {
+    attn_state_free(st);
+    return NULL;
+  }
+  al_tensor **rows = calloc((size_t)(T ? T : 1), sizeof *rows), *o = NULL;
+  if (!rows) al_fail(c, AL_ENOMEM, "out of memory (recurrent form of %lld tokens)", (long long)T);
+  al_scope_begin(c); /* holds the rows */
+  for (int64_t t = 0; t < T && al_error(c) == AL_OK; t++) {
+    attn_state *next = NULL;
+    al_scope_begin(c);
+    const attn_in one = token(c, in, t);
+    rows[t] = al_scope_end(c, al_error(c) == AL_OK ? advance(c, a, &one, st, &next) : NULL);
+    if (next) attn_state_free(st), st = next;
+  }
+  if (al_error(c) == AL_OK) o = T ? join(c, rows, T) : attn_run_family(c, a, in);
+  free(rows);
+  attn_state_free(st);
+  return al_scope_end(c, o);
+}

@@ -1,0 +1,37 @@
+/* state.h: the inside of an instance and of its state; for state.c, instance.c and recur.c. */
+#ifndef ATTN_STATE_H
+#define ATTN_STATE_H
+#include "attn.h"
+
+enum { ATTN_MAX_COMPONENTS = 32 };
+typedef struct attn_component {
+  const char *name, *doc;
+  al_tensor *t;
+} attn_component;
+struct attn_state {
+  uint64_t kind; /* of the instance that made it */
+  int64_t batch, position;
+  int n;
+  attn_component at[ATTN_MAX_COMPONENTS];
+};
+
+struct attn {
+  const attn_family *family;
+  al_opts *opts;
+  attn_sizes sizes;
+  al_dtype dtype;
+  uint64_t kind; /* hash of family, options, sizes and dtype: what a state must fit */
+  uint64_t seed; /* of parameters that a change of options brings */
+  char tag[256];
+  int n;
+  attn_param rows[ATTN_MAX_PARAMS];
+  al_tensor *p[ATTN_MAX_PARAMS];
+};
+
+/* Every input against the sizes. */
+al_status attn_check_inputs(al_ctx *c, const attn *a, const attn_in *in);
+/* The family's forward in a scope of its own. */
+al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in);
+/* Without components. NULL when out of memory. */
+attn_state *attn_state_make(al_ctx *c, uint64_t kind, int64_t batch, int64_t position);
+#endif
