@@ -12,7 +12,7 @@
 #define ALK_MONOMIALS_H
 #include "kernel.h"
 
-/* C(D+n-1, n); INT64_MAX where it does not fit. */
+/* C(D+n-1, n); INT64_MAX where it, or a product on the way, does not fit. */
 static inline int64_t alk_monomials(int64_t D, int n) {
   int64_t r = 1;
   for (int k = 1; k <= n; k++) {
@@ -32,15 +32,19 @@ static inline int64_t alk_features(int64_t D, int n_coefficients, const double *
   return r;
 }
 
-/* w (R) of coefficients c_0 .. c_{n-1}. */
+/* Elements of `room` for one row: the monomials of orders 0 .. n_coefficients - 1, kept or not. */
+static inline int64_t alk_monomial_room(int64_t D, int n_coefficients) {
+  return n_coefficients < 1 ? 0 : alk_monomials(D + 1, n_coefficients - 1);
+}
+
+/* w (R) of coefficients c_0 .. c_{n-1}; room in double, whatever w is. */
 ALK_KERNEL(monomial_weights, void,
-           (int64_t D, int n_coefficients, const double *coefficients, void *w))
-/* m (R) of x (D); only the pattern of zeros of the coefficients is read. scratch: none; orders that
- * are not kept are made in `room`, 2 * the features of the highest order. */
+           (int64_t D, int n_coefficients, const double *coefficients, void *w, double *room))
+/* m (R) of x (D). Of the coefficients only which are zero is read, here and below. */
 ALK_KERNEL(monomial_row, void,
            (int64_t D, int n_coefficients, const double *coefficients, const void *x, void *m,
             void *room))
-/* dx (D) += (dm/dx)^T dm; overwrites nothing else but room (as above, twice). */
+/* dx (D) += (dm/dx)^T dm. room: twice that of a row. */
 ALK_KERNEL(monomial_row_bwd, void,
            (int64_t D, int n_coefficients, const double *coefficients, const void *x,
             const void *dm, void *dx, void *room))
