@@ -112,7 +112,8 @@ typedef struct attn_family {
  * so a backward pass goes through a state into what made it. A call never changes the state it was
  * given; it makes the next one. */
 AL_API al_tensor *attn_state_get(const attn_state *st, const char *name); /* borrowed, or NULL */
-/* Adds or replaces a component; takes a reference of its own. doc is a constant. */
+/* Adds or replaces a component; takes a reference of its own. doc is a constant,
+ * or NULL: what it was. */
 AL_API al_status attn_state_put(al_ctx *c, attn_state *st, const char *name, al_tensor *t,
                                 const char *doc);
 AL_API int64_t attn_state_batch(const attn_state *st);
@@ -128,14 +129,14 @@ AL_API int64_t attn_state_size(const attn_state *st); /* bytes, measured from th
 #define ATTN_HOST_CALLS(X)                                                                         \
   X(al_fail_at)                                                                                    \
   X(al_error)                                                                                      \
-  X(al_nearest) X(al_dtype_name) X(al_dtype_size) X(al_tensor_new) X(al_tensor_full)               \
-      X(al_tensor_from) X(al_retain) X(al_release) X(al_type) X(al_ndim) X(al_size) X(al_shape)    \
-          X(al_stride) X(al_numel) X(al_data) X(al_read) X(al_shape_str) X(al_scope_begin)         \
-              X(al_scope_end) X(al_detach) X(al_grad_mode) X(al_opts_has) X(al_opts_given)         \
-                  X(al_opt_kind) X(al_opt_bool) X(al_opt_int) X(al_opt_num) X(al_opt_word)         \
-                      X(al_opt_is) X(al_opt_list) X(al_opts_text) X(al_run) X(al_run_into)         \
-                          X(attn_state_get) X(attn_state_put) X(attn_state_batch)                  \
-                              X(attn_state_position)
+  X(al_nearest)                                                                                    \
+  X(al_dtype_name) X(al_dtype_size) X(al_tensor_new) X(al_tensor_full) X(al_tensor_from)           \
+      X(al_retain) X(al_release) X(al_type) X(al_ndim) X(al_size) X(al_shape) X(al_stride)         \
+          X(al_numel) X(al_data) X(al_read) X(al_shape_str) X(al_scope_begin) X(al_scope_end)      \
+              X(al_detach) X(al_grad_mode) X(al_opts_has) X(al_opts_given) X(al_opt_kind)          \
+                  X(al_opt_bool) X(al_opt_int) X(al_opt_num) X(al_opt_word) X(al_opt_is)           \
+                      X(al_opt_list) X(al_opts_text) X(al_run) X(al_run_into) X(attn_state_get)    \
+                          X(attn_state_put) X(attn_state_batch) X(attn_state_position)
 typedef struct attn_host {
   uint32_t abi, size; /* ATTN_ABI, sizeof(attn_host); grows only at the end */
 #define ATTN_HOST_MEMBER(f) __typeof__(f) *f;

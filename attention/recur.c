@@ -143,10 +143,10 @@ static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state
     al_tensor *kept = attn_state_get(st, replayed[i]);
     if (!now[i]) continue;
     all[i] = before ? al_run(c, "concat", AL_IN(kept, now[i]), "axis=1") : now[i];
-    if (all[i]) attn_state_put(c, next, replayed[i], all[i], "");
+    if (all[i]) attn_state_put(c, next, replayed[i], all[i], NULL);
   }
   if (a->sizes.width && !in->x) /* none so far either: kept empty */
-    attn_state_put(c, next, "x", attn_state_get(st, "x"), "");
+    attn_state_put(c, next, "x", attn_state_get(st, "x"), NULL);
   attn_in whole = *in;
   whole.q = all[0], whole.k = all[1], whole.v = all[2], whole.x = all[3];
   if (in->lengths) {

@@ -51,7 +51,7 @@ al_status attn_state_put(al_ctx *c, attn_state *st, const char *name, al_tensor 
   al_retain(t);
   al_release(x->t);
   x->t = t;
-  x->doc = doc ? doc : "";
+  if (doc || !x->doc) x->doc = doc ? doc : "";
   return AL_OK;
 }
 

@@ -1,7 +1,6 @@
 /* lattn.c: attention in Lua: core.attn.list, describe, options, new, and the instances. Names of
  * families and presets, options and parameters come from the registry. */
-#include "lua_attnlab.h"
-#include "../attention/attn.h"
+#include "lattn.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +16,7 @@ static void release(void *p) {
 static const lal_type attention_type = {"attnlab.attention", release};
 
 static item *check(lua_State *L) { return lal_check(L, 1, &attention_type); }
+attn *lal_attn_check(lua_State *L) { return check(L)->a; }
 
 /* ---- the registry ---- */
 
@@ -143,67 +143,6 @@ static int attn_new_instance(lua_State *L) {
   return 1;
 }
 
-static const al_row forward_rows[] = {{"q", 0, "(B,T,H,D)"},
-                                      {"k", 0, "(B,S,Hkv,D)"},
-                                      {"v", 0, "(B,S,Hkv,E)"},
-                                      {"x", AL_IN_OPTIONAL, "(B,T,width)"},
-                                      {"lengths", AL_IN_OPTIONAL, "(B) i32 or a table"},
-                                      {0}};
-static const al_arg forward_args[] = {
-    {"causal", AL_T_BOOL, "false", NULL, 0, 0, "a query sees no later key", NULL},
-    {"offset", AL_T_INT, "0", NULL, 0, 0, "query row i stands at key position i + offset", NULL},
-    {"training", AL_T_BOOL, "false", NULL, 0, 0, "dropout is active", NULL},
-    {0}};
-
-/* The tensor in field `name` of the table at 2, or NULL when it is optional and absent. A table of
- * numbers becomes an i32 tensor; what is pushed stays on the stack. */
-static al_tensor *field(lua_State *L, const al_row *r) {
-  lua_pushstring(L, r->name);
-  const int type = lua_rawget(L, 2);
-  if (type == LUA_TNIL) {
-    if (!(r->flags & AL_IN_OPTIONAL))
-      lal_argerror(L, 2, "forward", "%s: tensor %s expected, got nil", r->name, r->doc);
-    return NULL;
-  }
-  if (type == LUA_TTABLE && r == &forward_rows[4])
-    return lal_tensor_from(L, -1, AL_I32, "forward: lengths");
-  al_tensor *t = lal_tensor_test(L, -1);
-  if (!t)
-    lal_argerror(L, 2, "forward", "%s: tensor %s expected, got %s", r->name, r->doc,
-                 luaL_typename(L, -1));
-  return t;
-}
-
-static int attention_forward(lua_State *L) {
-  item *x = check(L);
-  luaL_checktype(L, 2, LUA_TTABLE);
-  lua_settop(L, 2);
-  attn_in in = {.size = sizeof in};
-  in.q = field(L, &forward_rows[0]);
-  in.k = field(L, &forward_rows[1]);
-  in.v = field(L, &forward_rows[2]);
-  in.x = field(L, &forward_rows[3]);
-  in.lengths = field(L, &forward_rows[4]);
-  al_ctx *c = lal_ctx(L);
-  lal_box *b = lal_box_new(L, LAL_TENSOR);
-  al_opts *o = al_opts_new(c, forward_args, "forward");
-  if (o && lal_opts_set(L, 2, c, o, "forward", forward_rows) == AL_OK) {
-    in.causal = al_opt_bool(o, "causal");
-    in.offset = al_opt_int(o, "offset");
-    in.training = al_opt_bool(o, "training");
-  }
-  al_opts_release(o);
-  if (al_error(c) != AL_OK) {
-    const lal_where w = {.fname = "forward", .opts_arg = 2};
-    return lal_raise_in(L, &w);
-  }
-  const int64_t before = al_memory(c).live;
-  LAL_RETRY(L, c, b->p = attn_forward(c, x->a, &in));
-  if (!b->p) return lal_raise(L);
-  lal_account(L, before);
-  return 1;
-}
-
 static int attention_parameters(lua_State *L) {
   item *x = check(L);
   const char *name;
@@ -286,7 +225,27 @@ static int attention_layer(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg methods[] = {{"forward", attention_forward},
+/* a:set(options): every option that is not named keeps its value. */
+static int attention_set(lua_State *L) {
+  item *x = check(L);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  al_ctx *c = lal_ctx(L);
+  const lal_where w = {.fname = attn_family_of(x->a)->name, .opts_arg = 2};
+  const int64_t before = al_memory(c).live;
+  al_opts *o = al_opts_copy(c, attn_opts(x->a));
+  if (o && lal_opts_set(L, 2, c, o, w.fname, NULL) == AL_OK) attn_set(c, x->a, o);
+  al_opts_release(o);
+  if (al_error(c) != AL_OK) return lal_raise_in(L, &w);
+  lal_account(L, before);
+  lua_settop(L, 1);
+  return 1;
+}
+
+static const luaL_Reg methods[] = {{"forward", lal_attn_forward},
+                                   {"step", lal_attn_step},
+                                   {"state", lal_attn_state},
+                                   {"restore", lal_attn_restore},
+                                   {"set", attention_set},
                                    {"parameters", attention_parameters},
                                    {"set_parameter", attention_set_parameter},
                                    {"claims", attention_claims},
@@ -304,4 +263,5 @@ void lal_open_attn(lua_State *L) {
   luaL_newlib(L, functions);
   lua_setfield(L, -2, "attn");
   lal_class(L, &attention_type, methods, NULL);
+  lal_open_state(L);
 }

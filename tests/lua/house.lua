@@ -98,7 +98,7 @@ local ARROWS = {
   { "^core/ops/", "^core/op%.h$ ^core/ops/[^/]+%.h$ ^kernels/[^/]+$", "" },
   { "^core/", "^core/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+%.h$ ^generated/al_ops%.inc$",
     POSIX .. "omp jansson dlfcn" },
-  { "^attention/attn%.h$", "^core/attnlab%.h$", "" },
+  { "^attention/attn%.h$", "^core/attnlab%.h$ ^attention/plugin_calls%.h$", "" },
   { "^attention/variants/", "^attention/[^/]+%.h$ ^attention/variants/[^/]+%.def$", "" },
   { "^attention/", "^core/attnlab%.h$ ^attention/[^/]+%.h$ ^kernels/attn[^/]*%.h$ ^generated/attn_families%.inc$",
     "pthread dlfcn" },

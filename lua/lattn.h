@@ -1,0 +1,13 @@
+/* lattn.h: what lattn.c (registry, instances) and lstate.c (running them, states) share. */
+#ifndef LATTN_H
+#define LATTN_H
+#include "lua_attnlab.h"
+#include "../attention/attn.h"
+
+attn *lal_attn_check(lua_State *L); /* the instance at argument 1 */
+int lal_attn_forward(lua_State *L); /* a:forward{q=, k=, v=, ...} -> o, or o, state with state= */
+int lal_attn_step(lua_State *L);    /* a:step(state, {q=, ...}) -> o, state */
+int lal_attn_state(lua_State *L);   /* a:state{batch=} */
+int lal_attn_restore(lua_State *L); /* a:restore(position, {name=tensor}) */
+void lal_open_state(lua_State *L);
+#endif

@@ -1,0 +1,209 @@
+/* lstate.c: running attention from Lua: forward, step, and the states between them. */
+#include <stdlib.h>
+#include "lattn.h"
+
+static void release(void *p) { attn_state_free(p); }
+static const lal_type state_type = {"attnlab.attention_state", release};
+
+/* ---- inputs ---- */
+
+enum { Q, K, V, X, LENGTHS, STATE };
+static const al_row rows[] = {{"q", 0, "(B,T,H,D)"},
+                              {"k", 0, "(B,S,Hkv,D)"},
+                              {"v", 0, "(B,S,Hkv,E)"},
+                              {"x", AL_IN_OPTIONAL, "(B,T,width)"},
+                              {"lengths", AL_IN_OPTIONAL, "(B) i32 or a table"},
+                              {"state", AL_IN_OPTIONAL, "of a:state, a:step or a:forward"},
+                              {0}};
+static const al_arg args[] = {
+    {"causal", AL_T_BOOL, "false", NULL, 0, 0, "a query sees no later key; true with a state",
+     NULL},
+    {"offset", AL_T_INT, "0", NULL, 0, 0, "query row i stands at key position i + offset", NULL},
+    {"training", AL_T_BOOL, "false", NULL, 0, 0, "dropout is active", NULL},
+    {"detach", AL_T_BOOL, "false", NULL, 0, 0, "no gradient flows into the state given", NULL},
+    {0}};
+
+typedef struct call { /* of forward or step; the table is at index `at` */
+  const char *fname;
+  int at;
+} call;
+
+/* The tensor in field `name` of the table, or NULL when it is optional and absent. A table of
+ * numbers becomes an i32 tensor; what is pushed stays on the stack. */
+static al_tensor *field(lua_State *L, const call *f, const al_row *r) {
+  lua_pushstring(L, r->name);
+  const int type = lua_rawget(L, f->at);
+  if (type == LUA_TNIL) {
+    if (!(r->flags & AL_IN_OPTIONAL))
+      lal_argerror(L, f->at, f->fname, "%s: tensor %s expected, got nil", r->name, r->doc);
+    return NULL;
+  }
+  if (type == LUA_TTABLE && r == &rows[LENGTHS])
+    return lal_tensor_from(L, -1, AL_I32, "forward: lengths");
+  al_tensor *t = lal_tensor_test(L, -1);
+  if (!t)
+    lal_argerror(L, f->at, f->fname, "%s: tensor %s expected, got %s", r->name, r->doc,
+                 luaL_typename(L, -1));
+  return t;
+}
+
+/* Runs the instance at 1 on the table at f->at; st NULL: without a state. */
+static int run(lua_State *L, const call *f, const attn_state *st) {
+  attn *a = lal_attn_check(L);
+  attn_in in = {.size = sizeof in};
+  in.q = field(L, f, &rows[Q]);
+  in.k = field(L, f, &rows[K]);
+  in.v = field(L, f, &rows[V]);
+  in.x = field(L, f, &rows[X]);
+  in.lengths = field(L, f, &rows[LENGTHS]);
+  al_ctx *c = lal_ctx(L);
+  lal_box *y = lal_box_new(L, LAL_TENSOR), *next = st ? lal_box_new(L, &state_type) : NULL;
+  al_opts *o = al_opts_new(c, args, f->fname);
+  bool detach = false;
+  if (o && lal_opts_set(L, f->at, c, o, f->fname, rows) == AL_OK) {
+    in.causal = al_opts_given(o, "causal") ? al_opt_bool(o, "causal") : st != NULL;
+    in.offset = al_opt_int(o, "offset");
+    in.training = al_opt_bool(o, "training");
+    detach = al_opt_bool(o, "detach");
+  }
+  al_opts_release(o);
+  if (al_error(c) != AL_OK) {
+    const lal_where w = {.fname = f->fname, .opts_arg = f->at};
+    return lal_raise_in(L, &w);
+  }
+  const int64_t before = al_memory(c).live;
+  if (st) {
+    attn_state *made = NULL;
+    LAL_RETRY(L, c, y->p = attn_continue(c, a, &in, st, detach, &made));
+    next->p = made;
+  } else {
+    LAL_RETRY(L, c, y->p = attn_forward(c, a, &in));
+  }
+  if (!y->p) return lal_raise(L);
+  lal_account(L, before);
+  return st ? 2 : 1;
+}
+
+int lal_attn_forward(lua_State *L) {
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_settop(L, 2);
+  const call f = {"forward", 2};
+  lua_pushstring(L, rows[STATE].name);
+  if (lua_rawget(L, 2) == LUA_TNIL) return run(L, &f, NULL);
+  const lal_box *b = lal_box_test(L, 3, &state_type);
+  if (!b || !b->p)
+    return lal_argerror(L, 2, f.fname, "state: a state %s expected, got %s", rows[STATE].doc,
+                        b ? "a freed one" : luaL_typename(L, 3));
+  return run(L, &f, b->p);
+}
+
+int lal_attn_step(lua_State *L) {
+  const attn_state *st = lal_check(L, 2, &state_type);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  return run(L, &(call){"step", 3}, st);
+}
+
+/* ---- states ---- */
+
+int lal_attn_state(lua_State *L) {
+  static const al_arg state_args[] = {{"batch", AL_T_INT, "1", NULL, 1, 1e9, "sequences", NULL},
+                                      {0}};
+  attn *a = lal_attn_check(L);
+  al_ctx *c = lal_ctx(L);
+  lal_box *b = lal_box_new(L, &state_type);
+  al_opts *o = lal_opts_from(L, 2, c, state_args, "state");
+  if (!o) return lal_raise_in(L, &(lal_where){.fname = "state", .opts_arg = 2});
+  const int64_t batch = al_opt_int(o, "batch"), before = al_memory(c).live;
+  al_opts_release(o);
+  LAL_RETRY(L, c, b->p = attn_state_new(c, a, batch));
+  if (!b->p) return lal_raise(L);
+  lal_account(L, before);
+  return 1;
+}
+
+int lal_attn_restore(lua_State *L) {
+  enum { MOST = 32 };
+  attn *a = lal_attn_check(L);
+  const lua_Integer position = luaL_checkinteger(L, 2);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  const char *names[MOST];
+  al_tensor *t[MOST];
+  int n = 0;
+  for (lua_pushnil(L); lua_next(L, 3); lua_pop(L, 1)) {
+    al_tensor *x = lal_tensor_test(L, -1);
+    if (lua_type(L, -2) != LUA_TSTRING || !x)
+      return lal_argerror(L, 3, "restore", "tensors by name expected, got %s = %s",
+                          luaL_typename(L, -2), luaL_typename(L, -1));
+    if (n == MOST) return lal_argerror(L, 3, "restore", "at most %d components", MOST);
+    names[n] = lua_tostring(L, -2);
+    t[n++] = x;
+  }
+  al_ctx *c = lal_ctx(L);
+  lal_box *b = lal_box_new(L, &state_type);
+  b->p = attn_state_restore(c, a, position, n, names, t);
+  return b->p ? 1 : lal_raise(L);
+}
+
+static attn_state *check(lua_State *L) { return lal_check(L, 1, &state_type); }
+
+static int state_bytes(lua_State *L) {
+  lua_pushinteger(L, attn_state_size(check(L)));
+  return 1;
+}
+static int state_position(lua_State *L) {
+  lua_pushinteger(L, attn_state_position(check(L)));
+  return 1;
+}
+static int state_batch(lua_State *L) {
+  lua_pushinteger(L, attn_state_batch(check(L)));
+  return 1;
+}
+
+static int state_copy(lua_State *L) {
+  const attn_state *st = check(L);
+  al_ctx *c = lal_ctx(L);
+  lal_box *b = lal_box_new(L, &state_type);
+  const int64_t before = al_memory(c).live;
+  LAL_RETRY(L, c, b->p = attn_state_copy(c, st));
+  if (!b->p) return lal_raise(L);
+  lal_account(L, before);
+  return 1;
+}
+
+/* Array of {name=, doc=, tensor=, bytes=}, in the order of the family. */
+static int state_components(lua_State *L) {
+  const attn_state *st = check(L);
+  lua_createtable(L, attn_state_count(st), 0);
+  for (int i = 0; i < attn_state_count(st); i++) {
+    const char *name, *doc;
+    al_tensor *t = attn_state_at(st, i, &name, &doc);
+    lua_createtable(L, 0, 4);
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "name");
+    lua_pushstring(L, doc);
+    lua_setfield(L, -2, "doc");
+    lua_pushinteger(L, al_numel(t) * al_dtype_size(al_type(t)));
+    lua_setfield(L, -2, "bytes");
+    lal_tensor_set(L, "tensor", t);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+static int state_free(lua_State *L) {
+  lal_box *b = lal_box_test(L, 1, &state_type);
+  if (b) lal_box_empty(b);
+  return 0;
+}
+
+void lal_open_state(lua_State *L) {
+  static const luaL_Reg methods[] = {{"bytes", state_bytes},
+                                     {"position", state_position},
+                                     {"batch", state_batch},
+                                     {"copy", state_copy},
+                                     {"components", state_components},
+                                     {"free", state_free},
+                                     {NULL, NULL}};
+  lal_class(L, &state_type, methods, NULL);
+}
