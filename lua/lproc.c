@@ -217,7 +217,9 @@ static int sys_program(lua_State *L) {
 static volatile sig_atomic_t n_caught, n_close;
 static lua_State *volatile stop_state;
 static volatile int64_t last_ms;
-static struct sigaction old_int, old_term;
+static const int caught[] = {SIGINT, SIGTERM, SIGHUP};
+enum { N_CAUGHT = sizeof caught / sizeof *caught };
+static struct sigaction old[N_CAUGHT];
 static bool catching;
 /* oneDNN's generated sgemm keeps values below the stack pointer, further than the 128 bytes that a
  * signal frame spares: on the normal stack a signal corrupted the heap in about every second
@@ -243,7 +245,7 @@ static void on_signal(int sig) {
   if (n_close >= 3) _exit(130);
 }
 
-/* core.sys.catch_interrupts(bool): from now SIGINT and SIGTERM are counted. A second SIGINT within
+/* core.sys.catch_interrupts(bool): from now SIGINT, SIGTERM and SIGHUP are counted. A second SIGINT within
  * two seconds stops the running chunk with the error "interrupted", a third ends the process with
  * 130. */
 static int sys_catch_interrupts(lua_State *L) {
@@ -258,11 +260,9 @@ static int sys_catch_interrupts(lua_State *L) {
       return luaL_error(L, "catch_interrupts: %s", strerror(errno));
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
     sigemptyset(&a.sa_mask);
-    sigaction(SIGINT, &a, &old_int);
-    sigaction(SIGTERM, &a, &old_term);
+    for (int i = 0; i < N_CAUGHT; i++) sigaction(caught[i], &a, &old[i]);
   } else {
-    sigaction(SIGINT, &old_int, NULL);
-    sigaction(SIGTERM, &old_term, NULL);
+    for (int i = 0; i < N_CAUGHT; i++) sigaction(caught[i], &old[i], NULL);
   }
   catching = on;
   return 0;

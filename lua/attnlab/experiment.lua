@@ -18,6 +18,7 @@
 local json = require("attnlab.core").json
 local config = require "attnlab.config"
 local names = require "attnlab.names"
+local train = require "attnlab.train"
 
 local Experiment = {}
 Experiment.__index = Experiment
@@ -188,6 +189,10 @@ local function new(spec)
   if e.quick.seeds then check_seeds(e, e.quick.seeds) end
   for k in pairs(e.plot) do
     if k ~= "metric" then fail(e, "plot: %s", names.unknown("key", tostring(k), { "metric" })) end
+  end
+  local metric = e.plot.metric
+  if metric ~= nil and not names.find(train.measures, metric) then
+    fail(e, "plot.metric: %s", names.unknown("measure", tostring(metric), train.measures))
   end
   check_expect(e)
   e:plan {}

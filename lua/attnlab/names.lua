@@ -43,6 +43,13 @@ function M.nearest(word, list)
   return best
 end
 
+-- Position of `word` in the list, or nil.
+function M.find(list, word)
+  for i, name in ipairs(list) do
+    if name == word then return i end
+  end
+end
+
 -- "unknown KIND 'word' (did you mean 'near'?)" or with the whole list when nothing is near.
 function M.unknown(kind, word, list)
   local near = M.nearest(tostring(word), list)

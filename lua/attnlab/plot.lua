@@ -243,11 +243,12 @@ function M.script(fig, outputs)
   return table.concat(out, "\n") .. "\n"
 end
 
--- Writes figure.gp into dir and has gnuplot draw figure.svg and figure.png beside it. Returns their
+-- Writes figure.gp into dir and has gnuplot draw figure.svg and figure.png beside it, each under a name
+-- of its own until it is whole. Returns their
 -- paths, or nil and the reason.
 function M.draw(fig, dir)
   local sys = require("attnlab.core").sys
-  local png, svg = dir .. "/figure.png", dir .. "/figure.svg"
+  local png, svg = dir .. "/figure.png.part", dir .. "/figure.svg.part"
   local script, log = dir .. "/figure.gp", dir .. "/figure.log"
   local common = " font 'sans-serif,13' background rgb 'white'"
   sys.write(script, M.script(fig, {
@@ -265,7 +266,10 @@ function M.draw(fig, dir)
       return nil, path .. ": written only in part (disk full?) " .. sys.read(log):gsub("%s+$", "")
     end
   end
-  return { png = png, svg = svg }
+  local done = { png = dir .. "/figure.png", svg = dir .. "/figure.svg" }
+  sys.rename(png, done.png)
+  sys.rename(svg, done.svg)
+  return done
 end
 
 return M

@@ -11,6 +11,9 @@ local optim = require "attnlab.optim"
 local progress = require "attnlab.progress"
 
 local M = {}
+
+-- What a training records, by name; times are kept apart under "time/".
+M.measures = { "valid/loss", "train/loss", "lr", "grad_norm" }
 local Trainer = {}
 Trainer.__index = Trainer
 Trainer.__name = "attnlab.trainer"
@@ -193,7 +196,7 @@ end
 function M.loop(trainer, hooks)
   local t, per_step = trainer.options, trainer.options.batch_size * trainer.model.config.context
   local record, show = hooks.record or function() end, hooks.progress or function() end
-  local busy, since, rate, valid = 0, trainer.step_count, nil, nil
+  local busy, since, rate, valid, n = 0, trainer.step_count, nil, nil, 0
   local function every(k, interval)
     return k == t.steps or (interval > 0 and k % interval == 0)
   end
@@ -203,7 +206,8 @@ function M.loop(trainer, hooks)
     local seconds = core.sys.clock() - began
     local k = s.step
     busy = busy + seconds
-    rate = rate and 0.9 * rate + 0.1 * per_step / seconds or per_step / seconds
+    n = n + 1 -- the first step makes what later ones reuse and says nothing about them
+    rate = n <= 2 and per_step / seconds or rate + (per_step / seconds - rate) * math.max(0.1, 1 / (n - 1))
     local reason = trainer:diverged(s)
     if reason then
       local function finite(v) return math.abs(v) < math.huge and v or nil end

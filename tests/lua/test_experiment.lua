@@ -79,6 +79,10 @@ T.test("expectations are checked before anything runs", function()
   refused({ expect = { { arm = "length", versus = "softmax", equal_within = "x" } } }, "number expected")
 end)
 
+T.test("an unknown measure of the figure is refused before anything runs", function()
+  refused({ plot = { metric = "valid/los" } }, "plot.metric: unknown measure 'valid/los' %(did you mean 'valid/loss'%?%)")
+end)
+
 local function arm(values, diverged, total)
   local finished = 0
   for _ in pairs(values) do finished = finished + 1 end

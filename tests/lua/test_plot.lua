@@ -96,7 +96,7 @@ end)
 
 T.test("a figure that is only half there is not shown as drawn", function()
   local path, bin, dir = os.getenv "PATH", T.folder(), T.folder()
-  sys.write(bin .. "/gnuplot", ("#!/bin/sh\nprintf half >'%s/figure.png'\n: >'%s/figure.svg'\n"):format(dir, dir))
+  sys.write(bin .. "/gnuplot", ("#!/bin/sh\nprintf half >'%s/figure.png.part'\n: >'%s/figure.svg.part'\n"):format(dir, dir))
   os.execute("chmod +x '" .. bin .. "/gnuplot'")
   sys.setenv("PATH", bin .. ":" .. path)
   local figures, why = plot.draw(figure(2), dir)
