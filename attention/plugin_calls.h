@@ -1,5 +1,7 @@
 /* plugin_calls.h: included by attn.h in a plug-in: the program's functions by their own names, each
- * through the host's table. */
+ * through the host's table. One line for each of ATTN_HOST_CALLS: a missing one is an error of
+ * every plug-in's compilation, see the end. A plug-in is one source file, because attn_host_ is its
+ * own. */
 #ifndef ATTN_PLUGIN_CALLS_H
 #define ATTN_PLUGIN_CALLS_H
 static const attn_host *attn_host_;
@@ -42,4 +44,15 @@ static const attn_host *attn_host_;
 #define attn_state_put attn_host_->attn_state_put
 #define attn_state_batch attn_host_->attn_state_batch
 #define attn_state_position attn_host_->attn_state_position
+
+/* A name that is routed expands to one with the table before it, so its text is longer. */
+#define ATTN_TEXT_(x) #x
+#define ATTN_TEXT(x) ATTN_TEXT_(x)
+#define ATTN_ROUTED(f)                                                                             \
+  _Static_assert(sizeof ATTN_TEXT(f) == sizeof "attn_host_->" #f,                                  \
+                 #f " of ATTN_HOST_CALLS has no line in plugin_calls.h");
+ATTN_HOST_CALLS(ATTN_ROUTED)
+#undef ATTN_ROUTED
+#undef ATTN_TEXT
+#undef ATTN_TEXT_
 #endif

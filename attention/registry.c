@@ -1,5 +1,10 @@
-/* registry.c: families (one file each in variants/, found by the build) and their presets. */
-#include "attn.h"
+/* registry.c: families (one file each in variants/, found by the build, and those that plug-ins
+ * brought) and their presets.
+ *
+ * Exact names come first, then short names of built-in presets, then short names of loaded ones;
+ * with what attn_registry_free refuses, a plug-in never changes what a name meant before. Families
+ * are added and looked up by one thread at a time. */
+#include "plugin.h"
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,13 +14,19 @@
 #include "attn_families.inc"
 #undef ATTN_FAMILY_FILE
 
-static const attn_family *const families[] = {
+static const attn_family *const built_in[] = {
 #define ATTN_FAMILY_FILE(stem) &attn_family_##stem,
 #include "attn_families.inc"
 #undef ATTN_FAMILY_FILE
-    NULL};
+};
+enum { N_BUILT_IN = sizeof built_in / sizeof *built_in, MAX_LOADED = 128, MAX_PRESETS = 1024 };
 
-enum { MAX_PRESETS = 512 };
+static struct {
+  const attn_family *family;
+  attn_origin origin;
+} loaded[MAX_LOADED];
+static int n_loaded;
+
 typedef struct entry {
   const attn_preset *preset;
   const attn_family *family;
@@ -28,11 +39,29 @@ static int by_name(const void *a, const void *b) {
   return strcmp(((const entry *)a)->preset->name, ((const entry *)b)->preset->name);
 }
 
-static void build(void) {
-  for (int f = 0; families[f]; f++)
-    for (const attn_preset *p = families[f]->presets; p && p->name; p++)
-      if (n_defined++ < MAX_PRESETS) presets[n_presets++] = (entry){p, families[f]};
+static void add_presets(const attn_family *f) {
+  for (const attn_preset *p = f->presets; p && p->name; p++)
+    if (n_defined++ < MAX_PRESETS) presets[n_presets++] = (entry){p, f};
   qsort(presets, (size_t)n_presets, sizeof *presets, by_name);
+}
+
+static void build(void) {
+  for (int f = 0; f < N_BUILT_IN; f++) add_presets(built_in[f]);
+}
+
+/* Runs the init of the built-in families; what fails is tried again at the next call. */
+static al_status start_families(al_ctx *c) {
+  static int n_started;
+  for (; n_started < N_BUILT_IN; n_started++) {
+    const attn_family *f = built_in[n_started];
+    if (f->abi != ATTN_ABI || f->size != sizeof *f)
+      return al_fail(c, AL_ESTATE,
+                     "attention: family %s has ABI %u and %u bytes, %d and %zu are needed", f->name,
+                     f->abi, f->size, ATTN_ABI, sizeof *f);
+    if (f->init) AL_TRY(f->init(c));
+    if (al_error(c) != AL_OK) return al_error(c);
+  }
+  return AL_OK;
 }
 
 static al_status check_table(al_ctx *c) {
@@ -45,12 +74,26 @@ static al_status check_table(al_ctx *c) {
     return al_fail(c, AL_EVALUE,
                    "attention: room for %d presets, %d are defined: raise MAX_PRESETS", MAX_PRESETS,
                    n_defined);
-  return AL_OK;
+  return start_families(c);
 }
 
-int attn_family_count(void) { return (int)(sizeof families / sizeof *families) - 1; }
+int attn_family_count(void) { return N_BUILT_IN + n_loaded; }
 const attn_family *attn_family_at(int i) {
-  return i >= 0 && i < attn_family_count() ? families[i] : NULL;
+  if (i < 0 || i >= attn_family_count()) return NULL;
+  return i < N_BUILT_IN ? built_in[i] : loaded[i - N_BUILT_IN].family;
+}
+
+static const attn_origin *origin_of(const attn_family *f) {
+  for (int i = 0; i < n_loaded; i++)
+    if (loaded[i].family == f) return &loaded[i].origin;
+  return NULL;
+}
+
+bool attn_plugin_of(const attn_family *f, const char **path, const char **hash) {
+  const attn_origin *o = origin_of(f);
+  if (path) *path = o ? o->path : NULL;
+  if (hash) *hash = o ? o->hash : NULL;
+  return o != NULL;
 }
 
 int attn_preset_count(void) {
@@ -70,45 +113,101 @@ static const char *short_name(const char *name) {
   return s ? s + 1 : name;
 }
 
+/* ---- families that plug-ins bring ------------------------------------------------------------ */
+
+/* `what` of the newcomer is taken by `f`, or by its preset p. */
+static al_status taken(al_ctx *c, const char *who, const char *what, const char *name,
+                       const attn_family *f, const attn_preset *p) {
+  const attn_origin *o = origin_of(f);
+  char holder[160] = "", from[512];
+  if (p) snprintf(holder, sizeof holder, "preset '%s' of ", p->name);
+  if (o) snprintf(from, sizeof from, "plug-in '%s'", o->path);
+  else snprintf(from, sizeof from, "this program");
+  return al_fail(c, AL_ENAME, "%s: the %s '%s' is taken: %sfamily '%s' of %s", who, what, name,
+                 holder, f->name, from);
+}
+
+static al_status check_free(al_ctx *c, const char *who, const char *what, const char *name) {
+  for (int f = 0; f < attn_family_count(); f++)
+    if (strcmp(attn_family_at(f)->name, name) == 0)
+      return taken(c, who, what, name, attn_family_at(f), NULL);
+  for (int i = 0; i < n_presets; i++)
+    if (strcmp(presets[i].preset->name, name) == 0 ||
+        strcmp(short_name(presets[i].preset->name), name) == 0)
+      return taken(c, who, what, name, presets[i].family, presets[i].preset);
+  return AL_OK;
+}
+
+al_status attn_registry_free(al_ctx *c, const attn_family *f, const char *who) {
+  AL_TRY(check_table(c));
+  AL_TRY(check_free(c, who, "family's name", f->name));
+  for (const attn_preset *p = f->presets; p && p->name; p++)
+    AL_TRY(check_free(c, who, "preset", p->name));
+  return AL_OK;
+}
+
+al_status attn_registry_room(al_ctx *c, const attn_family *f, const char *who) {
+  int n = n_presets;
+  for (const attn_preset *p = f->presets; p && p->name; p++) n++;
+  if (n <= MAX_PRESETS && n_loaded < MAX_LOADED) return AL_OK;
+  return al_fail(c, AL_EVALUE, "%s: there is room for %d plug-ins and %d presets in all", who,
+                 MAX_LOADED, MAX_PRESETS);
+}
+
+void attn_registry_add(const attn_family *f, const attn_origin *origin) {
+  loaded[n_loaded].family = f;
+  loaded[n_loaded++].origin = *origin;
+  add_presets(f);
+}
+
+/* ---- finding ----------------------------------------------------------------------------------
+ */
+
 static al_status not_found(al_ctx *c, const char *name) {
-  const char *names[2 * MAX_PRESETS + 64];
+  const char *names[2 * MAX_PRESETS + N_BUILT_IN + MAX_LOADED];
   int n = 0;
   for (int i = 0; i < n_presets; i++) {
     names[n++] = presets[i].preset->name;
     names[n++] = short_name(presets[i].preset->name);
   }
-  for (int f = 0; families[f] && n < (int)(sizeof names / sizeof *names); f++)
-    names[n++] = families[f]->name;
+  for (int f = 0; f < attn_family_count(); f++) names[n++] = attn_family_at(f)->name;
   const char *near = al_nearest(name, names, n);
   return al_fail(c, AL_ENAME, "attention: no preset or family '%s'%s%s%s; `list` shows all", name,
                  near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+}
+
+/* The preset of that full name, or of that short name; *n = how many have it. */
+static const entry *find_preset(const char *name, bool whole, bool built_in_only, int *n) {
+  const entry *hit = NULL;
+  *n = 0;
+  for (int i = 0; i < n_presets; i++) {
+    const char *full = presets[i].preset->name;
+    if (built_in_only && origin_of(presets[i].family)) continue;
+    if (strcmp(whole ? full : short_name(full), name) == 0) hit = &presets[i], ++*n;
+  }
+  return hit;
+}
+
+static const attn_family *find_family(const char *name) {
+  for (int f = 0; f < attn_family_count(); f++)
+    if (strcmp(attn_family_at(f)->name, name) == 0) return attn_family_at(f);
+  return NULL;
 }
 
 al_status attn_find(al_ctx *c, const char *name, const attn_family **family,
                     const attn_preset **preset, al_opts **opts) {
   *family = NULL, *preset = NULL, *opts = NULL;
   AL_TRY(check_table(c));
-  const entry *hit = NULL;
-  int n_hits = 0;
-  for (int i = 0; i < attn_preset_count(); i++) {
-    const char *full = presets[i].preset->name;
-    if (strcmp(full, name) == 0) {
-      hit = &presets[i], n_hits = 1;
-      break;
-    }
-    if (strcmp(short_name(full), name) == 0) hit = &presets[i], n_hits++;
-  }
+  int n_hits;
+  const entry *hit = find_preset(name, true, false, &n_hits);
+  if (!hit) *family = find_family(*name ? name : "kernel_attention");
+  if (!hit && !*family) hit = find_preset(name, false, true, &n_hits);
+  if (!hit && !*family) hit = find_preset(name, false, false, &n_hits);
   if (n_hits > 1)
     return al_fail(c, AL_ENAME, "attention: '%s' names %d presets; write the paper too, e.g. '%s'",
                    name, n_hits, hit->preset->name);
-  if (hit) {
-    *family = hit->family;
-    *preset = hit->preset;
-  } else {
-    for (int f = 0; families[f]; f++)
-      if (strcmp(families[f]->name, *name ? name : "kernel_attention") == 0) *family = families[f];
-    if (!*family) return not_found(c, name);
-  }
+  if (hit) *family = hit->family, *preset = hit->preset;
+  if (!*family) return not_found(c, name);
   *opts = al_opts_new(c, (*family)->options, (*family)->name);
   if (*opts && *preset && al_opts_parse(c, *opts, (*preset)->options) != AL_OK) {
     al_opts_release(*opts);
@@ -163,6 +262,8 @@ char *attn_describe(al_ctx *c, const char *name) {
     return NULL;
   }
   fprintf(f, "%s  (family %s: %s)\n", pre ? pre->name : fam->name, fam->name, fam->doc);
+  const attn_origin *from = origin_of(fam);
+  if (from) fprintf(f, "plug-in:  %s (sha256 %.12s)\n", from->path, from->hash);
   if (fam->formula) {
     fam->formula(o, line, sizeof line);
     fprintf(f, "formula:  %s\n", line);

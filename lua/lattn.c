@@ -48,11 +48,24 @@ static int attn_families(lua_State *L) {
   lua_createtable(L, n, 0);
   for (int i = 0; i < n; i++) {
     const attn_family *f = attn_family_at(i);
-    lua_createtable(L, 0, 2);
+    const char *path, *hash;
+    lua_createtable(L, 0, 4);
     set_text(L, "name", f->name);
     set_text(L, "doc", f->doc);
+    if (attn_plugin_of(f, &path, &hash)) {
+      set_text(L, "plugin", path);
+      set_text(L, "hash", hash);
+    }
     lua_rawseti(L, -2, i + 1);
   }
+  return 1;
+}
+
+/* core.attn.load(path): the name of the family that the plug-in brings. */
+static int attn_load(lua_State *L) {
+  const attn_family *f = attn_plugin_load(lal_ctx(L), luaL_checkstring(L, 1));
+  if (!f) return lal_raise(L);
+  lua_pushstring(L, f->name);
   return 1;
 }
 
@@ -255,9 +268,13 @@ static const luaL_Reg methods[] = {{"forward", lal_attn_forward},
                                    {"family", attention_family},
                                    {"layer", attention_layer},
                                    {NULL, NULL}};
-static const luaL_Reg functions[] = {
-    {"list", attn_list},       {"families", attn_families}, {"describe", attn_describe_name},
-    {"options", attn_options}, {"new", attn_new_instance},  {NULL, NULL}};
+static const luaL_Reg functions[] = {{"list", attn_list},
+                                     {"families", attn_families},
+                                     {"describe", attn_describe_name},
+                                     {"options", attn_options},
+                                     {"new", attn_new_instance},
+                                     {"load", attn_load},
+                                     {NULL, NULL}};
 
 void lal_open_attn(lua_State *L) {
   luaL_newlib(L, functions);

@@ -13,6 +13,12 @@ function M.describe(name)
   return core.attn.describe(name)
 end
 
+-- Loads a plug-in for the rest of the process and returns the name of its family; the same file again is
+-- the same family. What is no plug-in, or would take a name, is refused.
+function M.load(path)
+  return core.attn.load(path)
+end
+
 local SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "seed", "tag" }
 
 -- new("p2/cottention", {heads=4, head_dim=16, width=64, ..options}) or new{preset=, ..the same}:

@@ -101,7 +101,7 @@ local ARROWS = {
   { "^attention/attn%.h$", "^core/attnlab%.h$ ^attention/plugin_calls%.h$", "" },
   { "^attention/variants/", "^attention/[^/]+%.h$ ^attention/variants/[^/]+%.def$", "" },
   { "^attention/", "^core/attnlab%.h$ ^attention/[^/]+%.h$ ^kernels/attn[^/]*%.h$ ^generated/attn_families%.inc$",
-    "pthread dlfcn" },
+    "pthread dlfcn elf sha2" },
   { "^lua/", "^core/attnlab%.h$ ^attention/attn%.h$ ^lua/[^/]+%.h$", POSIX .. "lua lauxlib lualib jansson sha2" },
 }
 
