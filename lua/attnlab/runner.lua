@@ -161,9 +161,15 @@ function Work:fill(options)
   while self.signals == 0 and #self.active < self.jobs and self.next <= #self.todo do
     local run = self.todo[self.next]
     self.next = self.next + 1
-    start(run, options)
-    self.active[#self.active + 1] = run
-    if not self.out.tty then self.out:say(("started %s  %s"):format(run.title, run.dir)) end
+    local ok, why = pcall(start, run, options)
+    if ok then
+      self.active[#self.active + 1] = run
+      if not self.out.tty then self.out:say(("started %s  %s"):format(run.title, run.dir)) end
+    else -- a folder that cannot be made stops this run, not the others
+      self.failed, self.done = true, self.done + 1
+      self.out:say(("[%d/%d] %s  %s: %s"):format(self.done, #self.list, run.title,
+        self.out:paint("31", "not started"), why))
+    end
   end
 end
 

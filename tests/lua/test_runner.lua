@@ -54,6 +54,22 @@ T.test("finished runs are skipped", function()
   T.eq(tiny.metrics(root), reference)
 end)
 
+T.test("a run whose folder cannot be made does not stop the others", function()
+  local _, other = tiny.experiment(ARMS)
+  local id = tiny.run_dirs(root)[1]:match "[^/]+$"
+  sys.mkdir(other .. "/tiny")
+  sys.write(other .. "/tiny/" .. id, "in the way")
+  local status, text = tiny.run { "run", file, "out_dir=" .. other }
+  T.eq(status, 1)
+  T.ok(text:find "not started.*" and text:find(id, 1, true), text)
+  local finished = 0
+  for _, dir in ipairs(tiny.run_dirs(root)) do
+    local mine = other .. "/tiny/" .. dir:match "[^/]+$"
+    if store.status(mine).state == "finished" then finished = finished + 1 end
+  end
+  T.eq(finished, 5)
+end)
+
 T.test("two runs of one seed are bit-equal, whatever ran beside them", function()
   local _, other = tiny.experiment(ARMS)
   T.eq((tiny.run { "run", file, "--seeds", "1", "out_dir=" .. other }), 0)
