@@ -235,6 +235,29 @@ AL_API al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, 
   (al_tensor *const[]){__VA_ARGS__},                                                               \
       (int)(sizeof((al_tensor *const[]){__VA_ARGS__}) / sizeof(al_tensor *))
 
+/* ---- expressions ---------------------------------------------------------------------------- */
+
+/* A function of a logit s written as text: numbers, s, i and j (positions of row and key, counted
+ * from 1), pi, named scalars, + - * / ^, parentheses and the functions exp expm1 log log1p sqrt abs
+ * relu tanh sinh cosh sin cos erf sigmoid softplus min max. At a kink abs and relu have the
+ * derivative 0, min and max that of their first argument. */
+typedef struct al_expr al_expr;
+/* Parsed, differentiated and checked against every limit; owned by the caller. names: scalars that
+ * may stand in it. `owner` begins the error texts, which show the place. */
+AL_API al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, int n,
+                            const char *const *names);
+AL_API void al_expr_free(al_expr *e);
+AL_API const char *al_expr_text(const al_expr *e);                /* as it was given */
+AL_API bool al_expr_reads(const al_expr *e, const char *name);    /* stands this scalar in it? */
+AL_API bool al_expr_positive(const al_expr *e);                   /* provably never below 0 */
+AL_API bool al_expr_exponent(const al_expr *e, char *buf, size_t n); /* exp(g): true, g as text */
+/* out[0] = value, out[1] = d/ds, out[2 + k] = d/d scalar k, in f64. */
+AL_API void al_expr_eval(const al_expr *e, double s, double i, double j, const double *scalars,
+                         double *out);
+/* The same as a complete C function void name(s, i, j, t, y), in AL_REAL. Returns its length, as
+ * snprintf does. */
+AL_API size_t al_expr_c(const al_expr *e, const char *name, char *buf, size_t n);
+
 /* ---- gradient check ------------------------------------------------------------------------- */
 
 /* y = f(c, in, user) computes a scalar or any tensor from in[0..n) (f64 leaves) in a scope of the

@@ -96,7 +96,7 @@ local ARROWS = {
   { "^core/attnlab%.h$", "", "" },
   { "^core/op%.h$", "^core/attnlab%.h$ ^kernels/kernel%.h$", "" },
   { "^core/ops/", "^core/op%.h$ ^core/ops/[^/]+%.h$ ^kernels/[^/]+$", "" },
-  { "^core/", "^core/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+%.h$ ^generated/al_ops%.inc$",
+  { "^core/", "^core/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$ ^generated/al_ops%.inc$",
     POSIX .. "omp jansson dlfcn" },
   { "^attention/attn%.h$", "^core/attnlab%.h$ ^attention/plugin_calls%.h$", "" },
   { "^attention/variants/", "^attention/[^/]+%.h$ ^attention/variants/[^/]+%.def$", "" },
