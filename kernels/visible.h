@@ -85,6 +85,6 @@ ALK_KERNEL(weights_bwd, void,
 ALK_KERNEL(visible_max, void,
            (const alk_visible *g, const alk_weight_spec *spec, bool absolute, const void *s,
             const double *sums, void *m))
-/* n (B,T): visible keys of each row. */
-ALK_KERNEL(visible_count, void, (const alk_visible *g, void *n))
+/* n (B,T): visible keys of each row, and before[b] more; before (B) may be NULL. */
+ALK_KERNEL(visible_count, void, (const alk_visible *g, const int32_t *before, void *n))
 #endif

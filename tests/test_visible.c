@@ -501,6 +501,10 @@ START_TEST(counts) {
   al_read(al_run(c, "visible_count", AL_IN(x), "causal=true offset=-2"), v, 6);
   const double late[] = {0, 0, 1, 0, 0, 1};
   for (int i = 0; i < 6; i++) ck_assert_double_eq(v[i], late[i]);
+  al_tensor *before = al_tensor_from(c, AL_I32, 1, &n, (double[]){7, 0}, 2);
+  al_read(al_run(c, "visible_count", AL_IN(x, lengths, before), "causal=true keys=5"), v, 6);
+  const double more[] = {8, 9, 10, 1, 2, 2};
+  for (int i = 0; i < 6; i++) ck_assert_double_eq(v[i], more[i]);
   al_scope_end(c, NULL);
 }
 END_TEST

@@ -26,7 +26,7 @@ static inline al_status attend_decay(al_ctx *c, const al_call *k) {
                    name, (long long)q->shape[0], (long long)key->shape[1], AL_META_STR(key),
                    AL_META_STR(a));
   AL_TRY(visible_heads(c, k, DECAY, q->shape[2], a->shape[2]));
-  if (!al_opt_bool(k->opts, "causal"))
+  if (al_opts_has(k->opts, "causal") && !al_opt_bool(k->opts, "causal"))
     return al_fail(c, AL_EVALUE,
                    "%s: decay: causal=true needed: a row decays from its last visible key back",
                    name);

@@ -61,6 +61,9 @@ static al_status count_shape(al_ctx *c, al_call *k) {
   if (x->ndim < 2) return visible_axes(c, k, 0, 2, "(B,T,..)");
   const int64_t keys = al_opt_int(k->opts, "keys");
   AL_TRY(visible_lengths(c, k, 1, x->shape[0], keys < 0 ? x->shape[1] : keys));
+  if (k->in[2] && (k->in_meta[2].ndim != 1 || k->in_meta[2].shape[0] != x->shape[0]))
+    return al_fail(c, AL_ESHAPE, "visible_count: before: shape (%lld) needed to match x %s, got %s",
+                   (long long)x->shape[0], AL_META_STR(x), AL_META_STR(&k->in_meta[2]));
   k->out_meta[0] = (al_meta){.dtype = x->dtype, .ndim = 2, .shape = {x->shape[0], x->shape[1]}};
   return AL_OK;
 }
@@ -71,32 +74,39 @@ static al_status count_forward(al_ctx *c, al_call *k) {
   alk_visible g = visible_of(k, k->in[1]);
   g.B = k->in_meta[0].shape[0], g.T = k->in_meta[0].shape[1], g.S = keys < 0 ? g.T : keys,
   g.H = g.Hkv = 1;
-  alk_visible_count((alk_dtype)k->out_meta[0].dtype)(&g, al_data(k->out[0]));
+  alk_visible_count((alk_dtype)k->out_meta[0].dtype)(&g, k->in[2] ? al_data(k->in[2]) : NULL,
+                                                     al_data(k->out[0]));
   return AL_OK;
 }
 
 static const al_op visible_count = {
-    .info = {.name = "visible_count",
-             .doc = "Number of keys each row of x (B,T,..) sees -> (B,T); a constant.",
-             .inputs =
-                 (const al_row[]){{"x", AL_IN_NODIFF, "(B,T,..): only its shape and type count"},
-                                  LENGTHS_ROW,
-                                  {0}},
-             .outputs = (const al_row[]){{"n", 0, "(B,T)"}, {0}},
-             .args = (const al_arg[]){VISIBLE_ARGS,
-                                      {.name = "keys",
-                                       .type = AL_T_INT,
-                                       .def = "-1",
-                                       .min = -1,
-                                       .max = 1e15,
-                                       .doc = "number of keys S; -1: as many as rows"},
-                                      {0}}},
+    .info =
+        {.name = "visible_count",
+         .doc =
+             "Number of keys each row of x (B,T,..) sees, after `before` earlier ones -> (B,T); a "
+             "constant.",
+         .inputs = (const al_row[]){{"x", AL_IN_NODIFF, "(B,T,..): only its shape and type count"},
+                                    LENGTHS_ROW,
+                                    {"before", AL_IN_OPTIONAL | AL_IN_I32,
+                                     "(B): keys seen earlier, added"},
+                                    {0}},
+         .outputs = (const al_row[]){{"n", 0, "(B,T)"}, {0}},
+         .args = (const al_arg[]){VISIBLE_ARGS,
+                                  {.name = "keys",
+                                   .type = AL_T_INT,
+                                   .def = "-1",
+                                   .min = -1,
+                                   .max = 1e15,
+                                   .doc = "number of keys S; -1: as many as rows"},
+                                  {0}}},
     .shape = count_shape,
     .forward = count_forward,
     .samples = (const al_sample[]){{.inputs = "(2,3)"},
                                    {"(2,5,4,1)", .args = "causal=true"},
                                    {"(3,5,2) i(3)<8", .args = "causal=true offset=2 keys=7"},
                                    {"(2,4) i(2)<5", .args = "offset=1"},
+                                   {"(2,4) i(2)<5 i(2)<90", .args = "causal=true"},
+                                   {.inputs = "(3,2,1) - i(3)<9"},
                                    {"(1,4)", .args = "causal=true offset=-2"},
                                    {0}},
 };

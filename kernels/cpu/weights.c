@@ -310,7 +310,8 @@ void ALK_NAME(visible_max)(const alk_visible *g, const alk_weight_spec *spec, bo
   }
 }
 
-void ALK_NAME(visible_count)(const alk_visible *g, void *n) {
+void ALK_NAME(visible_count)(const alk_visible *g, const int32_t *before, void *n) {
   for (int64_t b = 0; b < g->B; b++)
-    for (int64_t i = 0; i < g->T; i++) ((real *)n)[b * g->T + i] = (real)alk_visible_keys(g, b, i);
+    for (int64_t i = 0; i < g->T; i++)
+      ((real *)n)[b * g->T + i] = (real)(alk_visible_keys(g, b, i) + (before ? before[b] : 0));
 }
