@@ -31,7 +31,9 @@ M.COMMANDS = {
     more = "Keys: data=NAME or path of a text, tokenizer=FILE for llama2.c models." },
   { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
     doc = "text from a model file or run folder",
-    more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE.", options = {} },
+    more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE\n"
+      .. "past_context=slide|continue|stop (when the context is full). Speed and state go to stderr.",
+    options = {} },
   { name = "list", args = "[attention|ops|data|config]", least = 0, most = 1, doc = "what there is, by kind",
     options = { JSON } },
   { name = "describe", args = "NAME", least = 1, most = 1,

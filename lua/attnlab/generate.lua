@@ -1,5 +1,4 @@
--- Text from a model: each step runs the window of the last `context` tokens in the parallel form
--- and takes the next token from the last position's logits.
+-- Text from a model, decoded by its state: the prompt runs at once, then every token by itself.
 --   prompt       text, or an array of ids; default: the tokenizer's start
 --   tokens       how many to add (256)
 --   temperature  0 = the likeliest token (default); else samples from softmax(logits / temperature)
@@ -7,13 +6,27 @@
 --   seed         of the samples (1): token n is a function of (seed, n) and the logits
 --   eos          id that ends the text; false = none; default: the end token of a llama2.c table
 --   on_token     function(piece, id), called for each new token
--- Returns the text (nil without a vocabulary) and the array of all ids.
+--   past_context what follows when the context is full:
+--                "slide"     the state is made again from the last half of the context, once in that
+--                            many tokens, so that no position is new to the model
+--                "continue"  positions run on: nothing is forgotten, but rotary positions beyond the
+--                            context were never trained
+--                "stop"      the text ends
+--                default: "slide" where layers have rotary positions, else "continue"
+-- Returns the text (nil without a vocabulary), the array of all ids, and what it took: { tokens=,
+-- prompt_tokens=, prompt_seconds=, seconds=, tokens_per_s=, state_bytes=, position=, cache= (names of
+-- what grows with the text, or nil), bytes_per_token= of it, slides= }. seconds and tokens_per_s are
+-- of the tokens behind the prompt.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
+local tables = require "attnlab.table"
 
 local M = {}
 
-local KNOWN = { "prompt", "tokens", "temperature", "top_k", "seed", "eos", "on_token" }
+local KNOWN = { "prompt", "tokens", "temperature", "top_k", "seed", "eos", "on_token",
+                "past_context" }
+local PAST = { "slide", "continue", "stop" }
+
 local function number(opts, key, default, least)
   local v = opts[key]
   if v == nil then return default end
@@ -75,6 +88,91 @@ local function check(opts)
   end
 end
 
+-- ---- the state of one sequence, with its end of the context ---------------------------------------
+
+local Decoder = {}
+Decoder.__index = Decoder
+
+local function decoder(m, past)
+  if past == nil then past = m:has_positions() and "slide" or "continue" end
+  local known = false
+  for _, word in ipairs(PAST) do known = known or past == word end
+  if not known then
+    error("generate: option 'past_context': " .. names.unknown("word", tostring(past), PAST), 0)
+  end
+  return setmetatable({ m = m, past = past, fed = 0, seconds = 0, n = 0, slides = 0 }, Decoder)
+end
+
+-- Runs ids first..last through the model; their last logits.
+function Decoder:feed(ids, first, last)
+  local part = table.move(ids, first, last, 1, {})
+  local h <close>, after = self.m:hidden(part, { state = self.state })
+  self.state:free()
+  self.state = after
+  local final <close> = h[{ {}, #part }]
+  local scores <close> = self.m:logits(final)
+  return scores:flat()
+end
+
+function Decoder:restart(ids, length)
+  if self.state then self.state:free() end
+  self.state = self.m:state { beyond = self.past == "continue" }
+  return self:feed(ids, math.max(1, #ids - length + 1), #ids)
+end
+
+-- Logits behind the last of ids; nil where the text has to stop. One token is new, or all are.
+function Decoder:logits(ids)
+  local began, context = core.sys.clock(), self.m.config.context
+  local logits
+  if not self.state then
+    if self.past == "stop" and #ids > context then
+      error(("generate: the prompt of %d tokens is longer than the context of %d")
+        :format(#ids, context), 0)
+    end
+    logits = self:restart(ids, self.past == "continue" and #ids or context)
+    self.prompt_seconds = core.sys.clock() - began
+    return logits
+  end
+  if self.past == "continue" or self.state:position() < context then
+    logits = self:feed(ids, #ids, #ids)
+  elseif self.past == "slide" then
+    self.slides = self.slides + 1
+    logits = self:restart(ids, math.max(1, context // 2))
+  end
+  self.n, self.seconds = self.n + (logits and 1 or 0), self.seconds + core.sys.clock() - began
+  return logits
+end
+
+function Decoder:report(prompt, total)
+  local st = self.state
+  local r = { tokens = total - prompt, prompt_tokens = prompt, prompt_seconds = self.prompt_seconds,
+              seconds = self.seconds, tokens_per_s = self.n > 0 and self.n / self.seconds or nil,
+              slides = self.slides }
+  if not st then return r end
+  r.state_bytes, r.position = st:bytes(), st:position()
+  r.cache, r.bytes_per_token = st:cache()
+  st:free()
+  return r
+end
+
+-- A line about what M.run reported.
+function M.summary(r)
+  local parts = { ("%d tokens"):format(r.tokens) }
+  if r.tokens_per_s then
+    parts[#parts + 1] = ("%.1f token/s behind the prompt's %d in %.3f s"):format(r.tokens_per_s,
+      r.prompt_tokens, r.prompt_seconds)
+  end
+  if r.state_bytes then
+    parts[#parts + 1] = ("state %s at position %d: %s"):format(tables.human(r.state_bytes, true),
+      r.position, r.cache and ("a cache of %s, %.0f bytes a token"):format(table.concat(r.cache, ", "),
+        r.bytes_per_token) or "finite, it does not grow")
+  end
+  if r.slides > 0 then
+    parts[#parts + 1] = ("context full %d time%s"):format(r.slides, r.slides == 1 and "" or "s")
+  end
+  return table.concat(parts, "; ")
+end
+
 function M.run(m, opts)
   opts = opts or {}
   check(opts)
@@ -85,15 +183,12 @@ function M.run(m, opts)
   if eos == nil and vocabulary then eos = vocabulary.eos end
   local ids = start(m, opts.prompt)
   if #ids == 0 then error("generate: the prompt is empty", 0) end
-  local context, mode = m.config.context, m.training
+  local prompt, mode, decode = #ids, m.training, decoder(m, opts.past_context)
   m:eval()
   local ok, message = pcall(core.no_grad, function()
     for n = 1, tokens do
-      local window = table.move(ids, math.max(1, #ids - context + 1), #ids, 1, {})
-      local h <close> = m:hidden(window)
-      local last <close> = h[{ {}, #window }]
-      local scores <close> = m:logits(last)
-      local logits, id = scores:flat(), nil
+      local logits, id = decode:logits(ids), nil
+      if not logits then break end
       if temperature == 0 then
         id = likeliest(logits)
       else
@@ -109,7 +204,7 @@ function M.run(m, opts)
   end)
   m:train(mode)
   if not ok then error(message, 0) end
-  return vocabulary and vocabulary:decode(ids), ids
+  return vocabulary and vocabulary:decode(ids), ids, decode:report(prompt, #ids)
 end
 
 return M

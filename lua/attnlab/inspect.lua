@@ -82,10 +82,12 @@ end
 
 function M.generate(args, usage)
   local given = values(args, { prompt = "text", tokens = "number", temperature = "number", top_k = "number",
-                               seed = "number", tokenizer = "text" }, usage)
+                               seed = "number", tokenizer = "text", past_context = "text" }, usage)
   local m = load_model(args.words[1], given.tokenizer)
   given.tokenizer = nil
-  print((m:generate(given)))
+  local text, _, took = m:generate(given)
+  print(text)
+  io.stderr:write(require("attnlab.generate").summary(took), "\n")
 end
 
 local LISTS = {

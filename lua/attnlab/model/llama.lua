@@ -4,8 +4,12 @@
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local generate = require "attnlab.generate"
+local names = require "attnlab.names"
 local nn = require "attnlab.nn"
+local State = require "attnlab.state"
 local Module = nn.Module
+
+local LAYER = "layer." -- parts of a state: layer.1, layer.2, ..
 
 local Block = Module.class "Block"
 
@@ -26,13 +30,14 @@ end
 -- x: the residual stream; a: what the block before still adds to it, or nil. Returns the same pair
 -- behind this block: each sum is made in one pass with the norm that reads it. Intermediate tensors
 -- are dropped as soon as the graph alone needs them: waiting for the collector would hold every
--- activation of a step twice.
+-- activation of a step twice. Third result: the attention's next state, where opts has one.
 function Block:forward(x, a, opts)
   local sum, n1 <close> = self.input_norm:add(x, a)
-  local heads <close> = self.attention(n1, opts)
+  local attended, next_state = self.attention(n1, opts)
+  local heads <close> = attended
   local y, n2 <close> = self.mlp_norm:add(sum, heads)
   if a then sum:free() end
-  return y, self.mlp(n2)
+  return y, self.mlp(n2), next_state
 end
 
 local Llama = Module.class "Llama"
@@ -94,24 +99,40 @@ local function as_ids(ids)
   return ids
 end
 
+-- The number of tokens; those that the context has no room for are refused.
+function Llama:check_length(T, st)
+  local context = self.config.context
+  if T == 0 then error("forward: ids: at least one token expected, got none", 0) end
+  if st and (st.beyond or not self:has_positions()) then return T end
+  if not st and T > context then
+    error(("forward: ids: %d tokens are longer than the context of %d"):format(T, context), 0)
+  elseif st and st:position() + T > context then
+    error(("forward: ids: %d tokens after %d are beyond the context of %d, whose positions the model"
+      .. " knows; state{beyond=true} lets them run on"):format(T, st:position(), context), 0)
+  end
+  return T
+end
+
+-- Options of layer i: its own part of the state, and its number for inspect.
+local function options_of(i, opts, st)
+  if not (st or opts and opts.inspect) then return opts end
+  return setmetatable({ state = st and st[LAYER .. i],
+                        inspect = opts.inspect and function(...) opts.inspect(i, ...) end },
+    { __index = opts })
+end
+
 -- Final normed hidden states (B,T,width). opts go to the attention layers (causal, lengths); with
 -- opts.inspect(layer, q, k, v) the inputs of each attention can be looked at while they exist.
+-- opts.state: ids go on from it, and the next state is the second result.
 function Llama:hidden(ids, opts)
   ids = as_ids(ids)
-  local T = ids:size(2)
-  if T > self.config.context then
-    error(("forward: ids: %d tokens are longer than the context of %d")
-      :format(T, self.config.context), 0)
-  end
-  if T == 0 then error("forward: ids: at least one token expected, got none", 0) end
+  local st, parts = opts and opts.state, {}
+  if st then State.check(st, self, ids:size(1), "forward") end
+  local T = self:check_length(ids:size(2), st)
   local x, a = self.embedding(ids), nil
   for i, block in ipairs(self.layers) do
-    local layer_opts = opts
-    if opts and opts.inspect then
-      layer_opts = setmetatable({ inspect = function(...) opts.inspect(i, ...) end },
-        { __index = opts })
-    end
-    local y, b = block(x, a, layer_opts)
+    local y, b, after = block(x, a, options_of(i, opts, st))
+    parts[i] = { name = LAYER .. i, state = after }
     x:free()
     if a then a:free() end
     x, a = y, b
@@ -119,7 +140,7 @@ function Llama:hidden(ids, opts)
   local sum <close>, h = self.norm:add(x, a)
   x:free()
   if a then a:free() end
-  return h
+  return h, st and self:made(st:position() + T, st:batch(), parts, st.beyond) or nil
 end
 
 function Llama:logits(h)
@@ -127,15 +148,62 @@ function Llama:logits(h)
   return h:matmul(self.embedding.weight, { transpose_b = true })
 end
 
+-- Logits (B,T,vocab). opts: causal, lengths, inspect; state: ids are the next tokens of its
+-- sequences, and the state after them is the second result. Gradients flow through states into the
+-- calls that made them, unless detach is set (truncated backpropagation through time).
 function Llama:forward(ids, opts)
-  local h <close> = self:hidden(ids, opts)
-  return self:logits(h)
+  local hidden, after = self:hidden(ids, opts)
+  local h <close> = hidden
+  return self:logits(h), after
 end
 
--- Mean cross entropy in nats of targets y (B,T) given ids x (B,T).
+-- Mean cross entropy in nats of targets y (B,T) given ids x (B,T); the next state as forward.
 function Llama:loss(x, y, opts)
-  local logits <close> = self:forward(x, opts)
-  return logits:cross_entropy(y)
+  local forward, after = self:forward(x, opts)
+  local logits <close> = forward
+  return logits:cross_entropy(y), after
+end
+
+-- ---- decoding -------------------------------------------------------------------------------------
+
+function Llama:made(position, batch, parts, beyond)
+  local st = State.new(self, position, batch, parts)
+  st.beyond = beyond
+  return st
+end
+
+-- The state of `batch` sequences of which nothing has been seen. beyond: tokens may come after the
+-- context's end, at positions that no training has shown; where no layer has rotary positions they
+-- always may.
+function Llama:state(opts)
+  local o = { batch = 1, beyond = false }
+  for k, v in pairs(opts or {}) do
+    if o[k] == nil then error("state: " .. names.unknown("option", k, names.keys(o)), 0) end
+    o[k] = v
+  end
+  local parts = {}
+  for i, block in ipairs(self.layers) do
+    parts[i] = { name = LAYER .. i, state = block.attention:state(o.batch) }
+  end
+  return self:made(0, o.batch, parts, o.beyond)
+end
+
+function Llama:fresh(batch) -- for State:cache
+  return self:state { batch = batch, beyond = true }
+end
+
+-- Logits (B,T,vocab) of the next tokens, any number of them, and the state behind them. Records
+-- nothing, so that a long text holds no more than its state.
+function Llama:step(ids, st)
+  return core.no_grad(self.forward, self, ids, { state = st })
+end
+
+-- Whether a layer turns queries and keys by their position, which training shows up to the context.
+function Llama:has_positions()
+  for _, block in ipairs(self.layers) do
+    if block.attention.rotation then return true end
+  end
+  return false
 end
 
 -- Bytes a sequence carries from token to token, all layers, at position t.

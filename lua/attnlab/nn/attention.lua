@@ -10,6 +10,7 @@ local Linear = require "attnlab.nn.linear"
 local RMSNorm = require("attnlab.nn.norm").RMSNorm
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
+local State = require "attnlab.state"
 
 local Attention = Module.class "Attention"
 
@@ -130,24 +131,49 @@ function Attention:add_convolution(width)
 end
 
 -- y_t = bias + sum_i weight[width - i] x_{t-i}, x (B,T,C); what is before the start counts as 0.
-function Attention:convolve(x, which)
+-- tail: the width - 1 inputs before x, which then count. Second result: the last of all, for what
+-- comes next.
+function Attention:convolve(x, which, tail)
   local c = self.convolution[which]
   local width, T = c.weight:size(1), x:size(2)
+  if tail then return self:convolve_on(x, which, tail) end
   local y = x * c.weight[{ width }] + c.bias
   for i = 1, math.min(width, T) - 1 do
     local zeros = core.zeros { shape = { x:size(1), i, x:size(3) }, dtype = x:dtype() }
     local earlier = x[{ {}, { 1, T - i } }] * c.weight[{ width - i }]
     y = y + core.op.concat({ zeros, earlier }, { axis = 2 })
   end
+  return self:activate(y, which)
+end
+
+function Attention:activate(y, which)
   local activation = self.layer.conv_activation
   if which == "v" or activation == "none" then return y end
   return y[activation](y)
 end
 
--- One of q, k, v as (B,T,heads,dim), before the rotation.
-function Attention:head_inputs(x, which, heads)
+function Attention:convolve_on(x, which, tail)
+  local c = self.convolution[which]
+  local before, T = tail:size(2), x:size(2)
+  local all = core.op.concat({ tail, x }, { axis = 2 })
+  local y = x * c.weight[{ before + 1 }] + c.bias
+  for i = 1, before do
+    y = y + all:slice { axis = 2, start = before - i, stop = before - i + T } * c.weight[{ before + 1 - i }]
+  end
+  -- a copy: the view would hold all inputs of this call as long as the state lives
+  local last = all:slice { axis = 2, start = T }:scale { by = 1 }
+  return self:activate(y, which), last
+end
+
+-- One of q, k, v as (B,T,heads,dim), before the rotation. run: of begin, or nil.
+function Attention:head_inputs(x, which, heads, run)
   local flat <close> = self[which .. "_proj"](x)
-  local mixed <close> = self.convolution and self:convolve(flat, which) or nil
+  local convolved, last
+  if self.convolution then
+    convolved, last = self:convolve(flat, which, run and run.tails[which])
+    if last then run.next[which] = last end
+  end
+  local mixed <close> = convolved
   local y = (mixed or flat):reshape { shape = { x:size(1), x:size(2), heads, self.head_dim } }
   if which == "v" or not self.q_norm then return y end
   local split <close> = y
@@ -155,14 +181,65 @@ function Attention:head_inputs(x, which, heads)
 end
 
 -- q, k, v, all that precedes the family done to them.
-function Attention:inputs(x)
-  local q, k = self:head_inputs(x, "q", self.heads), self:head_inputs(x, "k", self.kv_heads)
-  local v = self:head_inputs(x, "v", self.kv_heads)
+function Attention:inputs(x, run)
+  local q = self:head_inputs(x, "q", self.heads, run)
+  local k = self:head_inputs(x, "k", self.kv_heads, run)
+  local v = self:head_inputs(x, "v", self.kv_heads, run)
   if not self.rotation then return q, k, v end
   local straight_q <close> = q
   local straight_k <close> = k
-  q, k = q:rope_pair(k, self.rotation)
+  local r = self.rotation
+  q, k = q:rope_pair(k, { base = r.base, dims = r.dims, interleaved = r.interleaved,
+                          offset = run and run.position })
   return q, k, v
+end
+
+-- ---- states ---------------------------------------------------------------------------------------
+
+local CONV_DOC = "last inputs of the convolution"
+
+-- The state of `batch` sequences of which nothing has been seen.
+function Attention:state(batch)
+  batch = batch or 1
+  local parts = { { name = "attention", state = self.family:state { batch = batch } } }
+  for _, which in ipairs(self.layer.conv > 1 and { "q", "k", "v" } or {}) do
+    local channels = self.convolution[which].weight:size(2)
+    parts[#parts + 1] = { name = "conv." .. which, doc = CONV_DOC, tensor = core.zeros {
+      shape = { batch, self.layer.conv - 1, channels }, dtype = self.dtype } }
+  end
+  return State.new(self, 0, batch, parts)
+end
+
+Attention.fresh = Attention.state -- for State:cache
+
+-- What a call from state st needs beside the family's own state: { position, tails, next }.
+function Attention:begin(x, st, opts)
+  State.check(st, self, x:size(1), "attention")
+  if opts.lengths and (self.rotation or self.layer.conv > 1) then
+    error("attention: lengths with a state: the layer has rotary positions or a convolution, which "
+      .. "count the padding as well; give rows of full length", 0)
+  end
+  local run = { position = st:position(), tails = {}, next = {} }
+  for _, which in ipairs { "q", "k", "v" } do
+    local tail = st["conv." .. which]
+    run.tails[which] = tail and opts.detach and tail:detach() or tail
+  end
+  return run
+end
+
+function Attention:finish(st, T, family, run)
+  local parts = { { name = "attention", state = family } }
+  for _, which in ipairs { "q", "k", "v" } do
+    if run.next[which] then
+      parts[#parts + 1] = { name = "conv." .. which, doc = CONV_DOC, tensor = run.next[which] }
+    end
+  end
+  return State.new(self, st:position() + T, st:batch(), parts)
+end
+
+-- Output for x, the next T tokens after state st, and the state after them: forward from a state.
+function Attention:step(x, st)
+  return self:forward(x, { state = st })
 end
 
 -- o (B,T,H,E) + D * v, each key/value head serving the query heads of its group.
@@ -177,18 +254,23 @@ function Attention:add_values(o, v)
 end
 
 -- opts: causal (true), lengths (B), offset, and inspect(q, k, v), called with the family's inputs.
+-- state: x follows what that state has seen, and the state after x is the second result; detach: no
+-- gradient flows into it.
 function Attention:forward(x, opts)
   opts = opts or {}
-  local q, k, v = self:inputs(x)
+  local st = opts.state
+  local run = st and self:begin(x, st, opts)
+  local q, k, v = self:inputs(x, run)
   if opts.inspect then opts.inspect(q, k, v) end
-  local o = self.family:forward {
+  local o, family = self.family:forward {
     q = q, k = k, v = v, x = x, causal = opts.causal ~= false, lengths = opts.lengths,
-    offset = opts.offset, training = self.training }
+    offset = opts.offset, training = self.training, state = st and st.attention,
+    detach = st and opts.detach }
   if self.layer.value_residual then o = self:add_values(o, v) end
   for _, t in ipairs { q, k, v } do t:free() end
   local flat <close> = o:reshape { shape = { x:size(1), x:size(2), self.heads * self.head_dim } }
   o:free()
-  return self.o_proj(flat)
+  return self.o_proj(flat), st and self:finish(st, x:size(2), family, run) or nil
 end
 
 function Attention:collect(prefix, order, values)

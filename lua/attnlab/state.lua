@@ -1,0 +1,89 @@
+-- What sequences carry through a layer or a model from token to token, as a tree: the states of
+-- attention families, further tensors (the last inputs of a convolution), states of parts. Like
+-- those of the families a state is never changed: a call makes the next one.
+--   st:position()    tokens seen                st:batch()   sequences
+--   st:bytes()       measured from the tensors  st:copy()    own storage, no history
+--   st:components()  array of {name=, doc=, bytes=, tensor=}; names are paths ("layer.1.count")
+--   st:cache()       what grows with the sequence: names, and bytes a token; nil: a finite state
+--   st:save(path)    a file that m:load_state(path) takes
+--   st:free()        drops the tensors without waiting for the collector
+local State = {}
+State.__index = State
+State.__name = "attnlab.state"
+
+-- parts: array of { name=, state= } and { name=, tensor=, doc= }, the batch first in each tensor.
+-- owner: the module that made it; it alone can go on from it.
+function State.new(owner, position, batch, parts)
+  local self = setmetatable({ owner = owner, at = position, n = batch, parts = parts }, State)
+  for _, p in ipairs(parts) do self[p.name] = p.state or p.tensor end
+  return self
+end
+
+-- The state given to `owner` for a batch of B, or an error that says what was expected.
+function State.check(st, owner, B, where)
+  if getmetatable(st) ~= State then
+    error(("%s: state: one of %s:state expected, got %s"):format(where, owner.class_name, type(st)), 0)
+  elseif st.owner ~= owner then
+    error(("%s: state: it belongs to another %s"):format(where, st.owner.class_name), 0)
+  elseif st.n ~= B then
+    error(("%s: state: a batch of %d expected as the input has, got %d"):format(where, B, st.n), 0)
+  end
+  return st
+end
+
+function State:position() return self.at end
+function State:batch() return self.n end
+
+function State:components()
+  local list = {}
+  for _, p in ipairs(self.parts) do
+    if p.tensor then
+      list[#list + 1] = { name = p.name, doc = p.doc, tensor = p.tensor,
+                          bytes = p.tensor:numel() * (p.tensor:dtype() == "f64" and 8 or 4) }
+    else
+      for _, c in ipairs(p.state:components()) do
+        c.name = p.name .. "." .. c.name
+        list[#list + 1] = c
+      end
+    end
+  end
+  return list
+end
+
+function State:bytes()
+  local n = 0
+  for _, c in ipairs(self:components()) do n = n + c.bytes end
+  return n
+end
+
+function State:copy()
+  local parts = {}
+  for i, p in ipairs(self.parts) do
+    parts[i] = { name = p.name, doc = p.doc, state = p.state and p.state:copy(),
+                 tensor = p.tensor and p.tensor:detach():clone() }
+  end
+  local out = State.new(self.owner, self.at, self.n, parts)
+  out.beyond = self.beyond
+  return out
+end
+
+-- Names of the components that are larger than in an empty state, and bytes they grew by a token of
+-- one sequence; nil where there are none, as in a finite state.
+function State:cache()
+  local empty, names, grown, seen = {}, {}, 0, {}
+  for _, c in ipairs(self.owner:fresh(self.n):components()) do empty[c.name] = c.bytes end
+  for _, c in ipairs(self:components()) do
+    local more, name = c.bytes - empty[c.name], c.name:match "[^.]+$"
+    grown = grown + more
+    if more > 0 and not seen[name] then
+      seen[name], names[#names + 1] = true, name
+    end
+  end
+  if #names > 0 then return names, grown / self.at / self.n end
+end
+
+function State:free()
+  for _, p in ipairs(self.parts) do (p.state or p.tensor):free() end
+end
+
+return State

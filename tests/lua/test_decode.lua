@@ -1,0 +1,213 @@
+-- Layers and models from state to state: what a split of the tokens must not change, gradients
+-- through states, generation by state, and what is refused.
+local T = ...
+local core = require "attnlab.core"
+local lab = require "attnlab"
+
+local SPECS = {
+  { preset = "softmax" }, { preset = "softmax", rope = "interleaved", rope_dims = 2 },
+  { preset = "softmax", conv = 3, conv_activation = "silu", qk_norm = true, value_residual = true, bias = true },
+  { preset = "softmax", conv = 1 }, { preset = "p3/2mamba" }, { preset = "p2/cottention" }, { preset = "p1/linear_elu" },
+  { preset = "p1/gated_softmax" }, { similarity = "taylor", order = 2 },
+}
+
+local function model(spec, more)
+  local opts = { layers = 2, width = 16, heads = 4, kv_heads = 2, mlp = 24, context = 12, vocab = 11, seed = 3,
+                 attention = spec, dtype = "f64" }
+  for k, v in pairs(more or {}) do opts[k] = v end
+  return lab.model.new(opts)
+end
+
+local IDS = core.tensor { data = { { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }, { 3, 2, 1, 0, 9, 8, 7, 6, 5, 4 } }, dtype = "i32" }
+
+-- The tokens in parts of these lengths: f(part, state) -> output, state; outputs joined, the last state.
+local function in_parts(x, lengths, st, f)
+  local out, at = {}, 0
+  for i, n in ipairs(lengths) do
+    out[i], st = f(x:slice { axis = 2, start = at, stop = at + n }, st)
+    at = at + n
+  end
+  T.eq(at, x:size(2))
+  return core.op.concat(out, { axis = 2 }), st
+end
+
+local SPLITS = { { 10 }, { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 }, { 3, 1, 5, 1 }, { 7, 3 } }
+
+T.test("a layer from state to state is the layer", function()
+  for _, spec in ipairs(SPECS) do
+    local a = lab.nn.Attention(16, spec, { heads = 4, kv_heads = 2, seed = 2, dtype = "f64" })
+    local x = lab.randn { shape = { 2, 10, 16 }, seed = 9, dtype = "f64" }
+    local whole = a(x)
+    for _, lengths in ipairs(SPLITS) do
+      local y, st = in_parts(x, lengths, a:state(2), function(part, st) return a:step(part, st) end)
+      T.near(y, whole, 1e-12)
+      T.eq({ st:position(), st:batch() }, { 10, 2 })
+    end
+  end
+end)
+
+T.test("a model from state to state is the model, in f64 and f32", function()
+  for _, spec in ipairs(SPECS) do
+    for dtype, tolerance in pairs { f64 = 1e-12, f32 = 2e-5 } do
+      local m = model(spec, { dtype = dtype })
+      local whole = m:forward(IDS)
+      for _, lengths in ipairs(SPLITS) do
+        local y, st = in_parts(IDS, lengths, m:state { batch = 2 }, function(part, st) return m:step(part, st) end)
+        T.near(y, whole, tolerance)
+        T.eq({ st:position(), st:batch() }, { 10, 2 })
+      end
+    end
+  end
+end)
+
+T.test("rows of a batch go on by themselves, and a state is not changed", function()
+  local m = model(SPECS[3])
+  local _, st = m:step(IDS:slice { axis = 2, stop = 4 }, m:state { batch = 2 })
+  local before, copy, bytes = {}, st:copy(), st:bytes()
+  for i, c in ipairs(st:components()) do before[i] = c.tensor:flat() end
+  local a = m:step(IDS:slice { axis = 2, start = 4, stop = 6 }, st)
+  T.eq(m:step(IDS:slice { axis = 2, start = 4, stop = 6 }, copy), a)
+  for i, c in ipairs(st:components()) do T.eq(c.tensor:flat(), before[i]) end
+  T.eq({ st:bytes(), st:position() }, { bytes, 4 })
+  local one = IDS:slice { axis = 1, start = 1 }
+  local _, s1 = m:step(one:slice { axis = 2, stop = 4 }, m:state())
+  T.near(m:step(one:slice { axis = 2, start = 4, stop = 6 }, s1), a:slice { axis = 1, start = 1 }, 1e-12)
+end)
+
+T.test("components by layer, bytes measured, what grows is named", function()
+  local m = model(SPECS[3])
+  local st = m:state { batch = 2 }
+  local names = {}
+  for _, c in ipairs(st:components()) do names[c.name] = c end
+  T.eq(names["layer.2.conv.k"].tensor:shape(), { 2, 2, 8 })
+  T.eq(names["layer.2.conv.k"].bytes, 2 * 2 * 8 * 8)
+  T.ok(names["layer.1.attention.count"] and names["layer.1.conv.q"].doc:find "convolution")
+  T.eq(st:cache(), nil)
+  local _, after = m:step(IDS, st)
+  local grown, each = after:cache()
+  T.ok(#grown > 0 and each > 0)
+  local total = 0
+  for _, c in ipairs(after:components()) do total = total + c.bytes end
+  T.eq(after:bytes(), total)
+end)
+
+-- Gradients of every parameter as one flat list.
+local function gradients(m)
+  local out = {}
+  for _, t in pairs(m:parameters()) do
+    local g = t:grad()
+    for _, v in ipairs(g and g:flat() or {}) do out[#out + 1] = v end
+  end
+  m:zero_grad()
+  return out
+end
+
+T.test("gradients flow through a state, and not through a detached one", function()
+  for _, spec in ipairs(SPECS) do
+    local m = model(spec)
+    local x, y = IDS:slice { axis = 2, stop = 9 }, IDS:slice { axis = 2, start = 1 }
+    m:loss(x, y):backward()
+    local whole = gradients(m)
+    local function first(detach)
+      local l1, st = m:loss(x:slice { axis = 2, stop = 4 }, y:slice { axis = 2, stop = 4 }, { state = m:state { batch = 2 } })
+      local l2 = m:loss(x:slice { axis = 2, start = 4 }, y:slice { axis = 2, start = 4 }, { state = st, detach = detach })
+      return l1, l2
+    end
+    local l1, l2 = first(false)
+    ;(l1 * (4 / 9) + l2 * (5 / 9)):backward()
+    T.near(gradients(m), whole, 1e-12)
+
+    -- truncated: the gradient of the second part with the first part's state as a constant
+    l1, l2 = first(true)
+    ;(l1 * (4 / 9) + l2 * (5 / 9)):backward()
+    local cut, differ = gradients(m), 0
+    for i, v in ipairs(cut) do differ = math.max(differ, math.abs(v - whole[i])) end
+    T.ok(differ > 1e-6, "truncation cuts something")
+    local _, st = m:step(x:slice { axis = 2, stop = 4 }, m:state { batch = 2 })
+    l1 = m:loss(x:slice { axis = 2, stop = 4 }, y:slice { axis = 2, stop = 4 })
+    l2 = m:loss(x:slice { axis = 2, start = 4 }, y:slice { axis = 2, start = 4 }, { state = st })
+    ;(l1 * (4 / 9) + l2 * (5 / 9)):backward()
+    T.near(gradients(m), cut, 1e-12)
+  end
+end)
+
+T.test("states that are refused", function()
+  local m, other = model(SPECS[1]), model(SPECS[1])
+  local one = { { 1 }, { 2 } }
+  T.raises(function() m:step(one, other:state { batch = 2 }) end, "belongs to another Llama")
+  T.raises(function() m:step(one, m:state()) end, "a batch of 2 expected as the input has, got 1")
+  T.raises(function() m:step(one, {}) end, "one of Llama:state expected, got table")
+  T.raises(function() m:forward(one, { state = m:state { batch = 2 }, causal = false }) end, "causal=true")
+  T.raises(function() m:forward(one, { state = m:state { batch = 2 }, lengths = { 1, 0 } }) end, "count the padding")
+  T.raises(function() m:state { bach = 2 } end, "did you mean 'batch'")
+  T.raises(function() m:state { batch = 0 } end, "batch")
+  T.raises(function() m.layers[1].attention:step(lab.zeros { shape = { 1, 1, 16 }, dtype = "f64" }, m:state()) end,
+    "belongs to another Llama")
+end)
+
+T.test("the context's end: refused with rotary positions, unless told; free without", function()
+  local m = model(SPECS[1])
+  local _, st = m:step(IDS, m:state { batch = 2 })
+  local three = { { 1, 2, 3 }, { 4, 5, 6 } }
+  T.raises(function() m:step(three, st) end, "3 tokens after 10 are beyond the context of 12")
+  _, st = m:step(IDS, m:state { batch = 2, beyond = true })
+  local wide = model(SPECS[1], { context = 13 })
+  local all = core.op.concat({ IDS, core.tensor { data = three, dtype = "i32" } }, { axis = 2 })
+  T.near(m:step(three, st:copy()), wide:forward(all):slice { axis = 2, start = 10 }, 1e-12)
+  local free = model { rope = "none" }
+  _, st = free:step(IDS, free:state { batch = 2 })
+  T.eq(free:step(three, st):shape(), { 2, 3, 11 })
+end)
+
+T.test("a long decode holds no more than its state", function()
+  local m = model({ preset = "softmax", rope = "none" }, { dtype = "f32" })
+  local function live()
+    collectgarbage()
+    collectgarbage()
+    return core.memory().live
+  end
+  local st, logits = m:state(), nil
+  local before = live() - st:bytes()
+  for i = 1, 20 do
+    local next_state
+    logits, next_state = m:step({ i % 11 }, st)
+    st:free()
+    logits:free()
+    st = next_state
+  end
+  T.eq(live() - st:bytes(), before)
+end)
+
+T.test("generation by state: parts of the prompt, the full context, what it took", function()
+  local m = model(SPECS[1], { dtype = "f32" })
+  local _, ids, took = m:generate { prompt = { 1, 2, 3 }, tokens = 6 }
+  local want = { 1, 2, 3 }
+  for _ = 1, 6 do -- the window once again for every token
+    local logits = m:forward { want }:slice { axis = 2, start = #want - 1 }:flat()
+    local best = 1
+    for i, v in ipairs(logits) do if v > logits[best] then best = i end end
+    want[#want + 1] = best - 1
+  end
+  T.eq(ids, want)
+  T.eq({ took.tokens, took.prompt_tokens, took.position, took.slides }, { 6, 3, 8, 0 })
+  T.ok(took.tokens_per_s > 0 and took.state_bytes > 0 and #took.cache > 0 and took.bytes_per_token > 0)
+
+  local function past(how, tokens, prompt)
+    local _, out, t = m:generate { prompt = prompt or { 1, 2, 3 }, tokens = tokens, past_context = how }
+    return out, t
+  end
+  local slid, t = past(nil, 20)
+  T.eq({ #slid, t.slides, t.position <= 12 }, { 23, 2, true })
+  T.eq(past("slide", 20), slid)
+  local long, l = past("continue", 20)
+  T.eq({ #long, l.slides, l.position }, { 23, 0, 22 })
+  T.eq(table.move(long, 1, 13, 1, {}), table.move(slid, 1, 13, 1, {}))
+  local stopped = past("stop", 20)
+  T.eq(stopped, table.move(slid, 1, 13, 1, {}))
+  T.raises(function() past("stop", 2, { 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4 }) end, "longer than the context of 12")
+  T.eq(#past("slide", 2, { 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4 }), 15)
+  T.raises(function() past("slid", 2) end, "did you mean 'slide'")
+  local free = model({ rope = "none" }, { dtype = "f32" })
+  local _, _, f = free:generate { prompt = { 1 }, tokens = 20 }
+  T.eq({ f.slides, f.position }, { 0, 20 })
+end)
