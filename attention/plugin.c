@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_BYTES = 1 << 28, MAX_PATH = 4096 };
+enum { MAX_BYTES = 1 << 28 };
 
 typedef struct file {
   char *path; /* absolute: dlopen searches folders of the system for a bare name */
-  char who[MAX_PATH + 16];
+  char who[320];
   char hash[SHA256_DIGEST_STRING_LENGTH];
   attn_plugin_stamp stamp;
   void *library;
@@ -27,7 +27,7 @@ static void file_close(file *f) {
 }
 
 static al_status read_file(al_ctx *c, const char *path, file *f) {
-  snprintf(f->who, sizeof f->who, "plug-in '%s'", path);
+  snprintf(f->who, sizeof f->who, "plug-in '%.300s'", path); /* the reason must fit, too */
   f->path = realpath(path, NULL);
   if (!f->path) return al_fail(c, AL_EIO, "%s: %s", f->who, strerror(errno));
   char *bytes = NULL, why[256];
