@@ -51,6 +51,7 @@ local EXEMPT = {
   ["lua/lua_attnlab.h"] = { "slice", "squeeze", "cast" },          -- what t[{..}] and t:to() stand for
   ["lua/loptim.c"] = { "add" },                                    -- o:add(name, tensor)
   ["lua/lopt.c"] = { "min", "max" },                               -- bounds of an option's row
+  ["lua/lsys.c"] = { "append" },                                   -- sys.append(path)
 }
 
 T.test("the binding knows no op, preset or family by name", function()
