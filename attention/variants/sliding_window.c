@@ -1,0 +1,363 @@
+/* sliding_window: softmax over the last `window` visible keys of each row, time and memory linear
+ * in T.
+ *
+ *   o_i = sum_j e^(s_ij) v_j / (sum_j e^(s_ij) + e^sink),  s_ij = t q_i.k_j,  e_i - window < j <=
+ * e_i
+ *
+ * where e_i is the last key that row i sees: i itself, or the last key present when i is padding.
+ * Source: Longformer (2004.05150, section 3.1) without global tokens; window, soft cap and sink as
+ * the presets' sources have them.
+ *
+ * Blocks of R = min(window, T) rows. A row sees the keys of its own block up to itself, and of the
+ * window - 1 keys before the block those that are near enough: counted from the block's start
+ * backwards, row u sees the first window - 1 - u. With the rows in reversed order too that is a
+ * causal mask again, so both parts are the op attend, and neither makes a matrix. Each part is
+ * relative to its own row maximum m; they are added relative to the larger one.
+ *
+ * State: the last window keys and values, the latest first, so that a row of the batch with few
+ * keys is a short prefix. Not done: rows that are not the keys' own tokens.
+ */
+#include "../attn.h"
+#include <stdio.h>
+#include <string.h>
+
+static const al_arg options[] = {
+    {"window", AL_T_INT, "64", NULL, 1, 1 << 24, "keys a row sees, its own included", NULL},
+    {"logit_scale", AL_T_WORD | AL_T_NUM, "rsqrt", "rsqrt learned", -1e308, 1e308,
+     "rsqrt: 1/sqrt(head_dim); learned: one a head, from there", NULL},
+    {"logit_softcap", AL_T_BOOL | AL_T_NUM, "false", NULL, 1e-6, 1e308, "c tanh(s/c)", NULL},
+    {"sink", AL_T_BOOL | AL_T_NUM | AL_T_WORD, "false", "learned", -80, 80,
+     "exp(sink) is added to the denominator; learned: one a head, 0 at first", NULL},
+    {0}};
+
+static bool given(const al_opts *o, const char *key) {
+  return al_opt_kind(o, key) != AL_T_BOOL || al_opt_bool(o, key);
+}
+
+static al_status check(al_ctx *c, const al_opts *o, const attn_sizes *s) {
+  (void)s;
+  static const char *const no_switch[] = {"sink", "logit_softcap"};
+  for (int i = 0; i < 2; i++)
+    if (al_opt_kind(o, no_switch[i]) == AL_T_BOOL && al_opt_bool(o, no_switch[i]))
+      return al_fail(c, AL_EVALUE, "sliding_window: %s: false or a number%s needed, got true",
+                     no_switch[i], i ? "" : " or learned");
+  return AL_OK;
+}
+
+static int params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
+  int n = 0;
+  if (al_opt_is(o, "logit_scale", "learned"))
+    rows[n++] =
+        (attn_param){"logit_scale", 1, {s->heads}, ATTN_VALUE, 0, "multiplies q.k, one a head"};
+  if (n) rows[0].value = 1 / __builtin_sqrt((double)s->head_dim);
+  if (al_opt_is(o, "sink", "learned"))
+    rows[n++] =
+        (attn_param){"sink", 1, {s->heads}, ATTN_ZEROS, 0, "exp of it is added to the denominator"};
+  return n;
+}
+
+typedef struct run {
+  al_ctx *c;
+  const al_opts *o;
+  const attn_sizes *s;
+  const attn_in *in;
+  al_tensor *q;               /* with a learned scale in it */
+  al_tensor *scale, *sink;    /* parameters or NULL */
+  al_tensor *k_rows, *v_rows; /* (B kept + B T + 1, Hkv D or E): see `rows` */
+  int64_t B, T, W, R, N;      /* N blocks of R rows */
+  int64_t kept;               /* entries of the state's ring */
+} run;
+
+#define OP(name, ...) al_run(r->c, name, __VA_ARGS__)
+
+static int64_t clip(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
+
+/* Keys that batch row b saw before this call, and has in it. */
+static int64_t before(const run *r, int64_t b) {
+  return r->in->state ? ((const int32_t *)al_data(attn_state_get(r->in->state, "count")))[b] : 0;
+}
+static int64_t length(const run *r, int64_t b) {
+  const al_tensor *l = r->in->lengths;
+  return l ? clip(((const int32_t *)al_data(l))[b * al_stride(l)[0]], 0, r->T) : r->T;
+}
+
+/* ---- rows by number ---------------------------------------------------------------------------
+ * A table holds one token a row: those of the ring, those of this call, and a last row of zeros for
+ * what is absent. Picking is a selection: what is not picked is not read. */
+
+static al_tensor *flat(const run *r, al_tensor *t) {
+  return OP("reshape", AL_IN(t), "shape={%lld,%lld}", (long long)(al_size(t, 0) * al_size(t, 1)),
+            (long long)(al_size(t, 2) * al_size(t, 3)));
+}
+
+static al_tensor *rows(const run *r, const char *name, al_tensor *now) {
+  const int64_t none[] = {1, al_size(now, 2) * al_size(now, 3)};
+  al_tensor *zero = al_tensor_full(r->c, al_type(now), 2, none, 0);
+  if (!r->kept) return OP("concat", AL_IN(flat(r, now), zero), "axis=0");
+  return OP("concat", AL_IN(flat(r, attn_state_get(r->in->state, name)), flat(r, now), zero),
+            "axis=0");
+}
+
+/* The row of the table for the token `back` steps before new token `at` of batch row b: 0 is token
+ * at - 1. */
+static int32_t row_before(const run *r, int64_t b, int64_t at, int64_t back) {
+  const int64_t i = at - 1 - back, past = -1 - i; /* new token i, or the past-th of the ring */
+  if (i >= 0 && i < length(r, b)) return (int32_t)(r->B * r->kept + b * r->T + i);
+  if (i < 0 && past < clip(before(r, b), 0, r->kept)) return (int32_t)(b * r->kept + past);
+  return (int32_t)(r->B * (r->kept + r->T));
+}
+
+/* (n,m) ids -> (n,m,heads,C) */
+static al_tensor *pick(const run *r, al_tensor *table, al_tensor *ids, int64_t heads) {
+  al_tensor *t = OP("embedding", AL_IN(table, ids), "");
+  return t ? OP("reshape", AL_IN(t), "shape={%lld,%lld,%lld,%lld}", (long long)al_size(ids, 0),
+                (long long)al_size(ids, 1), (long long)heads,
+                (long long)(al_size(table, 1) / heads))
+           : NULL;
+}
+
+static al_tensor *numbers(const run *r, int ndim, int64_t n, int64_t m, int32_t **v) {
+  al_tensor *t = al_tensor_new(r->c, AL_I32, ndim, (int64_t[]){n, m});
+  *v = t ? al_data(t) : NULL;
+  return t;
+}
+
+/* The m tokens before the end, the latest first: (B,m). */
+static al_tensor *latest(const run *r, int64_t m) {
+  int32_t *v;
+  al_tensor *ids = numbers(r, 2, r->B, m, &v);
+  for (int64_t b = 0; v && b < r->B; b++)
+    for (int64_t i = 0; i < m; i++) *v++ = row_before(r, b, length(r, b), i);
+  return ids;
+}
+
+/* ---- one part of a row's keys -----------------------------------------------------------------
+ */
+
+typedef struct part {
+  al_tensor *y, *W, *m; /* (n,m,H,E), (n,m,H): relative to e^m */
+} part;
+
+static part attend(const run *r, al_tensor *q, al_tensor *k, al_tensor *v, al_tensor *lengths,
+                   const char *mask) {
+  al_tensor *out[3];
+  char cap[48] = "";
+  const double t = r->scale ? 1
+                   : al_opt_kind(r->o, "logit_scale") == AL_T_NUM
+                       ? al_opt_num(r->o, "logit_scale")
+                       : 1 / __builtin_sqrt((double)r->s->head_dim);
+  if (given(r->o, "logit_softcap"))
+    snprintf(cap, sizeof cap, "softcap=%.17g", al_opt_num(r->o, "logit_softcap"));
+  al_run_into(r->c, "attend", AL_IN(q, k, v, NULL, NULL, lengths), out, 3, "scale=%.17g %s %s", t,
+              cap, mask);
+  return (part){out[0], OP("permute", AL_IN(out[1]), "axes={0,2,1}"),
+                OP("permute", AL_IN(out[2] ? al_detach(r->c, out[2]) : NULL), "axes={0,2,1}")};
+}
+
+/* exp(m - M), m at most M: the m of a part that sees nothing counts for nothing. */
+static al_tensor *shrink(const run *r, al_tensor *m, al_tensor *M) {
+  return OP("exp", AL_IN(OP("sub", AL_IN(OP("minimum", AL_IN(m, M), ""), M), "")), "");
+}
+
+/* N / D of one or two parts; NULL y: there is no such part. A part that sees nothing (W = 0) has no
+ * say in the reference. */
+static al_tensor *merge(const run *r, part a, part b) {
+  al_tensor *M = a.m;
+  if (b.y) {
+    al_tensor *ma = OP("select", AL_IN(a.W, a.m, b.m), "");
+    M = OP("maximum", AL_IN(ma, OP("select", AL_IN(b.W, b.m, a.m), "")), "");
+  }
+  al_tensor *sink = r->sink;
+  if (!sink && given(r->o, "sink"))
+    sink = al_tensor_full(r->c, al_type(r->q), 1, &r->s->heads, al_opt_num(r->o, "sink"));
+  if (sink) M = OP("maximum", AL_IN(M, al_detach(r->c, sink)), "");
+  al_tensor *f = shrink(r, a.m, M), *D = OP("mul", AL_IN(a.W, f), "");
+  al_tensor *N = OP("mul", AL_IN(a.y, OP("unsqueeze", AL_IN(f), "axis=-1")), "");
+  if (b.y) {
+    f = shrink(r, b.m, M);
+    D = OP("add", AL_IN(D, OP("mul", AL_IN(b.W, f), "")), "");
+    N = OP("add", AL_IN(N, OP("mul", AL_IN(b.y, OP("unsqueeze", AL_IN(f), "axis=-1")), "")), "");
+  }
+  if (sink) D = OP("add", AL_IN(D, shrink(r, sink, M)), "");
+  D = OP("unsqueeze", AL_IN(OP("inverse", AL_IN(D), "")), "axis=-1");
+  return OP("mul", AL_IN(N, D), "");
+}
+
+/* ---- blocks -----------------------------------------------------------------------------------
+ */
+
+/* (B,T,H,C) -> (B N,R,H,C), zeros after T. */
+static al_tensor *blocks(const run *r, al_tensor *t) {
+  const int64_t H = al_size(t, 2), C = al_size(t, 3), rest = r->N * r->R - r->T;
+  const int64_t more[] = {r->B, rest, H, C};
+  if (rest) t = OP("concat", AL_IN(t, al_tensor_full(r->c, al_type(t), 4, more, 0)), "axis=1");
+  return OP("reshape", AL_IN(t), "shape={%lld,%lld,%lld,%lld}", (long long)(r->B * r->N),
+            (long long)r->R, (long long)H, (long long)C);
+}
+
+/* The order of the rows in every block turned round: (B N,R,...) */
+static al_tensor *turned(const run *r, al_tensor *t) {
+  if (r->R == 1 || !t) return t;
+  int32_t *v;
+  const bool row = al_ndim(t) == 3;
+  if (row) t = OP("unsqueeze", AL_IN(t), "axis=-1");
+  al_tensor *ids = numbers(r, 2, r->B * r->N, r->R, &v);
+  for (int64_t n = 0; v && n < r->B * r->N; n++)
+    for (int64_t u = 0; u < r->R; u++) *v++ = (int32_t)(n * r->R + r->R - 1 - u);
+  t = t ? pick(r, flat(r, t), ids, al_size(t, 2)) : NULL;
+  return row ? OP("squeeze", AL_IN(t), "axis=-1") : t;
+}
+
+static part own_keys(const run *r) {
+  int32_t *v;
+  al_tensor *lengths = numbers(r, 1, r->B * r->N, 1, &v);
+  for (int64_t b = 0; v && b < r->B; b++)
+    for (int64_t n = 0; n < r->N; n++) *v++ = (int32_t)clip(length(r, b) - n * r->R, 0, r->R);
+  return attend(r, blocks(r, r->q), blocks(r, r->in->k), blocks(r, r->in->v), lengths,
+                "causal=true");
+}
+
+static part keys_before(const run *r) {
+  int64_t P = 0;
+  for (int64_t b = 0; b < r->B; b++)
+    P = clip(clip(before(r, b), 0, r->kept) + (r->N - 1) * r->R, P, r->W - 1);
+  if (P == 0) return (part){0};
+  int32_t *v, *l;
+  char mask[64];
+  al_tensor *ids = numbers(r, 2, r->B * r->N, P, &v), *lengths = numbers(r, 1, r->B * r->N, 1, &l);
+  for (int64_t b = 0; v && l && b < r->B; b++)
+    for (int64_t n = 0; n < r->N; n++) {
+      for (int64_t i = 0; i < P; i++) *v++ = row_before(r, b, n * r->R, i);
+      *l++ = (int32_t)clip(clip(before(r, b), 0, r->kept) + n * r->R, 0, P);
+    }
+  snprintf(mask, sizeof mask, "causal=true offset=%lld", (long long)(r->W - 1 - r->R));
+  part p = attend(r, turned(r, blocks(r, r->q)), pick(r, r->k_rows, ids, r->s->kv_heads),
+                  pick(r, r->v_rows, ids, r->s->kv_heads), lengths, mask);
+  return (part){turned(r, p.y), turned(r, p.W), turned(r, p.m)};
+}
+
+/* Rows past the length see the last keys there are. */
+static al_tensor *padding(const run *r, al_tensor *y) {
+  bool any = false;
+  for (int64_t b = 0; b < r->B; b++) any |= length(r, b) < r->T;
+  if (!any) return y;
+  const int64_t m = clip(r->W, 0, r->kept + r->T);
+  int32_t *v, *l;
+  al_tensor *lengths = numbers(r, 1, r->B, 1, &l), *present = numbers(r, 2, r->B, r->T, &v);
+  for (int64_t b = 0; v && l && b < r->B; b++) {
+    *l++ = (int32_t)clip(before(r, b) + length(r, b), 0, m);
+    for (int64_t i = 0; i < r->T; i++) *v++ = i < length(r, b);
+  }
+  al_tensor *ids = latest(r, m);
+  const part last = attend(r, r->q, pick(r, r->k_rows, ids, r->s->kv_heads),
+                           pick(r, r->v_rows, ids, r->s->kv_heads), lengths, "");
+  present = OP("unsqueeze", AL_IN(OP("unsqueeze", AL_IN(present), "axis=-1")), "axis=-1");
+  return OP("select", AL_IN(present, y, merge(r, last, (part){0})), "");
+}
+
+static void keep(const run *r) {
+  if (!r->in->next) return;
+  al_tensor *ids = latest(r, clip(r->W, 0, r->kept + r->T));
+  attn_state_put(r->c, r->in->next, "k", pick(r, r->k_rows, ids, r->s->kv_heads), NULL);
+  attn_state_put(r->c, r->in->next, "v", pick(r, r->v_rows, ids, r->s->kv_heads), NULL);
+}
+
+static al_status fits(al_ctx *c, const attn_in *in) {
+  if (!in->causal)
+    return al_fail(c, AL_EVALUE,
+                   "sliding_window: causal=true needed: the window ends at the row's own token");
+  if (al_size(in->q, 1) != al_size(in->k, 1) || in->offset)
+    return al_fail(c, AL_ESHAPE,
+                   "sliding_window: rows must be the keys' own tokens (a state continues a "
+                   "sequence), got %lld rows, %lld keys, offset %lld",
+                   (long long)al_size(in->q, 1), (long long)al_size(in->k, 1),
+                   (long long)in->offset);
+  return AL_OK;
+}
+
+static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
+                          const attn_in *in) {
+  if (fits(c, in) != AL_OK) return NULL;
+  run run_ = {c, o, s, in, .q = in->q, .B = al_size(in->q, 0), .T = al_size(in->q, 1)}, *r = &run_;
+  r->W = al_opt_int(o, "window");
+  r->R = clip(r->T, 1, r->W);
+  r->N = (r->T + r->R - 1) / r->R;
+  r->kept = in->state ? al_size(attn_state_get(in->state, "k"), 1) : 0;
+  if (al_opt_is(o, "logit_scale", "learned")) r->scale = *p++;
+  if (al_opt_is(o, "sink", "learned")) r->sink = *p;
+  if (r->scale) r->q = OP("mul", AL_IN(in->q, OP("unsqueeze", AL_IN(r->scale), "axis=-1")), "");
+  r->k_rows = rows(r, "k", in->k);
+  r->v_rows = rows(r, "v", in->v);
+  keep(r);
+  if (r->T == 0)
+    return al_tensor_full(c, al_type(in->q), 4, (int64_t[]){r->B, 0, s->heads, s->value_dim}, 0);
+  al_tensor *y = merge(r, own_keys(r), keys_before(r));
+  y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld,%lld}", (long long)r->B,
+         (long long)(r->N * r->R), (long long)s->heads, (long long)s->value_dim);
+  if (r->N * r->R > r->T)
+    y = OP("contiguous", AL_IN(OP("slice", AL_IN(y), "axis=1 start=0 stop=%lld", (long long)r->T)),
+           "");
+  return padding(r, y);
+}
+
+static al_status state(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_t batch,
+                       al_dtype dtype, attn_state *st) {
+  (void)o;
+  const int64_t k[] = {batch, 0, s->kv_heads, s->head_dim},
+                v[] = {batch, 0, s->kv_heads, s->value_dim};
+  AL_TRY(attn_state_put(c, st, "k", al_tensor_new(c, dtype, 4, k),
+                        "the last window keys, the latest first"));
+  return attn_state_put(c, st, "v", al_tensor_new(c, dtype, 4, v), "their values");
+}
+
+static int64_t state_bytes(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype) {
+  return clip(t, 0, al_opt_int(o, "window")) * s->kv_heads * (s->head_dim + s->value_dim) *
+             al_dtype_size(dtype) +
+         4;
+}
+
+static unsigned claims(const al_opts *o) {
+  unsigned bits = ATTN_CAUSAL | ATTN_POSITIVE_WEIGHTS;
+  if (!given(o, "sink")) bits |= ATTN_ROWSUM1;
+  if (!given(o, "sink") && !given(o, "logit_softcap")) bits |= ATTN_SHIFT_INVARIANT;
+  return bits;
+}
+
+static void formula(const al_opts *o, char *buf, size_t n) {
+  char s[64] = "q_i.k_j", sink[32] = "", t[32] = " / sqrt(D)";
+  if (al_opt_is(o, "logit_scale", "learned")) snprintf(t, sizeof t, " t");
+  if (al_opt_kind(o, "logit_scale") == AL_T_NUM)
+    snprintf(t, sizeof t, " %g", al_opt_num(o, "logit_scale"));
+  snprintf(s + 7, sizeof s - 7, "%s", t);
+  if (al_opt_is(o, "sink", "learned")) snprintf(sink, sizeof sink, " + exp(sink)");
+  else if (given(o, "sink")) snprintf(sink, sizeof sink, " + exp(%g)", al_opt_num(o, "sink"));
+  const double cap = al_opt_num(o, "logit_softcap");
+  char soft[48] = "s";
+  if (given(o, "logit_softcap")) snprintf(soft, sizeof soft, "%g tanh(s/%g)", cap, cap);
+  snprintf(buf, n,
+           "o_i = (sum_j exp(%s) v_j) / (sum_j exp(%s)%s) over the last %lld visible j;  s = %s",
+           soft, soft, sink, (long long)al_opt_int(o, "window"), s);
+}
+
+static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf,
+                 size_t n) {
+  (void)s, (void)dtype;
+  const int64_t W = al_opt_int(o, "window"), R = clip(T, 1, W);
+  snprintf(buf, n, "parallel, fused: %lld blocks of %lld rows, at most %lld keys a row",
+           (long long)((T + R - 1) / R), (long long)R, (long long)W);
+}
+
+static const attn_preset presets[] = {
+    {"window/mistral", "window=4096", "", "Mistral 7B (2310.06825), section 2", ""},
+    {"window/gemma2", "window=4096 logit_softcap=50", "",
+     "Gemma 2 (2408.00118), section 2: its local layers",
+     "its global layers are plain softmax with the same cap"},
+    {"window/gpt_oss", "window=128 sink=learned", "",
+     "gpt-oss (2508.10925), section 2.2: its banded layers",
+     "a learned sink a head, in the denominator alone"},
+    {0}};
+
+ATTN_FAMILY(sliding_window, .doc = "softmax over the last keys of each row, linear in T",
+            .options = options, .presets = presets, .check = check, .params = params,
+            .forward = forward, .claims = claims, .state_bytes = state_bytes, .formula = formula,
+            .plan = plan, .state = state);
