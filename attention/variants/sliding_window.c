@@ -18,6 +18,7 @@
  * keys is a short prefix. Not done: rows that are not the keys' own tokens.
  */
 #include "../attn.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -49,7 +50,7 @@ static int params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
   if (al_opt_is(o, "logit_scale", "learned"))
     rows[n++] =
         (attn_param){"logit_scale", 1, {s->heads}, ATTN_VALUE, 0, "multiplies q.k, one a head"};
-  if (n) rows[0].value = 1 / __builtin_sqrt((double)s->head_dim);
+  if (n) rows[0].value = 1 / sqrt((double)s->head_dim);
   if (al_opt_is(o, "sink", "learned"))
     rows[n++] =
         (attn_param){"sink", 1, {s->heads}, ATTN_ZEROS, 0, "exp of it is added to the denominator"};
@@ -145,7 +146,7 @@ static part attend(const run *r, al_tensor *q, al_tensor *k, al_tensor *v, al_te
   const double t = r->scale ? 1
                    : al_opt_kind(r->o, "logit_scale") == AL_T_NUM
                        ? al_opt_num(r->o, "logit_scale")
-                       : 1 / __builtin_sqrt((double)r->s->head_dim);
+                       : 1 / sqrt((double)r->s->head_dim);
   if (given(r->o, "logit_softcap"))
     snprintf(cap, sizeof cap, "softcap=%.17g", al_opt_num(r->o, "logit_softcap"));
   al_run_into(r->c, "attend", AL_IN(q, k, v, NULL, NULL, lengths), out, 3, "scale=%.17g %s %s", t,
