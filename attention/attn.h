@@ -217,6 +217,7 @@ AL_API void attn_free(attn *a);
 AL_API const attn_family *attn_family_of(const attn *a);
 AL_API const al_opts *attn_opts(const attn *a);
 AL_API const attn_sizes *attn_sizes_of(const attn *a);
+AL_API al_dtype attn_dtype_of(const attn *a);
 AL_API unsigned attn_claims(const attn *a);
 AL_API int64_t attn_state_bytes(const attn *a, int64_t t); /* of one sequence, as declared */
 AL_API const char *attn_plan(const attn *a, int64_t T, char *buf,
@@ -236,6 +237,8 @@ AL_API attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch);
 /* A state of `a` out of n components by name (as attn_state_at gave them), shapes checked. */
 AL_API attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n,
                                       const char *const *names, al_tensor *const *t);
+/* Whether `a`, with the options it has now, can go on from st. */
+AL_API bool attn_state_fits(const attn *a, const attn_state *st);
 AL_API attn_state *attn_state_copy(al_ctx *c, const attn_state *st); /* own storage, no history */
 AL_API void attn_state_free(attn_state *st);
 /* Output (B,T,H,E) of T further tokens after `st`, and the state after them in *next (owned by the

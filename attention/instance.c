@@ -83,6 +83,7 @@ void attn_free(attn *a) {
 const attn_family *attn_family_of(const attn *a) { return a->family; }
 const al_opts *attn_opts(const attn *a) { return a->opts; }
 const attn_sizes *attn_sizes_of(const attn *a) { return &a->sizes; }
+al_dtype attn_dtype_of(const attn *a) { return a->dtype; }
 unsigned attn_claims(const attn *a) { return a->family->claims ? a->family->claims(a->opts) : 0; }
 int64_t attn_state_bytes(const attn *a, int64_t t) {
   return a->family->state_bytes ? a->family->state_bytes(a->opts, &a->sizes, t, a->dtype) : 0;

@@ -58,9 +58,11 @@ static al_status put_count(al_ctx *c, const attn_state *st, const attn_in *in, a
   return al_error(c);
 }
 
+bool attn_state_fits(const attn *a, const attn_state *st) { return st->kind == a->kind; }
+
 static al_status check_state(al_ctx *c, const attn *a, const attn_in *in, const attn_state *st) {
   const int64_t B = al_size(in->q, 0), T = al_size(in->q, 1);
-  if (st->kind != a->kind)
+  if (!attn_state_fits(a, st))
     return al_fail(c, AL_ESTATE,
                    "attention: state: it was made for another family, other options or sizes; make "
                    "a new one");
@@ -92,6 +94,19 @@ static al_status check_component(al_ctx *c, const attn_component *x, const al_te
                  t ? al_shape_str(t, got, sizeof got) : "");
 }
 
+static al_status check_count(al_ctx *c, const attn_state *st) {
+  const al_tensor *t = attn_state_get(st, "count");
+  for (int64_t b = 0; b < st->batch; b++) {
+    const int32_t n = ((const int32_t *)al_data(t))[b * al_stride(t)[0]];
+    if (n < 0 || n > st->position)
+      return al_fail(c, AL_EFORMAT,
+                     "attention: state: count of row %lld: 0..%lld (the position) "
+                     "needed, got %d",
+                     (long long)b, (long long)st->position, n);
+  }
+  return AL_OK;
+}
+
 attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n,
                                const char *const *names, al_tensor *const *t) {
   int64_t batch = 0;
@@ -115,6 +130,7 @@ attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n
   }
   if (al_error(c) == AL_OK && n != st->n)
     al_fail(c, AL_EFORMAT, "attention: state: %d components needed, got %d", st->n, n);
+  if (al_error(c) == AL_OK) check_count(c, st);
   if (al_error(c) == AL_OK) return st;
   attn_state_free(st);
   return NULL;

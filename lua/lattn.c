@@ -13,7 +13,7 @@ static void release(void *p) {
   attn_free(((item *)p)->a);
   free(p);
 }
-static const lal_type attention_type = {"attnlab.attention", release};
+static const lal_type attention_type = {"attnlab.attention", release, 0};
 
 static item *check(lua_State *L) { return lal_check(L, 1, &attention_type); }
 attn *lal_attn_check(lua_State *L) { return check(L)->a; }
@@ -209,6 +209,29 @@ static int attention_state_bytes(lua_State *L) {
   return 1;
 }
 
+static int attention_sizes(lua_State *L) {
+  const attn_sizes *s = attn_sizes_of(check(L)->a);
+  const struct {
+    const char *name;
+    int64_t n;
+  } sizes[] = {{"heads", s->heads},
+               {"kv_heads", s->kv_heads},
+               {"head_dim", s->head_dim},
+               {"value_dim", s->value_dim},
+               {"width", s->width}};
+  lua_newtable(L);
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    lua_pushinteger(L, sizes[i].n);
+    lua_setfield(L, -2, sizes[i].name);
+  }
+  return 1;
+}
+
+static int attention_dtype(lua_State *L) {
+  lua_pushstring(L, al_dtype_name(attn_dtype_of(check(L)->a)));
+  return 1;
+}
+
 /* a:plan(T): what runs for T tokens, and why. */
 static int attention_plan(lua_State *L) {
   item *x = check(L);
@@ -263,6 +286,8 @@ static const luaL_Reg methods[] = {{"forward", lal_attn_forward},
                                    {"set_parameter", attention_set_parameter},
                                    {"claims", attention_claims},
                                    {"state_bytes", attention_state_bytes},
+                                   {"sizes", attention_sizes},
+                                   {"dtype", attention_dtype},
                                    {"plan", attention_plan},
                                    {"text", attention_text},
                                    {"family", attention_family},
@@ -276,9 +301,19 @@ static const luaL_Reg functions[] = {{"list", attn_list},
                                      {"load", attn_load},
                                      {NULL, NULL}};
 
+/* core.attn.<key> = the methods of a class: Lua modules add theirs. Needs the module on top. */
+static void expose(lua_State *L, const char *class_name, const char *key) {
+  lua_getfield(L, -1, "attn");
+  luaL_getmetatable(L, class_name);
+  lua_getfield(L, -1, "__index");
+  lua_setfield(L, -3, key);
+  lua_pop(L, 2);
+}
+
 void lal_open_attn(lua_State *L) {
   luaL_newlib(L, functions);
   lua_setfield(L, -2, "attn");
   lal_class(L, &attention_type, methods, NULL);
-  lal_open_state(L);
+  expose(L, attention_type.name, "methods");
+  expose(L, lal_open_state(L), "state_methods");
 }

@@ -9,5 +9,5 @@ int lal_attn_forward(lua_State *L); /* a:forward{q=, k=, v=, ...} -> o, or o, st
 int lal_attn_step(lua_State *L);    /* a:step(state, {q=, ...}) -> o, state */
 int lal_attn_state(lua_State *L);   /* a:state{batch=} */
 int lal_attn_restore(lua_State *L); /* a:restore(position, {name=tensor}) */
-void lal_open_state(lua_State *L);
+const char *lal_open_state(lua_State *L); /* name of the class */
 #endif

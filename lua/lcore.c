@@ -154,7 +154,7 @@ void lal_account(lua_State *L, int64_t before) {
 
 lal_box *lal_box_new(lua_State *L, const lal_type *type) {
   lal_state *s = lal_get(L);
-  lal_box *b = lua_newuserdatauv(L, sizeof *b, 0);
+  lal_box *b = lua_newuserdatauv(L, sizeof *b, type->values);
   *b = (lal_box){.type = type, .s = s, .next = s->boxes};
   if (b->next) b->next->prev = b;
   s->boxes = b;

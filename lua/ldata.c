@@ -163,7 +163,7 @@ static int core_windows_even(lua_State *L) { return windows(L, true); }
 /* ---- vocabularies ---- */
 
 static void release_vocab(void *p) { al_vocab_free(p); }
-static const lal_type vocab_type = {"attnlab.vocab", release_vocab};
+static const lal_type vocab_type = {"attnlab.vocab", release_vocab, 0};
 
 static al_vocab *check_vocab(lua_State *L) { return lal_check(L, 1, &vocab_type); }
 

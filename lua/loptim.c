@@ -2,7 +2,7 @@
 #include "lua_attnlab.h"
 
 static void release(void *p) { al_optim_free(p); }
-static const lal_type optim_type = {"attnlab.optim", release};
+static const lal_type optim_type = {"attnlab.optim", release, 0};
 
 static al_optim *check(lua_State *L) { return lal_check(L, 1, &optim_type); }
 

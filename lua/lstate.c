@@ -3,7 +3,15 @@
 #include "lattn.h"
 
 static void release(void *p) { attn_state_free(p); }
-static const lal_type state_type = {"attnlab.attention_state", release};
+static const lal_type state_type = {"attnlab.attention_state", release, 1};
+
+/* An empty box for a state of the instance at argument 1, which it keeps alive. */
+static lal_box *new_state(lua_State *L) {
+  lal_box *b = lal_box_new(L, &state_type);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  return b;
+}
 
 /* ---- inputs ---- */
 
@@ -57,7 +65,7 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
   in.x = field(L, f, &rows[X]);
   in.lengths = field(L, f, &rows[LENGTHS]);
   al_ctx *c = lal_ctx(L);
-  lal_box *y = lal_box_new(L, LAL_TENSOR), *next = st ? lal_box_new(L, &state_type) : NULL;
+  lal_box *y = lal_box_new(L, LAL_TENSOR), *next = st ? new_state(L) : NULL;
   al_opts *o = al_opts_new(c, args, f->fname);
   bool detach = false;
   if (o && lal_opts_set(L, f->at, c, o, f->fname, rows) == AL_OK) {
@@ -111,7 +119,7 @@ int lal_attn_state(lua_State *L) {
                                       {0}};
   attn *a = lal_attn_check(L);
   al_ctx *c = lal_ctx(L);
-  lal_box *b = lal_box_new(L, &state_type);
+  lal_box *b = new_state(L);
   al_opts *o = lal_opts_from(L, 2, c, state_args, "state");
   if (!o) return lal_raise_in(L, &(lal_where){.fname = "state", .opts_arg = 2});
   const int64_t batch = al_opt_int(o, "batch"), before = al_memory(c).live;
@@ -140,7 +148,7 @@ int lal_attn_restore(lua_State *L) {
     t[n++] = x;
   }
   al_ctx *c = lal_ctx(L);
-  lal_box *b = lal_box_new(L, &state_type);
+  lal_box *b = new_state(L);
   b->p = attn_state_restore(c, a, position, n, names, t);
   return b->p ? 1 : lal_raise(L);
 }
@@ -160,10 +168,22 @@ static int state_batch(lua_State *L) {
   return 1;
 }
 
+/* The instance that made it, and whether that still has the options it had then. */
+static int state_attention(lua_State *L) {
+  const attn_state *st = check(L);
+  lua_settop(L, 1);
+  lua_getiuservalue(L, 1, 1);
+  lua_replace(L, 1);
+  lua_pushboolean(L, attn_state_fits(lal_attn_check(L), st));
+  return 2;
+}
+
 static int state_copy(lua_State *L) {
   const attn_state *st = check(L);
   al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, &state_type);
+  lua_getiuservalue(L, 1, 1);
+  lua_setiuservalue(L, -2, 1);
   const int64_t before = al_memory(c).live;
   LAL_RETRY(L, c, b->p = attn_state_copy(c, st));
   if (!b->p) return lal_raise(L);
@@ -197,13 +217,15 @@ static int state_free(lua_State *L) {
   return 0;
 }
 
-void lal_open_state(lua_State *L) {
+const char *lal_open_state(lua_State *L) {
   static const luaL_Reg methods[] = {{"bytes", state_bytes},
                                      {"position", state_position},
                                      {"batch", state_batch},
                                      {"copy", state_copy},
                                      {"components", state_components},
+                                     {"attention", state_attention},
                                      {"free", state_free},
                                      {NULL, NULL}};
   lal_class(L, &state_type, methods, NULL);
+  return state_type.name;
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 static void release(void *p) { al_release(p); }
-const lal_type lal_tensor_type = {"attnlab.tensor", release};
+const lal_type lal_tensor_type = {"attnlab.tensor", release, 0};
 
 al_tensor *lal_tensor_test(lua_State *L, int idx) {
   const lal_box *b = lal_box_test(L, idx, LAL_TENSOR);

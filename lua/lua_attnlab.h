@@ -50,6 +50,7 @@ void lal_account(lua_State *L, int64_t before);
 typedef struct lal_type {
   const char *name; /* "attnlab.tensor" */
   void (*release)(void *);
+  int values; /* Lua values that a box keeps alive (lua_setiuservalue) */
 } lal_type;
 typedef struct lal_box {
   void *p; /* NULL: empty or freed */

@@ -1,5 +1,6 @@
 -- lab.attention: the registry of attention variants and instances of them without a layer around.
 local core = require "attnlab.core"
+local statefile = require "attnlab.statefile"
 
 local M = {}
 
@@ -17,6 +18,21 @@ end
 -- the same family. What is no plug-in, or would take a name, is refused.
 function M.load(path)
   return core.attn.load(path)
+end
+
+-- st:save(path): what a:load_state(path) goes on from.
+function core.attn.state_methods:save(path)
+  local a, fits = self:attention()
+  if not fits then
+    error("save: the attention of this state has other options by now, which the file would carry", 2)
+  end
+  statefile.save(path, statefile.describe(a), self:position(), self:components())
+end
+
+-- The state of a file. Another variant, other sizes, a file that is damaged or no state: refused.
+function core.attn.methods:load_state(path)
+  local position, tensors = statefile.load(path, statefile.describe(self))
+  return statefile.named(path, self.restore, self, position, tensors)
 end
 
 local SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "seed", "tag" }

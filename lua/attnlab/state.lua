@@ -7,9 +7,23 @@
 --   st:cache()       what grows with the sequence: names, and bytes a token; nil: a finite state
 --   st:save(path)    a file that m:load_state(path) takes
 --   st:free()        drops the tensors without waiting for the collector
+local statefile = require "attnlab.statefile"
+
 local State = {}
 State.__index = State
 State.__name = "attnlab.state"
+
+-- Takes the tensor of part p out of the table, checked against that of the empty state.
+local function take(tensors, p)
+  local t = tensors[p.name]
+  tensors[p.name] = nil
+  local want, got = table.concat(p.tensor:shape(), ","), t and table.concat(t:shape(), ",")
+  if want ~= got or t:dtype() ~= p.tensor:dtype() then
+    error(("state: component '%s': %s of shape (%s) needed, got %s"):format(p.name,
+      p.tensor:dtype(), want, t and ("%s of (%s)"):format(t:dtype(), got) or "none"), 0)
+  end
+  return t
+end
 
 -- parts: array of { name=, state= } and { name=, tensor=, doc= }, the batch first in each tensor.
 -- owner: the module that made it; it alone can go on from it.
@@ -80,6 +94,51 @@ function State:cache()
     end
   end
   if #names > 0 then return names, grown / self.at / self.n end
+end
+
+function State:save(path)
+  statefile.save(path, self.owner:state_description(), self.at, self:components())
+end
+
+-- The state of an empty one with these positions and tensors by name, which all must be there.
+-- A family's part restores itself and so checks its shapes.
+function State:filled(position, tensors)
+  local parts, rest = {}, {}
+  for name, t in pairs(tensors) do
+    local head, tail
+    for _, p in ipairs(self.parts) do
+      if p.state and name:sub(1, #p.name + 1) == p.name .. "." then
+        head, tail = p.name, name:sub(#p.name + 2)
+      end
+    end
+    rest[head or ""] = rest[head or ""] or {}
+    rest[head or ""][tail or name] = t
+  end
+  for i, p in ipairs(self.parts) do
+    local own = rest[p.name] or {}
+    if p.tensor then
+      parts[i] = { name = p.name, doc = p.doc, tensor = take(rest[""] or {}, p) }
+    elseif getmetatable(p.state) == State then
+      parts[i] = { name = p.name, state = p.state:filled(position, own) }
+    else
+      parts[i] = { name = p.name, state = p.state:attention():restore(position, own) }
+    end
+  end
+  for name in pairs(rest[""] or {}) do error(("state: unknown component '%s'"):format(name), 0) end
+  local out = State.new(self.owner, position, self.n, parts)
+  out.beyond = self.beyond
+  return out
+end
+
+-- m:load_state of layers and models. Number of sequences: as the counts of a family have entries.
+function State.load(owner, path)
+  local position, tensors = statefile.load(path, owner:state_description())
+  local batch
+  for name, t in pairs(tensors) do
+    if name:find "%.count$" and t:ndim() == 1 then batch = math.max(batch or 1, t:size(1)) end
+  end
+  if not batch then error(("'%s': no component 'count' that says how many sequences"):format(path), 0) end
+  return statefile.named(path, function() return owner:fresh(batch):filled(position, tensors) end)
 end
 
 function State:free()

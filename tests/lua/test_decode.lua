@@ -211,3 +211,101 @@ T.test("generation by state: parts of the prompt, the full context, what it took
   local _, _, f = free:generate { prompt = { 1 }, tokens = 20 }
   T.eq({ f.slides, f.position }, { 0, 20 })
 end)
+
+T.test("a state saved and loaded goes on bit for bit", function()
+  local path = T.folder() .. "/s.safetensors"
+  for _, spec in ipairs { { similarity = "taylor", order = 2 }, { preset = "softmax" }, { preset = "p2/cottention" },
+                          { preset = "p1/gated_softmax" } } do
+    local a = lab.attention.new { preset = spec.preset, similarity = spec.similarity, order = spec.order, heads = 2,
+                                  head_dim = 4, width = 8, seed = 1 }
+    local function inputs(T_, seed)
+      local t = { x = lab.randn { shape = { 2, T_, 8 }, seed = seed, stream = "x" } }
+      for _, n in ipairs { "q", "k", "v" } do t[n] = lab.randn { shape = { 2, T_, 2, 4 }, seed = seed, stream = n } end
+      return t
+    end
+    local _, st = a:step(a:state { batch = 2 }, inputs(5, 1))
+    st:save(path)
+    local again = a:load_state(path)
+    T.eq({ again:position(), again:batch(), again:bytes() }, { 5, 2, st:bytes() })
+    for i, c in ipairs(again:components()) do T.eq(c.tensor, st:components()[i].tensor) end
+    local y, after = a:step(st, inputs(2, 2))
+    local z, other = a:step(again, inputs(2, 2))
+    T.eq(z, y)
+    T.eq(other:components()[1].tensor, after:components()[1].tensor)
+  end
+  local m = model(SPECS[3])
+  local _, st = m:step(IDS:slice { axis = 2, stop = 4 }, m:state { batch = 2 })
+  st:save(path)
+  local rest = IDS:slice { axis = 2, start = 4 }
+  T.eq((m:step(rest, m:load_state(path))), (m:step(rest, st)))
+  local l = m.layers[1].attention
+  local x = lab.randn { shape = { 2, 3, 16 }, seed = 9, dtype = "f64" }
+  local _, ls = l:step(x, l:state(2))
+  ls:save(path)
+  T.eq((l:step(x, l:load_state(path))), (l:step(x, ls)))
+end)
+
+T.test("files of states that are refused, with the reason", function()
+  local dir = T.folder()
+  local path = dir .. "/s.safetensors"
+  local function taylor(more)
+    local o = { similarity = "taylor", order = 2, heads = 2, head_dim = 4, seed = 1 }
+    for k, v in pairs(more or {}) do o[k] = v end
+    return lab.attention.new(o)
+  end
+  local a = taylor()
+  local q = lab.randn { shape = { 2, 3, 2, 4 }, seed = 1 }
+  local _, st = a:step(a:state { batch = 2 }, { q = q, k = q, v = q })
+  st:save(path)
+  T.raises(function() taylor { order = 4 }:load_state(path) end,
+    "s.safetensors': a state of another attention: options: order=4 expected, the file has order=2")
+  T.raises(function() taylor { head_dim = 8 }:load_state(path) end, "sizes: head_dim=8 value_dim=8 expected")
+  T.raises(function() taylor { dtype = "f64" }:load_state(path) end, "dtype: f64 expected, the file has f32")
+  T.raises(function() lab.attention.new("softmax", { heads = 2, head_dim = 4 }):load_state(path) end, "similarity=exp")
+  T.raises(function() a:load_state(dir .. "/none") end, "none.*No such file")
+  T.raises(function() a:load_state(7) end, "path expected, got number")
+  local bytes = core.sys.read(path)
+  core.sys.write(dir .. "/cut", bytes:sub(1, #bytes - 8))
+  T.raises(function() a:load_state(dir .. "/cut") end, "/cut")
+  core.sys.write(dir .. "/text", ("hello "):rep(40))
+  T.raises(function() a:load_state(dir .. "/text") end, "/text")
+  core.safetensors.save(dir .. "/foreign", { w = q }, { maker = "another" })
+  T.raises(function() a:load_state(dir .. "/foreign") end, "foreign': no state")
+
+  local tensors, metadata = core.safetensors.open(path)
+  local function changed(name, value, meta)
+    local t, m = {}, {}
+    for k, v in pairs(tensors) do t[k] = v end
+    for k, v in pairs(metadata) do m[k] = v end
+    if meta then m[name] = value else t[name] = value or nil end
+    m.format = nil
+    core.safetensors.save(dir .. "/other", t, m)
+    return function() a:load_state(dir .. "/other") end
+  end
+  T.raises(changed("attnlab_state", "2", true), "format 2, this version reads 1")
+  T.raises(changed("position", "-1", true), "position: a whole number expected, got %-1")
+  T.raises(changed("position", "x", true), "got x")
+  T.raises(changed("position", "2", true), "other': .*count of row 0: 0..2")
+  T.raises(changed("count", core.tensor { data = { 3, -1 }, dtype = "i32" }), "count of row 1: 0..3")
+  T.raises(changed("count", false), "no component 'count'")
+  T.raises(changed("more", q), "components needed")
+  a:set { order = 4 }
+  T.raises(function() st:save(path) end, "other options by now")
+  a:set { order = 2 }
+  st:save(path)
+
+  local m = model(SPECS[3])
+  local _, ms = m:step(IDS, m:state { batch = 2 })
+  ms:save(path)
+  T.raises(function() model(SPECS[1]):load_state(path) end, "layer.1.layer: qk_norm=false .*conv=0")
+  T.raises(function() model(SPECS[3], { layers = 3 }):load_state(path) end, "layers: 3 expected, the file has 2")
+  T.raises(function() a:load_state(path) end, "family: kernel_attention expected, the file has none")
+  tensors, metadata = core.safetensors.open(path)
+  local function model_changed(name, value)
+    changed(name, value)
+    return function() m:load_state(dir .. "/other") end
+  end
+  T.raises(model_changed("layer.1.conv.k", q), "'conv.k': f64 of shape %(2,2,8%) needed, got f32 of %(2,3,2,4%)")
+  T.raises(model_changed("layer.1.conv.k", false), "'conv.k': .*got none")
+  T.raises(model_changed("stray", q), "unknown component 'stray'")
+end)

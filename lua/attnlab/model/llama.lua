@@ -188,8 +188,22 @@ function Llama:state(opts)
   return self:made(0, o.batch, parts, o.beyond)
 end
 
-function Llama:fresh(batch) -- for State:cache
-  return self:state { batch = batch, beyond = true }
+function Llama:fresh(batch) -- as state.lua asks every owner
+  return self:state { batch = batch }
+end
+
+function Llama:state_description()
+  local list = { { "layers", tostring(#self.layers) } }
+  for i, block in ipairs(self.layers) do
+    for _, d in ipairs(block.attention:state_description()) do
+      list[#list + 1] = { LAYER .. i .. "." .. d[1], d[2] }
+    end
+  end
+  return list
+end
+
+function Llama:load_state(path)
+  return State.load(self, path)
 end
 
 -- Logits (B,T,vocab) of the next tokens, any number of them, and the state behind them. Records

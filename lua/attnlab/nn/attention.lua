@@ -11,6 +11,7 @@ local RMSNorm = require("attnlab.nn.norm").RMSNorm
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local State = require "attnlab.state"
+local statefile = require "attnlab.statefile"
 
 local Attention = Module.class "Attention"
 
@@ -210,7 +211,21 @@ function Attention:state(batch)
   return State.new(self, 0, batch, parts)
 end
 
-Attention.fresh = Attention.state -- for State:cache
+Attention.fresh = Attention.state -- as state.lua asks every owner
+
+-- What a file of a state has to say to fit this layer.
+function Attention:state_description()
+  local list, words = statefile.describe(self.family), {}
+  for i, row in ipairs(Attention.rows) do
+    words[i] = row.name .. "=" .. rows.show(self.layer[row.name])
+  end
+  list[#list + 1] = { "layer", table.concat(words, " ") }
+  return list
+end
+
+function Attention:load_state(path)
+  return State.load(self, path)
+end
 
 -- What a call from state st needs beside the family's own state: { position, tails, next }.
 function Attention:begin(x, st, opts)
