@@ -20,262 +20,15 @@
  * before a norm. Rows whose |W| is below the smallest normal, or that see no key, give 0 with
  * gradient 0; with a power other than 1 so do rows whose W is negative.
  */
-#include "../formula.h"
+#include "../formula_run.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- forward ----------------------------------------------------------------------------------
- */
-
-typedef struct run {
-  al_ctx *c;
-  const al_opts *o;
-  const attn_sizes *s;
-  const attn_in *in;
-  al_tensor *const *p;
-  attn_param rows[ATTN_MAX_PARAMS];
-  int n;
-  int64_t B, T, S;
-  bool chunked; /* the sums by attend_chunked */
-  char vis[64]; /* "causal=true offset=0" */
-} run;
-
-static al_tensor *param(const run *r, const char *name) {
-  for (int i = 0; i < r->n; i++)
-    if (strcmp(r->rows[i].name, name) == 0) return r->p[i];
-  return NULL;
-}
-
-#define OP(name, ...) al_run(r->c, name, __VA_ARGS__)
-
-static al_tensor *like(const run *r, int ndim, const int64_t *shape, double value) {
-  return al_tensor_full(r->c, al_type(r->in->q), ndim, shape, value);
-}
-
-static al_tensor *activate(const run *r, const char *name, al_tensor *t) {
-  return strcmp(name, "none") == 0 ? t : OP(name, AL_IN(t), "");
-}
-
-/* x (B,T,C) -> x W^T + b (B,T,out) */
-static al_tensor *project(const run *r, al_tensor *x, const char *name) {
-  char weight[64], bias[64];
-  snprintf(weight, sizeof weight, "%s.weight", name);
-  snprintf(bias, sizeof bias, "%s.bias", name);
-  return OP("matmul", AL_IN(x, param(r, weight), param(r, bias)), "transpose_b=true");
-}
-
-/* (B,T,H) -> (B,T,H,1) and (B,T,H*E) -> (B,T,H,E): a factor for (B,T,H,E). */
-static al_tensor *as_factor(const run *r, al_tensor *t, int64_t heads) {
-  if (!t) return NULL;
-  const int64_t last = al_size(t, -1) / heads;
-  return OP("reshape", AL_IN(t), "shape={%lld,%lld,%lld,%lld}", (long long)al_size(t, 0),
-            (long long)al_size(t, 1), (long long)heads, (long long)last);
-}
-
-/* Row statistics come as (B,H,T); factors and norms want (B,T,H). */
-static al_tensor *row_first(const run *r, al_tensor *t) {
-  return t ? OP("permute", AL_IN(t), "axes={0,2,1}") : NULL;
-}
-
-static al_tensor *features(const run *r, al_tensor *t) {
-  const char *map = al_opt_word(r->o, "feature_map");
-  if (strcmp(map, "identity") == 0) return t;
-  return strcmp(map, "l2") == 0 ? OP("l2norm", AL_IN(t), "eps=1e-12") : OP(map, AL_IN(t), "");
-}
-
-/* Log decay a step (B,S,Hkv), or NULL. */
-static al_tensor *log_decay(const run *r) {
-  if (!on(r->o, "decay")) return NULL;
-  if (!r->in->causal) {
-    al_fail(r->c, AL_EVALUE,
-            "kernel_attention: decay: causal=true needed, because decay follows the order of the "
-            "tokens");
-    return NULL;
-  }
-  al_tensor *a;
-  if (is(r->o, "decay", "gated")) {
-    a = OP("matmul", AL_IN(r->in->x, param(r, "decay.weight")), "transpose_b=true");
-    return OP("neg", AL_IN(OP("softplus", AL_IN(a), "")), "");
-  }
-  const int64_t Hkv = r->s->kv_heads;
-  if (is(r->o, "decay", "learned")) {
-    a = OP("neg", AL_IN(OP("softplus", AL_IN(param(r, "decay")), "")), "");
-  } else {
-    double *v = malloc((size_t)Hkv * sizeof *v);
-    if (!v) {
-      al_fail(r->c, AL_ENOMEM, "out of memory (decay of %lld heads)", (long long)Hkv);
-      return NULL;
-    }
-    for (int64_t h = 0; h < Hkv; h++)
-      v[h] = log1p(-exp2(-5.0 - (double)h)); /* as RetNet spaces its heads */
-    a = al_tensor_from(r->c, al_type(r->in->q), 1, &Hkv, v, Hkv);
-    free(v);
-  }
-  return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
-            (long long)Hkv);
-}
-
-static void append(char *text, size_t n, const char *key, double v) {
-  const size_t at = strlen(text);
-  snprintf(text + at, n - at, " %s=%.17g", key, v);
-}
-
-/* f as options of weights and attend, the limits on its argument, and the learned coefficients. */
-typedef struct f_text {
-  char limits[160], f[FORMULA_MAX_ORDER * 25 + 64];
-  bool has_reference, absolute; /* exp and cosh; cosh */
-  al_tensor *coefficients;
-} f_text;
-
-static f_text f_options(const run *r, bool denominator) {
-  const weight_fn f = formula_weight(r->o, denominator);
-  f_text t = {.has_reference = strcmp(f.f, "polynomial") != 0,
-              .absolute = strcmp(f.f, "cosh") == 0};
-  if (is(r->o, "logit_round", "bf16")) strcat(t.limits, " round_bf16=true");
-  if (number(r->o, "logit_softcap"))
-    append(t.limits, sizeof t.limits, "softcap", al_opt_num(r->o, "logit_softcap"));
-  if (number(r->o, "logit_clamp"))
-    append(t.limits, sizeof t.limits, "clamp", al_opt_num(r->o, "logit_clamp"));
-  size_t at = (size_t)snprintf(t.f, sizeof t.f, "f=%s", f.f);
-  if (t.has_reference) return t;
-  if (is(r->o, "coefficients", "learned")) t.coefficients = param(r, "coefficients");
-  for (int n = 0; n <= f.order; n++)
-    at +=
-        (size_t)snprintf(t.f + at, sizeof t.f - at, "%s%.17g", n ? "," : " coefficients={", f.c[n]);
-  snprintf(t.f + at, sizeof t.f - at, "}");
-  return t;
-}
-
-/* Number of visible keys, at least 1: (B,T,1), for rows of `of` (q or v). */
-static al_tensor *counts(const run *r, al_tensor *of, int64_t offset) {
-  al_tensor *n = OP("visible_count", AL_IN(of, r->in->lengths), "causal=%s offset=%lld keys=%lld",
-                    r->in->causal ? "true" : "false", (long long)offset, (long long)r->S);
-  n = OP("clamp", AL_IN(n), "min=1");
-  return OP("unsqueeze", AL_IN(n), "axis=-1");
-}
-
-/* t^power for a positive t (B,T,H or 1); `sign` -1 gives the reciprocal. */
-static al_tensor *to_power(const run *r, al_tensor *t, double sign) {
-  al_tensor *m = param(r, "denominator.power");
-  if (m) {
-    al_tensor *e = OP("mul", AL_IN(OP("log", AL_IN(t), ""), OP("sigmoid", AL_IN(m), "")), "");
-    return OP("exp", AL_IN(OP("scale", AL_IN(e), "by=%.17g", sign)), "");
-  }
-  const double p = sign * al_opt_num(r->o, "denominator.power");
-  return p == 1 ? t : OP("pow", AL_IN(t), "exponent=%.17g", p);
-}
-
-/* a b, where NULL stands for 1. */
-static al_tensor *times(const run *r, al_tensor *a, al_tensor *b) {
-  return a && b ? OP("mul", AL_IN(a, b), "") : a ? a : b;
-}
-
-/* y (B,T,H,E) times a factor (B,T,H), or (B,T,H,E). */
-static al_tensor *scaled(const run *r, al_tensor *y, al_tensor *by) {
-  if (!by) return y;
-  return OP("mul", AL_IN(y, al_ndim(by) == 4 ? by : OP("unsqueeze", AL_IN(by), "axis=-1")), "");
-}
-
-/* What multiplies v on its own side: gate and length as *scale (B,S,Hkv) or NULL; returns v,
- * already multiplied by a gate that has channels. */
-static al_tensor *values(const run *r, al_tensor **scale) {
-  al_tensor *v = r->in->v;
-  *scale = NULL;
-  if (on(r->o, "input_gate")) {
-    al_tensor *g =
-        activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
-    if (is(r->o, "input_gate.per", "head")) *scale = g;
-    else v = scaled(r, v, as_factor(r, g, r->s->kv_heads));
-  }
-  if (is(r->o, "denominator.side", "value")) {
-    al_tensor *by = to_power(r, counts(r, r->in->v, 0), -1);
-    by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
-            (long long)r->s->kv_heads);
-    *scale = times(r, *scale, by);
-  }
-  return v;
-}
-
-/* The logits' factors, and what the weights of the numerator leave for the rest of the formula. */
-typedef struct sums {
-  al_tensor *q, *k; /* fused: before the feature map, else after it */
-  double scale;
-  bool mapped;          /* q and k went through the feature map already */
-  al_tensor *decay;     /* (B,S,Hkv) or NULL */
-  al_tensor *logits;    /* composed: (B,H,T,S) */
-  al_tensor *y;         /* (B,T,H,E): N, or N / W when `divided` */
-  al_tensor *W;         /* (B,T,H), or NULL where the denominator reads no weights or has its own */
-  al_tensor *reference; /* (B,T,H) or NULL: N and W are relative to e^reference */
-  bool divided;
-} sums;
-
-/* One run of attend_chunked, as attend below. */
-static al_tensor *attend_chunked(const run *r, const sums *n, al_tensor *v, al_tensor *v_scale,
-                                 al_tensor *decay, const char *stat, bool divide, al_tensor **W) {
-  al_tensor *out[2];
-  al_run_into(r->c, "attend_chunked", AL_IN(n->q, n->k, v, decay, r->in->lengths, v_scale), out, 2,
-              "feature_map=%s stat=%s normalise=%s scale=%.17g %s",
-              n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
-              divide ? "true" : "false", n->scale, r->vis);
-  *W = row_first(r, out[1]);
-  return out[0];
-}
-
-/* One run of attend; W and m come as (B,T,H), m NULL for polynomials. Returns y. */
-static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v,
-                         al_tensor *v_scale, const char *stat, bool divide, double dropout,
-                         al_tensor **W, al_tensor **m) {
-  const f_text f = f_options(r, denominator);
-  al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
-  al_tensor *out[3];
-  *m = NULL;
-  if (r->chunked) return attend_chunked(r, n, v, v_scale, decay, stat, divide, W);
-  al_run_into(r->c, "attend", AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths, v_scale),
-              out, 3, "%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f,
-              f.limits, n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
-              divide ? "true" : "false", n->scale, dropout, r->vis);
-  *W = row_first(r, out[1]);
-  if (f.has_reference) *m = row_first(r, out[2]);
-  return out[0];
-}
-
-/* The weights (B,H,T,S) and their reference (B,H,T) or NULL. */
-static al_tensor *weigh(const run *r, const sums *n, bool denominator, al_tensor **reference) {
-  const f_text f = f_options(r, denominator);
-  al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
-  *reference = NULL;
-  if (f.has_reference)
-    *reference = OP("visible_max", AL_IN(n->logits, decay, r->in->lengths), "%s%s abs=%s", r->vis,
-                    f.limits, f.absolute ? "true" : "false");
-  return OP("weights", AL_IN(n->logits, *reference, decay, f.coefficients, r->in->lengths),
-            "%s %s%s", f.f, r->vis, f.limits);
-}
-
-/* The denominator's statistic of weights w (B,H,T,S) as (B,T,H). */
-static al_tensor *statistic(const run *r, al_tensor *w) {
-  const char *stat = al_opt_word(r->o, "denominator.stat");
-  if (strcmp(stat, "abs") == 0) w = OP("abs", AL_IN(w), "");
-  return row_first(r, OP(strcmp(stat, "l2") == 0 ? "l2" : "sum", AL_IN(w), "axes={-1}"));
-}
-
-/* W of the denominator's own weights; *m its reference. */
-static al_tensor *own_statistic(const run *r, const sums *n, al_tensor **m) {
-  al_tensor *W;
-  if (!n->logits) {
-    attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), NULL,
-           al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
-    return W;
-  }
-  W = statistic(r, weigh(r, n, true, m));
-  *m = row_first(r, *m);
-  return W;
-}
-
 /* n_i of every head (B,T,H) */
 static al_tensor *lengths(const run *r) {
-  al_tensor *n = counts(r, r->in->q, r->in->offset);
+  al_tensor *n = formula_counts(r, r->in->q, r->in->offset);
   return OP("expand", AL_IN(n), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T,
             (long long)r->s->heads);
 }
@@ -310,7 +63,8 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
   if (is(o, "denominator.stat", "none") || is(o, "denominator.side", "value")) return NULL;
   al_tensor *W = n->W, *m = n->W ? n->reference : NULL;
   if (!W)
-    W = formula_own_weights(o) ? own_statistic(r, n, &m) : other_statistic(r, n->logits != NULL);
+    W = formula_own_weights(o) ? formula_own_statistic(r, n, &m)
+                               : other_statistic(r, n->logits != NULL);
   if (is(o, "denominator.gradient", "stopped")) W = al_detach(r->c, W);
   al_tensor *shrink = m ? OP("exp", AL_IN(OP("neg", AL_IN(m), "")), "") : NULL; /* e^-m */
   al_tensor *D = W;
@@ -337,7 +91,7 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
     const int64_t one = 1;
     al_tensor *live = OP("sign", AL_IN(OP("relu", AL_IN(OP("inverse", AL_IN(D), "")), "")), "");
     al_tensor *base = OP("select", AL_IN(live, D, like(r, 1, &one, 1)), "");
-    inverse = OP("mul", AL_IN(to_power(r, base, -1), live), "");
+    inverse = OP("mul", AL_IN(formula_power(r, base, -1), live), "");
   }
   if (n->divided && inverse) inverse = OP("mul", AL_IN(inverse, W), "");
   if (al_opt_bool(o, "denominator.times_length")) {
@@ -362,7 +116,7 @@ static al_tensor *output_gate(const run *r) {
   if (!on(r->o, "output_gate")) return NULL;
   al_tensor *x = r->in->x;
   if (is(r->o, "output_gate.input", "position"))
-    x = OP("log", AL_IN(counts(r, r->in->q, r->in->offset)), "");
+    x = OP("log", AL_IN(formula_counts(r, r->in->q, r->in->offset)), "");
   al_tensor *g =
       activate(r, al_opt_word(r->o, "output_gate.activation"), project(r, x, "output_gate"));
   return is(r->o, "output_gate.per", "head") ? g : as_factor(r, g, r->s->heads);
@@ -486,46 +240,6 @@ static al_status pick_form(run *r) {
   return AL_OK;
 }
 
-static void map_inputs(const run *r, sums *n) {
-  n->q = features(r, n->q);
-  n->k = features(r, n->k);
-  n->mapped = true;
-}
-
-static void scale_inputs(const run *r,
-                         sums *n) { /* learned: q's features are multiplied, one factor a head */
-  if (!is(r->o, "logit_scale", "learned")) return;
-  if (!n->mapped) map_inputs(r, n);
-  n->scale = 1;
-  n->q = OP("mul", AL_IN(n->q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
-}
-
-static void add_up_fused(const run *r, sums *n) {
-  const al_opts *o = r->o;
-  scale_inputs(r, n);
-  const bool reads =
-      formula_reads_weights(o) && !formula_own_weights(o) && is(o, "denominator.side", "row");
-  n->divided = reads && is(o, "denominator.stat", "sum") && is(o, "denominator.gradient", "both");
-  al_tensor *W, *scale, *v = values(r, &scale);
-  n->y = attend(r, n, false, v, scale, reads ? al_opt_word(o, "denominator.stat") : "none",
-                n->divided, r->in->training ? al_opt_num(o, "dropout") : 0, &W, &n->reference);
-  n->W = reads ? W : NULL;
-}
-
-static void add_up_composed(const run *r, sums *n) {
-  const al_opts *o = r->o;
-  map_inputs(r, n);
-  scale_inputs(r, n);
-  n->logits = OP("scores", AL_IN(n->q, n->k, r->in->lengths), "scale=%.17g %s", n->scale, r->vis);
-  al_tensor *reference, *w = weigh(r, n, false, &reference);
-  n->reference = row_first(r, reference);
-  if (formula_reads_weights(o) && !formula_own_weights(o)) n->W = statistic(r, w);
-  if (r->in->training && al_opt_num(o, "dropout") > 0)
-    w = OP("dropout", AL_IN(w), "p=%.17g", al_opt_num(o, "dropout"));
-  al_tensor *scale, *v = values(r, &scale);
-  n->y = OP("mix", AL_IN(w, scaled(r, v, scale), r->in->lengths), "%s", r->vis);
-}
-
 static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
                           const attn_in *in) {
   run run_ = {.c = c,
@@ -556,11 +270,11 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   }
   if (pick_form(r) != AL_OK) return NULL;
 
-  sums n = {.q = in->q, .k = in->k, .decay = log_decay(r)};
+  sums n = {.q = in->q, .k = in->k, .decay = formula_log_decay(r)};
   n.scale = number(o, "logit_scale") ? al_opt_num(o, "logit_scale") : 1 / sqrt((double)s->head_dim);
   const bool whole = fused(o, al_type(in->q));
-  if (whole) add_up_fused(r, &n);
-  else add_up_composed(r, &n);
+  if (whole) formula_add_up_fused(r, &n);
+  else formula_add_up_composed(r, &n);
   const tail t = plan_tail(r, &n);
   return whole ? end_fused(r, n.y, t) : end_composed(r, n.y, t);
 }
