@@ -1,5 +1,5 @@
 -- The command bench: times beside what this machine could do at best, and only of results that were
--- found right in the same process. bench/train, attention and ops hold one kind each: the rows of
+-- found right in the same process. bench/train, attention, ops and decode hold one kind each: the rows of
 -- their options, the columns of their table, and run(o, given) -> {title, rows, rates, notes}.
 local core = require "attnlab.core"
 local ceiling = require "attnlab.bench.ceiling"
@@ -12,7 +12,7 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
-M.KINDS = { "train", "attention", "ops" }
+M.KINDS = { "train", "attention", "ops", "decode" }
 
 local COMMON = {
   { name = "rounds", type = "integer", default = "7", min = 1,
@@ -24,11 +24,13 @@ local COMMON = {
     doc = "0 = as the environment says" },
 }
 
--- Every key of a kind, with its row.
+-- Every key of a kind, with its row; the kind's own come first, in place of common ones of that name.
 function M.rows(kind)
   local list = {}
   for _, part in ipairs { require("attnlab.bench." .. kind).rows, COMMON, ceiling.rows } do
-    table.move(part, 1, #part, #list + 1, list)
+    for _, row in ipairs(part) do
+      if not rows.find(list, row.name) then list[#list + 1] = row end
+    end
   end
   return list
 end

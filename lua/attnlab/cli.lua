@@ -42,7 +42,7 @@ M.COMMANDS = {
     doc = "the runs on disk and how they stand", options = { JSON } },
   { name = "compare", args = "RUN RUN", least = 2, most = 2,
     doc = "two runs: keys that differ, paired difference over their seeds", options = { JSON } },
-  { name = "bench", args = "train|attention|ops [key=value ...]", least = 1, most = 1, sets = true,
+  { name = "bench", args = "train|attention|ops|decode [key=value ...]", least = 1, most = 1, sets = true,
     doc = "times beside the floor of this machine, of results checked in the same run",
     options = { { name = "json", value = "FILE", doc = "all measured values, machine, versions, command" } },
     more = function() return require("attnlab.bench").help() end },

@@ -216,6 +216,58 @@ T.test("ops: every op is right, and another function in its place is not", funct
   for _, row in ipairs(r.rows) do T.eq(row.ok, row.name ~= "exp") end
 end)
 
+-- An instance whose step is what `change` makes of it: change(a, st, set) -> y, state.
+local function with_step(change)
+  return function(spec)
+    local a = attention.new(spec)
+    return setmetatable({ step = function(_, st, set) return change(a, st, set) end },
+      { __index = function(_, key) return function(_, ...) return a[key](a, ...) end end })
+  end
+end
+
+T.test("decode: finite states are held to time and memory, others are shown", function()
+  local list = { "presets=sliding_window", "contrast=softmax", "positions=70,140", "chunk=33", "batch=2", "heads=2",
+                 "kv_heads=1", "head_dim=4", "limit=1e9", "rounds=2" }
+  local r = measure("decode", options("decode", list))
+  T.eq(r.ok, true)
+  local a, b, c, d = table.unpack(r.rows)
+  T.eq({ a.position, b.position, a.ratio, a.token.n }, { 70, 140, 1, 2 })
+  T.eq({ b.state_bytes, b.peak, b.left, b.grows }, { a.state_bytes, a.peak, 0, false })
+  T.ok(b.error < 1e-5 and b.token.median > 0 and r.title:find "B=2 H=2 Hkv=1 D=4")
+  T.ok(d.grows and d.state_bytes > c.state_bytes and d.ok and not d.finite)
+  -- a cache among the finite ones is a failure
+  table.move({ "presets=softmax", "contrast=none" }, 1, 2, 1, list)
+  r = measure("decode", options("decode", list))
+  T.eq({ r.ok, r.rows[2].grows, r.rows[2].right }, { false, true, true })
+
+  table.move({ "presets=sliding_window", "contrast=none" }, 1, 2, 1, list)
+  local o = options("decode", list)
+  o.new = with_step(function(x, st, set)
+    local y, after = x:step(st, set)
+    return y * 1.001, after
+  end)
+  r = measure("decode", o)
+  T.eq({ r.ok, r.rows[1].right, r.rows[1].grows }, { false, false, false })
+  o = options("decode", list)
+  local kept = {}
+  o.new = with_step(function(x, st, set)
+    local y, after = x:step(st, set)
+    kept[#kept + 1] = y:clone()
+    return y, after
+  end)
+  r = measure("decode", o)
+  T.eq({ r.ok, r.rows[1].right, r.rows[1].left > 0 }, { false, true, true })
+  o = options("decode", list)
+  o.limit = 0.15
+  o.new = with_step(function(x, st, set)
+    if st:position() >= 140 then sys.sleep(0.05) end
+    return x:step(st, set)
+  end)
+  r = measure("decode", o)
+  T.eq({ r.ok, r.rows[2].slower, r.rows[2].grows, r.rows[2].right }, { false, true, false, true })
+  T.raises(function() measure("decode", options("decode", list, { "positions=9,3" })) end, "ascending")
+end)
+
 T.test("presets by short name, by the registry's, all of them", function()
   T.eq(#specs.parse "softmax, p2/cottention,cottention_row", 3)
   T.eq(#specs.parse "all", #core.attn.list())

@@ -25,6 +25,7 @@ function M.known()
   local list = {}
   for i, s in ipairs(M.SPECS) do list[i] = s.name end
   for _, p in ipairs(core.attn.list()) do list[#list + 1] = p.name end
+  for _, f in ipairs(core.attn.families()) do list[#list + 1] = f.name end
   return list
 end
 
@@ -36,6 +37,9 @@ local function find(name)
     if p.name == name or p.name:match "[^/]*$" == name then
       return { name = name, spec = { preset = p.name } }
     end
+  end
+  for _, f in ipairs(core.attn.families()) do
+    if f.name == name then return { name = name, spec = { preset = name } } end
   end
   error("presets: " .. names.unknown("preset", name, M.known()), 0)
 end
