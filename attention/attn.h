@@ -221,7 +221,7 @@ AL_API al_dtype attn_dtype_of(const attn *a);
 AL_API unsigned attn_claims(const attn *a);
 AL_API int64_t attn_state_bytes(const attn *a, int64_t t); /* of one sequence, as declared */
 AL_API const char *attn_plan(const attn *a, int64_t T, char *buf,
-                             size_t n); /* family.plan into buf; "" without one */
+                             size_t n); /* family.plan into buf, or what stands for it */
 AL_API al_tensor *attn_param_at(const attn *a, int i,
                                 const char **name); /* borrowed; NULL past the end */
 AL_API al_status attn_param_set(al_ctx *c, attn *a, int i,

@@ -92,6 +92,7 @@ int64_t attn_state_bytes(const attn *a, int64_t t) {
 const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {
   if (n) buf[0] = 0;
   if (a->family->plan) a->family->plan(a->opts, &a->sizes, a->dtype, T, buf, n);
+  else snprintf(buf, n, "parallel, as %s computes it", a->family->name);
   return buf;
 }
 

@@ -6,10 +6,15 @@
  * t_h makes a head sharper or flatter. a_h, the sink, is the logit of a key whose value is zero: a
  * head can attend to nothing.
  *
- * Build it and hold it to everything it claims:   ./lab check my_variant.c
- * Use it:                                         ./lab train --plugin my_variant.c
- * attention.preset=my_variant The same file in attention/variants/ is a built-in variant; nothing
- * else has to be edited.
+ * Build it, and hold it to everything it claims:
+ *
+ *     ./lab check my_variant.c
+ *
+ * Use it:
+ *
+ *     ./lab train --plugin my_variant.c attention.preset=my_variant
+ *
+ * The same file in attention/variants/ is a built-in variant; nothing else has to be edited.
  *
  * How such a file is made: options (1), parameters (2), the forward pass out of ops (3), what it
  * claims (4), and the table at the end (5). Gradients, f64, Lua, the command line and the checks

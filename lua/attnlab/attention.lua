@@ -1,6 +1,7 @@
 -- lab.attention: the registry of attention variants and instances of them without a layer around.
 local core = require "attnlab.core"
 local statefile = require "attnlab.statefile"
+local plugins = require "attnlab.plugins"
 
 local M = {}
 
@@ -14,10 +15,10 @@ function M.describe(name)
   return core.attn.describe(name)
 end
 
--- Loads a plug-in for the rest of the process and returns the name of its family; the same file again is
--- the same family. What is no plug-in, or would take a name, is refused.
+-- Loads a plug-in (.so, or .c, which is built first) for the rest of the process and returns the name of
+-- its family; the same file again is the same family. What is no plug-in, or would take a name, is refused.
 function M.load(path)
-  return core.attn.load(path)
+  return plugins.load(path)
 end
 
 -- st:save(path): what a:load_state(path) goes on from.

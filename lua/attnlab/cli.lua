@@ -11,6 +11,8 @@ local JSON = { name = "json", doc = "machine-readable output" }
 local PRINT = { name = "print-config", doc = "print the resolved configuration and stop" }
 local DRY = { name = "dry-run", doc = "print parameters, arithmetic, memory and number of runs, and stop" }
 local FORCE = { name = "force", doc = "continue runs that another version of the program began" }
+local PLUGIN = { name = "plugin", value = "PATH", many = true,
+                 doc = "a plug-in to load first (.so, or .c, which is built); may be repeated" }
 local SETS = "key.sub=value sets any configuration key, out_dir=DIR the place of the runs (default: runs)."
 
 -- name, args (as shown), least and most words, sets = takes key=value, options, doc, more (for its --help, text or function)
@@ -18,36 +20,41 @@ M.COMMANDS = {
   { name = "run", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true,
     doc = "run an experiment: all arms and seeds, resumable; table and figure",
     options = { QUICK, SEEDS, DEVICE, { name = "jobs", value = "N", doc = "runs at a time (default: one per core)" },
-                { name = "fresh", doc = "start every run of the experiment again" }, FORCE, PRINT, DRY, JSON },
+                { name = "fresh", doc = "start every run of the experiment again" }, FORCE, PLUGIN, PRINT, DRY, JSON },
     more = SETS },
   { name = "plot", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true,
-    doc = "table and figure again from the runs that exist", options = { QUICK, SEEDS, JSON }, more = SETS },
+    doc = "table and figure again from the runs that exist", options = { QUICK, SEEDS, PLUGIN, JSON }, more = SETS },
   { name = "train", args = "[key.sub=value ...]", least = 0, most = 0, sets = true, doc = "train one model",
     options = { { name = "seed", value = "N", doc = "of weights and batches (1)" }, DEVICE,
-                { name = "fresh", doc = "start again" }, FORCE, PRINT, DRY, JSON }, more = SETS },
+                { name = "fresh", doc = "start again" }, FORCE, PLUGIN, PRINT, DRY, JSON }, more = SETS },
   { name = "eval", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
     doc = "loss of a model file or run folder on validation text",
-    options = { { name = "windows", value = "N", doc = "validation windows (96)" }, JSON },
+    options = { { name = "windows", value = "N", doc = "validation windows (96)" }, PLUGIN, JSON },
     more = "Keys: data=NAME or path of a text, tokenizer=FILE for llama2.c models." },
   { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
     doc = "text from a model file or run folder",
     more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE\n"
       .. "past_context=slide|continue|stop (when the context is full). Speed and state go to stderr.",
-    options = {} },
+    options = { PLUGIN } },
   { name = "list", args = "[attention|ops|data|config]", least = 0, most = 1, doc = "what there is, by kind",
-    options = { JSON } },
+    options = { PLUGIN, JSON } },
   { name = "describe", args = "NAME", least = 1, most = 1,
-    doc = "an attention preset or family, an op, or a configuration key", options = {} },
+    doc = "an attention preset or family, an op, or a configuration key", options = { PLUGIN } },
+  { name = "new-variant", args = "NAME", least = 1, most = 1, doc = "write the source of a new attention variant",
+    options = { { name = "out", value = "FILE", doc = "where to (NAME.c); what exists is never overwritten" } } },
+  { name = "build-plugin", args = "FILE.c", least = 1, most = 1, doc = "compile a variant into a plug-in; prints its path",
+    options = { { name = "out", value = "FILE", doc = "where to (FILE.so beside FILE.c)" } },
+    more = "CC names the compiler, CFLAGS more of its options." },
   { name = "runs", args = "[EXPERIMENT] [out_dir=DIR]", least = 0, most = 1, sets = true,
     doc = "the runs on disk and how they stand", options = { JSON } },
   { name = "compare", args = "RUN RUN", least = 2, most = 2,
     doc = "two runs: keys that differ, paired difference over their seeds", options = { JSON } },
   { name = "bench", args = "train|attention|ops|decode [key=value ...]", least = 1, most = 1, sets = true,
     doc = "times beside the floor of this machine, of results checked in the same run",
-    options = { { name = "json", value = "FILE", doc = "all measured values, machine, versions, command" } },
+    options = { { name = "json", value = "FILE", doc = "all measured values, machine, versions, command" }, PLUGIN },
     more = function() return require("attnlab.bench").help() end },
   { name = "lua", args = "FILE.lua [args]", least = 1, raw = true,
-    doc = "run a Lua script that can require \"attnlab\"", options = {} },
+    doc = "run a Lua script that can require \"attnlab\"", options = { PLUGIN } },
   { name = "env", args = "", least = 0, most = 0, doc = "shell lines that let stock lua5.4 find the modules",
     options = {} },
   { name = "test", args = "[--full]", least = 0, most = 0, doc = "build and run the tests (./lab test)",
@@ -114,6 +121,10 @@ function M.parse(c, argv)
           inline = argv[i]
           if not inline then usage("%s: --%s needs %s", c.name, name, o.value) end
         end
+        if o.many then
+          local all = args.flags[name] or {}
+          all[#all + 1], inline = inline, all
+        end
         args.flags[name] = inline
       else
         if has_inline then usage("%s: --%s takes no value", c.name, name) end
@@ -136,6 +147,21 @@ function M.parse(c, argv)
   return args
 end
 
+-- Options of ours end where the script begins: its own words are its own.
+function M.parse_raw(c, argv)
+  local first = 1
+  while argv[first] and argv[first]:find "^%-%-%a" do
+    local inline = argv[first]:find("=", 1, true) or argv[first] == "--help"
+    first = first + (inline and 1 or 2)
+  end
+  local words = table.move(argv, first, #argv, 1, {})
+  local own = table.move(argv, 1, math.min(first - 1, #argv), 1, {})
+  local args = M.parse(setmetatable({ least = 0, most = 0 }, { __index = c }), own)
+  if #words == 0 and not args.flags.help then usage("%s: %s expected", c.name, c.args) end
+  args.words = words
+  return args
+end
+
 local function dispatch(argv)
   local name = argv[1]
   if not name or name == "help" or name == "--help" or name == "-h" then
@@ -153,8 +179,7 @@ local function dispatch(argv)
   local rest = table.move(argv, 2, #argv, 1, {})
   local args
   if c.raw then
-    if #rest == 0 then usage("%s: %s expected", c.name, c.args) end
-    args = { words = rest, flags = { help = rest[1] == "--help" or nil }, sets = {} }
+    args = M.parse_raw(c, rest)
   else
     args = M.parse(c, rest)
   end
@@ -162,6 +187,7 @@ local function dispatch(argv)
     print(M.command_help(c))
     return 0
   end
+  for _, path in ipairs(args.flags.plugin or {}) do require("attnlab.plugins").load(path) end
   local commands = require "attnlab.commands"
   return commands[name](args, usage) or 0
 end

@@ -5,6 +5,7 @@ local config = require "attnlab.config"
 local data = require "attnlab.data"
 local experiment = require "attnlab.experiment"
 local names = require "attnlab.names"
+local plugins = require "attnlab.plugins"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
@@ -65,7 +66,9 @@ local function load_experiment(path)
   if sys.exists(path) ~= "file" then error(("'%s': no such file"):format(path), 0) end
   local chunk, message = loadfile(path, "t")
   if not chunk then error(message, 0) end
+  plugins.folder = path:match "^(.*)/" or "."
   local e = chunk()
+  plugins.folder = nil
   if getmetatable(e) ~= experiment.class then
     error(("'%s' returns no experiment: its last line should be  return lab.experiment{...}"):format(path), 0)
   end
@@ -144,17 +147,20 @@ local function report(plan, list, root, as_json)
   if e.next then print("next    " .. e.next) end
 end
 
+local function quoted(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
+
 -- The command that goes on with an interrupted experiment.
 local function same_command(args)
   local words = { "./lab run", args.words[1] }
   for _, name in ipairs { "quick", "force" } do
     if args.flags[name] then words[#words + 1] = "--" .. name end
   end
+  for _, path in ipairs(args.flags.plugin or {}) do words[#words + 1] = "--plugin " .. quoted(path) end
   for _, name in ipairs { "seeds", "jobs" } do
     if args.flags[name] then words[#words + 1] = ("--%s %s"):format(name, args.flags[name]) end
   end
   for _, kv in ipairs(args.sets) do
-    words[#words + 1] = ("'%s=%s'"):format(kv[1], (kv[2]:gsub("'", "'\\''")))
+    words[#words + 1] = quoted(kv[1] .. "=" .. kv[2])
   end
   return table.concat(words, " ")
 end
@@ -217,6 +223,15 @@ function M.train(args, usage)
     end
   end
   return code
+end
+
+M["new-variant"] = function(args)
+  local path = require("attnlab.scaffold").new_variant(args.words[1], args.flags.out)
+  print(("%s\nnext    ./lab check %s      # builds it and holds it to what it claims"):format(path, path))
+end
+
+M["build-plugin"] = function(args)
+  print(plugins.build(args.words[1], args.flags.out))
 end
 
 function M.bench(args, usage)

@@ -258,6 +258,13 @@ function M.diff(a, b)
   return out
 end
 
+-- Names of the families that a resolved configuration uses, sorted.
+function M.families(cfg)
+  local seen = {}
+  for i = 1, cfg.model.layers do seen[check_attention(cfg, i):family()] = true end
+  return names.keys(seen)
+end
+
 -- What a resolved configuration means, as sorted lines: each layer's attention with every option of
 -- its family and layer written out, so that a changed default changes the text.
 function M.canonical(cfg)

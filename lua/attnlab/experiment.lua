@@ -13,11 +13,13 @@
 --   expect    {{arm=, versus=, equal_within=x | worse=true | better=true} or {arm=, diverges=true} or
 --              {arm=, value=x, within=y}, ...}: hashed into the runs before they start
 --   plot      {metric="valid/loss"}
+--   plugins   list of plug-ins to load first (.so or .c), paths from the experiment's folder or the current one
 --   quick     overrides for --quick: config keys, seeds
 --   next      the command to type next
 local json = require("attnlab.core").json
 local config = require "attnlab.config"
 local names = require "attnlab.names"
+local plugins = require "attnlab.plugins"
 local train = require "attnlab.train"
 
 local Experiment = {}
@@ -25,7 +27,8 @@ Experiment.__index = Experiment
 
 local TYPES = { name = "string", title = "string", source = "string", question = "string", story = "string",
                 base = "table", arms = "table", vary = "table", design = "string", seeds = "table",
-                margin = "number", expect = "table", plot = "table", quick = "table", next = "string" }
+                margin = "number", expect = "table", plot = "table", quick = "table", next = "string",
+                plugins = "table" }
 local EXPECT_KEYS = { arm = true, versus = true, equal_within = true, worse = true, better = true, diverges = true,
                       value = true, within = true }
 local SECTIONS = { model = true, attention = true, train = true }
@@ -184,6 +187,10 @@ local function new(spec)
   end
   e.base, e.expect, e.quick, e.plot = e.base or {}, e.expect or {}, e.quick or {}, e.plot or {}
   if e.margin and not (e.margin >= 0) then fail(e, "margin: a number >= 0 expected, got %g", e.margin) end
+  for i, path in ipairs(e.plugins or {}) do
+    local ok, why = pcall(plugins.load, path)
+    if not ok then fail(e, "plugins: entry %d: %s", i, why) end
+  end
   check_arms(e)
   check_seeds(e, e.seeds)
   if e.quick.seeds then check_seeds(e, e.quick.seeds) end

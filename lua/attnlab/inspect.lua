@@ -6,6 +6,7 @@ local data = require "attnlab.data"
 local help = require "attnlab.help"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
+local plugins = require "attnlab.plugins"
 local rows = require "attnlab.rows"
 local runs = require "attnlab.runs"
 local stats = require "attnlab.stats"
@@ -25,6 +26,7 @@ local function model_of_run(dir)
     local inner = name:match("^model%.(.+)$")
     if inner then own[inner] = t end
   end
+  plugins.restore(spec.plugins, dir)
   local text = data.open(spec.config.train.data)
   local m = model.new { model = spec.config.model, attention = spec.config.attention, train = spec.config.train,
                         seed = spec.seed, vocabulary = text.vocabulary }
@@ -94,7 +96,9 @@ local LISTS = {
   attention = function()
     local list = {}
     for i, p in ipairs(core.attn.list()) do list[i] = { name = p.name, note = p.source } end
-    for _, f in ipairs(core.attn.families()) do list[#list + 1] = { name = f.name, note = "family: " .. f.doc } end
+    for _, f in ipairs(core.attn.families()) do       local from = f.plugin and (" (plug-in %s)"):format(f.plugin) or ""
+      list[#list + 1] = { name = f.name, note = "family: " .. f.doc .. from }
+    end
     return list
   end,
   ops = function()

@@ -2,8 +2,10 @@
 -- all arms of the first seed come first. Finished and diverged runs are skipped, others go on from
 -- their last checkpoint. Workers die with the runner.
 local board = require "attnlab.board"
+local config = require "attnlab.config"
 local core = require "attnlab.core"
 local data = require "attnlab.data"
+local plugins = require "attnlab.plugins"
 local progress = require "attnlab.progress"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
@@ -19,13 +21,15 @@ function M.expand(plan, options)
   local n = #plan.arms * #plan.seeds
   local jobs = math.max(1, math.min(options.jobs or sys.cores(), n))
   local threads = math.max(1, sys.cores() // jobs)
-  local list, hashes = {}, {}
+  local list, hashes, used = {}, {}, {}
+  for i, arm in ipairs(plan.arms) do used[i] = plugins.of(config.families(arm.config)) end
   for _, seed in ipairs(plan.seeds) do
     for i, arm in ipairs(plan.arms) do
       local text = arm.config.train.data
       hashes[text] = hashes[text] or sys.sha256(sys.read(data.path(text)))
       local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = "cpu",
                      data_hash = hashes[text], expect = arm.expect, quick = plan.quick or nil,
+                     plugins = used[i],
                      made = { source = store.source_hash(), libraries = store.libraries(), threads = threads } }
       list[#list + 1] = { arm = i, name = arm.name, seed = seed, spec = spec, steps = arm.config.train.steps,
                           dir = store.dir(options.root, spec) }

@@ -7,7 +7,8 @@
 --   probe.json, live        row sums of the trained model; where a running worker stands
 --   log, lock               output of the worker; flock
 -- id = first 12 hex digits of sha256 over the canonical JSON of the resolved configuration with every
--- default written out, seed, device, dtype, hash of the data and what was expected of the arm.
+-- default written out, seed, device, dtype, hashes of the data and of the plug-ins that its families came
+-- from, and what was expected of the arm.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local sys, json = core.sys, core.json
@@ -16,7 +17,7 @@ local M = {}
 
 -- Modules that only read results or draw them: a change there makes no finished run stale.
 local NOT_SOURCE = {}
-for name in ("axes bench board budget cli commands expect experiment help inspect names plot progress runner runs stats table")
+for name in ("axes bench board budget cli commands expect experiment help inspect names plot plugins progress runner runs scaffold stats table")
   :gmatch "%a+" do
   NOT_SOURCE[name .. ".lua"] = true
 end
@@ -33,7 +34,7 @@ local function add_sources(list, root, dir)
   for _, name in ipairs(sys.list(root .. "/" .. dir)) do
     local path = dir .. "/" .. name
     if sys.exists(root .. "/" .. path) == "dir" then
-      if path ~= "lua/attnlab/bench" then add_sources(list, root, path) end
+      if path ~= "lua/attnlab/bench" and path ~= "attention/template" then add_sources(list, root, path) end
     elseif (name:match "%.[ch]$" or name:match "%.def$" or name:match "%.lua$") and not NOT_SOURCE[name] then
       list[#list + 1] = path .. "\0" .. sys.sha256(sys.read(root .. "/" .. path))
     end
@@ -59,6 +60,10 @@ end
 function M.id(spec)
   local identity = { config = config.canonical(spec.config), seed = spec.seed, device = spec.device,
                      dtype = spec.config.train.dtype, data = spec.data_hash, expect = spec.expect }
+  for i, p in ipairs(spec.plugins or {}) do
+    identity.plugins = identity.plugins or {}
+    identity.plugins[i] = { family = p.family, sha256 = p.sha256 }
+  end
   return sys.sha256(json.encode(identity)):sub(1, 12)
 end
 

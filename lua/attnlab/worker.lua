@@ -1,6 +1,7 @@
 -- One run in its own process: attnlab worker --run DIR. Reads config.json, trains, records, saves.
 -- A worker writes only into its folder, which it holds by flock.
 local core = require "attnlab.core"
+local plugins = require "attnlab.plugins"
 local probe = require "attnlab.probe"
 local store = require "attnlab.store"
 local train = require "attnlab.train"
@@ -101,6 +102,7 @@ function M.run(dir, options)
   local ok, code = xpcall(function()
     local spec = store.config(dir)
     check_origin(dir, spec, options.force)
+    plugins.restore(spec.plugins, dir)
     return train_run(dir, spec, options.progress)
   end, function(message) return { text = tostring(message), trace = debug.traceback(tostring(message), 2) } end)
   if not ok then

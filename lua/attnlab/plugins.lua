@@ -1,0 +1,116 @@
+-- Plug-ins: attention variants from files outside the program. Building them from C, loading them, and which
+-- of them a run used: a run keeps family, path and SHA-256 of each, and finds the same file or says what differs.
+local core = require "attnlab.core"
+local sys = core.sys
+
+local M = {}
+
+-- Folder of the experiment that is being read: its relative paths are looked for there first.
+M.folder = nil
+
+-- The project's folder, which holds the headers that plug-ins are made with.
+local function home()
+  local dir = assert(package.searchpath("attnlab.plugins", package.path)):match "^(.*)/lua/attnlab/plugins%.lua$"
+  local header = (dir or ".") .. "/attention/attn.h"
+  if not dir or sys.exists(header) ~= "file" then
+    error(("plug-ins are compiled with the headers of the source tree, and there is no '%s'"):format(header), 0)
+  end
+  return dir
+end
+
+-- The source of new variants: its text, which calls the variant by the second value.
+function M.template()
+  return sys.read(home() .. "/attention/template/variant.c"), "my_variant"
+end
+
+-- The command of the compiler: as the program's own files are compiled. What a plug-in calls must be there when
+-- it is linked (-z defs), and no folder's name is left in it: the same source gives the same bytes.
+local function command(source, out)
+  local words, dir = {}, home()
+  for w in (os.getenv "CC" or "cc"):gmatch "%S+" do words[#words + 1] = w end
+  local folder = source:match "^(.*/)" or ""
+  for _, w in ipairs { "-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra",
+                       "-Wno-format-zero-length", "-Wno-maybe-uninitialized", "-DATTN_PLUGIN", "-iquote",
+                       dir .. "/attention", "-iquote", dir .. "/attention/variants", "-Wl,-z,defs" } do
+    words[#words + 1] = w
+  end
+  if folder ~= "" then words[#words + 1] = "-fmacro-prefix-map=" .. folder .. "=" end
+  for w in (os.getenv "CFLAGS" or ""):gmatch "%S+" do words[#words + 1] = w end
+  return table.move({ source, "-o", out, "-lm" }, 1, 4, #words + 1, words)
+end
+
+local function wait(pid)
+  local how, code
+  repeat how, code = sys.wait(pid) until how ~= "running"
+  return how == "exited" and code == 0, ("%s %d"):format(how == "exited" and "status" or "signal", code)
+end
+
+-- Compiles a C source into a plug-in and returns its path: `out`, or FILE.so beside FILE.c. The compiler's
+-- words go to stderr. The old file stays until the new one is complete.
+function M.build(source, out)
+  if sys.exists(source) ~= "file" then error(("plug-in '%s': no such file"):format(source), 0) end
+  if not source:find "%.c$" then error(("plug-in '%s': a C source (.c) expected"):format(source), 0) end
+  out = out or source:gsub("%.c$", ".so")
+  local new = ("%s.%d.tmp"):format(out, sys.pid())
+  local argv = command(source:find "^%-" and "./" .. source or source, new)
+  local ok, pid = pcall(sys.spawn, argv)
+  if not ok then error(("plug-in '%s': no compiler: %s (CC names another one)"):format(source, pid), 0) end
+  local built, status = wait(pid)
+  if not built then
+    if sys.exists(new) then sys.remove(new) end
+    error(("plug-in '%s': %s ended with %s; a plug-in may call what ATTN_HOST_CALLS in attention/attn.h lists")
+      :format(source, argv[1], status), 0)
+  end
+  sys.rename(new, out)
+  return out
+end
+
+-- The file that a path means.
+local function find(path)
+  if path:find "^/" or not M.folder then return path end
+  local beside = M.folder .. "/" .. path
+  return sys.exists(beside) and beside or path
+end
+
+-- Loads a plug-in for the rest of the process and returns the name of its family. A C source is built first.
+function M.load(path)
+  if type(path) ~= "string" then error("plug-in: a path expected, got " .. type(path), 0) end
+  path = find(path)
+  if path:find "%.c$" then path = M.build(path) end
+  local ok, family = pcall(core.attn.load, path)
+  if not ok then error(family, 0) end
+  return family
+end
+
+-- { family =, path =, sha256 = } of a family that a plug-in brought, else nil.
+local function origin(name)
+  for _, f in ipairs(core.attn.families()) do
+    if f.name == name and f.plugin then return { family = name, path = f.plugin, sha256 = f.hash } end
+  end
+end
+
+-- Array of these for the families of that name, sorted; nil when none came from a plug-in.
+function M.of(families)
+  local list = {}
+  for _, name in ipairs(families) do list[#list + 1] = origin(name) end
+  table.sort(list, function(a, b) return a.family < b.family end)
+  return #list > 0 and list or nil
+end
+
+-- Loads what M.of gave, in another process or later: the same bytes, or an error that says what became of them.
+function M.restore(list, whose)
+  for _, p in ipairs(list or {}) do
+    local have = origin(p.family)
+    local path = have and have.path or p.path
+    local what = ("%s: plug-in '%s' (family %s)"):format(whose, path, p.family)
+    if not have and sys.exists(path) ~= "file" then error(what .. " is missing", 0) end
+    local hash = have and have.sha256 or sys.sha256(sys.read(path))
+    if hash ~= p.sha256 then
+      error(("%s is another one than the run was made with: sha256 %s, then %s"):format(what, hash:sub(1, 12),
+        p.sha256:sub(1, 12)), 0)
+    end
+    if not have then M.load(path) end
+  end
+end
+
+return M

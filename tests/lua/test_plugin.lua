@@ -1,0 +1,191 @@
+-- Plug-ins from Lua and from the command line: sources written and compiled, loaded here, in workers and under
+-- stock lua5.4; runs that remember which file they were made with.
+local T = ...
+local lab = require "attnlab"
+local core = require "attnlab.core"
+local experiment = require "attnlab.experiment"
+local plugins = require "attnlab.plugins"
+local scaffold = require "attnlab.scaffold"
+local store = require "attnlab.store"
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+local sys = core.sys
+
+local MEAN = tiny.program:match "^(.*)/[^/]*$" .. "/tests/plugins/mean.so"
+local dir = T.folder()
+
+local function expects(status, pattern, ...)
+  local got, text = tiny.run { ... }
+  T.ok(got == status, ("status %d expected, got %d:\n%s"):format(status, got, text))
+  T.ok(text:find(pattern), ("'%s' expected in: %s"):format(pattern, text))
+  return text
+end
+
+local function only_files(folder, names)
+  local list = sys.list(folder)
+  table.sort(list)
+  T.eq(list, names)
+end
+
+-- Changes the text of a file by a plain replacement that must happen.
+local function edit(path, from, to)
+  local text = sys.read(path)
+  local i, j = text:find(from, 1, true)
+  T.ok(i, from)
+  sys.write(path, text:sub(1, i - 1) .. to .. text:sub(j + 1))
+end
+
+T.test("new-variant writes a source once, under a fit name", function()
+  local path = dir .. "/mine.c"
+  expects(0, "^" .. path .. "\nnext    ./lab check ", "new-variant", "mine", "--out", path)
+  local text = sys.read(path)
+  T.ok(text:find("ATTN_FAMILY(mine,", 1, true) and text:find("mine/sink", 1, true), text)
+  T.ok(not text:find "my_variant", "the template's own name is gone: it")
+  expects(1, "exists already; nothing was written", "new-variant", "other", "--out", path)
+  T.eq(sys.read(path), text)
+  for name, why in pairs { ["3x"] = "no C identifier", ["a-b"] = "no C identifier", ["int"] = "no C identifier",
+                           softmax = "it means the preset p1/softmax", [("x"):rep(61)] = "has 61 letters",
+                           kernel_attention = "a family of attention has that name" } do
+    T.ok((scaffold.unfit(name) or "fit"):find(why), name)
+    expects(1, why, "new-variant", name, "--out", dir .. "/no.c")
+  end
+  expects(2, "NAME expected", "new-variant")
+  only_files(dir, { "mine.c" })
+end)
+
+T.test("build-plugin prints the path alone; the same source gives the same bytes", function()
+  T.eq({ tiny.run { "build-plugin", dir .. "/mine.c" } }, { 0, dir .. "/mine.so\n" })
+  local other = T.folder()
+  sys.write(other .. "/mine.c", sys.read(dir .. "/mine.c"))
+  T.eq({ tiny.run { "build-plugin", other .. "/mine.c", "--out=" .. other .. "/x.so" } }, { 0, other .. "/x.so\n" })
+  T.ok(sys.read(other .. "/x.so") == sys.read(dir .. "/mine.so"), "the same bytes")
+  only_files(other, { "mine.c", "x.so" })
+end)
+
+T.test("what the compiler refuses is passed on, and the old plug-in stays", function()
+  local other = T.folder()
+  local path = other .. "/mine.c"
+  sys.write(path, sys.read(dir .. "/mine.c"))
+  sys.write(other .. "/mine.so", "old")
+  edit(path, "snprintf(", "snprintf(;")
+  local text = expects(1, "ended with status 1", "build-plugin", path)
+  T.ok(text:find(path .. ":%d+:%d+: .-error"), text)
+  edit(path, "snprintf(;", "al_ctx_free(c), snprintf(") -- of the program, but not for plug-ins
+  expects(1, "al_ctx_free.*ATTN_HOST_CALLS", "build-plugin", path)
+  T.eq(sys.read(other .. "/mine.so"), "old")
+  only_files(other, { "mine.c", "mine.so" })
+  expects(1, "nowhere.c': no such file", "build-plugin", "nowhere.c")
+  expects(1, "a C source", "build-plugin", other .. "/mine.so")
+  local got, none = tiny.run({ "build-plugin", dir .. "/mine.c" }, { CC = "no-such-compiler" })
+  T.eq(got, 1)
+  T.ok(none:find "no compiler" and none:find "no%-such%-compiler", none)
+end)
+
+T.test("--plugin, again and again", function()
+  local mine = dir .. "/mine.so"
+  local text = expects(0, "mine/plain", "list", "attention", "--plugin", mine, "--plugin=" .. MEAN)
+  T.ok(text:find "test/twice_the_mean" and text:find("plug-in " .. mine, 1, true), text)
+  expects(0, "plug%-in:  " .. mine .. " %(sha256 %x+%)", "describe", "mine", "--plugin", dir .. "/mine.c")
+  expects(1, "unknown name 'mine'", "describe", "mine")
+  expects(1, "plug%-in 'nowhere.so': No such file", "list", "--plugin", "nowhere.so")
+  expects(2, "%-%-plugin needs PATH", "list", "--plugin")
+  local script = dir .. "/s.lua"
+  sys.write(script, [[print(#require("attnlab").attention.new("mine", { heads = 2, head_dim = 4 }):parameters().temperature, ...)]])
+  expects(0, "^2\t%-%-plugin\tx", "lua", "--plugin", mine, script, "--plugin", "x")
+  expects(1, "no preset or family 'mine'", "lua", script)
+  expects(2, "FILE.lua", "lua", "--plugin", mine)
+  expects(2, "did you mean %-%-plugin", "lua", "--plugni=x", script)
+end)
+
+T.test("stock lua5.4 loads plug-ins: they need none of our symbols", function()
+  local build = tiny.program:match "^(.*)/[^/]*$"
+  local env = { LUA_PATH = package.path, LUA_CPATH = build .. "/lua/?.so" }
+  local script, out = dir .. "/stock.lua", dir .. "/stock.out"
+  sys.write(script, ([[
+local lab = require "attnlab"
+print(lab.attention.load "%s/mine.so", lab.attention.load "%s")
+local q = lab.ones { shape = { 1, 3, 2, 4 } }
+for _, name in ipairs { "mine/sink", "twice_the_mean" } do
+  print(name, lab.attention.new(name, { heads = 2, head_dim = 4 }):forward { q = q, k = q, v = q, causal = true }:shape()[4])
+end
+print(select(2, pcall(lab.attention.new, "mine", { heads = 2, head_dim = 4, sink = 1000 })))
+]]):format(dir, MEAN))
+  local ok, pid = pcall(sys.spawn, { "lua5.4", script, stdout = out, stderr = out, env = env })
+  if not ok or sys.read(tiny.program):find("__asan_init", 1, true) then
+    print "hint: no stock lua5.4 here, or one that cannot hold the sanitizer: not tested"
+    if ok then sys.wait(pid) end
+    return
+  end
+  T.eq({ sys.wait(pid) }, { "exited", 0 })
+  local text = sys.read(out)
+  T.ok(text:find "^mine\tmean\nmine/sink\t4\ntwice_the_mean\t4\n" and text:find "option 'sink'", text)
+end)
+
+T.test("lab.attention.load: names, values, refusals", function()
+  T.eq(lab.attention.load(MEAN), "mean")
+  T.eq(lab.attention.load(MEAN), "mean")
+  local a = lab.attention.new("test/twice_the_mean", { heads = 1, head_dim = 1 })
+  local v = lab.tensor { data = { 1, 2, 6 }, shape = { 1, 3, 1, 1 } }
+  T.near(a:forward { q = v, k = v, v = v, causal = true }:flat(), { 2, 3, 6 })
+  T.ok(lab.attention.describe("mean"):find(MEAN, 1, true), "the file in the description")
+  T.raises(function() lab.attention.load(dir .. "/nowhere.so") end, "nowhere.so': No such file")
+  T.raises(function() lab.attention.load(dir .. "/s.lua") end, "a shared object is needed, this is a text")
+  T.raises(function() lab.attention.load(3) end, "a path expected, got number")
+  T.raises(function() lab.attention.load(MEAN:gsub("mean%.so", "fault_NAME_MEAN.so")) end,
+    "fault_NAME_MEAN.so': the family's name 'mean' is taken: family 'mean' of plug%-in '.*mean.so'")
+  T.eq(plugins.of { "kernel_attention" }, nil)
+  T.eq(plugins.of({ "kernel_attention", "mean" })[1].sha256, sys.sha256(sys.read(MEAN)))
+end)
+
+-- ---- runs --------------------------------------------------------------------------------------------
+
+local ARM = [[{ name = "mine", ["attention.preset"] = "mine" }]]
+
+T.test("an experiment's plug-ins reach its workers, and only the arms that use them", function()
+  local file, root = tiny.experiment(ARM, [[plugins = { "mine.c" }]])
+  sys.write(file:gsub("tiny%.lua$", "mine.c"), sys.read(dir .. "/mine.c"))
+  expects(0, "mine", "run", file, "--seeds", "1", "steps=6", "out_dir=" .. root)
+  local hash, made = sys.sha256(sys.read(dir .. "/mine.so")), {}
+  for _, run in ipairs(tiny.run_dirs(root)) do
+    local spec = store.config(run)
+    T.eq(store.status(run).state, "finished")
+    made[spec.arm] = spec.plugins or false
+    if spec.arm == "mine" then expects(0, "bits per byte", "eval", run, "--windows", "2") end
+  end
+  T.eq(made.softmax, false)
+  T.eq(#made.mine, 1)
+  T.eq(made.mine[1].family, "mine")
+  T.eq(made.mine[1].sha256, hash)
+  expects(0, "0 of 2 runs to do", "run", file, "--seeds", "1", "steps=6", "out_dir=" .. root)
+  edit((file:gsub("tiny%.lua$", "mine.c")), "1 / sqrt((double)s->head_dim)", "2 / sqrt((double)s->head_dim)")
+  expects(0, "1 of 2 runs to do", "run", file, "--seeds", "1", "steps=6", "out_dir=" .. root)
+  T.eq(#tiny.run_dirs(root), 3)
+end)
+
+T.test("a plug-in from the command line reaches them as well", function()
+  local file, root = tiny.experiment(ARM)
+  expects(1, "no preset or family 'mine'", "run", file, "out_dir=" .. root)
+  expects(0, "mine", "run", file, "--seeds", "1", "steps=6", "--plugin", dir .. "/mine.so", "out_dir=" .. root)
+  T.eq(#tiny.run_dirs(root), 2)
+  expects(1, "plugins: entry 1: .*nowhere.so': No such file", "run", (tiny.experiment(ARM, [[plugins = { "nowhere.so" }]])))
+end)
+
+T.test("a worker whose plug-in is gone or another one says so", function()
+  local root, copy = T.folder(), dir .. "/copy.so"
+  local e = experiment { name = "tiny", seeds = { 1 }, base = { layers = 1, width = 16, heads = 2, context = 16, steps = 2,
+    batch_size = 2, warmup_steps = 1, eval_batches = 1 }, arms = { { name = "mean", attention = "mean" } } }
+  local spec = require("attnlab.runner").expand(e:plan {}, { root = root })[1].spec
+  T.eq(spec.plugins[1].path, MEAN)
+  local id = store.id(spec)
+  spec.plugins[1].path = copy
+  T.eq(store.id(spec), id) -- where the file stands is no part of what it is
+  local run = store.create(root, spec)
+  expects(1, "copy.so' %(family mean%) is missing", "worker", "--run", run)
+  T.ok(store.status(run).reason:find "copy.so", "the reason in the status")
+  sys.write(copy, sys.read(dir .. "/mine.so"))
+  expects(1, "copy.so' %(family mean%) is another one than the run was made with: sha256", "worker", "--run", run)
+  sys.write(copy, sys.read(MEAN))
+  T.eq((tiny.run { "worker", "--run", run }), 0)
+  T.eq(store.status(run).state, "finished")
+  spec.plugins[1].sha256 = ("0"):rep(64)
+  T.ok(store.id(spec) ~= id, "another id")
+end)
