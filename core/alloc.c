@@ -4,7 +4,9 @@
  * of 64 bytes to 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block
  * goes on its class's list and the next request of that class takes it: a training step asks for
  * the same sizes every time and soon allocates nothing. Under AddressSanitizer nothing is kept, so
- * that it sees uses after free. */
+ * that it sees uses after free.
+ *
+ * Storages may hold one block together until one of them is written: al_storage_fork, _own. */
 #include "core.h"
 #include "../kernels/copy.h"
 #include <stdlib.h>
@@ -12,8 +14,8 @@
 
 struct al_block {
   al_block *next;
-  int bin;
-  char pad[64 - sizeof(al_block *) - sizeof(int)];
+  int bin, holders; /* storages whose data this is: more than one after al_fork */
+  char pad[64 - sizeof(al_block *) - 2 * sizeof(int)];
 };
 _Static_assert(sizeof(al_block) == 64, "data must stay 64-byte aligned");
 
@@ -40,12 +42,10 @@ static int bin_of(int64_t bytes, int64_t *rounded) {
 
 static bool fails_now(al_ctx *c) { return c->fail_at > 0 && --c->fail_at == 0; }
 
-al_storage *al_storage_new(al_ctx *c, int64_t bytes) {
-  al_storage *s = fails_now(c) ? NULL : malloc(sizeof *s);
-  if (!s) {
-    al_fail(c, AL_ENOMEM, "out of memory (tensor of %lld bytes)", (long long)bytes);
-    return NULL;
-  }
+static al_block *block_of(const al_storage *s) { return (al_block *)s->data - 1; }
+
+/* Takes a block from the lists or the system, and counts it. */
+static al_block *take(al_ctx *c, int64_t bytes) {
   int64_t size;
   const int bin = bin_of(bytes, &size);
   al_block *b = c->bins[bin];
@@ -59,37 +59,76 @@ al_storage *al_storage_new(al_ctx *c, int64_t bytes) {
       b = aligned_alloc(64, (size_t)size + sizeof *b);
     }
     if (!b) {
-      free(s);
       al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld are in use",
               (long long)bytes, (long long)c->mem.live);
       return NULL;
     }
     b->bin = bin;
   }
-  s->refs = 1;
-  s->bytes = bytes;
-  s->data = b + 1;
+  b->holders = 1;
   c->mem.live += bytes;
   c->mem.n_alloc++;
   if (c->mem.live > c->mem.peak) c->mem.peak = c->mem.live;
-  if (c->poison) memset(s->data, 0xff, (size_t)size); /* a NaN in every float type, -1 in i32 */
-  return s;
+  if (c->poison) memset(b + 1, 0xff, (size_t)size); /* a NaN in every float type, -1 in i32 */
+  return b;
 }
 
-void al_storage_release(al_ctx *c, al_storage *s) {
-  if (!s || --s->refs > 0) return;
-  c->mem.live -= s->bytes;
-  al_block *b = (al_block *)s->data - 1;
+/* Gives up one hold on a block of `bytes`. */
+static void drop(al_ctx *c, al_block *b, int64_t bytes) {
+  if (--b->holders > 0) return;
+  c->mem.live -= bytes;
   if (KEEP) {
     int64_t size;
-    bin_of(s->bytes, &size);
+    bin_of(bytes, &size);
     b->next = c->bins[b->bin];
     c->bins[b->bin] = b;
     c->mem.cached += size;
   } else {
     free(b);
   }
+}
+
+al_storage *al_storage_new(al_ctx *c, int64_t bytes) {
+  al_storage *s = fails_now(c) ? NULL : malloc(sizeof *s);
+  if (!s) {
+    al_fail(c, AL_ENOMEM, "out of memory (tensor of %lld bytes)", (long long)bytes);
+    return NULL;
+  }
+  al_block *b = take(c, bytes);
+  if (!b) {
+    free(s);
+    return NULL;
+  }
+  *s = (al_storage){.refs = 1, .bytes = bytes, .data = b + 1};
+  return s;
+}
+
+void al_storage_release(al_ctx *c, al_storage *s) {
+  if (!s || --s->refs > 0) return;
+  drop(c, block_of(s), s->bytes);
   free(s);
+}
+
+al_storage *al_storage_fork(al_ctx *c, const al_storage *s) {
+  al_storage *f = al_calloc(c, 1, sizeof *f);
+  if (!f) return NULL;
+  *f = (al_storage){.refs = 1, .bytes = s->bytes, .data = s->data};
+  block_of(f)->holders++;
+  return f;
+}
+
+bool al_storage_shared(const al_storage *s) { return block_of(s)->holders > 1; }
+
+al_status al_storage_own(al_ctx *c, al_storage *s) {
+  if (!al_storage_shared(s)) return AL_OK;
+  if (fails_now(c))
+    return al_fail(c, AL_ENOMEM, "out of memory (tensor of %lld bytes)", (long long)s->bytes);
+  al_block *b = take(c, s->bytes);
+  if (!b) return c->error;
+  memcpy(b + 1, s->data, (size_t)s->bytes);
+  drop(c, block_of(s), s->bytes);
+  s->data = b + 1;
+  return AL_OK;
 }
 
 void *al_calloc(al_ctx *c, int64_t n, size_t size) {

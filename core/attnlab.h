@@ -110,6 +110,10 @@ AL_API al_status al_read(const al_tensor *t, double *out,
 AL_API al_status al_write(al_tensor *t, const double *in, int64_t n); /* in place; not recorded */
 AL_API al_status al_copy_into(al_ctx *c, al_tensor *dst,
                               const al_tensor *src); /* same shape; converts */
+/* A leaf with t's values whose memory is t's until either is written: then the one that is written
+ * gets its own. New reference. al_fork_into makes that of an existing dst (a view: a plain copy). */
+AL_API al_tensor *al_fork(al_ctx *c, al_tensor *t);
+AL_API al_status al_fork_into(al_ctx *c, al_tensor *dst, const al_tensor *src);
 AL_API double al_item(const al_tensor *t); /* the value of a one-element tensor, else NaN */
 /* "(2,8,64)" into buf; returns buf. */
 AL_API const char *al_shape_str(const al_tensor *t, char *buf, size_t n);

@@ -123,7 +123,8 @@ fail:
 
 /* Packed and seen by its one holder alone: may be changed in place. */
 static bool own(const al_tensor *t) {
-  return t->refs == 1 && t->storage->refs == 1 && al_contiguous(t);
+  return t->refs == 1 && t->storage->refs == 1 && !al_storage_shared(t->storage) &&
+         al_contiguous(t);
 }
 
 al_tensor *al_overwrite(al_ctx *c, al_tensor *t) {

@@ -76,6 +76,11 @@ struct al_ctx {
 /* alloc.c */
 al_storage *al_storage_new(al_ctx *c, int64_t bytes);
 void al_storage_release(al_ctx *c, al_storage *s);
+/* Another storage of the same data, which is copied when either is first written. Whoever writes
+ * into a tensor that may be a parameter calls al_storage_own before it takes the data's address. */
+al_storage *al_storage_fork(al_ctx *c, const al_storage *s);
+bool al_storage_shared(const al_storage *s);
+al_status al_storage_own(al_ctx *c, al_storage *s);
 /* Zeroed host memory for bookkeeping; counts for al_memory_fail_at. free() it. */
 void *al_calloc(al_ctx *c, int64_t n, size_t size);
 

@@ -50,6 +50,7 @@ al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *us
     const int64_t count = al_numel(in[i]);
     al_tensor *x = al_contiguous(in[i]) ? in[i] : NULL;
     if (!x) return al_fail(c, AL_ESTATE, "gradcheck: input %d: must be contiguous", i);
+    AL_TRY(al_storage_own(c, x->storage));
     double *v = al_data(x);
     for (int64_t j = 0; j < count && c->error == AL_OK; j++) {
       const double keep = v[j];

@@ -159,9 +159,22 @@ static int list_tasks(al_optim *o, al_dtype dtype) {
   return n;
 }
 
+/* What a step writes must not be seen by a fork. */
+static al_status own_slots(al_optim *o) {
+  for (int i = 0; i < o->n; i++) {
+    const slot *t = &o->slots[i];
+    if (!t->p->grad) continue;
+    AL_TRY(al_storage_own(o->ctx, t->p->storage));
+    AL_TRY(al_storage_own(o->ctx, t->m->storage));
+    if (t->v) AL_TRY(al_storage_own(o->ctx, t->v->storage));
+  }
+  return AL_OK;
+}
+
 al_status al_optim_step(al_optim *o, double lr, double *norm) {
   static const al_dtype types[] = {AL_F32, AL_F64};
   double square = 0;
+  AL_TRY(own_slots(o));
   for (int i = 0; i < 2; i++) {
     const int n = list_tasks(o, types[i]);
     if (n) square += alk_optim_squares((alk_dtype)types[i])(n, o->tasks, o->parts);

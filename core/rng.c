@@ -24,8 +24,10 @@ uint64_t al_draw_key(al_ctx *c) {
 void al_seed_state(const al_ctx *c, uint64_t s[2]) { s[0] = c->seed, s[1] = c->drawn; }
 void al_seed_restore(al_ctx *c, const uint64_t s[2]) { c->seed = s[0], c->drawn = s[1]; }
 
-static al_status float_only(const al_tensor *t, const char *what) {
-  if ((t->dtype == AL_F32 || t->dtype == AL_F64) && al_contiguous(t)) return AL_OK;
+/* Refuses other types; t may be written after it. */
+static al_status writable(const al_tensor *t, const char *what) {
+  if ((t->dtype == AL_F32 || t->dtype == AL_F64) && al_contiguous(t))
+    return al_storage_own(t->ctx, t->storage);
   return al_fail(t->ctx, AL_ETYPE, "%s: a contiguous f32 or f64 tensor needed, got %s %s", what,
                  al_dtype_name(t->dtype), AL_STR(t));
 }
@@ -36,7 +38,7 @@ static void put(al_tensor *t, int64_t i, double v) {
 }
 
 al_status al_fill_uniform(al_tensor *t, uint64_t stream, double lo, double hi) {
-  AL_TRY(float_only(t, "fill_uniform"));
+  AL_TRY(writable(t, "fill_uniform"));
   const int64_t n = al_numel(t);
 #pragma omp parallel for schedule(static) if (n > 8192)
   for (int64_t b = 0; b < (n + 3) / 4; b++) {
@@ -50,7 +52,7 @@ al_status al_fill_uniform(al_tensor *t, uint64_t stream, double lo, double hi) {
 
 /* Box-Muller: two uniforms give two normals. */
 al_status al_fill_normal(al_tensor *t, uint64_t stream, double mean, double deviation) {
-  AL_TRY(float_only(t, "fill_normal"));
+  AL_TRY(writable(t, "fill_normal"));
   const int64_t n = al_numel(t);
 #pragma omp parallel for schedule(static) if (n > 4096)
   for (int64_t b = 0; b < (n + 3) / 4; b++) {

@@ -112,6 +112,35 @@ al_tensor *al_detach(al_ctx *c, al_tensor *t) {
   return al_scope_own(c, al_tensor_alias(c, t));
 }
 
+al_tensor *al_fork(al_ctx *c, al_tensor *t) {
+  if (!t || c->error != AL_OK) return NULL;
+  al_tensor *f = bare(c, t->dtype, t->ndim, t->shape);
+  if (!f) return NULL;
+  memcpy(f->stride, t->stride, sizeof f->stride);
+  f->offset = t->offset;
+  f->storage = al_storage_fork(c, t->storage);
+  if (!f->storage) {
+    free(f);
+    return NULL;
+  }
+  return al_scope_own(c, f);
+}
+
+al_status al_fork_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
+  const bool whole = dst->dtype == src->dtype && dst->offset == 0 && src->offset == 0 &&
+                     al_contiguous(dst) && al_contiguous(src) &&
+                     dst->storage->bytes == src->storage->bytes && dst->storage->refs == 1;
+  if (!whole || al_numel(dst) != al_numel(src)) return al_copy_into(c, dst, src);
+  if (dst->ndim != src->ndim ||
+      memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
+    return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));
+  al_storage *s = al_storage_fork(c, src->storage);
+  if (!s) return c->error;
+  al_storage_release(c, dst->storage);
+  dst->storage = s;
+  return AL_OK;
+}
+
 al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t) {
   if (!t || al_contiguous(t)) return al_retain(t);
   al_tensor *d = fresh(c, t->dtype, t->ndim, t->shape);
@@ -194,6 +223,7 @@ al_status al_write(al_tensor *t, const double *in, int64_t n) {
   if (n != al_numel(t))
     return al_fail(t->ctx, AL_ESHAPE, "tensor: %lld numbers needed for shape %s, got %lld",
                    (long long)al_numel(t), AL_STR(t), (long long)n);
+  AL_TRY(al_storage_own(t->ctx, t->storage));
   const alk_view s = doubles_like(t, (double *)(uintptr_t)in),
                  d = al_view(t); /* alk_copy only reads s */
   alk_copy(&d, &s);
@@ -204,6 +234,7 @@ al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
   if (dst->ndim != src->ndim ||
       memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
     return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));
+  AL_TRY(al_storage_own(c, dst->storage));
   const alk_view d = al_view(dst), s = al_view(src);
   alk_copy(&d, &s);
   return AL_OK;

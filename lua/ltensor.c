@@ -390,6 +390,23 @@ static int tensor_detach(lua_State *L) {
   return b->p ? 1 : lal_raise(L);
 }
 
+/* t:fork(): the values without history, in t's memory until either is written. */
+static int tensor_fork(lua_State *L) {
+  al_tensor *t = lal_tensor_check(L, 1);
+  al_ctx *c = lal_ctx(L);
+  lal_box *b = lal_box_new(L, LAL_TENSOR);
+  LAL_RETRY(L, c, b->p = al_fork(c, t));
+  return b->p ? 1 : lal_raise(L);
+}
+
+/* t:fork_(src): as copy_, but the memory is src's until either is written. */
+static int tensor_fork_into(lua_State *L) {
+  al_tensor *t = lal_tensor_check(L, 1);
+  if (al_fork_into(lal_ctx(L), t, lal_tensor_check(L, 2)) != AL_OK) return lal_raise(L);
+  lua_settop(L, 1);
+  return 1;
+}
+
 /* A copy of the values, without history. */
 static int tensor_clone(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
@@ -491,6 +508,8 @@ static const luaL_Reg methods[] = {{"totable", tensor_totable},
                                    {"detach", tensor_detach},
                                    {"clone", tensor_clone},
                                    {"copy_", tensor_copy},
+                                   {"fork", tensor_fork},
+                                   {"fork_", tensor_fork_into},
                                    {"fill", tensor_fill},
                                    {"fill_uniform", tensor_fill_uniform},
                                    {"fill_normal", tensor_fill_normal},

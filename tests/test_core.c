@@ -150,6 +150,73 @@ START_TEST(memory_is_counted_and_reused) {
 END_TEST
 
 /* Every size class holds what was asked for and wastes at most an eighth. */
+/* Every way to write into a tensor, for the test below. */
+static void write_into(al_tensor *t, int how) {
+  const double two[] = {7, 8};
+  al_tensor *from = al_tensor_from(c, AL_F32, 1, (int64_t[]){2}, two, 2);
+  al_optim *o = NULL;
+  if (how == 0) al_write(t, two, 2);
+  if (how == 1) al_copy_into(c, t, from);
+  if (how == 2) al_fill_uniform(t, 1, 7, 8);
+  if (how == 3) al_fill_normal(t, 1, 7, 8);
+  if (how == 4) al_fork_into(c, t, from);
+  if (how == 5) { /* through a view, made before */
+    al_tensor *view = al_detach(c, t);
+    al_write(view, two, 2);
+    al_release(view);
+  }
+  if (how == 6) {
+    o = al_optim_new(c, "sgd", NULL);
+    al_optim_add(o, "t", t, false);
+    al_set_grad(t, from);
+    al_optim_step(o, 1, NULL);
+  }
+  al_optim_free(o);
+  al_release(from);
+}
+
+START_TEST(forks_share_until_either_is_written) {
+  const double v[] = {1, 2};
+  double got[2];
+  al_tensor *t = al_tensor_from(c, AL_F32, 1, (int64_t[]){2}, v, 2);
+  const int64_t alone = al_memory(c).live;
+  al_tensor *f = al_fork(c, t);
+  ck_assert_ptr_eq(al_data(f), al_data(t));
+  ck_assert_int_eq(al_memory(c).live, alone);
+  al_tensor *written = _i % 2 ? t : f, *other = _i % 2 ? f : t;
+  write_into(written, _i / 2);
+  ck_assert_int_eq(al_error(c), AL_OK);
+  al_read(other, got, 2);
+  ck_assert(got[0] == 1 && got[1] == 2);
+  al_read(written, got, 2);
+  ck_assert(got[0] != 1 && got[1] != 2);
+  ck_assert_ptr_ne(al_data(f), al_data(t));
+  void *at = al_data(other); /* alone again, it is written in place */
+  al_write(other, v, 2);
+  ck_assert_ptr_eq(al_data(other), at);
+  al_release(t);
+  al_release(f);
+  ck_assert_int_eq(al_memory(c).live, 0);
+}
+END_TEST
+
+START_TEST(a_fork_without_memory_changes_nothing) {
+  const double v[] = {1, 2}, w[] = {3, 4};
+  double got[2];
+  al_tensor *t = al_tensor_from(c, AL_F32, 1, (int64_t[]){2}, v, 2), *f = al_fork(c, t);
+  al_memory_fail_at(c, 1);
+  says(al_write(f, w, 2), "out of memory");
+  al_memory_fail_at(c, 0);
+  al_error_clear(c);
+  for (int i = 0; i < 2; i++) {
+    al_read(i ? t : f, got, 2);
+    ck_assert(got[0] == 1 && got[1] == 2);
+  }
+  al_release(t);
+  al_release(f);
+}
+END_TEST
+
 START_TEST(size_classes) {
   for (int64_t n = 1; n < ((int64_t)1 << 24); n = n + n / 3 + 1) {
     al_tensor *t = al_tensor_new(c, AL_F32, 1, &n);
@@ -444,6 +511,8 @@ Suite *suite_test_core(void) {
   tcase_add_test(t, options_parse_and_print);
   tcase_add_loop_test(t, wrong_options_are_named, 0, sizeof wrong_options / sizeof *wrong_options);
   tcase_add_test(t, memory_is_counted_and_reused);
+  tcase_add_loop_test(t, forks_share_until_either_is_written, 0, 14);
+  tcase_add_test(t, a_fork_without_memory_changes_nothing);
   tcase_add_test(t, size_classes);
   tcase_add_test(t, conversions);
   tcase_add_test(t, scopes_own_what_ops_return);
