@@ -40,8 +40,8 @@ static const al_arg input_gate_rows[] = {
     {0}};
 
 static const al_arg output_gate_rows[] = {
-    {"activation", AL_T_WORD, "none", "none sigmoid silu", 0, 0, "of x W + b, times the output",
-     NULL},
+    {"activation", AL_T_WORD | AL_T_NUM, "none", "none sigmoid silu", -BIG, BIG,
+     "of x W + b, times the output; a number: that constant instead", NULL},
     {"place", AL_T_WORD, "post_norm", "post_norm pre_norm both", 0, 0,
      "before the output norm, after it, or the same gate at both", NULL},
     {"per", AL_T_WORD, "head", "head channel", 0, 0, "one gate a head, or one a channel", NULL},
@@ -171,10 +171,14 @@ const char *formula_not_chunked(const al_opts *o) {
   return NULL;
 }
 
+bool formula_learned_gate(const al_opts *o) {
+  return on(o, "output_gate") && !number(o, "output_gate");
+}
+
 bool formula_reads_x(const al_opts *o) {
   return is(o, "decay", "gated") || on(o, "input_gate") ||
          is(o, "denominator.stat", "cumulative_gate") ||
-         (on(o, "output_gate") && is(o, "output_gate.input", "x"));
+         (formula_learned_gate(o) && is(o, "output_gate.input", "x"));
 }
 
 double formula_norm_eps(const al_opts *o) {
@@ -219,6 +223,14 @@ al_status formula_check(al_ctx *c, const al_opts *o, const attn_sizes *s) {
           c, AL_EVALUE,
           "%s: option '%s' shapes the denominator's weights, which stat=%s does not read", name,
           key, al_opt_word(o, "denominator.stat"));
+  }
+  static const char *const of_gate[] = {"per", "input", "bias"};
+  for (int i = 0; i < 3; i++) {
+    char key[64];
+    snprintf(key, sizeof key, "output_gate.%s", of_gate[i]);
+    if (number(o, "output_gate") && al_opts_given(o, key))
+      return al_fail(c, AL_EVALUE, "%s: option '%s' has no effect with the constant gate %g", name,
+                     key, al_opt_num(o, "output_gate"));
   }
   if (is(o, "form", "chunked") && formula_not_chunked(o))
     return al_fail(c, AL_EVALUE, "%s: form=chunked: %s", name, formula_not_chunked(o));
@@ -275,7 +287,7 @@ int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
                              ATTN_UNIFORM,         fan, "p = x W + b of the cumulative gate"};
     rows[n++] = (attn_param){"denominator.bias", 1, {H}, ATTN_UNIFORM, fan, ""};
   }
-  if (on(o, "output_gate")) {
+  if (formula_learned_gate(o)) {
     const int64_t out = is(o, "output_gate.per", "head") ? H : H * E;
     const bool x = is(o, "output_gate.input", "x");
     rows[n++] = (attn_param){"output_gate.weight", 2,           {out, x ? C : 1},
@@ -330,6 +342,7 @@ unsigned formula_claims(const al_opts *o) {
   const bool gain = is(o, "output_norm.gain", "auto") || is(o, "output_norm.gain", "width");
   if (positive(o, "similarity") && linear && (gain || !on(o, "output_norm")) &&
       !is(o, "output_gate", "silu") &&
+      !(number(o, "output_gate") && al_opt_num(o, "output_gate") < 0) &&
       (!formula_own_weights(o) || is(o, "denominator.stat", "abs")))
     claims |= ATTN_POSITIVE_WEIGHTS;
   const bool raw = is(o, "similarity", "exp") && is(o, "feature_map", "identity") &&
@@ -429,9 +442,11 @@ void formula_text(const al_opts *o, char *buf, size_t n) {
   }
   const bool pre = on(o, "output_gate") && !is(o, "output_gate.place", "post_norm"),
              post = on(o, "output_gate") && !is(o, "output_gate.place", "pre_norm");
-  snprintf(y, sizeof y, "%s(%s)%s%s", pre ? "g_i " : "", N, *D ? " / " : "", D);
+  char gate[40] = "g_i ";
+  if (number(o, "output_gate")) snprintf(gate, sizeof gate, "%g ", al_opt_num(o, "output_gate"));
+  snprintf(y, sizeof y, "%s(%s)%s%s", pre ? gate : "", N, *D ? " / " : "", D);
   const bool norm = on(o, "output_norm");
-  snprintf(buf, n, "o_i = %s%s%s%s%s;  s = %s%s.%s%s", post ? "g_i " : "",
+  snprintf(buf, n, "o_i = %s%s%s%s%s;  s = %s%s.%s%s", post ? gate : "",
            norm ? al_opt_word(o, "output_norm") : "", norm ? "[ " : "", y, norm ? " ]" : "",
            is(o, "feature_map", "identity") ? "q_i" : al_opt_word(o, "feature_map"),
            is(o, "feature_map", "identity") ? "" : "(q_i)",

@@ -19,6 +19,7 @@ weight_fn formula_weight(const al_opts *o, bool denominator);
 bool formula_own_weights(
     const al_opts *o); /* the denominator has an f, orders or decay of its own */
 bool formula_reads_weights(const al_opts *o); /* stat is a sum over weights */
+bool formula_learned_gate(const al_opts *o);  /* the output gate has weights */
 bool formula_reads_x(const al_opts *o);       /* some gate or decay reads the layer's input */
 const char *
 formula_not_chunked(const al_opts *o); /* why these options have no chunked form, or NULL */

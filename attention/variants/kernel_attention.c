@@ -114,6 +114,10 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
 /* (B,T,H), or (B,T,H,E) for a gate a channel. */
 static al_tensor *output_gate(const run *r) {
   if (!on(r->o, "output_gate")) return NULL;
+  if (!formula_learned_gate(r->o)) {
+    const int64_t shape[] = {r->B, r->T, r->s->heads};
+    return like(r, 3, shape, al_opt_num(r->o, "output_gate"));
+  }
   al_tensor *x = r->in->x;
   if (is(r->o, "output_gate.input", "position"))
     x = OP("log", AL_IN(formula_counts(r, r->in->q, r->in->offset)), "");

@@ -138,7 +138,7 @@ end
 local function check_attention(cfg, i)
   local spec = M.attention_of(cfg.attention, i)
   local m = cfg.model
-  local preset, family, layer = Attention.split(spec)
+  local _, family, layer = Attention.split(spec)
   local known = rows.names(M.family_rows(spec))
   for k in pairs(family) do
     local found = false
@@ -148,14 +148,14 @@ local function check_attention(cfg, i)
       error(names.unknown("option", k, all), 0)
     end
   end
-  local a = core.attn.new(preset, family, {
+  local a = Attention.family_of(spec, {
     heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, value_dim = m.head_dim,
     width = m.width, dtype = cfg.train.dtype, seed = 0, tag = "check" })
   return a, Attention.layer_options(a:layer(), layer)
 end
 
 -- The core's message without what concerns the Lua call that it came through.
-local function plain(message)
+function M.plain(message)
   return (tostring(message):gsub("^%S+:%d+: ", "")
     :gsub("^bad argument #%d+ to '([^']*)' %((.*)%)$", "%1: %2"))
 end
@@ -208,7 +208,7 @@ function M.resolve(given)
   for i = 1, m.layers do
     if i == 1 or cfg.attention[tostring(i)] or (i == 2 and cfg.attention["1"]) then
       local ok, message = pcall(check_attention, cfg, i)
-      if not ok then fail("attention%s: %s", last > 0 and "." .. i or "", plain(message)) end
+      if not ok then fail("attention%s: %s", last > 0 and "." .. i or "", M.plain(message)) end
     end
   end
   return cfg

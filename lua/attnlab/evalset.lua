@@ -1,9 +1,11 @@
 -- Fixed windows of a text to measure models on: ev = lab.evalset{data="shakespeare", split="valid",
 -- windows=96, batch=16, context=}; ev(m) gives the mean loss in nats and its standard error,
--- ev:diff(a, b) how much a differs from b on the very same windows.
+-- ev:diff(a, b) how much a differs from b on the very same windows. A fork (surgery.lua) takes note
+-- of what was measured of it.
 local core = require "attnlab.core"
 local data = require "attnlab.data"
 local names = require "attnlab.names"
+local stats = require "attnlab.stats"
 
 local Evalset = {}
 Evalset.__index = Evalset
@@ -78,11 +80,8 @@ local function append_windows(out, nll)
 end
 
 local function mean_and_error(v)
-  local n, sum, square = #v, 0, 0
-  for _, x in ipairs(v) do sum = sum + x end
-  local mean = sum / n
-  for _, x in ipairs(v) do square = square + (x - mean) ^ 2 end
-  return mean, n > 1 and math.sqrt(square / (n - 1) / n) or nil
+  local deviation = stats.deviation(v)
+  return stats.mean(v), deviation and deviation / math.sqrt(#v)
 end
 
 -- Mean loss in nats per token, its standard error over windows, and the loss of each window.
@@ -94,26 +93,39 @@ function Evalset:loss(m)
     append_windows(per_window, nll)
   end)
   local mean, se = mean_and_error(per_window)
+  if m.measured then m:measured { loss = mean, loss_se = se } end
   return mean, se, per_window
 end
 
 Evalset.__call = Evalset.loss
 
--- a against b on the same windows: { mean = loss of a minus loss of b, se = standard error of that
--- mean over windows, kl = mean over positions of KL(b || a) in nats, n = windows }.
+-- a against b on the same windows, in nats per token:
+--   mean, se, lo, hi   loss of a minus loss of b: mean over windows, its standard error, and the 95 %
+--                      t interval of the pairs (nil with one window)
+--   kl, kl_se          KL(b || a), what is lost by a's distribution where b's is true
+--   n, values          windows, and the difference of each
 function Evalset:diff(a, b)
-  local differences, kl, batches = {}, 0, 0
+  local differences, kl = {}, {}
   self:each({ a, b }, function(x, y)
     local la, lb = a:forward(x):log_softmax(), b:forward(x):log_softmax()
     local na <close> = la:cross_entropy(y, { reduction = "none" })
     local nb <close> = lb:cross_entropy(y, { reduction = "none" })
     local d <close> = na - nb
     append_windows(differences, d)
-    local k <close> = (lb:exp() * (lb - la)):sum()
-    kl, batches = kl + k:item(), batches + x:size(1) * x:size(2)
+    local k <close> = (lb:exp() * (lb - la)):sum { axes = { 3 } }
+    append_windows(kl, k)
+    la:free()
+    lb:free()
   end)
-  local mean, se = mean_and_error(differences)
-  return { mean = mean, se = se, kl = kl / batches, n = #differences }
+  local out = { n = #differences, values = differences }
+  out.mean, out.se = mean_and_error(differences)
+  out.kl, out.kl_se = mean_and_error(kl)
+  if out.se then
+    local half = stats.t_quantile(0.975, out.n - 1) * out.se
+    out.lo, out.hi = out.mean - half, out.mean + half
+  end
+  if a.measured then a:measured(out, b) end
+  return out
 end
 
 return setmetatable({ new = new }, { __call = function(_, opts) return new(opts) end })

@@ -24,7 +24,8 @@ local function build(kind, opts)
   for k, v in pairs(opts) do
     if k ~= 1 and k ~= "params" and k ~= "decay" and k ~= "lr" then rest[k] = v end
   end
-  local self = setmetatable({ lr = opts.lr or 1e-3, core = core.optim(kind, rest) }, Optimiser)
+  local self = setmetatable({ lr = opts.lr or 1e-3, core = core.optim(kind, rest), kind = kind,
+                              options = rest, decay = decay }, Optimiser)
   -- without an order of its own a table of names is taken in theirs: state and norm depend on it
   local meta = getmetatable(params)
   if #params > 0 and not (meta and meta.__pairs) then
@@ -60,6 +61,21 @@ end
 function Optimiser:steps(n)
   if n then return self.core:steps(n) end
   return self.core:steps()
+end
+
+-- An optimiser with the same options and count of steps over other parameters: what it keeps for
+-- those whose name and shape it knows goes on, the others begin.
+function Optimiser:over(params)
+  local opts = { params, lr = self.lr, decay = self.decay }
+  for k, v in pairs(self.options) do opts[k] = v end
+  local new = build(self.kind, opts)
+  local kept = self:state()
+  for name, t in pairs(new:state()) do
+    local old = kept[name]
+    if old and table.concat(old:shape(), ",") == table.concat(t:shape(), ",") then t:fork_(old) end
+  end
+  new:steps(self:steps())
+  return new
 end
 
 function Optimiser:state()

@@ -53,7 +53,14 @@ function M.trainer(m, cfg, seed, dataset)
     grad_clip = t.grad_clip, decay = t.decay }
   return setmetatable({
     model = m, config = cfg, options = t, seed = seed, data = dataset, optimiser = optimiser,
-    step_count = 0, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
+    generation = m.generation, step_count = 0, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
+end
+
+-- Takes note of a model whose parts were changed: what stayed keeps the optimiser's moments.
+function Trainer:follow()
+  if self.generation == self.model.generation then return end
+  self.optimiser = self.optimiser:over(self.model:parameters())
+  self.generation = self.model.generation
 end
 
 -- Learning rate of step k = 1, 2, ..
@@ -268,6 +275,7 @@ end
 function Result:cont(steps)
   local options = self.trainer.options
   options.steps = self.trainer.step_count + steps
+  self.trainer:follow()
   return self:run()
 end
 

@@ -7,6 +7,7 @@ local generate = require "attnlab.generate"
 local names = require "attnlab.names"
 local nn = require "attnlab.nn"
 local State = require "attnlab.state"
+local surgery = require "attnlab.surgery"
 local Module = nn.Module
 
 local LAYER = "layer." -- parts of a state: layer.1, layer.2, ..
@@ -242,6 +243,11 @@ function Llama:generate(opts)
   return generate.run(self, opts)
 end
 
+-- The same model to operate on, in this one's memory until either is written: see surgery.lua.
+function Llama:fork()
+  return surgery.fork(self)
+end
+
 local function vocabulary_of(self)
   local v = self.vocabulary
   return v and { kind = v.kind, characters = v.kind == "characters" and v:characters() or nil }
@@ -255,7 +261,7 @@ function Llama:metadata()
 end
 
 function Llama:save(path)
-  core.safetensors.save(path, self:parameters(), self:metadata())
+  core.safetensors.save(path, self:tensors(), self:metadata())
 end
 
 return Llama

@@ -2,9 +2,11 @@
 -- attention family: projections, depthwise convolution, norm of queries and keys, rotary positions,
 -- the family itself, a residual of v, output projection. x (B,T,width) -> (B,T,width).
 --
--- spec is a preset's name, or a table of `preset`, the family's options and the layer's own (the
--- rows below). A preset brings layer options along; what the spec says wins over them.
+-- spec is a preset's name, or a table of `preset`, the family's options, the layer's own (the rows
+-- below) and `heads`, options of single heads by number: see heads.lua. A preset brings layer
+-- options along; what the spec says wins over them.
 local core = require "attnlab.core"
+local Heads = require "attnlab.nn.heads"
 local Module = require "attnlab.nn.module"
 local Linear = require "attnlab.nn.linear"
 local RMSNorm = require("attnlab.nn.norm").RMSNorm
@@ -32,9 +34,12 @@ Attention.rows = {
     doc = "adds D * v to the output of the heads, D learned per channel, 1 at first" },
   { name = "bias", type = "bool", default = "false",
     doc = "biases in the q, k, v and o projections" },
+  { name = "calibrated", type = "bool", default = "false",
+    doc = "a constant factor a head on its output, 1 at first: what calibrating a fork sets" },
 }
 
--- Splits a spec into preset name, options of the family, options of the layer (checked).
+-- Splits a spec into preset name, options of the family, options of the layer (checked), and those
+-- of single heads by number or nil.
 function Attention.split(spec)
   if type(spec) == "string" then spec = { preset = spec } end
   if type(spec) ~= "table" then
@@ -45,11 +50,25 @@ function Attention.split(spec)
     local row = rows.find(Attention.rows, k)
     if row then
       layer[k] = rows.check(row, v, "attention." .. k)
-    elseif k ~= "preset" then
+    elseif k ~= "preset" and k ~= "heads" then
       family[k] = v
     end
   end
-  return spec.preset or "", family, layer
+  return spec.preset or "", family, layer, spec.heads
+end
+
+-- The family that a spec names, over all heads or in groups of them. sizes: of core.attn.new.
+function Attention.family_of(spec, sizes)
+  local preset, options, _, heads = Attention.split(spec)
+  if heads == nil or (type(heads) == "table" and next(heads) == nil) then
+    return core.attn.new(preset, options, sizes)
+  end
+  for h, own in pairs(type(heads) == "table" and heads or {}) do
+    local _, _, of_layer = Attention.split(own)
+    local name = names.keys(of_layer)[1]
+    if name then error(("head %s: option '%s' is the layer's"):format(h, name), 0) end
+  end
+  return Heads.new(preset, options, heads, sizes)
 end
 
 -- Defaults, under them the preset's words ("rope=none conv=2"), under them what was given.
@@ -68,6 +87,49 @@ function Attention.layer_options(text, given)
   return out
 end
 
+-- The parts that the spec brings, around the projections of `old` or around new ones.
+local function assemble(self, spec, old)
+  local dim = self.head_dim
+  local _, _, layer = Attention.split(spec)
+  self.family = Attention.family_of(spec, {
+    heads = self.heads, kv_heads = self.kv_heads, head_dim = dim, value_dim = dim,
+    width = self.width, dtype = self.dtype, seed = self.seed, tag = self:path "attnlab" })
+  layer = Attention.layer_options(self.family:layer(), layer)
+  self.layer, self.spec = layer, type(spec) == "string" and { preset = spec } or spec
+  self.preset = self.spec.preset or ""
+  if layer.rope ~= "none" then
+    local dims = layer.rope_dims < 0 and dim or layer.rope_dims
+    if dims % 2 ~= 0 or dims > dim then
+      error(("attention: option 'rope_dims': even number up to head_dim (%d) expected, got %d")
+        :format(dim, dims), 0)
+    end
+    self.rotation = { base = layer.rope_base, dims = dims,
+                      interleaved = layer.rope == "interleaved" }
+  end
+  if old and old.layer.bias ~= layer.bias then
+    error("attention: option 'bias': changes the projections, which a living layer keeps", 0)
+  end
+  local linear = { bias = layer.bias, init = self.init.init, deviation = self.init.deviation }
+  local outer, kv = self.heads * dim, self.kv_heads * dim
+  for _, p in ipairs { { "q_proj", self.width, outer }, { "k_proj", self.width, kv },
+                       { "v_proj", self.width, kv }, { "o_proj", outer, self.width } } do
+    self[p[1]] = self:child(p[1], old and old[p[1]]
+      or Linear(p[2], p[3], self:part(p[1], linear)))
+  end
+  if layer.qk_norm then
+    self.q_norm = self:child("q_norm", RMSNorm(dim, self:part "q_norm"))
+    self.k_norm = self:child("k_norm", RMSNorm(dim, self:part "k_norm"))
+  end
+  if layer.conv > 0 then self:add_convolution(layer.conv) end
+  if layer.value_residual then
+    self:parameter("attnlab.value_residual", self:constant({ self.heads, dim }, 1))
+  end
+  if layer.calibrated then
+    self:buffer("attnlab.calibration", self:constant({ self.heads }, 1))
+  end
+  return self
+end
+
 function Attention.new(width, spec, opts)
   local self = Module.create(Attention, opts,
     { "heads", "kv_heads", "head_dim", "init", "deviation" })
@@ -82,38 +144,22 @@ function Attention.new(width, spec, opts)
   if not opts.head_dim and width % heads ~= 0 then
     error(("Attention: width (%d) must be divisible by heads (%d)"):format(width, heads), 3)
   end
-  local dim = opts.head_dim or width // heads
-  local preset, family, layer = Attention.split(spec)
-  self.family = core.attn.new(preset, family, {
-    heads = heads, kv_heads = kv, head_dim = dim, value_dim = dim, width = width,
-    dtype = self.dtype, seed = self.seed, tag = self:path "attnlab" })
-  layer = Attention.layer_options(self.family:layer(), layer)
-  self.heads, self.kv_heads, self.head_dim, self.layer = heads, kv, dim, layer
-  self.preset = preset
+  self.width, self.heads, self.kv_heads = width, heads, kv
+  self.head_dim = opts.head_dim or width // heads
+  self.init = { init = opts.init, deviation = opts.deviation }
+  return assemble(self, spec)
+end
 
-  if layer.rope ~= "none" then
-    local dims = layer.rope_dims < 0 and dim or layer.rope_dims
-    if dims % 2 ~= 0 or dims > dim then
-      error(("attention: option 'rope_dims': even number up to head_dim (%d) expected, got %d")
-        :format(dim, dims), 0)
-    end
-    self.rotation = { base = layer.rope_base, dims = dims,
-                      interleaved = layer.rope == "interleaved" }
+-- This layer with another spec: a new module of the same projections, in which parameters whose name
+-- and shape stay are the very tensors and new ones are initialised by name. This one stays as it is.
+function Attention:with(spec)
+  local new = Module.create(Attention, { seed = self.seed, name = self.name, dtype = self.dtype })
+  for _, k in ipairs { "width", "heads", "kv_heads", "head_dim", "init", "training" } do
+    new[k] = self[k]
   end
-  local linear = { bias = layer.bias, init = opts.init, deviation = opts.deviation }
-  for _, p in ipairs { { "q_proj", width, heads * dim }, { "k_proj", width, kv * dim },
-                       { "v_proj", width, kv * dim }, { "o_proj", heads * dim, width } } do
-    self[p[1]] = self:child(p[1], Linear(p[2], p[3], self:part(p[1], linear)))
-  end
-  if layer.qk_norm then
-    self.q_norm = self:child("q_norm", RMSNorm(dim, self:part "q_norm"))
-    self.k_norm = self:child("k_norm", RMSNorm(dim, self:part "k_norm"))
-  end
-  if layer.conv > 0 then self:add_convolution(layer.conv) end
-  if layer.value_residual then
-    self:parameter("attnlab.value_residual", self:constant({ heads, dim }, 1))
-  end
-  return self
+  assemble(new, spec, self)
+  new:place(self:tensors())
+  return new
 end
 
 -- Kernels (width, channels), the last row for the token itself; U(+-1/sqrt(width)) as
@@ -268,33 +314,71 @@ function Attention:add_values(o, v)
   return o + v * self["attnlab.value_residual"]
 end
 
--- opts: causal (true), lengths (B), offset, and inspect(q, k, v), called with the family's inputs.
+-- What the heads give (B,T,H,E) before the output projection, and the family's next state. run: of
+-- begin, or nil. opts as forward's; raw = true leaves the calibration out.
+function Attention:outputs(x, opts, run)
+  local st = opts.state
+  local q, k, v = self:inputs(x, run)
+  if opts.inspect then opts.inspect(q, k, v, x) end
+  local o, family = self.family:forward {
+    q = q, k = k, v = v, x = x, causal = opts.causal ~= false, lengths = opts.lengths,
+    offset = opts.offset, training = self.training, state = st and st.attention,
+    detach = st and opts.detach }
+  if self.layer.value_residual then o = self:add_values(o, v) end
+  if self.layer.calibrated and not opts.raw then
+    local plain <close> = o
+    o = plain * self["attnlab.calibration"]:unsqueeze { axis = -1 }
+  end
+  for _, t in ipairs { q, k, v } do t:free() end
+  return o, family
+end
+
+-- opts: causal (true), lengths (B), offset, and inspect(q, k, v, x), called with the family's inputs.
 -- state: x follows what that state has seen, and the state after x is the second result; detach: no
 -- gradient flows into it.
 function Attention:forward(x, opts)
   opts = opts or {}
   local st = opts.state
   local run = st and self:begin(x, st, opts)
-  local q, k, v = self:inputs(x, run)
-  if opts.inspect then opts.inspect(q, k, v) end
-  local o, family = self.family:forward {
-    q = q, k = k, v = v, x = x, causal = opts.causal ~= false, lengths = opts.lengths,
-    offset = opts.offset, training = self.training, state = st and st.attention,
-    detach = st and opts.detach }
-  if self.layer.value_residual then o = self:add_values(o, v) end
-  for _, t in ipairs { q, k, v } do t:free() end
+  local o, family = self:outputs(x, opts, run)
   local flat <close> = o:reshape { shape = { x:size(1), x:size(2), self.heads * self.head_dim } }
   o:free()
   return self.o_proj(flat), st and self:finish(st, x:size(2), family, run) or nil
 end
 
-function Attention:collect(prefix, order, values)
-  Module.collect(self, prefix, order, values)
+function Attention:collect(prefix, order, values, buffers)
+  Module.collect(self, prefix, order, values, buffers)
   local own = self.family:parameters()
   for _, name in ipairs(names.keys(own)) do
     local path = prefix .. "attnlab." .. name
     order[#order + 1], values[path] = path, own[name]
   end
+end
+
+function Attention:place(tensors, prefix)
+  prefix = prefix or ""
+  Module.place(self, tensors, prefix)
+  for which, c in pairs(self.convolution or {}) do
+    for key in pairs(c) do c[key] = self["attnlab.conv." .. which .. "." .. key] end
+  end
+  for name, t in pairs(self.family:parameters()) do
+    local other = tensors[prefix .. "attnlab." .. name]
+    if other and Module.same_kind(other, t) then self.family:set_parameter(name, other) end
+  end
+end
+
+function Attention:clone_into(seen)
+  local new = Module.clone_into(self, seen)
+  new.family = Attention.family_of(self.spec, {
+    heads = self.heads, kv_heads = self.kv_heads, head_dim = self.head_dim,
+    value_dim = self.head_dim, width = self.width, dtype = self.dtype, seed = self.seed,
+    tag = self:path "attnlab" })
+  for name, t in pairs(self.family:parameters()) do
+    local copy = t:fork()
+    copy:requires_grad(t:requires_grad())
+    new.family:set_parameter(name, copy)
+  end
+  return new
 end
 
 -- Bytes a sequence carries from token to token in this layer when it stands at position t.

@@ -87,6 +87,13 @@ function Module:parameter(key, t)
   return t
 end
 
+-- Registers a tensor that belongs to the model and is saved with it, but is not trained.
+function Module:buffer(key, t)
+  self[key] = t
+  self.members[#self.members + 1] = { key = key, tensor = t, buffer = true }
+  return t
+end
+
 -- Registers a part whose tensors are named key.<...>. Returns it.
 function Module:child(key, module)
   self.members[#self.members + 1] = { key = key, module = module }
@@ -110,24 +117,91 @@ function Module:constant(shape, value)
   return core.full { shape = shape, dtype = self.dtype, value = value }
 end
 
--- Appends names and tensors below `prefix`; modules that keep tensors elsewhere add to it.
-function Module:collect(prefix, order, values)
+-- Appends names and tensors below `prefix`, buffers where they are wanted; modules that keep tensors
+-- elsewhere add to it.
+function Module:collect(prefix, order, values, buffers)
   for _, m in ipairs(self.members) do
     local path = prefix .. m.key
     if m.module then
-      m.module:collect(path .. ".", order, values)
-    else
+      m.module:collect(path .. ".", order, values, buffers)
+    elseif buffers or not m.buffer then
       order[#order + 1] = path
       values[path] = m.tensor
     end
   end
 end
 
--- Tensors by name, relative to this module; pairs() runs in the order of the model's definition.
+-- Tensors that are trained by name, relative to this module; pairs() runs in the order of the
+-- model's definition.
 function Module:parameters()
   local order, values = {}, {}
   self:collect("", order, values)
   return Module.ordered(order, values)
+end
+
+-- Parameters and buffers: all that is saved.
+function Module:tensors()
+  local order, values = {}, {}
+  self:collect("", order, values, true)
+  return Module.ordered(order, values)
+end
+
+local function same_kind(a, b)
+  return a:dtype() == b:dtype() and table.concat(a:shape(), ",") == table.concat(b:shape(), ",")
+end
+Module.same_kind = same_kind
+
+-- Puts tensors in the place of those of the same name, shape and dtype (not their values: the very
+-- tensors). Others stay as they are. Modules that keep tensors elsewhere add to it.
+function Module:place(tensors, prefix)
+  prefix = prefix or ""
+  for _, m in ipairs(self.members) do
+    local path = prefix .. m.key
+    local t = tensors[path]
+    if m.module then
+      m.module:place(tensors, path .. ".")
+    elseif t and same_kind(t, m.tensor) then
+      m.tensor, self[m.key] = t, t
+    end
+  end
+end
+
+-- Puts another module in the place of one of the parts.
+function Module:replace(part, other)
+  for _, m in ipairs(self.members) do
+    if m.module == part then m.module = other end
+  end
+  for k, v in pairs(self) do
+    if v == part then self[k] = other end
+  end
+end
+
+-- The module again: its tensors share memory with this one's until either is written, all else is
+-- its own. Modules that keep tensors elsewhere add to it.
+function Module:clone()
+  return self:clone_into {}
+end
+
+-- seen: what was cloned already.
+function Module:clone_into(seen)
+  local new = setmetatable({}, getmetatable(self))
+  seen[self] = new
+  local function clone(v)
+    if seen[v] then return seen[v] end
+    if core.is_tensor(v) then
+      seen[v] = v:fork()
+      seen[v]:requires_grad(v:requires_grad())
+    elseif type(v) == "table" and type(v.clone_into) == "function" then
+      seen[v] = v:clone_into(seen)
+    elseif type(v) == "table" and getmetatable(v) == nil then
+      local t = {}
+      seen[v] = t
+      for k, x in pairs(v) do t[k] = clone(x) end
+    end
+    return seen[v] or v
+  end
+  for k, v in pairs(self) do new[k] = clone(v) end
+  return new
 end
 
 function Module:n_parameters()
@@ -153,10 +227,10 @@ function Module:eval()
   return self:train(false)
 end
 
--- Copies values by name into the parameters. Every name must be there, once, with its shape.
+-- Copies values by name into parameters and buffers. Every name must be there, once, with its shape.
 -- `where` is named in errors (a file).
 function Module:load_parameters(tensors, where)
-  local own = self:parameters()
+  local own = self:tensors()
   for name in pairs(tensors) do
     if own[name] == nil then
       error(("%s: %s"):format(where, names.unknown("tensor", name, names.keys(own))), 0)

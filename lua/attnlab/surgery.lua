@@ -1,0 +1,393 @@
+-- Operating on a trained model: s = m:fork() is the model again, in the same memory until either is
+-- trained or written, and everything that a model is. Its parts can be changed and put back:
+--   s.layer[2]:set{output_norm = "l2"}     options of the family or the layer, over those it has;
+--   s.layer["*"]:set{preset = "..."}       or another preset: rotary positions and the like stay
+--                                          where the preset names none
+--   s.layer[1].head[3]:set{output_gate=0}  a head with options of its own, or with a preset, of which
+--                                          it takes the family's options alone
+--   s:calibrate{layer=2, match="rms", data="shakespeare", split="train", batches=4, batch=8}
+--                                          a constant factor a head: on the inputs that the original
+--                                          gives the layer, its output has the original's rms
+--   r = s:tune{steps=200, lr=3e-4, ...}    trains the fork, with the options of lab.train
+--   s:swaps()                              what differs from the original, in the order made
+--   s:undo(n)                              takes back the last n of them (1); s:undo("tune") the last
+--                                          training alone, the changes stay
+-- A change either happens as a whole or is refused with the reason. Parameters whose name and shape
+-- stay are the very tensors, so r:cont(100) after a change goes on with their moments; new ones are
+-- initialised by name. A training is one entry of the list, with all that r:cont added to it.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local names = require "attnlab.names"
+local rows = require "attnlab.rows"
+local tables = require "attnlab.table"
+local Attention = require "attnlab.nn.attention"
+local Module = require "attnlab.nn.module"
+local merge = require("attnlab.nn.heads").merge
+
+local M = {}
+local Session = {}
+
+-- ---- specs ------------------------------------------------------------------------------------------
+
+-- The options of the layer that another preset leaves alone: those that differ from the defaults and
+-- that the preset does not bring.
+local function kept_options(layer, preset)
+  local family = Attention.family_of({ preset = preset }, {
+    heads = layer.heads, kv_heads = layer.kv_heads, head_dim = layer.head_dim, width = layer.width,
+    dtype = layer.dtype, seed = 0 })
+  local brought, out = {}, {}
+  for key in family:layer():gmatch("([%w_]+)=") do brought[key] = true end
+  for _, row in ipairs(Attention.rows) do
+    local v = layer.layer[row.name]
+    if not brought[row.name] and v ~= rows.default(row) then out[row.name] = v end
+  end
+  return out
+end
+
+local function without_preset(given)
+  local out = {}
+  for k, v in pairs(given) do out[k] = k ~= "preset" and v or nil end
+  return out
+end
+
+-- The spec of a layer after set{given} of it, or of one of its heads.
+local function changed(layer, given, head)
+  local spec = config.copy(layer.spec)
+  if not head then
+    if not given.preset then return merge(spec.preset or "", spec, given) end
+    local kept = kept_options(layer, given.preset)
+    kept.heads = spec.heads
+    return merge(given.preset, kept, given)
+  end
+  spec.heads = spec.heads or {}
+  local key = tostring(head)
+  local own = spec.heads[key] or {}
+  local preset = given.preset or own.preset
+  spec.heads[key] = given.preset and config.copy(given)
+    or merge(preset or spec.preset or "", own, without_preset(given))
+  return spec
+end
+
+-- "output_norm=l2 denominator.floor=1"
+local function text_of(options)
+  local words, flat = {}, config.flatten(options)
+  for _, k in ipairs(names.keys(flat)) do words[#words + 1] = k .. "=" .. rows.show(flat[k]) end
+  return table.concat(words, " ")
+end
+
+-- ---- handles: s.layer[i], s.layer["*"], s.layer[i].head[h] -----------------------------------------
+
+local Handle = {}
+Handle.__name = "attnlab.part"
+
+function Handle:__index(key)
+  if key == "set" then return Handle.set end
+  if key ~= "head" or rawget(self, "number") then return nil end
+  return setmetatable({}, { __index = function(_, h)
+    local most = self.session.layers[self.list[1]].attention.heads
+    if math.type(h) ~= "integer" or h < 1 or h > most then
+      error(("head: a number in 1..%d expected, got %s"):format(most, tostring(h)), 2)
+    end
+    return setmetatable({ session = self.session, list = self.list, number = h }, Handle)
+  end })
+end
+
+function Handle:__tostring()
+  local lines = {}
+  for i, at in ipairs(self.list) do
+    local a = self.session.layers[at].attention
+    lines[i] = ("layer %d%s: %s"):format(at, self.number and " head " .. self.number or "",
+      text_of(a.spec))
+  end
+  return table.concat(lines, "\n")
+end
+
+local function layer_handles(session)
+  return setmetatable({}, { __index = function(_, i)
+    local list, n = {}, #session.layers
+    if i == "*" then
+      for k = 1, n do list[k] = k end
+    elseif math.type(i) == "integer" and i >= 1 and i <= n then
+      list[1] = i
+    else
+      error(("layer: a number in 1..%d or \"*\" expected, got %s"):format(n, tostring(i)), 2)
+    end
+    return setmetatable({ session = session, list = list }, Handle)
+  end })
+end
+
+-- ---- changes ----------------------------------------------------------------------------------------
+
+-- Puts attentions in the place of the layers' own, and returns those.
+local function install(self, attentions)
+  local before = {}
+  for i, a in pairs(attentions) do
+    before[i] = self.layers[i].attention
+    a:train(before[i].training)
+    self.layers[i]:replace(before[i], a)
+  end
+  self.spec, self.generation = {}, self.generation + 1
+  for i, block in ipairs(self.layers) do self.spec[tostring(i)] = config.copy(block.attention.spec) end
+  return before
+end
+
+-- A new entry of the list; take_back undoes it.
+local function enter(self, entry)
+  self.log[#self.log + 1] = entry
+  return entry
+end
+
+-- options over those of each layer of the handle, or of its head. Returns the handle.
+function Handle:set(options)
+  if type(options) ~= "table" or next(options) == nil then
+    error("set: a table of options expected, such as {output_norm=\"l2\"}", 2)
+  end
+  local self_, new = self.session, {}
+  for _, i in ipairs(self.list) do
+    local layer = self_.layers[i].attention
+    local ok, result = pcall(function() return layer:with(changed(layer, options, self.number)) end)
+    if not ok then
+      error(("set: layer %d%s: %s"):format(i, self.number and " head " .. self.number or "",
+        config.plain(result)), 2)
+    end
+    new[i] = result
+  end
+  local before = install(self_, new)
+  enter(self_, { kind = "set", list = self.list, head = self.number, change = text_of(options),
+                 take_back = function() install(self_, before) end })
+  return self
+end
+
+-- ---- calibration ------------------------------------------------------------------------------------
+
+local CALIBRATE = { layer = "changed", match = "rms", data = "shakespeare", split = "train", batches = 4,
+                    batch = 8 }
+
+local function options_over(defaults, given, where)
+  local out = {}
+  for k, v in pairs(defaults) do out[k] = v end
+  for k, v in pairs(given or {}) do
+    if defaults[k] == nil then
+      error(where .. ": " .. names.unknown("option", k, names.keys(defaults)), 0)
+    end
+    out[k] = v
+  end
+  return out
+end
+
+-- The layers that `layer` names: a number, "*", a list, or "changed": those unlike the original's.
+local function layers_of(self, layer)
+  local list = {}
+  if layer == "changed" then
+    for i, block in ipairs(self.layers) do
+      local spec = self.original.layers[i].attention.spec
+      if text_of(block.attention.spec) ~= text_of(spec) then list[#list + 1] = i end
+    end
+    if #list == 0 then error("calibrate: no layer differs from the original's", 0) end
+    return list
+  end
+  for _, i in ipairs(type(layer) == "table" and layer or { layer }) do
+    table.move(self.layer[i].list, 1, #self.layer[i].list, #list + 1, list)
+  end
+  return list
+end
+
+-- Sums of squares of each head's output by layer, { original, own }, over the windows: both layers
+-- see the input that the original gives its own.
+local function squares(self, list, set, o)
+  local wanted, sums, m = {}, {}, self.original
+  for _, i in ipairs(list) do
+    wanted[i], sums[i] = true, { {}, {} }
+  end
+  local function add(to, out)
+    local s <close> = out:square():sum { axes = { 1, 2, 4 } }
+    for h, v in ipairs(s:flat()) do to[h] = (to[h] or 0) + v end
+    out:free()
+  end
+  local function look(i, _, _, _, x)
+    if not wanted[i] then return end
+    add(sums[i][1], (m.layers[i].attention:outputs(x, {})))
+    add(sums[i][2], (self.layers[i].attention:outputs(x, { raw = true })))
+  end
+  local context = m.config.context
+  for x in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
+    local h <close> = m:hidden(x, { inspect = look })
+    x:free()
+  end
+  return sums
+end
+
+function Session:calibrate(opts)
+  local o = options_over(CALIBRATE, opts, "calibrate")
+  if o.match ~= "rms" then
+    error(("calibrate: option 'match': 'rms' expected, got '%s'"):format(tostring(o.match)), 2)
+  end
+  local list = layers_of(self, o.layer)
+  local set = type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
+  set:need(o.split, self.config.context)
+  local mode, sums = self.training, nil
+  self:eval()
+  self.original:eval()
+  local ok, message = pcall(core.no_grad, function() sums = squares(self, list, set, o) end)
+  self:train(mode)
+  if not ok then error(message, 0) end
+  local new, least, most = {}, math.huge, 0
+  for _, i in ipairs(list) do
+    local layer, factors = self.layers[i].attention, {}
+    for h, wanted in ipairs(sums[i][1]) do
+      local own = sums[i][2][h]
+      factors[h] = own > 0 and math.sqrt(wanted / own) or 1 -- a silent head stays silent
+      least, most = math.min(least, factors[h]), math.max(most, factors[h])
+    end
+    new[i] = layer:with(merge(layer.preset, layer.spec, { calibrated = true }))
+    new[i]:place { ["attnlab.calibration"] = core.tensor { data = factors, dtype = self.dtype } }
+  end
+  local before = install(self, new)
+  enter(self, { kind = "calibrate", list = list, change = ("rms of the heads, times %.3g to %.3g")
+    :format(least, most), take_back = function() install(self, before) end })
+  return self
+end
+
+-- ---- training ---------------------------------------------------------------------------------------
+
+-- Forks of all tensors, and the way back to them.
+local function keep_values(self)
+  local before = {}
+  for name, t in pairs(self:tensors()) do before[name] = t:fork() end
+  return function()
+    for name, t in pairs(self:tensors()) do
+      if before[name] and Module.same_kind(before[name], t) then t:fork_(before[name]) end
+    end
+  end
+end
+
+function Session:tune(opts)
+  local o = { steps = 200, lr = 3e-4 }
+  for k, v in pairs(opts or {}) do o[k] = v end
+  o.warmup_steps = o.warmup_steps or math.type(o.steps) == "integer" and math.min(20, o.steps // 10)
+    or nil
+  local take_back = keep_values(self)
+  local ok, result = pcall(require "attnlab.train", self, o)
+  if not ok then
+    take_back()
+    error(result, 0)
+  end
+  enter(self, { kind = "tune", change = ("%d steps, lr %g"):format(result.step, o.lr),
+                take_back = take_back })
+  return result
+end
+
+-- ---- the list ---------------------------------------------------------------------------------------
+
+function Session:undo(n)
+  if n == "tune" then
+    for k = #self.log, 1, -1 do
+      if self.log[k].kind == "tune" then
+        table.remove(self.log, k).take_back()
+        return self
+      end
+    end
+    error("undo: the fork was not tuned", 2)
+  end
+  n = n == nil and 1 or n
+  if math.type(n) ~= "integer" or n < 1 or n > #self.log then
+    error(("undo: a number in 1..%d or \"tune\" expected, got %s"):format(#self.log, tostring(n)), 2)
+  end
+  for _ = 1, n do table.remove(self.log).take_back() end
+  return self
+end
+
+-- Called by evalset with what it measured of the fork as it is now; against: the model of a difference.
+function Session:measured(values, against)
+  if against and against ~= self.original and against ~= self.source[1] then return end
+  local entry = self.log[#self.log] or self.untouched
+  if against then
+    entry.difference = { mean = values.mean, lo = values.lo, hi = values.hi, kl = values.kl }
+  else
+    entry.loss, entry.loss_se = values.loss, values.loss_se
+  end
+end
+
+local COLUMNS = {
+  { key = "n", title = "#", right = true }, { key = "kind", title = "what" }, { key = "layer", title = "layer" },
+  { key = "head", title = "head", right = true }, { key = "change", title = "change" },
+  { key = "loss", title = "loss" }, { key = "difference", title = "to the original" },
+  { key = "kl", title = "KL", right = true },
+}
+
+local function row_of(e)
+  local r = { n = tostring(e.n), kind = e.kind, layer = e.layer and tostring(e.layer),
+              head = e.head and tostring(e.head), change = e.change }
+  if e.loss then r.loss = ("%.4f"):format(e.loss) .. (e.loss_se and (" ± %.4f"):format(e.loss_se) or "") end
+  local d = e.difference
+  if d then
+    r.difference = ("%+.4f"):format(d.mean) .. (d.lo and (" [%.4f, %.4f]"):format(d.lo, d.hi) or "")
+    r.kl = ("%.4f"):format(d.kl)
+  end
+  return r
+end
+
+local List = { __tostring = function(list)
+  if #list == 0 then return "no changes" end
+  local cells = {}
+  for i, e in ipairs(list) do cells[i] = row_of(e) end
+  return tables.text(COLUMNS, cells)
+end }
+
+-- Array of { n=, kind = "set", "calibrate" or "tune", layer = number, list or nil, head=, change=,
+-- loss=, loss_se=, difference = {mean=, lo=, hi=, kl=} }; the measures where an evalset took them
+-- right after the change. As text a table.
+function Session:swaps()
+  local out = setmetatable({}, List)
+  for n, e in ipairs(self.log) do
+    local layer = e.list and (#e.list == 1 and e.list[1] or table.concat(e.list, ","))
+    out[n] = { n = n, kind = e.kind, layer = layer, head = e.head, change = e.change, loss = e.loss,
+               loss_se = e.loss_se, difference = config.copy(e.difference) }
+  end
+  return out
+end
+
+function Session:describe()
+  local first = self.untouched.loss and row_of(self.untouched).loss
+  return ("fork of a %s, %d layers, %d parameters%s\n%s"):format(self.class_name, #self.layers,
+    self:n_parameters(), first and ", loss as forked " .. first or "", tostring(self:swaps()))
+end
+
+-- ---- forks ------------------------------------------------------------------------------------------
+
+-- A fork copied as a module is a plain model: the list and the original stay with this one.
+function Session:clone_into(seen)
+  local own = {}
+  for _, k in ipairs { "log", "original", "layer", "source", "untouched", "generation" } do
+    own[k], self[k] = self[k], nil
+  end
+  local ok, new = pcall(Module.clone_into, self, seen)
+  for k, v in pairs(own) do self[k] = v end
+  if not ok then error(new, 0) end
+  return setmetatable(new, self.base)
+end
+
+local classes = setmetatable({}, { __mode = "k" })
+
+-- The class of forks of a class of models: its methods and a session's.
+local function class_of(base)
+  if not classes[base] then
+    local class = setmetatable({ __call = base.__call, __tostring = Session.describe, base = base,
+                                 __name = "attnlab.fork" }, { __index = base })
+    for k, v in pairs(Session) do class[k] = v end
+    class.__index = class
+    classes[base] = class
+  end
+  return classes[base]
+end
+
+function M.fork(m)
+  local s = m:clone()
+  s.original, s.log, s.generation, s.untouched = m:clone(), {}, 0, {}
+  s.source = setmetatable({ m }, { __mode = "v" })
+  s.layer = layer_handles(s)
+  return setmetatable(s, class_of(getmetatable(s)))
+end
+
+return M
