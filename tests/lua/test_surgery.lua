@@ -186,7 +186,7 @@ T.test("what is refused leaves the model as it was, bit for bit", function()
     { function() s.layer[1].head[2]:set { rope = "none" } end, "option 'rope' is the layer's" },
     { function() s.layer[1].head[2]:set { output_norm = { kind = "l2", scope = "joint" } } end, "depends on the others" },
     { function() s.layer[1].head[3]:set { decay = "constant" } end, "layer 1 head 3: .*its place" },
-    { function() s.layer[2].head[2]:set { input_gate = { per = "channel" } } end, "'input_gate.weight' would have the shape" },
+    { function() s.layer[2].head[2]:set { input_gate = { per = "channel" } } end, "'input_gate.bias' would have the shape" },
     { function() s:calibrate { match = "mean" } end, "'rms' expected" },
     { function() s:calibrate { bacthes = 2 } end, "unknown option 'bacthes'" },
     { function() s:calibrate { layer = 7, data = text } end, "layer: a number" },

@@ -146,8 +146,9 @@ local function check_alone(self, group)
 end
 
 local function share(self, whole)
-  for name, t in pairs(whole:parameters()) do
-    local known = self.shared[name]
+  local own = whole:parameters()
+  for _, name in ipairs(names.keys(own)) do
+    local t, known = own[name], self.shared[name]
     if not known then
       self.shared[name] = t
     elseif table.concat(known:shape(), ",") == table.concat(t:shape(), ",") then
