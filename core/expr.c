@@ -294,8 +294,8 @@ static al_status parse(al_ctx *c, const char *owner, al_expr *e) {
   return AL_OK;
 }
 
-al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, int n,
-                     const char *const *names) {
+al_expr *al_expr_parse(al_ctx *c, const char *owner, const char *text, int n,
+                       const char *const *names) {
   if (c->error != AL_OK) return NULL;
   const size_t len = strlen(text);
   if (len > AL_EXPR_TEXT) {
@@ -303,13 +303,21 @@ al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, int n,
     return NULL;
   }
   al_expr *e = al_calloc(c, 1, sizeof *e);
-  alk_program *p = al_calloc(c, 1, sizeof *p);
-  if (!e || !p) goto fail;
+  if (!e) return NULL;
   memcpy(e->text, text, len + 1);
   e->root = e->inner = -1;
-  if (declare(c, owner, e, n, names) != AL_OK) goto fail;
-  if (parse(c, owner, e) != AL_OK) goto fail;
-  if (al_expr_program(c, owner, e, p) != AL_OK) goto fail;
+  if (declare(c, owner, e, n, names) == AL_OK && parse(c, owner, e) == AL_OK) return e;
+  free(e);
+  return NULL;
+}
+
+al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, int n,
+                     const char *const *names) {
+  al_expr *e = al_expr_parse(c, owner, text, n, names);
+  alk_program *p = e ? al_calloc(c, 1, sizeof *p) : NULL;
+  if (!p) goto fail;
+  /* attention runs the exponent alone, and what cannot run is refused here */
+  if (al_expr_program(c, owner, e, e->inner >= 0 ? e->inner : e->root, p) != AL_OK) goto fail;
   if (!al_expr_derive(e, e->root, e->out)) {
     al_fail(c, AL_EVALUE, "%s: at most %d operations with all derivatives expected", owner,
             AL_EXPR_NODES);

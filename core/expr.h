@@ -58,6 +58,9 @@ double al_expr_apply(int op, double a, double b, double g);
 bool al_expr_derive(al_expr *e, int root, int *out);
 /* Marks what `out` depends on in live[0, e->n). */
 void al_expr_live(const al_expr *e, const int *out, int n_out, bool *live);
-/* The program of g where the expression is exp(g), else of the whole. `owner` for errors. */
-al_status al_expr_program(al_ctx *c, const char *owner, al_expr *e, alk_program *p);
+/* The program of a node of the text (e->root, e->inner). `owner` for errors. */
+al_status al_expr_program(al_ctx *c, const char *owner, al_expr *e, int root, alk_program *p);
+/* Parsed, and no more. */
+al_expr *al_expr_parse(al_ctx *c, const char *owner, const char *text, int n,
+                       const char *const *names);
 #endif

@@ -141,10 +141,10 @@ static al_status compile(al_ctx *c, const char *owner, compiler *m, const int *o
   return AL_OK;
 }
 
-al_status al_expr_program(al_ctx *c, const char *owner, al_expr *e, alk_program *p) {
+al_status al_expr_program(al_ctx *c, const char *owner, al_expr *e, int root, alk_program *p) {
   int out[AL_EXPR_OUTPUTS];
   *p = (alk_program){.n_scalars = e->n_names};
-  if (!al_expr_derive(e, e->inner >= 0 ? e->inner : e->root, out))
+  if (!al_expr_derive(e, root, out))
     return al_fail(c, AL_EVALUE, "%s: at most %d operations with all derivatives expected", owner,
                    AL_EXPR_NODES);
   compiler *m = al_calloc(c, 1, sizeof *m);
@@ -153,6 +153,29 @@ al_status al_expr_program(al_ctx *c, const char *owner, al_expr *e, alk_program 
   m->p = p;
   const al_status st = compile(c, owner, m, out);
   free(m);
+  return st;
+}
+
+al_status al_program_from(al_ctx *c, const char *owner, const char *text, const char *names,
+                          alk_program *p) {
+  char words[ALK_PROGRAM_SCALARS][AL_EXPR_NAME + 1];
+  const char *list[ALK_PROGRAM_SCALARS];
+  int n = 0;
+  for (names += strspn(names, " "); *names; names += strspn(names, " ")) {
+    const size_t k = strcspn(names, " ");
+    if (n == ALK_PROGRAM_SCALARS || k > AL_EXPR_NAME)
+      return al_fail(c, AL_EVALUE, "%s: at most %d names of at most %d letters expected", owner,
+                     ALK_PROGRAM_SCALARS, AL_EXPR_NAME);
+    memcpy(words[n], names, k);
+    words[n][k] = 0;
+    list[n] = words[n];
+    n++;
+    names += k;
+  }
+  al_expr *e = al_expr_parse(c, owner, text, n, list);
+  if (!e) return al_error(c);
+  const al_status st = al_expr_program(c, owner, e, e->root, p);
+  al_expr_free(e);
   return st;
 }
 

@@ -81,6 +81,11 @@ al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t
 al_status al_axis(al_ctx *c, const al_call *k, const char *key, int ndim, int *axis);
 /* "(2,8,64)" */
 const char *al_meta_str(const al_meta *m, char *buf, size_t n);
+/* The program (kernels/program.h) of an expression with the scalars `names`, separated by spaces.
+ * `owner` begins the errors. */
+struct alk_program;
+al_status al_program_from(al_ctx *c, const char *owner, const char *text, const char *names,
+                          struct alk_program *p);
 const al_op *const *al_op_table(int *n); /* sorted by name; for the tests */
 #define AL_STR(t) al_shape_str((t), (char[96]){0}, 96)
 #endif

@@ -12,7 +12,7 @@
  */
 #ifndef ALK_ATTN_H
 #define ALK_ATTN_H
-#include "visible.h"
+#include "program.h"
 
 enum { ALK_MAP_IDENTITY, ALK_MAP_RELU, ALK_MAP_ELU1, ALK_MAP_L2, ALK_MAP_SOFTPLUS };
 enum { ALK_STAT_NONE, ALK_STAT_SUM, ALK_STAT_ABS, ALK_STAT_L2 };
@@ -49,12 +49,12 @@ ALK_KERNEL(attn_fwd, void,
             const double *sums, void *y, void *W, void *m, void *scratch, int64_t jobs))
 
 /* b and dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients
- * (B,H,n) or NULL. y, W, m as the forward gave them. */
+ * (B,H,n), dscalars (B,H,n_scalars) of the program or NULL. y, W, m as the forward gave them. */
 typedef struct alk_attn_grad {
   const void *q, *k, *v, *b, *y, *W, *m, *dy, *dW;
   const double *sums;
   void *dq, *dk, *dv, *db;
-  double *dsums, *dcoefficients;
+  double *dsums, *dcoefficients, *dscalars;
 } alk_attn_grad;
 ALK_KERNEL(attn_bwd, void,
            (const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs))

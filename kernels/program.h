@@ -11,7 +11,7 @@
  */
 #ifndef ALK_PROGRAM_H
 #define ALK_PROGRAM_H
-#include "kernel.h"
+#include "visible.h"
 
 enum {           /* ORDER program: program.def, after the one that has no operand */
        ALK_PG_j, /* the positions of the row's keys */
@@ -44,4 +44,14 @@ typedef struct alk_program {
   alk_instruction prelude[ALK_PROGRAM_UNIFORMS], code[ALK_PROGRAM_LENGTH];
   double uniform[ALK_PROGRAM_UNIFORMS]; /* constants at their places */
 } alk_program;
+
+/* y (B,H,T,S) = p of the limited logits, hidden entries 0. Of spec, the limits, the program and its
+ * scalars are read. */
+ALK_KERNEL(program_fwd, void,
+           (const alk_visible *g, const alk_weight_spec *spec, const void *s, void *y))
+/* ds (B,H,T,S), hidden entries 0, and dscalars (B,H,n_scalars), each head's part, either of which
+ * may be NULL. An entry whose dy is 0 adds nothing, whatever its derivatives are. */
+ALK_KERNEL(program_bwd, void,
+           (const alk_visible *g, const alk_weight_spec *spec, const void *s, const void *dy,
+            void *ds, double *dscalars))
 #endif

@@ -17,7 +17,8 @@
 typedef struct alk_visible {
   int64_t B, T, S, H, Hkv; /* Hkv divides H */
   const int32_t *lengths;  /* (B), or NULL: all S keys */
-  int64_t offset;          /* row i stands at key position i + offset; read when causal */
+  int64_t offset;          /* row i stands at key position i + offset; read when causal, and by
+                              programs */
   bool causal;
 } alk_visible;
 
@@ -48,8 +49,10 @@ ALK_KERNEL(visible_scatter, void,
            (const alk_visible *g, int64_t D, double scale, const void *w, const void *y, void *x))
 
 /* Weights: w_ij = A_ij f(s'_ij). From s to s', in this order: round to the nearest bf16 (gradient
- * straight through), softcap c: c tanh(s / c), clamp c: min(s, c) (gradient passes where s <= c).
- */
+ * straight through), softcap c: c tanh(s / c), clamp c: min(s, c) (gradient passes where s <= c),
+ * then a program (program.h): the fused kernel alone reads it here, the others have a kernel of its
+ * own before them. */
+struct alk_program;
 enum { ALK_WEIGHT_EXP, ALK_WEIGHT_COSH, ALK_WEIGHT_POLYNOMIAL };
 enum { ALK_MAX_COEFFICIENTS = 128 };
 typedef struct alk_weight_spec {
@@ -60,6 +63,8 @@ typedef struct alk_weight_spec {
   int n_coefficients;
   const double *coefficients; /* f(s) = sum c_n s^n */
   int64_t Hd; /* heads of the decay, divides H; head h reads decay head h / (H / Hd); 0: no decay */
+  const struct alk_program *program; /* or NULL */
+  const double *scalars;             /* (n_scalars,H) of the program */
 } alk_weight_spec;
 
 /* sums (B,Hd,S), always f64: sums_j = a_0 + .. + a_j of the log-decay a (B,S,Hd). Row i whose last

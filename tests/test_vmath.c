@@ -40,6 +40,8 @@ static const struct {
              {"softplus (log1p)", ALK_PW_softplus, {0, 0}, -INFINITY, INFINITY, 2.5, 0},
              {"silu", ALK_PW_silu, {0, 0}, -80, 1e30, 3.2, 0},
              {"gelu", ALK_PW_gelu, {0, 0}, -12, 1e30, 6, 0},
+             {"sin", ALK_PW_sin, {0, 0}, -16777215, 16777215, 1.7, 0},
+             {"cos", ALK_PW_cos, {0, 0}, -16777215, 16777215, 1.7, 0},
              {"gelu_new", ALK_PW_gelu_new, {0, 0}, -3, 1e12, 12, 0},
              {"rsqrt", ALK_PW_rsqrt, {0, 0}, 0, INFINITY, 1.6, 0},
              {"pow 2.7", ALK_PW_pow, {2.7f, 0}, -INFINITY, INFINITY, 1.1, 0},

@@ -4,8 +4,9 @@
  * feature map before them and, with normalise, the division after them. m is a constant: whoever
  * uses y or W with it must not depend on its value. */
 #include "attend.h"
+#include "expression.h"
 
-enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE };
+enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, SCALARS };
 enum { Y, W, M, SUMS };
 
 /* ORDER of the kernel's enum */
@@ -34,11 +35,24 @@ static al_status check_coefficients(al_ctx *c, const al_call *k) {
   return AL_OK;
 }
 
+/* The program of option 'expr', where it is given: spec (may be NULL) points to it. */
+static al_status program(al_ctx *c, const al_call *k, alk_program *p, alk_weight_spec *spec) {
+  if (*al_opt_word(k->opts, "expr")) {
+    AL_TRY(expression_of(c, k, SCALARS, k->in_meta[Q].shape[2], p));
+    if (spec) spec->program = p;
+  } else if (*al_opt_word(k->opts, "expr_names") || k->in[SCALARS]) {
+    return al_fail(c, AL_EVALUE, "attend: expr_scalars: only an expression has them");
+  }
+  return AL_OK;
+}
+
 static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(attend_inputs(c, k, LENGTHS, VALUE_SCALE));
   AL_TRY(logit_number(c, k, "softcap"));
   AL_TRY(logit_number(c, k, "clamp"));
   AL_TRY(check_coefficients(c, k));
+  alk_program p;
+  AL_TRY(program(c, k, &p, NULL));
   k->out_meta[Y] = attend_y(k);
   k->out_meta[W] = k->out_meta[M] = attend_row(k);
   k->out_meta[SUMS] = attend_sums(k);
@@ -76,26 +90,33 @@ static al_tensor *scratch_for(al_ctx *c, const al_call *k, const alk_attn_spec *
 
 static al_status forward(al_ctx *c, al_call *k) {
   double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
-  const alk_attn_spec a = spec_of(k, factors, base);
+  alk_attn_spec a = spec_of(k, factors, base);
+  alk_program p;
+  AL_TRY(program(c, k, &p, &a.weight));
   int64_t jobs;
-  al_tensor *scratch = scratch_for(c, k, &a, false, &jobs);
-  if (scratch)
+  al_tensor *scalars = expression_scalars(c, k, SCALARS, &a.weight),
+            *scratch = scratch_for(c, k, &a, false, &jobs);
+  if (al_error(c) == AL_OK)
     alk_attn_fwd((alk_dtype)k->in_meta[Q].dtype)(
         &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
         k->in[VALUE_SCALE] ? al_data(k->in[VALUE_SCALE]) : NULL,
         logit_sums(k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
         al_data(k->out[M]), al_data(scratch), jobs);
+  al_release(scalars);
   al_release(scratch);
   return al_error(c);
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
   double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
-  const alk_attn_spec a = spec_of(k, factors, base);
+  alk_attn_spec a = spec_of(k, factors, base);
+  alk_program p;
+  AL_TRY(program(c, k, &p, &a.weight));
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
   const int n = a.weight.n_coefficients;
   int64_t jobs;
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
+  al_tensor *scalars = expression_scalars(c, k, SCALARS, &a.weight), *dscalars = NULL;
   al_tensor *dsums = NULL, *parts = NULL, *scratch = scratch_for(c, k, &a, true, &jobs);
   for (int i = Q; i <= V; i++)
     k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
@@ -108,6 +129,8 @@ static al_status backward(al_ctx *c, al_call *k) {
     k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]);
     parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.g.B * a.g.H, n});
   }
+  if (k->need[SCALARS])
+    dscalars = al_tensor_new(c, AL_F64, 3, (int64_t[]){a.g.B, a.g.H, p.n_scalars});
   if (al_error(c) == AL_OK) {
     const alk_attn_grad t = {.q = al_data(k->in[Q]),
                              .k = al_data(k->in[K]),
@@ -124,13 +147,17 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .dk = al_data(k->din[K]),
                              .dv = al_data(k->din[V]),
                              .dsums = dsums ? al_data(dsums) : NULL,
-                             .dcoefficients = parts ? al_data(parts) : NULL};
+                             .dcoefficients = parts ? al_data(parts) : NULL,
+                             .dscalars = dscalars ? al_data(dscalars) : NULL};
     alk_attn_bwd(dtype)(&a, &t, al_data(scratch), jobs);
     if (dsums)
       alk_decay_sums_bwd(dtype)(a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
                                 al_data(k->din[DECAY]));
     if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n, base);
+    if (dscalars) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(dscalars), a.g.B);
   }
+  al_release(scalars);
+  al_release(dscalars);
   al_release(dy);
   al_release(dsums);
   al_release(parts);
@@ -155,6 +182,7 @@ static const al_op attend = {
                      {"coefficients", AL_IN_OPTIONAL, "(n+1): factors of the option of that name"},
                      LENGTHS_ROW,
                      {"value_scale", AL_IN_OPTIONAL, "(B,S,Hkv) b: y sums w b v"},
+                     EXPRESSION_ROW,
                      {0}},
              .outputs = (const al_row[]){{"y", 0, "(B,T,H,E)"},
                                          {"W", 0, "(B,H,T)"},
@@ -178,13 +206,15 @@ static const al_op attend = {
                      {"key", AL_T_INT, "-1", NULL, -1, 9007199254740992.0,
                       "which weights; -1 draws the next key of the context", NULL},
                      LOGIT_ARGS,
+                     EXPRESSION_ARGS,
                      VISIBLE_ARGS,
                      {0}}},
     .flags = AL_OP_RANDOM,
     .shape = shape,
     .forward = forward,
     .backward = backward,
-    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS | 1 << VALUE_SCALE,
+    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS | 1 << VALUE_SCALE |
+                1 << SCALARS,
     .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS,
     .samples =
         (const al_sample[]){
@@ -221,6 +251,14 @@ static const al_op attend = {
              .exempt = RELATIVE},
             {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
              .args = "softcap=2 clamp=5 stat=none dropout=0.4 key=5", .exempt = RELATIVE},
+            {"(2,6,4,3) (2,6,2,3) (2,6,2,2) (2,6,2) - - - (2,4)",
+             .args = "f=polynomial coefficients={0,1} expr='exp(t*s)/(1+u^2)+j/i' "
+                     "expr_names='t u' causal=true normalise=true"},
+            {"(1,13,2,4) (1,70,1,4) (1,70,1,3) - - i(1)<71 p(1,70,1) (1,2)",
+             .args = "f=polynomial coefficients={1,0.5,0.3} expr='log(1+exp(t*s))' expr_names=t "
+                     "softcap=2 clamp=1.5 dropout=0.4 key=5 scale=0.7"},
+            {"(2,5,4,3) (2,5,2,3) (2,5,2,6) - - - - (1,4)",
+             .args = "expr='t*s^2' expr_names=t causal=true normalise=true", .exempt = RELATIVE},
             {0}},
 };
 

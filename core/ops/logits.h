@@ -52,13 +52,19 @@ static inline al_status logit_shape(al_ctx *c, const al_call *k, int i, al_meta 
   return AL_OK;
 }
 
-static inline alk_weight_spec logit_spec(const al_call *k, int i) {
+static inline alk_weight_spec logit_limits(const al_call *k) {
   const bool capped = al_opt_kind(k->opts, "softcap") == AL_T_NUM,
              clamped = al_opt_kind(k->opts, "clamp") == AL_T_NUM;
   return (alk_weight_spec){.round = al_opt_bool(k->opts, "round_bf16"),
                            .softcap = capped ? al_opt_num(k->opts, "softcap") : 0,
-                           .clamp = clamped ? al_opt_num(k->opts, "clamp") : INFINITY,
-                           .Hd = k->in_meta[i].ndim == 3 ? k->in_meta[i].shape[2] : 0};
+                           .clamp = clamped ? al_opt_num(k->opts, "clamp") : INFINITY};
+}
+
+/* The limits and the decay, input i. */
+static inline alk_weight_spec logit_spec(const al_call *k, int i) {
+  alk_weight_spec spec = logit_limits(k);
+  spec.Hd = k->in_meta[i].ndim == 3 ? k->in_meta[i].shape[2] : 0;
+  return spec;
 }
 
 static inline void logit_sizes(const al_call *k, alk_visible *g) {

@@ -3,8 +3,8 @@
 #ifndef ALK_CPU_ATTN_H
 #define ALK_CPU_ATTN_H
 #include "../philox.h"
+#include "program.h"
 #include "rows.h"
-#include "weigh.h"
 
 /* ---- one row of a tile of scores --------------------------------------------------------------
  */
@@ -22,6 +22,13 @@ WEIGH_INLINE void group_decay(const tile_row *r, int64_t j, real *e) {
   double u[GROUP];
   for (int l = 0; l < GROUP; l++) u[l] = j + l < r->n ? r->sums[j + l] : r->top;
   log_decay(u, r->top, e);
+}
+
+/* The spec of f alone: limits and program come first, then. */
+static inline plan plan_after(const alk_weight_spec *spec) {
+  alk_weight_spec bare = *spec;
+  if (spec->program) bare.round = false, bare.softcap = 0, bare.clamp = INFINITY;
+  return plan_of(&bare);
 }
 
 /* keep[j] = scale or 0 for entries j < n of the row that starts at element `at` of the dropout

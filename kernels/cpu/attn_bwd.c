@@ -132,6 +132,7 @@ typedef struct pair { /* a key/value head of a batch row */
   const alk_attn_grad *t;
   const plan *p;
   slope_fn *slope;
+  program_state *program; /* of the query head at hand, or NULL */
   const layout *l;
   real *x; /* scratch */
   int64_t b, hk, group;
@@ -160,6 +161,24 @@ static void load_head(const pair *k, int64_t n) {
     if (a->stat == ALK_STAT_L2) delta[i] = W[i] < SMALLEST ? 0 : delta[i] / W[i];
     for (int64_t e = 0; e < k->l->Ew; e++) g[i * k->l->Ew + e] = e < a->E ? d[e] * by : 0;
   }
+}
+
+/* slope() through the program: s and gv as there, for row i of head h against keys from j0. */
+static void slope_program(const pair *k, const slope_row *r, int64_t h, int64_t i, int64_t j0,
+                          real *s, real *gv) {
+  real x[KEYS], z[KEYS], registers[ALK_PROGRAM_REGISTERS * ALK_PROGRAM_LANES];
+  const int64_t n = r->t.n;
+  program_state *t = k->program;
+  ALK_NAME(program_row)(t, i + k->a->g.offset);
+  limit_entries(&t->limits, n, s, x, z);
+  ALK_NAME(program_run)(t, true, j0, n, z, registers);
+  memcpy(s, program_output(t->p->value, z, registers), KEYS * sizeof(real));
+  k->slope(k->p, r, s, gv);
+  double *dscalars =
+      k->t->dscalars ? k->t->dscalars + (k->b * k->a->g.H + h) * t->p->n_scalars : NULL;
+  for (int m = 0; dscalars && m < t->p->n_scalars; m++)
+    dscalars[m] += program_sum(n, gv, program_output(t->p->scalar[m], z, registers));
+  slope_entries(&t->limits, n, x, program_output(t->p->slope, z, registers), (real)k->a->scale, gv);
 }
 
 /* `rows` query rows from i, the r-th of their block, against the keys [j0, j1): w and ds of the
@@ -192,7 +211,7 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
         .t = {.n = hi[e] - j0, .sums = sums ? sums + j0 : NULL, .top = sums ? sums[last] : 0},
         .m = ((const real *)k->t->m)[row + i + e],
         .delta = (k->x + l->delta)[n * T + i + e],
-        .scale = (real)a->scale,
+        .scale = k->program ? 1 : (real)a->scale,
         .stat = a->stat,
         .keep_all = !(a->dropout > 0),
         .keep = keep,
@@ -201,7 +220,8 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
         .dc = k->t->dcoefficients
                   ? k->t->dcoefficients + (k->b * a->g.H + h) * a->weight.n_coefficients
                   : NULL};
-    k->slope(k->p, &t, s + e * KEYS, p + e * KEYS);
+    if (k->program) slope_program(k, &t, h, i + e, j0, s + e * KEYS, p + e * KEYS);
+    else k->slope(k->p, &t, s + e * KEYS, p + e * KEYS);
   }
   const factor ds = {p - j0, KEYS, 1}; /* terms are numbered by key */
   for (int64_t d = 0; d < l->Dw; d += WIDTH)
@@ -225,7 +245,7 @@ static void to_keys(const pair *k, int64_t i0, int64_t i1, int64_t j0, int64_t j
   }
 }
 
-static void run_keys(const pair *k, int64_t j0, int64_t j1) {
+static void run_keys(pair *k, int64_t j0, int64_t j1) {
   const alk_attn_spec *a = k->a;
   const layout *l = k->l;
   const int64_t T = a->g.T, Hkv = a->g.Hkv, at = (k->b * a->g.S + j0) * Hkv + k->hk;
@@ -239,7 +259,8 @@ static void run_keys(const pair *k, int64_t j0, int64_t j1) {
               l->Ew); /* dv is free till below */
   pack_columns(b ? k->x + l->dv : v, b ? l->Ew : Hkv * a->E, j1 - j0, a->E, k->x + l->vt);
   memset(k->x + l->dk, 0, (size_t)(KEYS * (l->Dw + l->Ew)) * sizeof(real));
-  for (int64_t n = 0; n < k->group; n++)
+  for (int64_t n = 0; n < k->group; n++) {
+    if (k->program) ALK_NAME(program_head)(&a->weight, k->hk * k->group + n, a->g.H, k->program);
     for (int64_t i0 = alk_visible_row(&a->g, k->b, j0); i0 < T; i0 += ROW_BLOCK) {
       const int64_t i1 = least(i0 + ROW_BLOCK, T);
       for (int64_t i = i0, rows; i < i1; i += rows) {
@@ -251,6 +272,7 @@ static void run_keys(const pair *k, int64_t j0, int64_t j1) {
       to_keys(k, i0, i1, j0, j1, k->x + l->p, k->x + l->q + (n * T + i0) * l->Dw, l->Dw,
               k->x + l->dk);
     }
+  }
   real *dk = (real *)k->t->dk + at * a->D, *dv = (real *)k->t->dv + at * a->E;
   for (int64_t j = 0; j < j1 - j0; j++) {
     map_row_bwd(a->map, a->D, key + j * Hkv * a->D, k->x + l->dk + j * l->Dw, dk + j * Hkv * a->D);
@@ -262,7 +284,7 @@ static void run_keys(const pair *k, int64_t j0, int64_t j1) {
   }
 }
 
-static void run_pair(const pair *k) {
+static void run_pair(pair *k) {
   const alk_attn_spec *a = k->a;
   const int64_t T = a->g.T, H = a->g.H, S = a->g.S;
   for (int64_t n = 0; n < k->group; n++) {
@@ -271,6 +293,8 @@ static void run_pair(const pair *k) {
     if (k->t->dsums) memset(k->t->dsums + h * S, 0, (size_t)S * sizeof(double));
     if (k->t->dcoefficients)
       memset(k->t->dcoefficients + h * k->p->n, 0, (size_t)k->p->n * sizeof(double));
+    const int scalars = a->weight.program ? a->weight.program->n_scalars : 0;
+    if (k->t->dscalars) memset(k->t->dscalars + h * scalars, 0, (size_t)scalars * sizeof(double));
   }
   for (int64_t j = 0; j < S; j += KEYS) run_keys(k, j, least(j + KEYS, S));
   for (int64_t n = 0; n < k->group; n++) {
@@ -284,17 +308,19 @@ static void run_pair(const pair *k) {
 void ALK_NAME(attn_bwd)(const alk_attn_spec *a, const alk_attn_grad *t, void *scratch,
                         int64_t jobs) {
   const layout l = layout_of(a);
-  const plan p = plan_of(&a->weight);
+  const plan p = plan_after(&a->weight);
   const int64_t Hkv = a->g.Hkv, pairs = a->g.B * Hkv;
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
     int64_t from, to;
+    program_state program;
     share(pairs, job, jobs, &from, &to);
     for (int64_t n = from; n < to; n++)
       run_pair(&(pair){.a = a,
                        .t = t,
                        .p = &p,
                        .slope = slopes[a->weight.f][t->sums != NULL],
+                       .program = a->weight.program ? &program : NULL,
                        .l = &l,
                        .x = (real *)scratch + job * l.total,
                        .b = n / Hkv,

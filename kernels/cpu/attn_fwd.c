@@ -97,6 +97,7 @@ typedef struct head { /* what the rows of one query head work with */
   const alk_attn_spec *a;
   const plan *p;
   const row_fns *fn;
+  program_state *program; /* or NULL */
   int64_t b, h, Dw, Ew;
   const double *sums; /* (S) of the head, or NULL */
   const real *keys;   /* panels [S/KEYS][D][KEYS] */
@@ -106,6 +107,16 @@ typedef struct head { /* what the rows of one query head work with */
   real *s;            /* [ROWS][SPAN] */
   real m[BLOCK], W[BLOCK];
 } head;
+
+/* Logits of row i against n keys from j0 become what the program makes of them. */
+static void run_program(const head *k, int64_t i, int64_t j0, int64_t n, real *s) {
+  real registers[ALK_PROGRAM_REGISTERS * ALK_PROGRAM_LANES];
+  ALK_NAME(program_row)(k->program, i + k->a->g.offset);
+  if (limited(&k->program->limits)) limit_entries(&k->program->limits, n, s, NULL, s);
+  ALK_NAME(program_run)(k->program, false, j0, n, s, registers);
+  const real *y = program_output(k->program->p->value, s, registers);
+  if (y != s) memcpy(s, y, (size_t)n * sizeof(real));
+}
 
 /* `rows` query rows from i (the r-th of the block) against the keys [j0, j1). */
 static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1) {
@@ -125,6 +136,7 @@ static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1
                         .sums = k->sums ? k->sums + j0 : NULL,
                         .top = k->sums && last >= 0 ? k->sums[last] : 0};
     if (t.n <= 0) continue;
+    if (k->program) run_program(k, i + n, j0, t.n, s);
     real *acc = k->acc + (r + n) * k->Ew, *W = &k->W[r + n];
     const real old = k->m[r + n], top = k->fn->limit(k->p, &t, s, old);
     const real m = top > -INFINITY ? top : 0; /* polynomials have none; a row of -inf neither */
@@ -216,7 +228,7 @@ void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, co
                         void *scratch, int64_t jobs) {
   const alk_visible *g = &a->g;
   const layout l = layout_of(a);
-  const plan p = plan_of(&a->weight);
+  const plan p = plan_after(&a->weight);
   const int64_t group = g->H / g->Hkv, pairs = g->B * g->Hkv;
   /* few heads: the blocks of a head are shared out, and each job packs the keys for itself */
   const int64_t blocks = (g->T + BLOCK - 1) / BLOCK,
@@ -232,9 +244,12 @@ void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, co
       if (pair != packed) pack_head(a, &l, k, v, scale, b, hk, x);
       packed = pair;
       for (int64_t h = hk * group; h < (hk + 1) * group; h++) {
+        program_state program;
+        if (a->weight.program) ALK_NAME(program_head)(&a->weight, h, g->H, &program);
         head hd = {.a = a,
                    .p = &p,
                    .fn = &fns[a->weight.f][sums != NULL],
+                   .program = a->weight.program ? &program : NULL,
                    .b = b,
                    .h = h,
                    .Dw = l.Dw,

@@ -1,0 +1,91 @@
+/* expression.c: y = p(s', i, j, t) of the visible logits, s' after the limits (kernels/program.h).
+ *
+ *     ds      dp/ds dy, through clamp and softcap
+ *     dt_k    sum of dp/dt_k dy over batch, rows and keys of a head, in f64
+ */
+#include "expression.h"
+
+enum { S, LENGTHS, SCALARS };
+
+static al_status shape(al_ctx *c, al_call *k) {
+  AL_TRY(visible_axes(c, k, S, 4, "(B,H,T,S)"));
+  const al_meta *s = &k->in_meta[S];
+  alk_program p;
+  AL_TRY(logit_number(c, k, "softcap"));
+  AL_TRY(logit_number(c, k, "clamp"));
+  AL_TRY(visible_lengths(c, k, LENGTHS, s->shape[0], s->shape[3]));
+  AL_TRY(expression_of(c, k, SCALARS, s->shape[1], &p));
+  k->out_meta[0] = *s;
+  return AL_OK;
+}
+
+static alk_weight_spec spec_of(const al_call *k, const alk_program *p, alk_visible *g) {
+  *g = visible_of(k, k->in[LENGTHS]);
+  logit_sizes(k, g);
+  alk_weight_spec spec = logit_limits(k);
+  spec.program = p;
+  return spec;
+}
+
+static al_status forward(al_ctx *c, al_call *k) {
+  alk_program p;
+  alk_visible g;
+  AL_TRY(expression_of(c, k, SCALARS, k->in_meta[S].shape[1], &p));
+  alk_weight_spec spec = spec_of(k, &p, &g);
+  al_tensor *scalars = expression_scalars(c, k, SCALARS, &spec);
+  if (al_error(c) == AL_OK)
+    alk_program_fwd((alk_dtype)k->out_meta[0].dtype)(&g, &spec, al_data(k->in[S]),
+                                                     al_data(k->out[0]));
+  al_release(scalars);
+  return al_error(c);
+}
+
+static al_status backward(al_ctx *c, al_call *k) {
+  alk_program p;
+  alk_visible g;
+  AL_TRY(expression_of(c, k, SCALARS, k->in_meta[S].shape[1], &p));
+  alk_weight_spec spec = spec_of(k, &p, &g);
+  al_tensor *scalars = expression_scalars(c, k, SCALARS, &spec), *parts = NULL;
+  if (k->need[S]) k->din[S] = al_new_meta(c, &k->in_meta[S]);
+  if (k->need[SCALARS]) parts = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, p.n_scalars});
+  if (al_error(c) == AL_OK) {
+    alk_program_bwd((alk_dtype)k->out_meta[0].dtype)(
+        &g, &spec, al_data(k->in[S]), al_data(k->dout[0]), k->din[S] ? al_data(k->din[S]) : NULL,
+        parts ? al_data(parts) : NULL);
+    if (parts) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(parts), g.B);
+  }
+  al_release(scalars);
+  al_release(parts);
+  return al_error(c);
+}
+
+static const al_op expression = {
+    .info = {.name = "expression",
+             .doc = "A function written as text, of every visible logit; hidden entries 0.",
+             .inputs =
+                 (const al_row[]){{"s", 0, "(B,H,T,S) logits"}, LENGTHS_ROW, EXPRESSION_ROW, {0}},
+             .outputs = (const al_row[]){{"y", 0, "(B,H,T,S)"}, {0}},
+             .args = (const al_arg[]){EXPRESSION_ARGS, LOGIT_ARGS, VISIBLE_ARGS, {0}}},
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .reads_in = 1 << S | 1 << LENGTHS | 1 << SCALARS,
+    .samples =
+        (const al_sample[]){
+            {.inputs = "(2,2,3,4)", .args = "expr='exp(s)'"},
+            {"(1,2,7,19)", .args = "expr='log(1+exp(s))' causal=true offset=9"},
+            {"(2,1,3,5) i(2)<6 (2,1)", .args = "expr='exp(t*s)*u' expr_names='t u'"},
+            {"(1,2,3,70) - (1,2)", .args = "expr='t*s^2+i-j' expr_names='t' causal=true offset=60"},
+            {"(1,2,3,300)", .args = "expr='1+s+s^2/2' softcap=2 clamp=9"},
+            {"(2,3,5,5) i(2)<6 (3,3)",
+             .args = "expr='(2+s^2)^t*sigmoid(u*s-v)' expr_names='t u v' causal=true"},
+            {"(1,2,3,17)", .args = "expr='tanh(s)*sqrt(1+s^2)*min(s,9)' clamp=-0.5 softcap=3",
+             .lo = 0.5, .hi = 1},
+            {"(1,1,5,4)", .args = "expr='sin(s)+cos(2*s)-erf(s)/j' causal=true offset=-2"},
+            {"(1,2,2,9) - (1,2)", .args = "expr='exp(-t*abs(i-j))' expr_names=t"},
+            {"(1,2,3,4)", .args = "expr='s^3' round_bf16=true",
+             .exempt = "rounding passes the gradient straight through"},
+            {0}},
+};
+
+AL_OPS(expression, &expression);
