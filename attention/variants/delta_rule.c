@@ -1,0 +1,486 @@
+/* delta_rule: a memory that each token corrects: what it holds at the key is replaced by the value.
+ *
+ *   S_t = a_t S_(t-1) (I - b_t k_t k_t^T) + b_t v_t k_t^T,   o_t = Norm(S_t q_t)
+ *
+ * q and k after feature map and normalisation, b_t from x, S (E,D) a key/value head.
+ * Sources: Schlag et al. (2102.11174); DeltaNet (2406.06484), whose chunked form this is; Gated
+ * DeltaNet (2412.06464) for a.
+ *
+ * Recurrent: the line above, token by token. Chunked: with u_t = b_t (v_t - a_t S_(t-1) k_t),
+ * g_t = a_1 .. a_t and S_0 the memory before the chunk,
+ *
+ *   S_t = g_t S_0 + sum_{i<=t} (g_t/g_i) u_i k_i^T
+ *   (I + L) U = diag(b) (V - diag(g) K S_0^T),   L_ti = b_t (g_t/g_i) k_t.k_i for i < t
+ *
+ * so (I + L)^-1 [diag(b) V, diag(b g) K] = [X, Y] needs no memory and is made for all chunks at
+ * once, and U = X - Y S_0^T. What needs S_0 is a product a chunk. The memory is kept transposed,
+ * M = S^T (D,E).
+ *
+ * Numerics: g_t/g_i is exp of a sum of logs over i+1..t, never a quotient. Every product over the
+ * tokens of a chunk selects the past (scores, weights, solve_lower, attend); only the memory after
+ * the chunk sums over all of them. Absent keys have b = 0 and a = 1. Not done: rows that are not
+ * the keys' own tokens; a form without order.
+ */
+#include "../attn.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const al_arg options[] = {
+    {"feature_map", AL_T_WORD, "identity", "identity silu elu1 relu", 0, 0, "of q and k", NULL},
+    {"norm", AL_T_WORD, "l2", "l2 sum none", 0, 0,
+     "q and k after the map, each head divided by its length, or by its sum", NULL},
+    {"beta", AL_T_WORD | AL_T_NUM, "sigmoid", "sigmoid double_sigmoid", 0, 2,
+     "b_t = sigmoid(x W), 2 sigmoid(x W), or a number", NULL},
+    {"decay", AL_T_WORD, "none", "none constant learned gated", 0, 0,
+     "log a_t a key/value head: ln(1 - 2^(-5-h)); -softplus(p), p = -4 at first; -softplus(x W)",
+     NULL},
+    {"logit_scale", AL_T_WORD | AL_T_NUM, "1", "rsqrt", -1e308, 1e308,
+     "multiplies q; rsqrt: 1/sqrt(head_dim)", NULL},
+    {"output_norm", AL_T_WORD, "none", "none l2 rms", 0, 0,
+     "over the channels of a head; rms has a gain a channel and eps 1e-6", NULL},
+    {"form", AL_T_WORD, "auto", "auto chunked recurrent", 0, 0,
+     "auto: recurrent for one token, else chunked", NULL},
+    {"chunk", AL_T_INT, "32", NULL, 1, 1024, "tokens of a chunk", NULL},
+    {0}};
+
+static bool is(const al_opts *o, const char *key, const char *word) {
+  return al_opt_is(o, key, word);
+}
+static bool constant_beta(const al_opts *o) { return al_opt_kind(o, "beta") == AL_T_NUM; }
+static bool reads_x(const al_opts *o) { return !constant_beta(o) || is(o, "decay", "gated"); }
+static double logit_scale(const al_opts *o, const attn_sizes *s) {
+  return is(o, "logit_scale", "rsqrt") ? 1 / sqrt((double)s->head_dim)
+                                       : al_opt_num(o, "logit_scale");
+}
+
+static al_status check(al_ctx *c, const al_opts *o, const attn_sizes *s) {
+  if (reads_x(o) && s->width < 1)
+    return al_fail(c, AL_EVALUE, "delta_rule: width: needed, because beta or decay reads x");
+  if (is(o, "norm", "sum") && !is(o, "feature_map", "elu1") && !is(o, "feature_map", "relu"))
+    return al_fail(c, AL_EVALUE,
+                   "delta_rule: norm=sum: a feature map without negative values needed (elu1, "
+                   "relu), got feature_map=%s",
+                   al_opt_word(o, "feature_map"));
+  return AL_OK;
+}
+
+static int params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
+  const int64_t Hkv = s->kv_heads, C = s->width;
+  const double fan = C > 0 ? (double)C : 1;
+  int n = 0;
+  if (!constant_beta(o))
+    rows[n++] = (attn_param){"beta.weight", 2,   {Hkv, C},
+                             ATTN_UNIFORM,  fan, "how much of the old value is replaced"};
+  if (is(o, "decay", "learned"))
+    rows[n++] = (attn_param){"decay", 1, {Hkv}, ATTN_VALUE, -4, "log a = -softplus of it, a step"};
+  if (is(o, "decay", "gated"))
+    rows[n++] = (attn_param){"decay.weight", 2,   {Hkv, C},
+                             ATTN_UNIFORM,   fan, "log a = -softplus(x W), a step"};
+  if (is(o, "output_norm", "rms"))
+    rows[n++] = (attn_param){"output_norm.gain", 1, {s->value_dim}, ATTN_ONES, 0, "one a channel"};
+  return n;
+}
+
+typedef struct run {
+  al_ctx *c;
+  const al_opts *o;
+  const attn_sizes *s;
+  const attn_in *in;
+  al_tensor *const *p;
+  attn_param rows[ATTN_MAX_PARAMS];
+  int n;
+  int64_t B, T, H, Hkv, D, E;
+  int64_t C, N;                 /* N chunks of C tokens */
+  al_tensor *q, *k, *v, *b, *a; /* b (B,T,Hkv), a its log or NULL */
+  al_tensor *M;                 /* (B,Hkv,D,E) */
+} run;
+
+#define OP(name, ...) al_run(r->c, name, __VA_ARGS__)
+
+static al_tensor *param(const run *r, const char *name) {
+  for (int i = 0; i < r->n; i++)
+    if (strcmp(r->rows[i].name, name) == 0) return r->p[i];
+  return NULL;
+}
+
+static al_tensor *full(const run *r, int ndim, const int64_t *shape, double value) {
+  return al_tensor_full(r->c, al_type(r->in->q), ndim, shape, value);
+}
+
+static al_tensor *reshape(const run *r, al_tensor *t, int n, const int64_t *shape) {
+  char text[192] = "";
+  for (int i = 0, at = 0; i < n; i++)
+    at +=
+        snprintf(text + at, sizeof text - (size_t)at, "%s%lld", i ? "," : "", (long long)shape[i]);
+  return OP("reshape", AL_IN(t), "shape={%s}", text);
+}
+#define SHAPE(...)                                                                                 \
+  (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
+
+/* t (B,T,...) times a factor a head (B,T,Hkv). */
+static al_tensor *by_head(const run *r, al_tensor *t, al_tensor *f) {
+  return OP("mul", AL_IN(t, OP("unsqueeze", AL_IN(f), "axis=-1")), "");
+}
+
+/* ---- what the formula is made of --------------------------------------------------------------
+ */
+
+/* (B,T) i32, 1 where a key is present, or NULL where all are. */
+static al_tensor *presence(const run *r) {
+  const al_tensor *l = r->in->lengths;
+  if (!l) return NULL;
+  al_tensor *t = al_tensor_new(r->c, AL_I32, 2, (int64_t[]){r->B, r->T});
+  for (int64_t b = 0; t && b < r->B; b++)
+    for (int64_t i = 0; i < r->T; i++)
+      ((int32_t *)al_data(t))[b * r->T + i] =
+          i < ((const int32_t *)al_data(l))[b * al_stride(l)[0]];
+  return t;
+}
+
+/* t (B,T,...) where present, else 0: selected, so that what padding holds is not read. */
+static al_tensor *present_only(const run *r, al_tensor *t, al_tensor *present) {
+  if (!present || !t) return t;
+  for (int i = 2; i < al_ndim(t); i++) present = OP("unsqueeze", AL_IN(present), "axis=-1");
+  return OP("select", AL_IN(present, t, full(r, 1, (int64_t[]){1}, 0)), "");
+}
+
+static al_tensor *features(const run *r, al_tensor *t) {
+  if (!is(r->o, "feature_map", "identity")) t = OP(al_opt_word(r->o, "feature_map"), AL_IN(t), "");
+  if (is(r->o, "norm", "l2")) return OP("l2norm", AL_IN(t), "");
+  if (is(r->o, "norm", "none")) return t;
+  return OP("mul", AL_IN(t, OP("inverse", AL_IN(OP("sum", AL_IN(t), "axes={-1} keep=true")), "")),
+            "");
+}
+
+static al_tensor *project(const run *r, al_tensor *x, const char *name) {
+  return OP("matmul", AL_IN(x, param(r, name)), "transpose_b=true");
+}
+
+static al_tensor *every_token(const run *r, al_tensor *t) {
+  return OP("expand", AL_IN(t), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T,
+            (long long)r->Hkv);
+}
+
+/* log a (B,T,Hkv), or NULL */
+static al_tensor *log_decay(const run *r, al_tensor *x) {
+  if (is(r->o, "decay", "none")) return NULL;
+  if (is(r->o, "decay", "gated"))
+    return OP("neg", AL_IN(OP("softplus", AL_IN(project(r, x, "decay.weight")), "")), "");
+  if (is(r->o, "decay", "learned"))
+    return every_token(r, OP("neg", AL_IN(OP("softplus", AL_IN(param(r, "decay")), "")), ""));
+  double *v = malloc((size_t)r->Hkv * sizeof *v);
+  if (!v) {
+    al_fail(r->c, AL_ENOMEM, "out of memory (decay of %lld heads)", (long long)r->Hkv);
+    return NULL;
+  }
+  for (int64_t h = 0; h < r->Hkv; h++) v[h] = log1p(-exp2(-5.0 - (double)h));
+  al_tensor *a = al_tensor_from(r->c, al_type(r->in->q), 1, &r->Hkv, v, r->Hkv);
+  free(v);
+  return every_token(r, a);
+}
+
+static void read_inputs(run *r) {
+  al_tensor *present = presence(r), *x = present_only(r, r->in->x, present);
+  const double t = logit_scale(r->o, r->s);
+  r->q = features(r, r->in->q);
+  if (t != 1) r->q = OP("scale", AL_IN(r->q), "by=%.17g", t);
+  r->k = features(r, present_only(r, r->in->k, present));
+  r->v = present_only(r, r->in->v, present);
+  if (constant_beta(r->o)) {
+    r->b = full(r, SHAPE(r->B, r->T, r->Hkv), al_opt_num(r->o, "beta"));
+  } else {
+    r->b = OP("sigmoid", AL_IN(project(r, x, "beta.weight")), "");
+    if (is(r->o, "beta", "double_sigmoid")) r->b = OP("scale", AL_IN(r->b), "by=2");
+  }
+  r->b = present_only(r, r->b, present);
+  r->a = present_only(r, log_decay(r, x), present);
+}
+
+/* Parts along `axis` as one, in rounds of what an op takes. */
+static al_tensor *join(const run *r, al_tensor **part, int64_t n, int axis) {
+  while (n > 1) {
+    int64_t made = 0;
+    for (int64_t at = 0; at < n; at += AL_MAX_INPUTS) {
+      const int64_t m = n - at < AL_MAX_INPUTS ? n - at : AL_MAX_INPUTS;
+      part[made++] = al_run(r->c, "concat", part + at, (int)m, "axis=%d", axis);
+    }
+    n = made;
+  }
+  return part[0];
+}
+
+/* q' (n,Hkv,rows G,D) of q (n,rows,H,D), and back. */
+static al_tensor *to_groups(const run *r, al_tensor *q, int64_t n, int64_t rows) {
+  const int64_t G = r->H / r->Hkv;
+  q = OP("permute", AL_IN(reshape(r, q, SHAPE(n, rows, r->Hkv, G, r->D))), "axes={0,2,1,3,4}");
+  return reshape(r, q, SHAPE(n, r->Hkv, rows * G, r->D));
+}
+static al_tensor *from_groups(const run *r, al_tensor *o, int64_t n, int64_t rows) {
+  const int64_t G = r->H / r->Hkv;
+  o = OP("permute", AL_IN(reshape(r, o, SHAPE(n, r->Hkv, rows, G, r->E))), "axes={0,2,1,3,4}");
+  return reshape(r, o, SHAPE(n, rows, r->H, r->E));
+}
+
+/* ---- recurrent --------------------------------------------------------------------------------
+ */
+
+/* (B,T,h,X) -> token t as (B,h,1,X) */
+static al_tensor *token(const run *r, al_tensor *x, int64_t t) {
+  x = OP("slice", AL_IN(x), "axis=1 start=%lld stop=%lld", (long long)t, (long long)t + 1);
+  return OP("transpose", AL_IN(x), "a=1 b=2");
+}
+
+static al_tensor *step(run *r, int64_t t) {
+  al_tensor *k = token(r, r->k, t), *v = token(r, r->v, t), *M = r->M;
+  al_tensor *b = token(r, OP("unsqueeze", AL_IN(r->b), "axis=-1"), t);
+  if (r->a)
+    M = OP("mul",
+           AL_IN(M, OP("exp", AL_IN(token(r, OP("unsqueeze", AL_IN(r->a), "axis=-1"), t)), "")),
+           "");
+  al_tensor *error = OP("sub", AL_IN(v, OP("matmul", AL_IN(k, M), "")), "");
+  al_tensor *u = OP("mul", AL_IN(error, b), "");
+  r->M = OP("add", AL_IN(M, OP("matmul", AL_IN(k, u), "transpose_a=true")), "");
+  al_tensor *q =
+      OP("slice", AL_IN(r->q), "axis=1 start=%lld stop=%lld", (long long)t, (long long)t + 1);
+  return from_groups(r, OP("matmul", AL_IN(to_groups(r, q, r->B, 1), r->M), ""), r->B, 1);
+}
+
+static al_tensor *recurrent(run *r) {
+  al_tensor **o = malloc((size_t)r->T * sizeof *o), *all = NULL;
+  if (!o) {
+    al_fail(r->c, AL_ENOMEM, "out of memory (delta_rule: %lld tokens)", (long long)r->T);
+    return NULL;
+  }
+  for (int64_t t = 0; t < r->T && al_error(r->c) == AL_OK; t++) o[t] = step(r, t);
+  if (al_error(r->c) == AL_OK) all = join(r, o, r->T, 1);
+  free(o);
+  return all;
+}
+
+/* ---- chunked ----------------------------------------------------------------------------------
+ */
+
+/* (B,T,...) -> (B N,C,...), zeros after T. */
+static al_tensor *chunks(const run *r, al_tensor *t) {
+  if (!t) return NULL;
+  int64_t shape[4] = {r->B, r->N * r->C - r->T};
+  const int n = al_ndim(t);
+  for (int i = 2; i < n; i++) shape[i] = al_size(t, i);
+  if (shape[1]) t = OP("concat", AL_IN(t, full(r, n, shape, 0)), "axis=1");
+  shape[0] = r->B * r->N, shape[1] = r->C;
+  return reshape(r, t, n, shape);
+}
+
+typedef struct parts { /* of all chunks, before their memories are known */
+  al_tensor *q;        /* (B N,C,H,D): o = y + q M */
+  al_tensor *y;        /* (B N,C,H,E) */
+  al_tensor *keep;     /* (B,N,Hkv,1,1): M' = keep M + add - less M; NULL stands for 1 */
+  al_tensor *add;      /* (B,N,Hkv,D,E) */
+  al_tensor *less;     /* (B,N,Hkv,D,D) */
+} parts;
+
+static al_tensor *channels(const run *r, al_tensor *t, int64_t from, int64_t to) {
+  return OP("slice", AL_IN(t), "axis=-1 start=%lld stop=%lld", (long long)from, (long long)to);
+}
+
+/* Factors of the decay inside a chunk (B N,C,Hkv): from its start to each token, from each token to
+ * its end; and over all of it. */
+typedef struct decays {
+  al_tensor *in, *out, *whole;
+} decays;
+
+static decays decays_of(const run *r, al_tensor *a) {
+  if (!a) return (decays){0};
+  al_tensor *sum = OP("cumsum", AL_IN(a), "axis=1");
+  al_tensor *end = OP("slice", AL_IN(sum), "axis=1 start=-1");
+  return (decays){OP("exp", AL_IN(sum), ""), OP("exp", AL_IN(OP("sub", AL_IN(end, sum), "")), ""),
+                  reshape(r, OP("exp", AL_IN(end), ""), SHAPE(r->B, r->N, r->Hkv, 1, 1))};
+}
+
+/* [X, Y] = (I + L)^-1 [b v, b g k] (B N,Hkv,C,E+D) */
+static al_tensor *corrections(const run *r, al_tensor *k, al_tensor *v, al_tensor *b, al_tensor *a,
+                              const decays *g) {
+  al_tensor *w = OP("scores", AL_IN(k, k), "causal=true"); /* (B N,Hkv,C,C) */
+  if (a) w = OP("weights", AL_IN(w, NULL, a), "f=polynomial coefficients={0,1} causal=true");
+  al_tensor *L = by_head(r, w, OP("permute", AL_IN(b), "axes={0,2,1}"));
+  al_tensor *side = OP("concat", AL_IN(v, a ? by_head(r, k, g->in) : k), "axis=-1");
+  side = OP("permute", AL_IN(by_head(r, side, b)), "axes={0,2,1,3}");
+  return OP("solve_lower", AL_IN(L, side), "");
+}
+
+static parts prepare(const run *r) {
+  const int64_t n = r->B * r->N, G = r->H / r->Hkv, D = r->D, E = r->E;
+  al_tensor *q = chunks(r, r->q), *k = chunks(r, r->k), *v = chunks(r, r->v), *b = chunks(r, r->b),
+            *a = chunks(r, r->a);
+  const decays g = decays_of(r, a);
+  al_tensor *x = corrections(r, k, v, b, a, &g);
+  al_tensor *late = OP("permute", AL_IN(a ? by_head(r, k, g.out) : k), "axes={0,2,1,3}");
+  al_tensor *sums = OP("matmul", AL_IN(late, x), "transpose_a=true"); /* (B N,Hkv,D,E+D) */
+  sums = reshape(r, sums, SHAPE(r->B, r->N, r->Hkv, D, E + D));
+  al_tensor *seen = OP("attend", AL_IN(q, k, OP("permute", AL_IN(x), "axes={0,2,1,3}"), a),
+                       "f=polynomial coefficients={0,1} stat=none causal=true"); /* (B N,C,H,E+D) */
+  if (a) {
+    q = by_head(r, reshape(r, q, SHAPE(n, r->C, r->Hkv, G * D)), g.in);
+    q = reshape(r, q, SHAPE(n, r->C, r->H, D));
+  }
+  return (parts){.q = OP("sub", AL_IN(q, channels(r, seen, E, E + D)), ""),
+                 .y = channels(r, seen, 0, E),
+                 .keep = g.whole,
+                 .add = channels(r, sums, 0, E),
+                 .less = channels(r, sums, E, E + D)};
+}
+
+/* Chunk n of t (B,N,Hkv,..) as (B,Hkv,..). */
+static al_tensor *chunk(const run *r, al_tensor *t, int64_t n) {
+  t = OP("slice", AL_IN(t), "axis=1 start=%lld stop=%lld", (long long)n, (long long)n + 1);
+  return OP("squeeze", AL_IN(t), "axis=1");
+}
+
+/* The memory before every chunk (B,N,Hkv,D,E); r->M moves past the last. */
+static al_tensor *memories(run *r, const parts *p) {
+  al_tensor **M = malloc((size_t)r->N * sizeof *M), *all = NULL;
+  if (!M) {
+    al_fail(r->c, AL_ENOMEM, "out of memory (delta_rule: %lld chunks)", (long long)r->N);
+    return NULL;
+  }
+  for (int64_t n = 0; n < r->N && al_error(r->c) == AL_OK; n++) {
+    M[n] = OP("unsqueeze", AL_IN(r->M), "axis=1");
+    al_tensor *wrong = OP("matmul", AL_IN(chunk(r, p->less, n), r->M), "");
+    al_tensor *kept = p->keep ? OP("mul", AL_IN(r->M, chunk(r, p->keep, n)), "") : r->M;
+    kept = OP("add", AL_IN(kept, chunk(r, p->add, n)), "");
+    r->M = OP("sub", AL_IN(kept, wrong), "");
+  }
+  if (al_error(r->c) == AL_OK) all = join(r, M, r->N, 1);
+  free(M);
+  return all;
+}
+
+static al_tensor *chunked(run *r) {
+  r->C = al_opt_int(r->o, "chunk");
+  if (r->C > r->T) r->C = r->T;
+  r->N = (r->T + r->C - 1) / r->C;
+  const int64_t n = r->B * r->N;
+  const parts p = prepare(r);
+  al_tensor *M = memories(r, &p);
+  if (!M) return NULL;
+  M = reshape(r, M, SHAPE(n, r->Hkv, r->D, r->E));
+  al_tensor *read = OP("matmul", AL_IN(to_groups(r, p.q, n, r->C), M), "");
+  al_tensor *o = OP("add", AL_IN(p.y, from_groups(r, read, n, r->C)), "");
+  o = reshape(r, o, SHAPE(r->B, r->N * r->C, r->H, r->E));
+  if (r->N * r->C == r->T) return o;
+  o = OP("slice", AL_IN(o), "axis=1 start=0 stop=%lld", (long long)r->T);
+  return OP("contiguous", AL_IN(o), "");
+}
+
+/* ---- the family -------------------------------------------------------------------------------
+ */
+
+static al_status fits(al_ctx *c, const al_opts *o, const attn_in *in) {
+  if (!in->causal)
+    return al_fail(c, AL_EVALUE, "delta_rule: causal=true needed: the memory follows the tokens");
+  if (al_size(in->q, 1) != al_size(in->k, 1) || in->offset)
+    return al_fail(c, AL_ESHAPE,
+                   "delta_rule: rows must be the keys' own tokens (a state continues a sequence), "
+                   "got %lld rows, %lld keys, offset %lld",
+                   (long long)al_size(in->q, 1), (long long)al_size(in->k, 1),
+                   (long long)in->offset);
+  if (reads_x(o) && !in->x)
+    return al_fail(c, AL_EVALUE, "delta_rule: x: needed, because beta or decay reads it");
+  return AL_OK;
+}
+
+static al_tensor *normed(const run *r, al_tensor *o) {
+  if (is(r->o, "output_norm", "l2")) return OP("l2norm", AL_IN(o), "");
+  if (is(r->o, "output_norm", "rms"))
+    return OP("rmsnorm", AL_IN(o, param(r, "output_norm.gain")), "eps=1e-6");
+  return o;
+}
+
+static bool by_token(const al_opts *o, int64_t T) {
+  return is(o, "form", "recurrent") || (is(o, "form", "auto") && T == 1);
+}
+
+static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
+                          const attn_in *in) {
+  if (fits(c, o, in) != AL_OK) return NULL;
+  run run_ = {.c = c, .o = o, .s = s, .in = in, .p = p}, *r = &run_;
+  r->n = params(o, s, r->rows);
+  r->B = al_size(in->q, 0), r->T = al_size(in->q, 1);
+  r->H = s->heads, r->Hkv = s->kv_heads, r->D = s->head_dim, r->E = s->value_dim;
+  r->M =
+      in->state ? attn_state_get(in->state, "memory") : full(r, SHAPE(r->B, r->Hkv, r->D, r->E), 0);
+  al_tensor *y;
+  if (r->T == 0) {
+    y = full(r, SHAPE(r->B, 0, r->H, r->E), 0);
+  } else {
+    read_inputs(r);
+    y = by_token(o, r->T) ? recurrent(r) : chunked(r);
+  }
+  if (in->next) attn_state_put(c, in->next, "memory", r->M, NULL);
+  return normed(r, y);
+}
+
+static al_status state(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_t batch,
+                       al_dtype dtype, attn_state *st) {
+  (void)o;
+  const int64_t shape[] = {batch, s->kv_heads, s->head_dim, s->value_dim};
+  return attn_state_put(c, st, "memory", al_tensor_full(c, dtype, 4, shape, 0),
+                        "S transposed: channels of the key by channels of the value");
+}
+
+static int64_t state_bytes(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype) {
+  (void)o, (void)t;
+  return s->kv_heads * s->head_dim * s->value_dim * al_dtype_size(dtype) + 4;
+}
+
+static unsigned claims(const al_opts *o) {
+  return ATTN_CAUSAL | (is(o, "output_norm", "l2") ? ATTN_SCALE_FREE : 0);
+}
+
+static void formula(const al_opts *o, char *buf, size_t n) {
+  const char *a = is(o, "decay", "none") ? "" : "a_t ";
+  char b[64], map[80] = "x";
+  if (constant_beta(o)) snprintf(b, sizeof b, "%g", al_opt_num(o, "beta"));
+  else snprintf(b, sizeof b, "%ssigmoid(x_t W)", is(o, "beta", "sigmoid") ? "" : "2 ");
+  if (!is(o, "feature_map", "identity"))
+    snprintf(map, sizeof map, "%s(x)", al_opt_word(o, "feature_map"));
+  if (!is(o, "norm", "none"))
+    snprintf(map + strlen(map), sizeof map - strlen(map), " / %s",
+             is(o, "norm", "l2") ? "length" : "sum");
+  const bool norm = !is(o, "output_norm", "none");
+  snprintf(buf, n,
+           "S_t = %sS_(t-1) (I - b_t k_t k_t^T) + b_t v_t k_t^T;  o_t = %s%sS_t q_t%s;  b_t = %s;  "
+           "q, k = %s",
+           a, norm ? al_opt_word(o, "output_norm") : "", norm ? "[ " : "", norm ? " ]" : "", b,
+           map);
+}
+
+static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf,
+                 size_t n) {
+  (void)s, (void)dtype;
+  const int64_t chunk_ = al_opt_int(o, "chunk");
+  if (by_token(o, T)) snprintf(buf, n, "recurrent: %s", T == 1 ? "one token" : "form=recurrent");
+  else
+    snprintf(buf, n, "chunked: %lld chunks of at most %lld tokens, a memory between",
+             (long long)((T + chunk_ - 1) / chunk_), (long long)chunk_);
+}
+
+static const attn_preset presets[] = {
+    {"delta/deltanet", "logit_scale=rsqrt output_norm=rms", "rope=none conv=4 conv_activation=silu",
+     "DeltaNet (2406.06484), section 3", "its convolution has silu on v too; here on q and k"},
+    {"delta/gated_deltanet", "decay=gated logit_scale=rsqrt output_norm=rms",
+     "rope=none conv=4 conv_activation=silu", "Gated DeltaNet (2412.06464), section 3",
+     "its decay is -A softplus(x W + c), here -softplus(x W); its output gate is left out"},
+    {"delta/fast_weights", "feature_map=elu1 norm=sum", "rope=none",
+     "Schlag et al. (2102.11174), section 4", "with elu + 1 as the map; its own map is DPFP"},
+    {"delta/negative", "beta=double_sigmoid logit_scale=rsqrt output_norm=rms",
+     "rope=none conv=4 conv_activation=silu", "Grazzi et al. (2411.12537)",
+     "b up to 2: the memory's eigenvalues lie in [-1, 1]"},
+    {0}};
+
+ATTN_FAMILY(delta_rule, .doc = "a memory whose value at each key is corrected (DeltaNet)",
+            .options = options, .presets = presets, .check = check, .params = params,
+            .forward = forward, .claims = claims, .state_bytes = state_bytes, .formula = formula,
+            .plan = plan, .state = state);
