@@ -116,8 +116,8 @@ static al_tensor *values(const run *r, al_tensor **scale) {
 static al_tensor *attend_chunked(const run *r, const sums *n, al_tensor *v, al_tensor *v_scale,
                                  al_tensor *decay, const char *stat, bool divide, al_tensor **W) {
   al_tensor *out[2];
-  al_run_into(r->c, "attend_chunked", AL_IN(n->q, n->k, v, decay, r->in->lengths, v_scale), out, 2,
-              "feature_map=%s stat=%s normalise=%s scale=%.17g %s",
+  al_run_into(r->c, "attend_chunked", AL_IN(n->q, n->k, v, decay, NULL, r->in->lengths, v_scale),
+              out, 2, "feature_map=%s stat=%s normalise=%s scale=%.17g %s",
               n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
               divide ? "true" : "false", n->scale, r->vis);
   *W = row_first(r, out[1]);

@@ -45,8 +45,8 @@ static al_tensor *other_statistic(const run *r, bool composed) {
     sum = OP("mix", AL_IN(like(r, 4, shape, 1), gates, r->in->lengths), "%s", r->vis);
   } else if (r->chunked) { /* weights of 1 */
     al_tensor *one = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 1);
-    sum =
-        OP("attend_chunked", AL_IN(one, one, gates, NULL, r->in->lengths), "stat=none %s", r->vis);
+    sum = OP("attend_chunked", AL_IN(one, one, gates, NULL, NULL, r->in->lengths), "stat=none %s",
+             r->vis);
   } else {
     al_tensor *none = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 0);
     sum = OP("attend", AL_IN(none, none, gates, NULL, NULL, r->in->lengths),

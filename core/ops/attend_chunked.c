@@ -1,18 +1,117 @@
-/* attend_chunked.c: attention with linear weights in time linear in T (kernels/linear.h has the
- * formula): attend with f=polynomial coefficients={0,1}, by a state between chunks of tokens. */
+/* attend_chunked.c: attention with polynomial weights in time linear in T (kernels/chunked.h has
+ * the formula): attend with f=polynomial, by a state between chunks of tokens. The state may be
+ * given and carried on: what attend_step does token by token. Plain linear weights without one have
+ * a kernel of their own (kernels/linear.h). */
 #include "attend.h"
+#include "../../kernels/chunked.h"
 #include "../../kernels/linear.h"
 
-enum { LENGTHS = DECAY + 1, VALUE_SCALE };
-enum { Y, W, SUMS, STATES };
+enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM_STATE };
+enum { Y, W, NEXT, NEXT_NORM, SUMS, STATES };
 
-static alk_attn_spec spec_of(const al_call *k) {
+typedef struct weights { /* factors: c_n; kept: the option's part of them, which says what is kept
+                          */
+  int n;
+  double factors[ALK_MAX_COEFFICIENTS], kept[ALK_MAX_COEFFICIENTS];
+} weights;
+
+static int listed(const al_call *k, const double **list) {
+  return al_opt_list(k->opts, "coefficients", list);
+}
+
+/* The option alone: shapes follow from it. */
+static void read_kept(const al_call *k, weights *w) {
+  const double *list;
+  w->n = listed(k, &list);
+  for (int i = 0; i < w->n; i++) w->factors[i] = w->kept[i] = list[i];
+}
+
+static void read_weights(const al_call *k, weights *w) {
+  double by[ALK_MAX_COEFFICIENTS];
+  read_kept(k, w);
+  if (k->in[COEFFICIENTS]) al_read(k->in[COEFFICIENTS], by, w->n);
+  for (int i = 0; k->in[COEFFICIENTS] && i < w->n; i++) w->factors[i] *= by[i];
+}
+
+static alk_attn_spec spec_of(const al_call *k, const weights *w) {
   alk_attn_spec a = attend_spec(k, LENGTHS);
   a.weight.Hd = k->in_meta[DECAY].ndim == 3 ? k->in_meta[DECAY].shape[2] : 0;
+  a.weight.n_coefficients = w->n;
+  a.weight.coefficients = w->factors;
   return a;
 }
 
+/* Linear weights with no state: that kernel, with the coefficient in the scale. */
+static bool is_linear(const al_call *k, const weights *w) {
+  return w->n == 2 && w->kept[0] == 0 && k->in_meta[COEFFICIENTS].ndim == 0 &&
+         k->in_meta[STATE].ndim == 0 && !al_opt_bool(k->opts, "carry");
+}
+
+static alk_attn_spec linear_spec(alk_attn_spec a) {
+  a.scale *= a.weight.coefficients[1];
+  return a;
+}
+
+/* ---- shapes ------------------------------------------------------------------------------------
+ */
+
+static al_status check_coefficients(al_ctx *c, const al_call *k) {
+  const double *list;
+  const int n = listed(k, &list);
+  bool any = false;
+  for (int i = 0; i < n; i++) any |= list[i] != 0;
+  if (n > ALK_MAX_COEFFICIENTS || !any)
+    return al_fail(c, AL_EVALUE,
+                   "attend_chunked: option 'coefficients': 1 to %d numbers, not all of them 0, "
+                   "needed, got %d",
+                   ALK_MAX_COEFFICIENTS, n);
+  if (!k->in[COEFFICIENTS]) return AL_OK;
+  AL_TRY(visible_axes(c, k, COEFFICIENTS, 1, "(n+1)"));
+  if (k->in_meta[COEFFICIENTS].shape[0] != n)
+    return al_fail(c, AL_ESHAPE,
+                   "attend_chunked: coefficients: shape (%d) needed, one for each number of the "
+                   "option of that name, got %s",
+                   n, AL_META_STR(&k->in_meta[COEFFICIENTS]));
+  return AL_OK;
+}
+
+static al_status check_input(al_ctx *c, const al_call *k, int i, const al_meta *need) {
+  const al_meta *m = &k->in_meta[i];
+  bool same = m->ndim == need->ndim;
+  for (int x = 0; same && x < m->ndim; x++) same = m->shape[x] == need->shape[x];
+  if (same) return AL_OK;
+  return al_fail(c, AL_ESHAPE,
+                 "attend_chunked: %s: shape %s (batch, heads that share a state, "
+                 "features%s) needed, got %s",
+                 k->op->info.inputs[i].name, AL_META_STR(need), i == STATE ? ", channels of v" : "",
+                 AL_META_STR(m));
+}
+
+static al_status check_states(al_ctx *c, const al_call *k, const al_meta *state,
+                              const al_meta *norm) {
+  const bool none = al_opt_is(k->opts, "stat", "none"), given = k->in[STATE] || k->in[NORM_STATE];
+  if ((given || al_opt_bool(k->opts, "carry")) && !al_opt_bool(k->opts, "causal"))
+    return al_fail(c, AL_EVALUE,
+                   "attend_chunked: %s: causal=true needed: a state is of the tokens "
+                   "before",
+                   given ? "state" : "carry");
+  if (!given) return AL_OK;
+  if (!k->in[STATE] || !k->in[NORM_STATE] != none)
+    return al_fail(c, AL_EVALUE, "attend_chunked: state: %s needed with stat=%s, got %s",
+                   none ? "state alone" : "state and norm_state", none ? "none" : "sum",
+                   !k->in[STATE] ? "norm_state alone"
+                   : none        ? "both"
+                                 : "state alone");
+  AL_TRY(check_input(c, k, STATE, state));
+  return none ? AL_OK : check_input(c, k, NORM_STATE, norm);
+}
+
+static al_meta numbers(const al_call *k, int64_t n) {
+  return (al_meta){.dtype = k->in_meta[Q].dtype, .ndim = 1, .shape = {n}};
+}
+
 static al_status shape(al_ctx *c, al_call *k) {
+  const al_dtype dtype = k->in_meta[Q].dtype;
   const int64_t T = k->in_meta[Q].shape[1], S = k->in_meta[K].shape[1],
                 offset = al_opt_int(k->opts, "offset");
   AL_TRY(attend_inputs(c, k, LENGTHS, VALUE_SCALE));
@@ -21,20 +120,33 @@ static al_status shape(al_ctx *c, al_call *k) {
                    "attend_chunked: causal: as many queries as keys and offset 0 needed, got %lld, "
                    "%lld and offset %lld",
                    (long long)T, (long long)S, (long long)offset);
-  const alk_attn_spec a = spec_of(k);
+  AL_TRY(check_coefficients(c, k));
+  weights w;
+  read_kept(k, &w);
+  const alk_attn_spec a = spec_of(k, &w);
+  const int64_t R = alk_features(a.D, w.n, w.kept), Hs = a.g.H / alk_chunked_shared(&a);
+  const al_meta state = {.dtype = dtype, .ndim = 4, .shape = {a.g.B, Hs, R, a.E}},
+                norm = {.dtype = dtype, .ndim = 3, .shape = {a.g.B, Hs, R}};
+  AL_TRY(check_states(c, k, &state, &norm));
+  const bool carry = al_opt_bool(k->opts, "carry");
   k->out_meta[Y] = attend_y(k);
   k->out_meta[W] = attend_row(k);
+  k->out_meta[NEXT] = carry ? state : numbers(k, 0);
+  k->out_meta[NEXT_NORM] = carry && a.stat != ALK_STAT_NONE ? norm : numbers(k, 0);
   k->out_meta[SUMS] = attend_sums(k);
-  k->out_meta[STATES] = (al_meta){.dtype = k->in_meta[Q].dtype,
-                                  .ndim = 1,
-                                  .shape = {alk_linear_states((alk_dtype)k->in_meta[Q].dtype)(&a)}};
+  const alk_attn_spec linear = linear_spec(a);
+  k->out_meta[STATES] =
+      numbers(k, is_linear(k, &w) ? alk_linear_states((alk_dtype)dtype)(&linear)
+                                  : alk_chunked_states((alk_dtype)dtype)(&a, w.kept));
   return AL_OK;
 }
 
-static const void *optional(const al_tensor *t) { return t ? al_data(t) : NULL; }
+/* ---- runs --------------------------------------------------------------------------------------
+ */
 
-static al_status forward(al_ctx *c, al_call *k) {
-  const alk_attn_spec a = spec_of(k);
+static void *optional(const al_tensor *t) { return t ? al_data(t) : NULL; }
+
+static al_status linear_forward(al_ctx *c, al_call *k, alk_attn_spec a) {
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
   const int64_t jobs = alk_linear_jobs(&a, al_threads()),
                 n = alk_linear_fwd_scratch(dtype)(&a, jobs);
@@ -48,101 +160,235 @@ static al_status forward(al_ctx *c, al_call *k) {
   return al_error(c);
 }
 
-static al_status backward(al_ctx *c, al_call *k) {
-  const alk_attn_spec a = spec_of(k);
+static alk_chunked_in inputs(const al_call *k, const weights *w, const double *sums) {
+  return (alk_chunked_in){.kept = w->kept,
+                          .q = al_data(k->in[Q]),
+                          .k = al_data(k->in[K]),
+                          .v = al_data(k->in[V]),
+                          .b = optional(k->in[VALUE_SCALE]),
+                          .sums = sums,
+                          .state = optional(k->in[STATE]),
+                          .norm = optional(k->in[NORM_STATE])};
+}
+
+static al_status forward(al_ctx *c, al_call *k) {
+  weights w;
+  read_weights(k, &w);
+  const alk_attn_spec a = spec_of(k, &w);
+  if (is_linear(k, &w)) return linear_forward(c, k, linear_spec(a));
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
-  const int64_t jobs = alk_linear_jobs(&a, al_threads()),
-                n = alk_linear_bwd_scratch(dtype)(&a, jobs);
-  al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n), *steps = NULL;
-  al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
-  for (int i = Q; i <= V; i++)
-    k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
+  const bool carry = al_opt_bool(k->opts, "carry");
+  const int64_t jobs = alk_chunked_jobs(&a, al_threads()),
+                n = alk_chunked_fwd_scratch(dtype)(&a, w.kept, jobs);
+  al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
+  if (scratch) {
+    const alk_chunked_in in = inputs(k, &w, logit_sums(k->in[DECAY], k->out[SUMS]));
+    const alk_chunked_out out = {
+        .y = al_data(k->out[Y]),
+        .W = al_data(k->out[W]),
+        .states = al_data(k->out[STATES]),
+        .state = carry ? al_data(k->out[NEXT]) : NULL,
+        .norm = carry && a.stat != ALK_STAT_NONE ? al_data(k->out[NEXT_NORM]) : NULL};
+    alk_chunked_fwd(dtype)(&a, &in, &out, al_data(scratch), jobs);
+  }
+  al_release(scratch);
+  return al_error(c);
+}
+
+/* The gradients that both kernels make at once, and of the decay with the room it takes. */
+static al_status new_gradients(al_ctx *c, al_call *k, al_tensor **steps) {
+  const alk_visible g = attend_spec(k, LENGTHS).g;
+  for (int i = Q; i <= V; i++) k->din[i] = al_new_meta(c, &k->in_meta[i]);
   if (k->in[VALUE_SCALE]) k->din[VALUE_SCALE] = al_new_meta(c, &k->in_meta[VALUE_SCALE]);
   if (k->need[DECAY]) {
     k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
-    steps = al_tensor_new(c, AL_F64, 3, (int64_t[]){a.g.B, a.g.H, a.g.S});
+    *steps = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, g.S});
   }
-  if (al_error(c) == AL_OK) {
-    const alk_linear_grad t = {.q = al_data(k->in[Q]),
-                               .k = al_data(k->in[K]),
-                               .v = al_data(k->in[V]),
-                               .b = optional(k->in[VALUE_SCALE]),
-                               .y = al_data(k->out[Y]),
-                               .W = al_data(k->out[W]),
-                               .states = al_data(k->out[STATES]),
-                               .dy = al_data(dy),
-                               .dW = optional(k->dout[W]),
-                               .sums = a.weight.Hd ? al_data(k->out[SUMS]) : NULL,
-                               .dq = al_data(k->din[Q]),
-                               .dk = al_data(k->din[K]),
-                               .dv = al_data(k->din[V]),
-                               .db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL,
-                               .ddecay = steps ? al_data(k->din[DECAY]) : NULL,
-                               .steps = steps ? al_data(steps) : NULL};
-    alk_linear_bwd(dtype)(&a, &t, al_data(scratch), jobs);
+  return al_error(c);
+}
+
+static void linear_backward(al_call *k, const alk_attn_spec *a, const al_tensor *dy,
+                            const al_tensor *steps, al_tensor *scratch, int64_t jobs) {
+  const alk_linear_grad t = {.q = al_data(k->in[Q]),
+                             .k = al_data(k->in[K]),
+                             .v = al_data(k->in[V]),
+                             .b = optional(k->in[VALUE_SCALE]),
+                             .y = al_data(k->out[Y]),
+                             .W = al_data(k->out[W]),
+                             .states = al_data(k->out[STATES]),
+                             .dy = al_data(dy),
+                             .dW = optional(k->dout[W]),
+                             .sums = a->weight.Hd ? al_data(k->out[SUMS]) : NULL,
+                             .dq = al_data(k->din[Q]),
+                             .dk = al_data(k->din[K]),
+                             .dv = al_data(k->din[V]),
+                             .db = optional(k->in[VALUE_SCALE] ? k->din[VALUE_SCALE] : NULL),
+                             .ddecay = steps ? al_data(k->din[DECAY]) : NULL,
+                             .steps = optional(steps)};
+  alk_linear_bwd((alk_dtype)k->in_meta[Q].dtype)(a, &t, al_data(scratch), jobs);
+}
+
+/* dout of the carried state, output i, or zeros when only the other of the pair has one; NULL where
+ * the output is an empty one. */
+static al_tensor *state_gradient(al_ctx *c, const al_call *k, int i) {
+  if (k->out_meta[i].ndim == 1) return NULL;
+  if (k->dout[i]) return al_retain(k->dout[i]);
+  return k->dout[NEXT] || k->dout[NEXT_NORM] ? al_new_meta_full(c, &k->out_meta[i], 0) : NULL;
+}
+
+static void chunked_backward(al_call *k, const alk_attn_spec *a, const weights *w,
+                             alk_chunked_grad t, const al_tensor *steps, al_tensor *scratch,
+                             int64_t jobs) {
+  const alk_chunked_in in = inputs(k, w, a->weight.Hd ? al_data(k->out[SUMS]) : NULL);
+  t.y = al_data(k->out[Y]), t.W = al_data(k->out[W]), t.states = al_data(k->out[STATES]);
+  t.dW = optional(k->dout[W]);
+  t.dq = al_data(k->din[Q]), t.dk = al_data(k->din[K]), t.dv = al_data(k->din[V]);
+  t.db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL;
+  t.dstate = k->need[STATE] || k->need[NORM_STATE] ? al_data(k->din[STATE]) : NULL;
+  t.dnorm = t.dstate && k->in[NORM_STATE] ? al_data(k->din[NORM_STATE]) : NULL;
+  t.ddecay = steps ? al_data(k->din[DECAY]) : NULL;
+  t.steps = optional(steps);
+  alk_chunked_bwd((alk_dtype)k->in_meta[Q].dtype)(a, &in, &t, al_data(scratch), jobs);
+}
+
+static al_status backward(al_ctx *c, al_call *k) {
+  weights w;
+  read_weights(k, &w);
+  const bool linear = is_linear(k, &w), states = k->need[STATE] || k->need[NORM_STATE];
+  const alk_attn_spec a = linear ? linear_spec(spec_of(k, &w)) : spec_of(k, &w);
+  const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
+  const int64_t jobs =
+                    linear ? alk_linear_jobs(&a, al_threads()) : alk_chunked_jobs(&a, al_threads()),
+                n = linear ? alk_linear_bwd_scratch(dtype)(&a, jobs)
+                           : alk_chunked_bwd_scratch(dtype)(&a, w.kept, jobs),
+                parts_of = a.g.B * a.g.H * alk_chunk_segments(a.g.T);
+  al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n), *steps = NULL, *parts = NULL;
+  al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0),
+            *dstate = state_gradient(c, k, NEXT), *dnorm = state_gradient(c, k, NEXT_NORM);
+  for (int i = STATE; i <= NORM_STATE; i++)
+    if (states && k->in[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
+  if (k->need[COEFFICIENTS]) {
+    k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]);
+    parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){parts_of, w.n});
+  }
+  if (new_gradients(c, k, &steps) == AL_OK) {
+    if (linear) linear_backward(k, &a, dy, steps, scratch, jobs);
+    else
+      chunked_backward(k, &a, &w,
+                       (alk_chunked_grad){.dy = al_data(dy),
+                                          .dstate_out = optional(dstate),
+                                          .dnorm_out = optional(dnorm),
+                                          .dcoefficients = optional(parts)},
+                       steps, scratch, jobs);
+    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), parts_of, w.n, w.kept);
   }
   al_release(scratch);
   al_release(steps);
+  al_release(parts);
   al_release(dy);
+  al_release(dstate);
+  al_release(dnorm);
   return al_error(c);
 }
 
 static const al_op attend_chunked = {
     .info = {.name = "attend_chunked",
-             .doc = "Attention with linear weights w = A scale phi(q).phi(k) in time linear in T: "
-                    "y = sum_j w_ij v_j over the visible "
-                    "keys, or divided by W = sum_j w_ij.",
+             .doc =
+                 "Attention with polynomial weights w = A f(scale phi(q).phi(k)) in time linear in "
+                 "T, by a state of the R monomials of the kept orders: y = sum_j w_ij v_j over "
+                 "the visible keys, or divided by W = sum_j w_ij; continues a state and hands "
+                 "it on.",
              .inputs =
                  (const al_row[]){
                      {"q", 0, "(B,T,H,D)"},
                      {"k", 0, "(B,S,Hkv,D), Hkv divides H; causal: S = T"},
                      {"v", 0, "(B,S,Hkv,E)"},
                      {"decay", AL_IN_OPTIONAL, "(B,S,Hd), Hd divides H: log decay a step"},
+                     {"coefficients", AL_IN_OPTIONAL, "(n+1): factors of the option of that name"},
                      LENGTHS_ROW,
                      {"value_scale", AL_IN_OPTIONAL, "(B,S,Hkv) b: y sums w b v"},
+                     {"state", AL_IN_OPTIONAL,
+                      "(B,Hs,R,E): sum of A m(k) b v before the first token, Hs: heads that differ "
+                      "in their keys or their decay; a decay counts up to the last visible key"},
+                     {"norm_state", AL_IN_OPTIONAL, "(B,Hs,R): sum of A m(k), unless stat=none"},
                      {0}},
              .outputs = (const al_row[]){{"y", 0, "(B,T,H,E)"},
                                          {"W", 0, "(B,H,T)"},
+                                         {"state", 0, "(B,Hs,R,E) after the last token: carry"},
+                                         {"norm_state", 0, "(B,Hs,R), unless stat=none: carry"},
                                          {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
                                          {"states", AL_OUT_SAVED, "at the ends of segments"},
                                          {0}},
              .args =
                  (const al_arg[]){
+                     {"coefficients", AL_T_LIST | AL_T_NUM, "{0,1}", NULL, 0, 0,
+                      "c_0, c_1, .. of f(s) = sum of c_n s^n; orders other than 0 are kept", NULL},
                      {"feature_map", AL_T_WORD, "identity", "identity relu elu1 l2 softplus", 0, 0,
                       "phi", NULL},
                      {"stat", AL_T_WORD, "sum", "none sum", 0, 0, "W: nothing, or sum of w", NULL},
                      {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
                      {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
+                     {"carry", AL_T_BOOL, "false", NULL, 0, 0,
+                      "hand on the state after the last token", NULL},
                      VISIBLE_ARGS,
                      {0}}},
     .shape = shape,
     .forward = forward,
     .backward = backward,
-    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << LENGTHS | 1 << VALUE_SCALE,
+    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS | 1 << VALUE_SCALE |
+                1 << STATE | 1 << NORM_STATE,
     .reads_out = 1 << Y | 1 << W | 1 << SUMS | 1 << STATES,
     .samples =
         (const al_sample[]){
             {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "causal=true"},
             {"(2,6,2,3) (2,6,2,3) (2,6,2,5)", .args = "stat=none scale=0.7"},
-            {"(2,5,4,3) (2,7,2,3) (2,7,2,4) - i(2)<8 p(2,7,2)",
+            {"(2,5,4,3) (2,7,2,3) (2,7,2,4) - - i(2)<8 p(2,7,2)",
              .args = "feature_map=softplus normalise=true"},
-            {"(2,6,4,3) (2,6,2,3) (2,6,2,5) - i(2)<7 p(2,6,2)",
+            {"(2,6,4,3) (2,6,2,3) (2,6,2,5) - - i(2)<7 p(2,6,2)",
              .args = "feature_map=elu1 normalise=true causal=true"},
             {"(1,5,2,3) (1,5,2,3) (1,5,2,2) (1,5,1)",
              .args = "feature_map=relu causal=true normalise=true", .lo = 0.1, .hi = 1},
-            {"(2,6,6,3) (2,6,2,3) (2,6,2,5) (2,6,3) i(2)<7 p(2,6,2)",
+            {"(2,6,6,3) (2,6,2,3) (2,6,2,5) (2,6,3) - i(2)<7 p(2,6,2)",
              .args = "feature_map=l2 stat=none causal=true"},
-            {"(2,6,4,3) (2,6,2,3) (2,6,2,5) (2,6,4) i(2)<7",
+            {"(2,6,4,3) (2,6,2,3) (2,6,2,5) (2,6,4) - i(2)<7",
              .args = "feature_map=softplus normalise=true causal=true", .lo = -0.9, .hi = 0.1},
-            {"(2,131,4,3) (2,131,2,3) (2,131,2,17) - i(2)<132",
+            {"(2,131,4,3) (2,131,2,3) (2,131,2,17) - - i(2)<132",
              .args = "feature_map=elu1 normalise=true causal=true scale=0.5"},
-            {"(2,131,4,18) (2,131,2,18) (2,131,2,3) (2,131,2) i(2)<132 p(2,131,2)",
+            {"(2,131,4,18) (2,131,2,18) (2,131,2,3) (2,131,2) - i(2)<132 p(2,131,2)",
              .args = "feature_map=elu1 causal=true", .lo = -0.9, .hi = 0.1},
-            {"(1,1100,2,3) (1,1100,1,3) (1,1100,1,2) (1,1100,1) i(1)<1101",
+            {"(1,1100,2,3) (1,1100,1,3) (1,1100,1,2) (1,1100,1) - i(1)<1101",
              .args = "feature_map=elu1 normalise=true causal=true", .lo = -0.9, .hi = 0.1},
             {"(1,1100,2,3) (1,1100,1,3) (1,1100,1,2)",
              .args = "feature_map=softplus normalise=true causal=true"},
             {"(1,1100,2,3) (1,1300,1,3) (1,1300,1,2)", .args = "feature_map=elu1 normalise=true"},
+            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "coefficients={1,1,0.5} causal=true"},
+            {"(1,6,2,3) (1,6,1,3) (1,6,1,2) (1,6,2) (3) - - (1,2,10,2) (1,2,10)",
+             .args = "coefficients={1,0.5,0.3} causal=true carry=true scale=0.7", .lo = -0.9,
+             .hi = 0.3},
+            {"(2,5,2,3) (2,5,1,3) (2,5,1,2) (2,5,1) (5) i(2)<6 p(2,5,1) (2,1,22,2)",
+             .args = "coefficients={1,0,0.5,0,0.2} causal=true carry=true stat=none", .lo = -0.9,
+             .hi = 0.3},
+            {"(1,4,1,4) (1,4,1,4) (1,4,1,3) - - i(1)<5 - (1,1,24,3) p(1,1,24)",
+             .args = "coefficients={0,0.5,0,0.3} feature_map=softplus causal=true carry=true "
+                     "normalise=true",
+             .lo = 0.1, .hi = 0.9},
+            {"(1,5,2,3) (1,7,1,3) (1,7,1,2) - (3)", .args = "coefficients={1,1,0.5} scale=0.5"},
+            {"(2,5,2,3) (2,5,2,3) (2,5,2,2) (2,5,1) - i(2)<6 - (2,2,3,2) p(2,2,3)",
+             .args = "feature_map=elu1 causal=true carry=true normalise=true", .lo = -0.9,
+             .hi = 0.1},
+            {"(2,131,4,5) (2,131,2,5) (2,131,2,17) (2,131,2) (4) i(2)<132 p(2,131,2) (2,2,56,17) "
+             "p(2,2,56)",
+             .args = "coefficients={1,1,0.5,0.2} causal=true carry=true scale=0.2", .lo = -0.5,
+             .hi = 0.1},
+            {"(1,1100,2,4) (1,1100,1,4) (1,1100,1,3) (1,1100,1) (3) i(1)<1101 - (1,1,15,3) "
+             "p(1,1,15)",
+             .args = "coefficients={1,1,0.5} normalise=true causal=true carry=true", .lo = -0.5,
+             .hi = 0.1},
+            {"(1,70,2,14) (1,70,1,14) (1,70,1,3) (1,70,1) (4) - - (1,1,679,3) p(1,1,679)",
+             .args = "coefficients={0,1,1,0.5} causal=true carry=true scale=0.3", .lo = -0.6,
+             .hi = 0.2},
+            {"(1,1100,2,3) (1,1300,1,3) (1,1300,1,2) - p(3)",
+             .args = "coefficients={1,1,0.5} feature_map=elu1 normalise=true scale=0.3"},
             {0}},
 };
 

@@ -168,9 +168,10 @@ typedef struct chunk {
   real to_row[CHUNK], from_key[CHUNK], over, before, after;
 } chunk;
 
-/* sums at the last key before position p. */
+/* sums at the last key before position p; 0 before the first. */
 static inline double sum_before(const line *n, int64_t p) {
-  return n->len > 0 ? n->sums[most(least(p, n->len) - 1, 0)] : 0;
+  const int64_t keys = least(p, n->len);
+  return keys > 0 ? n->sums[keys - 1] : 0;
 }
 
 static inline real decay_over(const line *n, int64_t from, int64_t to) {
