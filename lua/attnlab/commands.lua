@@ -8,6 +8,7 @@ local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
+local study = require "attnlab.study"
 local tables = require "attnlab.table"
 local json, sys = core.json, core.sys
 
@@ -69,14 +70,40 @@ local function load_experiment(path)
   plugins.folder = path:match "^(.*)/" or "."
   local e = chunk()
   plugins.folder = nil
-  if getmetatable(e) ~= experiment.class then
-    error(("'%s' returns no experiment: its last line should be  return lab.experiment{...}"):format(path), 0)
+  if getmetatable(e) ~= experiment.class and getmetatable(e) ~= study.class then
+    error(("'%s' returns no experiment: its last line should be  return lab.experiment{...} or lab.study{...}")
+      :format(path), 0)
   end
   return e
 end
 
-local function plan_of(args, usage)
-  local e = load_experiment(args.words[1])
+-- run and plot of a study: no configuration keys, no worker processes.
+local function run_study(s, args, usage, measure)
+  local root, flags = "runs", args.flags
+  for _, kv in ipairs(args.sets) do
+    if kv[1] ~= "out_dir" or kv[2] == "" then usage("a study takes out_dir=DIR alone, got '%s=%s'", kv[1], kv[2]) end
+    root = kv[2]
+  end
+  local declared = flags.quick and s.quick.seeds or s.seeds
+  local options = { quick = flags.quick, root = root, seeds = seeds_of(flags.seeds, declared, usage), fresh = flags.fresh,
+                    quiet = flags.json, json = flags.json }
+  local list = s:plan(options)
+  if flags["print-config"] or flags["dry-run"] then
+    local cases = {}
+    for i, item in ipairs(list) do cases[i] = item.identity end
+    print(json.encode({ study = s.name, measurements = cases }, { pretty = true }))
+    return
+  end
+  local outcome = measure and s:work(list, options) or "done"
+  if outcome == "interrupted" then
+    io.stderr:write("stopped; the same command goes on with what is left\n")
+    return 130
+  end
+  s:report(list, root, options)
+  return outcome == "failed" and 1 or 0
+end
+
+local function plan_of(e, args, usage)
   local sets, root = sets_of(args, usage)
   local declared = args.flags.quick and e.quick.seeds or e.seeds
   local plan = e:plan { quick = args.flags.quick, set = sets, seeds = seeds_of(args.flags.seeds, declared, usage) }
@@ -167,7 +194,9 @@ end
 
 function M.run(args, usage)
   check_device(args, usage)
-  local plan, root = plan_of(args, usage)
+  local e = load_experiment(args.words[1])
+  if getmetatable(e) == study.class then return run_study(e, args, usage, true) end
+  local plan, root = plan_of(e, args, usage)
   if args.flags["print-config"] then return print_config(plan) end
   if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
   local runner = require "attnlab.runner"
@@ -183,7 +212,9 @@ function M.run(args, usage)
 end
 
 function M.plot(args, usage)
-  local plan, root = plan_of(args, usage)
+  local e = load_experiment(args.words[1])
+  if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
+  local plan, root = plan_of(e, args, usage)
   report(plan, (require("attnlab.runner").expand(plan, { root = root })), root, args.flags.json)
 end
 

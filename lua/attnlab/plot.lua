@@ -58,7 +58,7 @@ local function legend(out, curves)
     local x = 0.05 + 0.96 / columns * ((i - 1) // rows)
     local y = 0.028 + 0.034 * (rows - 1 - (i - 1) % rows)
     out[#out + 1] = ("set arrow %d from screen %g, screen %g to screen %g, screen %g nohead %s lw 2.2")
-      :format(100 + i, x, y, x + 0.035, y, style(i))
+      :format(100 + i, x, y, x + 0.035, y, c.style or style(i))
     out[#out + 1] = ("set label %d %s at screen %g, screen %g left font ',12' noenhanced")
       :format(100 + i, M.quote(c.name), x + 0.04, y)
   end
@@ -243,15 +243,15 @@ function M.script(fig, outputs)
   return table.concat(out, "\n") .. "\n"
 end
 
--- Writes figure.gp into dir and has gnuplot draw figure.svg and figure.png beside it, each under a name
--- of its own until it is whole. Returns their
--- paths, or nil and the reason.
-function M.draw(fig, dir)
+-- Has gnuplot draw <dir>/<name>.png and .svg from make(outputs), which is kept as <name>.gp; each gets
+-- its name when it is whole. Returns their paths, or nil and the reason.
+function M.render(make, dir, name)
   local sys = require("attnlab.core").sys
-  local png, svg = dir .. "/figure.png.part", dir .. "/figure.svg.part"
-  local script, log = dir .. "/figure.gp", dir .. "/figure.log"
+  local at = dir .. "/" .. name
+  local png, svg = at .. ".png.part", at .. ".svg.part"
+  local script, log = at .. ".gp", at .. ".log"
   local common = " font 'sans-serif,13' background rgb 'white'"
-  sys.write(script, M.script(fig, {
+  sys.write(script, make({
     { "pngcairo size 2250,1035 fontscale 1.5 linewidth 1.5 pointscale 1.5" .. common, png },
     { "svg size 1500,690" .. common, svg } }))
   local ok, pid = pcall(sys.spawn, { "gnuplot", "-d", script, stdout = log, stderr = log })
@@ -266,10 +266,16 @@ function M.draw(fig, dir)
       return nil, path .. ": written only in part (disk full?) " .. sys.read(log):gsub("%s+$", "")
     end
   end
-  local done = { png = dir .. "/figure.png", svg = dir .. "/figure.svg" }
+  local done = { png = at .. ".png", svg = at .. ".svg" }
   sys.rename(png, done.png)
   sys.rename(svg, done.svg)
   return done
 end
+
+function M.draw(fig, dir)
+  return M.render(function(outputs) return M.script(fig, outputs) end, dir, "figure")
+end
+
+M.parts = { style = style, colour = colour, datablock = datablock, tick_list = tick_list, legend = legend }
 
 return M

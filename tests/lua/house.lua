@@ -178,7 +178,7 @@ function M.experiment(file)
   end
   for n, s in each_line(file.code) do
     for field in s:gmatch "%f[%w_]lab%s*[.:]%s*([%w_]+)" do
-      if field ~= "experiment" then finding(out, file, n, "lab.%s: an experiment is data", field) end
+      if field ~= "experiment" and field ~= "study" then finding(out, file, n, "lab.%s: an experiment is data", field) end
     end
   end
   local ending = set "txt bin json jsonl csv lua svg png md safetensors"

@@ -1,0 +1,48 @@
+local lab = require "attnlab"
+
+return lab.study {
+  name = "recurrent_softmax",
+  kind = "recurrence",
+  title = "Softmax as a recurrence: the series of exp cut at order p",
+  question = "How large a state does softmax need when it runs as a recurrence?\n"
+    .. "exp is cut at order p of its series; each order is a sum over the past of products of key channels.",
+  source = "Mongaras and Larson, On the Expressiveness of Softmax Attention, arXiv 2507.23632, section 3",
+
+  cases = {
+    { head_dim = 8, scale = 0.5, orders = { 1, 2, 3, 4, 5, 6, 7, 8 } },
+    { head_dim = 8, scale = 1, orders = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 } },
+    { head_dim = 16, scale = 0.5, orders = { 1, 2, 3, 4, 5, 6 } },
+    { head_dim = 16, scale = 1, orders = { 1, 2, 3, 4, 5, 6 } },
+    { head_dim = 64, scale = 0.5, orders = { 1, 2, 3 } },
+    { head_dim = 64, scale = 1, orders = { 1, 2, 3 } },
+    { inputs = "stories260K", orders = { 1, 2, 3, 4, 5, 6, 7, 8 } },
+  },
+  seeds = { 1, 2, 3 },
+
+  expect = {
+    { forms_within = 1e-4 },
+    { state_constant = true },
+    { falls_from = 2 },
+    { series_within = 2 },
+  },
+
+  quick = {
+    seeds = { 1 },
+    cases = {
+      { head_dim = 8, orders = { 1, 2, 4, 6 }, tokens = 64 },
+      { head_dim = 16, orders = { 1, 2, 4 }, tokens = 64 },
+      { head_dim = 64, orders = { 1, 2 }, tokens = 64 },
+      { inputs = "stories260K", orders = { 1, 2, 4, 6 }, tokens = 64 },
+    },
+  },
+
+  story = [[
+What to look for:
+- The state is finite and softmax comes as close as its order allows: two orders more win a factor that grows with the
+  order, as the factorial below them says, and every order multiplies the state by about (head size + p) / p.
+- Large heads pay dearly: at 64 channels order 3 already takes as many bytes as tens of thousands of tokens of
+  key/value cache, at 8 channels order 8 takes fewer.
+- Logits of a trained model are larger than those of a random one, so the same order is further away.]],
+
+  next = "./lab bench decode     (time and memory of a token behind short and long texts)",
+}

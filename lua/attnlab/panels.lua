@@ -1,0 +1,147 @@
+-- A figure of panels side by side, each with curves over named axes, drawn by plot.render.
+--   fig    = { title, panels = { panel, .. }, legend = { { name, style = curve }, .. } }
+--   panel  = { title, xlabel, ylabel, logx, logy, xticks = {..} (where they are chosen),
+--              xrange = {lo, hi}, yrange = {lo, hi} (default: the data), curves = { curve, .. } }
+--   curve  = { points = { {x, y, label = text or nil, low =, high =}, .. }, colour = n, dash = n (1 = solid),
+--              marks = bool, line = bool (true), thin = bool }
+-- Points that a logarithmic axis cannot show are left out.
+local axes = require "attnlab.axes"
+local plot = require "attnlab.plot"
+local parts, quote = plot.parts, plot.quote
+
+local M = {}
+
+local DASHES = { "solid", "(10,4)", "(3,3)", "(10,3,2,3)" }
+local MARKS = { 7, 5, 9, 13, 11, 6 } -- disc, square, triangle, diamond, triangle down, circle
+
+-- Colour, dash and width of a curve, for the legend too.
+function M.style(c)
+  return ("%s dt %s"):format(parts.colour(c.colour or 1), DASHES[c.dash or 1])
+end
+
+local function shown(panel, p)
+  return p[1] == p[1] and p[2] == p[2] and math.abs(p[1]) < math.huge and math.abs(p[2]) < math.huge
+    and not (panel.logx and p[1] <= 0) and not (panel.logy and p[2] <= 0)
+end
+
+local function range(panel, axis, margin)
+  local log, given = panel[axis == 1 and "logx" or "logy"], panel[axis == 1 and "xrange" or "yrange"]
+  if given then return given[1], given[2] end
+  local lo, hi = math.huge, -math.huge
+  for _, c in ipairs(panel.curves) do
+    for _, p in ipairs(c.points) do
+      if shown(panel, p) then
+        lo, hi = math.min(lo, p[axis]), math.max(hi, p[axis])
+        if axis == 2 then lo, hi = math.min(lo, p.low or lo), math.max(hi, p.high or hi) end
+      end
+    end
+  end
+  if lo > hi then return nil end
+  if log then
+    local m = math.max((hi / lo) ^ margin, 1.2)
+    return lo / m, hi * m
+  end
+  local m = hi > lo and (hi - lo) * margin or math.max(math.abs(hi), 1) * margin
+  return lo - m, hi + m
+end
+
+-- Powers of ten where an axis spans many, else round numbers.
+local function ticks(out, name, log, lo, hi, chosen)
+  if chosen then
+    out[#out + 1] = ("set %stics %s; set format %s '%%g'"):format(name, parts.tick_list(chosen), name)
+  elseif log and hi / lo > 200 then
+    local step = math.max(1, math.ceil(math.log(hi / lo, 10) / 7))
+    out[#out + 1] = ("set %stics autofreq 1e-300, %g; set %stics 1e%d, 1e%d; set format %s '10^{%%T}'"):format(
+      name, 10.0 ^ step, name, math.ceil(math.log(lo, 10)), step, name)
+  elseif log then
+    local list = axes.log_ticks(lo, hi)
+    while #list > 6 do -- five digits a label have to stay apart
+      local half = {}
+      for i = 1, #list, 2 do half[#half + 1] = list[i] end
+      list = half
+    end
+    out[#out + 1] = ("set %stics %s; set format %s '%%g'"):format(name, parts.tick_list(list), name)
+  else
+    out[#out + 1] = ("set %stics autofreq; set format %s '%%g'"):format(name, name)
+  end
+end
+
+local function panel_script(out, panel, at, left, right, bottom)
+  local xlo, xhi = range(panel, 1, 0.05)
+  local ylo, yhi = range(panel, 2, 0.06)
+  if not xlo or not ylo then return end
+  out[#out + 1] = ("set lmargin at screen %g; set rmargin at screen %g"):format(left, right)
+  out[#out + 1] = ("set tmargin at screen 0.87; set bmargin at screen %g"):format(bottom)
+  out[#out + 1] = ("set label 1 %s at graph 0, graph 1.05 left font ',13' noenhanced"):format(quote(panel.title))
+  out[#out + 1] = "unset logscale; set grid; set border 3; set tics nomirror"
+  if panel.logx then out[#out + 1] = "set logscale x" end
+  if panel.logy then out[#out + 1] = "set logscale y" end
+  out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:%.9g]"):format(xlo, xhi, ylo, yhi)
+  ticks(out, "x", panel.logx, xlo, xhi, panel.xticks)
+  ticks(out, "y", panel.logy, ylo, yhi, panel.yticks)
+  out[#out + 1] = ("set xlabel %s noenhanced; set ylabel %s noenhanced offset 1"):format(quote(panel.xlabel),
+    quote(panel.ylabel))
+  local list, label = {}, 10
+  for i, c in ipairs(panel.curves) do
+    local rows, bars = {}, {}
+    for _, p in ipairs(c.points) do
+      if shown(panel, p) then
+        rows[#rows + 1] = { p[1], p[2] }
+        if p.low and p.low < p.high then bars[#bars + 1] = { p[1], p[2], p.low, p.high } end
+        if p.label then
+          out[#out + 1] = ("set label %d %s at first %.9g, first %.9g left offset 0.7,0.5 font ',10' noenhanced")
+            :format(label, quote(p.label), p[1], p[2])
+          label = label + 1
+        end
+      end
+    end
+    local name, width = ("p%dc%d"):format(at, i), c.thin and 1.2 or 2.2
+    if #bars > 0 then
+      parts.datablock(out, name .. "b", bars)
+      list[#list + 1] = ("$%sb using 1:2:3:4 with yerrorbars %s pt 0 ps 0 lw 1.2 notitle"):format(name,
+        parts.colour(c.colour or 1))
+    end
+    if #rows > 0 then
+      parts.datablock(out, name, rows)
+      if c.line ~= false then
+        list[#list + 1] = ("$%s using 1:2 with lines %s lw %g notitle"):format(name, M.style(c), width)
+      end
+      if c.marks then
+        list[#list + 1] = ("$%s using 1:2 with points %s pt %d ps 0.9 notitle"):format(name,
+          parts.colour(c.colour or 1), MARKS[((c.colour or 1) - 1) % #MARKS + 1])
+      end
+    end
+  end
+  out[#out + 1] = "plot " .. table.concat(list, ", \\\n  ")
+  out[#out + 1] = "unset label; unset logscale; unset xlabel; unset ylabel"
+end
+
+-- outputs = {{terminal, path}, ...}. Returns the gnuplot script.
+function M.script(fig, outputs)
+  local out = { "set encoding utf8; unset key" }
+  local n = #fig.panels
+  for _, o in ipairs(outputs) do
+    out[#out + 1] = ("set terminal %s"):format(o[1])
+    out[#out + 1] = ("set output %s"):format(quote(o[2]))
+    out[#out + 1] = ("set multiplot title %s font ',14' noenhanced"):format(quote(fig.title))
+    out[#out + 1] = "set style line 100 lc rgb '#d8d8d8' lw 0.6 dt solid; set grid ls 100"
+    out[#out + 1] = "set border lc rgb '#404040'"
+    local entries = {}
+    for i, e in ipairs(fig.legend) do entries[i] = { name = e.name, style = M.style(e.style) } end
+    local bottom = 0.13 + parts.legend(out, entries)
+    for i, p in ipairs(fig.panels) do
+      panel_script(out, p, i, (i - 1) / n + 0.065, i / n - 0.02, bottom)
+      -- arrows and labels of the legend are drawn once, with the first panel
+      out[#out + 1] = "unset arrow"
+    end
+    out[#out + 1] = "unset multiplot; unset output"
+  end
+  return table.concat(out, "\n") .. "\n"
+end
+
+-- Draws <dir>/<name>.png and .svg. Returns the paths, or nil and why not.
+function M.draw(fig, dir, name)
+  return plot.render(function(outputs) return M.script(fig, outputs) end, dir, name)
+end
+
+return M

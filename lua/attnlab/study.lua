@@ -1,0 +1,254 @@
+-- lab.study{...}: a measurement over a grid of cases without training, as data.
+--   name      folder under runs/
+--   kind      what is measured: a module of study/ (recurrence)
+--   title, question, source, story, next   texts, as in an experiment
+--   cases     list of tables; the kind says which keys it knows (its rows)
+--   seeds     of the random inputs
+--   expect    list of tables; the kind says what it can judge. Part of a case's identity
+--   quick     { cases=, seeds= } in place of the others, for --quick
+--
+-- Every case with every seed has a folder runs/<name>/<id>/ with case.json and result.json, written when
+-- it is done: a study that was stopped goes on with the next one.
+--
+-- A kind returns { rows (options of a case), expand(case) -> list of plain cases, seeded(case) -> false
+-- when no seed matters, title(case), cost(case), run(case, seed, stop) -> numbers by name, gather(list of
+-- { case, results }) -> records, columns, keys, figure(records, study) or nil, expect (known keys),
+-- judge(expect, records) -> { {text, outcome, detail}, .. } }.
+local board = require "attnlab.board"
+local core = require "attnlab.core"
+local names = require "attnlab.names"
+local panels = require "attnlab.panels"
+local progress = require "attnlab.progress"
+local rows = require "attnlab.rows"
+local store = require "attnlab.store"
+local tables = require "attnlab.table"
+local json, sys = core.json, core.sys
+
+local Study = {}
+Study.__index = Study
+
+local TYPES = { name = "string", kind = "string", title = "string", question = "string", source = "string",
+                story = "string", next = "string", cases = "table", seeds = "table", expect = "table", quick = "table" }
+local KINDS = { "recurrence" }
+
+local function fail(s, ...)
+  error(("study%s: %s"):format(s.name and " '" .. s.name .. "'" or "", (...):format(select(2, ...))), 0)
+end
+
+local function check_seeds(s, seeds)
+  local seen = {}
+  if #seeds == 0 then fail(s, "seeds: a list such as {1,2,3} is needed") end
+  for _, v in ipairs(seeds) do
+    if math.type(v) ~= "integer" or v < 0 or seen[v] then
+      fail(s, "seeds: different whole numbers >= 0 expected, got %s", tostring(v))
+    end
+    seen[v] = true
+  end
+end
+
+-- Plain cases of the grid, checked and complete.
+local function expand(s, cases)
+  local list, same = {}, {}
+  if #cases == 0 then fail(s, "cases: there is none") end
+  for i, given in ipairs(cases) do
+    if type(given) ~= "table" then fail(s, "case %d: a table expected", i) end
+    local case = {}
+    for _, row in ipairs(s.module.rows) do case[row.name] = rows.default(row) end
+    for _, k in ipairs(names.keys(given)) do
+      local row = rows.find(s.module.rows, k)
+      if not row then fail(s, "case %d: %s", i, names.unknown("key", k, rows.names(s.module.rows))) end
+      local ok, v = pcall(rows.check, row, given[k], k)
+      if not ok then fail(s, "case %d: %s", i, v) end
+      case[k] = v
+    end
+    for _, c in ipairs(s.module.expand(case)) do
+      local text = json.encode(c)
+      if same[text] then fail(s, "cases %d and %d hold the same: %s", same[text], i, s.module.title(c)) end
+      same[text], list[#list + 1] = i, c
+    end
+  end
+  return list
+end
+
+local function new(spec)
+  if type(spec) ~= "table" then error("study: a table expected, got " .. type(spec), 0) end
+  local s = setmetatable({}, Study)
+  for k, v in pairs(spec) do s[k] = v end
+  if type(s.name) ~= "string" or not s.name:match "^[%w][%w_-]*$" then
+    s.name = nil
+    fail(s, "name: letters, digits, - and _ expected, got %s", tostring(spec.name))
+  end
+  for k, v in pairs(spec) do
+    if not TYPES[k] then fail(s, "%s", names.unknown("key", k, names.keys(TYPES))) end
+    if type(v) ~= TYPES[k] then fail(s, "%s: %s expected, got %s", k, TYPES[k], type(v)) end
+  end
+  if not names.find(KINDS, s.kind) then fail(s, "%s", names.unknown("kind", tostring(s.kind), KINDS)) end
+  s.module = require("attnlab.study." .. s.kind)
+  s.expect, s.quick = s.expect or {}, s.quick or {}
+  for k in pairs(s.quick) do
+    if k ~= "cases" and k ~= "seeds" then fail(s, "quick: %s", names.unknown("key", k, { "cases", "seeds" })) end
+  end
+  check_seeds(s, s.seeds or {})
+  if s.quick.seeds then check_seeds(s, s.quick.seeds) end
+  expand(s, s.cases or {})
+  if s.quick.cases then expand(s, s.quick.cases) end
+  for i, x in ipairs(s.expect) do
+    for k in pairs(x) do
+      if not s.module.expect[k] then
+        fail(s, "expect: entry %d: %s", i, names.unknown("key", k, names.keys(s.module.expect)))
+      end
+    end
+  end
+  return s
+end
+
+-- What one call measures: { {case, seed, dir}, .. }. options: quick, seeds, root.
+function Study:plan(options)
+  local seeds = options.seeds or options.quick and self.quick.seeds or self.seeds
+  check_seeds(self, seeds)
+  local list = {}
+  for i, case in ipairs(expand(self, options.quick and self.quick.cases or self.cases)) do
+    for k, seed in ipairs(seeds) do
+      if k == 1 or self.module.seeded(case) then
+        local identity = { kind = self.kind, case = case, seed = seed, expect = self.expect,
+                           inputs = self.module.inputs_hash(case) }
+        local id = sys.sha256(json.encode(identity)):sub(1, 12)
+        list[#list + 1] = { case = case, index = i, seed = seed, identity = identity,
+                            dir = ("%s/%s/%s"):format(options.root, self.name, id) }
+      end
+    end
+  end
+  return list
+end
+
+local function result_of(item)
+  local path = item.dir .. "/result.json"
+  return sys.exists(path) == "file" and json.decode(sys.read(path)) or nil
+end
+
+-- One case, under the lock of its folder. False: another process has it.
+local function measure(self, item)
+  sys.mkdir(item.dir)
+  local lock <close> = store.lock(item.dir)
+  if not lock then return false end
+  if result_of(item) then return true end
+  sys.write(item.dir .. "/case.json", json.encode(item.identity, { pretty = true }) .. "\n")
+  local result = core.no_grad(self.module.run, item.case, item.seed)
+  result.made = { source = store.source_hash(), libraries = store.libraries(), threads = core.threads() }
+  sys.write(item.dir .. "/result.json", json.encode(result, { pretty = true }) .. "\n")
+  return true
+end
+
+-- Measures what is not there yet. Returns "done", "interrupted" or "failed".
+function Study:work(list, options)
+  local out = board.new(options.quiet and io.stderr or nil)
+  local todo, left, done = {}, 0, 0
+  for _, item in ipairs(list) do
+    if options.fresh then store.restart(item.dir) end
+    if not result_of(item) then
+      todo[#todo + 1], left = item, left + self.module.cost(item.case)
+    end
+  end
+  out:say(("%s: %d measurements, %d to do"):format(self.name, #list, #todo))
+  local began, total, stopped, failed = sys.clock(), left, false, false
+  sys.catch_interrupts(true)
+  local ok, why = pcall(function()
+    for i, item in ipairs(todo) do
+      local title = ("%s  seed %d"):format(self.module.title(item.case), item.seed)
+      out:show(function()
+        local passed = sys.clock() - began
+        return { "  " .. title, ("%d of %d | %.0f %% | %s%s"):format(#list - #todo + i - 1, #list,
+          100 * (total > 0 and done / total or 1), progress.clock(passed),
+          done > 0 and " | eta " .. progress.clock(passed * (total - done) / done) or "") }
+      end)
+      local good, result = pcall(measure, self, item)
+      if not good and tostring(result):find "interrupted$" then error(result, 0) end
+      if not good or not result then
+        failed = true
+        out:say(("%s: %s"):format(title, good and "locked: another process is working on it" or result))
+      end
+      collectgarbage()
+      done = done + self.module.cost(item.case)
+      if sys.interrupted() > 0 then
+        stopped = i < #todo
+        break
+      end
+    end
+  end)
+  out:erase()
+  sys.catch_interrupts(false)
+  if not ok and not tostring(why):find "interrupted" then error(why, 0) end
+  return (not ok or stopped) and "interrupted" or failed and "failed" or "done"
+end
+
+-- What has been measured, by case: { {case, results}, .. }; how many are missing; whether other sources
+-- made any of them.
+local function gather(list)
+  local groups, by_index, missing, stale = {}, {}, 0, false
+  for _, item in ipairs(list) do
+    local r = result_of(item)
+    if r then
+      local g = by_index[item.index]
+      if not g then
+        g = { case = item.case, results = {} }
+        by_index[item.index], groups[#groups + 1] = g, g
+      end
+      g.results[#g.results + 1] = r
+      stale = stale or r.made.source ~= store.source_hash()
+    else
+      missing = missing + 1
+    end
+  end
+  return groups, missing, stale
+end
+
+-- Writes table and figure under root/name. Returns the table as text, what was judged, the figure's path
+-- or nil and why.
+function Study:write(list, root)
+  local dir, m = root .. "/" .. self.name, self.module
+  local groups, missing, stale = gather(list)
+  sys.mkdir(dir)
+  local records = m.gather(groups)
+  local judged = missing == 0 and m.judge(self.expect, records) or {}
+  local cells = {}
+  for i, r in ipairs(records) do
+    cells[i] = {}
+    for k, c in ipairs(m.columns) do cells[i][k] = c.show(r) or "" end
+  end
+  local heads, notes = {}, {}
+  for k, c in ipairs(m.columns) do
+    heads[k] = { key = k, title = c.title, right = c.right }
+    notes[#notes + 1] = c.doc and "  " .. c.doc
+  end
+  local text = tables.text(heads, cells) .. "\n\n" .. table.concat(notes, "\n")
+  if missing > 0 then text = text .. ("\n%d of %d measurements are missing"):format(missing, #list) end
+  if stale then text = text .. "\nstale: other sources made some of these; --fresh measures again" end
+  sys.write(dir .. "/table.txt", text .. "\n")
+  sys.write(dir .. "/table.tsv", tables.tsv(m.keys, records))
+  sys.write(dir .. "/table.json", json.encode({ study = self.name, records = json.array(records),
+    expectations = json.array(judged) }, { pretty = true }) .. "\n")
+  if #records == 0 then return text, judged, nil, "nothing was measured" end
+  local figure, why = panels.draw(m.figure(records, self), dir, "figure")
+  return text, judged, figure, why
+end
+
+function Study:report(list, root, options)
+  local dir = root .. "/" .. self.name
+  local text, judged, figure, why = self:write(list, root)
+  if options.json then
+    print(sys.read(dir .. "/table.json"))
+    return
+  end
+  if self.question then print("\n" .. self.question) end
+  if self.source then print("Source: " .. self.source) end
+  print("\n" .. text)
+  if #judged > 0 then print "\nExpected (written down before):" end
+  for _, r in ipairs(judged) do print(("  %s%s: %s"):format(tables.pad(r.outcome, 9), r.text, r.detail)) end
+  if self.story and not options.quick then print("\n" .. self.story) end
+  print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
+  print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
+  if self.next then print("next    " .. self.next) end
+end
+
+local M = { new = new, class = Study }
+return setmetatable(M, { __call = function(_, spec) return new(spec) end })
