@@ -27,12 +27,12 @@ function core.attn.state_methods:save(path)
   if not fits then
     error("save: the attention of this state has other options by now, which the file would carry", 2)
   end
-  statefile.save(path, statefile.describe(a), self:position(), self:components())
+  statefile.save(path, statefile.describe(a, a:sizes(), a:dtype()), self:position(), self:components())
 end
 
 -- The state of a file. Another variant, other sizes, a file that is damaged or no state: refused.
 function core.attn.methods:load_state(path)
-  local position, tensors = statefile.load(path, statefile.describe(self))
+  local position, tensors = statefile.load(path, statefile.describe(self, self:sizes(), self:dtype()))
   return statefile.named(path, self.restore, self, position, tensors)
 end
 

@@ -101,7 +101,7 @@ function State:save(path)
 end
 
 -- The state of an empty one with these positions and tensors by name, which all must be there.
--- A family's part restores itself and so checks its shapes.
+-- The family restores its own part, with checks of its own.
 function State:filled(position, tensors)
   local parts, rest = {}, {}
   for name, t in pairs(tensors) do
@@ -121,7 +121,7 @@ function State:filled(position, tensors)
     elseif getmetatable(p.state) == State then
       parts[i] = { name = p.name, state = p.state:filled(position, own) }
     else
-      parts[i] = { name = p.name, state = p.state:attention():restore(position, own) }
+      parts[i] = { name = p.name, state = self.owner.family:restore(position, own) }
     end
   end
   for name in pairs(rest[""] or {}) do error(("state: unknown component '%s'"):format(name), 0) end

@@ -14,10 +14,10 @@ local function words_of(t, keys)
   return table.concat(out, " ")
 end
 
--- Of an instance of attention.
-function M.describe(a)
-  return { { "family", a:family() }, { "options", a:text(true) }, { "dtype", a:dtype() },
-           { "sizes", words_of(a:sizes(), { "heads", "kv_heads", "head_dim", "value_dim", "width" }) } }
+-- Of an instance of attention, or of what stands for one with these sizes and this type.
+function M.describe(a, sizes, dtype)
+  return { { "family", a:family() }, { "options", a:text(true) }, { "dtype", dtype },
+           { "sizes", words_of(sizes, { "heads", "kv_heads", "head_dim", "value_dim", "width" }) } }
 end
 
 -- Written beside its place, synced, renamed. list: of st:components().

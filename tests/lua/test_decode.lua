@@ -9,6 +9,8 @@ local SPECS = {
   { preset = "softmax", conv = 3, conv_activation = "silu", qk_norm = true, value_residual = true, bias = true },
   { preset = "softmax", conv = 1 }, { preset = "p3/2mamba" }, { preset = "p2/cottention" }, { preset = "p1/linear_elu" },
   { preset = "p1/gated_softmax" }, { similarity = "taylor", order = 2 },
+  { preset = "softmax", heads = { [2] = { similarity = "linear" }, [4] = { output_norm = "l2" } } },
+  { preset = "sliding_window", window = 3 },
 }
 
 local function model(spec, more)
@@ -238,6 +240,12 @@ T.test("a state saved and loaded goes on bit for bit", function()
   st:save(path)
   local rest = IDS:slice { axis = 2, start = 4 }
   T.eq((m:step(rest, m:load_state(path))), (m:step(rest, st)))
+  m = model(SPECS[10])
+  _, st = m:step(IDS:slice { axis = 2, stop = 4 }, m:state { batch = 2 })
+  st:save(path)
+  T.eq((m:step(rest, m:load_state(path))), (m:step(rest, st)))
+  T.raises(function() model(SPECS[1]):load_state(path) end, "layer.1.family: kernel_attention expected, the file has heads")
+  m = model(SPECS[3])
   local l = m.layers[1].attention
   local x = lab.randn { shape = { 2, 3, 16 }, seed = 9, dtype = "f64" }
   local _, ls = l:step(x, l:state(2))

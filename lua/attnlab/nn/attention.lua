@@ -261,7 +261,9 @@ Attention.fresh = Attention.state -- as state.lua asks every owner
 
 -- What a file of a state has to say to fit this layer.
 function Attention:state_description()
-  local list, words = statefile.describe(self.family), {}
+  local list, words = statefile.describe(self.family, {
+    heads = self.heads, kv_heads = self.kv_heads, head_dim = self.head_dim,
+    value_dim = self.head_dim, width = self.width }, self.dtype), {}
   for i, row in ipairs(Attention.rows) do
     words[i] = row.name .. "=" .. rows.show(self.layer[row.name])
   end
