@@ -126,17 +126,16 @@ AL_API int64_t attn_state_size(const attn_state *st); /* bytes, measured from th
 
 /* A plug-in reaches the program only through this table, so that it loads wherever the program's
  * symbols are not global (stock lua5.4). With ATTN_PLUGIN the same names go through it. */
-#define ATTN_HOST_CALLS(X)                                                                         \
-  X(al_fail_at)                                                                                    \
-  X(al_error)                                                                                      \
-  X(al_nearest)                                                                                    \
-  X(al_dtype_name) X(al_dtype_size) X(al_tensor_new) X(al_tensor_full) X(al_tensor_from)           \
-      X(al_retain) X(al_release) X(al_type) X(al_ndim) X(al_size) X(al_shape) X(al_stride)         \
-          X(al_numel) X(al_data) X(al_read) X(al_shape_str) X(al_scope_begin) X(al_scope_end)      \
-              X(al_detach) X(al_grad_mode) X(al_opts_has) X(al_opts_given) X(al_opt_kind)          \
-                  X(al_opt_bool) X(al_opt_int) X(al_opt_num) X(al_opt_word) X(al_opt_is)           \
-                      X(al_opt_list) X(al_opts_text) X(al_run) X(al_run_into) X(attn_state_get)    \
-                          X(attn_state_put) X(attn_state_batch) X(attn_state_position)
+/* clang-format off */
+#define ATTN_HOST_CALLS(X) \
+  X(al_fail_at) X(al_error) X(al_nearest) X(al_dtype_name) X(al_dtype_size) X(al_tensor_new) \
+  X(al_tensor_full) X(al_tensor_from) X(al_retain) X(al_release) X(al_type) X(al_ndim) \
+  X(al_size) X(al_shape) X(al_stride) X(al_numel) X(al_data) X(al_read) X(al_shape_str) \
+  X(al_scope_begin) X(al_scope_end) X(al_detach) X(al_grad_mode) X(al_opts_has) X(al_opts_given) \
+  X(al_opt_kind) X(al_opt_bool) X(al_opt_int) X(al_opt_num) X(al_opt_word) X(al_opt_is) \
+  X(al_opt_list) X(al_opts_text) X(al_run) X(al_run_into) X(attn_state_get) X(attn_state_put) \
+  X(attn_state_batch) X(attn_state_position)
+/* clang-format on */
 typedef struct attn_host {
   uint32_t abi, size; /* ATTN_ABI, sizeof(attn_host); grows only at the end */
 #define ATTN_HOST_MEMBER(f) __typeof__(f) *f;
@@ -186,8 +185,10 @@ typedef const attn_family *attn_plugin_fn(const attn_host *host);
 /* Loads a plug-in and registers its family and presets for the rest of the process. Refused, with
  * both sides named and nothing registered: a file that is no shared object of this machine, has no
  * stamp, another ABI or other sizes; names that are taken; an init that fails. The same file again
- * is the same family. */
-AL_API const attn_family *attn_plugin_load(al_ctx *c, const char *path);
+ * is the same family. `reserved` (ended by NULL, or NULL) are words that the caller uses where
+ * options stand, so that no option may be called so. */
+AL_API const attn_family *attn_plugin_load(al_ctx *c, const char *path,
+                                           const char *const *reserved);
 /* File and SHA-256 (64 hexadecimal digits) of a family that came from a plug-in; false for others.
  */
 AL_API bool attn_plugin_of(const attn_family *f, const char **path, const char **hash);

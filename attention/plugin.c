@@ -96,7 +96,19 @@ static const attn_host host = {
     .abi = ATTN_ABI, .size = sizeof(attn_host), ATTN_HOST_CALLS(ATTN_HOST_ENTRY)};
 #undef ATTN_HOST_ENTRY
 
-static al_status load(al_ctx *c, file *f, const attn_family **family) {
+static al_status check_reserved(al_ctx *c, const al_arg *options, const char *const *words,
+                                const char *who) {
+  for (; words && *words; words++)
+    for (const al_arg *r = options; r->name; r++)
+      if (strcmp(r->name, *words) == 0)
+        return al_fail(c, AL_ENAME,
+                       "%s: option '%s': that word stands for something of the layer around every "
+                       "variant; call the option otherwise",
+                       who, r->name);
+  return AL_OK;
+}
+
+static al_status load(al_ctx *c, file *f, const char *const *reserved, const attn_family **family) {
   const attn_family stamped = {.name = f->stamp.name};
   AL_TRY(attn_registry_free(c, &stamped, f->who));
   attn_plugin_fn *entry = NULL;
@@ -110,6 +122,7 @@ static al_status load(al_ctx *c, file *f, const attn_family **family) {
     return al_fail(c, AL_EFORMAT, "%s: its stamp names the family '%s', its table '%s'", f->who,
                    f->stamp.name, a->name);
   AL_TRY(attn_registry_free(c, a, f->who));
+  AL_TRY(check_reserved(c, a->options, reserved, f->who));
   AL_TRY(attn_registry_room(c, a, f->who));
   AL_TRY(init_family(c, a, f->who));
   attn_origin origin = {.path = f->path};
@@ -120,7 +133,7 @@ static al_status load(al_ctx *c, file *f, const attn_family **family) {
   return AL_OK;
 }
 
-const attn_family *attn_plugin_load(al_ctx *c, const char *path) {
+const attn_family *attn_plugin_load(al_ctx *c, const char *path, const char *const *reserved) {
   if (al_error(c) != AL_OK) return NULL;
   const attn_family *family = NULL;
   file *f = calloc(1, sizeof *f);
@@ -128,7 +141,7 @@ const attn_family *attn_plugin_load(al_ctx *c, const char *path) {
     al_fail(c, AL_ENOMEM, "out of memory (plug-in)");
     return NULL;
   }
-  if (read_file(c, path, f) == AL_OK && !(family = known(f->hash))) load(c, f, &family);
+  if (read_file(c, path, f) == AL_OK && !(family = known(f->hash))) load(c, f, reserved, &family);
   file_close(f);
   free(f);
   return family;

@@ -121,7 +121,9 @@ static al_status taken(al_ctx *c, const char *who, const char *what, const char 
   const attn_origin *o = origin_of(f);
   char holder[160] = "", from[512];
   if (p) snprintf(holder, sizeof holder, "preset '%s' of ", p->name);
-  if (o) snprintf(from, sizeof from, "plug-in '%s'", o->path);
+  if (o)
+    snprintf(from, sizeof from,
+             "plug-in '%.300s' (a changed file is taken when the program starts again)", o->path);
   else snprintf(from, sizeof from, "this program");
   return al_fail(c, AL_ENAME, "%s: the %s '%s' is taken: %sfamily '%s' of %s", who, what, name,
                  holder, f->name, from);

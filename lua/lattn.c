@@ -61,9 +61,21 @@ static int attn_families(lua_State *L) {
   return 1;
 }
 
-/* core.attn.load(path): the name of the family that the plug-in brings. */
+/* core.attn.load(path, reserved): the name of the family that the plug-in brings, none of whose
+ * options may be called as the words in the table are. */
 static int attn_load(lua_State *L) {
-  const attn_family *f = attn_plugin_load(lal_ctx(L), luaL_checkstring(L, 1));
+  const char *path = luaL_checkstring(L, 1), *words[128];
+  int n = 0;
+  luaL_checktype(L, 2, LUA_TTABLE);
+  const lua_Integer have = luaL_len(L, 2);
+  luaL_argcheck(L, have < 128, 2, "at most 127 words expected");
+  luaL_checkstack(L, (int)have, "reserved words");
+  while (n < have) { /* they stay on the stack */
+    lua_rawgeti(L, 2, n + 1);
+    words[n++] = luaL_checkstring(L, -1);
+  }
+  words[n] = NULL;
+  const attn_family *f = attn_plugin_load(lal_ctx(L), path, words);
   if (!f) return lal_raise(L);
   lua_pushstring(L, f->name);
   return 1;

@@ -13,20 +13,20 @@
 #include <math.h>
 #include <stdio.h>
 
-static const al_arg options[] = {{"bias", AL_T_WORD | AL_T_NUM, "learned", "learned", -100, 100,
-                                  "b: one a head, 0 at first, or a number", NULL},
+static const al_arg options[] = {{"logit_bias", AL_T_WORD | AL_T_NUM, "learned", "learned", -100,
+                                  100, "b: one a head, 0 at first, or a number", NULL},
                                  {"length", AL_T_WORD, "per_row", "per_row none", 0, 0,
                                   "per_row: log of the number of visible keys is subtracted", NULL},
                                  {0}};
 
 static const attn_preset presets[] = {
-    {"sigmoid_attention/fixed", "bias=0", "", "arXiv 2409.04431", "no parameter of its own"},
-    {"sigmoid_attention/no_length", "bias=-4 length=none", "", "arXiv 2409.04431, ablation",
+    {"sigmoid_attention/fixed", "logit_bias=0", "", "arXiv 2409.04431", "no parameter of its own"},
+    {"sigmoid_attention/no_length", "logit_bias=-4 length=none", "", "arXiv 2409.04431, ablation",
      "weights of a row add up to more, the more keys it sees"},
     {0}};
 
 static int params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
-  if (!al_opt_is(o, "bias", "learned")) return 0;
+  if (!al_opt_is(o, "logit_bias", "learned")) return 0;
   rows[0] = (attn_param){
       .name = "bias", .ndim = 1, .shape = {s->heads}, .init = ATTN_ZEROS, .doc = "(H) b"};
   return 1;
@@ -50,10 +50,10 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
            (long long)in->offset);
   al_tensor *t = OP("scores", AL_IN(in->q, in->k, in->lengths), "scale=%.17g %s",
                     1 / sqrt((double)s->head_dim), visible); /* (B,H,T,S) */
-  if (al_opt_is(o, "bias", "learned"))
+  if (al_opt_is(o, "logit_bias", "learned"))
     t = OP("add", AL_IN(t, OP("reshape", AL_IN(p[0]), "shape={%lld,1,1}", (long long)s->heads)),
            "");
-  else t = OP("scale", AL_IN(t), "by=1 add=%.17g", al_opt_num(o, "bias"));
+  else t = OP("scale", AL_IN(t), "by=1 add=%.17g", al_opt_num(o, "logit_bias"));
   if (al_opt_is(o, "length", "per_row")) t = OP("sub", AL_IN(t, log_count(c, in, visible)), "");
   /* what stands in hidden places is not read by mix */
   return OP("mix", AL_IN(OP("sigmoid", AL_IN(t), ""), in->v, in->lengths), "%s", visible);

@@ -36,7 +36,7 @@ function core.attn.methods:load_state(path)
   return statefile.named(path, self.restore, self, position, tensors)
 end
 
-local SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "seed", "tag" }
+M.SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "seed", "tag" }
 
 -- new("p2/cottention", {heads=4, head_dim=16, width=64, ..options}) or new{preset=, ..the same}:
 -- sizes only where parameters need them. The result runs o = a:forward{q=, k=, v=, x=, causal=,
@@ -50,7 +50,7 @@ function M.new(name, options)
   for k, v in pairs(options or {}) do
     if k ~= "preset" then rest[k] = v end
   end
-  for _, k in ipairs(SIZES) do sizes[k], rest[k] = rest[k], nil end
+  for _, k in ipairs(M.SIZES) do sizes[k], rest[k] = rest[k], nil end
   return core.attn.new(name, rest, sizes)
 end
 

@@ -72,12 +72,20 @@ local function find(path)
   return sys.exists(beside) and beside or path
 end
 
+-- Words that stand beside a variant's options in configurations and calls: its sizes, the layer around it.
+local function reserved()
+  local words = { table.unpack(require("attnlab.attention").SIZES) }
+  for _, row in ipairs(require("attnlab.nn.attention").rows) do words[#words + 1] = row.name end
+  return words
+end
+M.reserved = reserved
+
 -- Loads a plug-in for the rest of the process and returns the name of its family. A C source is built first.
 function M.load(path)
   if type(path) ~= "string" then error("plug-in: a path expected, got " .. type(path), 0) end
   path = find(path)
   if path:find "%.c$" then path = M.build(path) end
-  local ok, family = pcall(core.attn.load, path)
+  local ok, family = pcall(core.attn.load, path, reserved())
   if not ok then error(family, 0) end
   return family
 end

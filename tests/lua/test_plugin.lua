@@ -132,8 +132,23 @@ T.test("lab.attention.load: names, values, refusals", function()
   T.raises(function() lab.attention.load(3) end, "a path expected, got number")
   T.raises(function() lab.attention.load(MEAN:gsub("mean%.so", "fault_NAME_MEAN.so")) end,
     "fault_NAME_MEAN.so': the family's name 'mean' is taken: family 'mean' of plug%-in '.*mean.so'")
+  T.raises(function() core.attn.load(MEAN:gsub("mean%.so", "fault_INIT.so"), { "dtype", "gain" }) end,
+    "fault_INIT.so': option 'gain': that word stands for something of the layer")
   T.eq(plugins.of { "kernel_attention" }, nil)
   T.eq(plugins.of({ "kernel_attention", "mean" })[1].sha256, sys.sha256(sys.read(MEAN)))
+end)
+
+T.test("no family has an option that means something else beside it", function()
+  local words, seen = {}, 0
+  for _, w in ipairs(plugins.reserved()) do words[w] = true end
+  T.ok(words.heads and words.rope and words.bias, "sizes and options of the layer are reserved")
+  for _, f in ipairs(core.attn.families()) do
+    for _, row in ipairs(core.attn.options(f.name)) do
+      T.ok(not words[row.name], ("option '%s' of %s is free: it"):format(row.name, f.name))
+      seen = seen + 1
+    end
+  end
+  T.ok(seen > 20)
 end)
 
 -- ---- runs --------------------------------------------------------------------------------------------
