@@ -111,7 +111,8 @@ AL_API al_status al_write(al_tensor *t, const double *in, int64_t n); /* in plac
 AL_API al_status al_copy_into(al_ctx *c, al_tensor *dst,
                               const al_tensor *src); /* same shape; converts */
 /* A leaf with t's values whose memory is t's until either is written: then the one that is written
- * gets its own. New reference. al_fork_into makes that of an existing dst (a view: a plain copy). */
+ * gets its own. New reference. al_fork_into makes that of an existing dst (a view: a plain copy).
+ */
 AL_API al_tensor *al_fork(al_ctx *c, al_tensor *t);
 AL_API al_status al_fork_into(al_ctx *c, al_tensor *dst, const al_tensor *src);
 AL_API double al_item(const al_tensor *t); /* the value of a one-element tensor, else NaN */
@@ -153,7 +154,8 @@ enum {
   AL_T_LIST = 16, /* of numbers */
   AL_T_TEXT = 32, /* free text */
   AL_T_AXIS = 64, /* an axis, or with AL_T_LIST a list of axes: 1-based in Lua */
-  AL_T_RECORD = 128
+  AL_T_RECORD = 128,
+  AL_T_NAMED = 256 /* numbers under names that the caller chooses: {t=1,u=0.5} */
 };
 typedef struct al_arg {
   const char *name;
@@ -178,6 +180,9 @@ AL_API al_status al_opts_set_bool(al_ctx *c, al_opts *o, const char *key, bool v
 AL_API al_status al_opts_set_num(al_ctx *c, al_opts *o, const char *key, double v); /* ints too */
 AL_API al_status al_opts_set_word(al_ctx *c, al_opts *o, const char *key, const char *v);
 AL_API al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const double *v);
+/* All numbers of an AL_T_NAMED option; a dotted key (expr_params.t) sets one, beside the others. */
+AL_API al_status al_opts_set_named(al_ctx *c, al_opts *o, const char *key, int n,
+                                   const char *const *names, const double *v);
 /* "causal=true axis=-1 orders={0,2} similarity=exp denominator.stat=length expr='log(1+exp(s))'" */
 AL_API al_status al_opts_parse(al_ctx *c, al_opts *o, const char *text);
 AL_API bool al_opts_has(const al_opts *o, const char *key);   /* key exists */
@@ -193,6 +198,8 @@ AL_API const char *al_opt_word(const al_opts *o,
                                const char *key); /* WORD or TEXT; lives as long as o */
 AL_API bool al_opt_is(const al_opts *o, const char *key, const char *word);
 AL_API int al_opt_list(const al_opts *o, const char *key, const double **v);
+/* Of an AL_T_NAMED option: al_opt_list gives the numbers, al_opt_word their names in that order,
+ * sorted, separated by spaces. */
 /* Canonical text of the options that differ from the defaults (all = every one), sorted as
  * declared. */
 AL_API void al_opts_text(const al_opts *o, bool all, char *buf, size_t n);
@@ -251,9 +258,9 @@ typedef struct al_expr al_expr;
 AL_API al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, int n,
                             const char *const *names);
 AL_API void al_expr_free(al_expr *e);
-AL_API const char *al_expr_text(const al_expr *e);                /* as it was given */
-AL_API bool al_expr_reads(const al_expr *e, const char *name);    /* stands this scalar in it? */
-AL_API bool al_expr_positive(const al_expr *e);                   /* provably never below 0 */
+AL_API const char *al_expr_text(const al_expr *e);                   /* as it was given */
+AL_API bool al_expr_reads(const al_expr *e, const char *name);       /* stands this scalar in it? */
+AL_API bool al_expr_positive(const al_expr *e);                      /* provably never below 0 */
 AL_API bool al_expr_exponent(const al_expr *e, char *buf, size_t n); /* exp(g): true, g as text */
 /* out[0] = value, out[1] = d/ds, out[2 + k] = d/d scalar k, in f64. */
 AL_API void al_expr_eval(const al_expr *e, double s, double i, double j, const double *scalars,

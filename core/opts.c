@@ -1,46 +1,10 @@
 /* opts.c: options declared once as al_arg rows: defaults, parsing, checking, error texts. */
-#include "core.h"
+#include "opts.h"
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct value {
-  unsigned kind; /* one AL_T_ bit: BOOL, NUM, WORD, TEXT, LIST, RECORD; integers are NUM */
-  bool given;
-  bool b;
-  double num;
-  char *word; /* owned */
-  double *list;
-  int n_list;
-  al_opts *record;
-} value;
-
-struct al_opts {
-  int64_t refs;
-  const al_arg *rows;
-  const char *owner;
-  int n;
-  value v[];
-};
-
-/* A bounded text that remembers when it is full. */
-typedef struct text {
-  char *buf;
-  size_t n, at;
-} text;
-
-static __attribute__((format(printf, 2, 3))) void put(text *t, const char *fmt, ...) {
-  if (t->at >= t->n) return;
-  va_list ap;
-  va_start(ap, fmt);
-  const int k = vsnprintf(t->buf + t->at, t->n - t->at, fmt, ap);
-  va_end(ap);
-  if (k > 0) t->at += (size_t)k;
-}
 
 static bool has_word(const char *choices, const char *w) {
   const size_t n = strlen(w);
@@ -55,21 +19,22 @@ static bool has_word(const char *choices, const char *w) {
 
 /* What a row accepts, for error texts: "true, false, a number in 0..1 or one of: exp cosh". */
 static const char *expected(const al_arg *r, char *buf, size_t n) {
-  text t = {buf, n, 0};
+  al_text t = {buf, n, 0};
   if (r->type & AL_T_RECORD && r->fields) return expected(r->fields, buf, n);
   const char *sep = "";
-  if (r->type & AL_T_BOOL) put(&t, "true or false"), sep = ", ";
-  if (r->type & AL_T_LIST) put(&t, "%sa list of numbers", sep), sep = ", ";
+  if (r->type & AL_T_BOOL) al_put(&t, "true or false"), sep = ", ";
+  if (r->type & AL_T_LIST) al_put(&t, "%sa list of numbers", sep), sep = ", ";
   else if (r->type & (AL_T_INT | AL_T_NUM | AL_T_AXIS)) {
-    put(&t, "%s%s", sep, r->type & AL_T_NUM ? "a number" : "an integer"), sep = ", ";
+    al_put(&t, "%s%s", sep, r->type & AL_T_NUM ? "a number" : "an integer"), sep = ", ";
     if (r->min != 0 || r->max != 0) {
-      if (r->max >= 1e300) put(&t, " of at least %g", r->min);
-      else if (r->min <= -1e300) put(&t, " of at most %g", r->max);
-      else put(&t, " in %g..%g", r->min, r->max);
+      if (r->max >= 1e300) al_put(&t, " of at least %g", r->min);
+      else if (r->min <= -1e300) al_put(&t, " of at most %g", r->max);
+      else al_put(&t, " in %g..%g", r->min, r->max);
     }
   }
-  if (r->type & AL_T_WORD) put(&t, "%sone of: %s", sep, r->choices), sep = ", ";
-  if (r->type & AL_T_TEXT) put(&t, "%sa text", sep);
+  if (r->type & AL_T_WORD) al_put(&t, "%sone of: %s", sep, r->choices), sep = ", ";
+  if (r->type & AL_T_TEXT) al_put(&t, "%sa text", sep), sep = ", ";
+  if (r->type & AL_T_NAMED) al_put(&t, "%snumbers by name, as {t=1}", sep);
   return buf;
 }
 
@@ -91,11 +56,11 @@ static al_status mismatch(al_ctx *c, const al_opts *o, const char *key, const al
                  expected(r, want, sizeof want), got, near);
 }
 
-static void value_clear(value *v) {
+static void value_clear(al_value *v) {
   free(v->word);
   free(v->list);
   al_opts_release(v->record);
-  *v = (value){0};
+  *v = (al_value){0};
 }
 
 void al_opts_release(al_opts *o) {
@@ -105,7 +70,7 @@ void al_opts_release(al_opts *o) {
 }
 
 al_opts *al_opts_retain(const al_opts *o) {
-  al_opts *m = (al_opts *)(uintptr_t)o; /* a reference count is not part of the value */
+  al_opts *m = (al_opts *)(uintptr_t)o; /* a reference count is not part of the al_value */
   if (m) m->refs++;
   return m;
 }
@@ -148,14 +113,14 @@ static al_status unknown(al_ctx *c, const al_opts *o, const char *key) {
     return al_fail(c, AL_ENAME, "%s: unknown option '%s' (did you mean '%s'?)", o->owner, key,
                    near);
   char list[600];
-  text t = {list, sizeof list, 0};
-  for (int i = 0; i < o->n; i++) put(&t, " %s", o->rows[i].name);
+  al_text t = {list, sizeof list, 0};
+  for (int i = 0; i < o->n; i++) al_put(&t, " %s", o->rows[i].name);
   return al_fail(c, AL_ENAME, "%s: unknown option '%s'; it has:%s", o->owner, key,
                  o->n ? list : " none");
 }
 
 /* Finds the row and value for a setter; a record means its first field. */
-static al_status target(al_ctx *c, al_opts *o, const char *key, const al_arg **row, value **v) {
+static al_status target(al_ctx *c, al_opts *o, const char *key, const al_arg **row, al_value **v) {
   al_opts *at = o;
   int i = locate(&at, key);
   if (i < 0) return unknown(c, o, key);
@@ -176,23 +141,170 @@ static al_status target(al_ctx *c, al_opts *o, const char *key, const al_arg **r
   return AL_OK;
 }
 
-static al_status put_word(al_ctx *c, value *v, unsigned kind, const char *w) {
+static al_status put_word(al_ctx *c, al_value *v, unsigned kind, const char *w) {
   char *copy = strdup(w);
   if (!copy) return al_fail(c, AL_ENOMEM, "out of memory (option text)");
   const bool given = v->given;
   value_clear(v);
-  *v = (value){.kind = kind, .given = given, .word = copy};
+  *v = (al_value){.kind = kind, .given = given, .word = copy};
   return AL_OK;
+}
+
+/* ---- numbers by name ---- */
+
+enum { MAX_NAMED = 64, MAX_NAME = 31 };
+
+static bool identifier(const char *s, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    const bool letter = (s[i] >= 'a' && s[i] <= 'z') || (s[i] >= 'A' && s[i] <= 'Z') || s[i] == '_';
+    if (!letter && (i == 0 || s[i] < '0' || s[i] > '9')) return false;
+  }
+  return n > 0 && n <= MAX_NAME;
+}
+
+typedef struct named {
+  char name[MAX_NAME + 1];
+  double x;
+} named;
+
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const named *)a)->name, ((const named *)b)->name);
+}
+
+/* Appends to list[*n]; a name that is there is an error, or with `replace` gets the new number. */
+static al_status add_named(al_ctx *c, const al_opts *o, const char *key, const al_arg *r,
+                           named *list, int *n, const char *name, size_t len, double x,
+                           bool replace) {
+  char got[96];
+  snprintf(got, sizeof got, "%.*s=%.9g", (int)(len < 40 ? len : 40), name, x);
+  if (!identifier(name, len) || !isfinite(x) ||
+      ((r->min != 0 || r->max != 0) && (x < r->min || x > r->max)))
+    return mismatch(c, o, key, r, got);
+  int at = 0;
+  while (at < *n && (strlen(list[at].name) != len || memcmp(list[at].name, name, len) != 0)) at++;
+  if (at < *n && !replace)
+    return al_fail(c, AL_EVALUE, "%s: option '%s': '%s' is there twice", o->owner, key,
+                   list[at].name);
+  if (at == MAX_NAMED)
+    return al_fail(c, AL_EVALUE, "%s: option '%s': at most %d names expected", o->owner, key,
+                   MAX_NAMED);
+  if (at == *n) {
+    memcpy(list[at].name, name, len);
+    list[at].name[len] = 0;
+    (*n)++;
+  }
+  list[at].x = x;
+  return AL_OK;
+}
+
+static al_status put_named(al_ctx *c, al_value *v, named *list, int n) {
+  qsort(list, (size_t)n, sizeof *list, by_name);
+  char *word = calloc((size_t)n * (MAX_NAME + 1) + 1, 1);
+  double *x = malloc((size_t)n * sizeof *x + 1);
+  if (!word || !x) {
+    free(word);
+    free(x);
+    return al_fail(c, AL_ENOMEM, "out of memory (named numbers)");
+  }
+  for (int i = 0; i < n; i++) {
+    sprintf(word + strlen(word), i ? " %s" : "%s", list[i].name);
+    x[i] = list[i].x;
+  }
+  const bool given = v->given;
+  value_clear(v);
+  *v = (al_value){.kind = AL_T_NAMED, .given = given, .word = word, .list = x, .n_list = n};
+  return AL_OK;
+}
+
+al_status al_opts_set_named(al_ctx *c, al_opts *o, const char *key, int n, const char *const *names,
+                            const double *x) {
+  const al_arg *r;
+  al_value *v;
+  AL_TRY(target(c, o, key, &r, &v));
+  if (!(r->type & AL_T_NAMED)) return mismatch(c, o, key, r, "numbers by name");
+  named list[MAX_NAMED];
+  int m = 0;
+  for (int i = 0; i < n; i++)
+    AL_TRY(add_named(c, o, key, r, list, &m, names[i], strlen(names[i]), x[i], false));
+  return put_named(c, v, list, m);
+}
+
+/* The length of the option's name where key is one name of an AL_T_NAMED option, else 0. */
+static size_t named_key(const al_opts *o, const char *key) {
+  const char *dot = strrchr(key, '.');
+  char path[160];
+  if (!dot || (size_t)(dot - key) >= sizeof path) return 0;
+  snprintf(path, sizeof path, "%.*s", (int)(dot - key), key);
+  al_opts *at = (al_opts *)(uintptr_t)o; /* locate walks, it does not write */
+  const int i = locate(&at, path);
+  return i >= 0 && at->rows[i].type & AL_T_NAMED ? (size_t)(dot - key) : 0;
+}
+
+static bool is_named(const al_opts *o, const char *key) {
+  al_opts *at = (al_opts *)(uintptr_t)o;
+  const int i = locate(&at, key);
+  return i >= 0 && at->rows[i].type & AL_T_NAMED;
+}
+
+/* Sets one of the numbers beside the others. */
+static al_status set_one_named(al_ctx *c, al_opts *o, const char *key, size_t k, double x) {
+  char path[160];
+  const al_arg *r;
+  al_value *v;
+  snprintf(path, sizeof path, "%.*s", (int)k, key);
+  AL_TRY(target(c, o, path, &r, &v));
+  named list[MAX_NAMED];
+  int n = 0;
+  const char *w = v->kind == AL_T_NAMED ? v->word : "";
+  for (int i = 0; *w; i++) {
+    const size_t len = strcspn(w, " ");
+    AL_TRY(add_named(c, o, path, r, list, &n, w, len, v->list[i], false));
+    w += len + strspn(w + len, " ");
+  }
+  AL_TRY(add_named(c, o, path, r, list, &n, key + k + 1, strlen(key + k + 1), x, true));
+  return put_named(c, v, list, n);
+}
+
+/* "t=1,u=0.5" up to end. */
+static al_status parse_named(al_ctx *c, al_opts *o, const char *key, const char *s,
+                             const char *end) {
+  const al_arg *r;
+  al_value *v;
+  AL_TRY(target(c, o, key, &r, &v));
+  named list[MAX_NAMED];
+  int n = 0;
+  for (;;) {
+    s += strspn(s, " ,\t\n");
+    if (s >= end) return put_named(c, v, list, n);
+    const size_t k = strcspn(s, "=,} \t\n");
+    char *stop;
+    const double x = s[k] == '=' ? strtod(s + k + 1, &stop) : 0;
+    if (s[k] != '=' || stop == s + k + 1) {
+      char got[64];
+      snprintf(got, sizeof got, "%.*s", (int)(end - s < 40 ? end - s : 40), s);
+      return mismatch(c, o, key, r, got);
+    }
+    AL_TRY(add_named(c, o, key, r, list, &n, s, k, x, false));
+    s = stop;
+  }
+}
+
+/* ---- setters ---- */
+
+/* A key that names one number, given something else. */
+static al_status no_number(al_ctx *c, const al_opts *o, const char *key, const char *got) {
+  return al_fail(c, AL_EVALUE, "%s: option '%s': a number expected, got '%s'", o->owner, key, got);
 }
 
 al_status al_opts_set_bool(al_ctx *c, al_opts *o, const char *key, bool b) {
   const al_arg *r;
-  value *v;
+  al_value *v;
+  if (named_key(o, key)) return no_number(c, o, key, b ? "true" : "false");
   AL_TRY(target(c, o, key, &r, &v));
   if (r->type & AL_T_BOOL) {
     const bool given = v->given;
     value_clear(v);
-    *v = (value){.kind = AL_T_BOOL, .given = given, .b = b};
+    *v = (al_value){.kind = AL_T_BOOL, .given = given, .b = b};
     return AL_OK;
   }
   if (!b && r->type & AL_T_WORD && has_word(r->choices, "none"))
@@ -201,14 +313,19 @@ al_status al_opts_set_bool(al_ctx *c, al_opts *o, const char *key, bool b) {
 }
 
 al_status al_opts_set_num(al_ctx *c, al_opts *o, const char *key, double x) {
+  const size_t one = named_key(o, key);
+  if (one) return set_one_named(c, o, key, one, x);
   const al_arg *r;
-  value *v;
+  al_value *v;
   AL_TRY(target(c, o, key, &r, &v));
   char got[40];
   snprintf(got, sizeof got, "%.9g", x);
   if (r->type & AL_T_LIST) return al_opts_set_list(c, o, key, 1, &x);
   if (!(r->type & (AL_T_INT | AL_T_NUM | AL_T_AXIS))) {
-    if (r->type & AL_T_TEXT) return put_word(c, v, AL_T_TEXT, got);
+    if (r->type & AL_T_TEXT) {
+      snprintf(got, sizeof got, "%.17g", x);
+      return put_word(c, v, AL_T_TEXT, got);
+    }
     return mismatch(c, o, key, r, got);
   }
   if (isnan(x) || (!(r->type & AL_T_NUM) && (x != floor(x) || fabs(x) > 9007199254740992.0)))
@@ -217,13 +334,14 @@ al_status al_opts_set_num(al_ctx *c, al_opts *o, const char *key, double x) {
     return mismatch(c, o, key, r, got);
   const bool given = v->given;
   value_clear(v);
-  *v = (value){.kind = AL_T_NUM, .given = given, .num = x};
+  *v = (al_value){.kind = AL_T_NUM, .given = given, .num = x};
   return AL_OK;
 }
 
 al_status al_opts_set_word(al_ctx *c, al_opts *o, const char *key, const char *w) {
   const al_arg *r;
-  value *v;
+  al_value *v;
+  if (named_key(o, key)) return no_number(c, o, key, w);
   AL_TRY(target(c, o, key, &r, &v));
   if (r->type & AL_T_WORD && has_word(r->choices, w)) return put_word(c, v, AL_T_WORD, w);
   if (r->type & AL_T_TEXT) return put_word(c, v, AL_T_TEXT, w);
@@ -232,7 +350,7 @@ al_status al_opts_set_word(al_ctx *c, al_opts *o, const char *key, const char *w
 
 al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const double *x) {
   const al_arg *r;
-  value *v;
+  al_value *v;
   AL_TRY(target(c, o, key, &r, &v));
   if (!(r->type & AL_T_LIST)) return mismatch(c, o, key, r, "a list");
   for (int i = 0; i < n; i++) {
@@ -248,9 +366,11 @@ al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const 
   if (n > 0) memcpy(copy, x, (size_t)n * sizeof *copy);
   const bool given = v->given;
   value_clear(v);
-  *v = (value){.kind = AL_T_LIST, .given = given, .list = copy, .n_list = n};
+  *v = (al_value){.kind = AL_T_LIST, .given = given, .list = copy, .n_list = n};
   return AL_OK;
 }
+
+/* ---- text ---- */
 
 /* "{0,1,3}" or "(2,-1)" -> numbers; the closing bracket is at end. */
 static al_status parse_list(al_ctx *c, al_opts *o, const char *key, const char *s,
@@ -299,7 +419,8 @@ al_status al_opts_parse(al_ctx *c, al_opts *o, const char *s) {
       if (!end)
         return al_fail(c, AL_EVALUE, "%s: option '%s': the list '%.60s' is not closed", o->owner,
                        key, s);
-      AL_TRY(parse_list(c, o, key, s + 1, end));
+      AL_TRY(is_named(o, key) ? parse_named(c, o, key, s + 1, end)
+                              : parse_list(c, o, key, s + 1, end));
       s = end + 1;
       continue;
     }
@@ -326,7 +447,9 @@ static al_status set_default(al_ctx *c, al_opts *o, int i) {
     o->v[i].kind = AL_T_RECORD;
     return o->v[i].record ? AL_OK : AL_ENOMEM;
   }
-  if (r->def && r->def[0] == '{')
+  if (r->type & AL_T_NAMED && r->def && r->def[0] == '{')
+    AL_TRY(parse_named(c, o, r->name, r->def + 1, strchr(r->def, '}')));
+  else if (r->def && r->def[0] == '{')
     AL_TRY(parse_list(c, o, r->name, r->def + 1, strchr(r->def, '}')));
   else if (r->def && *r->def) AL_TRY(parse_bare(c, o, r->name, r->def));
   o->v[i].given = false;
@@ -353,8 +476,8 @@ al_opts *al_opts_copy(al_ctx *c, const al_opts *o) {
   if (!d) return NULL;
   *d = (al_opts){.refs = 1, .rows = o->rows, .owner = o->owner, .n = o->n};
   for (int i = 0; i < o->n; i++) {
-    const value *s = &o->v[i];
-    value *v = &d->v[i];
+    const al_value *s = &o->v[i];
+    al_value *v = &d->v[i];
     *v = *s;
     v->word = NULL, v->list = NULL, v->record = NULL;
     if (s->word && !(v->word = strdup(s->word))) goto fail;
@@ -371,25 +494,25 @@ fail:
   return NULL;
 }
 
-static const value *get(const al_opts *o, const char *key) {
+static const al_value *get(const al_opts *o, const char *key) {
   al_opts *at = (al_opts *)(uintptr_t)o; /* locate walks, it does not write */
   const int i = locate(&at, key);
   if (i < 0) return NULL;
-  const value *v = &at->v[i];
+  const al_value *v = &at->v[i];
   return v;
 }
 
 /* A record answers for its first field. */
-static const value *leaf(const al_opts *o, const char *key) {
-  static const value none;
-  const value *v = get(o, key);
+static const al_value *leaf(const al_opts *o, const char *key) {
+  static const al_value none;
+  const al_value *v = get(o, key);
   while (v && v->kind == AL_T_RECORD) v = &v->record->v[0];
   return v ? v : &none;
 }
 
 bool al_opts_has(const al_opts *o, const char *key) { return get(o, key) != NULL; }
 bool al_opts_given(const al_opts *o, const char *key) {
-  const value *v = get(o, key);
+  const al_value *v = get(o, key);
   return v && v->given;
 }
 unsigned al_opt_kind(const al_opts *o, const char *key) { return leaf(o, key)->kind; }
@@ -397,70 +520,14 @@ bool al_opt_bool(const al_opts *o, const char *key) { return leaf(o, key)->b; }
 double al_opt_num(const al_opts *o, const char *key) { return leaf(o, key)->num; }
 int64_t al_opt_int(const al_opts *o, const char *key) { return (int64_t)leaf(o, key)->num; }
 const char *al_opt_word(const al_opts *o, const char *key) {
-  const value *v = leaf(o, key);
+  const al_value *v = leaf(o, key);
   return v->word ? v->word : "";
 }
 bool al_opt_is(const al_opts *o, const char *key, const char *word) {
   return strcmp(al_opt_word(o, key), word) == 0;
 }
 int al_opt_list(const al_opts *o, const char *key, const double **x) {
-  const value *v = leaf(o, key);
+  const al_value *v = leaf(o, key);
   *x = v->list;
   return v->n_list;
-}
-
-static void put_value(text *t, const value *v) {
-  switch (v->kind) {
-  case AL_T_BOOL:
-    put(t, "%s", v->b ? "true" : "false");
-    break;
-  case AL_T_NUM:
-    put(t, "%.17g", v->num);
-    break;
-  case AL_T_WORD:
-    put(t, "%s", v->word);
-    break;
-  case AL_T_TEXT:
-    put(t, "'%s'", v->word);
-    break;
-  case AL_T_LIST:
-    put(t, "{");
-    for (int i = 0; i < v->n_list; i++) put(t, i ? ",%.17g" : "%.17g", v->list[i]);
-    put(t, "}");
-    break;
-  default:
-    break;
-  }
-}
-
-static bool same(const value *a, const value *b) {
-  if (a->kind != b->kind || a->b != b->b || a->num != b->num || a->n_list != b->n_list)
-    return false;
-  for (int i = 0; i < a->n_list; i++)
-    if (a->list[i] != b->list[i]) return false;
-  return !a->word || strcmp(a->word, b->word) == 0;
-}
-
-static void put_all(text *t, const al_opts *o, const al_opts *defaults, const char *prefix) {
-  for (int i = 0; i < o->n; i++) {
-    const value *v = &o->v[i];
-    char name[160];
-    snprintf(name, sizeof name, "%s%s%s", prefix, *prefix ? "." : "", o->rows[i].name);
-    if (v->kind == AL_T_RECORD) {
-      put_all(t, v->record, defaults ? defaults->v[i].record : NULL, name);
-    } else if (v->kind && (!defaults || !same(v, &defaults->v[i]))) {
-      put(t, t->at ? " %s=" : "%s=", name);
-      put_value(t, v);
-    }
-  }
-}
-
-void al_opts_text(const al_opts *o, bool all, char *buf, size_t n) {
-  text t = {buf, n, 0};
-  if (n) buf[0] = 0;
-  al_ctx *c = all ? NULL : al_ctx_new();
-  al_opts *d = c ? al_opts_new(c, o->rows, o->owner) : NULL;
-  put_all(&t, o, d, "");
-  al_opts_release(d);
-  al_ctx_free(c);
 }

@@ -68,6 +68,27 @@ static al_status list(const conv *v, const al_arg *r, const char *path) {
   return st;
 }
 
+/* The table on top into the option r of numbers by name. */
+static al_status by_names(const conv *v, const char *path) {
+  lua_State *L = v->L;
+  const char *names[MAX_NAMES];
+  double x[MAX_NAMES];
+  int n = 0;
+  al_status st = AL_OK;
+  for (lua_pushnil(L); st == AL_OK && lua_next(L, -2); lua_pop(L, 1)) {
+    if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TNUMBER) {
+      st = bad(v, path, "numbers by name expected, as {t=1}");
+    } else if (n == MAX_NAMES) {
+      st = bad(v, path, "too many names");
+    } else {
+      names[n] = lua_tostring(L, -2); /* a key of the table, so it stays */
+      x[n++] = lua_tonumber(L, -1);
+    }
+  }
+  if (st != AL_OK) lua_pop(L, 1);
+  return st == AL_OK ? al_opts_set_named(v->c, v->o, path, n, names, x) : st;
+}
+
 static al_status unknown(const conv *v, const char *key, const char *prefix, const al_arg *rows,
                          const al_row *inputs) {
   const char *names[MAX_NAMES];
@@ -167,6 +188,7 @@ static al_status value(const conv *v, const al_arg *r, const char *path) {
   case LUA_TTABLE:
     if (!lua_checkstack(L, 8)) return al_fail(v->c, AL_ENOMEM, "out of memory (Lua stack)");
     if (r->type & AL_T_RECORD) return table(v, r->fields, path, NULL);
+    if (r->type & AL_T_NAMED) return by_names(v, path);
     if (r->type & AL_T_LIST) {
       lua_pushnil(L);
       if (lua_next(L, -2)) {
@@ -225,9 +247,9 @@ static void push_type(lua_State *L, unsigned type) {
   static const struct {
     unsigned bit;
     const char *name;
-  } kinds[] = {{AL_T_BOOL, "bool"}, {AL_T_INT, "integer"},  {AL_T_NUM, "number"},
-               {AL_T_WORD, "word"}, {AL_T_LIST, "list"},    {AL_T_TEXT, "text"},
-               {AL_T_AXIS, "axis"}, {AL_T_RECORD, "record"}};
+  } kinds[] = {{AL_T_BOOL, "bool"}, {AL_T_INT, "integer"},   {AL_T_NUM, "number"},
+               {AL_T_WORD, "word"}, {AL_T_LIST, "list"},     {AL_T_TEXT, "text"},
+               {AL_T_AXIS, "axis"}, {AL_T_RECORD, "record"}, {AL_T_NAMED, "named"}};
   char text[96] = "";
   size_t at = 0;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
@@ -256,6 +278,18 @@ static void push_default(lua_State *L, const al_arg *r) {
   lua_pushlstring(L, out, at);
 }
 
+/* Numbers by name as a table; names are separated by spaces. */
+static void push_named(lua_State *L, const char *names, int n, const double *x) {
+  lua_createtable(L, 0, n);
+  for (int i = 0; i < n; i++) {
+    const size_t k = strcspn(names, " ");
+    lua_pushlstring(L, names, k);
+    lua_pushnumber(L, x[i]);
+    lua_rawset(L, -3);
+    names += k + strspn(names + k, " ");
+  }
+}
+
 static void push_value(lua_State *L, const al_arg *r, const al_opts *o, const char *path) {
   const double *x;
   const int shift = r->type & AL_T_AXIS ? 1 : 0;
@@ -273,6 +307,11 @@ static void push_value(lua_State *L, const al_arg *r, const al_opts *o, const ch
   case AL_T_TEXT:
     lua_pushstring(L, al_opt_word(o, path));
     break;
+  case AL_T_NAMED: {
+    const int n = al_opt_list(o, path, &x);
+    push_named(L, al_opt_word(o, path), n, x);
+    break;
+  }
   case AL_T_LIST: {
     const int n = al_opt_list(o, path, &x);
     lua_createtable(L, n, 0);

@@ -65,6 +65,7 @@ static const al_arg rows[] = {
     {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "all", "all", 0, 0, "", NULL},
     {"denominator", AL_T_RECORD, NULL, NULL, 0, 0, "", inner},
     {"expr", AL_T_TEXT, "", NULL, 0, 0, "", NULL},
+    {"numbers", AL_T_NAMED, "{}", NULL, -100, 100, "", NULL},
     {0}};
 
 START_TEST(options_parse_and_print) {
@@ -73,12 +74,22 @@ START_TEST(options_parse_and_print) {
   ck_assert_int_eq(
       al_opts_parse(
           c, o,
-          "denominator=length, denominator.sink=learned orders={0,2} axis=3 expr='a b' rate=1"),
+          "denominator=length, denominator.sink=learned orders={0,2} axis=3 expr='a b' rate=1 "
+          "numbers={u=0.5, t=1} numbers.a=-2 numbers.t=3"),
       AL_OK);
   al_opts_text(o, false, text, sizeof text);
   ck_assert_str_eq(
       text,
-      "axis=3 rate=1 orders={0,2} denominator.stat=length denominator.sink=learned expr='a b'");
+      "axis=3 rate=1 orders={0,2} denominator.stat=length denominator.sink=learned expr='a b' "
+      "numbers={a=-2,t=3,u=0.5}");
+  const double *x;
+  ck_assert_str_eq(al_opt_word(o, "numbers"), "a t u");
+  ck_assert(al_opt_list(o, "numbers", &x) == 3 && x[0] == -2 && x[1] == 3 && x[2] == 0.5);
+  ck_assert(al_opt_kind(o, "numbers") == AL_T_NAMED && al_opts_given(o, "numbers"));
+  al_opts *copy = al_opts_copy(c, o);
+  ck_assert_int_eq(al_opts_set_named(c, copy, "numbers", 0, NULL, NULL), AL_OK);
+  ck_assert(al_opt_list(copy, "numbers", &x) == 0 && al_opt_list(o, "numbers", &x) == 3);
+  al_opts_release(copy);
   al_opts *again = al_opts_new(c, rows, "demo"); /* what is printed parses back */
   char twice[512];
   ck_assert_int_eq(al_opts_parse(c, again, text), AL_OK);
@@ -109,6 +120,17 @@ static const struct {
                      {"orders={1.5}", "a list of numbers"},
                      {"expr='abc", "is not closed"},
                      {"causal", "key=value expected"},
+                     {"numbers=1", "numbers by name, as {t=1} expected, got '1'"},
+                     {"numbers={1,2}", "numbers by name, as {t=1} expected, got '1,2'"},
+                     {"numbers={t=1,t=2}", "'t' is there twice"},
+                     {"numbers={t}", "expected, got 't'"},
+                     {"numbers={2t=1}", "expected, got '2t=1'"},
+                     {"numbers={t=101}", "expected, got 't=101'"},
+                     {"numbers={t=inf}", "expected, got 't=inf'"},
+                     {"numbers.t=x", "option 'numbers.t': a number expected, got 'x'"},
+                     {"numbers.t=true", "option 'numbers.t': a number expected, got 'true'"},
+                     {"numbers.t.u=1", "unknown option 'numbers.t.u'"},
+                     {"rate={t=1}", "at most 256 numbers expected"},
                      {"zebra=1", "it has: axis rate causal orders denominator expr"}};
 
 START_TEST(wrong_options_are_named) {

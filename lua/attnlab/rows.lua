@@ -1,6 +1,6 @@
 -- Options declared as rows, in the shape in which the C core hands out its own:
 --   { name=, type="word|number|...", default="text", choices={..}, min=, max=, doc= }
--- Types: bool integer number word list (of numbers) text, or several with "|". Checking, reading
+-- Types: bool integer number word list (of numbers) named (numbers by name) text, or several with "|". Checking, reading
 -- from the command line, defaults and help all come from the row.
 local names = require "attnlab.names"
 
@@ -39,6 +39,8 @@ function M.expected(row)
       parts[#parts + 1] = "true or false"
     elseif k == "list" then
       parts[#parts + 1] = "list of numbers"
+    elseif k == "named" then
+      parts[#parts + 1] = "numbers by name, as {t=1}"
     elseif (k == "integer" or k == "number") and row.min and row.max then
       parts[#parts + 1] = ("%s in %g..%g"):format(k, row.min, row.max)
     elseif (k == "integer" or k == "number") and row.min then
@@ -54,6 +56,9 @@ function M.show(v)
   if type(v) == "table" then
     local out = {}
     for i, x in ipairs(v) do out[i] = M.show(x) end
+    for _, k in ipairs(#v == 0 and names.keys(v) or {}) do
+      out[#out + 1] = k .. "=" .. M.show(v[k])
+    end
     return "{" .. table.concat(out, ",") .. "}"
   end
   if math.type(v) == "float" then
@@ -92,16 +97,39 @@ function M.check(row, v, path)
     for k in pairs(v) do ok = ok and math.type(k) == "integer" and k <= #v end
     if ok and (not row.length or #v == row.length) then return { table.unpack(v) } end
   end
+  if t == "table" and kind(row, "named") then
+    local out, ok = {}, true
+    for k, x in pairs(v) do
+      ok = ok and type(k) == "string" and type(x) == "number" and in_range(row, x)
+      out[k] = x
+    end
+    if ok then return out end
+  end
   error(("option '%s': %s expected, got %s"):format(path, M.expected(row),
     t == "string" and "'" .. v .. "'" or M.show(v)), 0)
 end
 
--- A scalar or list written as text: true, 3, 1e-4, {0,2}, 0.9,0.99; anything else stays a word.
+-- {t=1,u=0.5} as a table, or nil.
+local function parse_named(text)
+  local out, body = {}, text:match "^{(.*)}$"
+  for word in (body or ""):gmatch "[^,]+" do
+    local name, x = word:match "^%s*([%a_][%w_]*)%s*=(.+)$"
+    x = tonumber(x or "")
+    if not x or not finite(x) or out[name] then return nil end
+    out[name] = x
+  end
+  return next(out) and out
+end
+
+-- A scalar, list or numbers by name written as text: true, 3, 1e-4, {0,2}, 0.9,0.99, {t=1};
+-- anything else stays a word.
 function M.parse_any(text)
   if text == "true" then return true end
   if text == "false" then return false end
   local n = tonumber(text)
   if n and finite(n) then return n end
+  local named = parse_named(text)
+  if named then return named end
   local body = text:match("^{(.*)}$") or (text:find(",", 1, true) and text)
   if body then
     local list = {}
