@@ -22,7 +22,7 @@ typedef struct attn_sizes {
 
 /* A parameter as the family declares it. init: zeros, ones, value, uniform = U(+-1/sqrt(value)). */
 typedef struct attn_param {
-  const char *name;
+  char name[48];
   int ndim;
   int64_t shape[4];
   enum { ATTN_ZEROS, ATTN_ONES, ATTN_VALUE, ATTN_UNIFORM } init;

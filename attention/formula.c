@@ -65,7 +65,15 @@ static const al_arg output_norm_rows[] = {
 const al_arg formula_options[] = {
     {"feature_map", AL_T_WORD, "identity", "identity relu elu1 l2 softplus", 0, 0,
      "phi, on one head's q and k", NULL},
-    {"similarity", AL_T_WORD, "exp", "exp linear square power taylor cosh", 0, 0, "f", NULL},
+    {"similarity", AL_T_WORD, "exp", "exp linear square power taylor cosh expr", 0, 0, "f", NULL},
+    {"expr", AL_T_TEXT, "", NULL, 0, 0,
+     "similarity=expr: f of the logit s after clamp and softcap, of the positions i and j of row "
+     "and "
+     "key from 1, and of scalars: + - * / ^, exp log log1p expm1 sqrt abs relu tanh sinh cosh sin "
+     "cos erf sigmoid softplus min max",
+     NULL},
+    {"expr_params", AL_T_NAMED, "{}", NULL, 0, 0,
+     "scalars of expr with their first values, learned, one a head", NULL},
     {"order", AL_T_INT, "2", NULL, 0, 256, "taylor: highest order; power: the exponent", NULL},
     {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "all", "all", 0, 256, "taylor: the orders kept",
      NULL},
@@ -111,7 +119,7 @@ weight_fn formula_weight(const al_opts *o, bool denominator) {
   if (denominator && !is(o, "denominator.similarity", "inherited"))
     sim = al_opt_word(o, "denominator.similarity");
   if (denominator && !is(o, "denominator.orders", "inherited")) orders = "denominator.orders";
-  if (strcmp(sim, "exp") == 0 || strcmp(sim, "cosh") == 0) {
+  if (strcmp(sim, "exp") == 0 || strcmp(sim, "cosh") == 0 || strcmp(sim, "expr") == 0) {
     w.f = sim;
     return w;
   }
@@ -194,6 +202,7 @@ bool formula_channel_gain(const al_opts *o) {
 al_status formula_check(al_ctx *c, const al_opts *o, const attn_sizes *s) {
   static const char *const name = "kernel_attention";
   const bool taylor = is(o, "similarity", "taylor") || is(o, "denominator.similarity", "taylor");
+  AL_TRY(formula_check_expr(c, o));
   static const char *const for_taylor[] = {"orders", "coefficients"};
   for (int i = 0; i < 2; i++)
     if (al_opts_given(o, for_taylor[i]) && !taylor)
@@ -263,6 +272,7 @@ int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
   if (is(o, "coefficients", "learned"))
     rows[n++] = (attn_param){"coefficients", 1, {al_opt_int(o, "order") + 1},
                              ATTN_ONES,      0, "k_n of k_n s^n / n!"};
+  n += formula_expr_params(o, s, rows + n);
   if (is(o, "decay", "learned"))
     rows[n++] = (attn_param){"decay", 1, {Hkv}, ATTN_VALUE, -4, "log A = -softplus of it, a step"};
   if (is(o, "decay", "gated"))
@@ -313,6 +323,7 @@ int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
 /* f >= 0 wherever it can be evaluated. */
 static bool positive(const al_opts *o, const char *key) {
   if (is(o, key, "exp") || is(o, key, "cosh") || is(o, key, "square")) return true;
+  if (is(o, key, "expr")) return formula_expr_positive(o);
   const bool features = is(o, "feature_map", "relu") || is(o, "feature_map", "elu1") ||
                         is(o, "feature_map", "softplus");
   const bool scale = !is(o, "logit_scale", "learned") &&
@@ -396,7 +407,10 @@ static void f_text(const al_opts *o, bool denominator, char *buf, size_t n) {
     snprintf(inner, sizeof inner, "%s", s);
     snprintf(s, sizeof s, "min(%.60s, %g)", inner, al_opt_num(o, "logit_clamp"));
   }
-  if (strcmp(sim, "exp") == 0) snprintf(buf, n, "exp(%s)", s);
+  if (strcmp(sim, "expr") == 0) {
+    const bool plain = strcmp(s, "s") == 0;
+    snprintf(buf, n, plain ? "(%s)" : "(%s with s := %s)", al_opt_word(o, "expr"), s);
+  } else if (strcmp(sim, "exp") == 0) snprintf(buf, n, "exp(%s)", s);
   else if (strcmp(sim, "cosh") == 0) snprintf(buf, n, "cosh(%s)", s);
   else if (strcmp(sim, "linear") == 0) snprintf(buf, n, "%s", s);
   else if (strcmp(sim, "square") == 0) snprintf(buf, n, "(%s)^2", s);
@@ -406,7 +420,7 @@ static void f_text(const al_opts *o, bool denominator, char *buf, size_t n) {
 }
 
 void formula_text(const al_opts *o, char *buf, size_t n) {
-  char f[128], w[192], u[64] = "v_j", N[320], D[320] = "", y[720], power[32] = "";
+  char f[640], w[704], u[64] = "v_j", N[840], D[1000] = "", y[2000], power[32] = "";
   f_text(o, false, f, sizeof f);
   snprintf(w, sizeof w, "%s%s", on(o, "decay") ? "A_ij " : "", f);
   if (on(o, "input_gate")) snprintf(u, sizeof u, "%s(x_j Wb) v_j", al_opt_word(o, "input_gate"));
@@ -417,7 +431,7 @@ void formula_text(const al_opts *o, char *buf, size_t n) {
     snprintf(u + strlen(u), sizeof u - strlen(u), " / n_j%s", power);
   snprintf(N, sizeof N, "sum_j %s %s", w, u);
   if (on(o, "denominator") && is(o, "denominator.side", "row")) {
-    char W[224];
+    char W[800];
     f_text(o, true, f, sizeof f);
     const char *A = on(o, "decay") && !is(o, "denominator.decay", "none") ? "A_ij " : "";
     if (is(o, "denominator", "length")) snprintf(W, sizeof W, "n_i");
@@ -433,8 +447,8 @@ void formula_text(const al_opts *o, char *buf, size_t n) {
     if (al_opt_num(o, "denominator.eps") > 0)
       snprintf(W + strlen(W), sizeof W - strlen(W), " + %g", al_opt_num(o, "denominator.eps"));
     const double floor = al_opt_num(o, "denominator.floor");
-    if (floor > 0) snprintf(D, sizeof D, "max(%.200s, %g)", W, floor);
-    else snprintf(D, sizeof D, "(%.200s)", W);
+    if (floor > 0) snprintf(D, sizeof D, "max(%.760s, %g)", W, floor);
+    else snprintf(D, sizeof D, "(%.760s)", W);
     strcat(D, power);
     if (al_opt_bool(o, "denominator.times_length")) strcat(D, " / n_i");
     if (is(o, "denominator.gradient", "stopped"))

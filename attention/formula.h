@@ -10,7 +10,7 @@ extern const al_arg formula_options[];
  * k_n c_n s^n. */
 enum { FORMULA_MAX_ORDER = 256 };
 typedef struct weight_fn {
-  const char *f; /* exp, cosh, polynomial */
+  const char *f; /* exp, cosh, polynomial, expr */
   int order;
   double c[FORMULA_MAX_ORDER + 1];
 } weight_fn;
@@ -25,6 +25,14 @@ const char *
 formula_not_chunked(const al_opts *o); /* why these options have no chunked form, or NULL */
 bool formula_channel_gain(const al_opts *o);
 double formula_norm_eps(const al_opts *o);
+
+/* similarity=expr */
+bool formula_by_expr(const al_opts *o, bool denominator); /* are these weights by the expression? */
+bool formula_expr_positive(const al_opts *o);
+bool formula_exponent(const al_opts *o, char *g, size_t n);        /* exp(g): true, and g */
+bool formula_word(const char *words, int k, char *word, size_t n); /* the k-th name, from 0 */
+al_status formula_check_expr(al_ctx *c, const al_opts *o);
+int formula_expr_params(const al_opts *o, const attn_sizes *s, attn_param *rows);
 
 al_status formula_check(al_ctx *c, const al_opts *o, const attn_sizes *s);
 int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows);

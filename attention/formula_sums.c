@@ -47,12 +47,34 @@ static void append(char *text, size_t n, const char *key, double v) {
   snprintf(text + at, n - at, " %s=%.17g", key, v);
 }
 
-/* f as options of weights and attend, the limits on its argument, and the learned coefficients. */
+/* f as options of weights and attend, the limits on its argument, the learned coefficients, and the
+ * expression that runs before f with its scalars (n,H). */
 typedef struct f_text {
-  char limits[160], f[FORMULA_MAX_ORDER * 25 + 64];
+  char limits[160], f[FORMULA_MAX_ORDER * 25 + 64], expr[900];
   bool has_reference, absolute; /* exp and cosh; cosh */
-  al_tensor *coefficients;
+  al_tensor *coefficients, *scalars;
 } f_text;
+
+/* The scalars of the expression as the ops take them, or NULL. */
+static al_tensor *scalars(const run *r) {
+  al_tensor *list[8];
+  char word[40], name[48];
+  int n = 0;
+  for (; n < 8 && formula_word(al_opt_word(r->o, "expr_params"), n, word, sizeof word); n++) {
+    snprintf(name, sizeof name, "expr.%s", word);
+    list[n] = OP("unsqueeze", AL_IN(param(r, name)), "axis=0");
+  }
+  return n ? al_run(r->c, "concat", list, n, "axis=0") : NULL;
+}
+
+static void f_expression(const run *r, f_text *t) {
+  char g[512];
+  t->has_reference = formula_exponent(r->o, g, sizeof g);
+  strcpy(t->f, t->has_reference ? "f=exp" : "f=polynomial coefficients={0,1}");
+  snprintf(t->expr, sizeof t->expr, " expr='%s' expr_names='%s'",
+           t->has_reference ? g : al_opt_word(r->o, "expr"), al_opt_word(r->o, "expr_params"));
+  t->scalars = scalars(r);
+}
 
 static f_text f_options(const run *r, bool denominator) {
   const weight_fn f = formula_weight(r->o, denominator);
@@ -63,6 +85,10 @@ static f_text f_options(const run *r, bool denominator) {
     append(t.limits, sizeof t.limits, "softcap", al_opt_num(r->o, "logit_softcap"));
   if (number(r->o, "logit_clamp"))
     append(t.limits, sizeof t.limits, "clamp", al_opt_num(r->o, "logit_clamp"));
+  if (formula_by_expr(r->o, denominator)) {
+    f_expression(r, &t);
+    return t;
+  }
   size_t at = (size_t)snprintf(t.f, sizeof t.f, "f=%s", f.f);
   if (t.has_reference) return t;
   if (is(r->o, "coefficients", "learned")) t.coefficients = param(r, "coefficients");
@@ -133,9 +159,10 @@ static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tenso
   al_tensor *out[3];
   *m = NULL;
   if (r->chunked) return attend_chunked(r, n, v, v_scale, decay, stat, divide, W);
-  al_run_into(r->c, "attend", AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths, v_scale),
-              out, 3, "%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f,
-              f.limits, n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
+  al_run_into(r->c, "attend",
+              AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths, v_scale, f.scalars), out,
+              3, "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f,
+              f.limits, f.expr, n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
               divide ? "true" : "false", n->scale, dropout, r->vis);
   *W = row_first(r, out[1]);
   if (f.has_reference) *m = row_first(r, out[2]);
@@ -144,14 +171,19 @@ static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tenso
 
 /* The weights (B,H,T,S) and their reference (B,H,T) or NULL. */
 static al_tensor *weigh(const run *r, const sums *n, bool denominator, al_tensor **reference) {
-  const f_text f = f_options(r, denominator);
+  f_text f = f_options(r, denominator);
   al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
+  al_tensor *s = n->logits;
   *reference = NULL;
+  if (*f.expr) { /* it does what comes before f, the limits too */
+    s = OP("expression", AL_IN(s, r->in->lengths, f.scalars), "%s%s%s", r->vis, f.limits, f.expr);
+    f.limits[0] = 0;
+  }
   if (f.has_reference)
-    *reference = OP("visible_max", AL_IN(n->logits, decay, r->in->lengths), "%s%s abs=%s", r->vis,
-                    f.limits, f.absolute ? "true" : "false");
-  return OP("weights", AL_IN(n->logits, *reference, decay, f.coefficients, r->in->lengths),
-            "%s %s%s", f.f, r->vis, f.limits);
+    *reference = OP("visible_max", AL_IN(s, decay, r->in->lengths), "%s%s abs=%s", r->vis, f.limits,
+                    f.absolute ? "true" : "false");
+  return OP("weights", AL_IN(s, *reference, decay, f.coefficients, r->in->lengths), "%s %s%s", f.f,
+            r->vis, f.limits);
 }
 
 /* The denominator's statistic of weights w (B,H,T,S) as (B,T,H). */

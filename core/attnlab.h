@@ -253,10 +253,10 @@ AL_API al_status al_run_into(al_ctx *c, const char *name, al_tensor *const *in, 
  * relu tanh sinh cosh sin cos erf sigmoid softplus min max. At a kink abs and relu have the
  * derivative 0, min and max that of their first argument. */
 typedef struct al_expr al_expr;
-/* Parsed, differentiated and checked against every limit; owned by the caller. names: scalars that
- * may stand in it. `owner` begins the error texts, which show the place. */
-AL_API al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, int n,
-                            const char *const *names);
+/* Parsed, differentiated and checked against every limit; owned by the caller. names: the scalars
+ * that may stand in it, separated by spaces. `owner` begins the error texts, which show the place.
+ * c may be NULL: no error text. */
+AL_API al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, const char *names);
 AL_API void al_expr_free(al_expr *e);
 AL_API const char *al_expr_text(const al_expr *e);                   /* as it was given */
 AL_API bool al_expr_reads(const al_expr *e, const char *name);       /* stands this scalar in it? */

@@ -132,15 +132,15 @@ static int known(const al_expr *e, bool calls, const char **list) {
 static int unknown(parser *p, int at, const char *word, bool call) {
   const char *list[N_FUNCTIONS + 4 + ALK_PROGRAM_SCALARS];
   const int n = known(p->e, call, list);
-  const char *near = al_nearest(word, list, n);
+  const char *near = word[1] ? al_nearest(word, list, n) : NULL; /* any letter is near another */
   if (near)
     return fail(p, at, "unknown %s '%s' (did you mean '%s'?)", call ? "function" : "name", word,
                 near);
   char all[320];
   size_t k = 0;
   for (int m = 0; m < n; m++) k += (size_t)snprintf(all + k, sizeof all - k, " %s", list[m]);
-  return fail(p, at, "unknown %s '%s'; there are:%s", call ? "function" : "name", word,
-              k < sizeof all ? all : "");
+  return fail(p, at, "unknown %s '%s'; there are:%s%s", call ? "function" : "name", word,
+              k < sizeof all ? all : "", call ? "" : ", and scalars that are declared");
 }
 
 /* ---- grammar ----------------------------------------------------------------------------------
@@ -255,25 +255,34 @@ static int sum(parser *p) {
 /* ---- expressions ------------------------------------------------------------------------------
  */
 
-static al_status declare(al_ctx *c, const char *owner, al_expr *e, int n,
-                         const char *const *names) {
-  if (n > ALK_PROGRAM_SCALARS)
-    return al_fail(c, AL_EVALUE, "%s: at most %d scalars expected, got %d", owner,
-                   ALK_PROGRAM_SCALARS, n);
-  for (int k = 0; k < n; k++) {
-    const char *w = names[k];
-    size_t len = 0;
-    while (letter(w[len]) || (len > 0 && digit(w[len]))) len++;
-    if (len == 0 || w[len] || len > AL_EXPR_NAME)
-      return al_fail(c, AL_EVALUE,
-                     "%s: scalar '%.40s': a name of letters, digits and _, at most %d, expected",
-                     owner, w, AL_EXPR_NAME);
-    const char *list[N_FUNCTIONS + 4 + ALK_PROGRAM_SCALARS];
-    const int m = known(e, false, list);
-    for (int f = 0; f < m; f++)
-      if (strcmp(list[f], w) == 0)
-        return al_fail(c, AL_EVALUE, "%s: scalar '%s': the name is taken", owner, w);
-    strcpy(e->names[e->n_names++], w);
+/* One scalar: the first len letters of w. */
+static al_status declare(al_ctx *c, const char *owner, al_expr *e, const char *w, size_t len) {
+  bool ok = len <= AL_EXPR_NAME && letter(w[0]);
+  for (size_t k = 0; k < len; k++) ok = ok && (letter(w[k]) || digit(w[k]));
+  if (!ok)
+    return al_fail(c, AL_EVALUE,
+                   "%s: scalar '%.*s': a name of letters, digits and _, at most %d, expected",
+                   owner, (int)(len < 60 ? len : 60), w, AL_EXPR_NAME);
+  if (e->n_names == ALK_PROGRAM_SCALARS)
+    return al_fail(c, AL_EVALUE, "%s: at most %d scalars expected, '%.*s' is one more", owner,
+                   ALK_PROGRAM_SCALARS, (int)len, w);
+  char *name = e->names[e->n_names];
+  memcpy(name, w, len);
+  name[len] = 0;
+  const char *list[N_FUNCTIONS + 4 + ALK_PROGRAM_SCALARS];
+  const int n = known(e, false, list);
+  for (int f = 0; f < n; f++)
+    if (strcmp(list[f], name) == 0)
+      return al_fail(c, AL_EVALUE, "%s: scalar '%s': the name is taken", owner, name);
+  e->n_names++;
+  return AL_OK;
+}
+
+static al_status declare_all(al_ctx *c, const char *owner, al_expr *e, const char *names) {
+  for (names += strspn(names, " "); *names; names += strspn(names, " ")) {
+    const size_t len = strcspn(names, " ");
+    AL_TRY(declare(c, owner, e, names, len));
+    names += len;
   }
   return AL_OK;
 }
@@ -294,8 +303,7 @@ static al_status parse(al_ctx *c, const char *owner, al_expr *e) {
   return AL_OK;
 }
 
-al_expr *al_expr_parse(al_ctx *c, const char *owner, const char *text, int n,
-                       const char *const *names) {
+al_expr *al_expr_parse(al_ctx *c, const char *owner, const char *text, const char *names) {
   if (c->error != AL_OK) return NULL;
   const size_t len = strlen(text);
   if (len > AL_EXPR_TEXT) {
@@ -306,28 +314,26 @@ al_expr *al_expr_parse(al_ctx *c, const char *owner, const char *text, int n,
   if (!e) return NULL;
   memcpy(e->text, text, len + 1);
   e->root = e->inner = -1;
-  if (declare(c, owner, e, n, names) == AL_OK && parse(c, owner, e) == AL_OK) return e;
+  if (declare_all(c, owner, e, names) == AL_OK && parse(c, owner, e) == AL_OK) return e;
   free(e);
   return NULL;
 }
 
-al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, int n,
-                     const char *const *names) {
-  al_expr *e = al_expr_parse(c, owner, text, n, names);
+al_expr *al_expr_new(al_ctx *c, const char *owner, const char *text, const char *names) {
+  al_ctx quiet = {0};
+  if (!c) c = &quiet;
+  al_expr *e = al_expr_parse(c, owner, text, names);
   alk_program *p = e ? al_calloc(c, 1, sizeof *p) : NULL;
-  if (!p) goto fail;
   /* attention runs the exponent alone, and what cannot run is refused here */
-  if (al_expr_program(c, owner, e, e->inner >= 0 ? e->inner : e->root, p) != AL_OK) goto fail;
-  if (!al_expr_derive(e, e->root, e->out)) {
+  bool ok = p && al_expr_program(c, owner, e, e->inner >= 0 ? e->inner : e->root, p) == AL_OK;
+  if (ok && !al_expr_derive(e, e->root, e->out)) {
     al_fail(c, AL_EVALUE, "%s: at most %d operations with all derivatives expected", owner,
             AL_EXPR_NODES);
-    goto fail;
+    ok = false;
   }
   free(p);
-  return e;
-fail:
+  if (ok) return e;
   free(e);
-  free(p);
   return NULL;
 }
 

@@ -61,6 +61,5 @@ void al_expr_live(const al_expr *e, const int *out, int n_out, bool *live);
 /* The program of a node of the text (e->root, e->inner). `owner` for errors. */
 al_status al_expr_program(al_ctx *c, const char *owner, al_expr *e, int root, alk_program *p);
 /* Parsed, and no more. */
-al_expr *al_expr_parse(al_ctx *c, const char *owner, const char *text, int n,
-                       const char *const *names);
+al_expr *al_expr_parse(al_ctx *c, const char *owner, const char *text, const char *names);
 #endif

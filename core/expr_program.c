@@ -158,21 +158,7 @@ al_status al_expr_program(al_ctx *c, const char *owner, al_expr *e, int root, al
 
 al_status al_program_from(al_ctx *c, const char *owner, const char *text, const char *names,
                           alk_program *p) {
-  char words[ALK_PROGRAM_SCALARS][AL_EXPR_NAME + 1];
-  const char *list[ALK_PROGRAM_SCALARS];
-  int n = 0;
-  for (names += strspn(names, " "); *names; names += strspn(names, " ")) {
-    const size_t k = strcspn(names, " ");
-    if (n == ALK_PROGRAM_SCALARS || k > AL_EXPR_NAME)
-      return al_fail(c, AL_EVALUE, "%s: at most %d names of at most %d letters expected", owner,
-                     ALK_PROGRAM_SCALARS, AL_EXPR_NAME);
-    memcpy(words[n], names, k);
-    words[n][k] = 0;
-    list[n] = words[n];
-    n++;
-    names += k;
-  }
-  al_expr *e = al_expr_parse(c, owner, text, n, list);
+  al_expr *e = al_expr_parse(c, owner, text, names);
   if (!e) return al_error(c);
   const al_status st = al_expr_program(c, owner, e, e->root, p);
   al_expr_free(e);

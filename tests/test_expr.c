@@ -12,9 +12,8 @@ static al_ctx *c;
 static void setup(void) { c = al_ctx_new(); }
 static void teardown(void) { al_ctx_free(c); }
 
-static const char *const names[] = {"t", "u"};
 static al_expr *parse(const char *text) {
-  al_expr *e = al_expr_new(c, "expr", text, 2, names);
+  al_expr *e = al_expr_new(c, "expr", text, "t u");
   ck_assert_msg(e != NULL, "%s", al_error_message(c, NULL, NULL));
   return e;
 }
@@ -97,7 +96,7 @@ START_TEST(errors) {
       {"nan", "unknown name 'nan'"},
       {"0x10", "an operator expected between a number and a name"}};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-    al_expr *e = al_expr_new(c, "expr", cases[k].text, 2, names);
+    al_expr *e = al_expr_new(c, "expr", cases[k].text, "t u");
     const char *got = al_error_message(c, NULL, NULL), *nan = strstr(got, "is nan");
     ck_assert_msg(!e && (strstr(got, cases[k].want) || (nan && strstr(cases[k].want, "nan"))),
                   "'%s': wanted '%s', got: %s", cases[k].text, cases[k].want, got);
@@ -106,8 +105,8 @@ START_TEST(errors) {
 }
 END_TEST
 
-static void refused(const char *text, int n, const char *const *list, const char *want) {
-  ck_assert_ptr_null(al_expr_new(c, "expr", text, n, list));
+static void refused(const char *text, const char *names, const char *want) {
+  ck_assert_ptr_null(al_expr_new(c, "expr", text, names));
   ck_assert_msg(strstr(al_error_message(c, NULL, NULL), want) != NULL, "wanted '%s', got: %s", want,
                 al_error_message(c, NULL, NULL));
   al_error_clear(c);
@@ -116,30 +115,33 @@ static void refused(const char *text, int n, const char *const *list, const char
 START_TEST(limits) {
   char text[4096] = "";
   for (int k = 0; k < 100; k++) strcat(text, "(");
-  refused(text, 0, NULL, "nested deeper than 64 levels");
+  refused(text, "", "nested deeper than 64 levels");
   text[0] = 0;
   for (int k = 0; k < 100; k++) strcat(text, "-");
-  refused(text, 0, NULL, "nested deeper than 64 levels");
+  refused(text, "", "nested deeper than 64 levels");
   text[0] = 0;
   for (int k = 0; k < 100; k++) strcat(text, "s^");
-  refused(text, 0, NULL, "nested deeper than 64 levels");
+  refused(text, "", "nested deeper than 64 levels");
   memset(text, ' ', 1000);
   text[1000] = 0;
-  refused(text, 0, NULL, "at most 480 characters expected, got 1000");
+  refused(text, "", "at most 480 characters expected, got 1000");
   strcpy(text, "sin(s)"); /* every derivative needs cos of another argument */
   for (int k = 2; k < 48; k++) sprintf(text + strlen(text), "*sin(%d*s)", k);
-  refused(text, 0, NULL, "values at once");
+  refused(text, "", "values at once");
   /* far place: the text is cut around it */
   memset(text, ' ', 300);
   strcpy(text + 300, "1+*2 + 3 + 4 + 5 + 6 + 7 + 8 + 9 + 10");
-  refused(text, 0, NULL, "got '*'\n  ...");
-  static const char *const many[] = {"a", "b", "c", "d", "e", "f", "g", "h", "k"};
-  refused("s", 9, many, "at most 8 scalars expected, got 9");
-  refused("s", 1, (const char *const[]){"exp"}, "scalar 'exp': the name is taken");
-  refused("s", 1, (const char *const[]){"s"}, "scalar 's': the name is taken");
-  refused("s", 2, (const char *const[]){"a", "a"}, "scalar 'a': the name is taken");
-  refused("s", 1, (const char *const[]){"2a"}, "scalar '2a': a name of letters");
-  refused("s", 1, (const char *const[]){""}, "scalar ''");
+  refused(text, "", "got '*'\n  ...");
+  refused("s", "a b c d e f g h k", "at most 8 scalars expected, 'k' is one more");
+  refused("s", "exp", "scalar 'exp': the name is taken");
+  refused("s", "s", "scalar 's': the name is taken");
+  refused("s", "a  a", "scalar 'a': the name is taken");
+  refused("s", "2a", "scalar '2a': a name of letters");
+  refused("s", "a23456789012345678901234567890123", "a name of letters, digits and _, at most 31");
+  ck_assert_ptr_null(al_expr_new(NULL, "expr", "1+", "")); /* without a context */
+  al_expr *e = al_expr_new(NULL, "expr", "1+s", "");
+  ck_assert_str_eq(al_expr_text(e), "1+s");
+  al_expr_free(e);
 }
 END_TEST
 
