@@ -215,7 +215,9 @@ START_TEST(fewer_rows_than_keys) {
       "impl=fused denominator=none output_norm=l2",
       "impl=fused similarity=taylor order=2",
       "impl=fused decay=constant logit_clamp=1",
-      "impl=fused form=parallel feature_map=l2 similarity=linear denominator=length"};
+      "impl=fused form=parallel feature_map=l2 similarity=linear denominator=length",
+      "impl=fused similarity=expr expr='exp(t*s-abs(i-j)/9)' expr_params={t=1}",
+      "impl=composed similarity=expr expr='log(1+exp(s))*i/j'"};
   enum { ALL = 103, FROM = 70 };
   al_ctx *c = al_ctx_new();
   attn_case k = attn_case_new(c, "kernel_attention", options[_i], AL_F64, 2, ALL, 2, true, NULL, 1);
@@ -291,7 +293,22 @@ static const struct {
     {"p1/sofmax", "", "did you mean"},
     {"p1/softmax", "denominater=none", "did you mean 'denominator'"},
     {"p1/softmax", "denominator=lenght", "did you mean 'length'"},
-    {"p1/softmax", "similarity=expr", "one of: exp linear square power taylor cosh"},
+    {"p1/softmax", "similarity=exqr", "one of: exp linear square power taylor cosh expr"},
+    {"p1/softmax", "denominator.similarity=expr",
+     "one of: inherited exp linear square power taylor cosh expected"},
+    {"p1/softmax", "similarity=expr", "option 'expr': an expression of s expected"},
+    {"p1/softmax", "expr=s", "option 'expr' belongs to similarity=expr, but similarity is exp"},
+    {"p1/softmax", "expr_params={t=1}", "option 'expr_params' belongs to similarity=expr"},
+    {"p1/softmax", "similarity=expr expr='exp(t*s)'", "character 5: unknown name 't'"},
+    {"p1/softmax", "similarity=expr expr='exp(tt*s)' expr_params={t=1}",
+     "unknown name 'tt' (did you mean 't'?)"},
+    {"p1/softmax", "similarity=expr expr='exp(s)' expr_params={t=1}",
+     "option 'expr_params': 't' does not stand in expr 'exp(s)'"},
+    {"p1/softmax", "similarity=expr expr='exp(s*)'", "got ')'\n  exp(s*)\n        ^"},
+    {"p1/softmax", "similarity=expr expr='s*exp' expr_params={exp=1}", "the name is taken"},
+    {"p1/softmax", "similarity=expr expr=s expr_params=1", "numbers by name, as {t=1} expected"},
+    {"p1/softmax", "similarity=expr expr=s form=chunked", "form=chunked: "},
+    {"p1/softmax", "similarity=expr expr=s orders={0,1}", "belongs to similarity=taylor"},
     {"p1/softmax", "orders={0,1}", "belongs to similarity=taylor"},
     {"p1/softmax", "order=4", "belongs to similarity=taylor or power"},
     {"p1/softmax", "denominator.side=value", "needs denominator.stat=length"},
@@ -421,7 +438,7 @@ Suite *suite_check_attn(void) {
   tcase_add_loop_test(t, claims_hold, 0, n);
   tcase_add_loop_test(t, large_logits_stay_finite, 0, n);
   tcase_add_test(t, claims_are_declared);
-  tcase_add_loop_test(t, fewer_rows_than_keys, 0, 6);
+  tcase_add_loop_test(t, fewer_rows_than_keys, 0, 8);
   suite_add_tcase(s, t);
   t = tcase_create("refusals");
   tcase_add_loop_test(t, refusals_name_the_reason, 0, sizeof refused / sizeof *refused);

@@ -51,7 +51,45 @@ static void feature(const oracle_in *in, const double *x, double *y) {
                   : x[d] / r;
 }
 
-static double weight(const oracle_in *in, bool den, double s) {
+/* Expressions that tests use, in C; p(name, h) is a learned scalar. */
+static double expression(const oracle_in *in, double s, double i, double j, int64_t h) {
+  static const char *const known[] = {"log(1+exp(s))",         "exp(t*s)",
+                                      "exp(t*s-u*abs(i-j))",   "t*s^2+u",
+                                      "sigmoid(t*s+u)",        "cosh(s)*j/i",
+                                      "exp(t*s)/(1+exp(u*s))", "(2+s^2)^t",
+                                      "exp(sqrt(1+t*s^2))",    "s"};
+  const double *T = in->param(in->user, "expr.t"), *U = in->param(in->user, "expr.u");
+  const double t = T ? T[h] : NAN, u = U ? U[h] : NAN;
+  int k = 0;
+  while (k < 10 && !is(in, "expr", known[k])) k++;
+  switch (k) {
+  case 0:
+    return log1p(exp(s));
+  case 1:
+    return exp(t * s);
+  case 2:
+    return exp(t * s - u * fabs(i - j));
+  case 3:
+    return t * s * s + u;
+  case 4:
+    return 1 / (1 + exp(-t * s - u));
+  case 5:
+    return cosh(s) * j / i;
+  case 6:
+    return exp(t * s) / (1 + exp(u * s));
+  case 7:
+    return pow(2 + s * s, t);
+  case 8:
+    return exp(sqrt(1 + t * s * s));
+  case 9:
+    return s;
+  default:
+    ck_abort_msg("the oracle does not know '%s'", al_opt_word(in->o, "expr"));
+  }
+}
+
+/* of head h at row i and key j, counted from 1 */
+static double weight(const oracle_in *in, bool den, double s, int64_t h, int64_t i, int64_t j) {
   const char *sim = al_opt_word(in->o, "similarity"), *orders = "orders";
   if (den && !is(in, "denominator.similarity", "inherited"))
     sim = al_opt_word(in->o, "denominator.similarity");
@@ -59,6 +97,7 @@ static double weight(const oracle_in *in, bool den, double s) {
   if (numeric(in, "logit_softcap"))
     s = num(in, "logit_softcap") * tanh(s / num(in, "logit_softcap"));
   if (numeric(in, "logit_clamp")) s = fmin(s, num(in, "logit_clamp"));
+  if (strcmp(sim, "expr") == 0) return expression(in, s, (double)i, (double)j, h);
   if (strcmp(sim, "exp") == 0) return exp(s);
   if (strcmp(sim, "cosh") == 0) return cosh(s);
   if (strcmp(sim, "linear") == 0) return s;
@@ -72,7 +111,7 @@ static double weight(const oracle_in *in, bool den, double s) {
   double power = 1;
   for (int n = 0; n <= p; n++) {
     bool keep = n_kept == 0;
-    for (int i = 0; i < n_kept; i++) keep = keep || kept[i] == n;
+    for (int m = 0; m < n_kept; m++) keep = keep || kept[m] == n;
     double c = is(in, "coefficients", "ones") ? power : term;
     if (k) c *= k[n];
     if (n_list) c *= n < n_list ? list[n] : 0;
@@ -198,8 +237,11 @@ static void row(const oracle_in *in, int64_t b, int64_t h, int64_t i, double *y)
     double s = 0;
     for (int64_t d = 0; d < D; d++) s += c * qh[d] * kh[d];
     const double A = exp(log_decay(in, b, hk, last, j));
-    const double w = A * weight(in, false, s);
-    own[j] = same ? w : (is(in, "denominator.decay", "none") ? 1 : A) * weight(in, true, s);
+    const int64_t at = i + in->offset + 1;
+    const double w = A * weight(in, false, s, h, at, j + 1);
+    own[j] =
+        same ? w
+             : (is(in, "denominator.decay", "none") ? 1 : A) * weight(in, true, s, h, at, j + 1);
     double t = 1;
     if (value_side) t = pow(count(in, b, j, 0), -exponent(in, hk));
     for (int64_t e = 0; e < E; e++) {

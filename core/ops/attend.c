@@ -206,7 +206,7 @@ static const al_op attend = {
                      {"key", AL_T_INT, "-1", NULL, -1, 9007199254740992.0,
                       "which weights; -1 draws the next key of the context", NULL},
                      LOGIT_ARGS,
-                     EXPRESSION_ARGS,
+                     EXPRESSION_ARGS(""),
                      VISIBLE_ARGS,
                      {0}}},
     .flags = AL_OP_RANDOM,

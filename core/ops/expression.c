@@ -65,7 +65,7 @@ static const al_op expression = {
              .inputs =
                  (const al_row[]){{"s", 0, "(B,H,T,S) logits"}, LENGTHS_ROW, EXPRESSION_ROW, {0}},
              .outputs = (const al_row[]){{"y", 0, "(B,H,T,S)"}, {0}},
-             .args = (const al_arg[]){EXPRESSION_ARGS, LOGIT_ARGS, VISIBLE_ARGS, {0}}},
+             .args = (const al_arg[]){EXPRESSION_ARGS("s"), LOGIT_ARGS, VISIBLE_ARGS, {0}}},
     .shape = shape,
     .forward = forward,
     .backward = backward,

@@ -5,10 +5,10 @@
 #include "logits.h"
 #include "../../kernels/program.h"
 
-#define EXPRESSION_ARGS                                                                            \
+#define EXPRESSION_ARGS(nothing)                                                                   \
   {.name = "expr",                                                                                 \
    .type = AL_T_TEXT,                                                                              \
-   .def = "",                                                                                      \
+   .def = nothing,                                                                                 \
    .doc = "a function of the logit s after the limits, of the positions i and j of row and key, "  \
           "counted from 1, and of scalars"},                                                       \
   {                                                                                                \
