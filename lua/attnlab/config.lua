@@ -261,7 +261,9 @@ end
 -- Names of the families that a resolved configuration uses, sorted.
 function M.families(cfg)
   local seen = {}
-  for i = 1, cfg.model.layers do seen[check_attention(cfg, i):family()] = true end
+  for i = 1, cfg.model.layers do
+    for _, name in ipairs(Attention.families_of(check_attention(cfg, i))) do seen[name] = true end
+  end
   return names.keys(seen)
 end
 

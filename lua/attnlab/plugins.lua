@@ -99,8 +99,11 @@ end
 
 -- Array of these for the families of that name, sorted; nil when none came from a plug-in.
 function M.of(families)
-  local list = {}
-  for _, name in ipairs(families) do list[#list + 1] = origin(name) end
+  local list, seen = {}, {}
+  for _, name in ipairs(families) do
+    if not seen[name] then list[#list + 1] = origin(name) end
+    seen[name] = true
+  end
   table.sort(list, function(a, b) return a.family < b.family end)
   return #list > 0 and list or nil
 end
@@ -118,6 +121,19 @@ function M.restore(list, whose)
         p.sha256:sub(1, 12)), 0)
     end
     if not have then M.load(path) end
+  end
+end
+
+-- An error that names a plug-in which M.of gave and which is not loaded. A model is data: opening one runs no code
+-- that its file names.
+function M.expect(list, whose)
+  for _, p in ipairs(type(list) == "table" and list or {}) do
+    local known = false
+    for _, f in ipairs(core.attn.families()) do known = known or f.name == p.family end
+    if not known then
+      error(("%s needs the family '%s' of the plug-in '%s' (sha256 %.12s): load it first, by --plugin or "
+        .. "lab.attention.load"):format(whose, tostring(p.family), tostring(p.path), tostring(p.sha256)), 0)
+    end
   end
 end
 

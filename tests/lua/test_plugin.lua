@@ -176,6 +176,24 @@ T.test("an experiment's plug-ins reach its workers, and only the arms that use t
   T.eq(#tiny.run_dirs(root), 3)
 end)
 
+T.test("a saved model says which plug-in it needs", function()
+  local save, model = dir .. "/save.lua", dir .. "/m.safetensors"
+  sys.write(save, ([[
+local lab = require "attnlab"
+local heads = { ["2"] = { preset = "mine", sink = 1 } }
+for _, spec in ipairs { { preset = "p1/softmax", heads = heads }, "mine/sink" } do
+  local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 8, vocab = 5, seed = 1, attention = spec }
+  m:save "%s"
+  print(lab.model.load("%s").config.width)
+end
+]]):format(model, model))
+  expects(0, "^8\n8\n", "lua", "--plugin", dir .. "/mine.so", save)
+  local load = dir .. "/load.lua"
+  sys.write(load, ("require('attnlab').model.load '%s'"):format(model))
+  expects(1, "m.safetensors' needs the family 'mine' of the plug%-in '.*mine.so' %(sha256 %x+%)", "lua", load)
+  expects(0, "", "lua", "--plugin", dir .. "/mine.so", load)
+end)
+
 T.test("a plug-in from the command line reaches them as well", function()
   local file, root = tiny.experiment(ARM)
   expects(1, "no preset or family 'mine'", "run", file, "out_dir=" .. root)

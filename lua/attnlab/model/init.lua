@@ -4,6 +4,7 @@
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local names = require "attnlab.names"
+local plugins = require "attnlab.plugins"
 local rows = require "attnlab.rows"
 local vocabulary = require "attnlab.vocabulary"
 
@@ -86,6 +87,7 @@ local function load_safetensors(path, opts)
     error(("'%s': the metadata 'attnlab' is not a configuration: %s")
       :format(path, tostring(saved)), 0)
   end
+  plugins.expect(saved.plugins, ("'%s'"):format(path))
   local words, kind = nil, saved.vocabulary or {}
   if kind.kind == "characters" then
     words = vocabulary.characters(kind.characters)

@@ -6,6 +6,7 @@ local config = require "attnlab.config"
 local generate = require "attnlab.generate"
 local names = require "attnlab.names"
 local nn = require "attnlab.nn"
+local plugins = require "attnlab.plugins"
 local State = require "attnlab.state"
 local surgery = require "attnlab.surgery"
 local Module = nn.Module
@@ -253,11 +254,21 @@ local function vocabulary_of(self)
   return v and { kind = v.kind, characters = v.kind == "characters" and v:characters() or nil }
 end
 
+-- The plug-ins that families of its layers came from; nil: none.
+local function plugins_of(self)
+  local families = {}
+  for _, block in ipairs(self.layers) do
+    local own = nn.Attention.families_of(block.attention.family)
+    table.move(own, 1, #own, #families + 1, families)
+  end
+  return plugins.of(families)
+end
+
 -- Metadata that lets model.load rebuild this model.
 function Llama:metadata()
   return { attnlab = core.json.encode {
     version = core.version, model = self.config, attention = self.spec, seed = self.seed,
-    dtype = self.dtype, vocabulary = vocabulary_of(self) } }
+    dtype = self.dtype, vocabulary = vocabulary_of(self), plugins = plugins_of(self) } }
 end
 
 function Llama:save(path)

@@ -71,6 +71,11 @@ function Attention.family_of(spec, sizes)
   return Heads.new(preset, options, heads, sizes)
 end
 
+-- Names of the families of what family_of gave.
+function Attention.families_of(a)
+  return type(a) == "table" and a:families() or { a:family() } -- groups of heads are a table, an instance is not
+end
+
 -- Defaults, under them the preset's words ("rope=none conv=2"), under them what was given.
 function Attention.layer_options(text, given)
   local out = {}

@@ -288,6 +288,13 @@ function Heads:plan(T) return joined(self, "plan", T) end
 function Heads:layer() return self.layer_text end
 function Heads:family() return "heads" end
 
+-- Names of the families of all groups.
+function Heads:families()
+  local out = {}
+  for i, g in ipairs(self.groups) do out[i] = g.part:family() end
+  return out
+end
+
 -- Bytes of one sequence at position t, all groups.
 function Heads:state_bytes(t)
   local n = 0
