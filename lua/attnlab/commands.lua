@@ -153,6 +153,7 @@ local function report(plan, list, root, as_json)
   sys.mkdir(dir)
   runs.write_table(result, dir)
   local figure, why = runs.draw(result, dir)
+  local by, why_by = runs.draw_by(result, dir)
   if as_json then
     print(sys.read(dir .. "/table.json"))
     return
@@ -160,6 +161,8 @@ local function report(plan, list, root, as_json)
   if e.question then print("\n" .. e.question) end
   if e.source then print("Source: " .. e.source) end
   print("\n" .. runs.table_text(result))
+  local found = runs.measures_text(result)
+  if found ~= "" then print("\n" .. found) end
   if #result.judged > 0 then
     print(plan.quick and "\nExpected of the whole experiment; the quick one is too small to judge:"
       or "\nExpected (written down before the runs, each tested by itself at 5 %):")
@@ -170,6 +173,7 @@ local function report(plan, list, root, as_json)
   if e.story and not plan.quick then print("\n" .. e.story) end
   print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
   print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
+  if by or why_by then print(by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by) end
   print(("runs    %s/"):format(dir))
   if e.next then print("next    " .. e.next) end
 end

@@ -5,12 +5,14 @@
 --   REFUTED    the opposite is shown: the 95 % interval lies wholly on the other side (or outside the
 --              margin), an arm that should diverge finished, a value is outside its tolerance
 --   not shown  neither
+local measures = require "attnlab.measures"
 local stats = require "attnlab.stats"
 
 local M = {}
 local ALPHA = 0.05
 
 local function sentence(x)
+  if x.measure then return ("%s, %s: %s"):format(x.arm, x.measure, x.shows:gsub("_", " ")) end
   if x.diverges ~= nil then return ("%s %s"):format(x.arm, x.diverges and "diverges" or "does not diverge") end
   if x.value then return ("%s reaches %g within %g"):format(x.arm, x.value, x.within) end
   if x.equal_within then return ("%s equals %s within %g"):format(x.arm, x.versus, x.equal_within) end
@@ -31,6 +33,13 @@ local function judge_value(x, arm, seeds)
   if #list == 0 then return "not shown", "no run has finished" end
   local mean = stats.mean(list)
   return math.abs(mean - x.value) <= x.within and "held" or "REFUTED", ("%.4f over %d"):format(mean, #list)
+end
+
+local function judge_measure(x, arm)
+  local record = arm.measured and arm.measured[x.measure]
+  if not record then return "not shown", "not measured" end
+  local holds, detail = measures[x.measure].expect[x.shows](record)
+  return holds and "held" or "REFUTED", detail
 end
 
 -- p-value of the expectation on the difference d, and whether its opposite is shown.
@@ -68,6 +77,8 @@ function M.judge(list, arms, seeds)
     local outcome, detail
     if x.diverges ~= nil then
       outcome, detail = judge_divergence(x, arms[x.arm])
+    elseif x.measure then
+      outcome, detail = judge_measure(x, arms[x.arm])
     elseif x.value then
       outcome, detail = judge_value(x, arms[x.arm], seeds)
     else

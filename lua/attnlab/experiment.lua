@@ -12,12 +12,16 @@
 --   margin    equivalence margin of the loss in nats
 --   expect    {{arm=, versus=, equal_within=x | worse=true | better=true} or {arm=, diverges=true} or
 --              {arm=, value=x, within=y}, ...}: hashed into the runs before they start
---   plot      {metric="valid/loss"}
+--              {arm=, measure="series", shows="falls"} judges what a measure found
+--   measure   names of measures.lua that are taken of every trained model they fit, such as {"series"}
+--   plot      {metric="valid/loss", by="order p"}: by names the axis of a second figure, in which arms
+--             with at = {line, number} stand at that number on that line
 --   plugins   list of plug-ins to load first (.so or .c), paths from the experiment's folder or the current one
 --   quick     overrides for --quick: config keys, seeds
 --   next      the command to type next
 local json = require("attnlab.core").json
 local config = require "attnlab.config"
+local measures = require "attnlab.measures"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local train = require "attnlab.train"
@@ -28,9 +32,9 @@ Experiment.__index = Experiment
 local TYPES = { name = "string", title = "string", source = "string", question = "string", story = "string",
                 base = "table", arms = "table", vary = "table", design = "string", seeds = "table",
                 margin = "number", expect = "table", plot = "table", quick = "table", next = "string",
-                plugins = "table" }
+                plugins = "table", measure = "table" }
 local EXPECT_KEYS = { arm = true, versus = true, equal_within = true, worse = true, better = true, diverges = true,
-                      value = true, within = true }
+                      value = true, within = true, measure = true, shows = true }
 local SECTIONS = { model = true, attention = true, train = true }
 
 local function fail(e, ...)
@@ -43,7 +47,7 @@ local function apply(cfg, changes)
     local value = changes[key]
     if SECTIONS[key] and type(value) == "table" then
       for _, sub in ipairs(names.keys(value)) do config.set(cfg, key .. "." .. sub, value[sub]) end
-    elseif key ~= "name" and key ~= "seeds" then
+    elseif key ~= "name" and key ~= "seeds" and key ~= "at" then
       config.set(cfg, key, value)
     end
   end
@@ -131,7 +135,20 @@ local function check_arms(e)
       fail(e, "arm %d: a table with a name of one line is needed", i)
     end
     if seen[a.name] then fail(e, "two arms are called '%s'", a.name) end
+    if a.at ~= nil and not (type(a.at) == "table" and type(a.at[1]) == "string" and type(a.at[2]) == "number") then
+      fail(e, "arm '%s': at: {name of a line, number} expected", a.name)
+    end
     seen[a.name] = true
+  end
+end
+
+local function check_measured(e, i, x)
+  if not names.find(e.measure, x.measure) then
+    fail(e, "expect: entry %d: %s", i, names.unknown("measure", tostring(x.measure), e.measure))
+  end
+  local known = measures[x.measure].expect
+  if not known[x.shows] then
+    fail(e, "expect: entry %d: shows: %s", i, names.unknown("word", tostring(x.shows), names.keys(known)))
   end
 end
 
@@ -155,18 +172,20 @@ local function check_expect(e)
     end
     if x.versus == x.arm and x.arm then fail(e, "expect: entry %d: arm and versus are both '%s'", i, x.arm) end
     local kinds = {}
-    for _, k in ipairs { "equal_within", "worse", "better", "diverges", "value" } do
+    for _, k in ipairs { "equal_within", "worse", "better", "diverges", "value", "measure" } do
       if x[k] ~= nil then kinds[#kinds + 1] = k end
     end
     if not x.arm or #kinds ~= 1 then
-      fail(e, "expect: entry %d: arm and exactly one of equal_within, worse, better, diverges, value are needed", i)
+      fail(e, "expect: entry %d: arm and exactly one of equal_within, worse, better, diverges, value, measure are "
+        .. "needed", i)
     end
+    if x.measure then check_measured(e, i, x) end
     local number = x.equal_within or x.value
     if number and type(number) ~= "number" then
       fail(e, "expect: entry %d: %s: a number expected", i, kinds[1])
     end
     if x.value and type(x.within) ~= "number" then fail(e, "expect: entry %d: value needs within", i) end
-    if not x.value and x.diverges == nil and not x.versus then
+    if not x.value and x.diverges == nil and not x.measure and not x.versus then
       fail(e, "expect: entry %d: %s needs versus", i, kinds[1])
     end
   end
@@ -186,6 +205,10 @@ local function new(spec)
     if type(v) ~= TYPES[k] then fail(e, "%s: %s expected, got %s", k, TYPES[k], type(v)) end
   end
   e.base, e.expect, e.quick, e.plot = e.base or {}, e.expect or {}, e.quick or {}, e.plot or {}
+  e.measure = e.measure or {}
+  for _, name in ipairs(e.measure) do
+    if not measures[name] then fail(e, "measure: %s", names.unknown("measure", tostring(name), names.keys(measures))) end
+  end
   if e.margin and not (e.margin >= 0) then fail(e, "margin: a number >= 0 expected, got %g", e.margin) end
   for i, path in ipairs(e.plugins or {}) do
     local ok, why = pcall(plugins.load, path)
@@ -195,7 +218,7 @@ local function new(spec)
   check_seeds(e, e.seeds)
   if e.quick.seeds then check_seeds(e, e.quick.seeds) end
   for k in pairs(e.plot) do
-    if k ~= "metric" then fail(e, "plot: %s", names.unknown("key", tostring(k), { "metric" })) end
+    if k ~= "metric" and k ~= "by" then fail(e, "plot: %s", names.unknown("key", tostring(k), { "metric", "by" })) end
   end
   local metric = e.plot.metric
   if metric ~= nil and not names.find(train.measures, metric) then
@@ -230,7 +253,8 @@ function Experiment:plan(options)
     local text = json.encode(cfg)
     if same[text] then fail(self, "arms '%s' and '%s' are the same configuration", same[text], a.name) end
     same[text] = a.name
-    plan.arms[i] = { name = a.name, config = cfg, expect = { list = expect, margin = self.margin } }
+    plan.arms[i] = { name = a.name, config = cfg, at = a.at,
+      expect = { list = expect, margin = self.margin, measure = #self.measure > 0 and self.measure or nil } }
   end
   return plan
 end

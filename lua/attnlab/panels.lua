@@ -79,7 +79,7 @@ local function panel_script(out, panel, at, left, right, bottom)
   out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:%.9g]"):format(xlo, xhi, ylo, yhi)
   ticks(out, "x", panel.logx, xlo, xhi, panel.xticks)
   ticks(out, "y", panel.logy, ylo, yhi, panel.yticks)
-  out[#out + 1] = ("set xlabel %s noenhanced; set ylabel %s noenhanced offset 1"):format(quote(panel.xlabel),
+  out[#out + 1] = ("set xlabel %s noenhanced; set ylabel %s noenhanced"):format(quote(panel.xlabel),
     quote(panel.ylabel))
   local list, label = {}, 10
   for i, c in ipairs(panel.curves) do
@@ -130,7 +130,7 @@ function M.script(fig, outputs)
     for i, e in ipairs(fig.legend) do entries[i] = { name = e.name, style = M.style(e.style) } end
     local bottom = 0.13 + parts.legend(out, entries)
     for i, p in ipairs(fig.panels) do
-      panel_script(out, p, i, (i - 1) / n + 0.065, i / n - 0.02, bottom)
+      panel_script(out, p, i, (i - 1) / n + 0.07, i / n - 0.02, bottom)
       -- arrows and labels of the legend are drawn once, with the first panel
       out[#out + 1] = "unset arrow"
     end

@@ -1,6 +1,8 @@
 -- Results of an experiment from its run folders: curves, values by arm and seed, table, figure.
 local core = require "attnlab.core"
 local expect = require "attnlab.expect"
+local measures = require "attnlab.measures"
+local panels = require "attnlab.panels"
 local plot = require "attnlab.plot"
 local stats = require "attnlab.stats"
 local store = require "attnlab.store"
@@ -74,6 +76,17 @@ local function profile(arm_runs)
   return sum
 end
 
+-- What the experiment's measures found in the arm, by name.
+local function measured(arm_runs, names)
+  local out = {}
+  for _, name in ipairs(names) do
+    local list = {}
+    for _, run in ipairs(arm_runs) do list[#list + 1] = run.probe and run.probe[name] end
+    if #list > 0 then out[name] = measures[name].gather(list) end
+  end
+  return out
+end
+
 -- The steps at which runs of the arm diverged: "174" or "174 to 295".
 local function steps_text(arm)
   local first, last = arm.diverged_from, arm.diverged_at
@@ -98,7 +111,7 @@ function M.gather(plan, runs)
   local arms, by_name = {}, {}
   for i, a in ipairs(plan.arms) do
     local count = { finished = 0, diverged = 0, failed = 0, interrupted = 0, running = 0, new = 0 }
-    arms[i] = { name = a.name, config = a.config, runs = {}, values = {}, count = count }
+    arms[i] = { name = a.name, config = a.config, at = a.at, runs = {}, values = {}, count = count }
     by_name[a.name] = arms[i]
   end
   for _, r in ipairs(runs) do
@@ -120,6 +133,7 @@ function M.gather(plan, runs)
   for _, arm in ipairs(arms) do
     arm.curve = curve(arm.runs, plan.metric)
     arm.profile = profile(arm.runs)
+    arm.measured = measured(arm.runs, plan.experiment.measure)
     arm.status = status_text(arm)
   end
   return { plan = plan, arms = arms, comparison = stats.compare(arms, plan.seeds, plan.margin),
@@ -167,6 +181,18 @@ function M.table_text(result)
   return table.concat(lines, "\n")
 end
 
+-- What the measures found, as text; "" where nothing was measured.
+function M.measures_text(result)
+  local parts = {}
+  for _, name in ipairs(result.plan.experiment.measure) do
+    for _, arm in ipairs(result.arms) do
+      local record = arm.measured[name]
+      if record then parts[#parts + 1] = measures[name].text(arm.name, record) end
+    end
+  end
+  return table.concat(parts, "\n\n")
+end
+
 local KEYS = { "arm", "n", "mean", "deviation", "difference", "low", "high", "level", "p_holm", "p_equal", "verdict",
                "tokens_per_second", "parameters", "state_bytes", "status" }
 
@@ -179,7 +205,8 @@ function M.table_records(result)
     records[i] = { arm = arm.name, n = c.n, mean = c.mean, deviation = c.deviation, difference = d.mean, low = d.lo,
                    high = d.hi, level = d.level, p_holm = d.p_holm, p_equal = d.p_equal, verdict = d.verdict,
                    tokens_per_second = arm.tokens_per_second, parameters = arm.parameters,
-                   state_bytes = arm.state_bytes, status = arm.status }
+                   state_bytes = arm.state_bytes, status = arm.status,
+                   measured = next(arm.measured) and arm.measured or nil }
   end
   return records
 end
@@ -187,7 +214,8 @@ end
 -- Writes table.txt, table.tsv and table.json into dir.
 function M.write_table(result, dir)
   local records = M.table_records(result)
-  sys.write(dir .. "/table.txt", M.table_text(result) .. "\n")
+  local more = M.measures_text(result)
+  sys.write(dir .. "/table.txt", M.table_text(result) .. "\n" .. (more ~= "" and "\n" .. more .. "\n" or ""))
   sys.write(dir .. "/table.tsv", tables.tsv(KEYS, records))
   local judged = core.json.array(result.judged)
   sys.write(dir .. "/table.json", json.encode({ experiment = result.plan.name, seeds = result.plan.seeds,
@@ -231,6 +259,60 @@ function M.figure(result)
     if arm.profile then fig.profile[#fig.profile + 1] = { index = i, values = arm.profile } end
   end
   return fig
+end
+
+-- Losses of the arms that have a place on a line, against that number; the first arm as a level.
+local function by_panel(result, legend)
+  local panel = { title = result.plan.metric == "valid/loss" and "validation loss of trained arms" or result.plan.metric,
+                  xlabel = result.plan.experiment.plot.by, ylabel = "nats per token", curves = {} }
+  local lines, lo, hi = {}, math.huge, -math.huge
+  for _, arm in ipairs(result.arms) do
+    local list = {}
+    for _, v in pairs(arm.values) do list[#list + 1] = v end
+    if arm.at and #list > 0 then
+      local name, x = arm.at[1], arm.at[2]
+      local line = lines[name]
+      if not line then
+        line = { points = {}, colour = #panel.curves + 2, marks = true }
+        lines[name], panel.curves[#panel.curves + 1] = line, line
+        legend[#legend + 1] = { name = name, style = line }
+      end
+      table.insert(line.points, { x, stats.mean(list), low = math.min(table.unpack(list)), high = math.max(table.unpack(list)) })
+      lo, hi = math.min(lo, x), math.max(hi, x)
+    end
+  end
+  for _, line in pairs(lines) do table.sort(line.points, function(a, b) return a[1] < b[1] end) end
+  local c = result.comparison[1]
+  if lo <= hi and c.mean then
+    local level = { colour = 1, dash = 2, points = { { lo, c.mean }, { hi, c.mean } } }
+    panel.curves[#panel.curves + 1] = level
+    legend[#legend + 1] = { name = result.arms[1].name, style = level }
+  end
+  return panel
+end
+
+-- The second figure of an experiment with plot.by: losses by that number, and what the measures found.
+-- Nil where the experiment has none or nothing is finished.
+function M.figure_by(result)
+  local e = result.plan.experiment
+  if not e.plot.by then return nil end
+  local fig = { title = e.title or e.question or e.name, legend = {}, panels = {} }
+  fig.panels[1] = by_panel(result, fig.legend)
+  for _, name in ipairs(e.measure) do
+    local list = {}
+    for _, arm in ipairs(result.arms) do
+      if arm.measured[name] then list[#list + 1] = { arm = arm.name, record = arm.measured[name] } end
+    end
+    if #list > 0 then fig.panels[#fig.panels + 1] = measures[name].panel(list) end
+  end
+  for i, p in ipairs(fig.panels) do p.title = ("(%s) %s"):format(string.char(96 + i), p.title) end
+  return #fig.legend > 0 and fig or nil
+end
+
+-- Draws by.svg and by.png. Returns the paths; nil, or nil and why not.
+function M.draw_by(result, dir)
+  local fig = M.figure_by(result)
+  if fig then return panels.draw(fig, dir, "by") end
 end
 
 -- Draws figure.svg and figure.png into dir. Returns the paths, or nil and why not.

@@ -2,6 +2,7 @@
 -- A worker writes only into its folder, which it holds by flock.
 local core = require "attnlab.core"
 local plugins = require "attnlab.plugins"
+local measures = require "attnlab.measures"
 local probe = require "attnlab.probe"
 local store = require "attnlab.store"
 local train = require "attnlab.train"
@@ -71,8 +72,14 @@ local function train_run(dir, spec, progress)
   if result.status == "finished" then
     -- what was trained stands, whatever becomes of the look into it
     local ok, profile = pcall(probe.row_sum, model, spec.config)
-    if ok and profile then sys.write(dir .. "/probe.json", json.encode(profile) .. "\n") end
     if not ok then io.stderr:write("no row sums: ", tostring(profile), "\n") end
+    profile = ok and profile or {}
+    for _, name in ipairs(spec.expect.measure or {}) do
+      local good, found = pcall(measures[name].measure, model, spec.config)
+      if not good then io.stderr:write("no ", name, ": ", tostring(found), "\n") end
+      profile[name] = good and found or nil
+    end
+    if next(profile) then sys.write(dir .. "/probe.json", json.encode(profile) .. "\n") end
   end
   writer:close()
   store.set_status(dir, result.status, result.step, result.reason)

@@ -1,0 +1,195 @@
+-- The measure "series" of a trained model: what its attention gives when exp is cut at order p of its
+-- series, p = 1 .. 10, and when one order alone is kept (s^p / p!, divided by the sum of the absolute
+-- weights, as odd powers change sign). The layer's own queries, keys and values of validation text, in
+-- f64; the same family, other options. Every layer sees the inputs that the trained model gives it.
+--
+--   sum, alone    RMS ratio of the output's error, over all layers
+--   negative      share of the visible pairs whose weight P_p(s) is below 0
+--   largest       largest |s|; rows with a visible |s| above 8 are left out (share: left_out): there
+--                 terms cancel that are far larger than their sum
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local stats = require "attnlab.stats"
+local tables = require "attnlab.table"
+local Attention = require "attnlab.nn.attention"
+
+local M = {}
+
+local ORDERS, WINDOWS, BATCH, LARGEST = 10, 8, 4, 8
+
+-- The attention of a layer in f64 with `more` options and the layer's parameters.
+local function twin(attention, spec, more)
+  local preset, options = Attention.split(spec)
+  for k, v in pairs(more) do options[k] = v end
+  local t = core.attn.new(preset, options, { heads = attention.heads, kv_heads = attention.kv_heads,
+    head_dim = attention.head_dim, value_dim = attention.head_dim, width = attention.width, dtype = "f64", seed = 0 })
+  local learned = attention.family:parameters()
+  for name in pairs(t:parameters()) do t:set_parameter(name, learned[name]:to "f64") end
+  return t
+end
+
+-- Nil where the layer's weights are not exp of q.k / sqrt(D).
+local function twins_of(attention, spec)
+  if attention.family:family() ~= "kernel_attention" then return nil end
+  local text = " " .. attention.family:text(true) .. " "
+  if not (text:find " similarity=exp " and text:find " logit_scale=rsqrt ") then return nil end
+  local t = { exact = twin(attention, spec, { impl = "composed" }), sum = {}, alone = {} }
+  for p = 1, ORDERS do
+    t.sum[p] = twin(attention, spec, { similarity = "taylor", order = p, impl = "composed" })
+    t.alone[p] = twin(attention, spec, { similarity = "taylor", order = p, orders = { p }, impl = "composed",
+                                         denominator = "abs" })
+  end
+  return t
+end
+
+-- s (B,H,T,T) and 1 where a pair is visible, f64.
+local function logits(q, k)
+  local B, T, H, D = table.unpack(q:shape())
+  local kv = k:size(3)
+  local keys = k:permute { axes = { 1, 3, 4, 2 } }:reshape { shape = { B, kv, 1, D, T } }
+    :expand { shape = { B, kv, H // kv, D, T } }:reshape { shape = { B, H, D, T } }
+  local list = {}
+  for i = 1, T do
+    for j = 1, T do list[(i - 1) * T + j] = j <= i and 1 or 0 end
+  end
+  local seen = core.tensor { data = list, shape = { 1, 1, T, T }, dtype = "f64" }
+  local s = q:permute { axes = { 1, 3, 2, 4 } }:contiguous():matmul(keys:contiguous()) * (seen * (1 / math.sqrt(D)))
+  return s, seen
+end
+
+local function count(t) return t:sum():item() end
+
+-- 1 where t is above the limit, else 0.
+local function above(t, limit) return (t - limit):sign():relu() end
+
+-- Adds one layer's sums over a batch.
+local function add(sums, t, q, k, v, x)
+  local set = { q = q:to "f64", k = k:to "f64", v = v:to "f64", x = x and x:to "f64", causal = true }
+  local s, seen = logits(set.q, set.k)
+  local peak = s:abs():max { axes = { 4 } } -- (B,H,T)
+  local keep = 1 - above(peak, LARGEST)
+  sums.largest = math.max(sums.largest, peak:max():item())
+  sums.rows, sums.kept = sums.rows + peak:numel(), sums.kept + count(keep)
+  keep = keep:permute { axes = { 1, 3, 2 } }:unsqueeze { axis = -1 } -- (B,T,H,1)
+  local want = t.exact:forward(set)
+  sums.norm = sums.norm + count((want * keep):square())
+  sums.pairs = sums.pairs + count(seen) * q:size(1) * q:size(3)
+  local weight, term = seen, seen
+  for p = 1, ORDERS do
+    for _, kind in ipairs { "sum", "alone" } do
+      local y <close> = t[kind][p]:forward(set)
+      sums[kind][p] = (sums[kind][p] or 0) + count(((y - want) * keep):square())
+    end
+    term = term * s * (1 / p)
+    weight = weight + term
+    sums.negative[p] = (sums.negative[p] or 0) + count(above(weight * -1, 0))
+  end
+end
+
+function M.measure(model, cfg)
+  local twins = {}
+  for i, block in ipairs(model.layers) do
+    twins[i] = twins_of(block.attention, config.attention_of(model.spec, i))
+    if not twins[i] then return nil end
+  end
+  local text, context = data.open(cfg.train.data, { vocab = model.vocabulary }), model.config.context
+  local sums = { largest = 0, rows = 0, kept = 0, norm = 0, pairs = 0, sum = {}, alone = {}, negative = {} }
+  local mode = model.training
+  model:eval()
+  local ok, why = pcall(core.no_grad, function()
+    for ids in text:even("valid", BATCH, context, text:windows("valid", context, WINDOWS)) do
+      local h <close> = model:hidden(ids, { inspect = function(i, ...)
+        add(sums, twins[i], ...)
+        collectgarbage()
+      end })
+    end
+  end)
+  model:train(mode)
+  if not ok then error(why, 0) end
+  local out = { largest = sums.largest, left_out = 1 - sums.kept / sums.rows, sum = {}, alone = {}, negative = {} }
+  for p = 1, ORDERS do
+    for _, kind in ipairs { "sum", "alone" } do out[kind][p] = math.sqrt(sums[kind][p] / sums.norm) end
+    out.negative[p] = sums.negative[p] / sums.pairs
+  end
+  return out
+end
+
+-- ---- results: of the runs of one arm ---------------------------------------------------------------
+
+-- Means over the seeds, with the least and the greatest of the errors.
+function M.gather(list)
+  local out = { n = #list, largest = 0, left_out = 0, sum = {}, alone = {}, negative = {} }
+  for _, r in ipairs(list) do
+    out.largest, out.left_out = math.max(out.largest, r.largest), out.left_out + r.left_out / #list
+  end
+  for _, kind in ipairs { "sum", "alone", "negative" } do
+    for p = 1, ORDERS do
+      local values = {}
+      for i, r in ipairs(list) do values[i] = r[kind][p] end
+      out[kind][p] = { mean = stats.mean(values), low = math.min(table.unpack(values)), high = math.max(table.unpack(values)) }
+    end
+  end
+  return out
+end
+
+function M.text(arm, r)
+  local cells = {}
+  for p = 1, ORDERS do
+    cells[p] = { p = tostring(p), sum = ("%.3e"):format(r.sum[p].mean), alone = ("%.3f"):format(r.alone[p].mean),
+                 negative = ("%.2g %%"):format(100 * r.negative[p].mean) }
+  end
+  return ("The trained arm '%s' with its exp replaced: RMS ratio of the attention's output, %d seed%s, largest |s| %.1f,\n"
+    .. "%.2g %% of the rows left out for |s| > %d:\n"):format(arm, r.n, r.n == 1 and "" or "s", r.largest,
+      100 * r.left_out, LARGEST)
+    .. tables.text({ { key = "p", title = "p", right = true }, { key = "sum", title = "up to order p", right = true },
+                     { key = "alone", title = "s^p alone", right = true },
+                     { key = "negative", title = "negative weights", right = true } }, cells)
+end
+
+-- For panels.lua: where = { arm, record } of every arm that was measured.
+function M.panel(measured)
+  local panel = { title = "output of trained attention, exp replaced", xlabel = "order p",
+                  ylabel = "RMS ratio to the exact output", logy = true, curves = {} }
+  for _, x in ipairs(measured) do
+    for i, kind in ipairs { "sum", "alone" } do
+      local points = {}
+      for p = 1, ORDERS do
+        local e = x.record[kind][p]
+        points[p] = { p, e.mean, low = e.low, high = e.high }
+      end
+      panel.curves[#panel.curves + 1] = { points = points, colour = i + 1, marks = true }
+    end
+  end
+  return panel
+end
+
+-- What can be expected of it, by name: function(record) -> holds, detail.
+M.expect = {
+  -- every even order is nearer than the one before it, and order 10 is exp to 1e-3
+  falls = function(r)
+    local bad
+    for p = 4, ORDERS, 2 do
+      if not (r.sum[p].mean < r.sum[p - 2].mean) then bad = bad or p end
+    end
+    return not bad and r.sum[ORDERS].mean < 1e-3, ("%.1e at order 2, %.1e at %d%s"):format(r.sum[2].mean, r.sum[ORDERS].mean,
+      ORDERS, bad and (", not below the one before at %d"):format(bad) or "")
+  end,
+  -- no weight of an even order is below 0; of odd ones some are
+  even_positive = function(r)
+    local even, odd = 0, 0
+    for p = 1, ORDERS do
+      if p % 2 == 0 then even = even + r.negative[p].high else odd = odd + r.negative[p].high end
+    end
+    return even == 0, even == 0 and ("no weight of an even order, %.2g %% at order 1"):format(100 * r.negative[1].mean)
+      or "negative weights at even orders"
+  end,
+  -- no order alone is as near as the sum up to it
+  alone_worse = function(r)
+    local worst = math.huge
+    for p = 2, ORDERS do worst = math.min(worst, r.alone[p].low / r.sum[p].high) end
+    return worst > 1, ("at least %.2f times the error of the sum"):format(worst)
+  end,
+}
+
+return M
