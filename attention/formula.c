@@ -1,6 +1,5 @@
 /* formula.c: the slots of the formula as options: what they are, which combinations are refused,
- * which parameters they bring, what they promise, what a decoding state costs, and how they read as
- * text. */
+ * which parameters they bring, what they promise, and how they read as text. */
 #include "formula.h"
 #include <math.h>
 #include <stdio.h>
@@ -98,10 +97,14 @@ const al_arg formula_options[] = {
     {"output_norm", AL_T_RECORD, NULL, NULL, 0, 0, "Norm", output_norm_rows},
     {"dropout", AL_T_NUM, "0", NULL, 0, 0.999, "on the weights of the numerator, in training",
      NULL},
-    {"form", AL_T_WORD, "auto", "auto parallel chunked", 0, 0,
+    {"form", AL_T_WORD, "auto", "auto parallel chunked recurrent", 0, 0,
      "parallel: every pair of tokens; chunked: a state between chunks, time linear in T, for "
-     "linear weights; auto: chunked where the "
-     "options have it and, when causal, rows and keys are the same tokens, from 2 head_dim keys on",
+     "weights with a finite state; recurrent: token by token; auto: chunked where the options have "
+     "it and, when causal, rows and keys are the same tokens, from 4 R E / (D + E) keys on (R "
+     "features: 2 D for linear weights and D = E), unless the state is above state_limit",
+     NULL},
+    {"state_limit", AL_T_NUM, "1024", NULL, 0, 1e9,
+     "MiB a sequence that a state of polynomial weights may take; 0: carry keys and values instead",
      NULL},
     {"impl", AL_T_WORD, "auto", "auto composed fused", 0, 0,
      "fused: the (T,S) matrix is never stored; composed: out of small ops; auto: fused, composed "
@@ -113,6 +116,10 @@ const al_arg formula_options[] = {
  */
 
 weight_fn formula_weight(const al_opts *o, bool denominator) {
+  return formula_weight_to(o, denominator, (int)al_opt_int(o, "order"));
+}
+
+weight_fn formula_weight_to(const al_opts *o, bool denominator, int order) {
   weight_fn w = {.f = "polynomial"};
   const char *sim = al_opt_word(o, "similarity");
   const char *orders = "orders";
@@ -124,13 +131,12 @@ weight_fn formula_weight(const al_opts *o, bool denominator) {
     return w;
   }
   if (strcmp(sim, "taylor") != 0) {
-    w.order = strcmp(sim, "linear") == 0   ? 1
-              : strcmp(sim, "square") == 0 ? 2
-                                           : (int)al_opt_int(o, "order");
+    w.order = strcmp(sim, "linear") == 0 ? 1 : strcmp(sim, "square") == 0 ? 2 : order;
     w.c[w.order] = 1;
     return w;
   }
-  w.order = (int)al_opt_int(o, "order");
+  w.order = order;
+  w.learned = is(o, "coefficients", "learned");
   const double *kept, *k;
   const int n_kept = al_opt_list(o, orders, &kept), n_k = al_opt_list(o, "coefficients", &k);
   for (int n = 0; n <= w.order; n++) {
@@ -154,29 +160,6 @@ bool formula_own_weights(const al_opts *o) {
 bool formula_reads_weights(const al_opts *o) {
   return is(o, "denominator.stat", "sum") || is(o, "denominator.stat", "abs") ||
          is(o, "denominator.stat", "l2");
-}
-
-/* Weights s, with factor 1. */
-static bool linear(const al_opts *o, bool denominator) {
-  const weight_fn f = formula_weight(o, denominator);
-  return strcmp(f.f, "polynomial") == 0 && f.order == 1 && f.c[0] == 0 && f.c[1] == 1 &&
-         !is(o, "coefficients", "learned");
-}
-
-const char *formula_not_chunked(const al_opts *o) {
-  const bool reads = formula_reads_weights(o);
-  if (!linear(o, false))
-    return "similarity=linear needed: other weights have no state of D x E numbers";
-  if (number(o, "logit_clamp") || number(o, "logit_softcap") || is(o, "logit_round", "bf16"))
-    return "limits on the logits need every logit";
-  if (al_opt_num(o, "dropout") > 0) return "dropout needs every weight";
-  if (reads && !is(o, "denominator.stat", "sum"))
-    return "denominator.stat=sum, none, length or cumulative_gate needed: the others need every "
-           "weight";
-  if (reads && formula_own_weights(o) && !linear(o, true))
-    return "the denominator's own weights are not linear";
-  if (is(o, "impl", "composed")) return "impl=composed makes every weight";
-  return NULL;
 }
 
 bool formula_learned_gate(const al_opts *o) {
@@ -243,6 +226,10 @@ al_status formula_check(al_ctx *c, const al_opts *o, const attn_sizes *s) {
   }
   if (is(o, "form", "chunked") && formula_not_chunked(o))
     return al_fail(c, AL_EVALUE, "%s: form=chunked: %s", name, formula_not_chunked(o));
+  if (is(o, "form", "recurrent") && !formula_not_finite(o) && al_opt_num(o, "dropout") > 0)
+    return al_fail(c, AL_EVALUE, "%s: form=recurrent: dropout needs every weight", name);
+  if ((is(o, "form", "chunked") || is(o, "form", "recurrent")) && !formula_not_finite(o))
+    AL_TRY(formula_state_fits(c, o, s, al_dtype_size(AL_F32)));
   if (formula_reads_x(o) && s->width < 1)
     return al_fail(c, AL_EVALUE,
                    "%s: width: needed, because a gate or decay of these options reads x", name);
@@ -338,6 +325,23 @@ static bool positive(const al_opts *o, const char *key) {
          (even || (features && scale && !limited));
 }
 
+bool formula_nonnegative(const al_opts *o, bool denominator) {
+  const weight_fn w = formula_weight(o, denominator);
+  if (strcmp(w.f, "polynomial") != 0) return strcmp(w.f, "expr") != 0;
+  if (w.learned) return false;
+  const bool features = is(o, "feature_map", "relu") || is(o, "feature_map", "elu1") ||
+                        is(o, "feature_map", "softplus");
+  const bool up = features && !is(o, "logit_scale", "learned") &&
+                  !(number(o, "logit_scale") && al_opt_num(o, "logit_scale") < 0);
+  bool even = true, plus = true, series = w.order % 2 == 0 && w.order > 0;
+  for (int n = 0; n <= w.order; n++) {
+    even &= w.c[n] == 0 || n % 2 == 0;
+    plus &= w.c[n] >= 0;
+    series &= w.c[n] == exp(-lgamma(n + 1.0));
+  }
+  return series || (plus && (even || up)); /* series of an even order: e^x cut there has no root */
+}
+
 static bool plain_sum(const al_opts *o) {
   return is(o, "denominator.stat", "sum") && number(o, "denominator.power") &&
          al_opt_num(o, "denominator.power") == 1 && al_opt_num(o, "denominator.floor") == 0 &&
@@ -365,28 +369,6 @@ unsigned formula_claims(const al_opts *o) {
   if (raw && (plain_sum(o) || (l2 && constant))) claims |= ATTN_SHIFT_INVARIANT;
   if (l2) claims |= ATTN_SCALE_FREE;
   return claims;
-}
-
-/* ---- state ------------------------------------------------------------------------------------
- */
-
-/* Polynomials carry, a key/value head, C(D+n-1, n) rows of E numbers for each kept order n, and one
- * number a row for a denominator that sums weights. exp and cosh carry every key and value. */
-int64_t formula_state_bytes(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype) {
-  const weight_fn f = formula_weight(o, false);
-  const double D = (double)s->head_dim, E = (double)s->value_dim, H = (double)s->kv_heads;
-  double bytes = 0;
-  if (strcmp(f.f, "polynomial") == 0 && !number(o, "logit_clamp") && !number(o, "logit_softcap")) {
-    double rows = 0;
-    for (int n = 0; n <= f.order; n++)
-      if (f.c[n] != 0) rows += exp(lgamma(D + n) - lgamma(n + 1.0) - lgamma(D));
-    bytes = H * rows * (E + (formula_reads_weights(o) ? 1 : 0)) * 4;
-  } else {
-    bytes = (double)t * H * (D + E) * (double)al_dtype_size(dtype) +
-            (on(o, "decay") ? (double)t * H * 4 : 0);
-  }
-  if (is(o, "denominator.stat", "cumulative_gate")) bytes += (double)s->heads * 4;
-  return bytes < 9e18 ? (int64_t)(bytes + 0.5) : INT64_MAX;
 }
 
 /* ---- the formula as text ----------------------------------------------------------------------

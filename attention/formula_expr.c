@@ -2,6 +2,7 @@
  * head. Where the expression is exp(g) at its root, f is exp and g runs before it, so that the
  * row's maximum stays outside as for exp; else f is the identity and the whole expression runs. */
 #include "formula.h"
+#include <ctype.h>
 #include <stdio.h>
 
 static const char *const owner = "kernel_attention: option 'expr'";
@@ -21,6 +22,18 @@ bool formula_expr_positive(const al_opts *o) {
   const bool yes = e && al_expr_positive(e);
   al_expr_free(e);
   return yes;
+}
+
+bool formula_expr_reads_row(const al_opts *o) {
+  const char *text = is(o, "similarity", "expr") ? al_opt_word(o, "expr") : "";
+  for (const char *at = text; *at; at++) {
+    if (!isalpha((unsigned char)*at)) continue;
+    const char *from = at;
+    while (isalnum((unsigned char)*at) || *at == '_') at++;
+    if (at - from == 1 && *from == 'i') return true;
+    if (!*at) break;
+  }
+  return false;
 }
 
 bool formula_exponent(const al_opts *o, char *g, size_t n) {

@@ -13,19 +13,23 @@ typedef struct run {
   al_tensor *const *p;
   attn_param rows[ATTN_MAX_PARAMS];
   int n;
-  int64_t B, T, S;
-  bool chunked; /* the sums by attend_chunked */
-  char vis[64]; /* "causal=true offset=0" */
+  int64_t B, T, S;    /* S: keys that the sums run over, with those of the state */
+  bool by_state;      /* the sums by attend_chunked or attend_step */
+  al_tensor *lengths; /* of these S keys, or NULL */
+  al_tensor *before;  /* (B) i32: keys that each row has seen before this call, or NULL */
+  char vis[64];       /* "causal=true offset=0", of the S keys */
+  char now[64];       /* of the keys of this call alone */
 } run;
 
 /* The logits' factors, and what the weights of the numerator leave for the rest of the formula. */
 typedef struct sums {
   al_tensor *q, *k; /* fused: before the feature map, else after it */
   double scale;
-  bool mapped;          /* q and k went through the feature map already */
-  al_tensor *decay;     /* (B,S,Hkv) or NULL */
-  al_tensor *logits;    /* composed: (B,H,T,S) */
-  al_tensor *y;         /* (B,T,H,E): N, or N / W when `divided` */
+  bool mapped;            /* q and k went through the feature map already */
+  al_tensor *decay;       /* (B,S,Hkv) or NULL */
+  al_tensor *v, *v_scale; /* v (B,S,Hkv,E), still to be multiplied by v_scale (B,S,Hkv) or NULL */
+  al_tensor *logits;      /* composed: (B,H,T,S) */
+  al_tensor *y;           /* (B,T,H,E): N, or N / W when `divided` */
   al_tensor *W;         /* (B,T,H), or NULL where the denominator reads no weights or has its own */
   al_tensor *reference; /* (B,T,H) or NULL: N and W are relative to e^reference */
   bool divided;
@@ -33,13 +37,18 @@ typedef struct sums {
 
 /* Log decay a step (B,S,Hkv), or NULL. */
 al_tensor *formula_log_decay(const run *r);
-/* y and W of the numerator's weights, from q, k, scale and decay in n: by attend or attend_chunked,
- * or out of small ops. */
+/* v and v_scale of n: what multiplies v on its own side, gates that have channels already in v. */
+void formula_values(const run *r, sums *n);
+/* Keys, values and decay of n join those of the state, and the run sees them all. */
+al_status formula_join_cache(run *r, sums *n);
+/* y and W of the numerator's weights, from what is in n: by attend, by attend_chunked or
+ * attend_step and the state, or out of small ops. */
 void formula_add_up_fused(const run *r, sums *n);
+void formula_add_up_by_state(const run *r, sums *n);
 void formula_add_up_composed(const run *r, sums *n);
 /* W of the denominator's own weights (B,T,H); *m its reference or NULL. */
 al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m);
-/* Number of visible keys, at least 1: (B,T,1), for rows of `of` (q or v). */
+/* Number of visible keys, at least 1: (B,T,1), for rows of `of` (q or v); with those before. */
 al_tensor *formula_counts(const run *r, al_tensor *of, int64_t offset);
 /* t^power for a positive t (B,T,H or 1); `sign` -1 gives the reciprocal. */
 al_tensor *formula_power(const run *r, al_tensor *t, double sign);

@@ -1,5 +1,5 @@
-/* formula_sums.c: y and W of the formula's weights, two ways: fused (attend, or attend_chunked: the
- * (T,S) matrix is never there) and composed (scores, weights, mix). */
+/* formula_sums.c: y and W of the formula's weights, three ways: fused (attend: the (T,S) matrix is
+ * never there), by a state (attend_chunked, attend_step) and composed (scores, weights, mix). */
 #include "formula_run.h"
 #include <math.h>
 #include <stdlib.h>
@@ -76,6 +76,14 @@ static void f_expression(const run *r, f_text *t) {
   t->scalars = scalars(r);
 }
 
+/* " coefficients={..}" */
+static void list_text(const weight_fn *f, char *buf, size_t size) {
+  size_t at = 0;
+  for (int n = 0; n <= f->order; n++)
+    at += (size_t)snprintf(buf + at, size - at, "%s%.17g", n ? "," : " coefficients={", f->c[n]);
+  snprintf(buf + at, size - at, "}");
+}
+
 static f_text f_options(const run *r, bool denominator) {
   const weight_fn f = formula_weight(r->o, denominator);
   f_text t = {.has_reference = strcmp(f.f, "polynomial") != 0,
@@ -89,20 +97,18 @@ static f_text f_options(const run *r, bool denominator) {
     f_expression(r, &t);
     return t;
   }
-  size_t at = (size_t)snprintf(t.f, sizeof t.f, "f=%s", f.f);
+  const size_t at = (size_t)snprintf(t.f, sizeof t.f, "f=%s", f.f);
   if (t.has_reference) return t;
-  if (is(r->o, "coefficients", "learned")) t.coefficients = param(r, "coefficients");
-  for (int n = 0; n <= f.order; n++)
-    at +=
-        (size_t)snprintf(t.f + at, sizeof t.f - at, "%s%.17g", n ? "," : " coefficients={", f.c[n]);
-  snprintf(t.f + at, sizeof t.f - at, "}");
+  if (f.learned) t.coefficients = param(r, "coefficients");
+  list_text(&f, t.f + at, sizeof t.f - at);
   return t;
 }
 
 /* Number of visible keys, at least 1: (B,T,1), for rows of `of` (q or v). */
 al_tensor *formula_counts(const run *r, al_tensor *of, int64_t offset) {
-  al_tensor *n = OP("visible_count", AL_IN(of, r->in->lengths), "causal=%s offset=%lld keys=%lld",
-                    r->in->causal ? "true" : "false", (long long)offset, (long long)r->S);
+  al_tensor *n =
+      OP("visible_count", AL_IN(of, r->in->lengths, r->before), "causal=%s offset=%lld keys=%lld",
+         r->in->causal ? "true" : "false", (long long)offset, (long long)al_size(r->in->k, 1));
   n = OP("clamp", AL_IN(n), "min=1");
   return OP("unsqueeze", AL_IN(n), "axis=-1");
 }
@@ -118,36 +124,21 @@ al_tensor *formula_power(const run *r, al_tensor *t, double sign) {
   return p == 1 ? t : OP("pow", AL_IN(t), "exponent=%.17g", p);
 }
 
-/* What multiplies v on its own side: gate and length as *scale (B,S,Hkv) or NULL; returns v,
- * already multiplied by a gate that has channels. */
-static al_tensor *values(const run *r, al_tensor **scale) {
-  al_tensor *v = r->in->v;
-  *scale = NULL;
+void formula_values(const run *r, sums *n) {
+  n->v = r->in->v;
+  n->v_scale = NULL;
   if (on(r->o, "input_gate")) {
     al_tensor *g =
         activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
-    if (is(r->o, "input_gate.per", "head")) *scale = g;
-    else v = scaled(r, v, as_factor(r, g, r->s->kv_heads));
+    if (is(r->o, "input_gate.per", "head")) n->v_scale = g;
+    else n->v = scaled(r, n->v, as_factor(r, g, r->s->kv_heads));
   }
   if (is(r->o, "denominator.side", "value")) {
     al_tensor *by = formula_power(r, formula_counts(r, r->in->v, 0), -1);
     by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
             (long long)r->s->kv_heads);
-    *scale = times(r, *scale, by);
+    n->v_scale = times(r, n->v_scale, by);
   }
-  return v;
-}
-
-/* One run of attend_chunked, as attend below. */
-static al_tensor *attend_chunked(const run *r, const sums *n, al_tensor *v, al_tensor *v_scale,
-                                 al_tensor *decay, const char *stat, bool divide, al_tensor **W) {
-  al_tensor *out[2];
-  al_run_into(r->c, "attend_chunked", AL_IN(n->q, n->k, v, decay, NULL, r->in->lengths, v_scale),
-              out, 2, "feature_map=%s stat=%s normalise=%s scale=%.17g %s",
-              n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
-              divide ? "true" : "false", n->scale, r->vis);
-  *W = row_first(r, out[1]);
-  return out[0];
 }
 
 /* One run of attend; W and m come as (B,T,H), m NULL for polynomials. Returns y. */
@@ -158,10 +149,9 @@ static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tenso
   al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
   al_tensor *out[3];
   *m = NULL;
-  if (r->chunked) return attend_chunked(r, n, v, v_scale, decay, stat, divide, W);
   al_run_into(r->c, "attend",
-              AL_IN(n->q, n->k, v, decay, f.coefficients, r->in->lengths, v_scale, f.scalars), out,
-              3, "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f,
+              AL_IN(n->q, n->k, v, decay, f.coefficients, r->lengths, v_scale, f.scalars), out, 3,
+              "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f,
               f.limits, f.expr, n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
               divide ? "true" : "false", n->scale, dropout, r->vis);
   *W = row_first(r, out[1]);
@@ -176,13 +166,13 @@ static al_tensor *weigh(const run *r, const sums *n, bool denominator, al_tensor
   al_tensor *s = n->logits;
   *reference = NULL;
   if (*f.expr) { /* it does what comes before f, the limits too */
-    s = OP("expression", AL_IN(s, r->in->lengths, f.scalars), "%s%s%s", r->vis, f.limits, f.expr);
+    s = OP("expression", AL_IN(s, r->lengths, f.scalars), "%s%s%s", r->vis, f.limits, f.expr);
     f.limits[0] = 0;
   }
   if (f.has_reference)
-    *reference = OP("visible_max", AL_IN(s, decay, r->in->lengths), "%s%s abs=%s", r->vis, f.limits,
+    *reference = OP("visible_max", AL_IN(s, decay, r->lengths), "%s%s abs=%s", r->vis, f.limits,
                     f.absolute ? "true" : "false");
-  return OP("weights", AL_IN(s, *reference, decay, f.coefficients, r->in->lengths), "%s %s%s", f.f,
+  return OP("weights", AL_IN(s, *reference, decay, f.coefficients, r->lengths), "%s %s%s", f.f,
             r->vis, f.limits);
 }
 
@@ -191,19 +181,6 @@ static al_tensor *statistic(const run *r, al_tensor *w) {
   const char *stat = al_opt_word(r->o, "denominator.stat");
   if (strcmp(stat, "abs") == 0) w = OP("abs", AL_IN(w), "");
   return row_first(r, OP(strcmp(stat, "l2") == 0 ? "l2" : "sum", AL_IN(w), "axes={-1}"));
-}
-
-/* W of the denominator's own weights; *m its reference. */
-al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m) {
-  al_tensor *W;
-  if (!n->logits) {
-    attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), NULL,
-           al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
-    return W;
-  }
-  W = statistic(r, weigh(r, n, true, m));
-  *m = row_first(r, *m);
-  return W;
 }
 
 static void map_inputs(const run *r, sums *n) {
@@ -220,14 +197,139 @@ static void scale_inputs(const run *r,
   n->q = OP("mul", AL_IN(n->q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
 }
 
+/* ---- by a state -------------------------------------------------------------------------------
+ */
+
+/* Sums of polynomial weights by the features of their monomials. */
+typedef struct pass {
+  weight_fn f;
+  al_tensor *coefficients, *decay, *v, *v_scale;
+  const char *stat;
+  bool divide;
+  al_tensor *state, *norm; /* before, and then after; NULL without a state */
+} pass;
+
+/* Returns y; W as (B,H,T). */
+static al_tensor *run_pass(const run *r, const sums *n, pass *p, al_tensor **W) {
+  const bool step = p->state && r->T == 1;
+  char list[sizeof(f_text)], more[96] = "";
+  list_text(&p->f, list, sizeof list);
+  if (!step) snprintf(more, sizeof more, " carry=%s %s", p->state ? "true" : "false", r->vis);
+  al_tensor *out[4];
+  al_run_into(
+      r->c, step ? "attend_step" : "attend_chunked",
+      AL_IN(n->q, n->k, p->v, p->decay, p->coefficients, r->lengths, p->v_scale, p->state, p->norm),
+      out, 4, "feature_map=%s stat=%s normalise=%s scale=%.17g%s%s",
+      n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), p->stat,
+      p->divide ? "true" : "false", n->scale, list, more);
+  if (p->state) p->state = out[2];
+  if (p->norm) p->norm = out[3];
+  *W = out[1];
+  return out[0];
+}
+
+static al_tensor *component(const run *r, const char *name) {
+  return r->in->state ? attn_state_get(r->in->state, name) : NULL;
+}
+static void put(const run *r, const char *name, al_tensor *t) {
+  if (r->in->state) attn_state_put(r->c, r->in->next, name, t, "");
+}
+
+void formula_add_up_by_state(const run *r, sums *n) {
+  const al_opts *o = r->o;
+  scale_inputs(r, n);
+  const bool reads = formula_reads_weights(o) && !formula_own_rows(o);
+  n->divided = reads && is(o, "denominator.stat", "sum") && is(o, "denominator.gradient", "both");
+  pass p = {.f = formula_weight(o, false),
+            .decay = n->decay,
+            .v = n->v,
+            .v_scale = n->v_scale,
+            .stat = reads ? "sum" : "none",
+            .divide = n->divided,
+            .state = component(r, "numerator"),
+            .norm = reads ? component(r, "denominator") : NULL};
+  if (p.f.learned) p.coefficients = param(r, "coefficients");
+  al_tensor *W;
+  n->y = run_pass(r, n, &p, &W);
+  put(r, "numerator", p.state);
+  if (reads) put(r, "denominator", p.norm);
+  n->W = reads ? row_first(r, W) : NULL;
+}
+
+/* Coefficients d_n = sum over i + j = n of k_i c_i k_j c_j of the square of sum k_n c_n s^n. */
+static al_tensor *squared_coefficients(const run *r, const weight_fn *f) {
+  const int64_t n = f->order + 1, all = 2 * n - 1, count = n * n * all;
+  double *sum = calloc((size_t)count, sizeof *sum); /* (n n, 2n-1): which products d_n has */
+  if (!sum) {
+    al_fail(r->c, AL_ENOMEM, "out of memory (squared coefficients)");
+    return NULL;
+  }
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j < n; j++) sum[(i * n + j) * all + i + j] = f->c[i] * f->c[j];
+  al_tensor *k = param(r, "coefficients"),
+            *which =
+                al_tensor_from(r->c, al_type(r->in->q), 2, (int64_t[]){n * n, all}, sum, count);
+  free(sum);
+  k = OP("mul", AL_IN(OP("unsqueeze", AL_IN(k), "axis=1"), k), "");
+  k = OP("reshape", AL_IN(k), "shape={1,%lld}", (long long)(n * n));
+  return OP("squeeze", AL_IN(OP("matmul", AL_IN(k, which), "")), "axis=0");
+}
+
+/* sqrt(t) where t > 0, else 0 with gradient 0. */
+static al_tensor *root(const run *r, al_tensor *t) {
+  const int64_t one = 1;
+  al_tensor *live = OP("sign", AL_IN(OP("relu", AL_IN(t), "")), "");
+  al_tensor *base = OP("select", AL_IN(live, t, like(r, 1, &one, 1)), "");
+  return OP("mul", AL_IN(OP("sqrt", AL_IN(base), ""), live), "");
+}
+
+/* W of rows of their own: the sums of weights are those of values that are 1. */
+static al_tensor *own_by_state(const run *r, const sums *n) {
+  const al_opts *o = r->o;
+  const bool l2 = is(o, "denominator.stat", "l2");
+  pass p = {.f = formula_denominator_to(o, (int)al_opt_int(o, "order")),
+            .decay = is(o, "denominator.decay", "none") ? NULL : n->decay,
+            .v = like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 1),
+            .stat = "none"};
+  if (p.f.learned && l2) {
+    const weight_fn f = formula_weight(o, true);
+    p.coefficients = squared_coefficients(r, &f);
+    for (int i = 0; i <= p.f.order; i++) p.f.c[i] = p.f.c[i] != 0;
+  } else if (p.f.learned) {
+    p.coefficients = param(r, "coefficients");
+  }
+  if (l2 && p.decay) p.decay = OP("scale", AL_IN(p.decay), "by=2");
+  if (r->in->state) p.state = OP("unsqueeze", AL_IN(component(r, "denominator")), "axis=-1");
+  al_tensor *W;
+  al_tensor *y = run_pass(r, n, &p, &W); /* (B,T,H,1) */
+  if (r->in->state) put(r, "denominator", OP("squeeze", AL_IN(p.state), "axis=-1"));
+  W = OP("squeeze", AL_IN(y), "axis=-1");
+  return l2 ? root(r, W) : W;
+}
+
+/* W of the denominator's own weights; *m its reference. */
+al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m) {
+  al_tensor *W;
+  *m = NULL;
+  if (r->by_state) return own_by_state(r, n);
+  if (!n->logits) {
+    attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), NULL,
+           al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
+    return W;
+  }
+  W = statistic(r, weigh(r, n, true, m));
+  *m = row_first(r, *m);
+  return W;
+}
+
 void formula_add_up_fused(const run *r, sums *n) {
   const al_opts *o = r->o;
   scale_inputs(r, n);
   const bool reads =
       formula_reads_weights(o) && !formula_own_weights(o) && is(o, "denominator.side", "row");
   n->divided = reads && is(o, "denominator.stat", "sum") && is(o, "denominator.gradient", "both");
-  al_tensor *W, *scale, *v = values(r, &scale);
-  n->y = attend(r, n, false, v, scale, reads ? al_opt_word(o, "denominator.stat") : "none",
+  al_tensor *W;
+  n->y = attend(r, n, false, n->v, n->v_scale, reads ? al_opt_word(o, "denominator.stat") : "none",
                 n->divided, r->in->training ? al_opt_num(o, "dropout") : 0, &W, &n->reference);
   n->W = reads ? W : NULL;
 }
@@ -236,12 +338,64 @@ void formula_add_up_composed(const run *r, sums *n) {
   const al_opts *o = r->o;
   map_inputs(r, n);
   scale_inputs(r, n);
-  n->logits = OP("scores", AL_IN(n->q, n->k, r->in->lengths), "scale=%.17g %s", n->scale, r->vis);
+  n->logits = OP("scores", AL_IN(n->q, n->k, r->lengths), "scale=%.17g %s", n->scale, r->vis);
   al_tensor *reference, *w = weigh(r, n, false, &reference);
   n->reference = row_first(r, reference);
   if (formula_reads_weights(o) && !formula_own_weights(o)) n->W = statistic(r, w);
   if (r->in->training && al_opt_num(o, "dropout") > 0)
     w = OP("dropout", AL_IN(w), "p=%.17g", al_opt_num(o, "dropout"));
-  al_tensor *scale, *v = values(r, &scale);
-  n->y = OP("mix", AL_IN(w, scaled(r, v, scale), r->in->lengths), "%s", r->vis);
+  n->y = OP("mix", AL_IN(w, scaled(r, n->v, n->v_scale), r->lengths), "%s", r->vis);
+}
+
+/* ---- keys and values of a state ---------------------------------------------------------------
+ */
+
+/* The cache of `name`, its first `kept` entries of each row, and the new ones; `all` entries. */
+static al_tensor *grown(const run *r, const char *name, al_tensor *more, int64_t kept,
+                        int64_t all) {
+  al_tensor *t = component(r, name);
+  if (al_size(t, 1) > kept) t = OP("slice", AL_IN(t), "axis=1 stop=%lld", (long long)kept);
+  t = OP("append", AL_IN(t, more, r->before, r->in->lengths), "");
+  if (t && al_size(t, 1) > all) t = OP("slice", AL_IN(t), "axis=1 stop=%lld", (long long)all);
+  put(r, name, t);
+  return t;
+}
+
+al_status formula_join_cache(run *r, sums *n) {
+  const int32_t *seen = al_data(r->before);
+  int64_t most = 0, all = 0;
+  bool even = true; /* all rows have seen as many */
+  double *total = calloc((size_t)r->B, sizeof *total), *new = calloc((size_t)r->B, sizeof *new);
+  if (!total || !new) {
+    free(total);
+    free(new);
+    return al_fail(r->c, AL_ENOMEM, "out of memory (lengths of %lld rows)", (long long)r->B);
+  }
+  if (r->in->lengths) al_read(r->in->lengths, new, r->B);
+  for (int64_t b = 0; b < r->B; b++) {
+    total[b] = seen[b] + (r->in->lengths ? new[b] : (double)r->T);
+    if (seen[b] > most) most = seen[b];
+    if ((int64_t)total[b] > all) all = (int64_t)total[b];
+    even &= seen[b] == seen[0];
+  }
+  r->lengths = al_tensor_from(r->c, AL_I32, 1, &r->B, total, r->B);
+  free(total);
+  free(new);
+  if (!even && r->T > 1)
+    return al_fail(r->c, AL_ESTATE,
+                   "kernel_attention: state: its rows have seen different numbers of tokens, so "
+                   "further ones must come one at a time, got %lld",
+                   (long long)r->T);
+  if (!even && formula_expr_reads_row(r->o))
+    return al_fail(r->c, AL_ESTATE,
+                   "kernel_attention: state: its rows have seen different numbers of tokens, but "
+                   "expr reads the row's position i");
+  n->k = grown(r, "k", n->k, most, all);
+  n->v = grown(r, "v", scaled(r, n->v, n->v_scale), most, all);
+  n->v_scale = NULL;
+  if (n->decay) n->decay = grown(r, "log_decay", n->decay, most, all);
+  r->S = all;
+  /* a single row sees all that its length leaves, wherever it stands */
+  snprintf(r->vis, sizeof r->vis, "causal=true offset=%lld", (long long)most);
+  return al_error(r->c);
 }

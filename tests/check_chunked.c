@@ -233,12 +233,14 @@ END_TEST
 
 static const struct {
   const char *options, *says;
-} refused[] = {{"", "similarity=linear needed"},
+} refused[] = {{"", "need every key"},
                {"similarity=linear logit_clamp=5", "limits on the logits"},
                {"similarity=linear dropout=0.1", "dropout needs every weight"},
-               {"similarity=linear denominator=abs", "need every weight"},
-               {"similarity=linear denominator.similarity=exp", "own weights are not linear"},
-               {"similarity=linear impl=composed", "impl=composed"}};
+               {"similarity=linear denominator=abs", "needs every weight"},
+               {"similarity=linear denominator.similarity=exp", "own weights need every key"},
+               {"similarity=linear impl=composed", "impl=composed"},
+               {"similarity=square state_limit=0", "state_limit=0"},
+               {"similarity=taylor order=100 state_limit=1", "order 100"}};
 
 START_TEST(chunked_refuses_with_the_reason) {
   al_ctx *c = al_ctx_new();

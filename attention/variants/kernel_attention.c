@@ -1,5 +1,5 @@
-/* kernel_attention: the formula with its slots, in parallel and chunked form. For one head, row i,
- * key j:
+/* kernel_attention: the formula with its slots, in parallel, chunked and recurrent form. For one
+ * head, row i, key j:
  *
  *   s_ij = logit_scale * phi(q_i).phi(k_j)          w_ij = A_ij f(s_ij) over visible j
  *   u_j  = b_j v_j                                  N_i  = sum_j w_ij u_j
@@ -9,9 +9,9 @@
  * Source: the papers' forms in one (P1 2507.23632, P2 2409.18747, P3 2602.17363); every variant of
  * the papers but Mamba blocks and distance scores.
  *
- * Two implementations of the sums: composed (scores, weights, mix: the (T,S) matrix is there) and
- * fused (the op attend, or attend_chunked for linear weights: it never is). What follows the sums
- * is the same code.
+ * Three ways to the sums (formula_sums.c): composed (scores, weights, mix: the (T,S) matrix is
+ * there), fused (the op attend: it never is), and by a state (attend_chunked, attend_step). What
+ * follows the sums is the same code.
  *
  * Numerics. exp and cosh carry a row reference m outside: weights are w e^-m, so N and W are
  * relative to e^m and what is added to W (sink, eps, floor) is multiplied by e^-m. What remains is
@@ -40,17 +40,25 @@ static al_tensor *other_statistic(const run *r, bool composed) {
   /* cumulative_gate: sum over visible j of exp(p_j), by the same selection as the values */
   al_tensor *e = OP("exp", AL_IN(project(r, r->in->x, "denominator")), "");
   al_tensor *gates = as_factor(r, e, r->s->heads), *sum;
-  if (composed) {
+  if (composed && !r->in->state) {
     const int64_t shape[] = {r->B, r->s->heads, r->T, r->S};
-    sum = OP("mix", AL_IN(like(r, 4, shape, 1), gates, r->in->lengths), "%s", r->vis);
-  } else if (r->chunked) { /* weights of 1 */
+    sum = OP("mix", AL_IN(like(r, 4, shape, 1), gates, r->in->lengths), "%s", r->now);
+  } else if (r->by_state && r->T > 1) { /* weights of 1 */
     al_tensor *one = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 1);
     sum = OP("attend_chunked", AL_IN(one, one, gates, NULL, NULL, r->in->lengths), "stat=none %s",
-             r->vis);
+             r->now);
   } else {
     al_tensor *none = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 0);
     sum = OP("attend", AL_IN(none, none, gates, NULL, NULL, r->in->lengths),
-             "f=polynomial coefficients={1} stat=none %s", r->vis);
+             "f=polynomial coefficients={1} stat=none %s", r->now);
+  }
+  if (r->in->state) {
+    const long long B = r->B, H = r->s->heads, T = r->T;
+    al_tensor *earlier = attn_state_get(r->in->state, "gate_sum");
+    sum = OP("add", AL_IN(sum, OP("reshape", AL_IN(earlier), "shape={%lld,1,%lld,1}", B, H)), "");
+    al_tensor *last = OP("slice", AL_IN(sum), "axis=1 start=%lld", T - 1);
+    attn_state_put(r->c, r->in->next, "gate_sum",
+                   OP("reshape", AL_IN(last), "shape={%lld,%lld}", B, H), "");
   }
   return OP("squeeze", AL_IN(OP("clamp", AL_IN(sum), "min=1")), "axis=-1");
 }
@@ -63,8 +71,8 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
   if (is(o, "denominator.stat", "none") || is(o, "denominator.side", "value")) return NULL;
   al_tensor *W = n->W, *m = n->W ? n->reference : NULL;
   if (!W)
-    W = formula_own_weights(o) ? formula_own_statistic(r, n, &m)
-                               : other_statistic(r, n->logits != NULL);
+    W = formula_reads_weights(o) ? formula_own_statistic(r, n, &m)
+                                 : other_statistic(r, n->logits != NULL);
   if (is(o, "denominator.gradient", "stopped")) W = al_detach(r->c, W);
   al_tensor *shrink = m ? OP("exp", AL_IN(OP("neg", AL_IN(m), "")), "") : NULL; /* e^-m */
   al_tensor *D = W;
@@ -217,35 +225,62 @@ static al_tensor *end_composed(const run *r, al_tensor *y, tail t) {
   return t.constant == 1 ? y : OP("scale", AL_IN(y), "by=%.17g", t.constant);
 }
 
-/* auto: fused, but composed in f64, where it is the reference. */
-static bool fused(const al_opts *o, al_dtype t) {
-  return is(o, "impl", "fused") || is(o, "form", "chunked") ||
-         (is(o, "impl", "auto") && t != AL_F64);
-}
-
-/* Chunked from this many keys on: measured, forward and backward, for heads of 16 to 128 channels.
- */
-static int64_t least_chunked(const attn_sizes *s) {
-  return 2 * (s->head_dim > s->value_dim ? s->head_dim : s->value_dim);
-}
-
 static al_status pick_form(run *r) {
+  if (r->in->state) {
+    r->by_state = !formula_not_finite(r->o);
+    if (r->by_state && r->in->training && al_opt_num(r->o, "dropout") > 0)
+      return al_fail(r->c, AL_EVALUE,
+                     "kernel_attention: state: dropout needs every weight: continue in evaluation "
+                     "mode, or with dropout=0");
+    return AL_OK;
+  }
   const bool fits = !r->in->causal || (r->T == r->S && r->in->offset == 0);
-  r->chunked = is(r->o, "form", "chunked");
-  if (r->chunked && !fits)
+  r->by_state = is(r->o, "form", "chunked");
+  if (r->by_state && !fits)
     return al_fail(r->c, AL_ESHAPE,
                    "kernel_attention: form=chunked: causal rows must be the keys' own tokens, got "
                    "%lld rows, %lld keys, "
                    "offset %lld",
                    (long long)r->T, (long long)r->S, (long long)r->in->offset);
-  if (is(r->o, "form", "auto") && fits && fused(r->o, al_type(r->in->q)) &&
-      r->S >= least_chunked(r->s))
-    r->chunked = !formula_not_chunked(r->o);
+  if (is(r->o, "form", "auto") && fits)
+    r->by_state = formula_chunks(r->o, r->s, al_type(r->in->q), r->S);
   return AL_OK;
+}
+
+static al_status check_x(const run *r) {
+  const al_opts *o = r->o;
+  if (formula_reads_x(o) && !r->in->x)
+    return al_fail(
+        r->c, AL_EVALUE,
+        "kernel_attention: x: needed, because a gate or decay of these options reads it");
+  const bool keys_from_x = is(o, "decay", "gated") || on(o, "input_gate") ||
+                           is(o, "denominator.stat", "cumulative_gate");
+  if (keys_from_x && r->T != r->S)
+    return al_fail(r->c, AL_ESHAPE,
+                   "kernel_attention: x: these options read x at key positions, so as many queries "
+                   "as keys are needed, got %lld and %lld",
+                   (long long)r->T, (long long)r->S);
+  return AL_OK;
+}
+
+/* No token: the state is what it was. */
+static void pass_on(al_ctx *c, const attn_in *in) {
+  static const char *const names[] = {"numerator", "denominator", "k",
+                                      "v",         "log_decay",   "gate_sum"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    al_tensor *t = attn_state_get(in->state, names[i]);
+    if (t) attn_state_put(c, in->next, names[i], t, "");
+  }
 }
 
 static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
                           const attn_in *in) {
+  attn_in empty = *in;
+  if (in->state && al_size(in->q, 1) == 0) {
+    pass_on(c, in);
+    empty.state = NULL;
+    in = &empty;
+  }
   run run_ = {.c = c,
               .o = o,
               .s = s,
@@ -253,49 +288,26 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
               .p = p,
               .B = al_size(in->q, 0),
               .T = al_size(in->q, 1),
-              .S = al_size(in->k, 1)};
+              .S = al_size(in->k, 1),
+              .lengths = in->lengths,
+              .before = in->state ? attn_state_get(in->state, "count") : NULL};
   run *r = &run_;
   r->n = formula_params(o, s, r->rows);
-  snprintf(r->vis, sizeof r->vis, "causal=%s offset=%lld", in->causal ? "true" : "false",
+  snprintf(r->now, sizeof r->now, "causal=%s offset=%lld", in->causal ? "true" : "false",
            (long long)in->offset);
-  if (formula_reads_x(o) && !in->x) {
-    al_fail(c, AL_EVALUE,
-            "kernel_attention: x: needed, because a gate or decay of these options reads it");
-    return NULL;
-  }
-  const bool keys_from_x = is(o, "decay", "gated") || on(o, "input_gate") ||
-                           is(o, "denominator.stat", "cumulative_gate");
-  if (keys_from_x && r->T != r->S) {
-    al_fail(c, AL_ESHAPE,
-            "kernel_attention: x: these options read x at key positions, so as many queries as "
-            "keys are needed, got %lld and %lld",
-            (long long)r->T, (long long)r->S);
-    return NULL;
-  }
-  if (pick_form(r) != AL_OK) return NULL;
+  strcpy(r->vis, r->now);
+  if (check_x(r) != AL_OK || pick_form(r) != AL_OK) return NULL;
 
   sums n = {.q = in->q, .k = in->k, .decay = formula_log_decay(r)};
   n.scale = number(o, "logit_scale") ? al_opt_num(o, "logit_scale") : 1 / sqrt((double)s->head_dim);
-  const bool whole = fused(o, al_type(in->q));
-  if (whole) formula_add_up_fused(r, &n);
+  formula_values(r, &n);
+  if (in->state && !r->by_state && formula_join_cache(r, &n) != AL_OK) return NULL;
+  const bool whole = formula_fused(o, al_type(in->q));
+  if (r->by_state) formula_add_up_by_state(r, &n);
+  else if (whole) formula_add_up_fused(r, &n);
   else formula_add_up_composed(r, &n);
   const tail t = plan_tail(r, &n);
   return whole ? end_fused(r, n.y, t) : end_composed(r, n.y, t);
-}
-
-static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf,
-                 size_t n) {
-  const char *why_not = formula_not_chunked(o);
-  if (!fused(o, dtype))
-    snprintf(buf, n, "parallel, composed: %s",
-             is(o, "impl", "composed") ? "impl=composed" : "in f64 it is the reference");
-  else if (is(o, "form", "chunked")) snprintf(buf, n, "chunked, fused: form=chunked");
-  else if (is(o, "form", "parallel")) snprintf(buf, n, "parallel, fused: form=parallel");
-  else if (why_not) snprintf(buf, n, "parallel, fused (no chunked form: %s)", why_not);
-  else
-    snprintf(buf, n, "%s, fused: linear weights, %lld tokens, chunked pays from %lld on",
-             T >= least_chunked(s) ? "chunked" : "parallel", (long long)T,
-             (long long)least_chunked(s));
 }
 
 #define ROW(...) {__VA_ARGS__},
@@ -307,4 +319,5 @@ static const attn_preset presets[] = {
 ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the formula a switch",
             .options = formula_options, .presets = presets, .check = formula_check,
             .params = formula_params, .forward = forward, .claims = formula_claims,
-            .state_bytes = formula_state_bytes, .formula = formula_text, .plan = plan);
+            .state_bytes = formula_state_bytes, .formula = formula_text, .plan = formula_plan,
+            .state = formula_state);

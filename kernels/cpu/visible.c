@@ -140,7 +140,7 @@ static void reduce_head(const reduction *k) {
 
 /* Results of a block when n are cut into `blocks`: a multiple of ROWS. */
 static int64_t block_size(int64_t n, int64_t blocks) {
-  return (n + blocks * ROWS - 1) / (blocks * ROWS) * ROWS;
+  return blocks == 0 ? ROWS : (n + blocks * ROWS - 1) / (blocks * ROWS) * ROWS;
 }
 
 static void clear_rows(real *out, int64_t stride, int64_t rows, int64_t D) {
