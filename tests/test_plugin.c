@@ -271,6 +271,17 @@ START_TEST(a_loaded_family_is_found_by_name) {
 }
 END_TEST
 
+/* What is asked of a plug-in's tables holds for our own. */
+START_TEST(built_in_families_pass) {
+  ck_assert_int_gt(attn_family_count(), 1);
+  for (int i = 0; i < attn_family_count(); i++) {
+    const attn_family *f = attn_family_at(i);
+    ck_assert_msg(attn_family_check(c, f, f->name) == AL_OK, "%s",
+                  al_error_message(c, NULL, NULL));
+  }
+}
+END_TEST
+
 extern const attn_family attn_family_my_variant; /* the template, compiled as a built-in */
 
 static double *outputs(const attn_family *f, const char *options, int64_t *n) {
@@ -347,6 +358,7 @@ Suite *suite_test_plugin(void) {
   t = tcase_create("families");
   tcase_add_checked_fixture(t, scratch_begin, scratch_end);
   tcase_add_test(t, a_loaded_family_is_found_by_name);
+  tcase_add_test(t, built_in_families_pass);
   tcase_add_test(t, one_source_built_in_and_loaded);
   suite_add_tcase(s, t);
   return s;
