@@ -64,8 +64,27 @@ static al_status check_unchanged(al_ctx *c, const file *f) {
   return AL_OK;
 }
 
+/* The system answers with the library that it has when it is asked for the same name again, though
+ * the file may be another one by now. So each family from one path had it under another spelling:
+ * a/b.so, a/./b.so, a/././b.so. NULL: out of memory. */
+static char *fresh_spelling(const char *path) {
+  const char *other, *base = strrchr(path, '/') + 1;
+  size_t n = 0, at = (size_t)(base - path);
+  for (int i = 0; i < attn_family_count(); i++)
+    n += attn_plugin_of(attn_family_at(i), &other, NULL) && strcmp(path, other) == 0;
+  char *s = malloc(strlen(path) + 2 * n + 1);
+  if (!s) return NULL;
+  memcpy(s, path, at);
+  for (; n > 0; n--, at += 2) memcpy(s + at, "./", 2);
+  strcpy(s + at, base);
+  return s;
+}
+
 static al_status open_library(al_ctx *c, file *f, attn_plugin_fn **entry) {
-  f->library = dlopen(f->path, RTLD_NOW | RTLD_LOCAL);
+  char *name = fresh_spelling(f->path);
+  if (!name) return al_fail(c, AL_ENOMEM, "out of memory (plug-in)");
+  f->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  free(name);
   if (!f->library) {
     const char *why = dlerror();
     const bool symbol = why && strstr(why, "undefined symbol");

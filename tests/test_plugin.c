@@ -243,8 +243,31 @@ START_TEST(the_same_contents_are_the_same_family) {
 }
 END_TEST
 
-/* ---- what a loaded family is
- * ---------------------------------------------------------------------- */
+static void copy_file(const char *from, const char *to) {
+  bytes b = read_bytes(from);
+  ck_assert_msg(al_file_write(c, to, b.p, b.n) == AL_OK, "%s", al_error_message(c, NULL, NULL));
+  free(b.p);
+}
+
+/* What runs is what the file holds now, not what the system remembers under that name. */
+START_TEST(a_path_whose_file_is_another_one) {
+  const char *path = in_folder("p.so");
+  copy_file(AL_FIXTURE_DIR "/fault_INIT.so", path);
+  ck_assert_ptr_null(attn_plugin_load(c, path, NULL));
+  al_error_clear(c);
+  const char *const from[] = {MEAN, AL_PLUGIN_DIR "/my_variant.so",
+                              AL_PLUGIN_DIR "/sigmoid_attention.so"};
+  const char *const names[] = {"mean", "my_variant", "sigmoid_attention"};
+  for (int i = 0; i < 3; i++) {
+    copy_file(from[i], path);
+    const attn_family *f = attn_plugin_load(c, path, NULL);
+    ck_assert_msg(f != NULL, "%s", al_error_message(c, NULL, NULL));
+    ck_assert_str_eq(f->name, names[i]);
+  }
+}
+END_TEST
+
+/* ---- what a loaded family is ----------------------------------------------------------------- */
 
 START_TEST(a_loaded_family_is_found_by_name) {
   const attn_family *mean = attn_plugin_load(c, MEAN, NULL), *f;
@@ -276,8 +299,7 @@ START_TEST(built_in_families_pass) {
   ck_assert_int_gt(attn_family_count(), 1);
   for (int i = 0; i < attn_family_count(); i++) {
     const attn_family *f = attn_family_at(i);
-    ck_assert_msg(attn_family_check(c, f, f->name) == AL_OK, "%s",
-                  al_error_message(c, NULL, NULL));
+    ck_assert_msg(attn_family_check(c, f, f->name) == AL_OK, "%s", al_error_message(c, NULL, NULL));
   }
 }
 END_TEST
@@ -354,6 +376,7 @@ Suite *suite_test_plugin(void) {
   tcase_add_test(t, names_of_other_plugins_are_refused);
   tcase_add_test(t, what_is_no_file_is_refused);
   tcase_add_test(t, the_same_contents_are_the_same_family);
+  tcase_add_test(t, a_path_whose_file_is_another_one);
   suite_add_tcase(s, t);
   t = tcase_create("families");
   tcase_add_checked_fixture(t, scratch_begin, scratch_end);

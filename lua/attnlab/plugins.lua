@@ -30,7 +30,7 @@ local function command(source, out)
   for w in (os.getenv "CC" or "cc"):gmatch "%S+" do words[#words + 1] = w end
   local folder = source:match "^(.*/)" or ""
   for _, w in ipairs { "-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra",
-                       "-Wno-format-zero-length", "-Wno-maybe-uninitialized", "-DATTN_PLUGIN", "-iquote",
+                       "-Wno-format-zero-length", "-DATTN_PLUGIN", "-iquote",
                        dir .. "/attention", "-iquote", dir .. "/attention/variants", "-Wl,-z,defs" } do
     words[#words + 1] = w
   end
