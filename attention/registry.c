@@ -162,8 +162,7 @@ void attn_registry_add(const attn_family *f, const attn_origin *origin) {
   add_presets(f);
 }
 
-/* ---- finding ----------------------------------------------------------------------------------
- */
+/* ---- finding -------------------- */
 
 static al_status not_found(al_ctx *c, const char *name) {
   const char *names[2 * MAX_PRESETS + N_BUILT_IN + MAX_LOADED];
@@ -218,8 +217,7 @@ al_status attn_find(al_ctx *c, const char *name, const attn_family **family,
   return al_error(c);
 }
 
-/* ---- describe ---------------------------------------------------------------------------------
- */
+/* ---- describe -------------------- */
 
 static void claims_text(unsigned claims, FILE *f) {
   static const struct {

@@ -11,8 +11,7 @@
 
 #define MEAN AL_FIXTURE_DIR "/mean.so"
 
-/* ---- the check of bytes -----------------------------------------------------------------------
- */
+/* ---- the check of bytes -------------------- */
 
 typedef struct bytes {
   char *p;
@@ -119,8 +118,7 @@ START_TEST(no_part_of_a_file_passes) {
 }
 END_TEST
 
-/* ---- the loader ---------------------------------------------------------------------------------
- */
+/* ---- the loader -------------------- */
 
 static bool mapped(const char *path) {
   FILE *f = fopen("/proc/self/maps", "r");
