@@ -15,8 +15,10 @@
 --                default: "slide" where layers have rotary positions, else "continue"
 -- Returns the text (nil without a vocabulary), the array of all ids, and what it took: { tokens=,
 -- prompt_tokens=, prompt_seconds=, seconds=, tokens_per_s=, state_bytes=, position=, cache= (names of
--- what grows with the text, or nil), bytes_per_token= of it, slides= }. seconds and tokens_per_s are
--- of the tokens behind the prompt.
+-- what grows with the text, or nil), bytes_per_token= of it, slides=, no_state= }. seconds and
+-- tokens_per_s are of the tokens behind the prompt. no_state: why the model has none that fits into
+-- memory; then the last `context` tokens run again for every token, and past_context may only be
+-- "slide" (by one token) or "stop".
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 local tables = require "attnlab.table"
@@ -106,8 +108,8 @@ end
 -- Runs ids first..last through the model; their last logits.
 function Decoder:feed(ids, first, last)
   local part = table.move(ids, first, last, 1, {})
-  local h <close>, after = self.m:hidden(part, { state = self.state })
-  self.state:free()
+  local h <close>, after = self.m:hidden(part, self.state and { state = self.state } or nil)
+  if self.state then self.state:free() end
   self.state = after
   local final <close> = h[{ {}, #part }]
   local scores <close> = self.m:logits(final)
@@ -116,7 +118,19 @@ end
 
 function Decoder:restart(ids, length)
   if self.state then self.state:free() end
-  self.state = self.m:state { beyond = self.past == "continue" }
+  local ok, st = pcall(self.m.state, self.m, { beyond = self.past == "continue" })
+  if ok then
+    self.state = st
+  elseif tostring(st):find "interrupted$" then
+    error(st, 0)
+  else
+    self.state, self.no_state = nil, tostring(st)
+    if self.past == "continue" then
+      if self.m:has_positions() then error("generate: past_context=continue needs a state: " .. self.no_state, 0) end
+      self.past = "slide"
+    end
+    length = math.min(length, self.m.config.context)
+  end
   return self:feed(ids, math.max(1, #ids - length + 1), #ids)
 end
 
@@ -124,7 +138,11 @@ end
 function Decoder:logits(ids)
   local began, context = core.sys.clock(), self.m.config.context
   local logits
-  if not self.state then
+  if self.no_state then
+    if self.past == "slide" or #ids <= context then
+      logits = self:feed(ids, math.max(1, #ids - context + 1), #ids)
+    end
+  elseif not self.state then
     if self.past == "stop" and #ids > context then
       error(("generate: the prompt of %d tokens is longer than the context of %d")
         :format(#ids, context), 0)
@@ -132,8 +150,7 @@ function Decoder:logits(ids)
     logits = self:restart(ids, self.past == "continue" and #ids or context)
     self.prompt_seconds = core.sys.clock() - began
     return logits
-  end
-  if self.past == "continue" or self.state:position() < context then
+  elseif self.past == "continue" or self.state:position() < context then
     logits = self:feed(ids, #ids, #ids)
   elseif self.past == "slide" then
     self.slides = self.slides + 1
@@ -147,7 +164,7 @@ function Decoder:report(prompt, total)
   local st = self.state
   local r = { tokens = total - prompt, prompt_tokens = prompt, prompt_seconds = self.prompt_seconds,
               seconds = self.seconds, tokens_per_s = self.n > 0 and self.n / self.seconds or nil,
-              slides = self.slides }
+              slides = self.slides, no_state = self.no_state }
   if not st then return r end
   r.state_bytes, r.position = st:bytes(), st:position()
   r.cache, r.bytes_per_token = st:cache()
@@ -166,6 +183,9 @@ function M.summary(r)
     parts[#parts + 1] = ("state %s at position %d: %s"):format(tables.human(r.state_bytes, true),
       r.position, r.cache and ("a cache of %s, %.0f bytes a token"):format(table.concat(r.cache, ", "),
         r.bytes_per_token) or "finite, it does not grow")
+  end
+  if r.no_state then
+    parts[#parts + 1] = "no state, the context runs again for every token: " .. r.no_state
   end
   if r.slides > 0 then
     parts[#parts + 1] = ("context full %d time%s"):format(r.slides, r.slides == 1 and "" or "s")

@@ -209,6 +209,15 @@ T.test("generation by state: parts of the prompt, the full context, what it took
   T.raises(function() past("stop", 2, { 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4 }) end, "longer than the context of 12")
   T.eq(#past("slide", 2, { 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4 }), 15)
   T.raises(function() past("slid", 2) end, "did you mean 'slide'")
+  -- a state that does not fit into memory: the window again for every token, and that is said
+  local none = model(SPECS[1], { dtype = "f32" })
+  none.state = function() error("state: 9 TiB needed", 0) end
+  local _, again, n = none:generate { prompt = { 1, 2, 3 }, tokens = 6 }
+  T.eq({ again, n.no_state, n.state_bytes }, { ids, "state: 9 TiB needed" })
+  T.ok(require("attnlab.generate").summary(n):find "the context runs again for every token: state: 9 TiB")
+  T.eq(#select(2, none:generate { prompt = { 1 }, tokens = 15 }), 16)
+  T.eq(#select(2, none:generate { prompt = { 1 }, tokens = 15, past_context = "stop" }), 13)
+  T.raises(function() none:generate { prompt = { 1 }, past_context = "continue" } end, "needs a state: state: 9 TiB")
   local free = model({ rope = "none" }, { dtype = "f32" })
   local _, _, f = free:generate { prompt = { 1 }, tokens = 20 }
   T.eq({ f.slides, f.position }, { 0, 20 })

@@ -132,3 +132,30 @@ T.test("the command: quick, refused keys, files; the experiment of the project",
   status, text = tiny.run { "run", T.root .. "experiments/recurrent_softmax.lua", "--quick", "--print-config" }
   T.ok(status == 0 and #json.decode(text).measurements == 13, text)
 end)
+
+T.test("interrupted: ends after the measurement under way, goes on with what is left", function()
+  local dir = T.folder()
+  local path = dir .. "/s.lua"
+  sys.write(path, [[return require("attnlab").study { name = "tiny", kind = "recurrence", seeds = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 },
+    cases = { { head_dim = 4, orders = { 2, 3, 4 }, tokens = 200 } } }]])
+  local pid, out = tiny.start { "run", path, "out_dir=" .. dir .. "/runs" }
+  local function results()
+    local n = 0
+    local root = dir .. "/runs/tiny"
+    if sys.exists(root) ~= "dir" then return 0 end
+    for _, id in ipairs(sys.list(root)) do n = n + (sys.exists(root .. "/" .. id .. "/result.json") and 1 or 0) end
+    return n
+  end
+  for _ = 1, 600 do
+    if results() > 0 then break end
+    sys.sleep(0.01)
+  end
+  sys.kill(pid, 2)
+  local how, code = sys.wait(pid)
+  local n = results()
+  T.ok(how == "exited" and code == 130 and n > 0 and n < 30, ("%s %s, %d done\n%s"):format(how, code, n, sys.read(out)))
+  T.ok(sys.read(out):find "the same command goes on")
+  local status, text = tiny.run { "run", path, "out_dir=" .. dir .. "/runs" }
+  T.ok(status == 0 and text:find("30 measurements, " .. 30 - n .. " to do", 1, true), text)
+  T.eq(results(), 30)
+end)
