@@ -136,6 +136,7 @@ static al_tensor *seen(const run *r, int64_t rows) {
 
 /* (B,T,h,X) -> (B N,C,h,X), zeros after T. */
 static al_tensor *chunks(const run *r, al_tensor *t) {
+  if (!t) return NULL;
   const int64_t h = al_size(t, 2), X = al_size(t, 3), rest = r->N * r->C - r->T;
   if (rest) t = OP("concat", AL_IN(t, full(r, SHAPE(r->B, rest, h, X), 0)), "axis=1");
   return reshape(r, t, SHAPE(r->B * r->N, r->C, h, X));
@@ -190,7 +191,7 @@ typedef struct own {
 /* Exponents c less than their maxima over the keys, which are constants: *m without that axis. */
 static al_tensor *weigh(const run *r, al_tensor *c, al_tensor *mask, al_tensor **m) {
   c = OP("select", AL_IN(mask, c, full(r, SHAPE(1), -INFINITY)), "");
-  al_tensor *top = c ? OP("max", AL_IN(al_detach(r->c, c)), "axes={3} keep=true") : NULL;
+  al_tensor *top = OP("max", AL_IN(al_detach(r->c, c)), "axes={3} keep=true");
   top = OP("clamp", AL_IN(top), "min=%.17g", NOTHING);
   *m = OP("squeeze", AL_IN(top), "axis=3");
   return exp_of(r, c, top);
@@ -259,7 +260,7 @@ static al_tensor *join(const run *r, al_tensor **part, int64_t n) {
 static void advance(run *r, const own *x, int64_t n) {
   al_tensor *old = x->whole ? add(r, r->max, chunk(r, x->whole, n)) : r->max;
   al_tensor *top = chunk(r, x->max, n);
-  old = old ? al_detach(r->c, old) : NULL; /* see weigh: only ratios count */
+  old = al_detach(r->c, old); /* see weigh: only ratios count */
   al_tensor *m = OP("maximum", AL_IN(old, top), "");
   al_tensor *keep = exp_of(r, x->whole ? add(r, r->max, chunk(r, x->whole, n)) : r->max, m);
   al_tensor *take = exp_of(r, top, m);
@@ -308,7 +309,7 @@ static al_tensor *reading(const run *r) {
 static al_tensor *read_rows(const run *r, const own *x, const past *p) {
   const int64_t n = r->B * r->N, G = r->H / r->Hkv;
   al_tensor *old = x->L ? add(r, x->L, p->max) : p->max; /* (B N,Hkv,C or 1,D) */
-  al_tensor *m = OP("maximum", AL_IN(x->m, old ? al_detach(r->c, old) : NULL), "");
+  al_tensor *m = OP("maximum", AL_IN(x->m, al_detach(r->c, old)), "");
   al_tensor *new_ = exp_of(r, x->m, m);
   old = exp_of(r, old, m);
   al_tensor *den = add(r, mul(r, OP("sum", AL_IN(x->w), "axes={3}"), new_), mul(r, p->den, old));

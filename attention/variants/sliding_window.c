@@ -152,7 +152,7 @@ static part attend(const run *r, al_tensor *q, al_tensor *k, al_tensor *v, al_te
   al_run_into(r->c, "attend", AL_IN(q, k, v, NULL, NULL, lengths), out, 3, "scale=%.17g %s %s", t,
               cap, mask);
   return (part){out[0], OP("permute", AL_IN(out[1]), "axes={0,2,1}"),
-                OP("permute", AL_IN(out[2] ? al_detach(r->c, out[2]) : NULL), "axes={0,2,1}")};
+                OP("permute", AL_IN(al_detach(r->c, out[2])), "axes={0,2,1}")};
 }
 
 /* exp(m - M), m at most M: the m of a part that sees nothing counts for nothing. */
@@ -170,7 +170,7 @@ static al_tensor *merge(const run *r, part a, part b) {
   }
   al_tensor *sink = r->sink;
   if (!sink && given(r->o, "sink"))
-    sink = al_tensor_full(r->c, al_type(r->q), 1, &r->s->heads, al_opt_num(r->o, "sink"));
+    sink = al_tensor_full(r->c, al_type(r->in->q), 1, &r->s->heads, al_opt_num(r->o, "sink"));
   if (sink) M = OP("maximum", AL_IN(M, al_detach(r->c, sink)), "");
   al_tensor *f = shrink(r, a.m, M), *D = OP("mul", AL_IN(a.W, f), "");
   al_tensor *N = OP("mul", AL_IN(a.y, OP("unsqueeze", AL_IN(f), "axis=-1")), "");
@@ -189,6 +189,7 @@ static al_tensor *merge(const run *r, part a, part b) {
 
 /* (B,T,H,C) -> (B N,R,H,C), zeros after T. */
 static al_tensor *blocks(const run *r, al_tensor *t) {
+  if (!t) return NULL;
   const int64_t H = al_size(t, 2), C = al_size(t, 3), rest = r->N * r->R - r->T;
   const int64_t more[] = {r->B, rest, H, C};
   if (rest) t = OP("concat", AL_IN(t, al_tensor_full(r->c, al_type(t), 4, more, 0)), "axis=1");
