@@ -14,7 +14,7 @@
  * recurrent is C = 1. Each row has its own reference, so no later token changes a row even by
  * rounding; what is hidden is selected away.
  */
-#include "../attn.h"
+#include "attn.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -21,7 +21,7 @@
  * the chunk sums over all of them. Absent keys have b = 0 and a = 1. Not done: rows that are not
  * the keys' own tokens; a form without order.
  */
-#include "../attn.h"
+#include "attn.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

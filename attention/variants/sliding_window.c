@@ -17,7 +17,7 @@
  * State: the last window keys and values, the latest first, so that a row of the batch with few
  * keys is a short prefix. Not done: rows that are not the keys' own tokens.
  */
-#include "../attn.h"
+#include "attn.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
