@@ -220,7 +220,9 @@ AL_API const al_opts *attn_opts(const attn *a);
 AL_API const attn_sizes *attn_sizes_of(const attn *a);
 AL_API al_dtype attn_dtype_of(const attn *a);
 AL_API unsigned attn_claims(const attn *a);
-AL_API int64_t attn_state_bytes(const attn *a, int64_t t); /* of one sequence, as declared */
+AL_API int64_t attn_state_bytes(const attn *a,
+                                int64_t t); /* of one sequence, as declared; all inputs where
+                                               nothing is and the family has no state */
 AL_API const char *attn_plan(const attn *a, int64_t T, char *buf,
                              size_t n); /* family.plan into buf, or what stands for it */
 AL_API al_tensor *attn_param_at(const attn *a, int i,

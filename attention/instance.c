@@ -86,7 +86,13 @@ const attn_sizes *attn_sizes_of(const attn *a) { return &a->sizes; }
 al_dtype attn_dtype_of(const attn *a) { return a->dtype; }
 unsigned attn_claims(const attn *a) { return a->family->claims ? a->family->claims(a->opts) : 0; }
 int64_t attn_state_bytes(const attn *a, int64_t t) {
-  return a->family->state_bytes ? a->family->state_bytes(a->opts, &a->sizes, t, a->dtype) : 0;
+  const attn_sizes *s = &a->sizes;
+  if (a->family->state_bytes) return a->family->state_bytes(a->opts, s, t, a->dtype);
+  if (a->family->state) return 0;
+  /* replayed: q, k, v and x of every token */
+  const int64_t token =
+      s->heads * s->head_dim + s->kv_heads * (s->head_dim + s->value_dim) + s->width;
+  return t * token * al_dtype_size(a->dtype);
 }
 
 const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {

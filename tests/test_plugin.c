@@ -359,6 +359,30 @@ START_TEST(one_source_built_in_and_loaded) {
 }
 END_TEST
 
+/* A family without a state is replayed: what it then carries is known without its help. */
+START_TEST(bytes_of_a_replayed_family) {
+  const attn_sizes s = {4, 2, 8, 6, 10};
+  al_opts *o = al_opts_new(c, attn_family_my_variant.options, "my_variant");
+  attn *a = attn_new(c, &attn_family_my_variant, o, &s, AL_F32, 7, "t");
+  const int64_t shapes[4][4] = {{1, 9, 4, 8}, {1, 9, 2, 8}, {1, 9, 2, 6}, {1, 9, 10}};
+  al_tensor *t[4];
+  for (int i = 0; i < 4; i++) t[i] = al_tensor_full(c, AL_F32, i < 3 ? 4 : 3, shapes[i], 0.5);
+  const attn_in in = {
+      .size = sizeof in, .q = t[0], .k = t[1], .v = t[2], .x = t[3], .causal = true};
+  attn_state *st = attn_state_new(c, a, 1), *next = NULL;
+  al_tensor *y = attn_continue(c, a, &in, st, false, &next);
+  ck_assert_msg(y != NULL, "%s", al_error_message(c, NULL, NULL));
+  ck_assert_int_eq(attn_state_bytes(a, 9), 9 * (32 + 16 + 12 + 10) * 4);
+  ck_assert_int_eq(attn_state_bytes(a, 9), attn_state_size(next) - 4); /* but for the count */
+  al_release(y);
+  attn_state_free(st);
+  attn_state_free(next);
+  for (int i = 0; i < 4; i++) al_release(t[i]);
+  attn_free(a);
+  al_opts_release(o);
+}
+END_TEST
+
 Suite *suite_test_plugin(void) {
   Suite *s = suite_create("plug-ins");
   TCase *t = tcase_create("files");
@@ -381,6 +405,7 @@ Suite *suite_test_plugin(void) {
   tcase_add_test(t, a_loaded_family_is_found_by_name);
   tcase_add_test(t, built_in_families_pass);
   tcase_add_test(t, one_source_built_in_and_loaded);
+  tcase_add_test(t, bytes_of_a_replayed_family);
   suite_add_tcase(s, t);
   return s;
 }
