@@ -68,10 +68,11 @@ return lab.experiment {
 
   story = [[
 What to look for:
-- A trained softmax model barely notices that its exp is cut: the error of its attention's output falls with every
-  even order, as the factorial below the terms says, and no order alone comes near the sum.
-- A model that is trained with the cut series does not need what is cut off: it fits its logits to the weights it has.
-- Even orders give positive weights whatever the logit is; odd ones may sum to nothing, which shows as spikes.]],
+- Trained with exp cut at an even order, attention comes closer to softmax with every two orders. Odd orders spike and
+  diverge: their weights turn negative, and the row's sum, which divides, passes through 0.
+- One order alone, divided by the sum of its absolute values, trains well at odd orders too, but stays behind softmax.
+- A trained softmax model has logits far larger than a fresh one. Even among rows whose logits stay below 8 the cut
+  series is far off; its error falls with every even order, while no order alone comes nearer.]],
 
   next = "./lab run experiments/recurrent_softmax.lua     (what state the orders need)",
 }
