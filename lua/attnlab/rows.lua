@@ -29,6 +29,18 @@ local function contains(list, value)
   return false
 end
 
+-- Whether two values are equal, tables by what they hold.
+function M.equal(a, b)
+  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
+  for k, v in pairs(a) do
+    if not M.equal(v, b[k]) then return false end
+  end
+  for k in pairs(b) do
+    if a[k] == nil then return false end
+  end
+  return true
+end
+
 -- What a row accepts, for errors and help: "integer >= 1", "one of: half interleaved none".
 function M.expected(row)
   local parts = {}

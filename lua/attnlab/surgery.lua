@@ -17,11 +17,11 @@
 -- initialised by name. A training is one entry of the list, with all that r:cont added to it.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
-local data = require "attnlab.data"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local tables = require "attnlab.table"
 local Attention = require "attnlab.nn.attention"
+local calibrate = require "attnlab.surgery.calibrate"
 local Module = require "attnlab.nn.module"
 local merge = require("attnlab.nn.heads").merge
 
@@ -161,88 +161,16 @@ end
 
 -- ---- calibration ------------------------------------------------------------------------------------
 
-local CALIBRATE = { layer = "changed", match = "rms", data = "shakespeare", split = "train", batches = 4,
-                    batch = 8 }
-
-local function options_over(defaults, given, where)
-  local out = {}
-  for k, v in pairs(defaults) do out[k] = v end
-  for k, v in pairs(given or {}) do
-    if defaults[k] == nil then
-      error(where .. ": " .. names.unknown("option", k, names.keys(defaults)), 0)
-    end
-    out[k] = v
-  end
-  return out
-end
-
--- The layers that `layer` names: a number, "*", a list, or "changed": those unlike the original's.
-local function layers_of(self, layer)
-  local list = {}
-  if layer == "changed" then
-    for i, block in ipairs(self.layers) do
-      local spec = self.original.layers[i].attention.spec
-      if text_of(block.attention.spec) ~= text_of(spec) then list[#list + 1] = i end
-    end
-    if #list == 0 then error("calibrate: no layer differs from the original's", 0) end
-    return list
-  end
-  for _, i in ipairs(type(layer) == "table" and layer or { layer }) do
-    table.move(self.layer[i].list, 1, #self.layer[i].list, #list + 1, list)
-  end
-  return list
-end
-
--- Sums of squares of each head's output by layer, { original, own }, over the windows: both layers
--- see the input that the original gives its own.
-local function squares(self, list, set, o)
-  local wanted, sums, m = {}, {}, self.original
-  for _, i in ipairs(list) do
-    wanted[i], sums[i] = true, { {}, {} }
-  end
-  local function add(to, out)
-    local s <close> = out:square():sum { axes = { 1, 2, 4 } }
-    for h, v in ipairs(s:flat()) do to[h] = (to[h] or 0) + v end
-    out:free()
-  end
-  local function look(i, _, _, _, x)
-    if not wanted[i] then return end
-    add(sums[i][1], (m.layers[i].attention:outputs(x, {})))
-    add(sums[i][2], (self.layers[i].attention:outputs(x, { raw = true })))
-  end
-  local context = m.config.context
-  for x in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
-    local h <close> = m:hidden(x, { inspect = look })
-    x:free()
-  end
-  return sums
-end
-
+-- Factors by layer and head: see surgery/calibrate.lua.
 function Session:calibrate(opts)
-  local o = options_over(CALIBRATE, opts, "calibrate")
-  if o.match ~= "rms" then
-    error(("calibrate: option 'match': 'rms' expected, got '%s'"):format(tostring(o.match)), 2)
+  local factors, least, most = calibrate(self, opts)
+  local new, list = {}, {}
+  for i, own in pairs(factors) do
+    local layer = self.layers[i].attention
+    new[i], list[#list + 1] = layer:with(merge(layer.preset, layer.spec, { calibrated = true })), i
+    new[i]:place { ["attnlab.calibration"] = core.tensor { data = own, dtype = self.dtype } }
   end
-  local list = layers_of(self, o.layer)
-  local set = type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
-  set:need(o.split, self.config.context)
-  local mode, sums = self.training, nil
-  self:eval()
-  self.original:eval()
-  local ok, message = pcall(core.no_grad, function() sums = squares(self, list, set, o) end)
-  self:train(mode)
-  if not ok then error(message, 0) end
-  local new, least, most = {}, math.huge, 0
-  for _, i in ipairs(list) do
-    local layer, factors = self.layers[i].attention, {}
-    for h, wanted in ipairs(sums[i][1]) do
-      local own = sums[i][2][h]
-      factors[h] = own > 0 and math.sqrt(wanted / own) or 1 -- a silent head stays silent
-      least, most = math.min(least, factors[h]), math.max(most, factors[h])
-    end
-    new[i] = layer:with(merge(layer.preset, layer.spec, { calibrated = true }))
-    new[i]:place { ["attnlab.calibration"] = core.tensor { data = factors, dtype = self.dtype } }
-  end
+  table.sort(list)
   local before = install(self, new)
   enter(self, { kind = "calibrate", list = list, change = ("rms of the heads, times %.3g to %.3g")
     :format(least, most), take_back = function() install(self, before) end })
