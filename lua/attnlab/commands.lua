@@ -63,20 +63,6 @@ local function seeds_of(text, declared, usage)
   return list
 end
 
-local function load_experiment(path)
-  if sys.exists(path) ~= "file" then error(("'%s': no such file"):format(path), 0) end
-  local chunk, message = loadfile(path, "t")
-  if not chunk then error(message, 0) end
-  plugins.folder = path:match "^(.*)/" or "."
-  local e = chunk()
-  plugins.folder = nil
-  if getmetatable(e) ~= experiment.class and getmetatable(e) ~= study.class then
-    error(("'%s' returns no experiment: its last line should be  return lab.experiment{...} or lab.study{...}")
-      :format(path), 0)
-  end
-  return e
-end
-
 -- run and plot of a study: no configuration keys, no worker processes.
 local function run_study(s, args, usage, measure)
   local root, flags = "runs", args.flags
@@ -198,7 +184,7 @@ end
 
 function M.run(args, usage)
   check_device(args, usage)
-  local e = load_experiment(args.words[1])
+  local e = experiment.load(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, true) end
   local plan, root = plan_of(e, args, usage)
   if args.flags["print-config"] then return print_config(plan) end
@@ -216,7 +202,7 @@ function M.run(args, usage)
 end
 
 function M.plot(args, usage)
-  local e = load_experiment(args.words[1])
+  local e = experiment.load(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
   local plan, root = plan_of(e, args, usage)
   report(plan, (require("attnlab.runner").expand(plan, { root = root })), root, args.flags.json)

@@ -74,6 +74,12 @@ function M.open(name, opts)
     valid = { lo = cut, hi = n } }, Dataset)
 end
 
+-- A dataset of tokens that are no file's; train and valid: ranges {lo=, hi=}.
+function M.of_tokens(name, tokens, vocab, train, valid)
+  return setmetatable({ name = name, tokens = tokens, vocabulary = vocab, train = train, valid = valid },
+    Dataset)
+end
+
 function Dataset:range(split)
   if split ~= "train" and split ~= "valid" then
     error(("data: split 'train' or 'valid' expected, got '%s'"):format(tostring(split)), 0)

@@ -19,12 +19,13 @@
 --   plugins   list of plug-ins to load first (.so or .c), paths from the experiment's folder or the current one
 --   quick     overrides for --quick: config keys, seeds
 --   next      the command to type next
-local json = require("attnlab.core").json
+local core = require "attnlab.core"
 local config = require "attnlab.config"
 local measures = require "attnlab.measures"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local train = require "attnlab.train"
+local json, sys = core.json, core.sys
 
 local Experiment = {}
 Experiment.__index = Experiment
@@ -260,4 +261,22 @@ function Experiment:plan(options)
 end
 
 local M = { new = new, class = Experiment }
+
+-- What the file of an experiment or study returns. Its relative paths are its own.
+function M.load(path)
+  if sys.exists(path) ~= "file" then error(("'%s': no such file"):format(path), 0) end
+  local chunk, message = loadfile(path, "t")
+  if not chunk then error(message, 0) end
+  local before = plugins.folder
+  plugins.folder = path:match "^(.*)/" or "."
+  local ok, e = pcall(chunk)
+  plugins.folder = before
+  if not ok then error(e, 0) end
+  if getmetatable(e) ~= Experiment and getmetatable(e) ~= require("attnlab.study").class then
+    error(("'%s' returns no experiment: its last line should be  return lab.experiment{...} or lab.study{...}")
+      :format(path), 0)
+  end
+  return e
+end
+
 return setmetatable(M, { __call = function(_, spec) return new(spec) end })

@@ -6,38 +6,20 @@ local data = require "attnlab.data"
 local help = require "attnlab.help"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
-local plugins = require "attnlab.plugins"
 local rows = require "attnlab.rows"
 local runs = require "attnlab.runs"
 local stats = require "attnlab.stats"
 local store = require "attnlab.store"
+local subject = require "attnlab.surgery.subject"
 local tables = require "attnlab.table"
 local json, sys = core.json, core.sys
 
 local M = {}
 
--- The model of a run folder's last checkpoint.
-local function model_of_run(dir)
-  local spec = store.config(dir)
-  local path = dir .. "/checkpoint.safetensors"
-  if sys.exists(path) ~= "file" then error(dir .. ": the run has no checkpoint yet", 0) end
-  local own = {}
-  for name, t in pairs((core.safetensors.open(path))) do
-    local inner = name:match("^model%.(.+)$")
-    if inner then own[inner] = t end
-  end
-  plugins.restore(spec.plugins, dir)
-  local text = data.open(spec.config.train.data)
-  local m = model.new { model = spec.config.model, attention = spec.config.attention, train = spec.config.train,
-                        seed = spec.seed, vocabulary = text.vocabulary }
-  m:load_parameters(own, path)
-  return m, spec
-end
-
 -- A model file, or a run folder. Second result: the data that a run was trained on.
 local function load_model(path, tokenizer)
   if sys.exists(path) ~= "dir" then return model.load(path, { tokenizer = tokenizer }) end
-  local m, spec = model_of_run(path)
+  local m, spec = subject.of_run(path)
   return m, spec.config.train.data
 end
 

@@ -1,9 +1,10 @@
 -- A figure of panels side by side, each with curves over named axes, drawn by plot.render.
 --   fig    = { title, panels = { panel, .. }, legend = { { name, style = curve }, .. } }
 --   panel  = { title, xlabel, ylabel, logx, logy, xticks = {..} (where they are chosen),
+--              xnames = {..} (instead: names at 1, 2, ..),
 --              xrange = {lo, hi}, yrange = {lo, hi} (default: the data), curves = { curve, .. } }
 --   curve  = { points = { {x, y, label = text or nil, low =, high =}, .. }, colour = n, dash = n (1 = solid),
---              marks = bool, line = bool (true), thin = bool }
+--              marks = bool or gnuplot's number of a mark, line = bool (true), thin = bool }
 -- Points that a logarithmic axis cannot show are left out.
 local axes = require "attnlab.axes"
 local plot = require "attnlab.plot"
@@ -77,7 +78,15 @@ local function panel_script(out, panel, at, left, right, bottom)
   if panel.logx then out[#out + 1] = "set logscale x" end
   if panel.logy then out[#out + 1] = "set logscale y" end
   out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:%.9g]"):format(xlo, xhi, ylo, yhi)
-  ticks(out, "x", panel.logx, xlo, xhi, panel.xticks)
+  if panel.xnames then
+    local names = {}
+    for i, name in ipairs(panel.xnames) do names[i] = ("%s %d"):format(quote(name), i) end
+    out[#out + 1] = "set format x '%g'; set xtics (" .. table.concat(names, ", ")
+      .. ") rotate by -35 left noenhanced font ',10'"
+  else
+    out[#out + 1] = "set xtics norotate font ',12'"
+    ticks(out, "x", panel.logx, xlo, xhi, panel.xticks)
+  end
   ticks(out, "y", panel.logy, ylo, yhi, panel.yticks)
   out[#out + 1] = ("set xlabel %s noenhanced; set ylabel %s noenhanced"):format(quote(panel.xlabel),
     quote(panel.ylabel))
@@ -108,7 +117,7 @@ local function panel_script(out, panel, at, left, right, bottom)
       end
       if c.marks then
         list[#list + 1] = ("$%s using 1:2 with points %s pt %d ps 0.9 notitle"):format(name,
-          parts.colour(c.colour or 1), MARKS[((c.colour or 1) - 1) % #MARKS + 1])
+          parts.colour(c.colour or 1), math.type(c.marks) and c.marks or MARKS[((c.colour or 1) - 1) % #MARKS + 1])
       end
     end
   end

@@ -1,7 +1,7 @@
 -- Options declared as rows, in the shape in which the C core hands out its own:
 --   { name=, type="word|number|...", default="text", choices={..}, min=, max=, doc= }
--- Types: bool integer number word list (of numbers) named (numbers by name) text, or several with "|". Checking, reading
--- from the command line, defaults and help all come from the row.
+-- Types: bool integer number word list (of numbers) named (numbers by name) text table (of anything), or
+-- several with "|". Checking, reading from the command line, defaults and help all come from the row.
 local names = require "attnlab.names"
 
 local M = {}
@@ -103,6 +103,7 @@ function M.check(row, v, path)
       error(("option '%s': %s"):format(path, names.unknown("word", v, row.choices)), 0)
     end
   end
+  if t == "table" and kind(row, "table") then return v end
   if t == "table" and kind(row, "list") then
     local ok = true
     for _, x in ipairs(v) do ok = ok and type(x) == "number" and in_range(row, x) end

@@ -20,7 +20,7 @@ local M = {}
 function M.expand(plan, options)
   local n = #plan.arms * #plan.seeds
   local jobs = math.max(1, math.min(options.jobs or sys.cores(), n))
-  local threads = math.max(1, sys.cores() // jobs)
+  local threads = options.threads or math.max(1, sys.cores() // jobs)
   local list, hashes, used = {}, {}, {}
   for i, arm in ipairs(plan.arms) do used[i] = plugins.of(config.families(arm.config)) end
   for _, seed in ipairs(plan.seeds) do

@@ -13,7 +13,9 @@
 -- A kind returns { rows (options of a case), expand(case) -> list of plain cases, seeded(case) -> false
 -- when no seed matters, title(case), cost(case), run(case, seed, stop) -> numbers by name, gather(list of
 -- { case, results }) -> records, columns, keys, figure(records, study) or nil, expect (known keys),
--- judge(expect, records) -> { {text, outcome, detail}, .. } }.
+-- judge(expect, records) -> { {text, outcome, detail}, .. } }. It may have prepare(cases, options) -> "done"
+-- or how it ended, called before the first measurement; shown(records) -> the records of the printed table;
+-- document(records, study, table, figure) -> text of report.md.
 local board = require "attnlab.board"
 local core = require "attnlab.core"
 local names = require "attnlab.names"
@@ -29,7 +31,7 @@ Study.__index = Study
 
 local TYPES = { name = "string", kind = "string", title = "string", question = "string", source = "string",
                 story = "string", next = "string", cases = "table", seeds = "table", expect = "table", quick = "table" }
-local KINDS = { "recurrence" }
+local KINDS = { "recurrence", "surgery" }
 
 local function fail(s, ...)
   error(("study%s: %s"):format(s.name and " '" .. s.name .. "'" or "", (...):format(select(2, ...))), 0)
@@ -150,6 +152,12 @@ function Study:work(list, options)
     end
   end
   out:say(("%s: %d measurements, %d to do"):format(self.name, #list, #todo))
+  if self.module.prepare and #todo > 0 then
+    local cases = {}
+    for i, item in ipairs(todo) do cases[i] = item.case end
+    local outcome = self.module.prepare(cases, options)
+    if outcome ~= "done" then return outcome end
+  end
   local began, total, stopped, failed = sys.clock(), left, false, false
   sys.catch_interrupts(true)
   local ok, why = pcall(function()
@@ -211,7 +219,7 @@ function Study:write(list, root)
   local records = m.gather(groups)
   local judged = missing == 0 and m.judge(self.expect, records) or {}
   local cells = {}
-  for i, r in ipairs(records) do
+  for i, r in ipairs(m.shown and m.shown(records) or records) do
     cells[i] = {}
     for k, c in ipairs(m.columns) do cells[i][k] = c.show(r) or "" end
   end
@@ -229,6 +237,9 @@ function Study:write(list, root)
     expectations = json.array(judged) }, { pretty = true }) .. "\n")
   if #records == 0 then return text, judged, nil, "nothing was measured" end
   local figure, why = panels.draw(m.figure(records, self), dir, "figure")
+  if m.document then
+    sys.write(dir .. "/report.md", m.document(records, self, text, figure ~= nil) .. "\n")
+  end
   return text, judged, figure, why
 end
 
@@ -246,6 +257,7 @@ function Study:report(list, root, options)
   for _, r in ipairs(judged) do print(("  %s%s: %s"):format(tables.pad(r.outcome, 9), r.text, r.detail)) end
   if self.story and not options.quick then print("\n" .. self.story) end
   print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
+  if self.module.document then print(("report  %s/report.md"):format(dir)) end
   print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
   if self.next then print("next    " .. self.next) end
 end

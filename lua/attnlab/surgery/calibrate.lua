@@ -2,14 +2,15 @@
 -- original gives the layer. Options of s:calibrate:
 --   layer    a number, "*", a list, or "changed" (default): the layers unlike the original's
 --   match    "rms"
---   data     name, path or dataset (shakespeare), split ("train"), batches (4) of batch (8) windows
+--   data     name, path or dataset (shakespeare), split ("train"), batches (4) of batch (8) windows of
+--            `context` tokens (0: the model's context)
 local core = require "attnlab.core"
 local data = require "attnlab.data"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 
 local DEFAULTS = { layer = "changed", match = "rms", data = "shakespeare", split = "train", batches = 4,
-                    batch = 8 }
+                   batch = 8, context = 0 }
 
 local function options_over(given)
   local out = {}
@@ -57,7 +58,7 @@ local function squares(self, list, set, o)
     add(sums[i][1], (m.layers[i].attention:outputs(x, {})))
     add(sums[i][2], (self.layers[i].attention:outputs(x, { raw = true })))
   end
-  local context = m.config.context
+  local context = o.context
   for x in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
     local h <close> = m:hidden(x, { inspect = look })
     x:free()
@@ -73,7 +74,8 @@ return function(self, opts)
   end
   local list = layers_of(self, o.layer)
   local set = type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
-  set:need(o.split, self.config.context)
+  if o.context == 0 then o.context = self.config.context end
+  set:need(o.split, o.context)
   local mode, sums = self.training, nil
   self:eval()
   self.original:eval()

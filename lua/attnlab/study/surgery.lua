@@ -1,0 +1,196 @@
+-- The study of what a trained model loses when a part of its attention is replaced. For each model, each
+-- replacement, each layer alone and all at once, raw and calibrated (a constant factor a head, so that the
+-- rms of its output is the original's): the paired difference of loss with its interval, KL(original ||
+-- changed), and the text that the changed model writes.
+--
+-- A case of the file is a grid: model, and lists of what is put in; see rows and subject.lua. One measurement
+-- is { model, data, windows, context, swap = { name, options }, layer = number or "all", calibrated }.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local evalset = require "attnlab.evalset"
+local names = require "attnlab.names"
+local rows = require "attnlab.rows"
+local subject = require "attnlab.surgery.subject"
+local results = require "attnlab.surgery.results"
+
+local M = {}
+
+M.rows = {
+  { name = "model", type = "table", default = "{}", doc = "{file=} or {experiment=, arm=, seed=}" },
+  { name = "data", type = "text", default = "own",
+    doc = "what it is measured on: a text's validation part, or own: what the model itself writes" },
+  { name = "orders", type = "table", default = "{}", doc = "exp's series cut at these orders" },
+  { name = "denominators", type = "table", default = "{}", doc = "values of the option denominator" },
+  { name = "norms", type = "table", default = "{}", doc = "values of the option output_norm" },
+  { name = "others", type = "table", default = "{}", doc = "{ name=, [option]=value, .. } of the attention" },
+  { name = "layers", type = "word", default = "each", choices = { "each", "all" },
+    doc = "each: every layer alone, and all at once; all: only that" },
+  { name = "calibrate", type = "table", default = "{}", doc = "{false, true}: raw, calibrated or both" },
+  { name = "windows", type = "integer", default = "24", min = 2, doc = "windows that are measured on" },
+  { name = "context", type = "integer", default = "0", min = 0, doc = "tokens of a window; 0 = the model's context" },
+  { name = "prompt", type = "text", default = "", doc = "of the text that is written; empty: none is" },
+  { name = "tokens", type = "integer", default = "80", min = 1, doc = "length of that text" },
+  { name = "texts", type = "word", default = "all", choices = { "all", "each" },
+    doc = "all: only the models changed in all layers write; each: every one" },
+}
+
+-- "none", or "stat=sum power=0.5" of a table.
+local function words_of(v)
+  if type(v) == "string" then return v end
+  local words, flat = {}, config.flatten(v)
+  for _, k in ipairs(names.keys(flat)) do words[#words + 1] = k .. "=" .. rows.show(flat[k]) end
+  return table.concat(words, " ")
+end
+
+-- What is put in: { { name=, options= }, .. }.
+local function swaps_of(case)
+  local out = {}
+  local function add(name, options) out[#out + 1] = { name = name, options = options } end
+  for _, p in ipairs(case.orders) do
+    if math.type(p) ~= "integer" or p < 1 then
+      error("orders: whole numbers >= 1 expected, got " .. tostring(p), 0)
+    end
+    add("series to order " .. p, { similarity = "taylor", order = p })
+  end
+  for _, part in ipairs { { "denominators", "denominator", "denominator" }, { "norms", "output_norm", "norm" } } do
+    for _, v in ipairs(case[part[1]]) do
+      if type(v) ~= "string" and type(v) ~= "table" then
+        error(("%s: words or tables expected, got %s"):format(part[1], tostring(v)), 0)
+      end
+      add(part[3] .. " " .. words_of(v), { [part[2]] = config.copy(v) })
+    end
+  end
+  for i, v in ipairs(case.others) do
+    if type(v) ~= "table" or type(v.name) ~= "string" then
+      error(("others: entry %d: a table of options with a name expected"):format(i), 0)
+    end
+    local options = config.copy(v)
+    options.name = nil
+    add(v.name, options)
+  end
+  if #out == 0 then error("orders, denominators, norms and others are all empty", 0) end
+  return out
+end
+
+function M.expand(case)
+  local model = subject.check(case.model)
+  local layers, context = subject.shape(model)
+  if case.context > context then
+    error(("context: the model's is %d, got %d"):format(context, case.context), 0)
+  end
+  if case.data ~= "own" then data.path(case.data) end
+  local calibrate = #case.calibrate > 0 and case.calibrate or { false, true }
+  local list, at = {}, {}
+  if case.layers == "each" and layers > 1 then
+    for i = 1, layers do at[i] = i end
+  end
+  at[#at + 1] = "all"
+  for _, swap in ipairs(swaps_of(case)) do
+    for _, layer in ipairs(at) do
+      for _, calibrated in ipairs(calibrate) do
+        if type(calibrated) ~= "boolean" then
+          error("calibrate: true and false expected, got " .. tostring(calibrated), 0)
+        end
+        list[#list + 1] = { model = model, data = case.data, windows = case.windows,
+          context = case.context > 0 and case.context or context, swap = swap, layer = layer,
+          calibrated = calibrated, tokens = case.tokens,
+          prompt = (layer == "all" or case.texts == "each") and case.prompt ~= "" and case.prompt or nil }
+      end
+    end
+  end
+  return list
+end
+
+-- The seed is that of the text a model writes for itself.
+function M.seeded() return false end
+
+function M.inputs_hash(case)
+  local list = { subject.identity(case.model) }
+  if case.data ~= "own" then list[2] = core.sys.sha256(core.sys.read(data.path(case.data))) end
+  return list
+end
+
+function M.title(c)
+  return ("%s, %s, %s%s"):format(subject.title(c.model), c.swap.name,
+    c.layer == "all" and "all layers" or "layer " .. c.layer, c.calibrated and ", calibrated" or "")
+end
+
+function M.cost(c)
+  return (c.windows * c.context + (c.prompt and 40 * c.tokens or 0)) * (c.calibrated and 2 or 1)
+end
+
+local root
+
+-- Trains the models that are not there yet.
+function M.prepare(cases, options)
+  root = options.root
+  local seen = {}
+  for _, c in ipairs(cases) do
+    local key = core.json.encode(c.model)
+    if not seen[key] then
+      seen[key] = true
+      local outcome = subject.prepare(c.model, options)
+      if outcome ~= "done" then return outcome end
+    end
+  end
+  return "done"
+end
+
+-- What the rows of one model share: windows to measure on, the original's loss and text.
+local kept = {}
+
+local function measured_on(c, m, seed)
+  local key = core.json.encode { c.model, c.data, c.windows, c.context, seed }
+  if kept.key == key then return kept end
+  kept = { key = key, texts = {} }
+  if c.data == "own" then
+    kept.set = subject.own_text(m, c.windows, c.context, seed)
+    kept.calibrate = { data = subject.own_text(m, c.windows, c.context, seed + 1000003), split = "train" }
+  else
+    kept.set = data.open(c.data, { vocab = m.vocabulary })
+    kept.calibrate = { data = kept.set, split = "train" }
+  end
+  kept.calibrate.context = c.context
+  local batch = math.min(c.windows, 8)
+  kept.calibrate.batches, kept.calibrate.batch = math.max(1, c.windows // batch), batch
+  kept.ev = evalset { data = kept.set, split = "valid", windows = c.windows, context = c.context, batch = batch }
+  kept.loss, kept.loss_se = kept.ev(m)
+  return kept
+end
+
+local function written(m, c)
+  return (m:generate { prompt = c.prompt, tokens = c.tokens })
+end
+
+local function finite(v) return v and v == v and math.abs(v) < math.huge end
+
+function M.run(c, seed)
+  local m, sha = subject.load(c.model, root)
+  local on = measured_on(c, m, seed)
+  local r = { weights = sha, original_loss = on.loss, original_loss_se = on.loss_se }
+  local s = m:fork()
+  s.layer[c.layer == "all" and "*" or c.layer]:set(c.swap.options)
+  if c.calibrated then
+    local ok, why = pcall(s.calibrate, s, on.calibrate)
+    if not ok and not tostring(why):find "not finite" then error(why, 0) end
+    if not ok then r.failed = tostring(why) end
+  end
+  local d = on.ev:diff(s, m)
+  for _, k in ipairs { "mean", "se", "lo", "hi", "kl", "kl_se" } do
+    if finite(d[k]) then r[k] = d[k] end
+  end
+  r.n = d.n
+  if not (r.mean and r.kl) then r.failed = r.failed or "loss is not finite" end
+  if c.prompt then
+    local key = c.tokens .. c.prompt
+    on.texts[key] = on.texts[key] or written(m, c)
+    r.original_text = on.texts[key]
+    if not r.failed then r.text = written(s, c) end
+  end
+  return r
+end
+
+for name, f in pairs(results) do M[name] = f end
+
+return M

@@ -1,0 +1,202 @@
+-- The trained models that a study of surgery operates on, by what an experiment file says of them:
+--   { file = "stories260K" }                      a model of experiments/models
+--   { experiment = "denominator", arm = "softmax", seed = 1, quick = bool }
+--                                                 an arm of another experiment; where its run is not
+--                                                 there it is trained, into the folder that the
+--                                                 experiment itself would fill
+-- and the text they are measured on: a text's name, or "own", which the model writes.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local experiment = require "attnlab.experiment"
+local model = require "attnlab.model"
+local names = require "attnlab.names"
+local store = require "attnlab.store"
+local sys = core.sys
+
+local M = {}
+
+local KEYS = { "file", "experiment", "arm", "seed", "quick" }
+
+local function path_of(file)
+  local folder = data.home() .. "/experiments/models"
+  for _, ending in ipairs { ".bin", ".safetensors" } do
+    local path = ("%s/%s%s"):format(folder, file, ending)
+    if sys.exists(path) == "file" then return path end
+  end
+  error(("model: no file '%s.bin' or '.safetensors' in %s"):format(file, folder), 0)
+end
+
+-- The checked description.
+function M.check(given)
+  if type(given) ~= "table" then
+    error("model: {file=} or {experiment=, arm=, seed=} expected, got " .. type(given), 0)
+  end
+  for k in pairs(given) do
+    if not names.find(KEYS, k) then error("model: " .. names.unknown("key", tostring(k), KEYS), 0) end
+  end
+  if (given.file == nil) == (given.experiment == nil) then
+    error("model: either file or experiment, arm and seed expected", 0)
+  end
+  if given.file then
+    path_of(given.file)
+    return { file = given.file }
+  end
+  if type(given.arm) ~= "string" or math.type(given.seed) ~= "integer" then
+    error("model: experiment needs arm (a name) and seed (a whole number)", 0)
+  end
+  return { experiment = given.experiment, arm = given.arm, seed = given.seed, quick = given.quick or nil }
+end
+
+function M.title(subject)
+  if subject.file then return subject.file end
+  return ("%s: %s, seed %d%s"):format(subject.experiment, subject.arm, subject.seed,
+    subject.quick and ", quick" or "")
+end
+
+-- The plan of the subject's experiment with its arm alone, and that arm's run as the experiment itself
+-- would make it: the number of threads depends on all its runs.
+local plans = {}
+
+local function run_of(subject, root)
+  local key = root .. " " .. core.json.encode(subject)
+  if plans[key] then return plans[key][1], plans[key][2] end
+  local e = experiment.load(("%s/experiments/%s.lua"):format(data.home(), subject.experiment))
+  local plan = e:plan { quick = subject.quick }
+  local listed = {}
+  for i, a in ipairs(plan.arms) do listed[i] = a.name end
+  if not names.find(listed, subject.arm) then
+    error(("model: experiment '%s': %s"):format(subject.experiment,
+      names.unknown("arm", subject.arm, listed)), 0)
+  end
+  local list = require("attnlab.runner").expand(plan, { root = root })
+  local found
+  for _, run in ipairs(list) do
+    if run.name == subject.arm and run.seed == subject.seed then found = run end
+  end
+  if not found then
+    error(("model: experiment '%s' has no seed %d"):format(subject.experiment, subject.seed), 0)
+  end
+  for i = #plan.arms, 1, -1 do
+    if plan.arms[i].name ~= subject.arm then table.remove(plan.arms, i) end
+  end
+  plan.seeds = { subject.seed }
+  plans[key] = { found, plan }
+  return found, plan
+end
+
+-- Number of layers and context, without the weights.
+function M.shape(subject)
+  if not subject.file then
+    local m = run_of(subject, "runs").spec.config.model
+    return m.layers, m.context
+  end
+  local m = M.load(subject)
+  return #m.layers, m.config.context
+end
+
+-- What the weights depend on, as a text for identities.
+function M.identity(subject)
+  if subject.file then return select(2, M.load(subject)) end
+  return store.id(run_of(subject, "runs").spec)
+end
+
+-- Trains what is not there. Returns "done", or how the training ended.
+function M.prepare(subject, options)
+  if subject.file then return "done" end
+  local run, plan = run_of(subject, options.root)
+  if store.status(run.dir).state == "finished" then return "done" end
+  local say = options.quiet and io.stderr or io.stdout
+  say:write(("%s: not trained yet; training it first, as %s does\n"):format(M.title(subject),
+    subject.experiment))
+  local _, outcome = require("attnlab.runner").work(plan, { root = options.root, program = sys.program(),
+    jobs = 1, threads = run.spec.made.threads, quiet = options.quiet, force = options.force })
+  local status = store.status(run.dir)
+  if outcome == "done" and status.state ~= "finished" then
+    error(("%s: %s at step %d: it cannot be operated on"):format(run.dir, status.state, status.step), 0)
+  end
+  return outcome
+end
+
+local loaded = {} -- by path, { model, hash }: a study comes back to it in every row
+
+-- The model in evaluation mode, and the hash of the file that its weights are in.
+function M.load(subject, root)
+  local path = subject.file and path_of(subject.file)
+    or run_of(subject, root).dir .. "/checkpoint.safetensors"
+  if not loaded[path] then
+    local m = subject.file and model.load(path) or M.of_run(path:match "^(.*)/")
+    loaded[path] = { m:eval(), sys.sha256(sys.read(path)) }
+  end
+  return loaded[path][1], loaded[path][2]
+end
+
+-- The model of a run folder's last checkpoint.
+function M.of_run(dir)
+  local spec = store.config(dir)
+  local path = dir .. "/checkpoint.safetensors"
+  if sys.exists(path) ~= "file" then error(dir .. ": the run has no checkpoint yet", 0) end
+  local own = {}
+  for name, t in pairs((core.safetensors.open(path))) do
+    local inner = name:match("^model%.(.+)$")
+    if inner then own[inner] = t end
+  end
+  require("attnlab.plugins").restore(spec.plugins, dir)
+  local text = data.open(spec.config.train.data)
+  local m = model.new { model = spec.config.model, attention = spec.config.attention, train = spec.config.train,
+                        seed = spec.seed, vocabulary = text.vocabulary }
+  m:load_parameters(own, path)
+  return m, spec
+end
+
+-- ---- the text that a model writes -------------------------------------------------------------------
+
+-- An id drawn from softmax(logits[first + 1 .. first + n]) by u in [0, 1).
+local function draw(logits, first, n, u)
+  local highest, total = -math.huge, 0
+  for i = first + 1, first + n do highest = math.max(highest, logits[i]) end
+  for i = first + 1, first + n do total = total + math.exp(logits[i] - highest) end
+  local left = u * total
+  for i = first + 1, first + n do
+    left = left - math.exp(logits[i] - highest)
+    if left < 0 then return i - first - 1 end
+  end
+  return n - 1
+end
+
+-- `windows` sequences of `context` tokens, each from the model's start token on, drawn at temperature
+-- 1, one behind the other as a dataset that evalset and calibrate take; every window of that length
+-- is one of them. On such text the loss difference of a changed model estimates KL(original || changed).
+function M.own_text(m, windows, context, seed)
+  local v, V = m.vocabulary, m.config.vocab
+  if not (v and v.bos) then error("own text: a vocabulary with a start token is needed", 0) end
+  local text, now = {}, {}
+  for b = 1, windows do
+    text[b], now[b] = { v.bos }, v.bos
+  end
+  core.no_grad(function()
+    local state = m:state { batch = windows }
+    for t = 2, context do
+      local ids = core.tensor { data = now, shape = { windows, 1 }, dtype = "i32" }
+      local scores, after = m:forward(ids, { state = state })
+      local logits = scores:flat()
+      scores:free()
+      state:free()
+      state = after
+      local u = core.rand { shape = { windows }, dtype = "f64", seed = seed, stream = "own text " .. t }:flat()
+      for b = 1, windows do
+        now[b] = draw(logits, (b - 1) * V, V, u[b])
+        text[b][t] = now[b]
+      end
+    end
+    state:free()
+  end)
+  local flat = {}
+  for _, row in ipairs(text) do table.move(row, 1, #row, #flat + 1, flat) end
+  flat[#flat + 1] = v.bos -- the target of the last token
+  local n = #flat
+  local tokens = core.tensor { data = flat, shape = { n }, dtype = "i32" }
+  return data.of_tokens("own text", tokens, v, { lo = 0, hi = n }, { lo = 0, hi = n })
+end
+
+return M
