@@ -14,7 +14,8 @@
 -- when no seed matters, title(case), cost(case), run(case, seed, stop) -> numbers by name, gather(list of
 -- { case, results }) -> records, columns, keys, figure(records, study) or nil, expect (known keys),
 -- judge(expect, records) -> { {text, outcome, detail}, .. } }. It may have prepare(cases, options) -> "done"
--- or how it ended, called before the first measurement; shown(records) -> the records of the printed table;
+-- or how it ended, called before the first measurement; stale(case, result, root) -> whether it was measured on
+-- something that is not there any more; shown(records) -> the records of the printed table;
 -- document(records, study, table, figure) -> text of report.md.
 local board = require "attnlab.board"
 local core = require "attnlab.core"
@@ -191,7 +192,7 @@ end
 
 -- What has been measured, by case: { {case, results}, .. }; how many are missing; whether other sources
 -- made any of them.
-local function gather(list)
+local function gather(list, module, root)
   local groups, by_index, missing, stale = {}, {}, 0, false
   for _, item in ipairs(list) do
     local r = result_of(item)
@@ -202,7 +203,7 @@ local function gather(list)
         by_index[item.index], groups[#groups + 1] = g, g
       end
       g.results[#g.results + 1] = r
-      stale = stale or r.made.source ~= store.source_hash()
+      stale = stale or r.made.source ~= store.source_hash() or module.stale and module.stale(item.case, r, root)
     else
       missing = missing + 1
     end
@@ -214,7 +215,7 @@ end
 -- or nil and why.
 function Study:write(list, root)
   local dir, m = root .. "/" .. self.name, self.module
-  local groups, missing, stale = gather(list)
+  local groups, missing, stale = gather(list, m, root)
   sys.mkdir(dir)
   local records = m.gather(groups)
   local judged = missing == 0 and m.judge(self.expect, records) or {}
@@ -230,7 +231,7 @@ function Study:write(list, root)
   end
   local text = tables.text(heads, cells) .. "\n\n" .. table.concat(notes, "\n")
   if missing > 0 then text = text .. ("\n%d of %d measurements are missing"):format(missing, #list) end
-  if stale then text = text .. "\nstale: other sources made some of these; --fresh measures again" end
+  if stale then text = text .. "\nstale: other sources or inputs made some of these; --fresh measures again" end
   sys.write(dir .. "/table.txt", text .. "\n")
   sys.write(dir .. "/table.tsv", tables.tsv(m.keys, records))
   sys.write(dir .. "/table.json", json.encode({ study = self.name, records = json.array(records),

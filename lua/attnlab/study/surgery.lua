@@ -163,6 +163,12 @@ local function written(m, c)
   return (m:generate { prompt = c.prompt, tokens = c.tokens })
 end
 
+-- Whether the model was trained again since.
+function M.stale(c, result, where)
+  local now = subject.weights(c.model, where)
+  return now ~= nil and now ~= result.weights
+end
+
 local function finite(v) return v and v == v and math.abs(v) < math.huge end
 
 function M.run(c, seed)

@@ -120,6 +120,14 @@ end
 
 local loaded = {} -- by path, { model, hash }: a study comes back to it in every row
 
+-- Hash of the file that the weights are in, nil where it is not there.
+function M.weights(subject, root)
+  local path = subject.file and path_of(subject.file)
+    or run_of(subject, root).dir .. "/checkpoint.safetensors"
+  if loaded[path] then return loaded[path][2] end
+  return sys.exists(path) == "file" and sys.sha256(sys.read(path)) or nil
+end
+
 -- The model in evaluation mode, and the hash of the file that its weights are in.
 function M.load(subject, root)
   local path = subject.file and path_of(subject.file)
