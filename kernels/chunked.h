@@ -7,7 +7,7 @@
  *
  * or, not causal, the state over all keys for every row. Query heads that share their key/value
  * head and their decay share a state: there are Hs = H / alk_chunked_shared of them a batch row.
- * Sums restart every ALK_CHUNK_SEGMENT tokens and are added to the state before: the numbers are
+ * Sums restart every alk_chunk_segment tokens and are added to the state before: the numbers are
  * the same whether one thread walks through a head or several take a segment each. A decay counts
  * up to the last visible key of a row, so a batch row of length 0 hands on its state as it was.
  * Sources: papers A.9. Of the spec, f, its limits and the dropout are not read; stat is none or
@@ -18,9 +18,17 @@
 #include "attn.h"
 #include "monomials.h"
 
-enum { ALK_CHUNK_SEGMENT = 1024 };
-static inline int64_t alk_chunk_segments(int64_t tokens) {
-  return (tokens + ALK_CHUNK_SEGMENT - 1) / ALK_CHUNK_SEGMENT;
+/* Tokens of a segment for R features: about as many, so that the states at their ends take no more
+ * memory than the tokens; but room for the states of a segment's chunks has an end. */
+enum { ALK_CHUNK_SHORTEST = 1024, ALK_CHUNK_LONGEST = 8192 };
+static inline int64_t alk_chunk_segment(int64_t R) {
+  int64_t n = ALK_CHUNK_SHORTEST;
+  while (n < R && n < ALK_CHUNK_LONGEST) n *= 2;
+  return n;
+}
+static inline int64_t alk_chunk_segments(int64_t R, int64_t tokens) {
+  const int64_t n = alk_chunk_segment(R);
+  return (tokens + n - 1) / n;
 }
 
 /* Query heads that surely share a state. */
@@ -34,9 +42,9 @@ static inline int64_t alk_chunked_shared(const alk_attn_spec *a) {
 }
 
 /* Jobs to run at once, at most `threads`: segments are shared out where there are few heads. */
-static inline int64_t alk_chunked_jobs(const alk_attn_spec *a, int64_t threads) {
+static inline int64_t alk_chunked_jobs(const alk_attn_spec *a, int64_t R, int64_t threads) {
   const int64_t pairs = a->g.B * a->g.Hkv, longest = a->g.T > a->g.S ? a->g.T : a->g.S;
-  const int64_t items = pairs >= threads ? pairs : pairs * alk_chunk_segments(longest);
+  const int64_t items = pairs >= threads ? pairs : pairs * alk_chunk_segments(R, longest);
   return items < 1 ? 1 : items < threads ? items : threads;
 }
 
@@ -68,7 +76,7 @@ ALK_KERNEL(chunked_fwd, void,
 
 /* y, W, states as the forward gave them; gradients dy, and dW, of the final state, dstate_out and
  * dnorm_out, or NULL. dq, dk, dv; db (B,S,Hkv) with b; dstate, dnorm or NULL. ddecay (B,S,Hd), or
- * NULL, with `steps` (B,Hs,S) as room for it; dcoefficients (B,H,alk_chunk_segments(T),n), parts
+ * NULL, with `steps` (B,Hs,S) as room for it; dcoefficients (B,H,alk_chunk_segments(R,T),n), parts
  * of sum s^n A dw for each n that is kept, or NULL. */
 typedef struct alk_chunked_grad {
   const void *y, *W, *states, *dy, *dW, *dstate_out, *dnorm_out;

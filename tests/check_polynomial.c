@@ -496,6 +496,16 @@ START_TEST(refuses_with_the_reason) {
 }
 END_TEST
 
+START_TEST(refuses_features_beyond_use) {
+  al_tensor *x = al_tensor_full(c, AL_F32, 4, (int64_t[]){1, 3, 1, 64}, 1);
+  al_tensor *y = al_run(c, "attend_chunked", AL_IN(x, x, x),
+                        "causal=true coefficients={1,0,0,0,0,0,0,0,0,0,0,0,1}");
+  ck_assert_msg(!y && strstr(al_error_message(c, NULL, NULL), "at most 16777216 features"), "%s",
+                al_error_message(c, NULL, NULL));
+  al_error_clear(c);
+}
+END_TEST
+
 Suite *suite_check_polynomial(void) {
   Suite *s = suite_create("polynomial weights in chunks");
   TCase *t = tcase_create("polynomial");
@@ -511,6 +521,7 @@ Suite *suite_check_polynomial(void) {
   tcase_add_test(t, many_features_in_bounded_memory);
   tcase_add_test(t, no_token_hands_on_the_state);
   tcase_add_loop_test(t, refuses_with_the_reason, 0, (int)(sizeof refused / sizeof refused[0]));
+  tcase_add_test(t, refuses_features_beyond_use);
   suite_add_tcase(s, t);
   return s;
 }

@@ -8,6 +8,7 @@
 
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM_STATE };
 enum { Y, W, NEXT, NEXT_NORM, SUMS, STATES };
+enum { MOST_FEATURES = 1 << 24 }; /* far past use; sizes are products of it and must fit */
 
 typedef struct weights { /* factors: c_n; kept: the option's part of them, which says what is kept
                           */
@@ -45,6 +46,10 @@ static alk_attn_spec spec_of(const al_call *k, const weights *w) {
 static bool is_linear(const al_call *k, const weights *w) {
   return w->n == 2 && w->kept[0] == 0 && k->in_meta[COEFFICIENTS].ndim == 0 &&
          k->in_meta[STATE].ndim == 0 && !al_opt_bool(k->opts, "carry");
+}
+
+static int64_t features(const alk_attn_spec *a, const weights *w) {
+  return alk_features(a->D, w->n, w->kept);
 }
 
 static alk_attn_spec linear_spec(alk_attn_spec a) {
@@ -124,7 +129,12 @@ static al_status shape(al_ctx *c, al_call *k) {
   weights w;
   read_kept(k, &w);
   const alk_attn_spec a = spec_of(k, &w);
-  const int64_t R = alk_features(a.D, w.n, w.kept), Hs = a.g.H / alk_chunked_shared(&a);
+  const int64_t R = features(&a, &w), Hs = a.g.H / alk_chunked_shared(&a);
+  if (R > MOST_FEATURES)
+    return al_fail(c, AL_EVALUE,
+                   "attend_chunked: option 'coefficients': orders of at most %d features in all "
+                   "needed, got more of the %lld channels of q %s",
+                   MOST_FEATURES, (long long)a.D, AL_META_STR(&k->in_meta[Q]));
   const al_meta state = {.dtype = dtype, .ndim = 4, .shape = {a.g.B, Hs, R, a.E}},
                 norm = {.dtype = dtype, .ndim = 3, .shape = {a.g.B, Hs, R}};
   AL_TRY(check_states(c, k, &state, &norm));
@@ -178,7 +188,7 @@ static al_status forward(al_ctx *c, al_call *k) {
   if (is_linear(k, &w)) return linear_forward(c, k, linear_spec(a));
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
   const bool carry = al_opt_bool(k->opts, "carry");
-  const int64_t jobs = alk_chunked_jobs(&a, al_threads()),
+  const int64_t jobs = alk_chunked_jobs(&a, features(&a, &w), al_threads()),
                 n = alk_chunked_fwd_scratch(dtype)(&a, w.kept, jobs);
   al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
   if (scratch) {
@@ -257,11 +267,11 @@ static al_status backward(al_ctx *c, al_call *k) {
   const bool linear = is_linear(k, &w), states = k->need[STATE] || k->need[NORM_STATE];
   const alk_attn_spec a = linear ? linear_spec(spec_of(k, &w)) : spec_of(k, &w);
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
-  const int64_t jobs =
-                    linear ? alk_linear_jobs(&a, al_threads()) : alk_chunked_jobs(&a, al_threads()),
+  const int64_t jobs = linear ? alk_linear_jobs(&a, al_threads())
+                              : alk_chunked_jobs(&a, features(&a, &w), al_threads()),
                 n = linear ? alk_linear_bwd_scratch(dtype)(&a, jobs)
                            : alk_chunked_bwd_scratch(dtype)(&a, w.kept, jobs),
-                parts_of = a.g.B * a.g.H * alk_chunk_segments(a.g.T);
+                parts_of = a.g.B * a.g.H * alk_chunk_segments(features(&a, &w), a.g.T);
   al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n), *steps = NULL, *parts = NULL;
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0),
             *dstate = state_gradient(c, k, NEXT), *dnorm = state_gradient(c, k, NEXT_NORM);

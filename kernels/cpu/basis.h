@@ -6,9 +6,8 @@
  */
 #ifndef ALK_CPU_BASIS_H
 #define ALK_CPU_BASIS_H
-#include "../monomials.h"
+#include "../chunked.h"
 #include "linear.h"
-#include "../visible.h"
 
 enum { CHUNK_VECS = CHUNK / LANES, MOST_ORDERS = ALK_MAX_COEFFICIENTS };
 
@@ -20,6 +19,7 @@ typedef struct basis {
   real c[MOST_ORDERS];        /* the same */
   double power[MOST_ORDERS];  /* scale^n */
   real *w;                    /* (R) multiplicity times scale^n */
+  int64_t segment;            /* tokens */
 } basis;
 
 static inline basis basis_of(int64_t D, int n, const double *kept, const double *coefficients,
@@ -35,6 +35,7 @@ static inline basis basis_of(int64_t D, int n, const double *kept, const double 
     s.power[i] = power;
   }
   s.first[n] = s.R;
+  s.segment = alk_chunk_segment(s.R);
   return s;
 }
 

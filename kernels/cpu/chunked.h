@@ -8,10 +8,13 @@
  */
 #ifndef ALK_CPU_CHUNKED_H
 #define ALK_CPU_CHUNKED_H
-#include "../chunked.h"
 #include "basis.h"
 
 enum { SLAB = 512 };
+
+static inline basis basis_for(const alk_attn_spec *a, const double *kept) {
+  return basis_of(a->D, a->weight.n_coefficients, kept, a->weight.coefficients, a->scale);
+}
 
 typedef struct held { /* a state in memory; H NULL: zeros, or not wanted */
   real *H, *z;
@@ -24,8 +27,8 @@ typedef struct slab {
 
 /* States of a line that are kept: at the ends of the segments of keys, of which the last one is
  * the final state where it is causal. */
-static inline int64_t kept_segments(const alk_attn_spec *a) {
-  return most(alk_chunk_segments(a->g.S) - a->g.causal, 0);
+static inline int64_t kept_segments(const alk_attn_spec *a, const basis *s) {
+  return most(alk_chunk_segments(s->R, a->g.S) - a->g.causal, 0);
 }
 
 /* The state of line n in (B,Hs,R,E) and (B,Hs,R). */
@@ -37,7 +40,7 @@ static inline held held_at(const alk_attn_spec *a, const basis *s, void *H, void
 static inline held state_after(const line *n, const basis *b, const real *states, int64_t s,
                                held final) {
   const int64_t E = n->a->E;
-  if (s >= kept_segments(n->a)) return final;
+  if (s >= kept_segments(n->a, b)) return final;
   real *H = (real *)states + s * b->R * (E + 1);
   return (held){H, n->a->stat == ALK_STAT_NONE ? NULL : H + b->R * E};
 }

@@ -10,151 +10,11 @@
  * decay of step t is the sum of w_ij dw_ij over the pairs j < t <= i: what two states, a state and
  * the chunk, or the chunk itself hold of it, none as a difference of long sums.
  */
-#include "chunked.h"
-
-enum { CHUNKS = SEGMENT / CHUNK };
-
-typedef struct layout { /* of a job's scratch, in elements */
-  int64_t k, kt, u, us, ut, ust, q, qt, g, gs, gst, dq, dk, dt, du, f, df, s, p, row, past, local,
-      whole, total;
-} layout;
-
-static layout layout_of(const alk_attn_spec *a, const basis *s) {
-  const int64_t Dw = lanes_width(a->D), Ew = lanes_width(a->E), state = slab_size(s, Ew);
-  layout l = {.k = 0};
-  l.kt = l.k + CHUNK * Dw;
-  l.u = l.kt + CHUNK * a->D;
-  l.us = l.u + CHUNK * Ew;
-  l.ut = l.us + CHUNK * Ew;
-  l.ust = l.ut + CHUNK * a->E;
-  l.q = l.ust + CHUNK * a->E;
-  l.qt = l.q + CHUNK * Dw;
-  l.g = l.qt + CHUNK * a->D;
-  l.gs = l.g + CHUNK * Ew;
-  l.gst = l.gs + CHUNK * Ew;
-  l.dq = l.gst + CHUNK * a->E;
-  l.dk = l.dq + CHUNK * Dw;
-  l.dt = l.dk + CHUNK * Dw;
-  l.du = l.dt + CHUNK * Dw;
-  l.f = l.du + CHUNK * Ew;
-  l.df = l.f + CHUNK * slab_rows(s);
-  l.s = l.df + CHUNK * slab_rows(s);
-  l.p = l.s + CHUNK * CHUNK;
-  l.row = l.p + CHUNK * CHUNK;
-  l.past = l.row + Dw;
-  l.local = l.past + CHUNKS * state;
-  l.whole = l.local + state;
-  l.total = l.whole + state;
-  return l;
-}
-
-/* States from the starts of the segments of rows on; the first of causal rows is the gradient of
- * the initial state. */
-static int64_t after_segments(const alk_attn_spec *a) {
-  return most(alk_chunk_segments(a->g.T) - a->g.causal, 0);
-}
-
-static int64_t after_size(const alk_attn_spec *a, const basis *s) {
-  return a->g.B * (a->g.H / line_heads(a)) * after_segments(a) * s->R * (a->E + 1);
-}
-
-static basis basis_for(const alk_attn_spec *a, const double *kept) {
-  return basis_of(a->D, a->weight.n_coefficients, kept, a->weight.coefficients, a->scale);
-}
+#include "chunked_bwd.h"
 
 int64_t ALK_NAME(chunked_bwd_scratch)(const alk_attn_spec *a, const double *kept, int64_t jobs) {
   const basis s = basis_for(a, kept);
   return s.R + after_size(a, &s) + jobs * layout_of(a, &s).total;
-}
-
-typedef struct walk { /* one line by one job */
-  line n;
-  const basis *s;
-  bool add; /* an earlier line has written dk, dv, db */
-  const real *q, *k, *v, *b, *y, *W, *dy, *dW;
-  real *dq, *dk, *dv, *db;
-  const real *states; /* at the ends of the segments of keys */
-  real *after;        /* from the starts of the segments of rows on */
-  held init, dinit, dfinal;
-  double *steps, *coefficients; /* (S) of the line, (segments,n) of its first head, or NULL */
-  real *x_k, *x_kt, *x_u, *x_us, *x_ut, *x_ust, *x_q, *x_qt, *x_g, *x_gs, *x_gst, *x_dq, *x_dk,
-      *x_dt, *x_du, *x_f, *x_df, *x_s, *x_p, *x_row, *past, *local, *whole;
-} walk;
-
-typedef struct part { /* of a segment: a slab of a chunk */
-  const slab *p;
-  chunk c;
-  int64_t segment;
-  real delta[CHUNK], to_row[CHUNK]; /* of the head at hand; delta decayed to the row; 0 past rows */
-  double inside[CHUNK], row[CHUNK], key[CHUNK]; /* parts of the decay's gradient */
-} part;
-
-static bool sums_weights(const walk *w) { return w->n.a->stat != ALK_STAT_NONE; }
-
-static held before(const walk *w, int64_t s) {
-  return s > 0 ? state_after(&w->n, w->s, w->states, s - 1, (held){NULL, NULL}) : w->init;
-}
-
-/* What the rows from the start of segment s on leave. */
-static held after(const walk *w, int64_t s) {
-  const int64_t i = s - w->n.a->g.causal, E = w->n.a->E, R = w->s->R;
-  if (i < 0) return w->dinit;
-  if (i >= after_segments(w->n.a)) return w->dfinal;
-  real *H = w->after + i * R * (E + 1);
-  return (held){H, sums_weights(w) ? H + R * E : NULL};
-}
-
-/* (n) of head h of the line and a segment of rows. */
-static double *coefficients_of(const walk *w, int64_t h, int64_t segment) {
-  return w->coefficients + (h * alk_chunk_segments(w->n.a->g.T) + segment) * w->s->n;
-}
-
-/* ---- loading -----------------------------------------------------------------------------------
- */
-
-static void load_keys(const walk *w, const chunk *c) {
-  const alk_attn_spec *a = w->n.a;
-  const int64_t Hkv = a->g.Hkv;
-  pack_rows(a->map, c->keys, a->D, w->k + c->at * Hkv * a->D, Hkv * a->D, NULL, 0, w->x_k, w->n.Dw);
-  pack_columns(w->x_k, w->n.Dw, c->keys, a->D, w->x_kt);
-  pack_rows(ALK_MAP_IDENTITY, c->keys, a->E, w->v + c->at * Hkv * a->E, Hkv * a->E,
-            w->b ? w->b + c->at * Hkv : NULL, Hkv, w->x_u, w->n.Ew);
-  memcpy(w->x_us, w->x_u, (size_t)(c->keys * w->n.Ew) * sizeof(real));
-  if (w->n.sums) scale_rows(c->keys, w->n.Ew, c->from_key, w->x_us);
-}
-
-/* q, g and delta of the chunk's rows of head h of the line. */
-static void load_rows(const walk *w, part *x, int64_t h) {
-  const alk_attn_spec *a = w->n.a;
-  const chunk *c = &x->c;
-  const int64_t H = a->g.H, T = a->g.T, Ew = w->n.Ew;
-  pack_rows(a->map, c->rows, a->D, w->q + (c->at * H + h) * a->D, H * a->D, NULL, 0, w->x_q,
-            w->n.Dw);
-  pack_columns(w->x_q, w->n.Dw, c->rows, a->D, w->x_qt);
-  for (int64_t i = 0; i < c->rows; i++) {
-    const int64_t t = c->at + i;
-    const real *dy = w->dy + (t * H + h) * a->E, *y = w->y + (t * H + h) * a->E;
-    real *g = w->x_g + i * Ew, by = 1, delta = w->dW ? w->dW[h * T + t] : 0;
-    if (a->normalise) {
-      const real W = w->W[h * T + t];
-      by = vabs(W) < SMALLEST ? 0 : 1 / W;
-      delta = by == 0 ? 0 : delta - row_dot(a->E, dy, y) * by;
-    }
-    x->delta[i] = delta;
-    x->to_row[i] = w->n.sums ? delta * c->to_row[i] : delta;
-    for (int64_t e = 0; e < a->E; e++) g[e] = by == 0 ? 0 : dy[e] * by;
-    for (int64_t e = a->E; e < Ew; e++) g[e] = 0;
-  }
-  for (int64_t i = c->rows; i < CHUNK; i++) x->delta[i] = x->to_row[i] = 0;
-  memcpy(w->x_gs, w->x_g, (size_t)(c->rows * Ew) * sizeof(real));
-  if (w->n.sums) scale_rows(c->rows, Ew, c->to_row, w->x_gs);
-}
-
-/* Rows [token][Dw] from a panel [Dw][token]. */
-static void turn(const walk *w, const real *panel, real *rows) {
-  for (int64_t d = 0; d < w->n.Dw; d += LANES)
-    for (int64_t t = 0; t < CHUNK; t += LANES)
-      transpose(panel + d * CHUNK + t, CHUNK, rows + t * w->n.Dw + d, w->n.Dw);
 }
 
 /* ---- states ------------------------------------------------------------------------------------
@@ -204,41 +64,6 @@ static void fill_past(const walk *w, const slab *p, int64_t s, int64_t s0, int64
 
 /* ---- gradients of a chunk ----------------------------------------------------------------------
  */
-
-static void store_queries(const walk *w, const part *x, int64_t h) {
-  const alk_attn_spec *a = w->n.a;
-  for (int64_t i = 0; i < x->c.rows; i++) {
-    const int64_t at = ((x->c.at + i) * a->g.H + h) * a->D;
-    real *dq = w->dq + at;
-    map_row_bwd(a->map, a->D, w->q + at, w->x_dq + i * w->n.Dw, x->p->first ? dq : w->x_row);
-    for (int64_t d = 0; !x->p->first && d < a->D; d++) dq[d] += w->x_row[d];
-  }
-}
-
-static void store_keys(const walk *w, const part *x) {
-  const alk_attn_spec *a = w->n.a;
-  const bool add = w->add || !x->p->first;
-  for (int64_t j = 0; j < x->c.keys; j++) {
-    const int64_t t = (x->c.at + j) * a->g.Hkv;
-    const real *du = w->x_du + j * w->n.Ew, *v = w->v + t * a->E, b = w->b ? w->b[t] : 1;
-    real *dk = w->dk + t * a->D, *dv = w->dv + t * a->E;
-    map_row_bwd(a->map, a->D, w->k + t * a->D, w->x_dk + j * w->n.Dw, add ? w->x_row : dk);
-    for (int64_t d = 0; add && d < a->D; d++) dk[d] += w->x_row[d];
-    for (int64_t e = 0; e < a->E; e++) dv[e] = (add ? dv[e] : 0) + b * du[e];
-    if (w->b) w->db[t] = (add ? w->db[t] : 0) + row_dot(a->E, du, v);
-  }
-}
-
-/* Zeros for the chunk's tokens past the length, which nobody sees. */
-static void store_hidden(const walk *w, const part *x, int64_t tokens) {
-  const alk_attn_spec *a = w->n.a;
-  for (int64_t j = x->c.keys; j < tokens && !w->add && x->p->first; j++) {
-    const int64_t t = (x->c.at + j) * a->g.Hkv;
-    memset(w->dk + t * a->D, 0, (size_t)a->D * sizeof(real));
-    memset(w->dv + t * a->E, 0, (size_t)a->E * sizeof(real));
-    if (w->b) w->db[t] = 0;
-  }
-}
 
 /* Gradient of a chunk's features [feature][token] from a slab of a state: of vectors x (a panel
  * [channel][token]) and of weights by[token] beside them. */
@@ -432,17 +257,17 @@ static void run_chunk(const walk *w, part *x, real *H, real *R, bool take) {
 /* Leaves slab p of the local state of segment s in memory, with `next`, the state after it, added
  * where it has one. */
 static void keep_slab(const walk *w, const slab *p, int64_t s, const held *next) {
-  const int64_t s0 = s * SEGMENT, Ew = w->n.Ew;
+  const int64_t s0 = s * w->s->segment, Ew = w->n.Ew;
   const held to = after(w, s);
-  slab_to_memory(p, w->n.a->E, Ew, decay_over(&w->n, s0, least(s0 + SEGMENT, w->n.a->g.T)), next,
-                 w->local, slab_z(w->s, w->local, Ew), &to);
+  slab_to_memory(p, w->n.a->E, Ew, decay_over(&w->n, s0, least(s0 + w->s->segment, w->n.a->g.T)),
+                 next, w->local, slab_z(w->s, w->local, Ew), &to);
 }
 
 /* Gradients of segment s, causal, given the state after it; `keep`: leaves the state from its start
  * on. */
 static void run_segment(const walk *w, int64_t s, bool keep) {
-  const int64_t T = w->n.a->g.T, s0 = s * SEGMENT, s1 = least(s0 + SEGMENT, T), Ew = w->n.Ew,
-                size = slab_size(w->s, Ew);
+  const int64_t T = w->n.a->g.T, s0 = s * w->s->segment, s1 = least(s0 + w->s->segment, T),
+                Ew = w->n.Ew, size = slab_size(w->s, Ew);
   const held next = after(w, s + 1);
   keep = keep && after(w, s).H;
   for (int64_t i = 0; i < n_slabs(w->s); i++) {
@@ -468,8 +293,8 @@ static void run_segment(const walk *w, int64_t s, bool keep) {
  * well. */
 static void sum_segment(const walk *w, int64_t s) {
   const alk_attn_spec *a = w->n.a;
-  const int64_t s0 = s * SEGMENT, s1 = least(s0 + SEGMENT, a->g.T);
-  const held all = before(w, alk_chunk_segments(a->g.S)), none = {NULL, NULL};
+  const int64_t s0 = s * w->s->segment, s1 = least(s0 + w->s->segment, a->g.T);
+  const held all = before(w, alk_chunk_segments(w->s->R, a->g.S)), none = {NULL, NULL};
   if (!after(w, s).H) return;
   for (int64_t i = 0; i < n_slabs(w->s); i++) {
     const slab p = slab_at(w->s, i);
@@ -494,16 +319,16 @@ static void sum_segment(const walk *w, int64_t s) {
 
 /* Adds the state after segment s to its local one, both in memory. */
 static void join_segment(const walk *w, int64_t s) {
-  const int64_t s0 = s * SEGMENT, T = w->n.a->g.T;
+  const int64_t s0 = s * w->s->segment, T = w->n.a->g.T;
   const held to = after(w, s), next = after(w, s + 1);
   if (to.H)
-    join_held(w->s->R, w->n.a->E, decay_over(&w->n, s0, least(s0 + SEGMENT, T)), &next, &to);
+    join_held(w->s->R, w->n.a->E, decay_over(&w->n, s0, least(s0 + w->s->segment, T)), &next, &to);
 }
 
 /* dk, dv of segment s of keys that every row sees. */
 static void run_keys(const walk *w, int64_t s) {
   const alk_attn_spec *a = w->n.a;
-  const int64_t s0 = s * SEGMENT, s1 = least(s0 + SEGMENT, a->g.S);
+  const int64_t s0 = s * w->s->segment, s1 = least(s0 + w->s->segment, a->g.S);
   const held all = after(w, 0);
   for (int64_t i = 0; i < n_slabs(w->s); i++) {
     const slab p = slab_at(w->s, i);
@@ -547,14 +372,15 @@ static walk walk_of(const task *t, int64_t n, int64_t job) {
   w.dW = g->dW && a->stat != ALK_STAT_NONE ? (const real *)g->dW + stats : NULL;
   w.dq = (real *)g->dq + rows * a->D, w.dk = (real *)g->dk + keys * a->D;
   w.dv = (real *)g->dv + keys * a->E, w.db = in->b ? (real *)g->db + keys : NULL;
-  w.states = (const real *)g->states + n * kept_segments(a) * state;
-  w.after = t->after + n * after_segments(a) * state;
+  w.states = (const real *)g->states + n * kept_segments(a, &t->s) * state;
+  w.after = t->after + n * after_segments(a, &t->s) * state;
   w.init = held_at(a, &t->s, (void *)in->state, (void *)in->norm, n);
   w.dinit = held_at(a, &t->s, g->dstate, g->dnorm, n);
   w.dfinal = held_at(a, &t->s, (void *)g->dstate_out, (void *)g->dnorm_out, n);
   w.steps = g->ddecay ? g->steps + n * a->g.S : NULL;
   if (g->dcoefficients)
-    w.coefficients = g->dcoefficients + (b * a->g.H + h0) * alk_chunk_segments(a->g.T) * t->s.n;
+    w.coefficients =
+        g->dcoefficients + (b * a->g.H + h0) * alk_chunk_segments(t->s.R, a->g.T) * t->s.n;
   real *x = t->scratch + job * t->l.total;
   w.x_k = x + t->l.k, w.x_kt = x + t->l.kt, w.x_u = x + t->l.u, w.x_us = x + t->l.us;
   w.x_ut = x + t->l.ut, w.x_ust = x + t->l.ust, w.x_q = x + t->l.q, w.x_qt = x + t->l.qt;
@@ -569,7 +395,8 @@ static walk walk_of(const task *t, int64_t n, int64_t job) {
 static void run_heads(const task *t, int64_t job, int64_t jobs) {
   int64_t from, to;
   share(t->a->g.B * t->a->g.Hkv, job, jobs, &from, &to);
-  const int64_t keys = alk_chunk_segments(t->a->g.S), rows = alk_chunk_segments(t->a->g.T);
+  const int64_t keys = alk_chunk_segments(t->s.R, t->a->g.S),
+                rows = alk_chunk_segments(t->s.R, t->a->g.T);
   for (int64_t n = from * t->shared; n < to * t->shared; n++) {
     const walk w = walk_of(t, n, job);
     for (int64_t s = rows - 1; t->a->g.causal && s >= 0; s--) run_segment(&w, s, true);
@@ -582,7 +409,7 @@ static void run_heads(const task *t, int64_t job, int64_t jobs) {
 /* Step 0: local states of all segments of rows, 1: the rest, the states joined in between. */
 static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
   int64_t from, to;
-  const int64_t parts = alk_chunk_segments(step ? t->a->g.S : t->a->g.T);
+  const int64_t parts = alk_chunk_segments(t->s.R, step ? t->a->g.S : t->a->g.T);
   share(t->a->g.B * t->a->g.Hkv * parts, job, jobs, &from, &to);
   for (int64_t i = from; i < to; i++)
     for (int64_t n = i / parts * t->shared; n < (i / parts + 1) * t->shared; n++) {
@@ -619,7 +446,7 @@ static void run_all(const task *t, int64_t jobs) {
 #pragma omp parallel for schedule(static) num_threads((int)jobs)
   for (int64_t n = 0; n < a->g.B * t->lines; n++) {
     const walk w = walk_of(t, n, 0);
-    for (int64_t s = alk_chunk_segments(a->g.T) - 1; s >= 0; s--) join_segment(&w, s);
+    for (int64_t s = alk_chunk_segments(t->s.R, a->g.T) - 1; s >= 0; s--) join_segment(&w, s);
   }
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) run_parts(t, 1, job, jobs);
@@ -639,7 +466,7 @@ void ALK_NAME(chunked_bwd)(const alk_attn_spec *a, const alk_chunked_in *in,
   if (g->ddecay) memset(g->steps, 0, (size_t)(items * a->g.S) * sizeof(double));
   if (g->dcoefficients)
     memset(g->dcoefficients, 0,
-           (size_t)(a->g.B * a->g.H * alk_chunk_segments(a->g.T) * t.s.n) * sizeof(double));
+           (size_t)(a->g.B * a->g.H * alk_chunk_segments(t.s.R, a->g.T) * t.s.n) * sizeof(double));
   for (int64_t n = 0; g->dstate && a->g.T == 0 && n < items; n++) {
     const walk w = walk_of(&t, n, 0);
     copy_held(a, &t.s, &w.dfinal, &w.dinit);

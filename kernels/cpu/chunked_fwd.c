@@ -27,13 +27,9 @@ static layout layout_of(const alk_attn_spec *a, const basis *s) {
   return l;
 }
 
-static basis basis_for(const alk_attn_spec *a, const double *kept) {
-  return basis_of(a->D, a->weight.n_coefficients, kept, a->weight.coefficients, a->scale);
-}
-
 int64_t ALK_NAME(chunked_states)(const alk_attn_spec *a, const double *kept) {
   const basis s = basis_for(a, kept);
-  return a->g.B * (a->g.H / alk_chunked_shared(a)) * kept_segments(a) * s.R * (a->E + 1);
+  return a->g.B * (a->g.H / alk_chunked_shared(a)) * kept_segments(a, &s) * s.R * (a->E + 1);
 }
 
 int64_t ALK_NAME(chunked_fwd_scratch)(const alk_attn_spec *a, const double *kept, int64_t jobs) {
@@ -174,7 +170,7 @@ static void clear(const walk *w) {
 
 /* Local state of segment s of keys, to memory. */
 static void sum_segment(const walk *w, int64_t s) {
-  const int64_t s0 = s * SEGMENT, s1 = least(s0 + SEGMENT, w->n.a->g.S);
+  const int64_t s0 = s * w->s->segment, s1 = least(s0 + w->s->segment, w->n.a->g.S);
   const held end = end_of(w, s), none = {NULL, NULL};
   if (!end.H) return;
   for (int64_t i = 0; i < n_slabs(w->s); i++) {
@@ -193,17 +189,17 @@ static void sum_segment(const walk *w, int64_t s) {
 
 /* Adds the state before segment s to its local one, both in memory. */
 static void join_segment(const walk *w, int64_t s) {
-  const int64_t s0 = s * SEGMENT;
+  const int64_t s0 = s * w->s->segment;
   const held end = end_of(w, s), start = before(w, s);
   if (end.H)
-    join_held(w->s->R, w->n.a->E, decay_over(&w->n, s0, least(s0 + SEGMENT, w->n.a->g.S)), &start,
-              &end);
+    join_held(w->s->R, w->n.a->E, decay_over(&w->n, s0, least(s0 + w->s->segment, w->n.a->g.S)),
+              &start, &end);
 }
 
 /* Outputs of segment s, causal, given the state before it; `keep`: leaves the state at its end. */
 static void run_segment(const walk *w, int64_t s, bool keep) {
-  const int64_t E = w->n.a->E, Ew = w->n.Ew, s0 = s * SEGMENT,
-                s1 = least(s0 + SEGMENT, w->n.a->g.T);
+  const int64_t E = w->n.a->E, Ew = w->n.Ew, s0 = s * w->s->segment,
+                s1 = least(s0 + w->s->segment, w->n.a->g.T);
   const held start = before(w, s), end = end_of(w, s);
   real *z = slab_z(w->s, w->local, Ew), *whole_z = slab_z(w->s, w->whole, Ew);
   keep = keep && end.H;
@@ -228,8 +224,8 @@ static void run_segment(const walk *w, int64_t s, bool keep) {
 
 /* Outputs of segment s of rows that all see every key. */
 static void run_all(const walk *w, int64_t s) {
-  const int64_t s0 = s * SEGMENT, s1 = least(s0 + SEGMENT, w->n.a->g.T);
-  const held all = before(w, alk_chunk_segments(w->n.a->g.S));
+  const int64_t s0 = s * w->s->segment, s1 = least(s0 + w->s->segment, w->n.a->g.T);
+  const held all = before(w, alk_chunk_segments(w->s->R, w->n.a->g.S));
   for (int64_t i = 0; i < n_slabs(w->s); i++) {
     const slab p = slab_at(w->s, i);
     clear(w);
@@ -265,7 +261,7 @@ static walk walk_of(const task *t, int64_t item, int64_t job) {
   w.q = (const real *)in->q + rows * a->D, w.k = (const real *)in->k + keys * a->D;
   w.v = (const real *)in->v + keys * a->E, w.b = in->b ? (const real *)in->b + keys : NULL;
   w.y = (real *)t->out->y + rows * a->E, w.W = (real *)t->out->W + (b * a->g.H + h0) * a->g.T;
-  w.states = (real *)t->out->states + item * kept_segments(a) * t->s.R * (a->E + 1);
+  w.states = (real *)t->out->states + item * kept_segments(a, &t->s) * t->s.R * (a->E + 1);
   w.init = held_at(a, &t->s, (void *)in->state, (void *)in->norm, item);
   w.final = held_at(a, &t->s, t->out->state, t->out->norm, item);
   w.x_k = x + t->l.k, w.x_kt = x + t->l.kt, w.x_v = x + t->l.v, w.x_u = x + t->l.u;
@@ -278,7 +274,8 @@ static walk walk_of(const task *t, int64_t item, int64_t job) {
 static void run_lines(const task *t, int64_t job, int64_t jobs) {
   int64_t from, to;
   share(t->a->g.B * t->lines, job, jobs, &from, &to);
-  const int64_t keys = alk_chunk_segments(t->a->g.S), rows = alk_chunk_segments(t->a->g.T);
+  const int64_t keys = alk_chunk_segments(t->s.R, t->a->g.S),
+                rows = alk_chunk_segments(t->s.R, t->a->g.T);
   for (int64_t n = from; n < to; n++) {
     const walk w = walk_of(t, n, job);
     for (int64_t s = 0; t->a->g.causal && s < rows; s++) run_segment(&w, s, true);
@@ -291,7 +288,7 @@ static void run_lines(const task *t, int64_t job, int64_t jobs) {
 /* Step 0: local states of all segments, 1: outputs, the states joined in between. */
 static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
   int64_t from, to;
-  const int64_t parts = alk_chunk_segments(step ? t->a->g.T : t->a->g.S);
+  const int64_t parts = alk_chunk_segments(t->s.R, step ? t->a->g.T : t->a->g.S);
   share(t->a->g.B * t->lines * parts, job, jobs, &from, &to);
   for (int64_t n = from; n < to; n++) {
     const walk w = walk_of(t, n / parts, job);
@@ -323,7 +320,7 @@ void ALK_NAME(chunked_fwd)(const alk_attn_spec *a, const alk_chunked_in *in,
 #pragma omp parallel for schedule(static) num_threads((int)jobs)
   for (int64_t n = 0; n < items; n++) {
     const walk w = walk_of(&t, n, 0);
-    for (int64_t s = 0; s < alk_chunk_segments(a->g.S); s++) join_segment(&w, s);
+    for (int64_t s = 0; s < alk_chunk_segments(t.s.R, a->g.S); s++) join_segment(&w, s);
   }
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) run_parts(&t, 1, job, jobs);
