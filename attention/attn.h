@@ -54,8 +54,13 @@ enum {
   ATTN_POSITIVE_WEIGHTS =
       4, /* outputs lie in the cone of v: non-negative v gives non-negative output */
   ATTN_SHIFT_INVARIANT = 8, /* one vector added to every key changes nothing */
-  ATTN_SCALE_FREE = 16      /* v scaled by a > 0 gives the same output */
+  ATTN_SCALE_FREE = 16,     /* v scaled by a > 0 gives the same output */
+  ATTN_LIMITED_SCORES = 32  /* weights grow so fast that f32 overflows at scores of +-80 */
 };
+/* "rowsum1" for ATTN_ROWSUM1; NULL for what is no claim. attn_claim_at: the i-th bit and what it
+ * says for people; false past the end. */
+AL_API const char *attn_claim_name(unsigned bit);
+AL_API bool attn_claim_at(int i, unsigned *bit, const char **doc);
 
 typedef struct attn_preset {
   const char *name;    /* "p1/softmax" */

@@ -349,6 +349,11 @@ static bool plain_sum(const al_opts *o) {
          !al_opt_bool(o, "denominator.times_length") && !formula_own_weights(o);
 }
 
+/* Powers whose weights leave f32 at scores of 160: 160^17 = 3e37. */
+static bool overflows(const al_opts *o, const char *key) {
+  return (is(o, key, "taylor") || is(o, key, "power")) && al_opt_int(o, "order") > 16;
+}
+
 unsigned formula_claims(const al_opts *o) {
   unsigned claims = ATTN_CAUSAL;
   const bool bare = !on(o, "output_gate") && !on(o, "output_norm") && !on(o, "input_gate");
@@ -368,6 +373,8 @@ unsigned formula_claims(const al_opts *o) {
                         is(o, "denominator.stat", "cumulative_gate");
   if (raw && (plain_sum(o) || (l2 && constant))) claims |= ATTN_SHIFT_INVARIANT;
   if (l2) claims |= ATTN_SCALE_FREE;
+  if (overflows(o, "similarity") || overflows(o, "denominator.similarity"))
+    claims |= ATTN_LIMITED_SCORES;
   return claims;
 }
 

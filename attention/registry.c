@@ -220,17 +220,10 @@ al_status attn_find(al_ctx *c, const char *name, const attn_family **family,
 /* ---- describe -------------------- */
 
 static void claims_text(unsigned claims, FILE *f) {
-  static const struct {
-    unsigned bit;
-    const char *text;
-  } names[] = {{ATTN_CAUSAL, "causal when asked"},
-               {ATTN_ROWSUM1, "weights sum to one"},
-               {ATTN_POSITIVE_WEIGHTS, "positive weights"},
-               {ATTN_SHIFT_INVARIANT, "unchanged when one vector is added to every key"},
-               {ATTN_SCALE_FREE, "unchanged when v is scaled"}};
-  const char *sep = "";
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-    if (claims & names[i].bit) fprintf(f, "%s%s", sep, names[i].text), sep = ", ";
+  const char *sep = "", *doc;
+  unsigned bit;
+  for (int i = 0; attn_claim_at(i, &bit, &doc); i++)
+    if (claims & bit) fprintf(f, "%s%s", sep, doc), sep = ", ";
   if (!*sep) fprintf(f, "none");
 }
 

@@ -134,6 +134,11 @@ AL_API bool al_needs_grad(const al_tensor *t);
 AL_API al_tensor *al_grad(const al_tensor *t);       /* borrowed; NULL before the first backward */
 AL_API void al_set_grad(al_tensor *t, al_tensor *g); /* takes a reference of its own; NULL clears */
 AL_API al_tensor *al_detach(al_ctx *c, al_tensor *t); /* new reference, same storage, no history */
+/* For differences of a function that detaches: RECORD keeps a copy of each value that al_detach
+ * returns, REPLAY returns those again from the first on (more of them, or another shape, is an
+ * error), OFF drops them. */
+typedef enum al_tape { AL_TAPE_OFF, AL_TAPE_RECORD, AL_TAPE_REPLAY } al_tape;
+AL_API void al_detach_tape(al_ctx *c, al_tape mode);
 AL_API bool al_grad_mode(al_ctx *c, bool on); /* returns the old mode; off records nothing */
 /* Adds d t / d leaf to the gradient of each leaf that requires it and frees the graph. `seed` has
  * t's shape, or NULL for ones (t must then have one element). */

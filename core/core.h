@@ -71,6 +71,9 @@ struct al_ctx {
   int n_marks;
   bool scope_off; /* inside an op: what it makes is its own */
   uint64_t seed, drawn;
+  al_tape tape_mode; /* what al_detach does besides */
+  al_tensor **tape;
+  int64_t n_tape, tape_at;
 };
 
 /* alloc.c */

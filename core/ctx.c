@@ -20,6 +20,7 @@ al_ctx *al_ctx_new(void) {
 void al_ctx_free(al_ctx *c) {
   if (!c) return;
   while (c->n_marks) al_scope_end(c, NULL);
+  al_detach_tape(c, AL_TAPE_OFF);
   free(c->pool);
   al_memory_trim(c);
   free(c);

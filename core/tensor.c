@@ -107,11 +107,6 @@ al_tensor *al_tensor_alias(al_ctx *c, const al_tensor *t) {
   return v;
 }
 
-al_tensor *al_detach(al_ctx *c, al_tensor *t) {
-  if (!t || c->error != AL_OK) return NULL;
-  return al_scope_own(c, al_tensor_alias(c, t));
-}
-
 al_tensor *al_fork(al_ctx *c, al_tensor *t) {
   if (!t || c->error != AL_OK) return NULL;
   al_tensor *f = bare(c, t->dtype, t->ndim, t->shape);

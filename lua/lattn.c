@@ -195,20 +195,13 @@ static int attention_set_parameter(lua_State *L) {
 }
 
 static int attention_claims(lua_State *L) {
-  static const struct {
-    unsigned bit;
-    const char *name;
-  } claims[] = {{ATTN_CAUSAL, "causal"},
-                {ATTN_ROWSUM1, "rowsum1"},
-                {ATTN_POSITIVE_WEIGHTS, "positive_weights"},
-                {ATTN_SHIFT_INVARIANT, "shift_invariant"},
-                {ATTN_SCALE_FREE, "scale_free"}};
   const unsigned held = attn_claims(check(L)->a);
+  unsigned bit;
   lua_newtable(L);
-  for (size_t i = 0; i < sizeof claims / sizeof *claims; i++)
-    if (held & claims[i].bit) {
+  for (int i = 0; attn_claim_at(i, &bit, NULL); i++)
+    if (held & bit) {
       lua_pushboolean(L, true);
-      lua_setfield(L, -2, claims[i].name);
+      lua_setfield(L, -2, attn_claim_name(bit));
     }
   return 1;
 }

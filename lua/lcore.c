@@ -366,6 +366,7 @@ int luaopen_attnlab_core(lua_State *L) {
   lal_ops_open(L);
   lua_setfield(L, -2, "op");
   lal_open_attn(L);
+  lal_open_check(L);
   lal_open_optim(L);
   lal_open_data(L);
   lal_open_json(L);

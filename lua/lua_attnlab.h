@@ -112,6 +112,7 @@ void lal_ops_metamethods(lua_State *L); /* adds arithmetic to the metatable on t
 /* One part of core each: sets its functions in the table on top. */
 void lal_open_tensor(lua_State *L);
 void lal_open_attn(lua_State *L);
+void lal_open_check(lua_State *L);
 void lal_open_optim(lua_State *L);
 void lal_open_data(lua_State *L);
 void lal_open_json(lua_State *L);

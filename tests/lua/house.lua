@@ -105,7 +105,7 @@ local ARROWS = {
   { "^experiments/plugins/", "^experiments/plugins/attn%.h$", "" },
   { "^attention/", "^core/attnlab%.h$ ^attention/[^/]+%.h$ ^kernels/attn[^/]*%.h$ ^generated/attn_families%.inc$",
     "pthread dlfcn elf sha2" },
-  { "^lua/", "^core/attnlab%.h$ ^attention/attn%.h$ ^lua/[^/]+%.h$", POSIX .. "lua lauxlib lualib jansson sha2" },
+  { "^lua/", "^core/attnlab%.h$ ^attention/attn%.h$ ^attention/check%.h$ ^lua/[^/]+%.h$", POSIX .. "lua lauxlib lualib jansson sha2" },
 }
 
 local function resolve(path, name)
