@@ -4,7 +4,8 @@
 --              xnames = {..} (instead: names at 1, 2, ..),
 --              xrange = {lo, hi}, yrange = {lo, hi} (default: the data), curves = { curve, .. } }
 --   curve  = { points = { {x, y, label = text or nil, low =, high =}, .. }, colour = n, dash = n (1 = solid),
---              marks = bool or gnuplot's number of a mark, line = bool (true), thin = bool }
+--              marks = bool or gnuplot's number of a mark, line = bool (true), thin = bool,
+--              below = bool (where the labels stand) }
 -- Points that a logarithmic axis cannot show are left out.
 local axes = require "attnlab.axes"
 local plot = require "attnlab.plot"
@@ -98,8 +99,9 @@ local function panel_script(out, panel, at, left, right, bottom)
         rows[#rows + 1] = { p[1], p[2] }
         if p.low and p.low < p.high then bars[#bars + 1] = { p[1], p[2], p.low, p.high } end
         if p.label then
-          out[#out + 1] = ("set label %d %s at first %.9g, first %.9g left offset 0.7,0.5 font ',10' noenhanced")
-            :format(label, quote(p.label), p[1], p[2])
+          out[#out + 1] = ("set label %d %s at first %.9g, first %.9g left offset 0.7,%g font ',10' %s noenhanced")
+            :format(label, quote(p.label), p[1], p[2], c.below and -0.5 or 0.5,
+              (parts.colour(c.colour or 1):gsub("^lc", "tc")))
           label = label + 1
         end
       end

@@ -79,21 +79,23 @@ local function groups_of(records)
   return list
 end
 
+-- The cache of each head size as a line over the text's length; on it the lengths at which it has as many
+-- bytes as the states of the orders.
 local function figure_of_length(groups)
-  local panel = { title = "(c) state against text length", xlabel = "tokens", ylabel = "bytes of a key/value head",
-                  logx = true, logy = true, xrange = { 10, 1e6 }, curves = {} }
-  local seen = {}
+  local panel = { title = "(c) key/value cache against state",
+                  xlabel = "tokens  (marks: as large as the state of order p)", ylabel = "bytes of a key/value head",
+                  logx = true, logy = true, curves = {} }
+  local last, seen = 1000, {}
+  for _, g in ipairs(groups) do
+    for _, r in ipairs(g) do last = math.max(last, 2 * r.cache_tokens) end
+  end
   for i, g in ipairs(groups) do
-    local D = g[1].head_dim
+    local D, marks = g[1].head_dim, {}
     if not seen[D] then
       seen[D] = true
-      panel.curves[#panel.curves + 1] = { colour = i, points = { { 10, 10 * g[1].cache }, { 1e6, 1e6 * g[1].cache } } }
-      for _, r in ipairs(g) do
-        if r.even or r.order == g[#g].order then
-          panel.curves[#panel.curves + 1] = { colour = i, dash = 3, thin = true, points = {
-            { 10, r.state, label = ("D = %d, p = %d"):format(D, r.order) }, { 1e6, r.state } } }
-        end
-      end
+      panel.curves[#panel.curves + 1] = { colour = i, points = { { 1, g[1].cache }, { last, last * g[1].cache } } }
+      for _, r in ipairs(g) do marks[#marks + 1] = { r.cache_tokens, r.state, label = tostring(r.order) } end
+      panel.curves[#panel.curves + 1] = { colour = i, points = marks, marks = true, line = false, below = true }
     end
   end
   return panel
@@ -104,7 +106,7 @@ function M.figure(records, study)
   local fig = { title = study.title or study.question or study.name, legend = {}, panels = {
     { title = "(a) error against order", xlabel = "order p of the series", ylabel = "RMS ratio to exact softmax",
       logy = true, curves = {} },
-    { title = "(b) error against state", xlabel = "bytes of a key/value head, measured", ylabel = "RMS ratio to exact softmax",
+    { title = "(b) error against state", xlabel = "bytes of a key/value head  (numbers: p)", ylabel = "RMS ratio to exact softmax",
       logx = true, logy = true, curves = {} },
     figure_of_length(groups) } }
   for i, g in ipairs(groups) do
@@ -121,8 +123,6 @@ function M.figure(records, study)
     fig.legend[i] = { name = g.name, style = { colour = i } }
   end
   table.insert(fig.legend, { name = "(a) what the series says", style = { colour = 1, dash = 2 } })
-  table.insert(fig.legend, { name = "(c) softmax's key/value cache", style = { colour = 1 } })
-  table.insert(fig.legend, { name = "(c) finite state", style = { colour = 1, dash = 3 } })
   return fig
 end
 
@@ -131,12 +131,15 @@ end
 local JUDGES = {
   -- recurrent and parallel form differ by no more than this
   forms_within = function(limit, records)
-    local worst, where = 0, ""
+    local worst, where, left = 0, "", 0
     for _, r in ipairs(records) do
       local e = r.forms_high == r.forms_high and r.forms_high or math.huge
-      if e > worst then worst, where = e, ("%s, p = %d"):format(r.group, r.order) end
+      if r.largest > LARGEST then
+        left = left + 1
+      elseif e > worst then worst, where = e, ("%s, p = %d"):format(r.group, r.order) end
     end
-    return ("recurrent equals parallel within %g"):format(limit), worst <= limit, ("worst %.1e (%s)"):format(worst, where)
+    return ("recurrent equals parallel within %g, |s| <= %g"):format(limit, LARGEST), worst <= limit and left < #records,
+      ("worst %.1e (%s), %d left out for larger |s|"):format(worst, where, left)
   end,
   -- the state has the bytes it began with
   state_constant = function(_, records)
