@@ -218,6 +218,10 @@ T.test("generation by state: parts of the prompt, the full context, what it took
   T.eq(#select(2, none:generate { prompt = { 1 }, tokens = 15 }), 16)
   T.eq(#select(2, none:generate { prompt = { 1 }, tokens = 15, past_context = "stop" }), 13)
   T.raises(function() none:generate { prompt = { 1 }, past_context = "continue" } end, "needs a state: state: 9 TiB")
+  local finite = model({ similarity = "taylor", order = 2 }, { dtype = "f32" })
+  local _, _, s = finite:generate { prompt = { 1, 2, 3 }, tokens = 6 }
+  T.eq({ s.cache, s.state_bytes }, { nil, finite:state():bytes() })
+  T.ok(require("attnlab.generate").summary(s):find "finite, it does not grow")
   local free = model({ rope = "none" }, { dtype = "f32" })
   local _, _, f = free:generate { prompt = { 1 }, tokens = 20 }
   T.eq({ f.slides, f.position }, { 0, 20 })
