@@ -124,7 +124,7 @@ function Decoder:restart(ids, length)
   elseif tostring(st):find "interrupted$" then
     error(st, 0)
   else
-    self.state, self.no_state = nil, tostring(st)
+    self.state, self.no_state = nil, (tostring(st):gsub("^%S+:%d+: ", ""))
     if self.past == "continue" then
       if self.m:has_positions() then error("generate: past_context=continue needs a state: " .. self.no_state, 0) end
       self.past = "slide"
