@@ -247,6 +247,18 @@ static int attention_plan(lua_State *L) {
   return 1;
 }
 
+/* a:source(kind): the variant as a formula ("latex") or as a PyTorch function ("torch"). */
+static int attention_source(lua_State *L) {
+  item *x = check(L);
+  const char *kind = luaL_checkstring(L, 2);
+  lal_guard *g = lal_guard_new(L, free);
+  g->p = attn_source(lal_ctx(L), x->a, kind);
+  if (!g->p) return lal_raise(L);
+  lua_pushstring(L, g->p);
+  lal_guard_free(g);
+  return 1;
+}
+
 /* a:text(all): canonical option text; all = with the defaults. */
 static int attention_text(lua_State *L) {
   char text[1 << 14]; /* holds two lists of 256 numbers with 17 digits */
@@ -295,6 +307,7 @@ static const luaL_Reg methods[] = {{"forward", lal_attn_forward},
                                    {"dtype", attention_dtype},
                                    {"plan", attention_plan},
                                    {"text", attention_text},
+                                   {"source", attention_source},
                                    {"family", attention_family},
                                    {"layer", attention_layer},
                                    {NULL, NULL}};

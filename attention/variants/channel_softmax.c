@@ -428,6 +428,74 @@ static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t 
            (long long)((T + C - 1) / C), (long long)C);
 }
 
+/* ---- written out ------------------------------------------------------------------------------
+ */
+
+static const char torch_text[] =
+    "import torch\n"
+    "import torch.nn.functional as F\n\n\n"
+    "def attention(q, k, v, x=None, p=None, causal=True, lengths=None):\n"
+    "    # q (B,T,H,D), k (B,T,Hkv,D), v (B,T,Hkv,E), x (B,T,C); p: parameters by name; causal "
+    "only\n"
+    "    B, T, H, D = q.shape\n"
+    "    Hkv = k.shape[2]\n"
+    "    i, j = torch.arange(T)[:, None], torch.arange(T)\n"
+    "    seen = (j <= i).expand(B, T, T)\n"
+    "    if lengths is not None:\n"
+    "        seen = seen & (j < lengths.view(B, 1, 1))\n"
+    "    c = k[:, None].expand(B, T, T, Hkv, D)  # row, key, head, channel\n"
+    "%s"
+    "%s"
+    "    c = c.masked_fill(~seen[..., None, None], float(\"-inf\"))\n"
+    "    w = torch.softmax(c, 2).nan_to_num(0)  # rows that see no key give 0\n"
+    "    M = torch.einsum(\"btshd,bshe->bthde\", w, v).repeat_interleave(H // Hkv, 2)\n"
+    "    return torch.einsum(\"bthd,bthde->bthe\", torch.%s, M)\n";
+
+static const char torch_decay[] =
+    "    L = %s.cumsum(1)\n"
+    "    last = (seen.sum(-1) - 1).clamp(min=0)[..., None, None].expand(B, T, Hkv, D)\n"
+    "    c = c + L.gather(1, last)[:, :, None] - L[:, None]  # back from the last key\n";
+
+static const char latex_text[] =
+    "\\begin{aligned}\n"
+    "o_i &= \\sum_d r_{id} \\frac{\\sum_j e^{c_{ijd}} v_j}{\\sum_j e^{c_{ijd}}},\\\\\n"
+    "c_{ijd} &= k_{jd}%s%s,\\\\\n"
+    "r_i &= %s(q_i)%s\n"
+    "\\end{aligned}\n"
+    "%% sums over the keys j that row i sees\n";
+
+static bool source(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n) {
+  (void)s;
+  const bool sigmoid = is(o, "read", "sigmoid"), decays = !is(o, "decay", "none");
+  char decay[512] = "", bonus[128] = "";
+  if (strcmp(kind, "torch") == 0) {
+    if (decays)
+      snprintf(decay, sizeof decay, torch_decay,
+               is(o, "decay", "gated")
+                   ? "F.logsigmoid(-(x @ p[\"decay.weight\"].T)).view(B, T, Hkv, D)"
+               : is(o, "decay", "learned")
+                   ? "F.logsigmoid(-p[\"decay\"]).expand(B, T, Hkv, D)"
+                   : "torch.log1p(-2.0 ** (-5 - torch.arange(Hkv, dtype=q.dtype)))[:, None]"
+                     ".expand(B, T, Hkv, D)");
+    if (is(o, "bonus", "learned"))
+      snprintf(bonus, sizeof bonus,
+               "    c = c + (i == j).to(q.dtype)[..., None, None] * p[\"bonus\"]\n");
+    else if (has_bonus(o))
+      snprintf(bonus, sizeof bonus, "    c = c + (i == j).to(q.dtype)[..., None, None] * %.17g\n",
+               al_opt_num(o, "bonus"));
+    return snprintf(buf, n, torch_text, decay, bonus, sigmoid ? "sigmoid(q)" : "softmax(q, -1)") <
+           (int)n;
+  }
+  const char *a = is(o, "decay", "gated")     ? "-\\log(1 + e^{x_r W_d})"
+                  : is(o, "decay", "learned") ? "-\\log(1 + e^{p_d})"
+                                              : "\\log(1 - 2^{-5-h}), \\ h = 0, 1, \\dots";
+  if (decays) snprintf(decay, sizeof decay, ",\\\\\na_{rd} &= %s", a);
+  if (is(o, "bonus", "learned")) snprintf(bonus, sizeof bonus, " + u_d \\, [j = i]");
+  else if (has_bonus(o)) snprintf(bonus, sizeof bonus, " + %g \\, [j = i]", al_opt_num(o, "bonus"));
+  return snprintf(buf, n, latex_text, decays ? " + \\sum_{r=j+1}^{i} a_{rd}" : "", bonus,
+                  sigmoid ? "\\sigma" : "\\mathrm{softmax}", decay) < (int)n;
+}
+
 static const attn_preset presets[] = {
     {"channel/efficient", "", "rope=none", "Efficient Attention (1812.01243), section 3.2",
      "the paper's softmax runs over all positions, here over those up to the row"},
@@ -441,4 +509,4 @@ ATTN_FAMILY(channel_softmax,
             .doc = "softmax over the tokens in every channel of the key, from a running maximum",
             .options = options, .presets = presets, .check = check, .params = params,
             .forward = forward, .claims = claims, .state_bytes = state_bytes, .formula = formula,
-            .plan = plan, .state = state);
+            .plan = plan, .state = state, .source = source);

@@ -467,6 +467,123 @@ static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t 
              (long long)((T + chunk_ - 1) / chunk_), (long long)chunk_);
 }
 
+/* ---- written out ------------------------------------------------------------------------------
+ */
+
+static const char torch_text[] =
+    "import math\n"
+    "import torch\n"
+    "import torch.nn.functional as F\n\n\n"
+    "def attention(q, k, v, x=None, p=None, causal=True, lengths=None):\n"
+    "    # q (B,T,H,D), k (B,T,Hkv,D), v (B,T,Hkv,E), x (B,T,C); p: parameters by name; causal "
+    "only\n"
+    "    B, T, H, D = q.shape\n"
+    "    Hkv, E = k.shape[2], v.shape[3]\n"
+    "    G = H // Hkv\n"
+    "%s" /* map */
+    "    beta = %s.expand(B, T, Hkv)\n"
+    "%s" /* decay */
+    "    S = torch.zeros(B, Hkv, E, D, dtype=q.dtype)\n"
+    "    rows = []\n"
+    "    for t in range(T):\n"
+    "        kt, vt, b = k[:, t], v[:, t], beta[:, t, :, None]\n"
+    "        M = %sS\n"
+    "        M = M + torch.einsum(\"bhe,bhd->bhed\", b * (vt - torch.einsum(\"bhed,bhd->bhe\", M, "
+    "kt)), kt)\n"
+    "        if lengths is not None:  # absent keys change nothing\n"
+    "            M = torch.where((t < lengths).view(B, 1, 1, 1), M, S)\n"
+    "        S = M\n"
+    "        rows.append(torch.einsum(\"bhed,bhd->bhe\", S.repeat_interleave(G, 1), q[:, t]))\n"
+    "    y = torch.stack(rows, 1)%s\n"
+    "%s" /* norm */
+    "    return y\n";
+
+static const char latex_text[] = "\\begin{aligned}\n"
+                                 "S_t &= %sS_{t-1} \\left(I - b_t k_t k_t^{\\top}\\right) + b_t "
+                                 "v_t k_t^{\\top}, \\quad S_0 = 0,\\\\\n"
+                                 "o_t &= %s,\\\\\n"
+                                 "b_t &= %s%s%s\n"
+                                 "\\end{aligned}\n";
+
+static bool torch_source(const al_opts *o, char *buf, size_t n) {
+  char map[320] = "", b[96], scale[48] = "", norm[192] = "";
+  const char *f = al_opt_word(o, "feature_map"), *by = al_opt_word(o, "norm");
+  const double t = al_opt_num(o, "logit_scale");
+  if (strcmp(f, "identity") != 0)
+    snprintf(map, sizeof map, "    q, k = %s(q)%s, %s(k)%s\n",
+             is(o, "feature_map", "silu")   ? "F.silu"
+             : is(o, "feature_map", "elu1") ? "F.elu"
+                                            : "torch.relu",
+             is(o, "feature_map", "elu1") ? " + 1" : "",
+             is(o, "feature_map", "silu")   ? "F.silu"
+             : is(o, "feature_map", "elu1") ? "F.elu"
+                                            : "torch.relu",
+             is(o, "feature_map", "elu1") ? " + 1" : "");
+  if (strcmp(by, "l2") == 0)
+    strcat(map,
+           "    q, k = F.normalize(q, dim=-1, eps=1e-12), F.normalize(k, dim=-1, eps=1e-12)\n");
+  if (strcmp(by, "sum") == 0)
+    strcat(map, "    q, k = q / q.sum(-1, keepdim=True), k / k.sum(-1, keepdim=True)\n");
+  if (constant_beta(o))
+    snprintf(b, sizeof b, "torch.full((1,), %.17g, dtype=q.dtype)", al_opt_num(o, "beta"));
+  else
+    snprintf(b, sizeof b, "%storch.sigmoid(x @ p[\"beta.weight\"].T))",
+             is(o, "beta", "sigmoid") ? "(" : "(2 * ");
+  const char *a =
+      is(o, "decay", "gated")     ? "    a = torch.sigmoid(-(x @ p[\"decay.weight\"].T))\n"
+      : is(o, "decay", "learned") ? "    a = torch.sigmoid(-p[\"decay\"]).expand(B, T, Hkv)\n"
+      : is(o, "decay", "constant")
+          ? "    a = (1 - 2.0 ** (-5 - torch.arange(Hkv, dtype=q.dtype))).expand(B, T, Hkv)\n"
+          : "";
+  if (is(o, "logit_scale", "rsqrt")) snprintf(scale, sizeof scale, " / math.sqrt(D)");
+  else if (t != 1) snprintf(scale, sizeof scale, " * %.17g", t);
+  if (is(o, "output_norm", "l2"))
+    snprintf(norm, sizeof norm, "    y = F.normalize(y, dim=-1, eps=1e-12)\n");
+  if (is(o, "output_norm", "rms"))
+    snprintf(norm, sizeof norm,
+             "    y = y / torch.sqrt(y.square().mean(-1, keepdim=True) + 1e-6) * "
+             "p[\"output_norm.gain\"]\n");
+  return snprintf(buf, n, torch_text, map, b, a, *a ? "a[:, t, :, None, None] * " : "", scale,
+                  norm) < (int)n;
+}
+
+static bool latex_source(const al_opts *o, char *buf, size_t n) {
+  char b[64], out[160], t[48] = "", a[96] = "", map[160] = "";
+  const double scale = al_opt_num(o, "logit_scale");
+  const char *z = is(o, "feature_map", "identity") ? "z" : "\\phi(z)";
+  if (is(o, "logit_scale", "rsqrt")) snprintf(t, sizeof t, " / \\sqrt{d}");
+  else if (scale != 1) snprintf(t, sizeof t, " \\cdot %g", scale);
+  snprintf(out, sizeof out, "S_t q_t%s", t);
+  if (is(o, "output_norm", "l2"))
+    snprintf(out, sizeof out, "y_t / \\lVert y_t \\rVert, \\quad y_t = S_t q_t%s", t);
+  if (is(o, "output_norm", "rms"))
+    snprintf(out, sizeof out,
+             "\\gamma \\odot y_t / \\sqrt{\\mathrm{mean}(y_t^2) + 10^{-6}}, \\quad y_t = S_t q_t%s",
+             t);
+  if (constant_beta(o)) snprintf(b, sizeof b, "%g", al_opt_num(o, "beta"));
+  else snprintf(b, sizeof b, "%s\\sigma(x_t W_b)", is(o, "beta", "sigmoid") ? "" : "2 ");
+  if (is(o, "decay", "gated")) snprintf(a, sizeof a, ",\\\\\na_t &= \\sigma(-x_t W_a)");
+  if (is(o, "decay", "learned")) snprintf(a, sizeof a, ",\\\\\na_t &= \\sigma(-p)");
+  if (is(o, "decay", "constant"))
+    snprintf(a, sizeof a, ",\\\\\na_t &= 1 - 2^{-5-h}, \\ h = 0, 1, \\dots");
+  if (is(o, "norm", "l2"))
+    snprintf(map, sizeof map, ",\\\\\nq_t, k_t &: \\ z \\mapsto %s / \\lVert %s \\rVert", z, z);
+  if (is(o, "norm", "sum"))
+    snprintf(map, sizeof map, ",\\\\\nq_t, k_t &: \\ z \\mapsto %s / \\textstyle\\sum_d %s_d", z,
+             z);
+  if (is(o, "norm", "none") && !is(o, "feature_map", "identity"))
+    snprintf(map, sizeof map, ",\\\\\nq_t, k_t &: \\ z \\mapsto %s", z);
+  if (!is(o, "feature_map", "identity"))
+    snprintf(map + strlen(map), sizeof map - strlen(map), ", \\quad \\phi = \\mathrm{%s}",
+             al_opt_word(o, "feature_map"));
+  return snprintf(buf, n, latex_text, *a ? "a_t " : "", out, b, a, map) < (int)n;
+}
+
+static bool source(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n) {
+  (void)s;
+  return (strcmp(kind, "torch") == 0 ? torch_source : latex_source)(o, buf, n);
+}
+
 static const attn_preset presets[] = {
     {"delta/deltanet", "logit_scale=rsqrt output_norm=rms", "rope=none conv=4 conv_activation=silu",
      "DeltaNet (2406.06484), section 3", "its convolution has silu on v too; here on q and k"},
@@ -483,4 +600,4 @@ static const attn_preset presets[] = {
 ATTN_FAMILY(delta_rule, .doc = "a memory whose value at each key is corrected (DeltaNet)",
             .options = options, .presets = presets, .check = check, .params = params,
             .forward = forward, .claims = claims, .state_bytes = state_bytes, .formula = formula,
-            .plan = plan, .state = state);
+            .plan = plan, .state = state, .source = source);

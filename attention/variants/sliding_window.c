@@ -349,6 +349,65 @@ static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t 
            (long long)((T + R - 1) / R), (long long)R, (long long)W);
 }
 
+/* ---- written out ------------------------------------------------------------------------------
+ */
+
+static const char torch_text[] =
+    "import math\n"
+    "import torch\n\n\n"
+    "def attention(q, k, v, x=None, p=None, causal=True, lengths=None):\n"
+    "    # q (B,T,H,D), k (B,T,Hkv,D), v (B,T,Hkv,E); p: parameters by name; causal only\n"
+    "    B, T, H, D = q.shape\n"
+    "    G = H // k.shape[2]\n"
+    "    i, j = torch.arange(T)[:, None], torch.arange(T)\n"
+    "    last = i.expand(B, T, 1)  # the last key that a row sees\n"
+    "    if lengths is not None:\n"
+    "        last = torch.minimum(last, lengths.view(B, 1, 1) - 1)\n"
+    "    seen = ((j <= last) & (j > last - %lld))[:, None]\n"
+    "    s = torch.einsum(\"bthd,bshd->bhts\", q, k.repeat_interleave(G, 2))%s\n"
+    "%s"
+    "    w = torch.exp(s).masked_fill(~seen, 0)\n"
+    "    W = w.sum(-1).transpose(1, 2)[..., None]%s\n"
+    "    y = torch.einsum(\"bhts,bshe->bthe\", w, v.repeat_interleave(G, 2))\n"
+    "    return torch.where(W > 0, y / W, 0)\n";
+
+static const char latex_text[] = "\\begin{aligned}\n"
+                                 "o_i &= \\frac{\\sum_{e_i - %lld < j \\le e_i} w_{ij} v_j}"
+                                 "{\\sum_{e_i - %lld < j \\le e_i} w_{ij}%s},\\\\\n"
+                                 "w_{ij} &= \\exp\\left(%s\\right), \\quad s_{ij} = %s\n"
+                                 "\\end{aligned}\n"
+                                 "%% e_i: the last key that row i sees\n";
+
+static bool source(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n) {
+  (void)s;
+  const bool torch = strcmp(kind, "torch") == 0, fixed = al_opt_kind(o, "logit_scale") == AL_T_NUM;
+  const long long W = (long long)al_opt_int(o, "window");
+  const double t = al_opt_num(o, "logit_scale"), cap = al_opt_num(o, "logit_softcap");
+  char scale[64], soft[96] = "", sink[64] = "";
+  if (torch) {
+    snprintf(scale, sizeof scale, " / math.sqrt(D)");
+    if (fixed) snprintf(scale, sizeof scale, " * %.17g", t);
+    if (al_opt_is(o, "logit_scale", "learned"))
+      snprintf(scale, sizeof scale, " * p[\"logit_scale\"].view(H, 1, 1)");
+    if (given(o, "logit_softcap"))
+      snprintf(soft, sizeof soft, "    s = %.17g * torch.tanh(s / %.17g)\n", cap, cap);
+    if (al_opt_is(o, "sink", "learned"))
+      snprintf(sink, sizeof sink, " + torch.exp(p[\"sink\"]).view(H, 1)");
+    else if (given(o, "sink"))
+      snprintf(sink, sizeof sink, " + math.exp(%.17g)", al_opt_num(o, "sink"));
+    return snprintf(buf, n, torch_text, W, scale, soft, sink) < (int)n;
+  }
+  snprintf(scale, sizeof scale, "q_i \\cdot k_j / \\sqrt{d}");
+  if (fixed) snprintf(scale, sizeof scale, "%g \\, q_i \\cdot k_j", t);
+  if (al_opt_is(o, "logit_scale", "learned")) snprintf(scale, sizeof scale, "t \\, q_i \\cdot k_j");
+  snprintf(soft, sizeof soft, "s_{ij}");
+  if (given(o, "logit_softcap"))
+    snprintf(soft, sizeof soft, "%g \\tanh\\left(s_{ij} / %g\\right)", cap, cap);
+  if (al_opt_is(o, "sink", "learned")) snprintf(sink, sizeof sink, " + e^{a}");
+  else if (given(o, "sink")) snprintf(sink, sizeof sink, " + e^{%g}", al_opt_num(o, "sink"));
+  return snprintf(buf, n, latex_text, W, W, sink, soft, scale) < (int)n;
+}
+
 static const attn_preset presets[] = {
     {"window/mistral", "window=4096", "", "Mistral 7B (2310.06825), section 2", ""},
     {"window/gemma2", "window=4096 logit_softcap=50", "",
@@ -362,4 +421,4 @@ static const attn_preset presets[] = {
 ATTN_FAMILY(sliding_window, .doc = "softmax over the last keys of each row, linear in T",
             .options = options, .presets = presets, .check = check, .params = params,
             .forward = forward, .claims = claims, .state_bytes = state_bytes, .formula = formula,
-            .plan = plan, .state = state);
+            .plan = plan, .state = state, .source = source);
