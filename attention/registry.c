@@ -5,6 +5,7 @@
  * with what attn_registry_free refuses, a plug-in never changes what a name meant before. Families
  * are added and looked up by one thread at a time. */
 #include "plugin.h"
+#include "state.h"
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -241,6 +242,36 @@ static void print_rows(const al_arg *rows, const char *prefix, FILE *f) {
   }
 }
 
+/* What decoding carries, by an empty state. */
+static void print_state(al_ctx *c, const attn_family *fam, const al_opts *o, const attn_sizes *s,
+                        FILE *f) {
+  if (!fam->state) {
+    fprintf(f, "all inputs so far, run again for every token\n");
+    return;
+  }
+  attn_state *st = attn_state_make(c, 0, 1, 0);
+  al_scope_begin(c);
+  if (st) fam->state(c, o, s, 1, AL_F32, st);
+  al_scope_end(c, NULL);
+  if (al_error(c) == AL_OK) {
+    const char *name, *doc;
+    for (int i = 0; i < attn_state_count(st); i++) {
+      attn_state_at(st, i, &name, &doc);
+      fprintf(f, "%s%s (%s)", i ? ", " : "", name, doc);
+    }
+    enum { LATE = 1 << 20 }; /* past any window */
+    const int64_t at_0 = fam->state_bytes ? fam->state_bytes(o, s, LATE, AL_F32) : 0,
+                  at_1 = fam->state_bytes ? fam->state_bytes(o, s, LATE + 1, AL_F32) : 0;
+    fprintf(f, ": %lld bytes %s with %lld heads of %lld in f32\n",
+            (long long)(at_1 > at_0 ? at_1 - at_0 : at_0), at_1 > at_0 ? "a token" : "at most",
+            (long long)s->kv_heads, (long long)s->head_dim);
+  } else {
+    fprintf(f, "none: %s\n", al_error_message(c, NULL, NULL));
+    if (al_error(c) != AL_ENOMEM) al_error_clear(c);
+  }
+  attn_state_free(st);
+}
+
 char *attn_describe(al_ctx *c, const char *name) {
   const attn_family *fam;
   const attn_preset *pre;
@@ -269,9 +300,11 @@ char *attn_describe(al_ctx *c, const char *name) {
   fprintf(f, "claims:   ");
   claims_text(fam->claims ? fam->claims(o) : 0, f);
   const attn_sizes s = {4, 4, 16, 16, 64};
+  fprintf(f, "\nstate:    ");
+  print_state(c, fam, o, &s, f);
   attn_param rows[ATTN_MAX_PARAMS];
   const int n = fam->params ? fam->params(o, &s, rows) : 0;
-  fprintf(f, "\nown parameters: %s\n", n ? "" : "none");
+  fprintf(f, "own parameters: %s\n", n ? "" : "none");
   for (int i = 0; i < n; i++) fprintf(f, "  %-24s %s\n", rows[i].name, rows[i].doc);
   if (!pre) {
     fprintf(f, "options it takes:\n");
