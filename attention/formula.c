@@ -99,7 +99,8 @@ const al_arg formula_options[] = {
      NULL},
     {"form", AL_T_WORD, "auto", "auto parallel chunked recurrent", 0, 0,
      "parallel: every pair of tokens; chunked: a state between chunks, time linear in T, for "
-     "weights with a finite state; recurrent: token by token; auto: chunked where the options have "
+     "weights with a finite state; recurrent: token by token, a backward pass keeps every state; "
+     "auto: chunked where the options have "
      "it and, when causal, rows and keys are the same tokens, from 4 R E / (D + E) keys on (R "
      "features: 2 D for linear weights and D = E), unless the state is above state_limit",
      NULL},

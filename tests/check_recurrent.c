@@ -47,6 +47,13 @@ static const struct {
     {"similarity=taylor order=3 denominator.similarity=square coefficients=learned",
      {23, 4, 2, 6, 5},
      0},
+    {"similarity=linear feature_map=elu1 denominator.similarity=taylor order=2 "
+     "denominator.decay=none decay=gated",
+     {23, 4, 2, 6, 5},
+     0},
+    {"similarity=taylor order=3 denominator.orders={0,2} denominator=l2 coefficients=learned",
+     {23, 4, 1, 6, 5},
+     0},
     {"similarity=square denominator.similarity=exp", {23, 4, 2, 6, 5}, 0},
     {"similarity=linear feature_map=elu1 logit_scale=learned decay=constant", {23, 4, 2, 6, 5}, 0},
     {"similarity=square denominator.sink=learned denominator.eps=0.1 denominator.floor=0.5",
