@@ -8,39 +8,36 @@ static const lal_type check_type = {.name = "attnlab.check", .release = release}
 
 static attn_check *check(lua_State *L) { return lal_check(L, 1, &check_type); }
 
-/* core.check.new(name, options): of a preset or family, options on top. */
+/* core.check.new(name, text): of a preset or family, options on top ("order=4 denominator=none").
+ */
 static int check_new(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
-  if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TTABLE);
+  const char *more = luaL_optstring(L, 2, "");
   al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, &check_type);
   const attn_family *f = NULL;
   const attn_preset *preset;
   al_opts *o = NULL;
-  if (attn_find(c, name, &f, &preset, &o) == AL_OK && lua_istable(L, 2))
-    lal_opts_set(L, 2, c, o, f->name, NULL);
+  if (attn_find(c, name, &f, &preset, &o) == AL_OK) al_opts_parse(c, o, more);
   b->p = attn_check_new(c, f, o);
   al_opts_release(o);
   if (b->p) return 1;
-  const lal_where w = {.fname = f ? f->name : name, .opts_arg = 2};
-  return lal_raise_in(L, &w);
+  return lal_raise(L);
 }
 
-/* core.check.canonical(name, options) -> family, canonical text of all options. */
+/* core.check.canonical(name, text) -> family, canonical text of all options. */
 static int check_canonical(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
-  if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TTABLE);
+  const char *more = luaL_optstring(L, 2, "");
   al_ctx *c = lal_ctx(L);
   const attn_family *f = NULL;
   const attn_preset *preset;
   al_opts *o = NULL;
   char text[1 << 14]; /* as attention:text */
-  if (attn_find(c, name, &f, &preset, &o) == AL_OK && lua_istable(L, 2))
-    lal_opts_set(L, 2, c, o, f->name, NULL);
+  if (attn_find(c, name, &f, &preset, &o) == AL_OK) al_opts_parse(c, o, more);
   if (al_error(c) == AL_OK) al_opts_text(o, true, text, sizeof text);
   al_opts_release(o);
-  if (al_error(c) != AL_OK)
-    return lal_raise_in(L, &(lal_where){.fname = f ? f->name : name, .opts_arg = 2});
+  if (al_error(c) != AL_OK) return lal_raise(L);
   lua_pushstring(L, f->name);
   lua_pushstring(L, text);
   return 2;

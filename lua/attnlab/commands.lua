@@ -259,6 +259,15 @@ function M.bench(args, usage)
   return require("attnlab.bench").run(args, usage)
 end
 
+function M.check(args, usage)
+  return require("attnlab.check").run(args, usage)
+end
+
+function M.checker(args, usage)
+  if not args.flags.out then usage("checker: --out FILE is needed") end
+  require("attnlab.check").work(args.words[1], args.words[2] or "", args.flags.out)
+end
+
 function M.worker(args, usage)
   if not args.flags.run then usage("worker: --run DIR is needed") end
   return require("attnlab.worker").run(args.flags.run, { force = args.flags.force })

@@ -267,6 +267,19 @@ function M.families(cfg)
   return names.keys(seen)
 end
 
+-- The variants that a resolved configuration uses, each once: { family =, text = all options }.
+function M.variants(cfg)
+  local seen, out = {}, {}
+  for i = 1, cfg.model.layers do
+    for _, a in ipairs(Attention.parts_of(check_attention(cfg, i))) do
+      local v = { family = a:family(), text = a:text(true) }
+      local key = v.family .. " " .. v.text
+      if not seen[key] then out[#out + 1], seen[key] = v, true end
+    end
+  end
+  return out
+end
+
 -- What a resolved configuration means, as sorted lines: each layer's attention with every option of
 -- its family and layer written out, so that a changed default changes the text.
 function M.canonical(cfg)

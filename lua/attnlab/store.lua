@@ -17,7 +17,7 @@ local M = {}
 
 -- Modules that only read results or draw them: a change there makes no finished run stale.
 local NOT_SOURCE = {}
-for name in ("axes bench board budget cli commands expect experiment help inspect names panels plot plugins progress "
+for name in ("axes bench board budget certificate check cli commands expect experiment help inspect names panels plot plugins progress "
   .. "recurrence_results runner runs scaffold stats study table"):gmatch "%S+" do
   NOT_SOURCE[name .. ".lua"] = true
 end

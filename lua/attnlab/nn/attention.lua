@@ -76,6 +76,14 @@ function Attention.families_of(a)
   return type(a) == "table" and a:families() or { a:family() } -- groups of heads are a table, an instance is not
 end
 
+-- The instances in what family_of gave: one, or one a group of heads.
+function Attention.parts_of(a)
+  if type(a) ~= "table" then return { a } end
+  local out = {}
+  for i, g in ipairs(a.groups) do out[i] = g.part end
+  return out
+end
+
 -- Defaults, under them the preset's words ("rope=none conv=2"), under them what was given.
 function Attention.layer_options(text, given)
   local out = {}

@@ -1,0 +1,72 @@
+-- Certificates: what `check` found of one variant, as a JSON file runs/certificates/<family>-<hash>.json,
+-- and which of them a run may show. The hash is of the family's canonical options without form and impl:
+-- a check runs every form, so one certificate stands for all of them.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local store = require "attnlab.store"
+local json, sys = core.json, core.sys
+
+local M = {}
+
+local function key(text)
+  return (text:gsub("%f[%w_.]form=%S+ ?", ""):gsub("%f[%w_.]impl=%S+ ?", ""):gsub(" +$", ""))
+end
+
+function M.path(root, family, text)
+  return ("%s/certificates/%s-%s.json"):format(root, family, sys.sha256(key(text)):sub(1, 12))
+end
+
+-- What a variant is made of: the plug-in's bytes, or the program's sources.
+local function source(family)
+  for _, f in ipairs(core.attn.families()) do
+    if f.name == family and f.plugin then return { plugin = f.plugin, sha256 = f.hash } end
+  end
+  return { program = store.source_hash() }
+end
+
+-- checked: {variant, family, options, passed, rows, seconds}. Returns the path.
+function M.write(root, checked)
+  local path = M.path(root, checked.family, checked.options)
+  sys.mkdir(root .. "/certificates")
+  local record = { version = core.version, build = store.libraries(), date = os.date "!%Y-%m-%dT%H:%M:%SZ",
+                   source = source(checked.family) }
+  for k, v in pairs(checked) do record[k] = v end
+  record.rows = json.array(checked.rows)
+  sys.write(path, json.encode(record, { pretty = true }) .. "\n")
+  return path
+end
+
+-- {variant, certificate = file, sha256, passed, date, stale} of a family with options; without a
+-- certificate {variant, certificate = "none"}. stale: it is of other sources.
+function M.find(root, family, text)
+  local path = M.path(root, family, text)
+  local none = { variant = family, certificate = "none" }
+  if sys.exists(path) ~= "file" then return none end
+  local bytes = sys.read(path)
+  local ok, record = pcall(json.decode, bytes)
+  if not ok or type(record) ~= "table" or type(record.source) ~= "table" then return none end
+  local now = source(family)
+  local same = record.source.program == now.program and record.source.sha256 == now.sha256
+  return { variant = family, certificate = path, sha256 = sys.sha256(bytes), passed = record.passed == true,
+           date = record.date, stale = not same or nil }
+end
+
+-- Those of every variant that a resolved configuration uses.
+function M.of(root, cfg)
+  local list = {}
+  for i, v in ipairs(config.variants(cfg)) do list[i] = M.find(root, v.family, v.text) end
+  return list
+end
+
+-- One word for a table: "passed", "FAILED", "stale", "none", of several the worst.
+function M.word(list)
+  local word
+  local rank = { passed = 1, stale = 2, none = 3, FAILED = 4 }
+  for _, c in ipairs(list or {}) do
+    local w = c.certificate == "none" and "none" or not c.passed and "FAILED" or c.stale and "stale" or "passed"
+    if not word or rank[w] > rank[word] then word = w end
+  end
+  return word
+end
+
+return M
