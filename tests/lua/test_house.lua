@@ -140,7 +140,7 @@ end)
 T.test("what other files call is named by its layer", function()
   holds("^core/.*%.[ch]$", house.prefix, "al_")
   holds("^kernels/.*%.[ch]$", house.prefix, "alk_")
-  holds("^attention/.*%.[ch]$", house.prefix, "attn_ formula_ check_ probe_ way_")
+  holds("^attention/.*%.[ch]$", house.prefix, "attn_ formula_ source_ check_ probe_ way_")
   holds("^lua/[^/]*%.[ch]$", house.prefix, "lal_ luaopen_ main")
 end)
 
