@@ -482,7 +482,7 @@ static void latex(FILE *f, const al_opts *o) {
   PUT("\n\\end{aligned}\n%% sums over the keys j that row i sees; n_i: their number\n");
 }
 
-bool source_formula(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n) {
+bool formula_source(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n) {
   (void)s;
   FILE *f = n > 0 ? fmemopen(buf, n, "w") : NULL;
   if (!f) return false;

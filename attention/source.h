@@ -4,5 +4,5 @@
 #include "attn.h"
 
 /* kind "latex" or "torch", as attn_family.source; false where n is too small. */
-bool source_formula(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n);
+bool formula_source(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n);
 #endif

@@ -321,4 +321,4 @@ ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the form
             .options = formula_options, .presets = presets, .check = formula_check,
             .params = formula_params, .forward = forward, .claims = formula_claims,
             .state_bytes = formula_state_bytes, .formula = formula_text, .plan = formula_plan,
-            .state = formula_state, .source = source_formula);
+            .state = formula_state, .source = formula_source);
