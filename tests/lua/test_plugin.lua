@@ -151,6 +151,16 @@ T.test("no family has an option that means something else beside it", function()
   T.ok(seen > 20)
 end)
 
+T.test("from nothing to a certificate in the two commands of the README", function()
+  local folder = T.folder()
+  local first, second = sys.read(T.root .. "README.md"):match "\n    %./lab (new%-variant [^#\n]-) *#[^\n]*\n    %./lab (check [^#\n]-) *#"
+  T.eq({ first, second }, { "new-variant mine", "check mine.c" })
+  expects(0, "mine.c", "new-variant", "mine", "--out", folder .. "/mine.c")
+  local text = expects(0, "mine", "check", folder .. "/mine.c")
+  T.ok(not text:find "FAIL", text)
+  T.eq(sys.exists(folder .. "/mine.so"), "file")
+end)
+
 -- ---- runs --------------------------------------------------------------------------------------------
 
 local ARM = [[{ name = "mine", ["attention.preset"] = "mine" }]]
