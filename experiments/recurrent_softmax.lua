@@ -40,9 +40,9 @@ return lab.study {
 What to look for:
 - The state is finite and softmax comes as close as its order allows: two orders more win a factor that grows with the
   order, as the factorial below them says, and every order multiplies the state by about (head size + p) / p.
-- Large heads pay dearly: at 64 channels order 3 already takes as many bytes as tens of thousands of tokens of
-  key/value cache, at 8 channels order 8 takes fewer.
-- The logits of stories260K reach 118: no order that a state can hold comes near its exp, and in f32 the monomials of
+- Large heads pay dearly: at 64 channels order 3 takes as many bytes as 24,000 tokens of key/value cache, at 8 channels
+  order 8 as many as 7,000.
+- The logits of stories260K reach 220: no order that a state can hold comes near its exp, and in f32 the monomials of
   such keys cancel, which the parallel form does not see.]],
 
   next = "./lab bench decode     (time and memory of a token behind short and long texts)",
