@@ -56,5 +56,5 @@ What to look for:
   their weights change sign.
 - On text that a model writes itself, the loss difference is an estimate of KL: the two columns agree.]],
 
-  next = "./lab repl     then  m = lab.model.load \"experiments/models/stories260K.bin\"  s = m:fork()",
+  next = "./lab generate experiments/models/stories260K.bin 'prompt=Once upon a time'      (the text that was operated on)",
 }

@@ -14,14 +14,15 @@
 --                                          training alone, the changes stay
 -- A change either happens as a whole or is refused with the reason. Parameters whose name and shape
 -- stay are the very tensors, so r:cont(100) after a change goes on with their moments; new ones are
--- initialised by name. A training is one entry of the list, with all that r:cont added to it.
+-- initialised by name. A training by s:tune is one entry of the list, with all that r:cont added to it;
+-- lab.train(s) trains the fork without an entry, and undo does not take it back.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
-local tables = require "attnlab.table"
 local Attention = require "attnlab.nn.attention"
 local calibrate = require "attnlab.surgery.calibrate"
+local list = require "attnlab.surgery.list"
 local Module = require "attnlab.nn.module"
 local merge = require("attnlab.nn.heads").merge
 
@@ -164,15 +165,15 @@ end
 -- Factors by layer and head: see surgery/calibrate.lua.
 function Session:calibrate(opts)
   local factors, least, most = calibrate(self, opts)
-  local new, list = {}, {}
+  local new, layers = {}, {}
   for i, own in pairs(factors) do
     local layer = self.layers[i].attention
-    new[i], list[#list + 1] = layer:with(merge(layer.preset, layer.spec, { calibrated = true })), i
+    new[i], layers[#layers + 1] = layer:with(merge(layer.preset, layer.spec, { calibrated = true })), i
     new[i]:place { ["attnlab.calibration"] = core.tensor { data = own, dtype = self.dtype } }
   end
-  table.sort(list)
+  table.sort(layers)
   local before = install(self, new)
-  enter(self, { kind = "calibrate", list = list, change = ("rms of the heads, times %.3g to %.3g")
+  enter(self, { kind = "calibrate", list = layers, change = ("rms of the heads, times %.3g to %.3g")
     :format(least, most), take_back = function() install(self, before) end })
   return self
 end
@@ -237,47 +238,15 @@ function Session:measured(values, against)
   end
 end
 
-local COLUMNS = {
-  { key = "n", title = "#", right = true }, { key = "kind", title = "what" }, { key = "layer", title = "layer" },
-  { key = "head", title = "head", right = true }, { key = "change", title = "change" },
-  { key = "loss", title = "loss" }, { key = "difference", title = "to the original" },
-  { key = "kl", title = "KL", right = true },
-}
-
-local function row_of(e)
-  local r = { n = tostring(e.n), kind = e.kind, layer = e.layer and tostring(e.layer),
-              head = e.head and tostring(e.head), change = e.change }
-  if e.loss then r.loss = ("%.4f"):format(e.loss) .. (e.loss_se and (" ± %.4f"):format(e.loss_se) or "") end
-  local d = e.difference
-  if d then
-    r.difference = ("%+.4f"):format(d.mean) .. (d.lo and (" [%.4f, %.4f]"):format(d.lo, d.hi) or "")
-    r.kl = ("%.4f"):format(d.kl)
-  end
-  return r
-end
-
-local List = { __tostring = function(list)
-  if #list == 0 then return "no changes" end
-  local cells = {}
-  for i, e in ipairs(list) do cells[i] = row_of(e) end
-  return tables.text(COLUMNS, cells)
-end }
-
 -- Array of { n=, kind = "set", "calibrate" or "tune", layer = number, list or nil, head=, change=,
 -- loss=, loss_se=, difference = {mean=, lo=, hi=, kl=} }; the measures where an evalset took them
 -- right after the change. As text a table.
 function Session:swaps()
-  local out = setmetatable({}, List)
-  for n, e in ipairs(self.log) do
-    local layer = e.list and (#e.list == 1 and e.list[1] or table.concat(e.list, ","))
-    out[n] = { n = n, kind = e.kind, layer = layer, head = e.head, change = e.change, loss = e.loss,
-               loss_se = e.loss_se, difference = config.copy(e.difference) }
-  end
-  return out
+  return list.of(self.log)
 end
 
 function Session:describe()
-  local first = self.untouched.loss and row_of(self.untouched).loss
+  local first = list.loss(self.untouched)
   return ("fork of a %s, %d layers, %d parameters%s\n%s"):format(self.class_name, #self.layers,
     self:n_parameters(), first and ", loss as forked " .. first or "", tostring(self:swaps()))
 end

@@ -6,7 +6,6 @@
 -- below) and `heads`, options of single heads by number: see heads.lua. A preset brings layer
 -- options along; what the spec says wins over them.
 local core = require "attnlab.core"
-local Heads = require "attnlab.nn.heads"
 local Module = require "attnlab.nn.module"
 local Linear = require "attnlab.nn.linear"
 local RMSNorm = require("attnlab.nn.norm").RMSNorm
@@ -16,89 +15,8 @@ local State = require "attnlab.state"
 local statefile = require "attnlab.statefile"
 
 local Attention = Module.class "Attention"
-
-Attention.rows = {
-  { name = "rope", type = "word", default = "half", choices = { "half", "interleaved", "none" },
-    doc = "rotary positions of q and k before the feature map: pairs (i, i+dims/2) or (2i, 2i+1)" },
-  { name = "rope_dims", type = "integer", default = "-1", min = -1,
-    doc = "how many channels of a head turn; -1 = all" },
-  { name = "rope_base", type = "number", default = "10000", min = 1,
-    doc = "base of the frequencies" },
-  { name = "qk_norm", type = "bool", default = "false",
-    doc = "RMS norm with gain over each head of q and k, before the rotation" },
-  { name = "conv", type = "integer", default = "0", min = 0, max = 64,
-    doc = "width of a causal depthwise convolution with bias on q, k and v; 0 = none" },
-  { name = "conv_activation", type = "word", default = "none", choices = { "none", "silu", "relu" },
-    doc = "what follows the convolution on q and k" },
-  { name = "value_residual", type = "bool", default = "false",
-    doc = "adds D * v to the output of the heads, D learned per channel, 1 at first" },
-  { name = "bias", type = "bool", default = "false",
-    doc = "biases in the q, k, v and o projections" },
-  { name = "calibrated", type = "bool", default = "false",
-    doc = "a constant factor a head on its output, 1 at first: what calibrating a fork sets" },
-}
-
--- Splits a spec into preset name, options of the family, options of the layer (checked), and those
--- of single heads by number or nil.
-function Attention.split(spec)
-  if type(spec) == "string" then spec = { preset = spec } end
-  if type(spec) ~= "table" then
-    error("attention: name of a preset or table of options expected, got " .. type(spec), 0)
-  end
-  local family, layer = {}, {}
-  for k, v in pairs(spec) do
-    local row = rows.find(Attention.rows, k)
-    if row then
-      layer[k] = rows.check(row, v, "attention." .. k)
-    elseif k ~= "preset" and k ~= "heads" then
-      family[k] = v
-    end
-  end
-  return spec.preset or "", family, layer, spec.heads
-end
-
--- The family that a spec names, over all heads or in groups of them. sizes: of core.attn.new.
-function Attention.family_of(spec, sizes)
-  local preset, options, _, heads = Attention.split(spec)
-  if heads == nil or (type(heads) == "table" and next(heads) == nil) then
-    return core.attn.new(preset, options, sizes)
-  end
-  for h, own in pairs(type(heads) == "table" and heads or {}) do
-    local _, _, of_layer = Attention.split(own)
-    local name = names.keys(of_layer)[1]
-    if name then error(("head %s: option '%s' is the layer's"):format(h, name), 0) end
-  end
-  return Heads.new(preset, options, heads, sizes)
-end
-
--- Names of the families of what family_of gave.
-function Attention.families_of(a)
-  return type(a) == "table" and a:families() or { a:family() } -- groups of heads are a table, an instance is not
-end
-
--- The instances in what family_of gave: one, or one a group of heads.
-function Attention.parts_of(a)
-  if type(a) ~= "table" then return { a } end
-  local out = {}
-  for i, g in ipairs(a.groups) do out[i] = g.part end
-  return out
-end
-
--- Defaults, under them the preset's words ("rope=none conv=2"), under them what was given.
-function Attention.layer_options(text, given)
-  local out = {}
-  for _, row in ipairs(Attention.rows) do out[row.name] = rows.default(row) end
-  for key, value in (text or ""):gmatch("([%w_%.]+)=(%S+)") do
-    local row = rows.find(Attention.rows, key)
-    if not row then
-      error("layer options of the preset: "
-        .. names.unknown("option", key, rows.names(Attention.rows)), 0)
-    end
-    out[key] = rows.parse(row, value, key)
-  end
-  for k, v in pairs(given) do out[k] = v end
-  return out
-end
+-- rows, split, family_of, families_of, parts_of, layer_options
+for name, v in pairs(require "attnlab.nn.attention_options") do Attention[name] = v end
 
 -- The parts that the spec brings, around the projections of `old` or around new ones.
 local function assemble(self, spec, old)

@@ -7,6 +7,7 @@
 -- its query heads. Families whose heads depend on one another are found by running them, and refused.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
+local joint_state = require "attnlab.nn.heads_state"
 local rows = require "attnlab.rows"
 
 local M = {}
@@ -228,7 +229,7 @@ function Heads:forward(inputs)
     if states then states[i] = st end
   end
   local all = #outputs == 1 and outputs[1] or core.op.concat(outputs, { axis = 3 })
-  return pick(all, 3, self.place), states and M.state(self, states)
+  return pick(all, 3, self.place), states and joint_state(self, states)
 end
 
 function Heads:step(state, inputs)
@@ -241,7 +242,7 @@ end
 function Heads:state(opts)
   local states = {}
   for i, g in ipairs(self.groups) do states[i] = g.part:state(opts) end
-  return M.state(self, states)
+  return joint_state(self, states)
 end
 
 -- A state out of components by name, as State:components gave them.
@@ -254,7 +255,7 @@ function Heads:restore(position, tensors)
     end
     states[i] = g.part:restore(position, own)
   end
-  return M.state(self, states)
+  return joint_state(self, states)
 end
 
 -- Tensors over all heads, by name: those that are trained.
@@ -310,47 +311,6 @@ function Heads:claims()
     for name in pairs(out) do out[name] = own[name] end
   end
   return out
-end
-
--- ---- states: one of each group's ----------------------------------------------------------------
-
-local State = {}
-State.__index = State
-State.__name = "attnlab.heads_state"
-
-function M.state(heads, parts)
-  return setmetatable({ heads = heads, parts = parts }, State)
-end
-
-function State:bytes()
-  local n = 0
-  for _, st in ipairs(self.parts) do n = n + st:bytes() end
-  return n
-end
-
-function State:position() return self.parts[1]:position() end
-function State:batch() return self.parts[1]:batch() end
-
-function State:copy()
-  local parts = {}
-  for i, st in ipairs(self.parts) do parts[i] = st:copy() end
-  return M.state(self.heads, parts)
-end
-
--- As an instance's, the names behind those of the heads: "heads 1,3.numerator".
-function State:components()
-  local out = {}
-  for i, st in ipairs(self.parts) do
-    for _, c in ipairs(st:components()) do
-      out[#out + 1] = { name = self.heads.groups[i].name .. "." .. c.name, doc = c.doc,
-                        bytes = c.bytes, tensor = c.tensor }
-    end
-  end
-  return out
-end
-
-function State:free()
-  for _, st in ipairs(self.parts) do st:free() end
 end
 
 return M

@@ -1,0 +1,93 @@
+-- Options of the attention layer: those of the layer itself as rows, a spec taken apart, and the family
+-- that a spec names. Part of attention.lua, which has all of it under its own name.
+local core = require "attnlab.core"
+local Heads = require "attnlab.nn.heads"
+local names = require "attnlab.names"
+local rows = require "attnlab.rows"
+
+local M = {}
+
+M.rows = {
+  { name = "rope", type = "word", default = "half", choices = { "half", "interleaved", "none" },
+    doc = "rotary positions of q and k before the feature map: pairs (i, i+dims/2) or (2i, 2i+1)" },
+  { name = "rope_dims", type = "integer", default = "-1", min = -1,
+    doc = "how many channels of a head turn; -1 = all" },
+  { name = "rope_base", type = "number", default = "10000", min = 1,
+    doc = "base of the frequencies" },
+  { name = "qk_norm", type = "bool", default = "false",
+    doc = "RMS norm with gain over each head of q and k, before the rotation" },
+  { name = "conv", type = "integer", default = "0", min = 0, max = 64,
+    doc = "width of a causal depthwise convolution with bias on q, k and v; 0 = none" },
+  { name = "conv_activation", type = "word", default = "none", choices = { "none", "silu", "relu" },
+    doc = "what follows the convolution on q and k" },
+  { name = "value_residual", type = "bool", default = "false",
+    doc = "adds D * v to the output of the heads, D learned per channel, 1 at first" },
+  { name = "bias", type = "bool", default = "false",
+    doc = "biases in the q, k, v and o projections" },
+  { name = "calibrated", type = "bool", default = "false",
+    doc = "a constant factor a head on its output, 1 at first: what calibrating a fork sets" },
+}
+
+-- Splits a spec into preset name, options of the family, options of the layer (checked), and those
+-- of single heads by number or nil.
+function M.split(spec)
+  if type(spec) == "string" then spec = { preset = spec } end
+  if type(spec) ~= "table" then
+    error("attention: name of a preset or table of options expected, got " .. type(spec), 0)
+  end
+  local family, layer = {}, {}
+  for k, v in pairs(spec) do
+    local row = rows.find(M.rows, k)
+    if row then
+      layer[k] = rows.check(row, v, "attention." .. k)
+    elseif k ~= "preset" and k ~= "heads" then
+      family[k] = v
+    end
+  end
+  return spec.preset or "", family, layer, spec.heads
+end
+
+-- The family that a spec names, over all heads or in groups of them. sizes: of core.attn.new.
+function M.family_of(spec, sizes)
+  local preset, options, _, heads = M.split(spec)
+  if heads == nil or (type(heads) == "table" and next(heads) == nil) then
+    return core.attn.new(preset, options, sizes)
+  end
+  for h, own in pairs(type(heads) == "table" and heads or {}) do
+    local _, _, of_layer = M.split(own)
+    local name = names.keys(of_layer)[1]
+    if name then error(("head %s: option '%s' is the layer's"):format(h, name), 0) end
+  end
+  return Heads.new(preset, options, heads, sizes)
+end
+
+-- Names of the families of what family_of gave.
+function M.families_of(a)
+  return type(a) == "table" and a:families() or { a:family() } -- groups of heads are a table, an instance is not
+end
+
+-- The instances in what family_of gave: one, or one a group of heads.
+function M.parts_of(a)
+  if type(a) ~= "table" then return { a } end
+  local out = {}
+  for i, g in ipairs(a.groups) do out[i] = g.part end
+  return out
+end
+
+-- Defaults, under them the preset's words ("rope=none conv=2"), under them what was given.
+function M.layer_options(text, given)
+  local out = {}
+  for _, row in ipairs(M.rows) do out[row.name] = rows.default(row) end
+  for key, value in (text or ""):gmatch("([%w_%.]+)=(%S+)") do
+    local row = rows.find(M.rows, key)
+    if not row then
+      error("layer options of the preset: "
+        .. names.unknown("option", key, rows.names(M.rows)), 0)
+    end
+    out[key] = rows.parse(row, value, key)
+  end
+  for k, v in pairs(given) do out[k] = v end
+  return out
+end
+
+return M
