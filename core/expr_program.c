@@ -94,6 +94,7 @@ static void emit(compiler *m, const int *out, int n_out) {
     const int n = m->order[t];
     const al_expr_node *k = &e->node[n];
     alk_instruction x = {ALK_PG_j, 0, 0, 0, 0};
+    m->p->reads_j |= k->op == ALK_PG_j;
     if (k->op != ALK_PG_j) {
       x = instruction(m, n, 0);
       const int16_t in[] = {k->a, k->b, k->g};

@@ -29,7 +29,7 @@ typedef enum alk_isa { ALK_ISA_BASE, ALK_ISA_V3, ALK_ISA_V4 } alk_isa;
 alk_isa alk_cpu_isa(void);
 const char *alk_isa_name(alk_isa isa); /* "x86-64", "x86-64-v3", "x86-64-v4" */
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(ALK_ONE_ISA) /* by the build: the base set alone */
 #define ALK_PICK(name)                                                                             \
   (alk_cpu_isa() == ALK_ISA_V4   ? alk_##name##_f32_v4                                             \
    : alk_cpu_isa() == ALK_ISA_V3 ? alk_##name##_f32_v3                                             \

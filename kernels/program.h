@@ -39,7 +39,7 @@ typedef struct alk_program {
   int n_registers; /* with s */
   int n_uniforms;  /* 0: i; 1..n_scalars: the scalars; then constants; then what `prelude` makes */
   int n_prelude, n_value, n_code; /* instructions; code[0, n_value) give y alone */
-  bool reads_i;
+  bool reads_i, reads_j;
   uint8_t value, slope, scalar[ALK_PROGRAM_SCALARS]; /* registers of y, dy/ds, dy/dt_k */
   alk_instruction prelude[ALK_PROGRAM_UNIFORMS], code[ALK_PROGRAM_LENGTH];
   double uniform[ALK_PROGRAM_UNIFORMS]; /* constants at their places */

@@ -127,12 +127,18 @@ static layout layout_of(const alk_attn_spec *a) {
 
 int64_t ALK_NAME(attn_bwd_scratch)(const alk_attn_spec *a) { return layout_of(a).total; }
 
+typedef struct evaluation { /* of a program on some rows of a tile */
+  program_state t;
+  real x[ALK_PROGRAM_LANES], z[ALK_PROGRAM_LANES]; /* logits before the clamp and after it */
+  real registers[ALK_PROGRAM_REGISTERS * ALK_PROGRAM_LANES];
+} evaluation;
+
 typedef struct pair { /* a key/value head of a batch row */
   const alk_attn_spec *a;
   const alk_attn_grad *t;
   const plan *p;
   slope_fn *slope;
-  program_state *program; /* of the query head at hand, or NULL */
+  evaluation *program; /* of the query head at hand, or NULL */
   const layout *l;
   real *x; /* scratch */
   int64_t b, hk, group;
@@ -163,22 +169,32 @@ static void load_head(const pair *k, int64_t n) {
   }
 }
 
-/* slope() through the program: s and gv as there, for row i of head h against keys from j0. */
-static void slope_program(const pair *k, const slope_row *r, int64_t h, int64_t i, int64_t j0,
-                          real *s, real *gv) {
-  real x[KEYS], z[KEYS], registers[ALK_PROGRAM_REGISTERS * ALK_PROGRAM_LANES];
-  const int64_t n = r->t.n;
-  program_state *t = k->program;
-  ALK_NAME(program_row)(t, i + k->a->g.offset);
-  limit_entries(&t->limits, n, s, x, z);
-  ALK_NAME(program_run)(t, true, j0, n, z, registers);
-  memcpy(s, program_output(t->p->value, z, registers), KEYS * sizeof(real));
+/* Rows of a tile that the program runs over at once; i and j are those of one row. */
+static int at_once(const alk_program *p) {
+  return p->reads_i || p->reads_j ? 1 : ALK_PROGRAM_LANES / KEYS;
+}
+
+/* The program on `rows` rows of logits from row i against keys from j0; s becomes its values. */
+static void evaluate(evaluation *v, int64_t i, int64_t j0, int rows, real *s) {
+  const int64_t n = rows * KEYS;
+  ALK_NAME(program_row)(&v->t, i);
+  limit_entries(&v->t.limits, n, s, v->x, v->z);
+  ALK_NAME(program_run)(&v->t, true, j0, n, v->z, v->registers);
+  memcpy(s, program_output(v->t.p->value, v->z, v->registers), (size_t)n * sizeof(real));
+}
+
+/* slope() through the program for the e-th of the rows that were evaluated; dscalars may be NULL.
+ */
+static void slope_program(const pair *k, const slope_row *r, int e, real *s, real *gv,
+                          double *dscalars) {
+  const evaluation *v = k->program;
+  const alk_program *p = v->t.p;
   k->slope(k->p, r, s, gv);
-  double *dscalars =
-      k->t->dscalars ? k->t->dscalars + (k->b * k->a->g.H + h) * t->p->n_scalars : NULL;
-  for (int m = 0; dscalars && m < t->p->n_scalars; m++)
-    dscalars[m] += program_sum(n, gv, program_output(t->p->scalar[m], z, registers));
-  slope_entries(&t->limits, n, x, program_output(t->p->slope, z, registers), (real)k->a->scale, gv);
+  for (int m = 0; dscalars && m < p->n_scalars; m++)
+    dscalars[m] +=
+        program_sum(r->t.n, gv, program_output(p->scalar[m], v->z, v->registers) + e * KEYS);
+  slope_entries(&v->t.limits, r->t.n, v->x + e * KEYS,
+                program_output(p->slope, v->z, v->registers) + e * KEYS, (real)k->a->scale, gv);
 }
 
 /* `rows` query rows from i, the r-th of their block, against the keys [j0, j1): w and ds of the
@@ -201,8 +217,13 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
   const double *sums =
       k->t->sums ? k->t->sums + (k->b * a->weight.Hd + h / (a->g.H / a->weight.Hd)) * S : NULL;
   double *dsums = k->t->dsums ? k->t->dsums + (k->b * a->g.H + h) * S : NULL;
+  double *dscalars =
+      k->t->dscalars ? k->t->dscalars + (k->b * a->g.H + h) * a->weight.program->n_scalars : NULL;
+  const int together = k->program ? at_once(a->weight.program) : rows;
   for (int e = 0; e < rows; e++) {
     const int64_t last = alk_visible_keys(&a->g, k->b, i + e) - 1;
+    if (k->program && e % together == 0)
+      evaluate(k->program, i + e + a->g.offset, j0, (int)least(together, rows - e), s + e * KEYS);
     if (hi[e] <= j0) continue;
     real keep[KEYS];
     if (a->dropout > 0) dropout_row(a, (uint64_t)((row + i + e) * S + j0), hi[e] - j0, keep);
@@ -220,7 +241,7 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
         .dc = k->t->dcoefficients
                   ? k->t->dcoefficients + (k->b * a->g.H + h) * a->weight.n_coefficients
                   : NULL};
-    if (k->program) slope_program(k, &t, h, i + e, j0, s + e * KEYS, p + e * KEYS);
+    if (k->program) slope_program(k, &t, e % together, s + e * KEYS, p + e * KEYS, dscalars);
     else k->slope(k->p, &t, s + e * KEYS, p + e * KEYS);
   }
   const factor ds = {p - j0, KEYS, 1}; /* terms are numbered by key */
@@ -260,7 +281,8 @@ static void run_keys(pair *k, int64_t j0, int64_t j1) {
   pack_columns(b ? k->x + l->dv : v, b ? l->Ew : Hkv * a->E, j1 - j0, a->E, k->x + l->vt);
   memset(k->x + l->dk, 0, (size_t)(KEYS * (l->Dw + l->Ew)) * sizeof(real));
   for (int64_t n = 0; n < k->group; n++) {
-    if (k->program) ALK_NAME(program_head)(&a->weight, k->hk * k->group + n, a->g.H, k->program);
+    if (k->program)
+      ALK_NAME(program_head)(&a->weight, k->hk * k->group + n, a->g.H, &k->program->t);
     for (int64_t i0 = alk_visible_row(&a->g, k->b, j0); i0 < T; i0 += ROW_BLOCK) {
       const int64_t i1 = least(i0 + ROW_BLOCK, T);
       for (int64_t i = i0, rows; i < i1; i += rows) {
@@ -313,7 +335,7 @@ void ALK_NAME(attn_bwd)(const alk_attn_spec *a, const alk_attn_grad *t, void *sc
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
     int64_t from, to;
-    program_state program;
+    evaluation program;
     share(pairs, job, jobs, &from, &to);
     for (int64_t n = from; n < to; n++)
       run_pair(&(pair){.a = a,

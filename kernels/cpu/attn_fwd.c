@@ -112,7 +112,7 @@ typedef struct head { /* what the rows of one query head work with */
 static void run_program(const head *k, int64_t i, int64_t j0, int64_t n, real *s) {
   real registers[ALK_PROGRAM_REGISTERS * ALK_PROGRAM_LANES];
   ALK_NAME(program_row)(k->program, i + k->a->g.offset);
-  if (limited(&k->program->limits)) limit_entries(&k->program->limits, n, s, NULL, s);
+  limit_entries(&k->program->limits, n, s, NULL, s);
   ALK_NAME(program_run)(k->program, false, j0, n, s, registers);
   const real *y = program_output(k->program->p->value, s, registers);
   if (y != s) memcpy(s, y, (size_t)n * sizeof(real));

@@ -31,6 +31,11 @@ static inline bool limited(const plan *p) { return p->round || p->cap || p->clam
 
 /* y = s through the limits; x (may be NULL) what stood before the clamp. */
 static inline void limit_entries(const plan *p, int64_t n, const real *s, real *x, real *y) {
+  if (!limited(p)) { /* then nobody asks for x */
+    if (y != s)
+      for (int64_t j = 0; j < n; j += GROUP) EACH_LANE y[j + l] = s[j + l];
+    return;
+  }
   for (int64_t j = 0; j < n; j += GROUP) {
     real t[GROUP];
     cap(p, s + j, t);

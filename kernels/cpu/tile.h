@@ -116,6 +116,17 @@ static inline int rows_at(int64_t r, int64_t end) {
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Lanes i of a and, from LANES on, of b. */
+TILE_INLINE vec shuffle(vec a, vec b, index_vec i) {
+#if defined(__clang__) /* has it for constant lanes alone; built by it are the fuzz targets */
+  vec x;
+  for (int l = 0; l < LANES; l++) x[l] = i[l] < LANES ? a[i[l]] : b[i[l] - LANES];
+  return x;
+#else
+  return __builtin_shuffle(a, b, i);
+#endif
+}
+
 /* to[c * ld + r] = from[r * stride + c] for LANES x LANES elements: after stage m, bit m of row and
  * lane have changed places. */
 TILE_INLINE void transpose(const real *from, int64_t stride, real *to, int64_t ld) {
@@ -133,8 +144,8 @@ TILE_INLINE void transpose(const real *from, int64_t stride, real *to, int64_t l
     for (int r = 0; r < LANES; r++) {
       if (r & m) continue;
       const vec a = x[r], b = x[r + m];
-      x[r] = __builtin_shuffle(a, b, low);
-      x[r + m] = __builtin_shuffle(a, b, high);
+      x[r] = shuffle(a, b, low);
+      x[r + m] = shuffle(a, b, high);
     }
   }
 #pragma GCC unroll 16
