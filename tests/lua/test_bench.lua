@@ -172,6 +172,15 @@ T.test("attention: right results pass, perturbed ones do not", function()
   T.eq(measure("attention", o).rows[1].error, math.huge)
 end)
 
+T.test("attention: an expression beside the built-in that it writes out", function()
+  local o = options("attention", SHAPE, { "presets=squared,expr_squared", "forms=parallel" })
+  local r = measure("attention", o)
+  for _, row in ipairs(r.rows) do
+    T.ok(row.ok, row.name)
+    T.eq(row.twin_ratio ~= nil and row.twin_ratio > 0, row.name == "expr_squared")
+  end
+end)
+
 T.test("attention: parameters, gates, grouped heads, lengths, not causal", function()
   local r = measure("attention", options("attention", SHAPE, { "heads=4", "kv_heads=2", "seq_len=5,9", "batch=3",
     "causal=false", "presets=p2/cottention,p1/gated_softmax", "forms=parallel" }))

@@ -131,7 +131,7 @@ local function add(list, o, named, form, a, inputs, lengths, notes)
       :format(named.name, form, verdict.noise)
   end
   for _, T in ipairs(lengths) do
-    local row = { name = named.name, form = form, seq_len = T, right = verdict.ok,
+    local row = { name = named.name, form = form, seq_len = T, twin = named.twin, right = verdict.ok,
                   error = verdict.error, worst = verdict.worst, noise = verdict.noise,
                   qkv_bytes = inputs[T].qkv_bytes, extra_bytes = M.extra_bytes(a, inputs[T]) }
     row.flop_forward, row.flop_backward = M.work(o, a, form, T)
@@ -168,10 +168,12 @@ local function measure(o, list)
   for _, p in ipairs(list) do
     cases[#cases + 1] = { once = function() return once(p.instance, p.inputs) end }
   end
-  local results, reference = timing.rounds(cases, o), {}
+  local results, reference, totals = timing.rounds(cases, o), {}, {}
+  local function key(name, r) return name .. " " .. r.form .. " " .. r.seq_len end
   local rates = ceiling.rates(o, cases, results)
   for i, p in ipairs(list) do
     local r = p.row
+    totals[key(r.name, r)] = results[i + 2].total
     if r.name == specs.REFERENCE and r.form == "parallel" then
       reference[r.seq_len] = results[i + 2].total
     end
@@ -186,6 +188,8 @@ local function measure(o, list)
     end
     local softmax = reference[r.seq_len]
     r.ratio = softmax and timing.ratio(s.total, softmax) or nil
+    local twin = r.twin and totals[key(r.twin, r)]
+    r.twin_ratio = twin and timing.ratio(s.total, twin) or nil
   end
   return rates
 end
@@ -210,6 +214,9 @@ for _, list in ipairs {
   { part "forward" }, { part "backward" },
   { timed("both, min..max", function(r) return show.span(r.total) end),
     timed("x softmax", function(r) return r.ratio and ("%.3f"):format(r.ratio) end),
+    timed("x built-in", function(r)
+      return r.twin_ratio and ("%.3f"):format(r.twin_ratio) or ""
+    end),
     { title = "extra", right = true, show = function(r) return show.bytes(r.extra_bytes) end },
     { title = "of q+k+v", right = true,
       show = function(r) return ("%.2f"):format(r.extra_bytes / r.qkv_bytes) end },

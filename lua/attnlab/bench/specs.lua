@@ -18,19 +18,32 @@ M.SPECS = {
   { name = "squared", spec = { similarity = "square" } },
 }
 
+-- By name alone: expressions. twin: the built-in that one writes out, to which its ratio is taken.
+M.EXPRESSIONS = {
+  { name = "cosh", spec = { similarity = "cosh" } },
+  { name = "expr_exp", spec = { similarity = "expr", expr = "exp(s)" }, twin = "softmax" },
+  { name = "expr_taylor2", spec = { similarity = "expr", expr = "1+s+s^2/2" }, twin = "taylor2" },
+  { name = "expr_squared", spec = { similarity = "expr", expr = "s^2" }, twin = "squared" },
+  { name = "expr_cosh", spec = { similarity = "expr", expr = "cosh(s)" }, twin = "cosh" },
+}
+
+local function named()
+  return table.move(M.EXPRESSIONS, 1, #M.EXPRESSIONS, #M.SPECS + 1, table.move(M.SPECS, 1, #M.SPECS, 1, {}))
+end
+
 -- What ratios are taken to.
 M.REFERENCE = "softmax"
 
 function M.known()
   local list = {}
-  for i, s in ipairs(M.SPECS) do list[i] = s.name end
+  for i, s in ipairs(named()) do list[i] = s.name end
   for _, p in ipairs(core.attn.list()) do list[#list + 1] = p.name end
   for _, f in ipairs(core.attn.families()) do list[#list + 1] = f.name end
   return list
 end
 
 local function find(name)
-  for _, s in ipairs(M.SPECS) do
+  for _, s in ipairs(named()) do
     if s.name == name then return s end
   end
   for _, p in ipairs(core.attn.list()) do
