@@ -102,7 +102,8 @@ const al_arg formula_options[] = {
      "weights with a finite state; recurrent: token by token, a backward pass keeps every state; "
      "auto: chunked where the options have "
      "it and, when causal, rows and keys are the same tokens, from 4 R E / (D + E) keys on (R "
-     "features: 2 D for linear weights and D = E), unless the state is above state_limit",
+     "features: 2 D for linear weights and D = E; those of a denominator with weights of its own "
+     "count as E = 16), unless the state is above state_limit",
      NULL},
     {"state_limit", AL_T_NUM, "1024", NULL, 0, 1e9,
      "MiB a sequence that a state of polynomial weights may take; 0: carry keys and values instead",

@@ -153,11 +153,16 @@ bool formula_fused(const al_opts *o, al_dtype dtype) {
          (is(o, "impl", "auto") && dtype != AL_F64);
 }
 
-/* Chunked from this many keys on: measured, forward and backward, for heads of 16 to 128 channels.
+/* Chunked from this many keys on: measured, forward and backward, for heads of 16 to 128 channels
+ * of order 1, 8 to 64 of orders 2 and 3. Rows of a denominator of their own take as long as 16
+ * channels.
  */
 static double least_chunked(const al_opts *o, const attn_sizes *s) {
-  return 4 * numbers(o, s, (int)al_opt_int(o, "order")) /
-         (double)(s->kv_heads * (s->head_dim + s->value_dim));
+  const weight_fn f = formula_weight(o, false),
+                  own = formula_denominator_to(o, (int)al_opt_int(o, "order"));
+  double work = features(&f, s->head_dim) * (double)s->value_dim;
+  if (formula_own_rows(o)) work += 16 * features(&own, s->head_dim);
+  return 4 * work / (double)(s->head_dim + s->value_dim);
 }
 
 static bool within_limit(const al_opts *o, const attn_sizes *s, al_dtype dtype) {

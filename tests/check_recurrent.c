@@ -495,6 +495,37 @@ START_TEST(components) {
     attn_state_free(st);
     finish(&r);
   }
+  al_ctx *c = al_ctx_new();
+  char *text = attn_describe(c, "p1/softmax");
+  ck_assert_msg(strstr(text, "state:    k (") && strstr(text, "512 bytes a token"), "%s", text);
+  free(text);
+  text = attn_describe(c, "p3/2mamba");
+  ck_assert_msg(strstr(text, "state:    numerator (") && strstr(text, "36996 bytes at most"), "%s",
+                text);
+  free(text);
+  al_ctx_free(c);
+}
+END_TEST
+
+/* When auto goes by chunks: 4 R E / (D + E) keys. */
+START_TEST(automatic) {
+  static const struct {
+    const char *options;
+    size s;
+    int64_t from;
+  } cases[] = {{"similarity=linear", {4, 2, 2, 32, 32}, 64},
+               {"similarity=taylor order=2", {4, 2, 1, 16, 16}, 306},
+               {"similarity=square denominator=l2", {4, 2, 2, 16, 16}, 8024},
+               {"similarity=linear", {4, 2, 2, 16, 64}, 52}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    run r = start("kernel_attention", cases[i].options, "", &cases[i].s, AL_F32);
+    char plan[512];
+    attn_plan(r.a, cases[i].from - 1, plan, sizeof plan);
+    ck_assert_msg(strncmp(plan, "parallel, fused", 15) == 0, "%s: %s", cases[i].options, plan);
+    attn_plan(r.a, cases[i].from, plan, sizeof plan);
+    ck_assert_msg(strncmp(plan, "chunked, fused", 14) == 0, "%s: %s", cases[i].options, plan);
+    finish(&r);
+  }
 }
 END_TEST
 
@@ -558,6 +589,7 @@ Suite *suite_check_recurrent(void) {
   tcase_add_loop_test(t, padding_leaves_no_trace, 0, n + N_SETTINGS);
   tcase_add_test(t, limits);
   tcase_add_test(t, components);
+  tcase_add_test(t, automatic);
   tcase_add_test(t, uneven_cache);
   tcase_add_test(t, no_tokens);
   suite_add_tcase(s, t);
