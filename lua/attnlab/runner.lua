@@ -3,6 +3,7 @@
 -- their last checkpoint. Workers die with the runner.
 local board = require "attnlab.board"
 local config = require "attnlab.config"
+local certificate = require "attnlab.certificate"
 local core = require "attnlab.core"
 local data = require "attnlab.data"
 local plugins = require "attnlab.plugins"
@@ -22,7 +23,11 @@ function M.expand(plan, options)
   local jobs = math.max(1, math.min(options.jobs or sys.cores(), n))
   local threads = options.threads or math.max(1, sys.cores() // jobs)
   local list, hashes, used = {}, {}, {}
-  for i, arm in ipairs(plan.arms) do used[i] = plugins.of(config.families(arm.config)) end
+  local checked = {}
+  for i, arm in ipairs(plan.arms) do
+    used[i] = plugins.of(config.families(arm.config))
+    checked[i] = json.array(certificate.of(options.root, arm.config))
+  end
   for _, seed in ipairs(plan.seeds) do
     for i, arm in ipairs(plan.arms) do
       local text = arm.config.train.data
@@ -30,7 +35,8 @@ function M.expand(plan, options)
       local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = "cpu",
                      data_hash = hashes[text], expect = arm.expect, quick = plan.quick or nil,
                      plugins = used[i],
-                     made = { source = store.source_hash(), libraries = store.libraries(), threads = threads } }
+                     made = { source = store.source_hash(), libraries = store.libraries(), threads = threads,
+                              certificates = checked[i] } }
       list[#list + 1] = { arm = i, name = arm.name, seed = seed, spec = spec, steps = arm.config.train.steps,
                           dir = store.dir(options.root, spec) }
     end
