@@ -450,6 +450,31 @@ START_TEST(no_token_hands_on_the_state) {
 }
 END_TEST
 
+/* Rows that see no key, keys that no row sees, no channel. */
+START_TEST(empty_sides) {
+  for (int i = 0; i < 3; i++) {
+    const int64_t T = i == 1 ? 0 : 3, S = i == 0 ? 0 : 3, D = i == 2 ? 0 : 4;
+    al_tensor *q = leaf(AL_F64, "q", false, 4, (int64_t[]){2, T, 2, D}),
+              *k = leaf(AL_F64, "k", false, 4, (int64_t[]){2, S, 1, D}),
+              *v = leaf(AL_F64, "v", false, 4, (int64_t[]){2, S, 1, 5});
+    al_tensor *y = al_run(c, "attend_chunked", AL_IN(q, k, v), "coefficients={0,0,1}");
+    if (i == 2) {
+      ck_assert(!y && strstr(al_error_message(c, NULL, NULL), "q: at least one channel needed"));
+      al_error_clear(c);
+      continue;
+    }
+    al_backward(c, al_run(c, "sum", AL_IN(y), ""), NULL);
+    ck_assert_msg(al_error(c) == AL_OK, "%s", al_error_message(c, NULL, NULL));
+    al_tensor *const zero[] = {y, al_grad(q), al_grad(k), al_grad(v)};
+    for (int n = 0; n < 4; n++) {
+      double *x = attn_case_values(zero[n]);
+      for (int64_t j = 0; j < al_numel(zero[n]); j++) ck_assert(x[j] == 0);
+      free(x);
+    }
+  }
+}
+END_TEST
+
 static const struct {
   const char *options, *says;
   int64_t coefficients, state[4], norm[3]; /* sizes; 0: absent */
@@ -522,6 +547,7 @@ Suite *suite_check_polynomial(void) {
   tcase_add_test(t, no_token_hands_on_the_state);
   tcase_add_loop_test(t, refuses_with_the_reason, 0, (int)(sizeof refused / sizeof refused[0]));
   tcase_add_test(t, refuses_features_beyond_use);
+  tcase_add_test(t, empty_sides);
   suite_add_tcase(s, t);
   return s;
 }

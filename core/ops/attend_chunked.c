@@ -130,6 +130,9 @@ static al_status shape(al_ctx *c, al_call *k) {
   read_kept(k, &w);
   const alk_attn_spec a = spec_of(k, &w);
   const int64_t R = features(&a, &w), Hs = a.g.H / alk_chunked_shared(&a);
+  if (R < 1)
+    return al_fail(c, AL_ESHAPE, "attend_chunked: q: at least one channel needed, got %s",
+                   AL_META_STR(&k->in_meta[Q]));
   if (R > MOST_FEATURES)
     return al_fail(c, AL_EVALUE,
                    "attend_chunked: option 'coefficients': orders of at most %d features in all "
