@@ -83,7 +83,7 @@ local function panel_script(out, panel, at, left, right, bottom)
     local names = {}
     for i, name in ipairs(panel.xnames) do names[i] = ("%s %d"):format(quote(name), i) end
     out[#out + 1] = "set format x '%g'; set xtics (" .. table.concat(names, ", ")
-      .. ") rotate by -35 left noenhanced font ',10'"
+      .. ") rotate by -45 left noenhanced font ',10'"
   else
     out[#out + 1] = "set xtics norotate font ',12'"
     ticks(out, "x", panel.logx, xlo, xhi, panel.xticks)
