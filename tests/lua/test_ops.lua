@@ -16,9 +16,9 @@ local function ids(...)
 end
 
 -- Shapes are those of attention, of matrices, of rows and of scalars, so that some combination fits.
-local FLOATS = {floats(2, 3), floats(3, 2), floats(2, 3, 4, 2), floats(2, 2, 3, 2), floats(1, 3), floats(3), floats(2)}
+local FLOATS = {floats(2, 3), floats(3, 2), floats(2, 3, 4, 2), floats(2, 2, 3, 2), floats(1, 3), floats(3), floats(2), floats(1, 1, 1, 1)}
 local IDS = {ids(2), ids(2, 3), ids(3)}
-local OPTIONS = {{}, {axis = 1}, {shape = {-1}}, {shape = {2, 3}}, {axes = {2, 1}}, {dtype = "f32"}, {exponent = 2}, {n = 2}}
+local OPTIONS = {{}, {axis = 1}, {shape = {-1}}, {shape = {2, 3}}, {axes = {2, 1}}, {dtype = "f32"}, {exponent = 2}, {n = 2}, {stat = "none"}}
 
 local function candidates(row)
   if row.list then return {{FLOATS[1], FLOATS[1]}} end
@@ -26,27 +26,35 @@ local function candidates(row)
   return FLOATS
 end
 
+-- Inputs and then options as arguments; optional inputs before the last required one are nil, so
+-- the number of inputs is told.
+local function arguments(c, options)
+  local args = {table.unpack(c.inputs, 1, c.n)}
+  args[c.n + 1] = options
+  return table.unpack(args, 1, c.n + 1)
+end
+
 -- Calls f on every choice of one candidate a required input until one succeeds.
 local function search(op, options)
-  local required = {}
+  local required, last = {}, 0
   for i, row in ipairs(op.inputs) do
-    if not row.optional then required[i] = candidates(row) end
+    if not row.optional then required[i], last = candidates(row), i end
   end
-  local function try(i, chosen)
-    if i > #required then
-      local args = {table.unpack(chosen)}
-      args[#args + 1] = options
-      local result = table.pack(pcall(core.op[op.name], table.unpack(args)))
-      return result[1] and {inputs = {table.unpack(chosen)}, options = options, outputs = {table.unpack(result, 2)}} or nil
+  local chosen = {n = last, inputs = {}}
+  local function try(i)
+    if i > last then
+      local result = table.pack(pcall(core.op[op.name], arguments(chosen, options)))
+      return result[1] and {inputs = {table.unpack(chosen.inputs, 1, last)}, n = last, options = options,
+                            outputs = {table.unpack(result, 2)}} or nil
     end
-    for _, c in ipairs(required[i]) do
-      chosen[i] = c
-      local found = try(i + 1, chosen)
+    for _, c in ipairs(required[i] or {false}) do
+      chosen.inputs[i] = c or nil
+      local found = try(i + 1)
       if found then return found end
     end
-    chosen[i] = nil
+    chosen.inputs[i] = nil
   end
-  return try(1, {})
+  return try(1)
 end
 
 local function known(op, options)
@@ -98,9 +106,7 @@ T.test("a method does what the function does", function()
   for _, op in ipairs(ops) do
     local c = calls[op.name]
     if not op.inputs[1].list and not op.name:find "dropout" then
-      local args = {table.unpack(c.inputs, 2)}
-      args[#args + 1] = c.options
-      T.eq(c.inputs[1][op.name](c.inputs[1], table.unpack(args)), c.outputs[1])
+      T.eq(c.inputs[1][op.name](arguments(c, c.options)), c.outputs[1])
     end
   end
 end)
@@ -110,7 +116,7 @@ T.test("inputs can be named in the options", function()
     local c = calls[op.name]
     local options = {}
     for k, v in pairs(c.options) do options[k] = v end
-    for i, input in ipairs(c.inputs) do options[op.inputs[i].name] = input end
+    for i = 1, c.n do options[op.inputs[i].name] = c.inputs[i] end
     local outputs = {core.op[op.name](options)}
     if not op.name:find "dropout" then T.eq(outputs, c.outputs) end
     if not op.inputs[1].list then
@@ -129,22 +135,17 @@ T.test("errors name the op, the argument and what was expected", function()
              where .. op.inputs[1].name .. ": tensor expected, got boolean%)")
     T.raises(function() f({}, 1) end, where)
     if not op.inputs[#op.inputs].list then
-      local many = {table.unpack(c.inputs)}
+      local many = {table.unpack(c.inputs, 1, c.n)}
       many[#op.inputs + 1] = FLOATS[1]
       T.raises(function() f(table.unpack(many, 1, #op.inputs + 1)) end,
                where .. "too many inputs: it takes " .. op.inputs[1].name)
     end
-    local args = {table.unpack(c.inputs)}
-    args[#args + 1] = {no_such_option = 1}
-    T.raises(function() f(table.unpack(args)) end, where .. "unknown option 'no_such_option'")
+    T.raises(function() f(arguments(c, {no_such_option = 1})) end, where .. "unknown option 'no_such_option'")
     for _, a in ipairs(op.args) do
-      args[#args] = {[a.name] = print}
-      T.raises(function() f(table.unpack(args)) end,
+      T.raises(function() f(arguments(c, {[a.name] = print})) end,
                where .. "option '" .. a.name .. "': a function is not an option value%)")
-      args[#args] = {[a.name] = {"x"}}
-      T.raises(function() f(table.unpack(args)) end, where .. "option '" .. a.name .. "'")
-      args[#args] = {[a.name .. "x"] = 1}
-      T.raises(function() f(table.unpack(args)) end, "unknown option '" .. a.name .. "x'")
+      T.raises(function() f(arguments(c, {[a.name] = {"x"}})) end, where .. "option '" .. a.name .. "'")
+      T.raises(function() f(arguments(c, {[a.name .. "x"] = 1})) end, "unknown option '" .. a.name .. "x'")
     end
   end
 end)
@@ -154,17 +155,12 @@ T.test("axes count from 1", function()
     for _, a in ipairs(op.args) do
       if a.type == "axis" then
         local c = calls[op.name]
-        local args = {table.unpack(c.inputs)}
-        args[#args + 1] = {[a.name] = 0}
-        T.raises(function() core.op[op.name](table.unpack(args)) end,
+        T.raises(function() core.op[op.name](arguments(c, {[a.name] = 0})) end,
                  "option '" .. a.name .. "': axes count from 1")
-        args[#args] = {[a.name] = 9}
-        T.raises(function() core.op[op.name](table.unpack(args)) end,
+        T.raises(function() core.op[op.name](arguments(c, {[a.name] = 9})) end,
                  "option '" .. a.name .. "': integer in %-%d%.%.%d expected, got 9 for shape")
-        args[#args] = {[a.name] = -9}
-        T.raises(function() core.op[op.name](table.unpack(args)) end, "expected, got %-9 for shape")
-        args[#args] = {[a.name] = 1.5}
-        T.raises(function() core.op[op.name](table.unpack(args)) end, "an axis is an integer")
+        T.raises(function() core.op[op.name](arguments(c, {[a.name] = -9})) end, "expected, got %-9 for shape")
+        T.raises(function() core.op[op.name](arguments(c, {[a.name] = 1.5})) end, "an axis is an integer")
       end
     end
   end
@@ -208,11 +204,9 @@ end)
 T.test("a fallen allocation loses nothing", function()
   for _, op in ipairs(ops) do
     local c = calls[op.name]
-    local args = {table.unpack(c.inputs)}
-    args[#args + 1] = c.options
     for n = 1, 4 do
       core.fail_allocation(n)
-      local got = {core.op[op.name](table.unpack(args))}
+      local got = {core.op[op.name](arguments(c, c.options))}
       core.fail_allocation(0)
       if not op.name:find "dropout" then T.eq(got, c.outputs) end
     end
