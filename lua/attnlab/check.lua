@@ -304,7 +304,10 @@ function M.run(args, usage)
   if not args.flags.all and #args.words == 0 then usage "check: a name, a plug-in (.so, .c) or --all expected" end
   if args.flags.all and text ~= "" then usage "check: options belong to one name, not to --all" end
   local list, began = targets(args), sys.clock()
-  for _, job in ipairs(list) do core.check.canonical(job.name, text) end -- unknown names, before anything runs
+  for _, job in ipairs(list) do -- unknown names, before anything runs
+    local ok, why = pcall(core.check.canonical, job.name, text)
+    if not ok then error(why, 0) end
+  end
   sys.mkdir(root .. "/certificates")
   for i, job in ipairs(list) do job.out = ("%s/certificates/.%d.%d"):format(root, sys.pid(), i) end
   local records, failed = {}, 0

@@ -1,6 +1,7 @@
 -- Commands of cli.lua about models, runs on disk and what there is: eval, generate, list, describe, lua,
 -- env, version, runs, compare. Functions of (args, usage) as in commands.lua.
 local core = require "attnlab.core"
+local certificate = require "attnlab.certificate"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local help = require "attnlab.help"
@@ -165,7 +166,7 @@ end
 local RUN_COLUMNS = {
   { key = "dir", title = "run" }, { key = "arm", title = "arm" }, { key = "seed", title = "seed", right = true },
   { key = "step", title = "step", right = true }, { key = "loss", title = "valid loss", right = true },
-  { key = "status", title = "status" },
+  { key = "check", title = "check" }, { key = "status", title = "status" },
 }
 
 function M.runs(args, usage)
@@ -175,10 +176,11 @@ function M.runs(args, usage)
     local spec = store.config(dir)
     local run = runs.read(dir, 1, spec.seed, "valid/loss")
     list[i] = { dir = dir, arm = spec.arm, seed = spec.seed, status = run.status.state, step = run.status.step,
-                valid_loss = run.value, stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil }
+                valid_loss = run.value, stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil,
+                check = certificate.word(spec.made.certificates) }
     local stale = list[i].stale
     cells[i] = { dir = dir, arm = spec.arm, seed = tostring(spec.seed), step = tostring(run.status.step),
-                 loss = run.value and ("%.4f"):format(run.value),
+                 loss = run.value and ("%.4f"):format(run.value), check = list[i].check,
                  status = run.status.state .. (stale and " (stale: " .. stale .. ")" or "") }
   end
   if args.flags.json then

@@ -1,4 +1,5 @@
 -- Results of an experiment from its run folders: curves, values by arm and seed, table, figure.
+local certificate = require "attnlab.certificate"
 local core = require "attnlab.core"
 local expect = require "attnlab.expect"
 local measures = require "attnlab.measures"
@@ -30,7 +31,11 @@ function M.read(dir, arm, seed, metric, threads)
   for _, r in ipairs(store.records(dir .. "/times.jsonl")) do rates[#rates + 1] = r["time/tokens_per_s"] end
   table.sort(rates)
   run.tokens_per_second = rates[(#rates + 1) // 2]
-  if sys.exists(dir .. "/config.json") then run.differs = store.differences(store.config(dir), threads) end
+  if sys.exists(dir .. "/config.json") then
+    local spec = store.config(dir)
+    run.differs = store.differences(spec, threads)
+    run.check = certificate.word(spec.made.certificates)
+  end
   if sys.exists(dir .. "/probe.json") then run.probe = json.decode(sys.read(dir .. "/probe.json")) end
   return run
 end
@@ -128,7 +133,7 @@ function M.gather(plan, runs)
     if (state == "finished" or state == "diverged") and #run.differs > 0 then
       arm.stale = table.concat(run.differs, ", ")
     end
-    for _, k in ipairs { "parameters", "state_bytes", "tokens_per_second" } do arm[k] = arm[k] or run[k] end
+    for _, k in ipairs { "parameters", "state_bytes", "tokens_per_second", "check" } do arm[k] = arm[k] or run[k] end
   end
   for _, arm in ipairs(arms) do
     arm.curve = curve(arm.runs, plan.metric)
@@ -152,6 +157,7 @@ local COLUMNS = {
   { key = "rate", title = "token/s", right = true, doc = "token/s: median of one run while its neighbours ran beside it" },
   { key = "parameters", title = "parameters", right = true, doc = "parameters: learned numbers of the model" },
   { key = "state", title = "state", right = true, doc = "state: bytes a sequence carries from token to token at the context's end" },
+  { key = "check", title = "check", doc = "check: the conformance certificates that the run began with (./lab check NAME writes one), the worst of them" },
   { key = "status", title = "status", doc = "status: diverged is a result; stale = made by another source, library or thread count" },
 }
 
@@ -169,6 +175,7 @@ local function table_rows(result)
     if i == 1 then row.verdict = "reference" end
     row.rate = arm.tokens_per_second and tables.human(arm.tokens_per_second)
     row.parameters, row.state = tables.human(arm.parameters), tables.human(arm.state_bytes, true)
+    row.check = arm.check
     rows[i] = row
   end
   return rows

@@ -1,0 +1,89 @@
+-- check: the command, its certificate, and runs that carry it.
+local T = ...
+local core = require "attnlab.core"
+local certificate = require "attnlab.certificate"
+local config = require "attnlab.config"
+local json, sys = core.json, core.sys
+
+local build = sys.program():match "^(.*)/"
+local root = T.folder()
+
+-- Exit status and output of a command line.
+local function run(...)
+  local out = T.folder() .. "/out"
+  local argv = { sys.program(), "check", "out_dir=" .. root, ... }
+  argv.stdout, argv.stderr = out, out
+  local pid = sys.spawn(argv)
+  local how, code
+  repeat how, code = sys.wait(pid) until how ~= "running"
+  return how == "exited" and code or how, sys.read(out)
+end
+
+T.test("a variant that holds: table, status 0, a certificate that names what was checked", function()
+  local file = T.folder() .. "/all.json"
+  local code, text = run("p1/linear_elu", "--json", file)
+  T.eq(code, 0, text)
+  for _, word in ipairs { "parallel composed", "chunked fused", "by tokens", "rounding", "causality", "state bytes" } do
+    T.ok(text:find(word, 1, true), word .. " in:\n" .. text)
+  end
+  local family, options = core.check.canonical("p1/linear_elu")
+  local path = certificate.path(root, family, options)
+  local record = json.decode(sys.read(path))
+  T.eq(record.passed, true)
+  T.eq(record.variant, "p1/linear_elu")
+  T.eq(record.version, core.version)
+  T.eq(record.options, options)
+  T.ok(record.date:find "^%d%d%d%d%-%d%d%-%d%dT" and record.build and record.source.program and #record.rows > 50)
+  local all = json.decode(sys.read(file))
+  T.eq(all.passed, true)
+  T.eq(#all.variants[1].rows, #record.rows)
+  for _, name in ipairs(sys.list(root .. "/certificates")) do T.ok(name:find "%.json$", name .. " is left over") end
+end)
+
+T.test("a variant that does not: status 1, the fault by name, a certificate that says so", function()
+  local code, text = run(build .. "/tests/broken/row_sums.so")
+  T.eq(code, 1, text)
+  T.ok(text:find("claims weights that sum to one", 1, true), text)
+  local found = false
+  for _, name in ipairs(sys.list(root .. "/certificates")) do
+    if name:find "^row_sums%-" then
+      local record = json.decode(sys.read(root .. "/certificates/" .. name))
+      found = record.passed == false and #record.source.sha256 == 64
+    end
+  end
+  T.ok(found)
+end)
+
+T.test("a variant that ends the process is a failure, not the end of the check", function()
+  local code, text = run(build .. "/tests/broken/crashes.so")
+  T.eq(code, 1, text)
+  T.ok(text:find("the process ended by signal 11", 1, true), text)
+end)
+
+T.test("what cannot be checked is an error that names it", function()
+  local code, text = run "p1/sofmax"
+  T.eq(code, 1)
+  T.ok(text:find("did you mean", 1, true), text)
+  code, text = run()
+  T.eq(code, 2, text)
+  code, text = run("p1/softmax", "denominater=none")
+  T.eq(code, 1)
+  T.ok(text:find("did you mean 'denominator'", 1, true), text)
+end)
+
+T.test("runs carry the certificates of what they use", function()
+  local cfg = config.resolve { model = { layers = 1, width = 16, heads = 2, context = 8, vocab = 5 },
+                               attention = { preset = "p1/linear_elu" } }
+  local list = certificate.of(root, cfg)
+  T.eq(#list, 1)
+  T.eq(list[1].passed, true)
+  T.eq(list[1].sha256, sys.sha256(sys.read(list[1].certificate)))
+  T.eq(certificate.word(list), "passed")
+  cfg.attention = { preset = "p1/linear_elu", form = "chunked" }
+  T.eq(certificate.of(root, cfg)[1].certificate, list[1].certificate, "a certificate is of every form")
+  cfg.attention = { preset = "p1/softmax" }
+  T.eq(certificate.of(root, cfg)[1].certificate, "none")
+  T.eq(certificate.word(certificate.of(root, cfg)), "none")
+  T.eq(certificate.word { { certificate = "x", passed = true, stale = true } }, "stale")
+  T.eq(certificate.word { { certificate = "x", passed = true }, { certificate = "y", passed = false } }, "FAILED")
+end)
