@@ -380,6 +380,12 @@ unsigned formula_claims(const al_opts *o) {
   return claims;
 }
 
+const char *formula_exempt(const al_opts *o) {
+  return is(o, "logit_round", "bf16")
+             ? "logit_round=bf16: the values are steps, the gradient is that of unrounded logits"
+             : NULL;
+}
+
 /* ---- the formula as text ----------------------------------------------------------------------
  */
 

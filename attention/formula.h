@@ -41,6 +41,7 @@ int formula_expr_params(const al_opts *o, const attn_sizes *s, attn_param *rows)
 al_status formula_check(al_ctx *c, const al_opts *o, const attn_sizes *s);
 int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows);
 unsigned formula_claims(const al_opts *o);
+const char *formula_exempt(const al_opts *o);
 void formula_text(const al_opts *o, char *buf, size_t n);
 
 /* formula_state.c: what a sequence carries, and which form runs. */

@@ -320,5 +320,5 @@ static const attn_preset presets[] = {
 ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the formula a switch",
             .options = formula_options, .presets = presets, .check = formula_check,
             .params = formula_params, .forward = forward, .claims = formula_claims,
-            .state_bytes = formula_state_bytes, .formula = formula_text, .plan = formula_plan,
-            .state = formula_state, .source = formula_source);
+            .state_bytes = formula_state_bytes, .formula = formula_text, .exempt = formula_exempt,
+            .plan = formula_plan, .state = formula_state, .source = formula_source);
