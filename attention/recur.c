@@ -46,12 +46,8 @@ static al_status put_count(al_ctx *c, const attn_state *st, const attn_in *in, a
   al_tensor *t = al_tensor_new(c, AL_I32, 1, &B);
   const al_tensor *before = attn_state_get(st, "count");
   for (int64_t b = 0; t && b < B; b++) {
-    int64_t n = T;
-    if (in->lengths) {
-      n = ((const int32_t *)al_data(in->lengths))[b * al_stride(in->lengths)[0]];
-      n = n < 0 ? 0 : n > T ? T : n;
-    }
-    ((int32_t *)al_data(t))[b] = ((const int32_t *)al_data(before))[b] + (int32_t)n;
+    const int32_t n = in->lengths ? ((const int32_t *)al_data(in->lengths))[b] : (int32_t)T;
+    ((int32_t *)al_data(t))[b] = ((const int32_t *)al_data(before))[b] + n;
   }
   attn_state_put(c, next, "count", t, count_doc);
   al_scope_end(c, NULL);
@@ -77,6 +73,10 @@ static al_status check_state(al_ctx *c, const attn *a, const attn_in *in, const 
   if (al_size(in->k, 1) != T)
     return al_fail(c, AL_ESHAPE, "attention: state: as many keys as rows needed, got %lld and %lld",
                    (long long)al_size(in->k, 1), (long long)T);
+  if (T > INT32_MAX - st->position)
+    return al_fail(c, AL_EVALUE,
+                   "attention: state: at most %d tokens in all needed, got %lld after %lld",
+                   INT32_MAX, (long long)T, (long long)st->position);
   return AL_OK;
 }
 
@@ -94,10 +94,16 @@ static al_status check_component(al_ctx *c, const attn_component *x, const al_te
                  t ? al_shape_str(t, got, sizeof got) : "");
 }
 
-static al_status check_count(al_ctx *c, const attn_state *st) {
-  const al_tensor *t = attn_state_get(st, "count");
+/* The count of a state is read in place: packed, and between 0 and the position. */
+static al_status restore_count(al_ctx *c, attn_state *st) {
+  al_scope_begin(c);
+  al_tensor *t = al_tensor_new(c, AL_I32, 1, &st->batch);
+  if (t && al_copy_into(c, t, attn_state_get(st, "count")) == AL_OK)
+    attn_state_put(c, st, "count", t, count_doc);
+  al_scope_end(c, NULL);
+  AL_TRY(al_error(c));
   for (int64_t b = 0; b < st->batch; b++) {
-    const int32_t n = ((const int32_t *)al_data(t))[b * al_stride(t)[0]];
+    const int32_t n = ((const int32_t *)al_data(attn_state_get(st, "count")))[b];
     if (n < 0 || n > st->position)
       return al_fail(c, AL_EFORMAT,
                      "attention: state: count of row %lld: 0..%lld (the position) "
@@ -112,10 +118,11 @@ attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n
   int64_t batch = 0;
   for (int i = 0; i < n; i++)
     if (strcmp(names[i], "count") == 0 && al_ndim(t[i]) == 1) batch = al_size(t[i], 0);
-  if (batch < 1 || position < 0) {
+  if (batch < 1 || position < 0 || position > INT32_MAX) {
     al_fail(c, AL_EFORMAT,
-            "attention: state: no component 'count' with an entry a sequence, or a "
-            "position below 0");
+            "attention: state: a component 'count' of shape (batch) and a position of 0..%d "
+            "needed, got a batch of %lld and position %lld",
+            INT32_MAX, (long long)batch, (long long)position);
     return NULL;
   }
   attn_state *st = attn_state_new(c, a, batch);
@@ -130,7 +137,7 @@ attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n
   }
   if (al_error(c) == AL_OK && n != st->n)
     al_fail(c, AL_EFORMAT, "attention: state: %d components needed, got %d", st->n, n);
-  if (al_error(c) == AL_OK) check_count(c, st);
+  if (al_error(c) == AL_OK) restore_count(c, st);
   if (al_error(c) == AL_OK) return st;
   attn_state_free(st);
   return NULL;
@@ -168,8 +175,7 @@ static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state
   if (in->lengths) {
     al_tensor *n = al_tensor_new(c, AL_I32, 1, &B);
     for (int64_t b = 0; n && b < B; b++)
-      ((int32_t *)al_data(n))[b] =
-          (int32_t)before + ((const int32_t *)al_data(in->lengths))[b * al_stride(in->lengths)[0]];
+      ((int32_t *)al_data(n))[b] = (int32_t)before + ((const int32_t *)al_data(in->lengths))[b];
     whole.lengths = n;
   }
   al_tensor *o =
@@ -189,6 +195,17 @@ static attn_state *detached(al_ctx *c, const attn_state *st) {
   return out;
 }
 
+/* lengths (B) packed and within 0..T, so that they add up; in a scope. */
+static al_tensor *lengths_within(al_ctx *c, const al_tensor *lengths, int64_t T) {
+  const int64_t B = al_size(lengths, 0);
+  al_tensor *t = al_tensor_new(c, AL_I32, 1, &B);
+  for (int64_t b = 0; t && b < B; b++) {
+    const int32_t n = ((const int32_t *)al_data(lengths))[b * al_stride(lengths)[0]];
+    ((int32_t *)al_data(t))[b] = n < 0 ? 0 : n > T ? (int32_t)T : n;
+  }
+  return t;
+}
+
 /* Of a state that was checked. */
 static al_tensor *advance(al_ctx *c, attn *a, const attn_in *in, const attn_state *st,
                           attn_state **next) {
@@ -198,8 +215,11 @@ static al_tensor *advance(al_ctx *c, attn *a, const attn_in *in, const attn_stat
   attn_in with = *in;
   with.state = st;
   with.next = *next;
-  al_tensor *o = a->family->state ? attn_run_family(c, a, &with) : replay(c, a, in, st, *next);
-  put_count(c, st, in, *next);
+  if (in->lengths) with.lengths = lengths_within(c, in->lengths, al_size(in->q, 1));
+  al_tensor *o = NULL;
+  if (al_error(c) == AL_OK)
+    o = a->family->state ? attn_run_family(c, a, &with) : replay(c, a, &with, st, *next);
+  put_count(c, st, &with, *next);
   for (int i = 0; al_error(c) == AL_OK && i < st->n; i++)
     if (!attn_state_get(*next, st->at[i].name))
       al_fail(c, AL_ESTATE, "attention: family %s: component '%s' of the state was not put",

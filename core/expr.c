@@ -136,11 +136,12 @@ static int unknown(parser *p, int at, const char *word, bool call) {
   if (near)
     return fail(p, at, "unknown %s '%s' (did you mean '%s'?)", call ? "function" : "name", word,
                 near);
-  char all[320];
+  char all[320] = "";
   size_t k = 0;
-  for (int m = 0; m < n; m++) k += (size_t)snprintf(all + k, sizeof all - k, " %s", list[m]);
-  return fail(p, at, "unknown %s '%s'; there are:%s%s", call ? "function" : "name", word,
-              k < sizeof all ? all : "", call ? "" : ", and scalars that are declared");
+  for (int m = 0; m < n && k < sizeof all; m++)
+    k += (size_t)snprintf(all + k, sizeof all - k, " %s", list[m]);
+  return fail(p, at, "unknown %s '%s'; there are:%s%s%s", call ? "function" : "name", word, all,
+              k < sizeof all ? "" : "...", call ? "" : ", and scalars that are declared");
 }
 
 /* ---- grammar ----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ static al_tensor *field(lua_State *L, const call *f, const al_row *r) {
     return NULL;
   }
   if (type == LUA_TTABLE && r == &rows[LENGTHS])
-    return lal_tensor_from(L, -1, AL_I32, "forward: lengths");
+    return lal_tensor_from(L, -1, AL_I32, f->at == 2 ? "forward: lengths" : "step: lengths");
   al_tensor *t = lal_tensor_test(L, -1);
   if (!t)
     lal_argerror(L, f->at, f->fname, "%s: tensor %s expected, got %s", r->name, r->doc,
