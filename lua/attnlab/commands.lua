@@ -4,6 +4,7 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local experiment = require "attnlab.experiment"
+local figures = require "attnlab.figures"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local runs = require "attnlab.runs"
@@ -138,8 +139,8 @@ local function report(plan, list, root, as_json)
   local dir = root .. "/" .. plan.name
   sys.mkdir(dir)
   runs.write_table(result, dir)
-  local figure, why = runs.draw(result, dir)
-  local by, why_by = runs.draw_by(result, dir)
+  local figure, why = figures.draw(result, dir)
+  local by, why_by = figures.draw_by(result, dir)
   if as_json then
     print(sys.read(dir .. "/table.json"))
     return

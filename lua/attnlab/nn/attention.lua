@@ -10,13 +10,13 @@ local Module = require "attnlab.nn.module"
 local Linear = require "attnlab.nn.linear"
 local RMSNorm = require("attnlab.nn.norm").RMSNorm
 local names = require "attnlab.names"
-local rows = require "attnlab.rows"
-local State = require "attnlab.state"
-local statefile = require "attnlab.statefile"
 
 local Attention = Module.class "Attention"
--- rows, split, family_of, families_of, parts_of, layer_options
-for name, v in pairs(require "attnlab.nn.attention_options") do Attention[name] = v end
+-- Its options: rows, split, family_of, families_of, parts_of, layer_options; and its states: state,
+-- fresh, state_description, load_state, begin, finish, step.
+for _, part in ipairs { "options", "state" } do
+  for name, v in pairs(require("attnlab.nn.attention_" .. part)) do Attention[name] = v end
+end
 
 -- The parts that the spec brings, around the projections of `old` or around new ones.
 local function assemble(self, spec, old)
@@ -170,70 +170,6 @@ function Attention:inputs(x, run)
   q, k = q:rope_pair(k, { base = r.base, dims = r.dims, interleaved = r.interleaved,
                           offset = run and run.position })
   return q, k, v
-end
-
--- ---- states ---------------------------------------------------------------------------------------
-
-local CONV_DOC = "last inputs of the convolution"
-
--- The state of `batch` sequences of which nothing has been seen.
-function Attention:state(batch)
-  batch = batch or 1
-  local parts = { { name = "attention", state = self.family:state { batch = batch } } }
-  for _, which in ipairs(self.layer.conv > 1 and { "q", "k", "v" } or {}) do
-    local channels = self.convolution[which].weight:size(2)
-    parts[#parts + 1] = { name = "conv." .. which, doc = CONV_DOC, tensor = core.zeros {
-      shape = { batch, self.layer.conv - 1, channels }, dtype = self.dtype } }
-  end
-  return State.new(self, 0, batch, parts)
-end
-
-Attention.fresh = Attention.state -- as state.lua asks every owner
-
--- What a file of a state has to say to fit this layer.
-function Attention:state_description()
-  local list, words = statefile.describe(self.family, {
-    heads = self.heads, kv_heads = self.kv_heads, head_dim = self.head_dim,
-    value_dim = self.head_dim, width = self.width }, self.dtype), {}
-  for i, row in ipairs(Attention.rows) do
-    words[i] = row.name .. "=" .. rows.show(self.layer[row.name])
-  end
-  list[#list + 1] = { "layer", table.concat(words, " ") }
-  return list
-end
-
-function Attention:load_state(path)
-  return State.load(self, path)
-end
-
--- What a call from state st needs beside the family's own state: { position, tails, next }.
-function Attention:begin(x, st, opts)
-  State.check(st, self, x:size(1), "attention")
-  if opts.lengths and (self.rotation or self.layer.conv > 1) then
-    error("attention: lengths with a state: the layer has rotary positions or a convolution, which "
-      .. "count the padding as well; give rows of full length", 0)
-  end
-  local run = { position = st:position(), tails = {}, next = {} }
-  for _, which in ipairs { "q", "k", "v" } do
-    local tail = st["conv." .. which]
-    run.tails[which] = tail and opts.detach and tail:detach() or tail
-  end
-  return run
-end
-
-function Attention:finish(st, T, family, run)
-  local parts = { { name = "attention", state = family } }
-  for _, which in ipairs { "q", "k", "v" } do
-    if run.next[which] then
-      parts[#parts + 1] = { name = "conv." .. which, doc = CONV_DOC, tensor = run.next[which] }
-    end
-  end
-  return State.new(self, st:position() + T, st:batch(), parts)
-end
-
--- Output for x, the next T tokens after state st, and the state after them: forward from a state.
-function Attention:step(x, st)
-  return self:forward(x, { state = st })
 end
 
 -- o (B,T,H,E) + D * v, each key/value head serving the query heads of its group.

@@ -6,10 +6,12 @@
 -- of its own. A group whose heads do not fill their key/value heads sees a copy of those for each of
 -- its query heads. Families whose heads depend on one another are found by running them, and refused.
 local core = require "attnlab.core"
+local heads_rows = require "attnlab.nn.heads_rows"
 local names = require "attnlab.names"
 local joint_state = require "attnlab.nn.heads_state"
 local rows = require "attnlab.rows"
 
+local pick, sizes_with = heads_rows.pick, heads_rows.sizes_with
 local M = {}
 local Heads = {}
 Heads.__index = Heads
@@ -37,78 +39,12 @@ function M.merge(preset, old, given)
   return out
 end
 
--- The entries of `list` along an axis of t, those that follow one another in one piece.
-local function pick(t, axis, list)
-  local parts, i = {}, 1
-  while i <= #list do
-    local last = i
-    while last < #list and list[last + 1] == list[last] + 1 do last = last + 1 end
-    if list[i] == 1 and list[last] == t:size(axis) and last - i + 1 == #list then return t end
-    local at = {}
-    for k = 1, axis - 1 do at[k] = {} end
-    at[axis] = { list[i], list[last] }
-    parts[#parts + 1] = t[at]
-    i = last + 1
-  end
-  return #parts == 1 and parts[1] or core.op.concat(parts, { axis = axis })
-end
-
--- Rows of the heads in `list`, of a tensor whose first axis has n / heads rows for each.
-local function head_rows(t, heads, list)
-  local each, out = t:size(1) // heads, {}
-  for _, h in ipairs(list) do
-    for r = (h - 1) * each + 1, h * each do out[#out + 1] = r end
-  end
-  return pick(t, 1, out)
-end
-
-local function sizes_with(sizes, heads, kv)
-  local out = {}
-  for k, v in pairs(sizes) do out[k] = v end
-  out.heads, out.kv_heads = heads, kv
-  return out
-end
-
--- Whether the first axis of each parameter counts query heads, key/value heads or neither: seen by
--- making the parameters for more heads.
-local function axis_kinds(group, sizes)
-  local function make(heads, kv)
-    return core.attn.new(group.preset, group.options, sizes_with(sizes, heads, kv)):parameters()
-  end
-  local H, Hkv = sizes.heads, sizes.kv_heads
-  local more_q, more, out = make(2 * H, Hkv), make(2 * H, 2 * Hkv), {}
-  for name, t in pairs(group.whole:parameters()) do
-    local n = t:size(1)
-    if more_q[name]:size(1) == 2 * n then
-      out[name] = "q"
-    elseif more[name]:size(1) == 2 * n then
-      out[name] = "kv"
-    end
-  end
-  return out
-end
-
--- Key/value heads of a group: each once where its query heads are all there, else one a query head.
-local function kv_list(list, per_kv)
-  local each, seen = {}, {}
-  for i, h in ipairs(list) do
-    each[i] = (h - 1) // per_kv + 1
-    seen[each[i]] = (seen[each[i]] or 0) + 1
-  end
-  local out = {}
-  for i, g in ipairs(each) do
-    if seen[g] ~= per_kv then return each end
-    if i == 1 or g ~= each[i - 1] then out[#out + 1] = g end
-  end
-  return out
-end
-
 -- Gives the group's instance its rows of the parameters as they are now.
 local function refresh(self, group)
   for name, t in pairs(group.whole:parameters()) do
     local kind = group.kinds[name]
-    local part = kind == "q" and head_rows(t, self.sizes.heads, group.list)
-      or kind == "kv" and head_rows(t, self.sizes.kv_heads, group.kv) or t
+    local part = kind == "q" and heads_rows.of(t, self.sizes.heads, group.list)
+      or kind == "kv" and heads_rows.of(t, self.sizes.kv_heads, group.kv) or t
     group.part:set_parameter(name, part)
   end
 end
@@ -206,8 +142,8 @@ function M.new(preset, options, heads, sizes)
   for _, g in ipairs(self.groups) do
     g.name = "heads " .. table.concat(g.list, ",")
     share(self, g.whole)
-    g.kv = kv_list(g.list, sizes.heads // sizes.kv_heads)
-    g.kinds = axis_kinds(g, sizes)
+    g.kv = heads_rows.kv_list(g.list, sizes.heads // sizes.kv_heads)
+    g.kinds = heads_rows.axis_kinds(g, sizes)
     g.part = core.attn.new(g.preset, g.options, sizes_with(sizes, #g.list, #g.kv))
     check_alone(self, g)
     table.move(g.list, 1, #g.list, #order + 1, order)
