@@ -32,7 +32,14 @@ static inline int64_t alk_features(int64_t D, int n_coefficients, const double *
   return r;
 }
 
-/* Elements of `room` for one row: the monomials of orders 0 .. n_coefficients - 1, kept or not. */
+/* Coefficients up to the last one that is not 0. */
+static inline int alk_orders(int n_coefficients, const double *coefficients) {
+  while (n_coefficients > 0 && coefficients[n_coefficients - 1] == 0) n_coefficients--;
+  return n_coefficients;
+}
+
+/* Elements of `room` for one row: the monomials of orders 0 .. n_coefficients - 1, kept or not;
+ * what stands after the last order that is kept needs no room. */
 static inline int64_t alk_monomial_room(int64_t D, int n_coefficients) {
   return n_coefficients < 1 ? 0 : alk_monomials(D + 1, n_coefficients - 1);
 }

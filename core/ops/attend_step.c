@@ -98,7 +98,7 @@ static const void *optional(const al_tensor *t) { return t ? al_data(t) : NULL; 
 
 /* multiplicity (R); new. */
 static al_tensor *multiplicities(al_ctx *c, const al_call *k, const alk_step_spec *a) {
-  const int64_t n = alk_monomial_room(a->D, a->n_coefficients);
+  const int64_t n = alk_monomial_room(a->D, alk_orders(a->n_coefficients, a->kept));
   al_tensor *m = al_tensor_new(c, k->in_meta[Q].dtype, 1, &a->R),
             *room = al_tensor_new(c, AL_F64, 1, &n);
   if (m && room)
@@ -240,6 +240,8 @@ static const al_op attend_step = {
              .args = "coefficients={0,0,1} normalise=true scale=-1.5"},
             {"(1,1,2,3) (1,1,1,3) (1,1,1,3) (1,1,2) - - - (1,2,3,3) (1,2,3)",
              .args = "feature_map=l2"},
+            {"(1,1,1,30) (1,1,1,30) (1,1,1,2) - - - - (1,1,30,2) (1,1,30)",
+             .args = "coefficients={0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}"},
             {"(1,1,2,3) (1,1,1,3) (1,1,1,3) - - - - (1,1,4,3) p(1,1,4)",
              .args = "feature_map=relu coefficients={1,1} normalise=true", .lo = 0.1, .hi = 1},
             {"(2,1,4,4) (2,1,2,4) (2,1,2,67) (2,1,1) - - - (2,2,34,67) (2,2,34)",

@@ -11,12 +11,6 @@
 typedef ALK_REAL real;
 enum { LANES = 32 }; /* of a sum: its order is the same for every instruction set */
 
-/* Highest order kept, -1 where none is. */
-static int highest(int n, const double *coefficients) {
-  while (n > 0 && coefficients[n - 1] == 0) n--;
-  return n - 1;
-}
-
 /* Length of the tail of order n that starts with first index a: the monomials of D - a variables.
  */
 static int64_t tail(int64_t D, int64_t a, int n) { return alk_monomials(D - a, n); }
@@ -45,7 +39,7 @@ static void next_order(int64_t D, int n, const real *x, const real *from, real *
 void ALK_NAME(monomial_weights)(int64_t D, int n_coefficients, const double *coefficients, void *vw,
                                 double *room) {
   real *w = vw;
-  const int top = highest(n_coefficients, coefficients);
+  const int top = alk_orders(n_coefficients, coefficients) - 1;
   double *from = room, *to = room;
   for (int n = 0; n <= top; n++, from = to, to += tail(D, 0, n - 1)) {
     if (n == 0) to[0] = 1;
@@ -72,7 +66,7 @@ void ALK_NAME(monomial_weights)(int64_t D, int n_coefficients, const double *coe
 void ALK_NAME(monomial_row)(int64_t D, int n_coefficients, const double *coefficients,
                             const void *x, void *vm, void *vroom) {
   real *m = vm, *room = vroom, *from = NULL;
-  const int top = highest(n_coefficients, coefficients);
+  const int top = alk_orders(n_coefficients, coefficients) - 1;
   for (int n = 0; n <= top; n++) {
     const int64_t count = tail(D, 0, n);
     real **at = coefficients[n] != 0 ? &m : &room, *to = *at;
@@ -112,7 +106,7 @@ static void next_order_bwd(int64_t D, int n, const real *x, const real *from, co
 void ALK_NAME(monomial_row_bwd)(int64_t D, int n_coefficients, const double *coefficients,
                                 const void *x, const void *vdm, void *dx, void *vroom) {
   const real *dm = vdm;
-  const int top = highest(n_coefficients, coefficients);
+  const int top = alk_orders(n_coefficients, coefficients) - 1;
   if (top < 0) return;
   const int64_t before_top = top > 0 ? alk_monomial_room(D, top) : 0;
   real *m = vroom, *dall = m + alk_monomial_room(D, top + 1);

@@ -19,10 +19,13 @@ typedef struct work { /* one job's scratch, for one state */
   real *room;
 } work;
 
+/* Room for the monomials of a row and for their gradients. */
+static int64_t room_size(const alk_step_spec *a) {
+  return 2 * alk_monomial_room(a->D, alk_orders(a->n_coefficients, a->kept));
+}
 static int64_t forward_size(const alk_step_spec *a) {
   const int64_t group = a->H / a->Hs;
-  return a->D + a->R + a->E + group * (a->D + 2 * a->R) +
-         2 * alk_monomial_room(a->D, a->n_coefficients);
+  return a->D + a->R + a->E + group * (a->D + 2 * a->R) + room_size(a);
 }
 static int64_t backward_size(const alk_step_spec *a) {
   const int64_t group = a->H / a->Hs;
@@ -49,7 +52,7 @@ static work work_at(const alk_step_spec *a, real *scratch, bool backward) {
   w.qh = take(&scratch, w.group * a->D);
   w.mq = take(&scratch, w.group * a->R);
   w.p = take(&scratch, w.group * a->R);
-  w.room = take(&scratch, 2 * alk_monomial_room(a->D, a->n_coefficients));
+  w.room = take(&scratch, room_size(a));
   if (!backward) return w;
   w.dn = take(&scratch, w.group * a->E);
   w.dW = take(&scratch, w.group);
