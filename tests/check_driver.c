@@ -4,14 +4,19 @@
 #include <check.h>
 #include <stdio.h>
 #include <string.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#else
+#define __lsan_disable() ((void)0)
+#endif
 
 /* says: what a failed row of that check must hold. only: no other check may fail. */
 static const struct {
   const char *stem, *check, *says;
   bool only;
 } broken[] = {
-    {"looks_ahead", "causality", "looks ahead: the output at token 129 changes when tokens from 130",
-     false},
+    {"looks_ahead", "causality",
+     "looks ahead: the output at token 129 changes when tokens from 130", false},
     {"row_sums", "rowsum1", "claims weights that sum to one, but v = 3 everywhere gives", true},
     {"gate_gradient", "gradient", "the gradient of parameter gate.weight is wrong", false},
     {"no_denominator", "forms", "a denominator or another factor a row is lost", false},
@@ -47,6 +52,7 @@ static attn_check *checked(al_ctx *c, const char *stem) {
 }
 
 START_TEST(a_fault_is_named) {
+  if (strcmp(broken[_i].stem, "keeps_reference") == 0) __lsan_disable(); /* leaks, by its fault */
   al_ctx *c = al_ctx_new();
   attn_check *k = checked(c, broken[_i].stem);
   const attn_check_row *r;
