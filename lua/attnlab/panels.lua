@@ -83,7 +83,7 @@ local function panel_script(out, panel, at, left, right, bottom)
     local names = {}
     for i, name in ipairs(panel.xnames) do names[i] = ("%s %d"):format(quote(name), i) end
     out[#out + 1] = "set format x '%g'; set xtics (" .. table.concat(names, ", ")
-      .. ") rotate by -45 left noenhanced font ',10'"
+      .. ") rotate by 40 right noenhanced font ',10'"
   else
     out[#out + 1] = "set xtics norotate font ',12'"
     ticks(out, "x", panel.logx, xlo, xhi, panel.xticks)
@@ -140,6 +140,9 @@ function M.script(fig, outputs)
     local entries = {}
     for i, e in ipairs(fig.legend) do entries[i] = { name = e.name, style = M.style(e.style) } end
     local bottom = 0.13 + parts.legend(out, entries)
+    for _, p in ipairs(fig.panels) do
+      if p.xnames then bottom = bottom + 0.03 break end -- names hang lower than a label of the axis
+    end
     for i, p in ipairs(fig.panels) do
       panel_script(out, p, i, (i - 1) / n + 0.07, i / n - 0.02, bottom)
       -- arrows and labels of the legend are drawn once, with the first panel
