@@ -1,8 +1,7 @@
-/* check_rules.c: what no variant may do: look at later tokens, at other batch rows, at padding;
- * and what it declares. "Depends on" is a matter of bits: equal shapes, other contents, and the
- * rows that should not notice are equal byte for byte. */
+/* check_rules.c: what no variant may do: look at later tokens, at other batch rows, at padding, or
+ * give another result the second time. "Depends on" is a matter of bits: equal shapes, other
+ * contents, and the rows that should not notice are equal byte for byte. */
 #include "check_run.h"
-#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -205,7 +205,8 @@ static int choices(const al_opts *o, const char *name, char words[8][24]) {
   int n = 0;
   while (at && *at && n < 8) {
     const size_t len = strcspn(at, " ");
-    if (len < 24 && strncmp(at, "auto", len) != 0) snprintf(words[n++], 24, "%.*s", (int)len, at);
+    const bool rule = len == 4 && strncmp(at, "auto", len) == 0;
+    if (len < 24 && !rule) snprintf(words[n++], 24, "%.*s", (int)len, at);
     at += len + strspn(at + len, " ");
   }
   if (n == 0) words[n++][0] = 0;
@@ -225,8 +226,8 @@ static way *add_way(attn_check *k, way_how how, const char *form, const char *im
   if (k->n_ways == MAX_WAYS) return NULL;
   way *w = &k->ways[k->n_ways++];
   *w = (way){.how = how, .opts = al_opts_copy(k->c, k->opts)};
-  if (*form) al_opts_set_word(k->c, w->opts, "form", form);
-  if (*impl) al_opts_set_word(k->c, w->opts, "impl", impl);
+  if (w->opts && *form) al_opts_set_word(k->c, w->opts, "form", form);
+  if (w->opts && *impl) al_opts_set_word(k->c, w->opts, "impl", impl);
   const char *after = how == TOKENS ? "by tokens" : how == PARTS ? "in parts" : "";
   char label[96];
   snprintf(label, sizeof label, "%.20s%s%.20s%s%s", form, *form && *impl ? " " : "", impl,

@@ -84,7 +84,8 @@ bool way_replayed(const attn_check *k, const way *w); /* a state that keeps all 
 bool way_takes_lengths(const attn_check *k, const way *w);
 int64_t way_most(const attn_check *k, const way *w, int64_t T); /* at most T tokens */
 
-/* The parts, in check_forms.c, check_gradient.c, check_rules.c, check_state.c. */
+/* The parts: of check_run.c, check_forms.c, check_gradient.c, check_rules.c, check_claims.c and
+ * check_state.c. */
 void check_ways(attn_check *k);
 void check_forms(attn_check *k);
 void check_sizes(attn_check *k);

@@ -32,8 +32,8 @@ double formula_norm_eps(const al_opts *o);
 /* similarity=expr */
 bool formula_by_expr(const al_opts *o, bool denominator); /* are these weights by the expression? */
 bool formula_expr_positive(const al_opts *o);
-bool formula_expr_reads_row(const al_opts *o); /* has it the row's position i? */
-bool formula_exponent(const al_opts *o, char *g, size_t n);  /* exp(g): true, and g */
+bool formula_expr_reads_row(const al_opts *o);              /* has it the row's position i? */
+bool formula_exponent(const al_opts *o, char *g, size_t n); /* exp(g): true, and g */
 bool formula_word(const char *words, int k, char *word, size_t n); /* the k-th name, from 0 */
 al_status formula_check_expr(al_ctx *c, const al_opts *o);
 int formula_expr_params(const al_opts *o, const attn_sizes *s, attn_param *rows);

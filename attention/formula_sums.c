@@ -170,7 +170,7 @@ static al_tensor *weigh(const run *r, const sums *n, bool denominator, al_tensor
     f.limits[0] = 0;
   }
   if (f.has_reference)
-    /* detached, so that a difference which holds a stopped W still holds its reference still, too */
+    /* detached, so that a difference which holds a stopped W still also holds its reference */
     *reference = al_detach(r->c, OP("visible_max", AL_IN(s, decay, r->lengths), "%s%s abs=%s",
                                     r->vis, f.limits, f.absolute ? "true" : "false"));
   return OP("weights", AL_IN(s, *reference, decay, f.coefficients, r->lengths), "%s %s%s", f.f,

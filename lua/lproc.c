@@ -245,9 +245,9 @@ static void on_signal(int sig) {
   if (n_close >= 3) _exit(130);
 }
 
-/* core.sys.catch_interrupts(bool): from now SIGINT, SIGTERM and SIGHUP are counted. A second SIGINT within
- * two seconds stops the running chunk with the error "interrupted", a third ends the process with
- * 130. */
+/* core.sys.catch_interrupts(bool): from now SIGINT, SIGTERM and SIGHUP are counted. A second SIGINT
+ * within two seconds stops the running chunk with the error "interrupted", a third ends the process
+ * with 130. */
 static int sys_catch_interrupts(lua_State *L) {
   luaL_checktype(L, 1, LUA_TBOOLEAN);
   const bool on = lua_toboolean(L, 1);

@@ -14,7 +14,7 @@
  * recurrent is C = 1. Each row has its own reference, so no later token changes a row even by
  * rounding; what is hidden is selected away.
  */
-#include "attn.h"
+#include "variant.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,16 +82,6 @@ static al_tensor *full(const run *r, int ndim, const int64_t *shape, double valu
   return al_tensor_full(r->c, al_type(r->in->q), ndim, shape, value);
 }
 
-static al_tensor *reshape(const run *r, al_tensor *t, int n, const int64_t *shape) {
-  char text[192] = "";
-  for (int i = 0, at = 0; i < n; i++)
-    at +=
-        snprintf(text + at, sizeof text - (size_t)at, "%s%lld", i ? "," : "", (long long)shape[i]);
-  return OP("reshape", AL_IN(t), "shape={%s}", text);
-}
-#define SHAPE(...)                                                                                 \
-  (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
-
 static al_tensor *mul(const run *r, al_tensor *a, al_tensor *b) {
   return OP("mul", AL_IN(a, b), "");
 }
@@ -138,8 +128,8 @@ static al_tensor *seen(const run *r, int64_t rows) {
 static al_tensor *chunks(const run *r, al_tensor *t) {
   if (!t) return NULL;
   const int64_t h = al_size(t, 2), X = al_size(t, 3), rest = r->N * r->C - r->T;
-  if (rest) t = OP("concat", AL_IN(t, full(r, SHAPE(r->B, rest, h, X), 0)), "axis=1");
-  return reshape(r, t, SHAPE(r->B * r->N, r->C, h, X));
+  if (rest) t = OP("concat", AL_IN(t, full(r, ATTN_SHAPE(r->B, rest, h, X), 0)), "axis=1");
+  return attn_reshape(r->c, t, ATTN_SHAPE(r->B * r->N, r->C, h, X));
 }
 
 static al_tensor *heads_first(const run *r, al_tensor *t) {
@@ -153,12 +143,12 @@ static al_tensor *log_decay(const run *r) {
   for (int64_t b = 0; present && b < r->B; b++)
     for (int64_t t = 0; t < r->T; t++)
       ((int32_t *)al_data(present))[b * r->T + t] = t < length(r, b);
-  al_tensor *zero = full(r, SHAPE(1), 0);
+  al_tensor *zero = full(r, ATTN_SHAPE(1), 0);
   if (r->gate) {
     al_tensor *x = OP("squeeze", AL_IN(present), "axis=-1");
     x = OP("select", AL_IN(x, r->in->x, zero), "");
     a = OP("matmul", AL_IN(x, r->gate), "transpose_b=true");
-    a = reshape(r, OP("softplus", AL_IN(a), ""), SHAPE(r->B, r->T, r->Hkv, r->D));
+    a = attn_reshape(r->c, OP("softplus", AL_IN(a), ""), ATTN_SHAPE(r->B, r->T, r->Hkv, r->D));
     a = OP("neg", AL_IN(a), "");
   } else if (r->decay) {
     a = OP("neg", AL_IN(OP("softplus", AL_IN(r->decay), "")), "");
@@ -190,7 +180,7 @@ typedef struct own {
 
 /* Exponents c less than their maxima over the keys, which are constants: *m without that axis. */
 static al_tensor *weigh(const run *r, al_tensor *c, al_tensor *mask, al_tensor **m) {
-  c = OP("select", AL_IN(mask, c, full(r, SHAPE(1), -INFINITY)), "");
+  c = OP("select", AL_IN(mask, c, full(r, ATTN_SHAPE(1), -INFINITY)), "");
   al_tensor *top = OP("max", AL_IN(al_detach(r->c, c)), "axes={3} keep=true");
   top = OP("clamp", AL_IN(top), "min=%.17g", NOTHING);
   *m = OP("squeeze", AL_IN(top), "axis=3");
@@ -200,13 +190,13 @@ static al_tensor *weigh(const run *r, al_tensor *c, al_tensor *mask, al_tensor *
 /* c plus the bonus on the diagonal. */
 static al_tensor *with_bonus(const run *r, al_tensor *c) {
   if (!has_bonus(r->o)) return c;
-  al_tensor *one = full(r, SHAPE(r->C, r->C, 1), 0);
+  al_tensor *one = full(r, ATTN_SHAPE(r->C, r->C, 1), 0);
   for (int64_t i = 0; one && i < r->C; i++) {
     if (al_type(one) == AL_F64) ((double *)al_data(one))[i * (r->C + 1)] = 1;
     else ((float *)al_data(one))[i * (r->C + 1)] = 1;
   }
   if (!r->bonus) return add(r, c, OP("scale", AL_IN(one), "by=%.17g", al_opt_num(r->o, "bonus")));
-  return add(r, c, mul(r, one, reshape(r, r->bonus, SHAPE(r->Hkv, 1, 1, r->D))));
+  return add(r, c, mul(r, one, attn_reshape(r->c, r->bonus, ATTN_SHAPE(r->Hkv, 1, 1, r->D))));
 }
 
 static own own_tokens(const run *r) {
@@ -223,17 +213,18 @@ static own own_tokens(const run *r) {
   if (x.L) {
     al_tensor *last = widen(r, OP("slice", AL_IN(x.L), "axis=2 start=-1"), 3);
     end = add(r, k, last);
-    x.whole = reshape(r, last, SHAPE(r->B, r->N, r->Hkv, r->D));
+    x.whole = attn_reshape(r->c, last, ATTN_SHAPE(r->B, r->N, r->Hkv, r->D));
   }
   al_tensor *there = seen(r, 1);      /* (B N,1,1,C,1) */
   end = weigh(r, end, there, &x.max); /* (B N,Hkv,1,C,D) */
-  there = there ? reshape(r, there, SHAPE(r->B * r->N, r->C, 1, 1)) : NULL;
-  x.v = OP("select", AL_IN(there, chunks(r, r->in->v), full(r, SHAPE(1), 0)), "");
+  there = there ? attn_reshape(r->c, there, ATTN_SHAPE(r->B * r->N, r->C, 1, 1)) : NULL;
+  x.v = OP("select", AL_IN(there, chunks(r, r->in->v), full(r, ATTN_SHAPE(1), 0)), "");
   al_tensor *num = OP("matmul", AL_IN(OP("squeeze", AL_IN(end), "axis=2"), heads_first(r, x.v)),
                       "transpose_a=true");
-  x.num = reshape(r, num, SHAPE(r->B, r->N, r->Hkv, r->D, r->E));
-  x.den = reshape(r, OP("sum", AL_IN(end), "axes={3}"), SHAPE(r->B, r->N, r->Hkv, r->D));
-  x.max = reshape(r, x.max, SHAPE(r->B, r->N, r->Hkv, r->D));
+  x.num = attn_reshape(r->c, num, ATTN_SHAPE(r->B, r->N, r->Hkv, r->D, r->E));
+  x.den =
+      attn_reshape(r->c, OP("sum", AL_IN(end), "axes={3}"), ATTN_SHAPE(r->B, r->N, r->Hkv, r->D));
+  x.max = attn_reshape(r->c, x.max, ATTN_SHAPE(r->B, r->N, r->Hkv, r->D));
   return x;
 }
 
@@ -288,9 +279,10 @@ static past scan(run *r, const own *x) {
     advance(r, x, n);
   }
   if (al_error(r->c) == AL_OK)
-    p = (past){reshape(r, join(r, at, r->N), SHAPE(r->B * r->N, r->Hkv, r->D, r->E)),
-               reshape(r, join(r, at + r->N, r->N), SHAPE(r->B * r->N, r->Hkv, 1, r->D)),
-               reshape(r, join(r, at + 2 * r->N, r->N), SHAPE(r->B * r->N, r->Hkv, 1, r->D))};
+    p = (past){
+        attn_reshape(r->c, join(r, at, r->N), ATTN_SHAPE(r->B * r->N, r->Hkv, r->D, r->E)),
+        attn_reshape(r->c, join(r, at + r->N, r->N), ATTN_SHAPE(r->B * r->N, r->Hkv, 1, r->D)),
+        attn_reshape(r->c, join(r, at + 2 * r->N, r->N), ATTN_SHAPE(r->B * r->N, r->Hkv, 1, r->D))};
   free(at);
   return p;
 }
@@ -302,7 +294,7 @@ static past scan(run *r, const own *x) {
 static al_tensor *reading(const run *r) {
   al_tensor *q = is(r->o, "read", "sigmoid") ? OP("sigmoid", AL_IN(r->in->q), "")
                                              : OP("softmax", AL_IN(r->in->q), "");
-  q = reshape(r, chunks(r, q), SHAPE(r->B * r->N, r->C, r->Hkv, r->H / r->Hkv, r->D));
+  q = attn_reshape(r->c, chunks(r, q), ATTN_SHAPE(r->B * r->N, r->C, r->Hkv, r->H / r->Hkv, r->D));
   return OP("permute", AL_IN(q), "axes={0,2,1,3,4}");
 }
 
@@ -317,12 +309,15 @@ static al_tensor *read_rows(const run *r, const own *x, const past *p) {
   al_tensor *reads = reading(r);
   al_tensor *own_ = mul(r, reads, widen(r, mul(r, new_, den), 3));    /* (B N,Hkv,C,G,D) */
   al_tensor *w = OP("matmul", AL_IN(own_, x->w), "transpose_b=true"); /* (B N,Hkv,C,G,C) */
-  w = reshape(r, OP("permute", AL_IN(w), "axes={0,1,3,2,4}"), SHAPE(n, r->H, r->C, r->C));
+  w = attn_reshape(r->c, OP("permute", AL_IN(w), "axes={0,1,3,2,4}"),
+                   ATTN_SHAPE(n, r->H, r->C, r->C));
   al_tensor *o = OP("mix", AL_IN(w, x->v), "causal=true"); /* (B N,C,H,E) */
   al_tensor *far = mul(r, reads, widen(r, mul(r, old, den), 3));
-  far = OP("matmul", AL_IN(reshape(r, far, SHAPE(n, r->Hkv, r->C * G, r->D)), p->num), "");
-  far = OP("permute", AL_IN(reshape(r, far, SHAPE(n, r->Hkv, r->C, G, r->E))), "axes={0,2,1,3,4}");
-  return add(r, o, reshape(r, far, SHAPE(n, r->C, r->H, r->E)));
+  far = OP("matmul", AL_IN(attn_reshape(r->c, far, ATTN_SHAPE(n, r->Hkv, r->C * G, r->D)), p->num),
+           "");
+  far = OP("permute", AL_IN(attn_reshape(r->c, far, ATTN_SHAPE(n, r->Hkv, r->C, G, r->E))),
+           "axes={0,2,1,3,4}");
+  return add(r, o, attn_reshape(r->c, far, ATTN_SHAPE(n, r->C, r->H, r->E)));
 }
 
 static al_tensor *rows(run *r) {
@@ -333,7 +328,7 @@ static al_tensor *rows(run *r) {
   if (al_error(r->c) != AL_OK) return NULL;
   const past p = scan(r, &x);
   al_tensor *o = read_rows(r, &x, &p);
-  o = reshape(r, o, SHAPE(r->B, r->N * r->C, r->H, r->E));
+  o = attn_reshape(r->c, o, ATTN_SHAPE(r->B, r->N * r->C, r->H, r->E));
   if (r->N * r->C == r->T) return o;
   o = OP("slice", AL_IN(o), "axis=1 start=0 stop=%lld", (long long)r->T);
   return OP("contiguous", AL_IN(o), "");
@@ -343,15 +338,7 @@ static al_tensor *rows(run *r) {
  */
 
 static al_status fits(al_ctx *c, const al_opts *o, const attn_in *in) {
-  if (!in->causal)
-    return al_fail(c, AL_EVALUE,
-                   "channel_softmax: causal=true needed: the state follows the tokens");
-  if (al_size(in->q, 1) != al_size(in->k, 1) || in->offset)
-    return al_fail(c, AL_ESHAPE,
-                   "channel_softmax: rows must be the keys' own tokens (a state continues a "
-                   "sequence), got %lld rows, %lld keys, offset %lld",
-                   (long long)al_size(in->q, 1), (long long)al_size(in->k, 1),
-                   (long long)in->offset);
+  AL_TRY(attn_check_own_tokens(c, "channel_softmax", in));
   if (is(o, "decay", "gated") && !in->x)
     return al_fail(c, AL_EVALUE, "channel_softmax: x: needed, because decay=gated reads it");
   return AL_OK;
@@ -371,11 +358,11 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
     r->den = attn_state_get(in->state, "denominator");
     r->max = attn_state_get(in->state, "maximum");
   } else {
-    r->num = full(r, SHAPE(r->B, r->Hkv, r->D, r->E), 0);
-    r->den = full(r, SHAPE(r->B, r->Hkv, r->D), 0);
-    r->max = full(r, SHAPE(r->B, r->Hkv, r->D), NOTHING);
+    r->num = full(r, ATTN_SHAPE(r->B, r->Hkv, r->D, r->E), 0);
+    r->den = full(r, ATTN_SHAPE(r->B, r->Hkv, r->D), 0);
+    r->max = full(r, ATTN_SHAPE(r->B, r->Hkv, r->D), NOTHING);
   }
-  al_tensor *o_ = r->T ? rows(r) : full(r, SHAPE(r->B, 0, r->H, r->E), 0);
+  al_tensor *o_ = r->T ? rows(r) : full(r, ATTN_SHAPE(r->B, 0, r->H, r->E), 0);
   if (in->next) {
     attn_state_put(c, in->next, "numerator", r->num, NULL);
     attn_state_put(c, in->next, "denominator", r->den, NULL);

@@ -21,7 +21,7 @@
  * the chunk sums over all of them. Absent keys have b = 0 and a = 1. Not done: rows that are not
  * the keys' own tokens; a form without order.
  */
-#include "attn.h"
+#include "variant.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,16 +109,6 @@ static al_tensor *full(const run *r, int ndim, const int64_t *shape, double valu
   return al_tensor_full(r->c, al_type(r->in->q), ndim, shape, value);
 }
 
-static al_tensor *reshape(const run *r, al_tensor *t, int n, const int64_t *shape) {
-  char text[192] = "";
-  for (int i = 0, at = 0; i < n; i++)
-    at +=
-        snprintf(text + at, sizeof text - (size_t)at, "%s%lld", i ? "," : "", (long long)shape[i]);
-  return OP("reshape", AL_IN(t), "shape={%s}", text);
-}
-#define SHAPE(...)                                                                                 \
-  (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
-
 /* t (B,T,...) times a factor a head (B,T,Hkv). */
 static al_tensor *by_head(const run *r, al_tensor *t, al_tensor *f) {
   return OP("mul", AL_IN(t, OP("unsqueeze", AL_IN(f), "axis=-1")), "");
@@ -189,7 +179,7 @@ static void read_inputs(run *r) {
   r->k = features(r, present_only(r, r->in->k, present));
   r->v = present_only(r, r->in->v, present);
   if (constant_beta(r->o)) {
-    r->b = full(r, SHAPE(r->B, r->T, r->Hkv), al_opt_num(r->o, "beta"));
+    r->b = full(r, ATTN_SHAPE(r->B, r->T, r->Hkv), al_opt_num(r->o, "beta"));
   } else {
     r->b = OP("sigmoid", AL_IN(project(r, x, "beta.weight")), "");
     if (is(r->o, "beta", "double_sigmoid")) r->b = OP("scale", AL_IN(r->b), "by=2");
@@ -214,13 +204,15 @@ static al_tensor *join(const run *r, al_tensor **part, int64_t n, int axis) {
 /* q' (n,Hkv,rows G,D) of q (n,rows,H,D), and back. */
 static al_tensor *to_groups(const run *r, al_tensor *q, int64_t n, int64_t rows) {
   const int64_t G = r->H / r->Hkv;
-  q = OP("permute", AL_IN(reshape(r, q, SHAPE(n, rows, r->Hkv, G, r->D))), "axes={0,2,1,3,4}");
-  return reshape(r, q, SHAPE(n, r->Hkv, rows * G, r->D));
+  q = OP("permute", AL_IN(attn_reshape(r->c, q, ATTN_SHAPE(n, rows, r->Hkv, G, r->D))),
+         "axes={0,2,1,3,4}");
+  return attn_reshape(r->c, q, ATTN_SHAPE(n, r->Hkv, rows * G, r->D));
 }
 static al_tensor *from_groups(const run *r, al_tensor *o, int64_t n, int64_t rows) {
   const int64_t G = r->H / r->Hkv;
-  o = OP("permute", AL_IN(reshape(r, o, SHAPE(n, r->Hkv, rows, G, r->E))), "axes={0,2,1,3,4}");
-  return reshape(r, o, SHAPE(n, rows, r->H, r->E));
+  o = OP("permute", AL_IN(attn_reshape(r->c, o, ATTN_SHAPE(n, r->Hkv, rows, G, r->E))),
+         "axes={0,2,1,3,4}");
+  return attn_reshape(r->c, o, ATTN_SHAPE(n, rows, r->H, r->E));
 }
 
 /* ---- recurrent --------------------------------------------------------------------------------
@@ -270,7 +262,7 @@ static al_tensor *chunks(const run *r, al_tensor *t) {
   for (int i = 2; i < n; i++) shape[i] = al_size(t, i);
   if (shape[1]) t = OP("concat", AL_IN(t, full(r, n, shape, 0)), "axis=1");
   shape[0] = r->B * r->N, shape[1] = r->C;
-  return reshape(r, t, n, shape);
+  return attn_reshape(r->c, t, n, shape);
 }
 
 typedef struct parts { /* of all chunks, before their memories are known */
@@ -295,8 +287,9 @@ static decays decays_of(const run *r, al_tensor *a) {
   if (!a) return (decays){0};
   al_tensor *sum = OP("cumsum", AL_IN(a), "axis=1");
   al_tensor *end = OP("slice", AL_IN(sum), "axis=1 start=-1");
-  return (decays){OP("exp", AL_IN(sum), ""), OP("exp", AL_IN(OP("sub", AL_IN(end, sum), "")), ""),
-                  reshape(r, OP("exp", AL_IN(end), ""), SHAPE(r->B, r->N, r->Hkv, 1, 1))};
+  return (decays){
+      OP("exp", AL_IN(sum), ""), OP("exp", AL_IN(OP("sub", AL_IN(end, sum), "")), ""),
+      attn_reshape(r->c, OP("exp", AL_IN(end), ""), ATTN_SHAPE(r->B, r->N, r->Hkv, 1, 1))};
 }
 
 /* [X, Y] = (I + L)^-1 [b v, b g k] (B N,Hkv,C,E+D) */
@@ -318,12 +311,12 @@ static parts prepare(const run *r) {
   al_tensor *x = corrections(r, k, v, b, a, &g);
   al_tensor *late = OP("permute", AL_IN(a ? by_head(r, k, g.out) : k), "axes={0,2,1,3}");
   al_tensor *sums = OP("matmul", AL_IN(late, x), "transpose_a=true"); /* (B N,Hkv,D,E+D) */
-  sums = reshape(r, sums, SHAPE(r->B, r->N, r->Hkv, D, E + D));
+  sums = attn_reshape(r->c, sums, ATTN_SHAPE(r->B, r->N, r->Hkv, D, E + D));
   al_tensor *seen = OP("attend", AL_IN(q, k, OP("permute", AL_IN(x), "axes={0,2,1,3}"), a),
                        "f=polynomial coefficients={0,1} stat=none causal=true"); /* (B N,C,H,E+D) */
   if (a) {
-    q = by_head(r, reshape(r, q, SHAPE(n, r->C, r->Hkv, G * D)), g.in);
-    q = reshape(r, q, SHAPE(n, r->C, r->H, D));
+    q = by_head(r, attn_reshape(r->c, q, ATTN_SHAPE(n, r->C, r->Hkv, G * D)), g.in);
+    q = attn_reshape(r->c, q, ATTN_SHAPE(n, r->C, r->H, D));
   }
   return (parts){.q = OP("sub", AL_IN(q, channels(r, seen, E, E + D)), ""),
                  .y = channels(r, seen, 0, E),
@@ -365,10 +358,10 @@ static al_tensor *chunked(run *r) {
   const parts p = prepare(r);
   al_tensor *M = memories(r, &p);
   if (!M) return NULL;
-  M = reshape(r, M, SHAPE(n, r->Hkv, r->D, r->E));
+  M = attn_reshape(r->c, M, ATTN_SHAPE(n, r->Hkv, r->D, r->E));
   al_tensor *read = OP("matmul", AL_IN(to_groups(r, p.q, n, r->C), M), "");
   al_tensor *o = OP("add", AL_IN(p.y, from_groups(r, read, n, r->C)), "");
-  o = reshape(r, o, SHAPE(r->B, r->N * r->C, r->H, r->E));
+  o = attn_reshape(r->c, o, ATTN_SHAPE(r->B, r->N * r->C, r->H, r->E));
   if (r->N * r->C == r->T) return o;
   o = OP("slice", AL_IN(o), "axis=1 start=0 stop=%lld", (long long)r->T);
   return OP("contiguous", AL_IN(o), "");
@@ -378,14 +371,7 @@ static al_tensor *chunked(run *r) {
  */
 
 static al_status fits(al_ctx *c, const al_opts *o, const attn_in *in) {
-  if (!in->causal)
-    return al_fail(c, AL_EVALUE, "delta_rule: causal=true needed: the memory follows the tokens");
-  if (al_size(in->q, 1) != al_size(in->k, 1) || in->offset)
-    return al_fail(c, AL_ESHAPE,
-                   "delta_rule: rows must be the keys' own tokens (a state continues a sequence), "
-                   "got %lld rows, %lld keys, offset %lld",
-                   (long long)al_size(in->q, 1), (long long)al_size(in->k, 1),
-                   (long long)in->offset);
+  AL_TRY(attn_check_own_tokens(c, "delta_rule", in));
   if (reads_x(o) && !in->x)
     return al_fail(c, AL_EVALUE, "delta_rule: x: needed, because beta or decay reads it");
   return AL_OK;
@@ -409,11 +395,11 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   r->n = params(o, s, r->rows);
   r->B = al_size(in->q, 0), r->T = al_size(in->q, 1);
   r->H = s->heads, r->Hkv = s->kv_heads, r->D = s->head_dim, r->E = s->value_dim;
-  r->M =
-      in->state ? attn_state_get(in->state, "memory") : full(r, SHAPE(r->B, r->Hkv, r->D, r->E), 0);
+  r->M = in->state ? attn_state_get(in->state, "memory")
+                   : full(r, ATTN_SHAPE(r->B, r->Hkv, r->D, r->E), 0);
   al_tensor *y;
   if (r->T == 0) {
-    y = full(r, SHAPE(r->B, 0, r->H, r->E), 0);
+    y = full(r, ATTN_SHAPE(r->B, 0, r->H, r->E), 0);
   } else {
     read_inputs(r);
     y = by_token(o, r->T) ? recurrent(r) : chunked(r);

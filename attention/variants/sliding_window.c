@@ -17,7 +17,7 @@
  * State: the last window keys and values, the latest first, so that a row of the batch with few
  * keys is a short prefix. Not done: rows that are not the keys' own tokens.
  */
-#include "attn.h"
+#include "variant.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -264,22 +264,9 @@ static void keep(const run *r) {
   attn_state_put(r->c, r->in->next, "v", pick(r, r->v_rows, ids, r->s->kv_heads), NULL);
 }
 
-static al_status fits(al_ctx *c, const attn_in *in) {
-  if (!in->causal)
-    return al_fail(c, AL_EVALUE,
-                   "sliding_window: causal=true needed: the window ends at the row's own token");
-  if (al_size(in->q, 1) != al_size(in->k, 1) || in->offset)
-    return al_fail(c, AL_ESHAPE,
-                   "sliding_window: rows must be the keys' own tokens (a state continues a "
-                   "sequence), got %lld rows, %lld keys, offset %lld",
-                   (long long)al_size(in->q, 1), (long long)al_size(in->k, 1),
-                   (long long)in->offset);
-  return AL_OK;
-}
-
 static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
                           const attn_in *in) {
-  if (fits(c, in) != AL_OK) return NULL;
+  if (attn_check_own_tokens(c, "sliding_window", in) != AL_OK) return NULL;
   run run_ = {c, o, s, in, .q = in->q, .B = al_size(in->q, 0), .T = al_size(in->q, 1)}, *r = &run_;
   r->W = al_opt_int(o, "window");
   r->R = clip(r->T, 1, r->W);

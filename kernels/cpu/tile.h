@@ -154,7 +154,8 @@ TILE_INLINE void transpose(const real *from, int64_t stride, real *to, int64_t l
 
 /* panel[d][j] = x_j[d] for `keys` vectors, stride apart, and `depth` channels; columns past them
  * are 0. */
-__attribute__((unused)) static void pack_columns(const real *x, int64_t stride, int64_t keys, int64_t depth, real *panel) {
+__attribute__((unused)) static void pack_columns(const real *x, int64_t stride, int64_t keys,
+                                                 int64_t depth, real *panel) {
   for (int64_t j = 0; j < KEYS; j += LANES)
     for (int64_t d = 0; d < depth; d += LANES) {
       if (j + LANES <= keys && d + LANES <= depth) {

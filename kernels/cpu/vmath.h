@@ -197,8 +197,7 @@ static inline float sine(float x, int32_t quarter) {
   const float r = (float)((w - n * 0x1.921fb54p+0) - n * 0x1.10b4611a62633p-30), z = r * r;
   const int32_t q = (int32_t)n + quarter;
   /* (sin r - r) / r^3 and (cos r - 1 + r^2/2) / r^4, |r| <= pi/4: relative error 4e-9 and 1e-10 */
-  const float s =
-      r + r * z * (-1.666665457e-01f + z * (8.332158409e-03f + z * -1.951495759e-04f));
+  const float s = r + r * z * (-1.666665457e-01f + z * (8.332158409e-03f + z * -1.951495759e-04f));
   const float c =
       1 - 0.5f * z + z * z * (4.166664562e-02f + z * (-1.388731306e-03f + z * 2.443278514e-05f));
   const float y = q & 1 ? c : s;

@@ -99,8 +99,8 @@ local ARROWS = {
   { "^core/", "^core/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$ ^generated/al_ops%.inc$",
     POSIX .. "omp jansson dlfcn" },
   { "^attention/attn%.h$", "^core/attnlab%.h$ ^attention/plugin_calls%.h$", "" },
-  -- a variant may be a plug-in elsewhere, so it finds attn.h by name alone
-  { "^attention/variants/", "^attention/[^/]+%.h$ ^attention/variants/[^/]+%.def$ ^attention/variants/attn%.h$", "" },
+  -- a variant may be a plug-in elsewhere, so it finds attn.h and variant.h by name alone
+  { "^attention/variants/", "^attention/[^/]+%.h$ ^attention/variants/[^/]+%.def$ ^attention/variants/attn%.h$ ^attention/variants/variant%.h$", "" },
   { "^attention/template/", "^attention/template/attn%.h$", "" },
   { "^experiments/plugins/", "^experiments/plugins/attn%.h$", "" },
   { "^attention/", "^core/attnlab%.h$ ^attention/[^/]+%.h$ ^kernels/attn[^/]*%.h$ ^generated/attn_families%.inc$",
