@@ -50,7 +50,7 @@ function M.expected(row)
     elseif k == "bool" then
       parts[#parts + 1] = "true or false"
     elseif k == "list" then
-      parts[#parts + 1] = "list of numbers"
+      parts[#parts + 1] = "list of numbers" .. (row.min and (" >= %g"):format(row.min) or "")
     elseif k == "named" then
       parts[#parts + 1] = "numbers by name, as {t=1}"
     elseif (k == "integer" or k == "number") and row.min and row.max then

@@ -64,13 +64,32 @@ local function expand(s, cases)
       if not ok then fail(s, "case %d: %s", i, v) end
       case[k] = v
     end
-    for _, c in ipairs(s.module.expand(case)) do
+    local good, expanded = pcall(s.module.expand, case)
+    if not good then fail(s, "case %d: %s", i, expanded) end
+    for _, c in ipairs(expanded) do
       local text = json.encode(c)
       if same[text] then fail(s, "cases %d and %d hold the same: %s", same[text], i, s.module.title(c)) end
       same[text], list[#list + 1] = i, c
     end
   end
   return list
+end
+
+-- The module says by key what type an expectation's value has, and which keys (all where it does not
+-- say) claim something.
+local function check_expectation(s, i, x)
+  local types, claims, claim = s.module.expect, s.module.claims or s.module.expect, false
+  if type(x) ~= "table" then fail(s, "expect: entry %d: table expected, got %s", i, tostring(x)) end
+  for k, v in pairs(x) do
+    if not types[k] then fail(s, "expect: entry %d: %s", i, names.unknown("key", k, names.keys(types))) end
+    if type(v) ~= types[k] then
+      fail(s, "expect: entry %d: %s: %s expected, got %s", i, k, types[k], rows.show(v))
+    end
+    claim = claim or claims[k] ~= nil
+  end
+  if not claim then
+    fail(s, "expect: entry %d: one of these expected: %s", i, table.concat(names.keys(claims), ", "))
+  end
 end
 
 local function new(spec)
@@ -96,11 +115,7 @@ local function new(spec)
   expand(s, s.cases or {})
   if s.quick.cases then expand(s, s.quick.cases) end
   for i, x in ipairs(s.expect) do
-    for k in pairs(x) do
-      if not s.module.expect[k] then
-        fail(s, "expect: entry %d: %s", i, names.unknown("key", k, names.keys(s.module.expect)))
-      end
-    end
+    check_expectation(s, i, x)
   end
   return s
 end
@@ -124,9 +139,13 @@ function Study:plan(options)
   return list
 end
 
+-- nil where there is none, with the file's path where it holds something else than measure writes.
 local function result_of(item)
   local path = item.dir .. "/result.json"
-  return sys.exists(path) == "file" and json.decode(sys.read(path)) or nil
+  if sys.exists(path) ~= "file" then return nil end
+  local ok, r = pcall(json.decode, sys.read(path))
+  if ok and type(r) == "table" and type(r.made) == "table" then return r end
+  return nil, path
 end
 
 -- One case, under the lock of its folder. False: another process has it.
@@ -148,7 +167,9 @@ function Study:work(list, options)
   local todo, left, done = {}, 0, 0
   for _, item in ipairs(list) do
     if options.fresh then store.restart(item.dir) end
-    if not result_of(item) then
+    local result, damaged = result_of(item)
+    if damaged then out:say(damaged .. ": not the record of a measurement; measured again") end
+    if not result then
       todo[#todo + 1], left = item, left + self.module.cost(item.case)
     end
   end

@@ -31,6 +31,11 @@ T.test("what a study refuses", function()
   refuses("different whole numbers", { seeds = { 1, 1 } })
   refuses("seeds: a list", { seeds = {} })
   refuses("did you mean 'falls_from'", { expect = { { fall_from = 2 } } })
+  refuses("case 1: orders: there is none", { cases = { { orders = {} } } })
+  refuses("'orders': list of numbers >= 1 expected, got {0}", { cases = { { orders = { 0 } } } })
+  refuses("expect: entry 1: forms_within: number expected, got x", { expect = { { forms_within = "x" } } })
+  refuses("expect: entry 2: table expected, got 3", { expect = { { falls_from = 2 }, 3 } })
+  refuses("expect: entry 1: one of these expected: falls_from, ", { expect = { {} } })
   refuses("quick: unknown key 'case' %(did you mean 'cases'", { quick = { case = {} } })
 end)
 
@@ -47,6 +52,9 @@ T.test("measured once, resumed, judged; changed expectations are other measureme
   T.eq(s:work(s:plan { root = root }, { quiet = true }), "done")
   for _, k in ipairs { "softmax", "forms", "series", "state" } do T.eq(result(list[1])[k], first[k]) end
   T.eq(result(list[2]).softmax, 7)
+  for i, text in ipairs { "", "garbage", "[]", '{"x":1}' } do sys.write(list[i].dir .. "/result.json", text) end
+  T.eq(s:work(list, { quiet = true }), "done")
+  T.eq(result(list[1]).softmax, first.softmax)
   T.eq(s:work(list, { quiet = true, fresh = true }), "done")
   T.eq(result(list[2]).softmax, kept.softmax)
   T.ok(lab.study(spec { expect = { { forms_within = 1e-5 } } }):plan({ root = root })[1].dir ~= list[1].dir)

@@ -30,6 +30,7 @@ end
 
 function M.expand(case)
   local list = {}
+  if #case.orders == 0 then error("orders: there is none", 0) end
   for i, order in ipairs(case.orders) do
     local c = { inputs = case.inputs, tokens = case.tokens, order = math.tointeger(order) }
     if not c.order then error(("orders: whole numbers expected, got %g"):format(order), 0) end

@@ -180,8 +180,7 @@ local JUDGES = {
       n > 0 and worst <= factor, ("%d points, worst factor %.2f%s"):format(n, worst, where)
   end,
 }
-M.expect = {}
-for k in pairs(JUDGES) do M.expect[k] = true end
+M.expect = { forms_within = "number", state_constant = "boolean", falls_from = "number", series_within = "number" }
 
 function M.judge(expect, records)
   local out = {}

@@ -46,7 +46,11 @@ end
 -- What is put in: { { name=, options= }, .. }.
 local function swaps_of(case)
   local out = {}
-  local function add(name, options) out[#out + 1] = { name = name, options = options } end
+  local seen = {}
+  local function add(name, options)
+    if seen[name] then error(("two replacements have the name '%s'"):format(name), 0) end
+    seen[name], out[#out + 1] = true, { name = name, options = options }
+  end
   for _, p in ipairs(case.orders) do
     if math.type(p) ~= "integer" or p < 1 then
       error("orders: whole numbers >= 1 expected, got " .. tostring(p), 0)

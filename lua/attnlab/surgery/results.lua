@@ -191,7 +191,9 @@ end
 
 -- ---- expectations -------------------------------------------------------------------------------------
 
-M.expect = { swap = true, layer = true, calibrated = true, below = true, calibrated_better = true, kl_falls = true }
+M.expect = { swap = "string", layer = "number", calibrated = "boolean", below = "number",
+             calibrated_better = "boolean", kl_falls = "number" }
+M.claims = { below = true, calibrated_better = true, kl_falls = true }
 
 local function find(model, swap, layer, calibrated)
   for _, r in ipairs(model) do
@@ -201,18 +203,23 @@ end
 
 local function number(r) return r and r.mean and ("%+.3f [%.3f, %.3f]"):format(r.mean, r.lo, r.hi) or "none" end
 
--- For one model: what is claimed, whether it holds, what was measured.
+-- REFUTED: the opposite is shown.
+local function outcome(held, refuted) return held and "held" or refuted and "REFUTED" or "not shown" end
+
+-- For one model: what is claimed, its outcome, what was measured.
 local JUDGES = {
   -- {swap=, layer=, calibrated=, below=x}: the interval of the loss difference lies below x
   below = function(x, model, layer)
     local r = find(model, x.swap, layer, x.calibrated == true)
     return ("%s%s costs less than %g"):format(x.swap, x.calibrated and ", calibrated," or ", raw,", x.below),
-      r and r.hi and r.hi < x.below, number(r)
+      outcome(r and r.hi and r.hi < x.below, r and (not r.lo or r.lo > x.below)), number(r)
   end,
   -- {swap=, layer=, calibrated_better=true}: the calibrated interval lies below the raw one
   calibrated_better = function(x, model, layer)
     local raw, cal = find(model, x.swap, layer, false), find(model, x.swap, layer, true)
-    return x.swap .. " costs less calibrated than raw", raw and cal and cal.hi and (not raw.lo or cal.hi < raw.lo),
+    local held = raw and cal and cal.hi and (not raw.lo or cal.hi < raw.lo)
+    local refuted = raw and cal and raw.hi and (not cal.lo or cal.lo > raw.hi)
+    return x.swap .. " costs less calibrated than raw", outcome(held, refuted),
       ("raw %s, calibrated %s"):format(number(raw), number(cal))
   end,
   -- {kl_falls=p}: from order p on every even order, raw, has a smaller KL than the even one before
@@ -225,8 +232,8 @@ local JUDGES = {
         list[#list + 1] = ("%d: %.3g"):format(r.order, last)
       end
     end
-    return ("KL falls with the even orders from %d on"):format(x.kl_falls), held and #list > 1,
-      table.concat(list, ", ")
+    return ("KL falls with the even orders from %d on"):format(x.kl_falls), outcome(held and #list > 1, not held),
+      #list > 0 and table.concat(list, ", ") or "none"
   end,
 }
 
@@ -236,9 +243,8 @@ function M.judge(expect, records)
     for kind, judge in pairs(JUDGES) do
       if x[kind] ~= nil then
         for _, model in ipairs(groups_by(records, function(r) return r.model end)) do
-          local text, held, detail = judge(x, model, x.layer or ALL)
-          out[#out + 1] = { text = ("%s: %s"):format(model.name, text), outcome = held and "held" or "REFUTED",
-                            detail = detail }
+          local text, came, detail = judge(x, model, x.layer or ALL)
+          out[#out + 1] = { text = ("%s: %s"):format(model.name, text), outcome = came, detail = detail }
         end
       end
     end
