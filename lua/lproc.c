@@ -20,6 +20,7 @@ extern char **environ;
 typedef struct plan {
   char **argv, **envp;
   const char *out, *err; /* paths, or NULL to inherit */
+  bool group;            /* in a process group of its own */
   pid_t parent;
 } plan;
 
@@ -37,6 +38,7 @@ static _Noreturn void become(const plan *p, int report) {
   const int null = open("/dev/null", O_RDONLY);
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != p->parent)
     _exit(127); /* the parent is gone already */
+  if (p->group) setpgid(0, 0);
   if (null >= 0) dup2(null, STDIN_FILENO);
   if (!redirect(p->out, STDOUT_FILENO)) told[1] = 1;
   else if (!redirect(p->err, STDERR_FILENO)) told[1] = 2;
@@ -95,19 +97,20 @@ static char **environment(lua_State *L) {
 }
 
 static void check_spawn_keys(lua_State *L, lua_Integer n) {
-  static const char *const names[] = {"stdout", "stderr", "env"};
+  static const char *const names[] = {"stdout", "stderr", "env", "group"};
   for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1)) {
     if (lua_isinteger(L, -2) && lua_tointeger(L, -2) >= 1 && lua_tointeger(L, -2) <= n) continue;
     bool known = false;
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
-    for (int i = 0; i < 3; i++) known = known || strcmp(key, names[i]) == 0;
+    for (int i = 0; i < 4; i++) known = known || strcmp(key, names[i]) == 0;
     if (!known)
-      lal_argerror(L, 1, "spawn", "unknown option '%s'; known are: stdout stderr env", key);
+      lal_argerror(L, 1, "spawn", "unknown option '%s'; known are: stdout stderr env group", key);
   }
 }
 
-/* core.sys.spawn{program, argument, ..., stdout=path, stderr=path, env={K=V}} -> pid. Output is
- * appended; input is empty; the child is killed when this process ends. */
+/* core.sys.spawn{program, argument, ..., stdout=path, stderr=path, env={K=V}, group=bool} -> pid.
+ * Output is appended; input is empty; the child is killed when this process ends. group: in a
+ * process group of its own, which Ctrl-C does not reach. */
 static int sys_spawn(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -127,6 +130,8 @@ static int sys_spawn(lua_State *L) {
   p.out = string_field(L, "stdout");
   p.err = string_field(L, "stderr");
   p.envp = environment(L);
+  lua_getfield(L, 1, "group");
+  p.group = lua_toboolean(L, -1);
   int report[2];
   if (pipe2(report, O_CLOEXEC) != 0)
     return luaL_error(L, "spawn: %s: %s", p.argv[0], strerror(errno));

@@ -248,13 +248,15 @@ end
 function M.render(make, dir, name)
   local sys = require("attnlab.core").sys
   local at = dir .. "/" .. name
-  local png, svg = at .. ".png.part", at .. ".svg.part"
+  local part = (".%d.part"):format(sys.pid()) -- two runs may draw into one folder
+  local png, svg = at .. ".png" .. part, at .. ".svg" .. part
   local script, log = at .. ".gp", at .. ".log"
   local common = " font 'sans-serif,13' background rgb 'white'"
   sys.write(script, make({
     { "pngcairo size 2250,1035 fontscale 1.5 linewidth 1.5 pointscale 1.5" .. common, png },
     { "svg size 1500,690" .. common, svg } }))
-  local ok, pid = pcall(sys.spawn, { "gnuplot", "-d", script, stdout = log, stderr = log })
+  -- gnuplot leaves its own handler of SIGINT by a jump, and may then wait for ever on a lock of its libraries
+  local ok, pid = pcall(sys.spawn, { "gnuplot", "-d", script, stdout = log, stderr = log, group = true })
   if not ok then return nil, "gnuplot cannot be started (Debian: apt-get install gnuplot-nox): " .. pid end
   local how, code = sys.wait(pid)
   if how ~= "exited" or code ~= 0 then
@@ -263,6 +265,9 @@ function M.render(make, dir, name)
   end
   for path, tail in pairs { [png] = "IEND....$", [svg] = "</svg>%s*$" } do -- gnuplot does not notice a full disk
     if sys.exists(path) ~= "file" or not sys.read(path):sub(-32):find(tail) then
+      for _, p in ipairs { png, svg } do
+        if sys.exists(p) == "file" then sys.remove(p) end
+      end
       return nil, path .. ": written only in part (disk full?) " .. sys.read(log):gsub("%s+$", "")
     end
   end

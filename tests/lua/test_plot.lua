@@ -96,11 +96,20 @@ end)
 
 T.test("a figure that is only half there is not shown as drawn", function()
   local path, bin, dir = os.getenv "PATH", T.folder(), T.folder()
-  sys.write(bin .. "/gnuplot", ("#!/bin/sh\nprintf half >'%s/figure.png.part'\n: >'%s/figure.svg.part'\n"):format(dir, dir))
+  sys.write(bin .. "/gnuplot", ([[
+#!/bin/sh
+cd '%s' || exit 1
+printf half >figure.png.$PPID.part
+: >figure.svg.$PPID.part
+read -r _ _ _ _ group _ </proc/$$/stat
+[ "$group" = $$ ] && : >apart
+]]):format(dir))
   os.execute("chmod +x '" .. bin .. "/gnuplot'")
   sys.setenv("PATH", bin .. ":" .. path)
   local figures, why = plot.draw(figure(2), dir)
   sys.setenv("PATH", path)
   T.eq(figures, nil)
   T.ok(why:find "only in part", why)
+  T.eq(sys.exists(("%s/figure.png.%d.part"):format(dir, sys.pid())), nil)
+  T.eq(sys.exists(dir .. "/apart"), "file") -- Ctrl-C and kill -- -GROUP do not reach it
 end)
