@@ -52,6 +52,12 @@ function Evalset:open(m)
   return self.dataset
 end
 
+local function check_model(m, what)
+  if type(m) ~= "table" or type(m.forward) ~= "function" or type(m.config) ~= "table" then
+    error(("evalset: %s: a model expected, got %s"):format(what, type(m)), 0)
+  end
+end
+
 -- Calls f(x, y) for each batch with every model of the list in evaluation mode and nothing
 -- recorded.
 function Evalset:each(models, f)
@@ -86,6 +92,7 @@ end
 
 -- Mean loss in nats per token, its standard error over windows, and the loss of each window.
 function Evalset:loss(m)
+  check_model(m, "loss")
   local per_window = {}
   self:each({ m }, function(x, y)
     local logits <close> = m:forward(x)
@@ -105,6 +112,12 @@ Evalset.__call = Evalset.loss
 --   kl, kl_se          KL(b || a), what is lost by a's distribution where b's is true
 --   n, values          windows, and the difference of each
 function Evalset:diff(a, b)
+  check_model(a, "diff: the first")
+  check_model(b, "diff: the second")
+  if a.config.vocab ~= b.config.vocab then
+    error(("evalset: diff: models of one vocabulary expected, got %d and %d tokens")
+      :format(a.config.vocab, b.config.vocab), 0)
+  end
   local differences, kl = {}, {}
   self:each({ a, b }, function(x, y)
     local la, lb = a:forward(x):log_softmax(), b:forward(x):log_softmax()

@@ -39,6 +39,14 @@ local function number(opts, key, default, least)
   return v
 end
 
+local function whole(opts, key, default, least)
+  local v = math.tointeger(number(opts, key, default, least))
+  if not v then
+    error(("generate: option '%s': a whole number expected, got %s"):format(key, tostring(opts[key])), 0)
+  end
+  return v
+end
+
 local function start(m, prompt)
   if type(prompt) == "table" then return table.move(prompt, 1, #prompt, 1, {}) end
   local v = m.vocabulary
@@ -196,9 +204,9 @@ end
 function M.run(m, opts)
   opts = opts or {}
   check(opts)
-  local tokens = number(opts, "tokens", 256, 0)
-  local temperature, top_k = number(opts, "temperature", 0, 0), number(opts, "top_k", 0, 0)
-  local seed, vocabulary = opts.seed or 1, m.vocabulary
+  local tokens, top_k = whole(opts, "tokens", 256, 0), whole(opts, "top_k", 0, 0)
+  local temperature = number(opts, "temperature", 0, 0)
+  local seed, vocabulary = whole(opts, "seed", 1, 0), m.vocabulary
   local eos = opts.eos
   if eos == nil and vocabulary then eos = vocabulary.eos end
   local ids = start(m, opts.prompt)

@@ -220,6 +220,7 @@ function Session:undo(n)
     error("undo: the fork was not tuned", 2)
   end
   n = n == nil and 1 or n
+  if #self.log == 0 then error("undo: there are no changes to take back", 2) end
   if math.type(n) ~= "integer" or n < 1 or n > #self.log then
     error(("undo: a number in 1..%d or \"tune\" expected, got %s"):format(#self.log, tostring(n)), 2)
   end

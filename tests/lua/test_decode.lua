@@ -143,6 +143,11 @@ T.test("states that are refused", function()
   T.raises(function() m:forward(one, { state = m:state { batch = 2 }, lengths = { 1, 0 } }) end, "count the padding")
   T.raises(function() m:state { bach = 2 } end, "did you mean 'batch'")
   T.raises(function() m:state { batch = 0 } end, "batch")
+  T.raises(function() m:forward(one, { stat = m:state { batch = 2 } }) end, "unknown option 'stat' %(did you mean 'state'")
+  for key, v in pairs { tokens = 2.5, top_k = 1.5, seed = 1.5 } do
+    T.raises(function() m:generate { prompt = { 1 }, [key] = v } end, ("'%s': a whole number expected, got %g"):format(key, v))
+  end
+  T.raises(function() m:generate { prompt = { 1 }, seed = -1 } end, "'seed': number >= 0 expected, got %-1")
   T.raises(function() m.layers[1].attention:step(lab.zeros { shape = { 1, 1, 16 }, dtype = "f64" }, m:state()) end,
     "belongs to another Llama")
 end)

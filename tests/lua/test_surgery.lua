@@ -192,6 +192,9 @@ T.test("what is refused leaves the model as it was, bit for bit", function()
     { function() s:calibrate { layer = 7, data = text } end, "layer: a number" },
     { function() s:tune { steps = -1 } end, "steps" },
     { function() s:undo(2) end, "undo: a number in 1%.%.1" },
+    { function() s:fork():undo() end, "undo: there are no changes" },
+    { function() s:calibrate { batches = 0 } end, "'batches': integer >= 1 expected, got 0" },
+    { function() s:calibrate { batch = 1.5 } end, "'batch': integer >= 1 expected, got 1.5" },
     { function() s:undo "tune" end, "not tuned" } } do
     T.raises(case[1], case[2])
     T.eq(logits(s), was)
@@ -401,6 +404,10 @@ T.test("a difference is that of the pairs, KL is that of the distributions", fun
   local m = model("softmax", { dtype = "f64" })
   local s = m:fork()
   local ev = lab.evalset { data = text, windows = 5, batch = 2 }
+  T.raises(function() ev() end, "loss: a model expected, got nil")
+  T.raises(function() ev:diff(m) end, "diff: the second: a model expected, got nil")
+  T.raises(function() ev:diff(m, lab.model.load(T.root .. "experiments/models/stories260K.bin")) end,
+    "models of one vocabulary expected, got %d+ and 512 tokens")
   local same = ev:diff(s, m)
   T.eq({ same.mean, same.se, same.lo, same.hi, same.kl, same.kl_se, same.n }, { 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 5 })
   s.layer[1]:set { denominator = "length" }

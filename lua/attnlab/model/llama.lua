@@ -11,6 +11,7 @@ local State = require "attnlab.state"
 local surgery = require "attnlab.surgery"
 local Module = nn.Module
 
+local FORWARD = { "causal", "detach", "inspect", "lengths", "offset", "state" }
 local LAYER = "layer." -- parts of a state: layer.1, layer.2, ..
 
 local Block = Module.class "Block"
@@ -128,6 +129,9 @@ end
 -- opts.state: ids go on from it, and the next state is the second result.
 function Llama:hidden(ids, opts)
   ids = as_ids(ids)
+  for k in pairs(opts or {}) do
+    if not names.find(FORWARD, k) then error("forward: " .. names.unknown("option", tostring(k), FORWARD), 0) end
+  end
   local st, parts = opts and opts.state, {}
   if st then State.check(st, self, ids:size(1), "forward") end
   local T = self:check_length(ids:size(2), st)

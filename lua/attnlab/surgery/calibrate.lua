@@ -21,6 +21,11 @@ local function options_over(given)
     end
     out[k] = v
   end
+  for k, least in pairs { batches = 1, batch = 1, context = 0 } do
+    if math.type(out[k]) ~= "integer" or out[k] < least then
+      error(("calibrate: option '%s': integer >= %d expected, got %s"):format(k, least, tostring(out[k])), 0)
+    end
+  end
   return out
 end
 
