@@ -276,7 +276,7 @@ function Study:report(list, root, options)
   if self.source then print("Source: " .. self.source) end
   print("\n" .. text)
   if #judged > 0 then print "\nExpected (written down before):" end
-  for _, r in ipairs(judged) do print(("  %s%s: %s"):format(tables.pad(r.outcome, 9), r.text, r.detail)) end
+  for _, r in ipairs(judged) do print(("  %s%s: %s"):format(tables.pad(r.outcome, 11), r.text, r.detail)) end
   if self.story and not options.quick then print("\n" .. self.story) end
   print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
   if self.module.document then print(("report  %s/report.md"):format(dir)) end
