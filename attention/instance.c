@@ -204,9 +204,32 @@ al_status attn_check_inputs(al_ctx *c, const attn *a, const attn_in *in) {
   return AL_OK;
 }
 
+/* What forward of a plug-in returned: callers read it as (B,T,H,E). */
+static void check_result(al_ctx *c, const attn *a, const attn_in *in, const al_tensor *o) {
+  if (al_error(c) != AL_OK) return;
+  char got[96];
+  const int64_t want[] = {al_size(in->q, 0), al_size(in->q, 1), a->sizes.heads, a->sizes.value_dim};
+  if (!o) {
+    al_fail(c, AL_ESTATE, "attention: family %s: forward returned NULL and no error",
+            a->family->name);
+    return;
+  }
+  bool ok = al_ndim(o) == 4 && al_type(o) == a->dtype;
+  for (int i = 0; ok && i < 4; i++) ok = al_size(o, i) == want[i];
+  if (!ok)
+    al_fail(
+        c, AL_ESHAPE,
+        "attention: family %s: forward must return %s of shape (%lld,%lld,%lld,%lld), (B,T,H,E), "
+        "it returned %s of %s",
+        a->family->name, al_dtype_name(a->dtype), (long long)want[0], (long long)want[1],
+        (long long)want[2], (long long)want[3], al_dtype_name(al_type(o)),
+        al_shape_str(o, got, sizeof got));
+}
+
 al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in) {
   al_scope_begin(c);
   al_tensor *o = a->family->forward(c, a->opts, &a->sizes, a->p, in);
+  check_result(c, a, in, o);
   return al_scope_end(c, al_error(c) == AL_OK ? o : NULL);
 }
 

@@ -179,7 +179,7 @@ static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state
     whole.lengths = n;
   }
   al_tensor *o =
-      al_error(c) == AL_OK ? a->family->forward(c, a->opts, &a->sizes, a->p, &whole) : NULL;
+      al_error(c) == AL_OK ? attn_run_family(c, a, &whole) : NULL;
   if (before)
     o = al_run(c, "slice", AL_IN(o), "axis=1 start=%lld stop=%lld", (long long)before,
                (long long)(before + T));

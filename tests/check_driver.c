@@ -15,6 +15,11 @@ static const struct {
   const char *stem, *check, *says;
   bool only;
 } broken[] = {
+    {"wrong_shape", "sizes",
+     "heads 1, kv_heads 1, head_dim 1, value_dim 2: attention: family wrong_shape: forward must "
+     "return f64 of shape (",
+     false},
+    {"no_result", "forms", "family no_result: forward returned NULL and no error", false},
     {"looks_ahead", "causality",
      "looks ahead: the output at token 129 changes when tokens from 130", false},
     {"row_sums", "rowsum1", "claims weights that sum to one, but v = 3 everywhere gives", true},

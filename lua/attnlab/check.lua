@@ -60,6 +60,8 @@ local function targets(args)
     paths[#paths + 1] = more
     for _, name in ipairs(names) do list[#list + 1] = { name = name, plugins = paths } end
   end
+  local without = {} -- what every worker has: read before files bring more
+  for _, f in ipairs(core.attn.families()) do of_family(f.name, without) end
   for _, word in ipairs(args.words) do
     local names = {}
     if word:find "%.so$" or word:find "%.c$" then
@@ -71,9 +73,7 @@ local function targets(args)
     end
   end
   if args.flags.all then
-    local built_in = {}
-    for _, f in ipairs(core.attn.families()) do of_family(f.name, built_in) end
-    add(built_in)
+    add(without)
     for _, path in ipairs(examples()) do
       local names = {}
       of_family(plugins.load(path), names)
@@ -103,7 +103,16 @@ local function result(job, how, code)
   local log = sys.exists(job.out .. ".log") == "file" and sys.read(job.out .. ".log") or ""
   local why = how == "signal" and ("the process ended by signal %d: the variant crashes%s")
     :format(code, log ~= "" and ": " .. log or "") or log:gsub("^attnlab: ", ""):gsub("%s+$", "")
+  local left = how ~= "signal" and (code == 0 or why == "")
+  if left then
+    why = ("the process ended with status %d before the end of the check: the variant calls exit%s")
+      :format(code, why ~= "" and ": " .. why or "")
+  end
+  local killed = how == "signal" and (code == 9 or code == 15) -- from outside: nothing is known of the variant
+  local its_own = left or how == "signal" and not killed
+  if killed then why = ("the process was ended from outside, by signal %d"):format(code) end
   return { variant = job.name, passed = false, seconds = sys.clock() - job.began, crashed = how == "signal" or nil,
+           family = its_own and job.family or nil, options = its_own and job.options or nil,
            refused = how ~= "signal" and why or nil,
            rows = { { check = "run", form = "", dtype = "", verdict = "FAIL", text = why } } }
 end
@@ -173,6 +182,25 @@ end
 
 -- ---- the command -------------------------------------------------------------------------------
 
+-- key=value as the text of options has it: lists as they are, what would end early in quotes.
+local function option(key, value, usage)
+  local list = value:find "^{.*}$" or value:find "^%([%d%s.,+eE-]*%)$"
+  if list or not value:find "[%s,'\"]" and not value:find "^[({]" then return key .. "=" .. value end
+  local mark = not value:find "'" and "'" or not value:find '"' and '"'
+  if not mark then usage(("check: %s: one kind of quotes at most expected, got %s"):format(key, value)) end
+  return ("%s=%s%s%s"):format(key, mark, value, mark)
+end
+
+-- A file that cannot be written is known before anything runs.
+local function writable(path)
+  local folder = path:match "^(.*)/[^/]*$"
+  if folder and sys.exists(folder == "" and "/" or folder) ~= "dir" then
+    error(("check: --json %s: there is no folder '%s'"):format(path, folder), 0)
+  end
+  local there = sys.exists(path)
+  if there and there ~= "file" then error(("check: --json %s: a file expected, this is none"):format(path), 0) end
+end
+
 function M.run(args, usage)
   local root, words = "runs", {}
   for _, kv in ipairs(args.sets) do
@@ -180,16 +208,18 @@ function M.run(args, usage)
       if kv[2] == "" then usage "out_dir: a folder is needed" end
       root = kv[2]
     else
-      words[#words + 1] = ("%s=%s"):format(kv[1], kv[2]:find "%s" and "'" .. kv[2] .. "'" or kv[2])
+      words[#words + 1] = option(kv[1], kv[2], usage)
     end
   end
   local text = table.concat(words, " ")
   if not args.flags.all and #args.words == 0 then usage "check: a name, a plug-in (.so, .c) or --all expected" end
   if args.flags.all and text ~= "" then usage "check: options belong to one name, not to --all" end
+  if args.flags.json then writable(args.flags.json) end
   local list, began = targets(args), sys.clock()
   for _, job in ipairs(list) do -- unknown names, before anything runs
-    local ok, why = pcall(core.check.canonical, job.name, text)
-    if not ok then error(why, 0) end
+    local ok, family, options = pcall(core.check.canonical, job.name, text)
+    if not ok then error(family, 0) end
+    job.family, job.options = family, options
   end
   sys.mkdir(root .. "/certificates")
   for i, job in ipairs(list) do job.out = ("%s/certificates/.%d.%d"):format(root, sys.pid(), i) end

@@ -27,7 +27,8 @@ end
 -- it is linked (-z defs), and no folder's name is left in it: the same source gives the same bytes.
 local function command(source, out)
   local words, dir = {}, home()
-  for w in (os.getenv "CC" or "cc"):gmatch "%S+" do words[#words + 1] = w end
+  for w in (os.getenv "CC" or ""):gmatch "%S+" do words[#words + 1] = w end
+  if #words == 0 then words[1] = "cc" end
   local folder = source:match "^(.*/)" or ""
   for _, w in ipairs { "-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra",
                        "-Wno-format-zero-length", "-DATTN_PLUGIN", "-iquote",
@@ -48,7 +49,10 @@ end
 -- Compiles a C source into a plug-in and returns its path: `out`, or FILE.so beside FILE.c. The compiler's
 -- words go to stderr. The old file stays until the new one is complete.
 function M.build(source, out)
-  if sys.exists(source) ~= "file" then error(("plug-in '%s': no such file"):format(source), 0) end
+  local there = sys.exists(source)
+  if there ~= "file" then
+    error(("plug-in '%s': %s"):format(source, there and "a C source (.c) expected, this is no regular file" or "no such file"), 0)
+  end
   if not source:find "%.c$" then error(("plug-in '%s': a C source (.c) expected"):format(source), 0) end
   out = out or source:gsub("%.c$", ".so")
   local new = ("%s.%d.tmp"):format(out, sys.pid())
@@ -60,6 +64,9 @@ function M.build(source, out)
     if sys.exists(new) then sys.remove(new) end
     error(("plug-in '%s': %s ended with %s; a plug-in may call what ATTN_HOST_CALLS in attention/attn.h lists")
       :format(source, argv[1], status), 0)
+  end
+  if sys.exists(new) ~= "file" then
+    error(("plug-in '%s': %s ended with status 0 and wrote no file"):format(source, argv[1]), 0)
   end
   sys.rename(new, out)
   return out

@@ -12,8 +12,8 @@ local WINDOWS, BATCH = 8, 4
 local LOG10 = math.log(10)
 
 -- The options that make the weights; without the others the output is the bare numerator.
-local WEIGHTS = { "feature_map", "similarity", "order", "orders", "coefficients", "logit_scale", "logit_clamp",
-                  "logit_softcap", "logit_round", "decay" }
+local WEIGHTS = { "feature_map", "similarity", "expr", "expr_params", "order", "orders", "coefficients", "logit_scale",
+                  "logit_clamp", "logit_softcap", "logit_round", "decay" }
 
 -- The weights of the layer's attention as an attention of their own; nil where their sum has no sure
 -- sign or where they need x.

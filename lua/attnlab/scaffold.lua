@@ -16,7 +16,8 @@ end
 
 -- Why a name cannot be a new variant's, or nil.
 function M.unfit(name)
-  if not name:find "^[%a_][%w_]*$" or KEYWORDS[name] then
+  if KEYWORDS[name] then return ("'%s' is a word of C: another name is needed"):format(name) end
+  if not name:find "^[%a_][%w_]*$" then
     return ("'%s' is no C identifier: letters, digits and _ are needed, no digit first"):format(name)
   end
   if #name > LONGEST then return ("'%s' has %d letters, at most %d are allowed"):format(name, #name, LONGEST) end

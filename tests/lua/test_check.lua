@@ -40,6 +40,14 @@ T.test("a variant that holds: table, status 0, a certificate that names what was
   for _, name in ipairs(sys.list(root .. "/certificates")) do T.ok(name:find "%.json$", name .. " is left over") end
 end)
 
+-- The certificate of the only variant of a family.
+local function recorded(family)
+  for _, name in ipairs(sys.list(root .. "/certificates")) do
+    if name:find("^" .. family .. "%-%x+%.json$") then return json.decode(sys.read(root .. "/certificates/" .. name)) end
+  end
+  error("no certificate of " .. family)
+end
+
 T.test("a variant that does not: status 1, the fault by name, a certificate that says so", function()
   local code, text = run(build .. "/tests/broken/row_sums.so")
   T.eq(code, 1, text)
@@ -58,6 +66,11 @@ T.test("a variant that ends the process is a failure, not the end of the check",
   local code, text = run(build .. "/tests/broken/crashes.so")
   T.eq(code, 1, text)
   T.ok(text:find("the process ended by signal 11", 1, true), text)
+  T.eq(recorded "crashes".passed, false)
+  code, text = run(build .. "/tests/broken/exits.so")
+  T.eq(code, 1, text)
+  T.ok(text:find("ended with status 0 before the end of the check: the variant calls exit", 1, true), text)
+  T.eq(recorded "exits".passed, false)
 end)
 
 T.test("what cannot be checked is an error that names it", function()
@@ -69,6 +82,28 @@ T.test("what cannot be checked is an error that names it", function()
   code, text = run("p1/softmax", "denominater=none")
   T.eq(code, 1)
   T.ok(text:find("did you mean 'denominator'", 1, true), text)
+end)
+
+T.test("options arrive as they were written", function()
+  local expr = { "max(s,0)", "(s+1)^2", "exp(s )" }
+  for i, e in ipairs(expr) do
+    local _, text = run("kernel_attention", "similarity=expr", "expr=" .. e, "feature_map=nonsense")
+    T.ok(text:find("option 'feature_map'", 1, true), ("%d: %s"):format(i, text)) -- expr was taken
+  end
+  local code, text = run("softmax", "feature_map=it's 'x'")
+  T.eq(code, 1)
+  T.ok(text:find("got 'it's 'x''", 1, true), text)
+  code, text = run("softmax", "feature_map='\"")
+  T.eq(code, 2)
+  T.ok(text:find("feature_map: one kind of quotes at most expected", 1, true), text)
+end)
+
+T.test("a file that cannot be written is refused before anything runs", function()
+  for path, why in pairs { ["/nowhere/x.json"] = "there is no folder '/nowhere'", [root] = "a file expected" } do
+    local code, text = run("p1/softmax", "--json", path)
+    T.eq(code, 1)
+    T.ok(text:find(why, 1, true) and not text:find "passed", text)
+  end
 end)
 
 T.test("runs carry the certificates of what they use", function()

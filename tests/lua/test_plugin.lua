@@ -42,7 +42,7 @@ T.test("new-variant writes a source once, under a fit name", function()
   T.ok(not text:find "my_variant", "the template's own name is gone: it")
   expects(1, "exists already; nothing was written", "new-variant", "other", "--out", path)
   T.eq(sys.read(path), text)
-  for name, why in pairs { ["3x"] = "no C identifier", ["a-b"] = "no C identifier", ["int"] = "no C identifier",
+  for name, why in pairs { ["3x"] = "no C identifier", ["a-b"] = "no C identifier", ["int"] = "is a word of C",
                            softmax = "it means the preset p1/softmax", [("x"):rep(61)] = "has 61 letters",
                            kernel_attention = "a family of attention has that name" } do
     T.ok((scaffold.unfit(name) or "fit"):find(why), name)
@@ -78,6 +78,13 @@ T.test("what the compiler refuses is passed on, and the old plug-in stays", func
   local got, none = tiny.run({ "build-plugin", dir .. "/mine.c" }, { CC = "no-such-compiler" })
   T.eq(got, 1)
   T.ok(none:find "no compiler" and none:find "no%-such%-compiler", none)
+  got, none = tiny.run({ "build-plugin", dir .. "/mine.c" }, { CC = "" })
+  T.eq(got, 0, none)
+  got, none = tiny.run({ "build-plugin", dir .. "/mine.c", "--out", other .. "/no.so" }, { CC = "true" })
+  T.eq(got, 1)
+  T.ok(none:find("mine.c': true ended with status 0 and wrote no file", 1, true), none)
+  expects(1, "a C source %(%.c%) expected, this is no regular file", "build-plugin", other)
+  expects(1, "^attnlab: write: /nowhere/x.c: ", "new-variant", "another", "--out", "/nowhere/x.c")
 end)
 
 T.test("--plugin, again and again", function()

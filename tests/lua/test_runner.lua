@@ -47,6 +47,20 @@ T.test("row sums of the trained softmax are those of its layers", function()
   T.eq(seen, 2)
 end)
 
+T.test("row sums of weights by an expression are those of the same weights by name", function()
+  local sums = {}
+  for i, words in ipairs { { "attention.similarity=exp" },
+                           { "attention.similarity=expr", "attention.expr=exp(t*s)", "attention.expr_params.t=1" } } do
+    local folder = T.folder()
+    local status, text = tiny.run { "train", "out_dir=" .. folder, "steps=1", "layers=1", "width=16", "heads=2", "mlp=16",
+                                    "context=16", "attention.preset=kernel_attention", table.unpack(words) }
+    T.eq(status, 0, text)
+    T.ok(not text:find "no row sums", text)
+    sums[i] = json.decode(sys.read(text:match "(%S+/train/%x+)\n" .. "/probe.json")).log10_row_sum
+  end
+  for t, v in ipairs(sums[1]) do T.ok(math.abs(v - sums[2][t]) < 1e-3, ("position %d: %g and %g"):format(t, v, sums[2][t])) end
+end)
+
 T.test("finished runs are skipped", function()
   local again, text = tiny.run { "run", file, "out_dir=" .. root }
   T.eq(again, 0)
