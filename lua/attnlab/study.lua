@@ -1,6 +1,6 @@
 -- lab.study{...}: a measurement over a grid of cases without training, as data.
 --   name      folder under runs/
---   kind      what is measured: a module of study/ (recurrence)
+--   kind      what is measured: a module of study/ (recurrence, surgery)
 --   title, question, source, story, next   texts, as in an experiment
 --   cases     list of tables; the kind says which keys it knows (its rows)
 --   seeds     of the random inputs
