@@ -11,13 +11,20 @@
 
 /* f64 forms sum in other orders: 1e-16 times what nearly cancelling weights magnify. */
 static const double f64_limit = 1e-9;
-/* How far plain f32 may be from f64: 6e-8 magnified a thousandfold. */
+/* How far plain f32 may be from f64: 6e-8 magnified a thousandfold; more where the function itself
+ * magnifies more, as a sum of signed weights does that nearly cancels: this many times what f64
+ * moves when every input and parameter moves by its rounding in f32. */
 static const double f32_limit = 6e-5;
+static const double sway_factor = 16;
 /* How much further another f32 way may be: powers of features have larger sums than powers of their
  * product. */
 static const double f32_factor = 16;
 /* Below this any f32 result is as good as another: one weight that nearly cancels magnifies so.  */
 static const double f32_floor = 2e-5;
+
+/* A form that magnifies roundings more than the first does so in f64 too: what it is off there,
+ * times the ratio of the two roundings, is what its f32 may be off, up to a cap. */
+static const double magnified = 16 * 0x1p29, magnified_most = 0.05;
 
 static const int64_t lengths[] = {1, 31, 63, 500};
 enum { N_LENGTHS = 4 };
@@ -141,6 +148,47 @@ static double *truth_at(attn_check *k, int64_t T) {
   return v;
 }
 
+/* Moves every number of t by its rounding in f32, up or down. */
+static void nudge(al_tensor *t, uint64_t stream) {
+  double *x = t && al_numel(t) > 0 ? al_data(t) : NULL;
+  for (int64_t i = 0; x && i < al_numel(t); i++) {
+    stream = stream * 6364136223846793005u + 1442695040888963407u;
+    x[i] *= 1 + (stream >> 63 ? 0x1p-23 : -0x1p-23);
+  }
+}
+
+/* How far the truth moves with its inputs, in its worst block; the larger of two draws. */
+static double sway_at(attn_check *k, int64_t T, const double *truth) {
+  double most = 0;
+  for (uint64_t draw = 1; draw <= 2; draw++) {
+    probe p;
+    double *v = NULL;
+    if (probe_open(k, &p, k->ways, &k->sizes, AL_F64, 2, T, 1, NULL)) {
+      for (int i = 0; i < N_IN; i++) nudge(p.in[i], draw + 2 * (uint64_t)i);
+      al_tensor *t;
+      for (int i = 0; (t = attn_param_at(p.a, i, NULL)); i++)
+        nudge(t, draw + 100 + 2 * (uint64_t)i);
+      v = probe_try(&p);
+    }
+    if (v) {
+      const double d = probe_differ(v, truth, p.B, T, probe_row(&p), 1).worst;
+      if (d > most) most = d;
+    }
+    free(v);
+    probe_close(&p);
+    al_error_clear(k->c); /* what does not run was said where it was run first */
+  }
+  return most;
+}
+
+/* Of f32 by another way than the first, whose f32 is `plain` off; f64: what this way is off there.
+ */
+static double other_limit(double plain, double f64) {
+  const double own = f64 * magnified < magnified_most ? f64 * magnified : magnified_most;
+  const double most = f32_factor * plain > own ? f32_factor * plain : own;
+  return most > f32_floor ? most : f32_floor;
+}
+
 void check_forms(attn_check *k) {
   outcome all[MAX_WAYS][2];
   for (int i = 0; i < k->n_ways; i++)
@@ -149,6 +197,7 @@ void check_forms(attn_check *k) {
   for (int l = 0; l < N_LENGTHS; l++) {
     const int64_t T = lengths[l];
     double *truth = truth_at(k, T);
+    const double sway = truth ? sway_factor * sway_at(k, T, truth) : 0;
     for (int d = 0; truth && d < 2; d++)
       for (int i = 0; i < k->n_ways; i++) {
         const way *w = &k->ways[i];
@@ -156,9 +205,8 @@ void check_forms(attn_check *k) {
         probe p;
         double *v = output(k, &p, w, d ? AL_F32 : AL_F64, T);
         if (v) {
-          double limit = d ? f32_limit : f64_limit;
-          if (d && i && f32_factor * plain > f32_floor) limit = f32_factor * plain;
-          else if (d && i) limit = f32_floor;
+          double limit = !d ? f64_limit : sway > f32_limit ? sway : f32_limit;
+          if (d && i) limit = other_limit(plain, sway, all[i][0].worst.worst);
           compare(&all[i][d], v, truth, &p, limit);
           if (d && i == 0 && !(all[0][1].worst.worst <= plain)) plain = all[0][1].worst.worst;
         }

@@ -223,6 +223,7 @@ end
 -- Works through the plan. options: root, program, jobs, fresh, force, quiet. Returns the list of runs and
 -- "done", "failed" or "interrupted".
 function M.work(plan, options)
+  sys.mkdir(options.root) -- what cannot be made is said once, not for every run
   local list, jobs, threads = M.expand(plan, options)
   local todo = select_runs(list, options)
   local out = board.new(options.quiet and io.stderr or nil)

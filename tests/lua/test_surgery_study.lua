@@ -42,7 +42,8 @@ T.test("the grid: every swap, layer by layer and at once, raw and calibrated", f
                              others = { { name = "both", denominator = "none", output_norm = "l2" } } })
   local list = s:plan { root = "r" }
   T.eq(#list, 6 * 6 * 2)
-  T.eq(list[1].case.swap, { name = "series to order 2", options = { similarity = "taylor", order = 2 } })
+  T.eq(list[1].case.swap, { name = "series to order 2", options = {
+    similarity = "taylor", order = 2, orders = "all", coefficients = "factorial" } })
   T.eq({ list[1].case.layer, list[1].case.calibrated, list[1].case.prompt }, { 1, false, nil })
   T.eq({ list[12].case.layer, list[12].case.calibrated, list[12].case.prompt }, { "all", true, "Once" })
   T.eq(list[37].case.swap.name, "denominator power=0.5 stat=sum")

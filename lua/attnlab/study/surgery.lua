@@ -55,7 +55,8 @@ local function swaps_of(case)
     if math.type(p) ~= "integer" or p < 1 then
       error("orders: whole numbers >= 1 expected, got " .. tostring(p), 0)
     end
-    add("series to order " .. p, { similarity = "taylor", order = p })
+    -- in full: the model that is operated on may keep orders and coefficients of its own
+    add("series to order " .. p, { similarity = "taylor", order = p, orders = "all", coefficients = "factorial" })
   end
   for _, part in ipairs { { "denominators", "denominator", "denominator" }, { "norms", "output_norm", "norm" } } do
     for _, v in ipairs(case[part[1]]) do
