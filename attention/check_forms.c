@@ -181,11 +181,12 @@ static double sway_at(attn_check *k, int64_t T, const double *truth) {
   return most;
 }
 
-/* Of f32 by another way than the first, whose f32 is `plain` off; f64: what this way is off there.
- */
-static double other_limit(double plain, double f64) {
+/* Of f32 by another way than the first, whose f32 is `plain` off and may be `sway`; f64: what this
+ * way is off there. */
+static double other_limit(double plain, double sway, double f64) {
   const double own = f64 * magnified < magnified_most ? f64 * magnified : magnified_most;
-  const double most = f32_factor * plain > own ? f32_factor * plain : own;
+  double most = f32_factor * plain > own ? f32_factor * plain : own;
+  if (sway > most) most = sway;
   return most > f32_floor ? most : f32_floor;
 }
 
