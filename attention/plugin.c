@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { MAX_BYTES = 1 << 28 };
 
@@ -30,6 +31,10 @@ static al_status read_file(al_ctx *c, const char *path, file *f) {
   snprintf(f->who, sizeof f->who, "plug-in '%.300s'", path); /* the reason must fit, too */
   f->path = realpath(path, NULL);
   if (!f->path) return al_fail(c, AL_EIO, "%s: %s", f->who, strerror(errno));
+  struct stat info; /* a pipe would wait for ever */
+  if (stat(f->path, &info) != 0) return al_fail(c, AL_EIO, "%s: %s", f->who, strerror(errno));
+  if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+    return al_fail(c, AL_EFORMAT, "%s: a regular file needed", f->who);
   char *bytes = NULL, why[256];
   size_t n = 0;
   AL_TRY(al_file_read(c, f->path, MAX_BYTES, &bytes, &n));

@@ -9,6 +9,8 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
+local PATIENCE = 300 -- seconds without progress after which a variant counts as one that does not end
+
 -- ---- the worker: one variant, its result as a file ---------------------------------------------
 
 -- Checks `name` with options `text` on top and writes {variant, family, options, passed, rows, seconds}
@@ -108,7 +110,8 @@ local function result(job, how, code)
     why = ("the process ended with status %d before the end of the check: the variant calls exit%s")
       :format(code, why ~= "" and ": " .. why or "")
   end
-  local killed = how == "signal" and (code == 9 or code == 15) -- from outside: nothing is known of the variant
+  if job.stuck then why = ("no progress for %d s: a call of the variant does not end"):format(job.stuck) end
+  local killed = not job.stuck and how == "signal" and (code == 9 or code == 15) -- from outside: nothing is known of the variant
   local its_own = left or how == "signal" and not killed
   if killed then why = ("the process was ended from outside, by signal %d"):format(code) end
   return { variant = job.name, passed = false, seconds = sys.clock() - job.began, crashed = how == "signal" or nil,
@@ -129,8 +132,20 @@ local function remove(job)
   end
 end
 
+-- Ends a worker that has not come on for `patience` seconds.
+local function look_after(job, patience)
+  local at = live(job)
+  if at ~= job.at then
+    job.at, job.since = at, sys.clock()
+  elseif sys.clock() - job.since > patience then
+    job.stuck = patience
+    pcall(sys.kill, job.pid, 9)
+  end
+  return at
+end
+
 -- Runs all jobs; each(job) is called as one ends, in their order. Returns false when interrupted.
-local function run(list, text, each)
+local function run(list, text, patience, each)
   local jobs = math.max(1, math.min(sys.cores(), #list))
   local threads = math.max(1, sys.cores() // jobs)
   local tty, began, shown = sys.isatty(2), sys.clock(), 0
@@ -151,7 +166,7 @@ local function run(list, text, each)
         remove(active[i])
         table.remove(active, i)
       else
-        done = done + live(active[i])
+        done = done + look_after(active[i], patience)
       end
     end
     if tty and sys.clock() - shown > 0.2 then
@@ -215,6 +230,10 @@ function M.run(args, usage)
   if not args.flags.all and #args.words == 0 then usage "check: a name, a plug-in (.so, .c) or --all expected" end
   if args.flags.all and text ~= "" then usage "check: options belong to one name, not to --all" end
   if args.flags.json then writable(args.flags.json) end
+  local patience = args.flags.patience and math.tointeger(tonumber(args.flags.patience)) or PATIENCE
+  if patience < 1 or args.flags.patience and not math.tointeger(tonumber(args.flags.patience)) then
+    usage(("check: --patience: a whole number of seconds >= 1 expected, got '%s'"):format(args.flags.patience))
+  end
   local list, began = targets(args), sys.clock()
   for _, job in ipairs(list) do -- unknown names, before anything runs
     local ok, family, options = pcall(core.check.canonical, job.name, text)
@@ -224,7 +243,7 @@ function M.run(args, usage)
   sys.mkdir(root .. "/certificates")
   for i, job in ipairs(list) do job.out = ("%s/certificates/.%d.%d"):format(root, sys.pid(), i) end
   local records, failed = {}, 0
-  local complete = run(list, text, function(job)
+  local complete = run(list, text, patience, function(job)
     local r = job.result
     if r.family then r.certificate = certificate.write(root, r) end
     records[#records + 1] = r

@@ -104,7 +104,7 @@ local ARROWS = {
   { "^attention/template/", "^attention/template/attn%.h$", "" },
   { "^experiments/plugins/", "^experiments/plugins/attn%.h$", "" },
   { "^attention/", "^core/attnlab%.h$ ^attention/[^/]+%.h$ ^kernels/attn[^/]*%.h$ ^generated/attn_families%.inc$",
-    "pthread dlfcn elf sha2" },
+    "pthread dlfcn elf sha2 sys/stat" },
   { "^lua/", "^core/attnlab%.h$ ^attention/attn%.h$ ^attention/check%.h$ ^lua/[^/]+%.h$", POSIX .. "lua lauxlib lualib jansson sha2" },
 }
 

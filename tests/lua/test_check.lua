@@ -75,6 +75,14 @@ T.test("a variant that ends the process is a failure, not the end of the check",
   T.eq(recorded "exits".passed, false)
 end)
 
+T.test("a variant that does not end is a failure", function()
+  local code, text = run(build .. "/tests/broken/hangs.so", "--patience", "2")
+  T.eq(code, 1, text)
+  T.ok(text:find("no progress for 2 s: a call of the variant does not end", 1, true), text)
+  T.eq(recorded "hangs".passed, false)
+  T.eq((run("p1/softmax", "--patience", "0")), 2)
+end)
+
 T.test("what cannot be checked is an error that names it", function()
   local code, text = run "p1/sofmax"
   T.eq(code, 1)
