@@ -139,6 +139,23 @@ bool attn_case_needs_order(const char *name, const char *options) {
   return refused;
 }
 
+void attn_case_refused(const char *name, const char *options, const char *says) {
+  al_ctx *c = al_ctx_new();
+  const attn_family *family;
+  const attn_preset *preset;
+  al_opts *o;
+  attn_find(c, name, &family, &preset, &o);
+  if (o) al_opts_parse(c, o, options);
+  const attn_sizes s = {2, 2, 4, 4, 0};
+  attn *a = al_error(c) == AL_OK ? attn_new(c, family, o, &s, AL_F32, 1, "t") : NULL;
+  ck_assert_msg(a == NULL, "'%s' was accepted", options);
+  ck_assert_msg(strstr(al_error_message(c, NULL, NULL), says) != NULL, "'%s': %s", options,
+                al_error_message(c, NULL, NULL));
+  al_opts_release(o);
+  ck_assert_int_eq(al_memory(c).live, 0);
+  al_ctx_free(c);
+}
+
 double rms_ratio(const double *got, const double *want, int64_t n) {
   double e = 0, r = 0;
   for (int64_t i = 0; i < n; i++) {

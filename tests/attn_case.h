@@ -37,5 +37,9 @@ void attn_case_check_oracle(const char *name, const char *options, bool causal, 
 void attn_case_check_gradients(const char *name, const char *options);
 /* f32 against f64 at N(0,1) inputs and odd sizes; fails the test. */
 void attn_case_check_f32(const char *name, const char *options);
+/* An instance with these options is refused, saying so, and leaves nothing behind; 2 heads of 4, no
+ * x.
+ */
+void attn_case_refused(const char *name, const char *options, const char *says);
 double rms_ratio(const double *got, const double *want, int64_t n);
 #endif

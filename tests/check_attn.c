@@ -120,20 +120,7 @@ static const struct {
 };
 
 START_TEST(refusals_name_the_reason) {
-  al_ctx *c = al_ctx_new();
-  const attn_family *family;
-  const attn_preset *preset;
-  al_opts *o;
-  attn_find(c, refused[_i].name, &family, &preset, &o);
-  if (o) al_opts_parse(c, o, refused[_i].options);
-  const attn_sizes s = {2, 2, 4, 4, 0};
-  attn *a = al_error(c) == AL_OK ? attn_new(c, family, o, &s, AL_F32, 1, "t") : NULL;
-  ck_assert_msg(a == NULL, "'%s' was accepted", refused[_i].options);
-  ck_assert_msg(strstr(al_error_message(c, NULL, NULL), refused[_i].says) != NULL, "'%s': %s",
-                refused[_i].options, al_error_message(c, NULL, NULL));
-  al_opts_release(o);
-  ck_assert_int_eq(al_memory(c).live, 0);
-  al_ctx_free(c);
+  attn_case_refused(refused[_i].name, refused[_i].options, refused[_i].says);
 }
 END_TEST
 
