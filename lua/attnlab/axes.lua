@@ -1,4 +1,5 @@
 -- Axes of the figures: where the ticks stand, and the scale of differences.
+-- A change here makes no run stale.
 local M = {}
 
 -- Round positions between lo and hi with a step of 1, 2 or 5: at least three.

@@ -1,6 +1,7 @@
 -- The command bench: times beside what this machine could do at best, and only of results that were
 -- found right in the same process. bench/train, attention, ops and decode hold one kind each: the rows of
 -- their options, the columns of their table, and run(o, given) -> {title, rows, rates, notes}.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local ceiling = require "attnlab.bench.ceiling"
 local machine = require "attnlab.bench.machine"

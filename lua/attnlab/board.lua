@@ -1,5 +1,6 @@
 -- What a long job of many workers shows while it runs: on a terminal a block of lines that is drawn
 -- again in place, elsewhere plain lines now and then. NO_COLOR switches colours off.
+-- A change here makes no run stale.
 local sys = require("attnlab.core").sys
 local tables = require "attnlab.table"
 

@@ -1,4 +1,5 @@
 -- What a run will need, before it runs: parameters, arithmetic, memory.
+-- A change here makes no run stale.
 local model = require "attnlab.model"
 
 local M = {}

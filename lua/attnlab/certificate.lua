@@ -1,6 +1,7 @@
 -- Certificates: what `check` found of one variant, as a JSON file runs/certificates/<family>-<hash>.json,
 -- and which of them a run may show. The hash is of the family's canonical options without form and impl:
 -- a check runs every form, so one certificate stands for all of them.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local store = require "attnlab.store"

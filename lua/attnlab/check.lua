@@ -1,5 +1,6 @@
 -- check: holds variants to the conformance driver, each in a process of its own, so that a fault that
 -- ends the process is a result like any other. Writes a certificate for each.
+-- A change here makes no run stale.
 local certificate = require "attnlab.certificate"
 local check_table = require "attnlab.check_table"
 local core = require "attnlab.core"

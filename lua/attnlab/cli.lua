@@ -1,4 +1,5 @@
 -- The command line. COMMANDS is the one table that the parser, --help and the errors are made from.
+-- A change here makes no run stale.
 local names = require "attnlab.names"
 local tables = require "attnlab.table"
 

@@ -1,5 +1,6 @@
 -- The commands of cli.lua that run experiments and show what came out; those about models, runs on disk
 -- and the registry are in inspect.lua. Each is a function of (args, usage) that returns an exit status.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"

@@ -5,6 +5,7 @@
 --   REFUTED    the opposite is shown: the 95 % interval lies wholly on the other side (or outside the
 --              margin), an arm that should diverge finished, a value is outside its tolerance
 --   not shown  neither
+-- A change here makes no run stale.
 local measures = require "attnlab.measures"
 local stats = require "attnlab.stats"
 

@@ -19,6 +19,7 @@
 --   plugins   list of plug-ins to load first (.so or .c), paths from the experiment's folder or the current one
 --   quick     overrides for --quick: config keys, seeds
 --   next      the command to type next
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local measures = require "attnlab.measures"

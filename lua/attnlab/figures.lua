@@ -1,4 +1,5 @@
 -- Figures of an experiment's results, as runs.gather gives them: losses by step, and by a number.
+-- A change here makes no run stale.
 local measures = require "attnlab.measures"
 local panels = require "attnlab.panels"
 local plot = require "attnlab.plot"

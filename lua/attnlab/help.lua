@@ -1,5 +1,6 @@
 -- Help on whatever a name means: op, attention preset or family, attention option, configuration
 -- key. All of it comes from descriptors and rows.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local names = require "attnlab.names"

@@ -1,5 +1,6 @@
 -- Commands of cli.lua about models, runs on disk and what there is: eval, generate, list, describe, lua,
 -- env, version, runs, compare. Functions of (args, usage) as in commands.lua.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local certificate = require "attnlab.certificate"
 local config = require "attnlab.config"

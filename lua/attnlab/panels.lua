@@ -7,6 +7,7 @@
 --              marks = bool or gnuplot's number of a mark, line = bool (true), thin = bool,
 --              below = bool (where the labels stand) }
 -- Points that a logarithmic axis cannot show are left out.
+-- A change here makes no run stale.
 local axes = require "attnlab.axes"
 local plot = require "attnlab.plot"
 local parts, quote = plot.parts, plot.quote

@@ -2,6 +2,7 @@
 -- bands, (b) forest plot of paired differences, (c) the row sum by position. plot.script builds the
 -- text from numbers and quoted names only: data travel in datablocks of the script file, nothing
 -- passes a shell, and the axes may be scaled but no value is changed.
+-- A change here makes no run stale.
 local axes = require "attnlab.axes"
 
 local M = {}

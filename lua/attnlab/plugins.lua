@@ -1,5 +1,6 @@
 -- Plug-ins: attention variants from files outside the program. Building them from C, loading them, and which
 -- of them a run used: a run keeps family, path and SHA-256 of each, and finds the same file or says what differs.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local sys = core.sys
 

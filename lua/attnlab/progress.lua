@@ -1,5 +1,6 @@
 -- One line about a running training: rewritten in place on a terminal, else a plain line now and
 -- then: "step 120/1000 | loss 3.412 | lr 3.0e-04 | norm 0.82 | 12.3k tok/s | 0.2 GB | eta 03:12"
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 
 local M = {}

@@ -1,6 +1,7 @@
 -- Runs an experiment: every arm with every seed in worker processes of their own, seed by seed, so that
 -- all arms of the first seed come first. Finished and diverged runs are skipped, others go on from
 -- their last checkpoint. Workers die with the runner.
+-- A change here makes no run stale.
 local board = require "attnlab.board"
 local config = require "attnlab.config"
 local certificate = require "attnlab.certificate"

@@ -1,4 +1,5 @@
 -- New variants: a source file that compiles, computes something and says how it is made.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local plugins = require "attnlab.plugins"
 local sys = core.sys

@@ -15,12 +15,8 @@ local sys, json = core.sys, core.json
 
 local M = {}
 
--- Modules that only read results or draw them: a change there makes no finished run stale.
-local NOT_SOURCE = {}
-for name in ("axes bench board budget certificate check cli commands expect experiment help inspect names panels plot plugins progress "
-  .. "recurrence_results runner runs scaffold stats study table"):gmatch "%S+" do
-  NOT_SOURCE[name .. ".lua"] = true
-end
+-- The line in the head of a module that only reads results, draws them or asks for them.
+local MARK = "\n-- A change here makes no run stale.\n"
 
 -- Folder that holds attnlab/*.lua, and the project's root above it.
 local function lua_dir()
@@ -29,26 +25,38 @@ local function lua_dir()
   return dir, dir .. "/.."
 end
 
-local function add_sources(list, root, dir)
-  if sys.exists(root .. "/" .. dir) ~= "dir" then return end
-  for _, name in ipairs(sys.list(root .. "/" .. dir)) do
-    local path = dir .. "/" .. name
-    if sys.exists(root .. "/" .. path) == "dir" then
-      if path ~= "lua/attnlab/bench" and path ~= "attention/template" then add_sources(list, root, path) end
-    elseif (name:match "%.[ch]$" or name:match "%.def$" or name:match "%.lua$") and not NOT_SOURCE[name] then
-      list[#list + 1] = path .. "\0" .. sys.sha256(sys.read(root .. "/" .. path))
+-- The sources under root that a metric can depend on: sorted paths, and texts by path.
+function M.sources(root)
+  local paths, texts = {}, {}
+  local function walk(dir)
+    if sys.exists(root .. "/" .. dir) ~= "dir" then return end
+    for _, name in ipairs(sys.list(root .. "/" .. dir)) do
+      local path = dir .. "/" .. name
+      if sys.exists(root .. "/" .. path) == "dir" then
+        if path ~= "attention/template" then walk(path) end
+      elseif name:match "%.[ch]$" or name:match "%.def$" or name:match "%.lua$" then
+        local text = sys.read(root .. "/" .. path)
+        if not text:find(MARK, 1, true) then paths[#paths + 1], texts[path] = path, text end
+      end
     end
   end
+  for _, dir in ipairs { "attention", "core", "kernels", "lua" } do walk(dir) end
+  table.sort(paths)
+  return paths, texts
+end
+
+-- Hash of the sources under root.
+function M.hash_of(root)
+  local paths, texts = M.sources(root)
+  local list = {}
+  for i, path in ipairs(paths) do list[i] = path .. "\0" .. sys.sha256(texts[path]) end
+  return sys.sha256(table.concat(list, "\n")):sub(1, 12)
 end
 
 local source
--- Hash of the sources that a metric can depend on, as they stand beside the Lua modules.
+-- The hash of the sources beside the Lua modules that run here.
 function M.source_hash()
-  if not source then
-    local list, _, root = {}, lua_dir()
-    for _, dir in ipairs { "attention", "core", "kernels", "lua" } do add_sources(list, root, dir) end
-    source = sys.sha256(table.concat(list, "\n")):sub(1, 12)
-  end
+  source = source or M.hash_of(select(2, lua_dir()))
   return source
 end
 

@@ -17,6 +17,7 @@
 -- or how it ended, called before the first measurement; stale(case, result, root) -> whether it was measured on
 -- something that is not there any more; shown(records) -> the records of the printed table;
 -- document(records, study, table, figure) -> text of report.md.
+-- A change here makes no run stale.
 local board = require "attnlab.board"
 local core = require "attnlab.core"
 local names = require "attnlab.names"

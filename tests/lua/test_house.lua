@@ -2,6 +2,7 @@
 local T = ...
 local core = require "attnlab.core"
 local house = dofile(T.root .. "tests/lua/house.lua")
+local store = require "attnlab.store"
 local sys = core.sys
 
 -- ---- the tree -------------------------------------------------------------------------------------
@@ -92,6 +93,33 @@ T.test("Lua modules create no globals", function()
   for _, f in ipairs(files) do
     local name = f.path:match "^lua/(attnlab/.*)%.lua$"
     if name then require((name:gsub("/init$", ""):gsub("/", "."))) end -- run.lua refuses new globals
+  end
+end)
+
+-- A finished run is stale when a source that counts changes, so a module that draws or commands must not count.
+T.test("modules that no run needs say that a change there makes no run stale", function()
+  local paths, texts = store.sources(T.root == "" and "." or T.root)
+  local reached, todo = {}, { "lua/attnlab/worker.lua", "lua/attnlab/init.lua" }
+  for _, path in ipairs(paths) do
+    if path:find "^lua/attnlab/study/" then todo[#todo + 1] = path end
+  end
+  while #todo > 0 do
+    local path = table.remove(todo)
+    if texts[path] and not reached[path] then
+      reached[path] = true
+      for name in house.file(path, texts[path]).bare:gmatch 'require%s*%(?%s*"(attnlab[%w_.]*)"' do
+        name = "lua/" .. name:gsub("%.$", ""):gsub("%.", "/")
+        table.move({ name .. ".lua", name .. "/init.lua" }, 1, 2, #todo + 1, todo)
+      end
+      local folder = path:match "^(.*/)init%.lua$" -- loads its siblings by name
+      for _, p in ipairs(folder and folder ~= "lua/attnlab/" and paths or {}) do
+        if p:sub(1, #folder) == folder then todo[#todo + 1] = p end
+      end
+    end
+  end
+  for _, path in ipairs(paths) do
+    T.ok(not path:find "%.lua$" or reached[path],
+      path .. ": no run needs it, so '-- A change here makes no run stale.' in its head")
   end
 end)
 

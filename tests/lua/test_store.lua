@@ -27,6 +27,32 @@ T.test("the id is a function of configuration, seed, data and expectation alone"
   end
 end)
 
+T.test("sources: every file counts but what says that it does not", function()
+  local root = T.folder()
+  for _, dir in ipairs { "core", "lua", "lua/attnlab", "lua/attnlab/nn", "attention", "attention/template" } do
+    sys.mkdir(root .. "/" .. dir)
+  end
+  local last = store.hash_of(root)
+  local function put(path, text)
+    sys.write(root .. "/" .. path, text)
+    local hash = store.hash_of(root)
+    local changed = hash ~= last
+    last = hash
+    return changed
+  end
+  local MARK = "-- A change here makes no run stale.\n"
+  for _, path in ipairs { "core/a.c", "core/a.def", "lua/l.h", "lua/attnlab/a.lua", "lua/attnlab/nn/plot.lua" } do
+    T.ok(put(path, "one\n"), path .. " counts")
+    T.ok(put(path, "two\n"), path .. " counts again")
+  end
+  T.ok(put("lua/attnlab/a.lua", "f [[" .. MARK:sub(1, -2) .. "]]\n"), "the mark stands on a line of its own")
+  for _, path in ipairs { "lua/attnlab/figures2.lua", "lua/attnlab/nn/shows.lua" } do
+    T.ok(not put(path, "-- Shows it.\n" .. MARK .. "return 1\n"), path .. " is left out")
+    T.ok(not put(path, "-- Shows it.\n" .. MARK .. "return 2\n"), path .. " is left out when it changes")
+  end
+  T.ok(not put("core/README.md", "text") and not put("attention/template/variant.c", "int x;"), "neither texts nor the template count")
+end)
+
 T.test("status: new, running, killed, ended", function()
   local root = T.folder()
   local dir = store.create(root, spec())

@@ -1,6 +1,7 @@
 -- What this machine reaches at best, measured in the same rounds as the work: products of large
 -- square matrices (FLOP/s) and a copy of a tensor larger than the caches (bytes/s, read and
 -- written). A floor is the time that the work's arithmetic or traffic would take at these rates.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local timing = require "attnlab.bench.timing"
 

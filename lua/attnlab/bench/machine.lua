@@ -1,5 +1,6 @@
 -- What times depend on: processor, cores, threads, how they wait, versions, and whether the machine
 -- has other work.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local store = require "attnlab.store"
 local sys = core.sys

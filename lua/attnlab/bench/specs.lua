@@ -1,4 +1,5 @@
 -- The attention variants that are timed by name, and how a list of names on the command line reads.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"

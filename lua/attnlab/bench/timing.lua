@@ -3,6 +3,7 @@
 --
 -- A case is { once = function() -> {part = seconds, ..} }: it times its parts itself, by M.timed,
 -- so that what has to happen between them (a gradient dropped) is not in the time.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local clock = core.sys.clock
 

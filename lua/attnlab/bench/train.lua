@@ -7,6 +7,7 @@
 --   bytes       operands and result of the three products of each weight matrix, and 28 a parameter
 --               (AdamW reads weight, gradient and two moments, writes all but the gradient)
 -- The floor is the time of this work at the rates of ceiling.lua.
+-- A change here makes no run stale.
 local core = require "attnlab.core"
 local ceiling = require "attnlab.bench.ceiling"
 local check = require "attnlab.bench.check"

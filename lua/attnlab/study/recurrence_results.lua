@@ -1,5 +1,5 @@
--- What the study of the recurrence makes of its measurements: records, table, figure, judgement. A change
--- here makes no measurement stale.
+-- What the study of the recurrence makes of its measurements: records, table, figure, judgement.
+-- A change here makes no run stale.
 local stats = require "attnlab.stats"
 local tables = require "attnlab.table"
 

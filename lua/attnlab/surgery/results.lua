@@ -1,5 +1,6 @@
 -- Results of a study of surgery: records of its measurements, the table that is printed, the figure, the
 -- report with the texts, and what expectations can be judged. Part of study/surgery.lua.
+-- A change here makes no run stale.
 local subject = require "attnlab.surgery.subject"
 
 local M = {}
