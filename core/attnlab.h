@@ -329,6 +329,12 @@ AL_API al_st *al_st_open(al_ctx *c, const char *path);
 AL_API void al_st_close(al_st *s);
 AL_API int al_st_count(const al_st *s);
 AL_API const char *al_st_name(const al_st *s, int i);
+/* Of tensor i as the file has it: the word for its type ("I64"), its axes and their sizes, and
+ * whether al_st_tensor can load it: other types and more than AL_MAX_DIMS axes are listed only. */
+AL_API const char *al_st_type(const al_st *s, int i);
+AL_API int al_st_ndim(const al_st *s, int i);
+AL_API int64_t al_st_size(const al_st *s, int i, int axis);
+AL_API bool al_st_loads(const al_st *s, int i);
 AL_API al_tensor *al_st_tensor(al_ctx *c, const al_st *s,
                                const char *name); /* new; F64 F32 BF16 I32 kept, F16 -> f32 */
 AL_API int al_st_meta_count(const al_st *s);

@@ -26,7 +26,37 @@ static al_tensor *get_llama2c(al_ctx *c, const void *file, const char *name) {
 static void close_st(void *p) { al_st_close(p); }
 static void close_llama2c(void *p) { al_llama2c_close(p); }
 
-/* core.safetensors.open(path) -> {[name] = tensor}, {[key] = value} */
+/* Sets field i of the table on top: { type = as the file names it, shape = {..}, why = what
+ * al_st_tensor says of it }. */
+static void list(lua_State *L, al_ctx *c, const al_st *s, int i) {
+  const char *name = al_st_name(s, i);
+  lua_createtable(L, 0, 3);
+  lua_pushstring(L, al_st_type(s, i));
+  lua_setfield(L, -2, "type");
+  lua_newtable(L);
+  for (int a = 0; a < al_st_ndim(s, i); a++) {
+    lua_pushinteger(L, al_st_size(s, i, a));
+    lua_rawseti(L, -2, a + 1);
+  }
+  lua_setfield(L, -2, "shape");
+  al_st_tensor(c, s, name);
+  lua_pushstring(L, al_error_message(c, NULL, NULL));
+  al_error_clear(c);
+  lua_setfield(L, -2, "why");
+  lua_setfield(L, -2, name);
+}
+
+/* __index of the tensors: a name that is only listed is an error that says why. */
+static int st_missing(lua_State *L) {
+  lua_settop(L, 2);
+  lua_rawget(L, lua_upvalueindex(1));
+  if (lua_isnil(L, -1)) return 1;
+  lua_getfield(L, -1, "why");
+  return luaL_error(L, "%s", lua_tostring(L, -1));
+}
+
+/* core.safetensors.open(path) -> {[name] = tensor}, {[key] = value}, {[name] = {type =, shape =}}
+ * of the tensors that cannot be loaded: asking the first table for one of them is an error. */
 static int st_open(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   al_ctx *c = lal_ctx(L);
@@ -35,15 +65,24 @@ static int st_open(lua_State *L) {
   if (!s) return lal_raise(L);
   const int n = al_st_count(s), n_meta = al_st_meta_count(s);
   lua_createtable(L, 0, n);
-  for (int i = 0; i < n; i++) load(L, c, get_st, s, al_st_name(s, i));
+  for (int i = 0; i < n; i++)
+    if (al_st_loads(s, i)) load(L, c, get_st, s, al_st_name(s, i));
   lua_createtable(L, 0, n_meta);
   for (int i = 0; i < n_meta; i++) {
     const char *value, *key = al_st_meta(s, i, &value);
     lua_pushstring(L, value);
     lua_setfield(L, -2, key);
   }
+  lua_newtable(L);
+  for (int i = 0; i < n; i++)
+    if (!al_st_loads(s, i)) list(L, c, s, i);
+  lua_createtable(L, 0, 1);
+  lua_pushvalue(L, -2);
+  lua_pushcclosure(L, st_missing, 1);
+  lua_setfield(L, -2, "__index");
+  lua_setmetatable(L, -4); /* of the tensors */
   lal_guard_free(g);
-  return 2;
+  return 3;
 }
 
 typedef struct entry {

@@ -58,7 +58,7 @@ static const struct bad {
     {"{\"__metadata__\":{\"k\":1}}", 0, "__metadata__", "'k' must be a text"},
     {"{\"__metadata__\":{\"k\":null}}", 0, "__metadata__", "'k' must be a text"},
     {"{\"__metadata__\":[]}", 0, "__metadata__", "object"},
-    {"{\"__metadata__\":null}", 0, "__metadata__", "object"},
+    {"{\"a\":null,\"__metadata__\":null}", 0, "'a'", "object"},
     {"{\"a\":1}", 0, "'a'", "object"},
     {"{\"a\":[]}", 0, "'a'", "object"},
     {"{\"a\":null}", 0, "'a'", "object"},
@@ -104,6 +104,14 @@ static const struct bad {
      "two whole numbers"},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":4}}", 4, "'a'", "two whole numbers"},
     {"{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}}", 1, "'a'", "F4"},
+    {"{\"a\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "'a'",
+     "I64 of this shape needs 16"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 1, "'a'",
+     "do not lie in the 1 bytes"},
+    {"{\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[9223372036854775807,2],\"data_offsets\":[0,0]}}", 0,
+     "'a'", "overflows"},
+    {"{\"a\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[1,9]}}", 9, "'a'",
+     "1 bytes before"},
     {"{}", 1, "1 bytes after", ""},
     {"{\"a\":" T("[1]", "0", "4") "}", 5, "1 bytes after", ""},
     {"{\"a\":" T("[1]", "1", "5") "}", 5, "'a'", "1 bytes before"},
@@ -179,6 +187,12 @@ START_TEST(least_files) {
   ck_assert_str_eq(al_st_meta(s, 0, &value), "k");
   ck_assert_str_eq(value, "v");
   al_st_close(s);
+  const char *null = "{\"__metadata__\":null,\"a\":" T("[1]", "0", "4") "}";
+  s = opened(make(null, strlen(null), NULL, 4));
+  ck_assert_int_eq(al_st_count(s), 1);
+  ck_assert_str_eq(al_st_name(s, 0), "a");
+  ck_assert_int_eq(al_st_meta_count(s), 0);
+  al_st_close(s);
 }
 END_TEST
 
@@ -225,6 +239,22 @@ START_TEST(foreign_types) {
   expect(AL_ETYPE, "'long'", "I64");
   ck_assert_ptr_null(al_st_tensor(c, s, "deep"));
   expect(AL_ESHAPE, "'deep'", "got 9");
+  const struct {
+    const char *name, *type;
+    int ndim;
+    bool loads;
+  } listed[] = {{"deep", "F32", 9, false}, {"flag", "BOOL", 1, false}, {"half", "F16", 2, true},
+                {"long", "I64", 1, false}, {"none", "F32", 2, true},   {"tiny", "F4", 1, false},
+                {"x", "F32", 1, true}};
+  for (int i = 0; i < 7; i++) {
+    ck_assert_str_eq(al_st_name(s, i), listed[i].name);
+    ck_assert_str_eq(al_st_type(s, i), listed[i].type);
+    ck_assert_int_eq(al_st_ndim(s, i), listed[i].ndim);
+    ck_assert(al_st_loads(s, i) == listed[i].loads);
+  }
+  ck_assert(al_st_size(s, 0, 8) == 1 && al_st_size(s, 2, 1) == 3 && al_st_size(s, 5, 0) == 4);
+  ck_assert(al_st_size(s, 2, 2) == 0 && al_st_size(s, 2, -1) == 0 && al_st_size(s, 7, 0) == 0);
+  ck_assert(!al_st_type(s, 7) && !al_st_type(s, -1) && !al_st_ndim(s, 7) && !al_st_loads(s, 7));
   ck_assert_ptr_null(al_st_tensor(c, s, "hlaf"));
   expect(AL_ENAME, "'hlaf'", "nearest: 'half'");
   ck_assert_ptr_null(al_st_tensor(c, s, "nothing like it"));

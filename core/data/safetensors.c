@@ -5,11 +5,12 @@
  *    "name": {"dtype": "F32", "shape": [2,3], "data_offsets": [begin, end]}, ...}
  *
  * Offsets count from the end of the header; the tensors must cover the data exactly. Reading opens
- * the file, checks the whole header and loads each tensor when it is asked for, so a tensor of a
- * type we do not compute with is no obstacle to the others. Offsets need not be aligned: bytes are
- * copied, never cast. Writing orders by size of the type (largest first), then by name, pads the
- * header with spaces so that data begin at a multiple of 8, and streams: no second copy of a model
- * is held. Not here: files split in shards, types below one byte. */
+ * the file, checks the whole header and loads each tensor when it is asked for: one of a type we do
+ * not compute with is listed with its type and sizes, and is no obstacle to the others. Offsets
+ * need not be aligned: bytes are copied, never cast. Writing orders by size of the type (largest
+ * first), then by name, pads the header with spaces so that data begin at a multiple of 8, and
+ * streams: no second copy of a model is held. Not here: files split in shards, types below one
+ * byte. */
 #include "file.h"
 #include "../core.h"
 #include <jansson.h>
@@ -20,6 +21,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "the data are copied as they lie in the file");
 
 enum { MAX_HEADER = 100000000, PREFIX = 8, CHUNK = 1 << 16 };
+
+static const char METADATA[] = "__metadata__";
 
 /* Types of the format and their bits; al = ours, or -1 when such a tensor cannot be loaded. */
 enum { NOT_OURS = -1, HALF = -2 };
@@ -44,13 +47,13 @@ typedef struct entry {
   int64_t numel;
   size_t ndim;
   int64_t shape[AL_MAX_DIMS]; /* the first AL_MAX_DIMS of ndim */
+  const json_t *sizes;        /* all of them; owned by the header */
 } entry;
 
 struct al_st {
   al_in in;
   json_t *header;
-  json_t *metadata; /* borrowed from header; NULL if there is none */
-  int64_t data;     /* offset of the data part in the file */
+  int64_t data; /* offset of the data part in the file */
   int n;
   entry *entries; /* sorted by name */
   int n_meta;
@@ -70,6 +73,7 @@ static const struct st_type *find_type(const char *name) {
 static al_status read_shape(al_ctx *c, const char *path, entry *e, const json_t *shape) {
   if (!json_is_array(shape))
     return BAD("%s: tensor '%.200s': 'shape' must be a list", path, e->name);
+  e->sizes = shape;
   e->ndim = json_array_size(shape);
   e->numel = 1;
   for (size_t i = 0; i < e->ndim; i++) {
@@ -153,16 +157,16 @@ static al_status check_cover(al_ctx *c, const al_st *s, int64_t bytes) {
   return AL_OK;
 }
 
-static al_status read_metadata(al_ctx *c, al_st *s) {
-  s->metadata = json_object_get(s->header, "__metadata__");
-  if (!s->metadata) return AL_OK;
-  if (!json_is_object(s->metadata))
+/* Other writers put null where they have nothing to say. */
+static al_status read_metadata(al_ctx *c, al_st *s, json_t *metadata) {
+  if (json_is_null(metadata)) return AL_OK;
+  if (!json_is_object(metadata))
     return BAD("%s: __metadata__ must be an object of texts", s->in.path);
-  s->meta = al_calloc(c, 2 * (int64_t)json_object_size(s->metadata), sizeof *s->meta);
+  s->meta = al_calloc(c, 2 * (int64_t)json_object_size(metadata), sizeof *s->meta);
   if (!s->meta) return al_error(c);
   const char *key;
   json_t *v;
-  json_object_foreach(s->metadata, key, v) {
+  json_object_foreach(metadata, key, v) {
     if (!json_is_string(v))
       return BAD("%s: __metadata__: '%.200s' must be a text", s->in.path, key);
     s->meta[2 * s->n_meta] = key;
@@ -206,14 +210,15 @@ static al_status read_header(al_ctx *c, al_st *s) {
   if (st == AL_OK) st = parse_header(c, s, text, (int64_t)n);
   free(text);
   AL_TRY(st);
-  AL_TRY(read_metadata(c, s));
-  const size_t n_entries = json_object_size(s->header) - (s->metadata != NULL);
-  s->entries = al_calloc(c, (int64_t)n_entries, sizeof *s->entries);
+  s->entries = al_calloc(c, (int64_t)json_object_size(s->header), sizeof *s->entries);
   if (!s->entries) return al_error(c);
   const char *key;
   json_t *v;
   json_object_foreach(s->header, key, v) {
-    if (v == s->metadata) continue;
+    if (strcmp(key, METADATA) == 0) {
+      AL_TRY(read_metadata(c, s, v));
+      continue;
+    }
     entry *e = &s->entries[s->n];
     e->name = key;
     AL_TRY(read_entry(c, path, e, v, bytes));
@@ -245,6 +250,18 @@ void al_st_close(al_st *s) {
 int al_st_count(const al_st *s) { return s->n; }
 const char *al_st_name(const al_st *s, int i) {
   return i >= 0 && i < s->n ? s->entries[i].name : NULL;
+}
+const char *al_st_type(const al_st *s, int i) {
+  return i >= 0 && i < s->n ? s->entries[i].type->name : NULL;
+}
+int al_st_ndim(const al_st *s, int i) { return i >= 0 && i < s->n ? (int)s->entries[i].ndim : 0; }
+int64_t al_st_size(const al_st *s, int i, int axis) {
+  if (i < 0 || i >= s->n || axis < 0) return 0;
+  return json_integer_value(json_array_get(s->entries[i].sizes, (size_t)axis));
+}
+bool al_st_loads(const al_st *s, int i) {
+  return i >= 0 && i < s->n && s->entries[i].type->al != NOT_OURS &&
+         s->entries[i].ndim <= AL_MAX_DIMS;
 }
 int al_st_meta_count(const al_st *s) { return s->n_meta; }
 
@@ -373,7 +390,7 @@ static int by_key(const void *a, const void *b) {
 static al_status put_metadata(al_ctx *c, json_t *header, const char *path, int n,
                               const char *const *keys, const char *const *values) {
   json_t *meta = json_object();
-  AL_TRY(put(c, header, path, "name", "__metadata__", meta));
+  AL_TRY(put(c, header, path, "name", METADATA, meta));
   AL_TRY(put(c, meta, path, "metadata key", "format", json_string("pt")));
   const char *(*pairs)[2] = al_calloc(c, n, sizeof *pairs);
   if (!pairs) return al_error(c);
@@ -439,8 +456,8 @@ al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *name
                      const char *const *values) {
   for (int i = 0; i < n; i++) {
     if (!names[i]) return al_fail(c, AL_EVALUE, "safetensors: %s: tensor %d has no name", path, i);
-    if (strcmp(names[i], "__metadata__") == 0)
-      return al_fail(c, AL_EVALUE, "safetensors: %s: no tensor can be called __metadata__", path);
+    if (strcmp(names[i], METADATA) == 0)
+      return al_fail(c, AL_EVALUE, "safetensors: %s: no tensor can be called %s", path, METADATA);
     if (!tensors[i])
       return al_fail(c, AL_EVALUE, "safetensors: %s: '%.200s' is no tensor", path, names[i]);
   }

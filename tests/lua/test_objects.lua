@@ -45,6 +45,29 @@ T.test("safetensors", function()
   T.raises(function() core.safetensors.open(path) end, "x.safetensors")
 end)
 
+T.test("safetensors: tensors of other types are listed and stand in nobody's way", function()
+  local path = T.folder() .. "/foreign.safetensors"
+  local header = '{"__metadata__":null,"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+    .. '"ids":{"dtype":"I64","shape":[1,2],"data_offsets":[8,24]},'
+    .. '"mask":{"dtype":"BOOL","shape":[],"data_offsets":[24,25]},'
+    .. '"f8":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[25,28]},'
+    .. '"u8":{"dtype":"U8","shape":[0],"data_offsets":[28,28]},'
+    .. '"i16":{"dtype":"I16","shape":[2],"data_offsets":[28,32]},'
+    .. '"deep":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[32,36]}}'
+  core.sys.write(path, string.pack("<I8", #header) .. header .. string.pack("<ff", 1.5, -2) .. ("\0"):rep(28))
+  local t, metadata, listed = core.safetensors.open(path)
+  T.eq(t.x:flat(), {1.5, -2})
+  T.eq(next(t, next(t)), nil)
+  T.eq(metadata, {})
+  local seen = {}
+  for name, d in pairs(listed) do seen[name] = d.type .. " " .. table.concat(d.shape, ",") end
+  T.eq(seen, {ids = "I64 1,2", mask = "BOOL ", f8 = "F8_E4M3 3", u8 = "U8 0", i16 = "I16 2", deep = "F32 1,1,1,1,1,1,1,1,1"})
+  T.raises(function() return t.ids end, "foreign.safetensors: tensor 'ids': F64, F32, BF16, F16 or I32 needed, got I64")
+  T.raises(function() return t.f8 end, "'f8'.*got F8_E4M3")
+  T.raises(function() return t.deep end, "'deep': at most 8 axes possible, got 9")
+  T.eq(t.other, nil)
+end)
+
 T.test("windows of tokens", function()
   local ids = {}
   for i = 1, 100 do ids[i] = i - 1 end
