@@ -316,6 +316,22 @@ AL_API al_tensor *al_optim_state(al_optim *o, int i, const char **name);
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
+/* A path may have a border, "//": what stands before it is a folder (which may be a link), what
+ * stands behind lies in it. Each part is opened below the one before it, no link is followed, ".."
+ * is refused and files are regular files, so that a folder that somebody else made reaches nothing
+ * outside itself. All functions that take a path know it. Without a border a path is what it is for
+ * the system. */
+typedef struct al_at {
+  int fd;           /* folder of `name`, or AT_FDCWD */
+  const char *name; /* borrowed from the path */
+  int nofollow;     /* O_NOFOLLOW behind a border, else 0 */
+} al_at;
+AL_API bool al_at_open(al_at *at, const char *path); /* false: errno says why */
+AL_API void al_at_close(al_at *at);                  /* keeps errno */
+/* open(2), close-on-exec; -1 and errno on failure. */
+AL_API int al_file_open(const char *path, int flags, unsigned mode);
+AL_API const char *al_file_reason(int err); /* strerror, with words for a link behind a border */
+
 /* Writes a temporary file beside path, syncs, renames, syncs the folder. On failure path is
  * untouched. */
 AL_API al_status al_file_write(al_ctx *c, const char *path, const void *data, size_t n);

@@ -26,9 +26,10 @@ typedef struct plan {
 
 static bool redirect(const char *path, int fd) {
   if (!path) return true;
-  const int f = open(path, O_WRONLY | O_CREAT | O_APPEND, 0666);
+  const int f = al_file_open(path, O_WRONLY | O_CREAT | O_APPEND, 0666);
   if (f < 0 || dup2(f, fd) < 0) return false;
   if (f != fd) close(f);
+  else fcntl(fd, F_SETFD, 0); /* it was opened at its own place */
   return true;
 }
 

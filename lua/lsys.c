@@ -22,7 +22,7 @@
 
 static int fail(lua_State *L, const char *what, const char *path) {
   const int err = errno;
-  return luaL_error(L, "%s: %s: %s", what, path, strerror(err));
+  return luaL_error(L, "%s: %s: %s", what, path, al_file_reason(err));
 }
 
 /* A path argument: text without zero bytes, not empty. */
@@ -101,19 +101,33 @@ static int sys_sha256(lua_State *L) {
 
 /* ---- files and folders ---- */
 
+/* stat through a border, where a link is a link. 0, or -1 and errno. */
+static int stat_path(const char *path, struct stat *st) {
+  al_at at;
+  if (!al_at_open(&at, path)) return -1;
+  const int r = fstatat(at.fd, at.name, st, at.nofollow ? AT_SYMLINK_NOFOLLOW : 0);
+  al_at_close(&at);
+  return r;
+}
+
+/* "file", "dir", "other" or nil; behind a border a link is "other". */
 static int sys_exists(lua_State *L) {
   struct stat st;
-  if (stat(check_path(L, 1), &st) != 0) lua_pushnil(L);
+  if (stat_path(check_path(L, 1), &st) != 0) lua_pushnil(L);
   else lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" : "other");
   return 1;
 }
 
+/* core.sys.read(path, most) -> text; a file of more than `most` bytes (default 2^40) is an error.
+ */
 static int sys_read(lua_State *L) {
   const char *path = check_path(L, 1);
+  const lua_Integer most = luaL_optinteger(L, 2, (lua_Integer)1 << 40);
+  luaL_argcheck(L, most >= 0, 2, "a size of at least 0 expected");
   lal_guard *g = lal_guard_new(L, free);
   char *data = NULL;
   size_t n = 0;
-  if (al_file_read(lal_ctx(L), path, (size_t)1 << 40, &data, &n) != AL_OK) return lal_raise(L);
+  if (al_file_read(lal_ctx(L), path, (size_t)most, &data, &n) != AL_OK) return lal_raise(L);
   g->p = data;
   lua_pushlstring(L, data, n);
   lal_guard_free(g);
@@ -128,6 +142,20 @@ static int sys_write(lua_State *L) {
   return 0;
 }
 
+/* One folder, which may be there already. 0, or -1 and errno. */
+static int make_folder(const char *path) {
+  al_at at;
+  struct stat st;
+  if (!al_at_open(&at, path)) return -1;
+  int r = mkdirat(at.fd, at.name, 0777);
+  if (r != 0 && errno == EEXIST)
+    r = fstatat(at.fd, at.name, &st, at.nofollow ? AT_SYMLINK_NOFOLLOW : 0);
+  else st.st_mode = S_IFDIR;
+  if (r == 0 && !S_ISDIR(st.st_mode)) errno = ENOTDIR, r = -1;
+  al_at_close(&at);
+  return r;
+}
+
 static int sys_mkdir(lua_State *L) {
   const char *path = check_path(L, 1);
   char *part = lua_newuserdatauv(L, strlen(path) + 1, 0);
@@ -136,10 +164,7 @@ static int sys_mkdir(lua_State *L) {
     if (*p != '/' && *p != 0) continue;
     const char end = *p;
     *p = 0;
-    struct stat st;
-    if (mkdir(part, 0777) != 0 && !(errno == EEXIST && stat(part, &st) == 0 &&
-                                    (S_ISDIR(st.st_mode) || (errno = ENOTDIR, false))))
-      return fail(L, "mkdir", part);
+    if (make_folder(part) != 0) return fail(L, "mkdir", part);
     *p = end;
     if (end == 0) return 0;
   }
@@ -163,9 +188,14 @@ static void free_names(void *p) {
 
 /* Collects the entries of path into a sorted list; errno on failure. */
 static int read_names(const char *path, names *l) {
-  DIR *d = opendir(path);
-  if (!d) return errno;
-  int err = 0;
+  al_at at;
+  if (!al_at_open(&at, path)) return errno;
+  const int fd = openat(at.fd, at.name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | at.nofollow);
+  al_at_close(&at);
+  DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+  int err = d ? 0 : errno;
+  if (!d && fd >= 0) close(fd);
+  if (!d) return err;
   for (struct dirent *e; !err && (errno = 0, e = readdir(d));) {
     if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
     if (l->n == l->cap) {
@@ -204,26 +234,44 @@ static int sys_list(lua_State *L) {
 
 static int sys_remove(lua_State *L) {
   const char *path = check_path(L, 1);
-  return remove(path) == 0 ? 0 : fail(L, "remove", path);
+  al_at at;
+  if (!al_at_open(&at, path)) return fail(L, "remove", path);
+  int r = unlinkat(at.fd, at.name, 0);
+  if (r != 0 && errno == EISDIR) r = unlinkat(at.fd, at.name, AT_REMOVEDIR);
+  al_at_close(&at);
+  return r == 0 ? 0 : fail(L, "remove", path);
 }
 
 static int sys_rename(lua_State *L) {
   const char *from = check_path(L, 1), *to = check_path(L, 2);
-  if (rename(from, to) == 0) return 0;
-  return luaL_error(L, "rename: %s to %s: %s", from, to, strerror(errno));
+  al_at a, b;
+  int r = -1;
+  if (al_at_open(&a, from)) {
+    if (al_at_open(&b, to)) {
+      r = renameat(a.fd, a.name, b.fd, b.name);
+      al_at_close(&b);
+    }
+    al_at_close(&a);
+  }
+  if (r == 0) return 0;
+  return luaL_error(L, "rename: %s to %s: %s", from, to, al_file_reason(errno));
 }
 
 static int sys_truncate(lua_State *L) {
   const char *path = check_path(L, 1);
   const lua_Integer n = luaL_checkinteger(L, 2);
   luaL_argcheck(L, n >= 0, 2, "a size of at least 0 expected");
-  return truncate(path, n) == 0 ? 0 : fail(L, "truncate", path);
+  const int fd = al_file_open(path, O_WRONLY, 0);
+  const int r = fd >= 0 ? ftruncate(fd, n) : -1, err = errno;
+  if (fd >= 0) close(fd);
+  errno = err;
+  return r == 0 ? 0 : fail(L, "truncate", path);
 }
 
 static int sys_size(lua_State *L) {
   const char *path = check_path(L, 1);
   struct stat st;
-  if (stat(path, &st) != 0) return fail(L, "size", path);
+  if (stat_path(path, &st) != 0) return fail(L, "size", path);
   lua_pushinteger(L, st.st_size);
   return 1;
 }
@@ -261,7 +309,7 @@ static int lock_close(lua_State *L) { return close_handle(L, LOCK_TYPE); }
 static int sys_append(lua_State *L) {
   const char *path = check_path(L, 1);
   handle *h = new_handle(L, FILE_TYPE, path);
-  h->fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+  h->fd = al_file_open(path, O_WRONLY | O_APPEND | O_CREAT, 0666);
   return h->fd >= 0 ? 1 : fail(L, "append", path);
 }
 
@@ -297,7 +345,7 @@ static int file_tell(lua_State *L) {
 static int sys_lock(lua_State *L) {
   const char *path = check_path(L, 1);
   handle *h = new_handle(L, LOCK_TYPE, path);
-  h->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  h->fd = al_file_open(path, O_RDWR | O_CREAT, 0666);
   if (h->fd < 0) return fail(L, "lock", path);
   if (flock(h->fd, LOCK_EX | LOCK_NB) == 0) return 1;
   if (errno != EWOULDBLOCK) return fail(L, "lock", path);

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -121,6 +122,58 @@ START_TEST(keeps_mode_and_links) {
 }
 END_TEST
 
+static int flags_of_open(const char *path, int flags) {
+  const int fd = al_file_open(path, flags, 0600);
+  if (fd < 0) return errno;
+  close(fd);
+  return 0;
+}
+
+START_TEST(stays_behind_a_border) {
+  char path[2][200], *data;
+  size_t n;
+  ck_assert_int_eq(mkdir(in_folder("run"), 0700), 0);
+  ck_assert_int_eq(mkdir(in_folder("outside"), 0700), 0);
+  save(in_folder("outside/secret"), "secret");
+  /* the folder itself may be reached by a link */
+  snprintf(path[0], sizeof path[0], "%s/link", folder);
+  ck_assert_int_eq(symlink("run", path[0]), 0);
+  save(in_folder("link//own"), "own");
+  expect_file(in_folder("run/own"), "own");
+  expect_file(in_folder("run//own"), "own");
+  expect_file(in_folder("link//.//own"), "own");
+  /* what lies in it may not */
+  snprintf(path[0], sizeof path[0], "%s/run/out", folder);
+  ck_assert_int_eq(symlink("../outside/secret", path[0]), 0);
+  snprintf(path[1], sizeof path[1], "%s/run/away", folder);
+  ck_assert_int_eq(symlink("../outside", path[1]), 0);
+  expect_file(in_folder("run/out"), "secret");
+  ck_assert_int_eq(al_file_read(c, in_folder("run//out"), 100, &data, &n), AL_EIO);
+  expect(AL_EIO, "run//out", "a link, which is not followed");
+  ck_assert_ptr_null(al_st_open(c, in_folder("run//out")));
+  expect(AL_EIO, "run//out", "a link, which is not followed");
+  ck_assert_int_eq(al_file_read(c, in_folder("run//away/secret"), 100, &data, &n), AL_EIO);
+  expect(AL_EIO, "run//away/secret", "Not a directory");
+  ck_assert_int_eq(al_file_read(c, in_folder("run//../outside/secret"), 100, &data, &n), AL_EIO);
+  expect(AL_EIO, "run//..", "a link, which is not followed");
+  ck_assert_int_ne(al_file_write(c, in_folder("run//away/new"), "x", 1), AL_OK);
+  expect(AL_EIO, "run//away/new", "Not a directory");
+  ck_assert_int_ne(al_file_write(c, in_folder("run//out"), "x", 1), AL_OK);
+  expect(AL_EIO, "run//out", "not a regular file");
+  ck_assert_int_eq(flags_of_open(in_folder("run//out"), O_WRONLY | O_APPEND | O_CREAT), ELOOP);
+  ck_assert_int_eq(flags_of_open(in_folder("run//.."), O_RDONLY), ELOOP);
+  expect_file(in_folder("outside/secret"), "secret");
+  /* a pipe neither hangs nor is read */
+  ck_assert_int_eq(mkfifo(in_folder("run/pipe"), 0600), 0);
+  ck_assert_int_eq(al_file_read(c, in_folder("run//pipe"), 100, &data, &n), AL_EIO);
+  expect(AL_EIO, "run//pipe", "ermission denied");
+  ck_assert_int_eq(flags_of_open(in_folder("run//pipe"), O_WRONLY), ENXIO);
+  ck_assert_int_eq(flags_of_open(in_folder("run//"), O_RDONLY), EISDIR);
+  ck_assert_int_eq(flags_of_open(in_folder("no//a"), O_RDONLY), ENOENT);
+  ck_assert_int_eq(flags_of_open(in_folder("run/own//a"), O_RDONLY), ENOTDIR);
+}
+END_TEST
+
 START_TEST(takes_over_what_a_killed_writer_left) {
   char junk[5000];
   memset(junk, 'j', sizeof junk);
@@ -226,6 +279,7 @@ Suite *suite_test_file(void) {
   tcase_add_test(t, reads_a_pipe);
   tcase_add_test(t, refuses_bad_targets);
   tcase_add_test(t, keeps_mode_and_links);
+  tcase_add_test(t, stays_behind_a_border);
   tcase_add_test(t, takes_over_what_a_killed_writer_left);
   tcase_add_test(t, file_size_limit);
   tcase_add_test(t, full_disk);

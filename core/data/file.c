@@ -4,6 +4,7 @@
  * synced: after a crash at any moment <path> holds either the old contents or the new. The
  * temporary is locked while it is written, so two writers of one path take turns, and one left by a
  * killed process is taken over by the next writer instead of staying for good. */
+#define _GNU_SOURCE /* O_PATH */
 #include "file.h"
 #include "../core.h"
 #include <errno.h>
@@ -21,8 +22,79 @@ enum { AT_ONCE = 1 << 30 };
 
 static al_status fail_io(al_ctx *c, const char *doing, const char *path) {
   const int e = errno;
-  return al_fail(c, e == ENOMEM ? AL_ENOMEM : AL_EIO, "%s: %s: %s", doing, path, strerror(e));
+  return al_fail(c, e == ENOMEM ? AL_ENOMEM : AL_EIO, "%s: %s: %s", doing, path, al_file_reason(e));
 }
+
+const char *al_file_reason(int err) {
+  return err == ELOOP ? "a link, which is not followed here" : strerror(err);
+}
+
+/* ---- paths ---------------------------------------------------------------------------------- */
+
+/* openat of the first n bytes of name. */
+static int open_part(int fd, const char *name, size_t n, int flags) {
+  char part[PATH_MAX];
+  if (n >= sizeof part) return errno = ENAMETOOLONG, -1;
+  memcpy(part, name, n);
+  part[n] = 0;
+  return openat(fd, part, flags | O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+static bool is_up(const char *s, size_t n) { return n == 2 && s[0] == '.' && s[1] == '.'; }
+
+bool al_at_open(al_at *at, const char *path) {
+  *at = (al_at){.fd = AT_FDCWD, .name = path};
+  const char *border = strstr(path, "//");
+  if (!border) return true;
+  at->nofollow = O_NOFOLLOW;
+  at->fd = border == path ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC)
+                          : open_part(AT_FDCWD, path, (size_t)(border - path), 0);
+  at->name = border + strspn(border, "/");
+  for (const char *slash; at->fd >= 0; at->name = slash + strspn(slash, "/")) {
+    const size_t n = strcspn(at->name, "/");
+    if (is_up(at->name, n)) {
+      al_at_close(at);
+      errno = ELOOP;
+      return false;
+    }
+    slash = at->name + n;
+    if (!slash[strspn(slash, "/")]) { /* the last part */
+      if (n == 0) at->name = ".";
+      return true;
+    }
+    const int below = open_part(at->fd, at->name, n, O_NOFOLLOW);
+    al_at_close(at);
+    at->fd = below;
+  }
+  at->fd = AT_FDCWD;
+  return false;
+}
+
+void al_at_close(al_at *at) {
+  const int e = errno;
+  if (at->fd >= 0) close(at->fd);
+  at->fd = AT_FDCWD;
+  errno = e;
+}
+
+/* open(2) through a border. What lies behind one is a regular file, or it is not opened: a pipe
+ * would hang, a device could do anything. */
+int al_file_open(const char *path, int flags, unsigned mode) {
+  al_at at;
+  if (!al_at_open(&at, path)) return -1;
+  const int guard = at.nofollow ? at.nofollow | O_NONBLOCK : 0;
+  int fd = openat(at.fd, at.name, flags | guard | O_CLOEXEC, (mode_t)mode);
+  struct stat info;
+  if (fd >= 0 && guard && fstat(fd, &info) == 0 && !S_ISREG(info.st_mode)) {
+    close(fd);
+    fd = -1;
+    errno = S_ISDIR(info.st_mode) ? EISDIR : EACCES;
+  }
+  al_at_close(&at);
+  return fd;
+}
+
+/* ---- writing -------------------------------------------------------------------------------- */
 
 static char *joined(al_ctx *c, const char *a, const char *b) {
   const size_t n = strlen(a), m = strlen(b);
@@ -38,7 +110,8 @@ static bool same_file(const struct stat *a, const struct stat *b) {
 /* Opens and locks the temporary; sets o->fd. */
 static al_status lock_temporary(al_ctx *c, al_out *o) {
   for (;;) {
-    const int fd = open(o->tmp, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    const int fd =
+        openat(o->at.fd, o->tmp, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     if (fd < 0) return fail_io(c, "write", o->path);
     struct stat mine, named;
     int failed = fstat(fd, &mine);
@@ -58,7 +131,7 @@ static al_status lock_temporary(al_ctx *c, al_out *o) {
       return al_error(c);
     }
     /* While we waited, the lock's last owner may have renamed or removed this very file. */
-    if (stat(o->tmp, &named) == 0 && same_file(&mine, &named)) {
+    if (fstatat(o->at.fd, o->tmp, &named, 0) == 0 && same_file(&mine, &named)) {
       o->fd = fd;
       return AL_OK;
     }
@@ -67,16 +140,20 @@ static al_status lock_temporary(al_ctx *c, al_out *o) {
 }
 
 al_status al_out_open(al_ctx *c, al_out *o, const char *path) {
-  *o = (al_out){.path = path, .fd = -1};
+  *o = (al_out){.path = path, .at = {.fd = AT_FDCWD}, .fd = -1};
   if (!*path) return al_fail(c, AL_EVALUE, "write: a file name is needed, got an empty one");
+  if (!al_at_open(&o->at, path)) return fail_io(c, "write", path);
+  const char *name = o->at.name;
   struct stat old;
-  const bool exists = stat(path, &old) == 0;
-  if (exists && !S_ISREG(old.st_mode))
+  const bool exists = fstatat(o->at.fd, name, &old, o->at.nofollow ? AT_SYMLINK_NOFOLLOW : 0) == 0;
+  if (exists && !S_ISREG(old.st_mode)) {
+    al_at_close(&o->at);
     return al_fail(c, AL_EIO, "write: %s: %s", path,
                    S_ISDIR(old.st_mode) ? "is a folder" : "not a regular file");
-  char *real =
-      exists ? realpath(path, NULL) : NULL; /* rename would replace a link, not its target */
-  o->target = joined(c, real ? real : path, "");
+  }
+  /* rename would replace a link, not its target */
+  char *real = exists && !o->at.nofollow ? realpath(path, NULL) : NULL;
+  o->target = joined(c, real ? real : name, "");
   o->tmp = o->target ? joined(c, o->target, ".tmp") : NULL;
   free(real);
   if (!o->tmp || lock_temporary(c, o) != AL_OK) goto fail;
@@ -106,14 +183,15 @@ al_status al_out_put(al_ctx *c, al_out *o, const void *data, size_t n) {
 }
 
 /* Makes the rename itself durable. Some file systems cannot sync a folder and say EINVAL. */
-static int sync_folder(const char *path) {
+static int sync_folder(const al_at *at, const char *path) {
   char folder[PATH_MAX];
   const char *slash = strrchr(path, '/');
   const size_t n = slash ? (size_t)(slash - path) : 0;
   if (n >= sizeof folder) return errno = ENAMETOOLONG, -1;
   memcpy(folder, path, n);
   folder[n] = 0;
-  const int fd = open(slash ? (n ? folder : "/") : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int fd =
+      openat(at->fd, slash ? (n ? folder : "/") : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return errno == EACCES ? 0 : -1; /* a folder may be writable and not readable */
   const int failed = fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP;
   const int e = errno;
@@ -125,27 +203,29 @@ static int sync_folder(const char *path) {
 al_status al_out_commit(al_ctx *c, al_out *o) {
   /* The lock goes with the descriptor, so it stays open across the rename. Network file systems
    * report a full disk only at close; fsync makes them say so here. */
-  if (fsync(o->fd) != 0 || rename(o->tmp, o->target) != 0) {
+  if (fsync(o->fd) != 0 || renameat(o->at.fd, o->tmp, o->at.fd, o->target) != 0) {
     fail_io(c, "write", o->path);
     al_out_abort(o);
     return al_error(c);
   }
   close(o->fd);
   o->fd = -1;
-  const al_status st =
-      sync_folder(o->target) == 0 ? AL_OK : fail_io(c, "write: sync of the folder", o->path);
+  const al_status st = sync_folder(&o->at, o->target) == 0
+                           ? AL_OK
+                           : fail_io(c, "write: sync of the folder", o->path);
   al_out_abort(o);
   return st;
 }
 
 void al_out_abort(al_out *o) {
   if (o->fd >= 0) {
-    unlink(o->tmp);
+    unlinkat(o->at.fd, o->tmp, 0);
     close(o->fd);
   }
+  al_at_close(&o->at);
   free(o->tmp);
   free(o->target);
-  *o = (al_out){.path = o->path, .fd = -1};
+  *o = (al_out){.path = o->path, .at = {.fd = AT_FDCWD}, .fd = -1};
 }
 
 al_status al_file_write(al_ctx *c, const char *path, const void *data, size_t n) {
@@ -157,9 +237,11 @@ al_status al_file_write(al_ctx *c, const char *path, const void *data, size_t n)
   return st;
 }
 
+/* ---- reading -------------------------------------------------------------------------------- */
+
 /* Reads to the end and not to the size the system names: pipes have none, and a file may grow. */
 al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data, size_t *n) {
-  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  const int fd = al_file_open(path, O_RDONLY, 0);
   if (fd < 0) return fail_io(c, "read", path);
   char *buf = NULL;
   al_status st = AL_OK;
@@ -216,7 +298,7 @@ al_status al_in_open(al_ctx *c, al_in *f, const char *path) {
   *f = (al_in){.fd = -1};
   struct stat info;
   if (!(f->path = joined(c, path, ""))) return al_error(c);
-  f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hang the open */
+  f->fd = al_file_open(path, O_RDONLY | O_NONBLOCK, 0); /* a pipe must not hang the open */
   if (f->fd < 0 || fstat(f->fd, &info) != 0) {
     fail_io(c, "read", path);
   } else if (!S_ISREG(info.st_mode)) {

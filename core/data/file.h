@@ -8,8 +8,9 @@
  * included, leaves the old file as it was; abort (allowed at any time) removes the temporary. */
 typedef struct al_out {
   const char *path;   /* as the caller named it, for messages; borrowed */
-  char *target, *tmp; /* the file behind links, and its temporary in the same folder */
-  int fd;             /* -1 when closed */
+  char *target, *tmp; /* names in `at`: the file behind links, and its temporary beside it */
+  al_at at;
+  int fd; /* -1 when closed */
 } al_out;
 al_status al_out_open(al_ctx *c, al_out *o, const char *path);
 al_status al_out_put(al_ctx *c, al_out *o, const void *data, size_t n);
