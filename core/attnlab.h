@@ -301,8 +301,10 @@ typedef struct al_optim al_optim;
 AL_API const al_arg *al_optim_args(al_ctx *c, const char *kind); /* "adamw", "sgd" */
 AL_API al_optim *al_optim_new(al_ctx *c, const char *kind, al_opts *opts);
 AL_API void al_optim_free(al_optim *o);
-AL_API al_status al_optim_add(al_optim *o, const char *name, al_tensor *p,
-                              bool decay); /* retains p */
+/* Retains p. The parameters are a set: a tensor that was added under another name stays as it is,
+ * under its first name. Two tensors that lie in the same memory (views, detached ones) are refused:
+ * each would get a part of the gradient. */
+AL_API al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay);
 AL_API void al_optim_zero_grad(al_optim *o);
 /* One update with this learning rate. *norm (may be NULL) = global gradient norm before clipping.
  * When the norm is not finite nothing is changed and AL_OK is returned: the caller looks at *norm.
@@ -356,7 +358,12 @@ AL_API al_tensor *al_st_tensor(al_ctx *c, const al_st *s,
 AL_API int al_st_meta_count(const al_st *s);
 AL_API const char *al_st_meta(const al_st *s, int i,
                               const char **value); /* key; NULL past the end */
-/* n tensors and n_meta key/value pairs (format=pt is added). Atomic like al_file_write. */
+/* The name of the tensor in the file to which metadata pair i gives its key as one more name, or
+ * NULL: any other pair. */
+AL_API const char *al_st_alias(const al_st *s, int i);
+/* n tensors and n_meta key/value pairs (format=pt is added). Atomic like al_file_write. A tensor
+ * under several names is written once, under the first of them in order; each other name becomes a
+ * metadata pair (other name, first name). */
 AL_API al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *names,
                             al_tensor *const *tensors, int n_meta, const char *const *keys,
                             const char *const *values);

@@ -106,6 +106,12 @@ static al_status make_room(al_optim *o, int64_t n) {
   return AL_OK;
 }
 
+/* Both contiguous. */
+static bool overlap(const al_tensor *a, const al_tensor *b) {
+  return a->storage == b->storage && a->offset < b->offset + al_numel(b) &&
+         b->offset < a->offset + al_numel(a);
+}
+
 al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) {
   al_ctx *c = o->ctx;
   if (!p || (p->dtype != AL_F32 && p->dtype != AL_F64) || !al_contiguous(p) || p->node)
@@ -113,9 +119,17 @@ al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) 
   if (strlen(name) + sizeof "m." > sizeof o->label)
     return al_fail(c, AL_EVALUE, "optim: parameter '%s': a name of at most %zu characters needed",
                    name, sizeof o->label - sizeof "m.");
-  for (int i = 0; i < o->n; i++)
-    if (strcmp(o->slots[i].name, name) == 0)
+  for (int i = 0; i < o->n; i++) {
+    const slot *s = &o->slots[i];
+    if (strcmp(s->name, name) == 0)
       return al_fail(c, AL_ENAME, "optim: parameter '%s' was added twice", name);
+    if (s->p == p) return AL_OK;
+    if (overlap(s->p, p))
+      return al_fail(c, AL_EVALUE,
+                     "optim: parameters '%s' and '%s' are two tensors in the same memory: one "
+                     "tensor under both names needed, or memory of its own for each",
+                     s->name, name);
+  }
   AL_TRY(make_room(o, al_numel(p)));
   const al_meta m = al_meta_of(p);
   slot s = {.name = strdup(name), .decay = decay};

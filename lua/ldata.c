@@ -56,7 +56,8 @@ static int st_missing(lua_State *L) {
 }
 
 /* core.safetensors.open(path) -> {[name] = tensor}, {[key] = value}, {[name] = {type =, shape =}}
- * of the tensors that cannot be loaded: asking the first table for one of them is an error. */
+ * of the tensors that cannot be loaded: asking the first table for one of them is an error. A
+ * tensor that the file has under several names is one tensor under each of them. */
 static int st_open(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   al_ctx *c = lal_ctx(L);
@@ -69,7 +70,11 @@ static int st_open(lua_State *L) {
     if (al_st_loads(s, i)) load(L, c, get_st, s, al_st_name(s, i));
   lua_createtable(L, 0, n_meta);
   for (int i = 0; i < n_meta; i++) {
-    const char *value, *key = al_st_meta(s, i, &value);
+    const char *value, *key = al_st_meta(s, i, &value), *name = al_st_alias(s, i);
+    if (name) {
+      lua_getfield(L, -2, name);
+      lua_setfield(L, -3, key);
+    }
     lua_pushstring(L, value);
     lua_setfield(L, -2, key);
   }
@@ -127,7 +132,8 @@ static entry *entries(lua_State *L, int arg, bool text, size_t *n_out) {
   return e;
 }
 
-/* core.safetensors.save(path, {[name] = tensor}, {[key] = value}) */
+/* core.safetensors.save(path, {[name] = tensor}, {[key] = value}); a tensor under several names is
+ * written once. */
 static int st_save(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);

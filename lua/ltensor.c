@@ -337,6 +337,13 @@ static int tensor_size(lua_State *L) {
   return 1;
 }
 
+/* t:id(): equal for all that is this very tensor and for no other one that lives; a key of tables.
+ */
+static int tensor_id(lua_State *L) {
+  lua_pushlightuserdata(L, lal_tensor_check(L, 1));
+  return 1;
+}
+
 static int tensor_len(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   if (al_ndim(t) == 0) return luaL_error(L, "length: a scalar tensor has no axis");
@@ -504,6 +511,7 @@ static const luaL_Reg methods[] = {{"totable", tensor_totable},
                                    {"ndim", tensor_ndim},
                                    {"numel", tensor_numel},
                                    {"dtype", tensor_dtype},
+                                   {"id", tensor_id},
                                    {"to", tensor_to},
                                    {"detach", tensor_detach},
                                    {"clone", tensor_clone},

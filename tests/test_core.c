@@ -496,6 +496,54 @@ START_TEST(adamw_by_hand) {
 }
 END_TEST
 
+START_TEST(parameters_are_a_set) {
+  static const char *const kinds[] = {"sgd", "adamw"};
+  for (int i = 0; i < 2; i++) {
+    al_optim *opt = al_optim_new(c, kinds[i], NULL);
+    al_tensor *a = with_grad(2, 3), *b = with_grad(1, 4);
+    ck_assert_int_eq(al_optim_add(opt, "a", a, true), AL_OK);
+    ck_assert_int_eq(al_optim_add(opt, "again", a, true), AL_OK);
+    ck_assert_int_eq(al_optim_add(opt, "b", b, true), AL_OK);
+    double norm;
+    ck_assert_int_eq(al_optim_step(opt, 0.5, &norm), AL_OK);
+    ck_assert_double_eq_tol(norm, 5, 1e-12);
+    ck_assert_double_eq_tol(al_item(a), i ? 1.5 : 0.5, 1e-6);
+    const char *name;
+    ck_assert_ptr_nonnull(al_optim_state(opt, i ? 2 : 1, &name));
+    ck_assert_str_eq(name, "m.b");
+    ck_assert_ptr_null(al_optim_state(opt, i ? 4 : 2, &name));
+    al_optim_free(opt);
+    al_release(a);
+    al_release(b);
+  }
+}
+END_TEST
+
+/* Two leaves in one memory would each get a part of the gradient. */
+START_TEST(parameters_share_no_memory) {
+  const int64_t n = 6;
+  al_tensor *whole = al_tensor_full(c, AL_F32, 1, &n, 1), *fork = al_fork(c, whole),
+            *again = al_detach(c, whole),
+            *view = al_run(c, "slice", AL_IN(again), "axis=0 start=4 stop=6"),
+            *other = al_run(c, "slice", AL_IN(again), "axis=0 start=0 stop=4"),
+            *part = al_detach(c, view), *rest = al_detach(c, other);
+  al_optim *opt = al_optim_new(c, "sgd", NULL);
+  ck_assert_int_eq(al_optim_add(opt, "whole", whole, false), AL_OK);
+  ck_assert_int_eq(al_optim_add(opt, "fork", fork, false), AL_OK);
+  ck_assert_int_ne(al_optim_add(opt, "again", again, false), AL_OK);
+  says(AL_EVALUE, "'whole' and 'again' are two tensors in the same memory");
+  ck_assert_int_ne(al_optim_add(opt, "part", part, false), AL_OK);
+  says(AL_EVALUE, "'whole' and 'part'");
+  al_optim_free(opt);
+  opt = al_optim_new(c, "sgd", NULL);
+  ck_assert_int_eq(al_optim_add(opt, "part", part, false), AL_OK);
+  ck_assert_int_eq(al_optim_add(opt, "rest", rest, false), AL_OK);
+  al_optim_free(opt);
+  al_tensor *all[] = {whole, fork, again, view, other, part, rest};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) al_release(all[i]);
+}
+END_TEST
+
 START_TEST(not_finite_changes_nothing) {
   al_optim *opt = al_optim_new(c, "sgd", NULL);
   al_tensor *a = with_grad(2, INFINITY);
@@ -548,6 +596,8 @@ Suite *suite_test_core(void) {
   tcase_add_test(t, streams);
   tcase_add_test(t, adamw_by_hand);
   tcase_add_test(t, sgd_by_hand);
+  tcase_add_test(t, parameters_are_a_set);
+  tcase_add_test(t, parameters_share_no_memory);
   tcase_add_test(t, not_finite_changes_nothing);
   suite_add_tcase(s, t);
   return s;

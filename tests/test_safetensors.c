@@ -347,6 +347,43 @@ START_TEST(round_trip) {
 }
 END_TEST
 
+/* One tensor under several names lies in the file once, and the metadata say the other names. */
+START_TEST(one_tensor_two_names) {
+  const char *path = in_folder("a.safetensors");
+  al_tensor *t = al_tensor_full(c, AL_F32, 1, (const int64_t[]){3}, 1),
+            *d = al_tensor_full(c, AL_F64, 1, (const int64_t[]){3}, 2), *f = al_fork(c, t);
+  al_tensor *const all[] = {t, d, t, f, t};
+  const char *const four[] = {"c", "d", "b", "f", "e"}, *const keys[] = {"step", "c"},
+                    *const values[] = {"d2", "b"};
+  for (int pairs = 1; pairs <= 2; pairs++) { /* with what a file read before would say, too */
+    ck_assert_msg(al_st_save(c, path, 5, four, all, pairs, keys, values) == AL_OK, "%s",
+                  al_error_message(c, NULL, NULL));
+    al_st *s = opened(path);
+    ck_assert_int_eq(al_st_count(s), 3);
+    ck_assert_str_eq(al_st_name(s, 0), "b");
+    ck_assert_str_eq(al_st_name(s, 1), "d");
+    ck_assert_str_eq(al_st_name(s, 2), "f");
+    ck_assert_int_eq(al_st_meta_count(s), 4);
+    const char *value;
+    ck_assert_str_eq(al_st_meta(s, 1, &value), "c");
+    ck_assert_str_eq(value, "b");
+    ck_assert_str_eq(al_st_alias(s, 1), "b");
+    ck_assert_str_eq(al_st_meta(s, 2, &value), "e");
+    ck_assert_str_eq(al_st_alias(s, 2), "b");
+    ck_assert_ptr_null(al_st_alias(s, 0));
+    ck_assert_ptr_null(al_st_alias(s, 3));
+    ck_assert_ptr_null(al_st_alias(s, 4));
+    al_st_close(s);
+  }
+  const char *const other[] = {"x"}, *const name[] = {"d"};
+  ck_assert_int_ne(al_st_save(c, path, 5, four, all, 1, other, name), AL_OK);
+  expect(AL_EVALUE, path, "metadata 'x' = 'd' would read as another name of the tensor 'd'");
+  al_release(t);
+  al_release(d);
+  al_release(f);
+}
+END_TEST
+
 START_TEST(order_and_padding) {
   const char *path = in_folder("a.safetensors");
   al_tensor *t[N_TENSORS];
@@ -602,6 +639,7 @@ Suite *suite_test_safetensors(void) {
   tcase_add_test(t, foreign_types);
   tcase_add_test(t, all_halves);
   tcase_add_test(t, round_trip);
+  tcase_add_test(t, one_tensor_two_names);
   tcase_add_test(t, order_and_padding);
   tcase_add_test(t, large_strided);
   tcase_add_test(t, bad_arguments);

@@ -10,7 +10,10 @@
  * need not be aligned: bytes are copied, never cast. Writing orders by size of the type (largest
  * first), then by name, pads the header with spaces so that data begin at a multiple of 8, and
  * streams: no second copy of a model is held. Not here: files split in shards, types below one
- * byte. */
+ * byte.
+ *
+ * A tensor under several names lies in the file once; the metadata pair (other name, name in the
+ * file) says each other name. */
 #include "file.h"
 #include "../core.h"
 #include <jansson.h>
@@ -271,6 +274,16 @@ const char *al_st_meta(const al_st *s, int i, const char **value) {
   return s->meta[2 * i];
 }
 
+static const entry *find(const al_st *s, const char *name) {
+  const entry key = {.name = name};
+  return bsearch(&key, s->entries, (size_t)s->n, sizeof *s->entries, by_name);
+}
+
+const char *al_st_alias(const al_st *s, int i) {
+  const char *value, *key = al_st_meta(s, i, &value);
+  return key && !find(s, key) && find(s, value) ? value : NULL;
+}
+
 static al_status fail_missing(al_ctx *c, const al_st *s, const char *name) {
   const char **names = al_calloc(c, s->n, sizeof *names);
   if (!names) return al_error(c);
@@ -311,8 +324,7 @@ static al_status load_half(al_ctx *c, const al_st *s, const entry *e, float *out
 }
 
 al_tensor *al_st_tensor(al_ctx *c, const al_st *s, const char *name) {
-  const entry key = {.name = name};
-  const entry *e = bsearch(&key, s->entries, (size_t)s->n, sizeof *s->entries, by_name);
+  const entry *e = find(s, name);
   if (!e) {
     fail_missing(c, s, name);
     return NULL;
@@ -382,27 +394,61 @@ static json_t *describe(const al_tensor *t, int64_t *at) {
                    "data_offsets", (json_int_t)begin, (json_int_t)*at);
 }
 
+typedef struct pair {
+  const char *key, *value;
+} pair;
+
 static int by_key(const void *a, const void *b) {
-  return strcmp(((const char *const *)a)[0], ((const char *const *)b)[0]);
+  return strcmp(((const pair *)a)->key, ((const pair *)b)->key);
 }
 
-/* format=pt first (transformers refuses a file without it), then the caller's pairs by key. */
-static al_status put_metadata(al_ctx *c, json_t *header, const char *path, int n,
-                              const char *const *keys, const char *const *values) {
+/* Of each tensor among the sorted items the first one stays; the others become pairs. Returns how
+ * many stay. */
+static int take_aliases(item *items, int n, pair *pairs, int *n_pairs) {
+  int kept = 0;
+  for (int i = 0, j; i < n; i++) {
+    for (j = 0; j < kept && items[j].t != items[i].t; j++) {}
+    if (j == kept || strcmp(items[j].name, items[i].name) == 0) items[kept++] = items[i];
+    else pairs[(*n_pairs)++] = (pair){items[i].name, items[j].name};
+  }
+  return kept;
+}
+
+/* Adds the caller's pairs behind the aliases. One that would read as an alias is refused, but where
+ * it is one: what was read from a file may be written again with its metadata. */
+static al_status add_pairs(al_ctx *c, const char *path, const item *items, int kept, pair *pairs,
+                           int *n_pairs, int n, const char *const *keys,
+                           const char *const *values) {
+  const int aliases = *n_pairs;
+  for (int i = 0; i < n; i++) {
+    bool tensor = false, reads = false, known = false;
+    for (int j = 0; j < kept; j++) {
+      tensor |= strcmp(items[j].name, keys[i]) == 0;
+      reads |= strcmp(items[j].name, values[i]) == 0;
+    }
+    for (int j = 0; j < aliases; j++)
+      known |= strcmp(pairs[j].key, keys[i]) == 0 && strcmp(pairs[j].value, values[i]) == 0;
+    if (reads && !tensor && !known)
+      return al_fail(c, AL_EVALUE,
+                     "safetensors: %s: metadata '%.200s' = '%.200s' would read as another name of "
+                     "the tensor '%.200s'",
+                     path, keys[i], values[i], values[i]);
+    if (!known) pairs[(*n_pairs)++] = (pair){keys[i], values[i]};
+  }
+  return AL_OK;
+}
+
+/* format=pt first (transformers refuses a file without it), then the pairs by key. */
+static al_status put_metadata(al_ctx *c, json_t *header, const char *path, pair *pairs, int n) {
   json_t *meta = json_object();
   AL_TRY(put(c, header, path, "name", METADATA, meta));
   AL_TRY(put(c, meta, path, "metadata key", "format", json_string("pt")));
-  const char *(*pairs)[2] = al_calloc(c, n, sizeof *pairs);
-  if (!pairs) return al_error(c);
-  for (int i = 0; i < n; i++) pairs[i][0] = keys[i], pairs[i][1] = values[i];
   qsort(pairs, (size_t)n, sizeof *pairs, by_key);
-  al_status st = AL_OK;
-  for (int i = 0; i < n && st == AL_OK; i++) {
-    if (strcmp(pairs[i][0], "format") == 0 && strcmp(pairs[i][1], "pt") == 0) continue;
-    st = put(c, meta, path, "metadata key", pairs[i][0], json_string(pairs[i][1]));
+  for (int i = 0; i < n; i++) {
+    if (strcmp(pairs[i].key, "format") == 0 && strcmp(pairs[i].value, "pt") == 0) continue;
+    AL_TRY(put(c, meta, path, "metadata key", pairs[i].key, json_string(pairs[i].value)));
   }
-  free(pairs);
-  return st;
+  return AL_OK;
 }
 
 /* The elements in row-major order, whatever the strides. */
@@ -468,13 +514,17 @@ al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *name
   char *text = NULL;
   json_t *header = json_object();
   item *items = al_calloc(c, n, sizeof *items);
-  if (!header || !items) {
+  pair *pairs = al_calloc(c, n + n_meta, sizeof *pairs);
+  if (!header || !items || !pairs) {
     st = al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory", path);
     goto done;
   }
   for (int i = 0; i < n; i++) items[i] = (item){names[i], tensors[i]};
   qsort(items, (size_t)n, sizeof *items, by_size_and_name);
-  st = put_metadata(c, header, path, n_meta, keys, values);
+  int n_pairs = 0;
+  n = take_aliases(items, n, pairs, &n_pairs);
+  st = add_pairs(c, path, items, n, pairs, &n_pairs, n_meta, keys, values);
+  if (st == AL_OK) st = put_metadata(c, header, path, pairs, n_pairs);
   int64_t at = 0;
   for (int i = 0; i < n && st == AL_OK; i++)
     st = put(c, header, path, "name", items[i].name, describe(items[i].t, &at));
@@ -484,6 +534,7 @@ al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *name
             : al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory", path);
 done:
   free(text);
+  free(pairs);
   free(items);
   json_decref(header);
   return st;

@@ -8,6 +8,7 @@ local config = require "attnlab.config"
 local data = require "attnlab.data"
 local model = require "attnlab.model"
 local optim = require "attnlab.optim"
+local parameters = require "attnlab.parameters"
 local progress = require "attnlab.progress"
 
 local M = {}
@@ -143,10 +144,10 @@ function Trainer:evaluate()
   return { ["valid/loss"] = total / n }
 end
 
--- The tensors that restore() takes: weights and what the optimiser keeps.
+-- The tensors that restore() takes: weights, under every name, and what the optimiser keeps.
 function Trainer:state()
   local tensors = {}
-  for name, t in pairs(self.model:parameters()) do tensors["model." .. name] = t end
+  for name, t in next, self.model:parameters() do tensors["model." .. name] = t end
   for name, t in pairs(self.optimiser:state()) do tensors["optim." .. name] = t end
   return tensors
 end
@@ -167,6 +168,7 @@ function Trainer:restore(tensors, metadata)
     error(("checkpoint: seed %d expected, got %s"):format(self.seed, tostring(metadata.seed)), 0)
   end
   local own = self:state()
+  parameters.expect_names(own, tensors, "checkpoint")
   for name, t in pairs(own) do
     local source = tensors[name]
     if not source then error(("checkpoint: tensor '%s' is missing"):format(name), 0) end

@@ -4,6 +4,7 @@
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local names = require "attnlab.names"
+local parameters = require "attnlab.parameters"
 local plugins = require "attnlab.plugins"
 local rows = require "attnlab.rows"
 local vocabulary = require "attnlab.vocabulary"
@@ -96,6 +97,7 @@ local function load_safetensors(path, opts)
   end
   local m = M.new { model = saved.model, attention = saved.attention, seed = saved.seed,
                     dtype = opts.dtype or saved.dtype, vocabulary = words }
+  parameters.tie(m, tensors)
   m:load_parameters(tensors, path)
   return m
 end

@@ -243,9 +243,7 @@ function Attention:clone_into(seen)
     value_dim = self.head_dim, width = self.width, dtype = self.dtype, seed = self.seed,
     tag = self:path "attnlab" })
   for name, t in pairs(self.family:parameters()) do
-    local copy = t:fork()
-    copy:requires_grad(t:requires_grad())
-    new.family:set_parameter(name, copy)
+    new.family:set_parameter(name, Module.clone_tensor(t, seen))
   end
   return new
 end

@@ -9,24 +9,10 @@
 --   dtype  "f32" (default) or "f64"
 local core = require "attnlab.core"
 local names = require "attnlab.names"
+local parameters = require "attnlab.parameters"
 
 local Module = {}
 Module.__index = Module
-
--- A table of values by name whose pairs() follows the array `order`; # gives how many.
-function Module.ordered(order, values)
-  return setmetatable(values, {
-    __pairs = function(t)
-      local i = 0
-      return function()
-        i = i + 1
-        local k = order[i]
-        if k ~= nil then return k, t[k] end
-      end, t, nil
-    end,
-    __len = function() return #order end,
-  })
-end
 
 -- A new class. Called, it makes an instance; an instance called runs forward.
 function Module.class(name)
@@ -131,19 +117,19 @@ function Module:collect(prefix, order, values, buffers)
   end
 end
 
--- Tensors that are trained by name, relative to this module; pairs() runs in the order of the
--- model's definition.
+-- Tensors that are trained by name, relative to this module, as a set (parameters.lua); pairs() runs in
+-- the order of the model's definition.
 function Module:parameters()
   local order, values = {}, {}
   self:collect("", order, values)
-  return Module.ordered(order, values)
+  return parameters.set(order, values)
 end
 
 -- Parameters and buffers: all that is saved.
 function Module:tensors()
   local order, values = {}, {}
   self:collect("", order, values, true)
-  return Module.ordered(order, values)
+  return parameters.set(order, values)
 end
 
 local function same_kind(a, b)
@@ -182,16 +168,23 @@ function Module:clone()
   return self:clone_into {}
 end
 
--- seen: what was cloned already.
+-- A fork of the tensor; seen: what was cloned already, tensors by their id, so that one tensor stays one.
+function Module.clone_tensor(t, seen)
+  local id = t:id()
+  if not seen[id] then
+    seen[id] = t:fork()
+    seen[id]:requires_grad(t:requires_grad())
+  end
+  return seen[id]
+end
+
 function Module:clone_into(seen)
   local new = setmetatable({}, getmetatable(self))
   seen[self] = new
   local function clone(v)
+    if core.is_tensor(v) then return Module.clone_tensor(v, seen) end
     if seen[v] then return seen[v] end
-    if core.is_tensor(v) then
-      seen[v] = v:fork()
-      seen[v]:requires_grad(v:requires_grad())
-    elseif type(v) == "table" and type(v.clone_into) == "function" then
+    if type(v) == "table" and type(v.clone_into) == "function" then
       seen[v] = v:clone_into(seen)
     elseif type(v) == "table" and getmetatable(v) == nil then
       local t = {}
@@ -227,7 +220,8 @@ function Module:eval()
   return self:train(false)
 end
 
--- Copies values by name into parameters and buffers. Every name must be there, once, with its shape.
+-- Copies values by name into parameters and buffers. Every tensor must be there with its shape, and the names
+-- must stand for the same tensors.
 -- `where` is named in errors (a file).
 function Module:load_parameters(tensors, where)
   local own = self:tensors()
@@ -236,6 +230,7 @@ function Module:load_parameters(tensors, where)
       error(("%s: %s"):format(where, names.unknown("tensor", name, names.keys(own))), 0)
     end
   end
+  parameters.expect_names(own, tensors, where)
   for name, t in pairs(own) do
     local source = tensors[name]
     if not source then error(("%s: tensor '%s' is missing"):format(where, name), 0) end
