@@ -103,7 +103,8 @@ typedef struct attn_family {
    * with a straight-through gradient, say), else NULL. Detaching alone needs no exemption. */
   const char *(*exempt)(const al_opts *o);
   /* The variant written out: kind "latex" or "torch" (a self-contained function of q, k, v, x and
-   * parameters). False where it has none. May be NULL. */
+   * parameters) for every size: those of s may still be unknown, and are 1 then. False where it has
+   * none. May be NULL. */
   bool (*source)(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n);
   /* Runs once before the family is registered; an error refuses it. May be NULL. */
   al_status (*init)(al_ctx *c);
@@ -223,6 +224,14 @@ AL_API void attn_free(attn *a);
 AL_API const attn_family *attn_family_of(const attn *a);
 AL_API const al_opts *attn_opts(const attn *a);
 AL_API const attn_sizes *attn_sizes_of(const attn *a);
+/* Whether the shape or the first value of a parameter depends on those sizes of `known` that are 0;
+ * its name into `name`. */
+AL_API bool attn_needs_sizes(const attn_family *f, const al_opts *o, const attn_sizes *known,
+                             char name[48]);
+/* Sizes with `n` for what is 0. */
+AL_API attn_sizes attn_sizes_filled(const attn_sizes *known, int64_t n);
+/* Other sizes for an instance of options that do not need them. On an error nothing has changed. */
+AL_API al_status attn_resize(al_ctx *c, attn *a, const attn_sizes *s);
 AL_API al_dtype attn_dtype_of(const attn *a);
 AL_API unsigned attn_claims(const attn *a);
 AL_API int64_t attn_state_bytes(const attn *a,

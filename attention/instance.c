@@ -80,6 +80,43 @@ void attn_free(attn *a) {
   free(a);
 }
 
+static bool same_kind(const attn_param *a, const attn_param *b) {
+  bool same = a->ndim == b->ndim && a->init == b->init && a->value == b->value;
+  for (int i = 0; same && i < a->ndim; i++) same = a->shape[i] == b->shape[i];
+  return same;
+}
+
+attn_sizes attn_sizes_filled(const attn_sizes *known, int64_t n) {
+  attn_sizes s = *known;
+  if (!s.kv_heads) s.kv_heads = s.heads ? s.heads : n;
+  if (!s.heads) s.heads = n * s.kv_heads;
+  if (!s.head_dim) s.head_dim = n;
+  if (!s.value_dim) s.value_dim = n;
+  return s;
+}
+
+bool attn_needs_sizes(const attn_family *f, const al_opts *o, const attn_sizes *known,
+                      char name[48]) {
+  const attn_sizes small = attn_sizes_filled(known, 1), large = attn_sizes_filled(known, 2);
+  attn_param one[ATTN_MAX_PARAMS], other[ATTN_MAX_PARAMS];
+  const int n = f->params ? f->params(o, &small, one) : 0;
+  if (n) f->params(o, &large, other);
+  for (int i = 0; i < n; i++)
+    if (!same_kind(&one[i], &other[i])) {
+      snprintf(name, 48, "%s", one[i].name);
+      return true;
+    }
+  return false;
+}
+
+al_status attn_resize(al_ctx *c, attn *a, const attn_sizes *s) {
+  AL_TRY(check_sizes(c, s));
+  if (a->family->check) AL_TRY(a->family->check(c, a->opts, s));
+  a->sizes = *s;
+  a->kind = kind_of(a);
+  return al_error(c);
+}
+
 const attn_family *attn_family_of(const attn *a) { return a->family; }
 const al_opts *attn_opts(const attn *a) { return a->opts; }
 const attn_sizes *attn_sizes_of(const attn *a) { return &a->sizes; }

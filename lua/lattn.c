@@ -1,5 +1,5 @@
-/* lattn.c: attention in Lua: core.attn.list, describe, options, new, and the instances. Names of
- * families and presets, options and parameters come from the registry. */
+/* lattn.c: attention in Lua: core.attn.list, describe, options, inputs, new, and the instances.
+ * Names of families and presets, options and parameters come from the registry. */
 #include "lattn.h"
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,8 @@
 typedef struct item { /* what a box holds */
   attn *a;
   const attn_preset *preset; /* NULL: made from a family */
+  bool open;                 /* the sizes come with the first q */
+  attn_sizes given;          /* open: those that are known, 0 for the others */
 } item;
 
 static void release(void *p) {
@@ -16,7 +18,35 @@ static void release(void *p) {
 static const lal_type attention_type = {"attnlab.attention", release, 0};
 
 static item *check(lua_State *L) { return lal_check(L, 1, &attention_type); }
-attn *lal_attn_check(lua_State *L) { return check(L)->a; }
+static item *check_sized(lua_State *L) {
+  item *x = check(L);
+  if (x->open)
+    luaL_error(L, "attention: the sizes are not known yet: they come with the first q of forward, "
+                  "or give heads and head_dim to new");
+  return x;
+}
+attn *lal_attn_check(lua_State *L) { return check_sized(L)->a; }
+
+/* Size `axis` of t, which is shaped (B,T,heads,channels). */
+static int64_t size_of(lua_State *L, const char *name, const al_tensor *t, int axis) {
+  if (al_ndim(t) != 4)
+    lal_argerror(L, 2, "forward", "%s: shape (B,T,heads,channels) needed, got %s", name,
+                 al_shape_str(t, (char[96]){0}, 96));
+  return al_size(t, axis);
+}
+
+attn *lal_attn_fit(lua_State *L, const attn_in *in) {
+  item *x = check(L);
+  if (!x->open) return x->a;
+  attn_sizes s = x->given;
+  if (!s.heads) s.heads = size_of(L, "q", in->q, 2);
+  if (!s.kv_heads) s.kv_heads = size_of(L, "k", in->k, 2);
+  if (!s.head_dim) s.head_dim = size_of(L, "q", in->q, 3);
+  if (!s.value_dim) s.value_dim = size_of(L, "v", in->v, 3);
+  if (attn_resize(lal_ctx(L), x->a, &s) != AL_OK) lal_raise(L);
+  return x->a;
+}
+void lal_attn_keep(lua_State *L) { check(L)->open = false; }
 
 /* ---- the registry ---- */
 
@@ -109,9 +139,11 @@ static int attn_options(lua_State *L) {
 /* ---- instances ---- */
 
 static const al_arg new_args[] = {
-    {"heads", AL_T_INT, "", NULL, 1, 65536, "query heads", NULL},
+    {"heads", AL_T_INT, "", NULL, 1, 65536,
+     "query heads; absent, where no parameter needs it: as the first q", NULL},
     {"kv_heads", AL_T_INT, "", NULL, 1, 65536, "key and value heads; absent: heads", NULL},
-    {"head_dim", AL_T_INT, "", NULL, 1, 65536, "channels of a query and key head", NULL},
+    {"head_dim", AL_T_INT, "", NULL, 1, 65536,
+     "channels of a query and key head; absent, where no parameter needs it: as the first q", NULL},
     {"value_dim", AL_T_INT, "", NULL, 1, 65536, "channels of a value head; absent: head_dim", NULL},
     {"width", AL_T_INT, "0", NULL, 0, 1e9, "channels of x, where a part reads it", NULL},
     {"dtype", AL_T_WORD, "f32", "f64 f32", 0, 0, "of the parameters", NULL},
@@ -122,6 +154,15 @@ static const al_arg new_args[] = {
 
 static int64_t size_or(const al_opts *o, const char *key, int64_t otherwise) {
   return al_opts_given(o, key) ? al_opt_int(o, key) : otherwise;
+}
+
+/* Sizes are open only where no parameter needs them. */
+static al_status check_open(al_ctx *c, const item *x, const attn_family *f, const al_opts *o) {
+  char name[48];
+  if (!x->open || !attn_needs_sizes(f, o, &x->given, name)) return AL_OK;
+  return al_fail(c, AL_EVALUE,
+                 "%s: heads and head_dim are needed, because the parameter '%s' depends on them",
+                 f->name, name);
 }
 
 /* core.attn.new(name, options, {heads=, head_dim=, ...}) */
@@ -137,12 +178,13 @@ static int attn_new_instance(lua_State *L) {
   b->p = x;
   al_opts *z = lal_opts_from(L, 3, c, new_args, w.fname);
   if (!z) return lal_raise_in(L, &w);
-  lal_opts_need(L, &w, z, "heads head_dim");
-  attn_sizes s = {.heads = al_opt_int(z, "heads"),
-                  .head_dim = al_opt_int(z, "head_dim"),
-                  .width = al_opt_int(z, "width")};
-  s.kv_heads = size_or(z, "kv_heads", s.heads);
-  s.value_dim = size_or(z, "value_dim", s.head_dim);
+  x->given = (attn_sizes){.heads = size_or(z, "heads", 0),
+                          .head_dim = size_or(z, "head_dim", 0),
+                          .width = al_opt_int(z, "width")};
+  x->given.kv_heads = size_or(z, "kv_heads", x->given.heads);
+  x->given.value_dim = size_or(z, "value_dim", x->given.head_dim);
+  x->open = !x->given.heads || !x->given.head_dim;
+  const attn_sizes s = attn_sizes_filled(&x->given, 1);
   const uint64_t seed = al_opts_given(z, "seed") ? (uint64_t)al_opt_int(z, "seed") : al_draw_key(c);
   al_dtype dtype = AL_F32;
   al_dtype_parse(c, al_opt_word(z, "dtype"), &dtype);
@@ -153,6 +195,7 @@ static int attn_new_instance(lua_State *L) {
     al_opts *o = NULL;
     if (attn_find(c, name, &f, &x->preset, &o) == AL_OK) {
       if (lua_istable(L, 2)) lal_opts_set(L, 2, c, o, f->name, NULL);
+      if (al_error(c) == AL_OK) check_open(c, x, f, o);
       if (al_error(c) == AL_OK) x->a = attn_new(c, f, o, &s, dtype, seed, al_opt_word(z, "tag"));
     }
     al_opts_release(o);
@@ -207,15 +250,17 @@ static int attention_claims(lua_State *L) {
 }
 
 static int attention_state_bytes(lua_State *L) {
-  item *x = check(L);
+  item *x = check_sized(L);
   const lua_Integer t = luaL_optinteger(L, 2, 0);
   luaL_argcheck(L, t >= 0, 2, "a position of at least 0 expected");
   lua_pushinteger(L, attn_state_bytes(x->a, t));
   return 1;
 }
 
+/* Those that are known. */
 static int attention_sizes(lua_State *L) {
-  const attn_sizes *s = attn_sizes_of(check(L)->a);
+  const item *x = check(L);
+  const attn_sizes *s = x->open ? &x->given : attn_sizes_of(x->a);
   const struct {
     const char *name;
     int64_t n;
@@ -226,6 +271,7 @@ static int attention_sizes(lua_State *L) {
                {"width", s->width}};
   lua_newtable(L);
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    if (x->open && !sizes[i].n) continue;
     lua_pushinteger(L, sizes[i].n);
     lua_setfield(L, -2, sizes[i].name);
   }
@@ -239,7 +285,7 @@ static int attention_dtype(lua_State *L) {
 
 /* a:plan(T): what runs for T tokens, and why. */
 static int attention_plan(lua_State *L) {
-  item *x = check(L);
+  item *x = check_sized(L);
   const lua_Integer t = luaL_checkinteger(L, 2);
   luaL_argcheck(L, t >= 1, 2, "a number of tokens of at least 1 expected");
   char text[512];
@@ -286,7 +332,9 @@ static int attention_set(lua_State *L) {
   const lal_where w = {.fname = attn_family_of(x->a)->name, .opts_arg = 2};
   const int64_t before = al_memory(c).live;
   al_opts *o = al_opts_copy(c, attn_opts(x->a));
-  if (o && lal_opts_set(L, 2, c, o, w.fname, NULL) == AL_OK) attn_set(c, x->a, o);
+  if (o && lal_opts_set(L, 2, c, o, w.fname, NULL) == AL_OK &&
+      check_open(c, x, attn_family_of(x->a), o) == AL_OK)
+    attn_set(c, x->a, o);
   al_opts_release(o);
   if (al_error(c) != AL_OK) return lal_raise_in(L, &w);
   lal_account(L, before);
@@ -317,6 +365,7 @@ static const luaL_Reg functions[] = {{"list", attn_list},
                                      {"options", attn_options},
                                      {"new", attn_new_instance},
                                      {"load", attn_load},
+                                     {"inputs", lal_attn_inputs},
                                      {NULL, NULL}};
 
 /* core.attn.<key> = the methods of a class: Lua modules add theirs. Needs the module on top. */

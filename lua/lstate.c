@@ -24,12 +24,28 @@ static const al_row rows[] = {{"q", 0, "(B,T,H,D)"},
                               {"state", AL_IN_OPTIONAL, "of a:state, a:step or a:forward"},
                               {0}};
 static const al_arg args[] = {
-    {"causal", AL_T_BOOL, "false", NULL, 0, 0, "a query sees no later key; true with a state",
-     NULL},
+    {"causal", AL_T_BOOL, "true", NULL, 0, 0, "a query sees no later key", NULL},
     {"offset", AL_T_INT, "0", NULL, 0, 0, "query row i stands at key position i + offset", NULL},
     {"training", AL_T_BOOL, "false", NULL, 0, 0, "dropout is active", NULL},
     {"detach", AL_T_BOOL, "false", NULL, 0, 0, "no gradient flows into the state given", NULL},
     {0}};
+
+/* core.attn.inputs(): what forward and step take, as rows: tensors, then options. */
+int lal_attn_inputs(lua_State *L) {
+  lua_newtable(L);
+  for (int i = 0; rows[i].name; i++) {
+    lua_createtable(L, 0, 3);
+    lua_pushstring(L, rows[i].name);
+    lua_setfield(L, -2, "name");
+    lua_pushstring(L, rows[i].doc);
+    lua_setfield(L, -2, "doc");
+    lua_pushboolean(L, rows[i].flags & AL_IN_OPTIONAL);
+    lua_setfield(L, -2, "optional");
+    lua_rawseti(L, -2, i + 1);
+  }
+  lal_push_args(L, args, NULL);
+  return 2;
+}
 
 typedef struct call { /* of forward or step; the table is at index `at` */
   const char *fname;
@@ -57,7 +73,6 @@ static al_tensor *field(lua_State *L, const call *f, const al_row *r) {
 
 /* Runs the instance at 1 on the table at f->at; st NULL: without a state. */
 static int run(lua_State *L, const call *f, const attn_state *st) {
-  attn *a = lal_attn_check(L);
   attn_in in = {.size = sizeof in};
   in.q = field(L, f, &rows[Q]);
   in.k = field(L, f, &rows[K]);
@@ -69,7 +84,7 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
   al_opts *o = al_opts_new(c, args, f->fname);
   bool detach = false;
   if (o && lal_opts_set(L, f->at, c, o, f->fname, rows) == AL_OK) {
-    in.causal = al_opts_given(o, "causal") ? al_opt_bool(o, "causal") : st != NULL;
+    in.causal = al_opt_bool(o, "causal");
     in.offset = al_opt_int(o, "offset");
     in.training = al_opt_bool(o, "training");
     detach = al_opt_bool(o, "detach");
@@ -79,6 +94,7 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
     const lal_where w = {.fname = f->fname, .opts_arg = f->at};
     return lal_raise_in(L, &w);
   }
+  attn *a = st ? lal_attn_check(L) : lal_attn_fit(L, &in);
   const int64_t before = al_memory(c).live;
   if (st) {
     attn_state *made = NULL;
@@ -88,6 +104,7 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
     LAL_RETRY(L, c, y->p = attn_forward(c, a, &in));
   }
   if (!y->p) return lal_raise(L);
+  if (!st) lal_attn_keep(L);
   lal_account(L, before);
   return st ? 2 : 1;
 }
@@ -119,6 +136,7 @@ int lal_attn_state(lua_State *L) {
                                       {0}};
   attn *a = lal_attn_check(L);
   al_ctx *c = lal_ctx(L);
+  lua_settop(L, 2);
   lal_box *b = new_state(L);
   al_opts *o = lal_opts_from(L, 2, c, state_args, "state");
   if (!o) return lal_raise_in(L, &(lal_where){.fname = "state", .opts_arg = 2});

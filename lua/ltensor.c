@@ -177,11 +177,21 @@ static int shape_of(al_ctx *c, const al_opts *o, const char *owner, int64_t shap
   return n;
 }
 
+/* A constructor takes one table; `as` shows how it is written. */
+static void one_table(lua_State *L, const char *fname, const char *as) {
+  if (lua_gettop(L) > 1) lal_argerror(L, 2, fname, "one table expected, as %s%s", fname, as);
+  if (lua_gettop(L) == 0 || !lua_istable(L, 1))
+    lal_argerror(L, 1, fname, "a table expected, as %s%s, got %s", fname, as, luaL_typename(L, 1));
+}
+
 enum { ZEROS, ONES, FULL, UNIFORM, NORMAL };
 
 static int make(lua_State *L, const char *fname, int kind, const al_arg *rows) {
   const lal_where w = {.fname = fname, .opts_arg = 1};
-  luaL_checktype(L, 1, LUA_TTABLE);
+  one_table(L, fname,
+            kind == FULL      ? "{shape={2,3}, value=1, dtype=\"f64\"}"
+            : kind >= UNIFORM ? "{shape={2,3}, dtype=\"f64\", seed=1}"
+                              : "{shape={2,3}, dtype=\"f64\"}");
   al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, LAL_TENSOR);
   al_opts *o = lal_opts_from(L, 1, c, rows, fname);
@@ -217,22 +227,28 @@ static int core_full(lua_State *L) { return make(L, "full", FULL, full_args); }
 static int core_rand(lua_State *L) { return make(L, "rand", UNIFORM, random_args); }
 static int core_randn(lua_State *L) { return make(L, "randn", NORMAL, random_args); }
 
+/* Has the table at idx a key that is a name? */
+static bool has_names(lua_State *L, int idx) {
+  if (!lua_istable(L, idx)) return false;
+  for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1))
+    if (lua_type(L, -2) == LUA_TSTRING) {
+      lua_pop(L, 2);
+      return true;
+    }
+  return false;
+}
+
 /* core.tensor{{1,2},{3,4}}, core.tensor(5) or core.tensor{data={...}, shape={2,3}, dtype="f32"} */
 static int core_tensor(lua_State *L) {
-  luaL_checkany(L, 1);
-  if (lua_isnumber(L, 1) && lua_type(L, 1) == LUA_TNUMBER) {
-    lal_tensor_from(L, 1, AL_F32, "tensor");
-    return 1;
-  }
-  luaL_checktype(L, 1, LUA_TTABLE);
-  lua_pushnil(L);
-  const bool named = lua_next(L, 1) && (lua_pop(L, 1), lua_type(L, -1) == LUA_TSTRING);
-  lua_settop(L, 1);
-  if (!named) {
-    lal_tensor_from(L, 1, AL_F32, "tensor");
-    return 1;
-  }
+  static const char *const as = "{data={1,2,3}, dtype=\"f64\"}";
   const lal_where w = {.fname = "tensor", .opts_arg = 1};
+  if (lua_gettop(L) != 1 || lua_type(L, 1) != LUA_TNUMBER) one_table(L, w.fname, as);
+  if (!has_names(L, 1)) {
+    lal_tensor_from(L, 1, AL_F32, w.fname);
+    return 1;
+  }
+  if (lua_rawlen(L, 1) > 0)
+    return lal_argerror(L, 1, w.fname, "numbers beside names: data=.. expected, as tensor%s", as);
   al_ctx *c = lal_ctx(L);
   al_opts *o = al_opts_new(c, plain_args, w.fname);
   if (o) lal_opts_set(L, 1, c, o, w.fname, data_row);

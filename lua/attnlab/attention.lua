@@ -39,8 +39,8 @@ end
 M.SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "seed", "tag" }
 
 -- new("p2/cottention", {heads=4, head_dim=16, width=64, ..options}) or new{preset=, ..the same}:
--- sizes only where parameters need them. The result runs o = a:forward{q=, k=, v=, x=, causal=,
--- lengths=}.
+-- sizes only where parameters need them, else the first q, k and v bring them. The result runs
+-- o = a:forward{q=, k=, v=, x=, lengths=, causal=true}; lab.help "attention" lists all it takes.
 function M.new(name, options)
   if type(name) == "table" then name, options = name.preset or "", name end
   if type(name) ~= "string" then

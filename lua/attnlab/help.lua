@@ -30,6 +30,19 @@ local function describe(name)
   return ok and text
 end
 
+-- What a:forward of an instance takes, and forward of a layer.
+local function calls()
+  local inputs, args = core.attn.inputs()
+  local out = { "what forward of an instance takes, in one table:" }
+  for _, row in ipairs(inputs) do
+    out[#out + 1] = ("  %s: %s%s"):format(row.name, row.doc, row.optional and ", may be absent" or "")
+  end
+  out[#out + 1] = rows.help(args)
+  out[#out + 1] = "what forward of the layer takes beside x:"
+  out[#out + 1] = rows.help(nn_attention.forward_rows)
+  return table.concat(out, "\n")
+end
+
 local function overview()
   local ops, presets = {}, {}
   for i, op in ipairs(core.ops()) do ops[i] = op.name end
@@ -56,7 +69,7 @@ function M.text(name)
   if name == nil then return overview() end
   if name == "attention" then
     return "options of the formula:\n" .. rows.help(core.attn.options "")
-      .. "\noptions of the layer around it:\n" .. rows.help(nn_attention.rows)
+      .. "\noptions of the layer around it:\n" .. rows.help(nn_attention.rows) .. "\n" .. calls()
   end
   if name == "config" then
     return "model:\n" .. rows.help(config.rows.model)

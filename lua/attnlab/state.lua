@@ -7,6 +7,7 @@
 --   st:cache()       what grows with the sequence: names, and bytes a token; nil: a finite state
 --   st:save(path)    a file that m:load_state(path) takes
 --   st:free()        drops the tensors without waiting for the collector
+local names = require "attnlab.names"
 local statefile = require "attnlab.statefile"
 
 local State = {}
@@ -31,6 +32,18 @@ function State.new(owner, position, batch, parts)
   local self = setmetatable({ owner = owner, at = position, n = batch, parts = parts }, State)
   for _, p in ipairs(parts) do self[p.name] = p.state or p.tensor end
   return self
+end
+
+-- The options of a call of state: those given over their defaults; others are refused.
+function State.options(given, known)
+  if given ~= nil and type(given) ~= "table" then
+    error(("state: options: a table expected, as state{batch=2}, got %s"):format(type(given)), 0)
+  end
+  for k, v in pairs(given or {}) do
+    if known[k] == nil then error("state: " .. names.unknown("option", tostring(k), names.keys(known)), 0) end
+    known[k] = v
+  end
+  return known
 end
 
 -- The state given to `owner` for a batch of B, or an error that says what was expected.

@@ -52,7 +52,7 @@ T.test("bad tables are refused with their place", function()
            "option 'device': one of: cpu expected, got 'cuda'")
   T.raises(function() tensor {{{{{{{{{1}}}}}}}}} end, "nested deeper than 8 axes")
   T.raises(function() tensor() end, "bad argument #1 to 'tensor'")
-  T.raises(function() tensor "x" end, "table expected, got string")
+  T.raises(function() tensor "x" end, "a table expected, as tensor{data=.*, got string")
 end)
 
 T.test("constructors", function()
@@ -76,7 +76,19 @@ T.test("constructors", function()
            "option 'value': an i32 expected")
   T.raises(function() core.randn {shape = {2}, stream = "x"} end, "needs the option 'seed'")
   T.raises(function() core.randn {shape = {2}, dtype = "i32"} end, "f32 or f64")
-  T.raises(function() core.zeros(3) end, "table expected, got number")
+  T.raises(function() core.zeros(3) end, "a table expected, as zeros{shape=.*, got number")
+end)
+
+T.test("a second argument of a constructor is refused, with the right spelling", function()
+  local as = 'bad argument #2 to \'%s\' %%(one table expected, as %s{%s={[%%d,]+}.*, dtype="f64"'
+  T.raises(function() tensor({1, 2}, {dtype = "f64"}) end, as:format("tensor", "tensor", "data"))
+  T.raises(function() tensor(5, "f64") end, as:format("tensor", "tensor", "data"))
+  for _, name in ipairs {"zeros", "ones", "full", "rand", "randn"} do
+    T.raises(function() core[name]({2, 3}, {dtype = "f64"}) end, as:format(name, name, "shape"))
+    T.raises(function() core[name](2, 3) end, as:format(name, name, "shape"))
+  end
+  T.raises(function() tensor {1, 2, dtype = "f64"} end, "numbers beside names: data=.. expected, as tensor{data=")
+  T.eq(tensor {data = {1, 2}, dtype = "f64"}:dtype(), "f64")
 end)
 
 T.test("indexing reads, and gradients flow", function()

@@ -41,7 +41,7 @@ T.test("a layer from state to state is the layer", function()
     local x = lab.randn { shape = { 2, 10, 16 }, seed = 9, dtype = "f64" }
     local whole = a(x)
     for _, lengths in ipairs(SPLITS) do
-      local y, st = in_parts(x, lengths, a:state(2), function(part, st) return a:step(part, st) end)
+      local y, st = in_parts(x, lengths, a:state { batch = 2 }, function(part, st) return a:step(part, st) end)
       T.near(y, whole, 1e-12)
       T.eq({ st:position(), st:batch() }, { 10, 2 })
     end
@@ -140,6 +140,12 @@ T.test("states that are refused", function()
   T.raises(function() m:step(one, m:state()) end, "a batch of 2 expected as the input has, got 1")
   T.raises(function() m:step(one, {}) end, "one of Llama:state expected, got table")
   T.raises(function() m:forward(one, { state = m:state { batch = 2 }, causal = false }) end, "causal=true")
+  for _, owner in ipairs { m, m.layers[1].attention } do
+    T.eq(owner:state():batch(), 1)
+    T.raises(function() owner:state(2) end, "state: options: a table expected, as state{batch=2}, got number")
+    T.raises(function() owner:state { bach = 2 } end, "unknown option 'bach' %(did you mean 'batch'%?%)")
+    T.raises(function() owner:state { batch = 0 } end, "option 'batch'")
+  end
   T.raises(function() m:forward(one, { state = m:state { batch = 2 }, lengths = { 1, 0 } }) end, "count the padding")
   T.raises(function() m:state { bach = 2 } end, "did you mean 'batch'")
   T.raises(function() m:state { batch = 0 } end, "batch")
@@ -266,7 +272,7 @@ T.test("a state saved and loaded goes on bit for bit", function()
   m = model(SPECS[3])
   local l = m.layers[1].attention
   local x = lab.randn { shape = { 2, 3, 16 }, seed = 9, dtype = "f64" }
-  local _, ls = l:step(x, l:state(2))
+  local _, ls = l:step(x, l:state { batch = 2 })
   ls:save(path)
   T.eq((l:step(x, l:load_state(path))), (l:step(x, ls)))
 end)

@@ -179,6 +179,40 @@ T.test("norm of queries and keys, residual of v, biases", function()
   T.eq(g(x):shape(), { 2, 5, 8 })
 end)
 
+T.test("the eps of the norm of queries and keys is an option", function()
+  local x = input()
+  T.eq(layer({ qk_norm = true }).q_norm.eps, 1e-5)
+  local a = layer { qk_norm = true, qk_norm_eps = 0.5 }
+  local q = a.q_proj(x):reshape { shape = { 2, 5, 4, 2 } }
+  T.near(a:head_inputs(x, "q", 4), q * (q:square():mean { axes = { -1 }, keep = true }:scale { add = 0.5 }):rsqrt(), 1e-12)
+  T.ok(lab.attention and require("attnlab.help").text "qk_norm_eps":find("eps of qk_norm", 1, true))
+end)
+
+T.test("causal is true by default, in instances and layers, and help says so", function()
+  local function draw(name, dims) return lab.randn { shape = { 1, 3, 2, dims }, seed = 1, stream = name } end
+  local a = lab.attention.new("softmax", { heads = 2, head_dim = 4 })
+  local set = { q = draw("q", 4), k = draw("k", 4), v = draw("v", 4) }
+  local plain = a:forward(set)
+  set.causal = true
+  T.eq(plain, a:forward(set))
+  set.causal = false
+  T.ok((a:forward(set) - plain):abs():sum():item() > 0.1)
+  local l, x = layer "softmax", input()
+  T.eq(l(x), l(x, { causal = true }))
+  T.ok((l(x, { causal = false }) - l(x)):abs():sum():item() > 1e-3)
+  local text = require("attnlab.help").text "attention"
+  local of_instance, of_layer = text:match "what forward of an instance takes.-\n(.*)what forward of the layer takes[^\n]*\n(.*)$"
+  for _, part in ipairs { of_instance, of_layer } do
+    T.ok(part:find("  causal: true or false [true]", 1, true), part)
+    T.ok(part:find("  lengths: ", 1, true), part)
+  end
+end)
+
+T.test("unknown options of a layer's forward are refused", function()
+  T.raises(function() layer "softmax"(input(), { casual = false }) end, "forward: unknown option 'casual' %(did you mean 'causal'%?%)")
+  T.raises(function() layer "softmax"(input(), { training = true }) end, "forward: unknown option 'training' %(known: causal, lengths")
+end)
+
 T.test("what came before does not depend on what comes after", function()
   for _, spec in ipairs { { preset = "softmax", conv = 3, qk_norm = true, value_residual = true }, { preset = "p3/2mamba" },
                           { preset = "p2/cottention" }, { preset = "p1/gated_softmax" } } do
@@ -210,6 +244,35 @@ T.test("instances without a layer", function()
   T.raises(function() lab.attention.new { similarty = "exp", heads = 2, head_dim = 4 } end, "did you mean 'similarity'")
   T.raises(function() lab.attention.new(7) end, "name or table")
   T.ok(lab.attention.describe("softmax"):find("formula"))
+end)
+
+T.test("sizes come with the first q where no parameter needs them", function()
+  local function draw(name, heads, dims) return lab.randn { shape = { 1, 3, heads, dims }, seed = 1, stream = name } end
+  local set = { q = draw("q", 4, 5), k = draw("k", 2, 5), v = draw("v", 2, 3) }
+  local whole = { similarity = "taylor", coefficients = "learned", heads = 4, kv_heads = 2, head_dim = 5, value_dim = 3 }
+  local a = lab.attention.new { similarity = "taylor", coefficients = "learned" }
+  T.eq(a:sizes(), { width = nil })
+  T.eq(a:parameters().coefficients:flat(), { 1, 1, 1 })
+  for _, method in ipairs { "state", "state_bytes" } do
+    T.raises(function() a[method](a) end, "sizes are not known yet: they come with the first q of forward, or give heads and head_dim to new")
+  end
+  T.raises(function() a:plan(3) end, "sizes are not known yet")
+  T.ok(a:source "torch":find "def attention")
+  T.raises(function() a:set { decay = "learned" } end, "heads and head_dim are needed, because the parameter 'decay' depends on them")
+  T.raises(function() a:forward { q = set.q, k = set.v, v = set.v } end, "k: shape")
+  T.eq(a:sizes().heads, nil) -- a call that failed has not settled them
+  T.eq(a:forward(set), lab.attention.new(whole):forward(set))
+  T.eq(a:sizes(), { heads = 4, kv_heads = 2, head_dim = 5, value_dim = 3, width = 0 })
+  T.eq(a:state():batch(), 1)
+  T.raises(function() a:forward { q = set.k, k = set.k, v = set.v } end, "q: shape %(B,T,4,5%) needed")
+  a:set { decay = "learned" }
+  T.eq(a:parameters().decay:shape(), { 2 })
+  -- sizes that are given hold
+  T.raises(function() lab.attention.new { heads = 3 }:forward(set) end, "q: shape %(B,T,3,5%) needed, got %(1,3,4,5%)")
+  T.eq(lab.attention.new { decay = "learned", heads = 4, kv_heads = 2 }:forward(set):shape(), { 1, 3, 4, 3 })
+  T.raises(function() lab.attention.new { decay = "learned", head_dim = 5 } end, "'decay' depends on them")
+  T.raises(function() lab.attention.new { logit_scale = "learned" } end, "'logit_scale' depends on them")
+  T.raises(function() lab.attention.new "delta/deltanet" end, "'beta.weight' depends on them")
 end)
 
 T.test("optimisers", function()

@@ -169,8 +169,6 @@ T.test("attention", function()
     a:forward(i)
   end, "%(1,4,2,4%)")
   T.raises(function() a:set_parameter("nothing", tensor {1}) end, "no parameter 'nothing'")
-  T.raises(function() core.attn.new("", {}, {heads = 2}) end,
-           "bad argument #3 to 'new' %(option 'head_dim' is missing%)")
   T.raises(function() core.attn.new("", {}, {heads = 2, head_dim = 4, head = 3}) end,
            "unknown option 'head'")
   T.raises(function() core.attn.new("", {[rows[1].name .. "x"] = 1}, sizes) end,

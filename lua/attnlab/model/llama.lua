@@ -4,14 +4,12 @@
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local generate = require "attnlab.generate"
-local names = require "attnlab.names"
 local nn = require "attnlab.nn"
 local plugins = require "attnlab.plugins"
 local State = require "attnlab.state"
 local surgery = require "attnlab.surgery"
 local Module = nn.Module
 
-local FORWARD = { "causal", "detach", "inspect", "lengths", "offset", "state" }
 local LAYER = "layer." -- parts of a state: layer.1, layer.2, ..
 
 local Block = Module.class "Block"
@@ -129,9 +127,7 @@ end
 -- opts.state: ids go on from it, and the next state is the second result.
 function Llama:hidden(ids, opts)
   ids = as_ids(ids)
-  for k in pairs(opts or {}) do
-    if not names.find(FORWARD, k) then error("forward: " .. names.unknown("option", tostring(k), FORWARD), 0) end
-  end
+  nn.Attention.check_forward(opts)
   local st, parts = opts and opts.state, {}
   if st then State.check(st, self, ids:size(1), "forward") end
   local T = self:check_length(ids:size(2), st)
@@ -182,14 +178,10 @@ end
 -- context's end, at positions that no training has shown; where no layer has rotary positions they
 -- always may.
 function Llama:state(opts)
-  local o = { batch = 1, beyond = false }
-  for k, v in pairs(opts or {}) do
-    if o[k] == nil then error("state: " .. names.unknown("option", k, names.keys(o)), 0) end
-    o[k] = v
-  end
+  local o = State.options(opts, { batch = 1, beyond = false })
   local parts = {}
   for i, block in ipairs(self.layers) do
-    parts[i] = { name = LAYER .. i, state = block.attention:state(o.batch) }
+    parts[i] = { name = LAYER .. i, state = block.attention:state { batch = o.batch } }
   end
   return self:made(0, o.batch, parts, o.beyond)
 end

@@ -12,8 +12,8 @@ local RMSNorm = require("attnlab.nn.norm").RMSNorm
 local names = require "attnlab.names"
 
 local Attention = Module.class "Attention"
--- Its options: rows, split, family_of, families_of, parts_of, layer_options; and its states: state,
--- fresh, state_description, load_state, begin, finish, step.
+-- Its options: rows, forward_rows, check_forward, split, family_of, families_of, parts_of,
+-- layer_options; and its states: state, fresh, state_description, load_state, begin, finish, step.
 for _, part in ipairs { "options", "state" } do
   for name, v in pairs(require("attnlab.nn.attention_" .. part)) do Attention[name] = v end
 end
@@ -48,8 +48,9 @@ local function assemble(self, spec, old)
       or Linear(p[2], p[3], self:part(p[1], linear)))
   end
   if layer.qk_norm then
-    self.q_norm = self:child("q_norm", RMSNorm(dim, self:part "q_norm"))
-    self.k_norm = self:child("k_norm", RMSNorm(dim, self:part "k_norm"))
+    local eps = { eps = layer.qk_norm_eps }
+    self.q_norm = self:child("q_norm", RMSNorm(dim, self:part("q_norm", eps)))
+    self.k_norm = self:child("k_norm", RMSNorm(dim, self:part("k_norm", eps)))
   end
   if layer.conv > 0 then self:add_convolution(layer.conv) end
   if layer.value_residual then
@@ -202,11 +203,10 @@ function Attention:outputs(x, opts, run)
   return o, family
 end
 
--- opts: causal (true), lengths (B), offset, and inspect(q, k, v, x), called with the family's inputs.
--- state: x follows what that state has seen, and the state after x is the second result; detach: no
--- gradient flows into it.
+-- opts: the rows forward_rows; any other key is an error.
 function Attention:forward(x, opts)
   opts = opts or {}
+  Attention.check_forward(opts)
   local st = opts.state
   local run = st and self:begin(x, st, opts)
   local o, family = self:outputs(x, opts, run)

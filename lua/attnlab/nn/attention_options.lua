@@ -16,6 +16,7 @@ M.rows = {
     doc = "base of the frequencies" },
   { name = "qk_norm", type = "bool", default = "false",
     doc = "RMS norm with gain over each head of q and k, before the rotation" },
+  { name = "qk_norm_eps", type = "number", default = "1e-5", min = 0, doc = "eps of qk_norm" },
   { name = "conv", type = "integer", default = "0", min = 0, max = 64,
     doc = "width of a causal depthwise convolution with bias on q, k and v; 0 = none" },
   { name = "conv_activation", type = "word", default = "none", choices = { "none", "silu", "relu" },
@@ -27,6 +28,31 @@ M.rows = {
   { name = "calibrated", type = "bool", default = "false",
     doc = "a constant factor a head on its output, 1 at first: what calibrating a fork sets" },
 }
+
+-- What forward of a layer takes beside x.
+M.forward_rows = {
+  { name = "causal", type = "bool", default = "true", doc = "a token sees no later one" },
+  { name = "lengths", type = "table|tensor", default = "",
+    doc = "(B) i32: tokens at and after it are absent" },
+  { name = "offset", type = "integer", default = "0",
+    doc = "row i stands at key position i + offset" },
+  { name = "state", type = "state", default = "",
+    doc = "x follows what it has seen; the next state is the second result" },
+  { name = "detach", type = "bool", default = "false", doc = "no gradient flows into the state" },
+  { name = "inspect", type = "function", default = "",
+    doc = "called with the family's inputs q, k, v, x" },
+  { name = "raw", type = "bool", default = "false", doc = "leaves the calibration out" },
+}
+
+-- Refuses options of a layer's or a model's forward that are none.
+function M.check_forward(opts)
+  local known = rows.names(M.forward_rows)
+  for k in pairs(opts or {}) do
+    if not names.find(known, k) then
+      error("forward: " .. names.unknown("option", tostring(k), known), 0)
+    end
+  end
+end
 
 -- Splits a spec into preset name, options of the family, options of the layer (checked), and those
 -- of single heads by number or nil.

@@ -10,9 +10,9 @@ local M = {}
 
 local CONV_DOC = "last inputs of the convolution"
 
--- The state of `batch` sequences of which nothing has been seen.
-function M:state(batch)
-  batch = batch or 1
+-- st = layer:state{batch=2}: the state of that many sequences (1) of which nothing has been seen.
+function M:state(opts)
+  local batch = State.options(opts, { batch = 1 }).batch
   local parts = { { name = "attention", state = self.family:state { batch = batch } } }
   for _, which in ipairs(self.layer.conv > 1 and { "q", "k", "v" } or {}) do
     local channels = self.convolution[which].weight:size(2)
@@ -22,7 +22,9 @@ function M:state(batch)
   return State.new(self, 0, batch, parts)
 end
 
-M.fresh = M.state -- as state.lua asks every owner
+function M:fresh(batch) -- as state.lua asks every owner
+  return self:state { batch = batch }
+end
 
 -- What a file of a state has to say to fit this layer.
 function M:state_description()
