@@ -1,8 +1,11 @@
 /* source.c: kernel_attention written out from its options: the formula in LaTeX, and a PyTorch
  * function that computes it plainly. Only what is switched on is printed. The function is for
- * reading and comparing: it makes the (T,S) matrix and takes exp without a reference. */
+ * reading and comparing: it makes the (T,S) matrix and takes exp without a reference. Its output
+ * and gradients are those of the family, at kinks and in rows without weight, too. */
 #include "source.h"
 #include "formula.h"
+#include "variant.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -30,6 +33,52 @@ static const char *latex_number(double v, char buf[48]) {
 }
 #define LNUM(v) latex_number((v), (char[48]){0})
 
+/* ---- polynomials ------------------------------------------------------------------------------
+ */
+
+/* f as the sum of k_n s^n / n!, or of k_n s^n: n! itself leaves the range of numbers. */
+typedef struct series {
+  int order, terms; /* terms: how many k_n are not 0 */
+  bool factorial, learned;
+  double k[FORMULA_MAX_ORDER + 1];
+} series;
+
+static series series_of(const al_opts *o, bool denominator) {
+  const bool own_f = denominator && !is(o, "denominator.similarity", "inherited"),
+             own_orders = denominator && !is(o, "denominator.orders", "inherited");
+  const char *f = own_f ? "denominator.similarity" : "similarity";
+  series p = {.order = (int)al_opt_int(o, "order"), .terms = 1};
+  if (!is(o, f, "taylor")) {
+    if (!is(o, f, "power")) p.order = is(o, f, "linear") ? 1 : 2;
+    p.k[p.order] = 1;
+    return p;
+  }
+  const double *kept, *k;
+  const int n_kept = al_opt_list(o, own_orders ? "denominator.orders" : "orders", &kept),
+            n_k = al_opt_list(o, "coefficients", &k);
+  p.factorial = !is(o, "coefficients", "ones");
+  p.learned = is(o, "coefficients", "learned");
+  p.terms = 0;
+  for (int n = 0; n <= p.order; n++) {
+    bool keep = n_kept == 0;
+    for (int i = 0; i < n_kept; i++) keep |= (int)kept[i] == n;
+    p.k[n] = !keep ? 0 : n_k == 0 ? 1 : n < n_k ? k[n] : 0;
+    p.terms += p.k[n] != 0;
+  }
+  return p;
+}
+
+/* s^order alone */
+static bool plain_power(const series *p) {
+  return p->terms == 1 && p->k[p->order] == 1 && !p->learned && (!p->factorial || p->order < 2);
+}
+
+static bool all_ones(const series *p) {
+  for (int n = 0; n <= p->order; n++)
+    if (p->k[n] != 1) return false;
+  return true;
+}
+
 /* ---- PyTorch ----------------------------------------------------------------------------------
  */
 
@@ -43,16 +92,21 @@ static bool reads_count(const al_opts *o) {
          is(o, "output_gate.input", "position");
 }
 
+/* l2, and rms and layer norm without an eps that would keep rows of zeros from 0 / 0 */
+static bool norm_by_unit(const al_opts *o) {
+  return on(o, "output_norm") && (is(o, "output_norm", "l2") || formula_norm_eps(o) == 0);
+}
+
 static void torch_head(FILE *f, const al_opts *o) {
   char text[2048];
   formula_text(o, text, sizeof text);
   for (char *at = text; *at; at++) /* an expression may have lines */
     if (*at == '\n') *at = ' ';
-  PUT("import math\nimport torch\nimport torch.nn.functional as F\n\n\n"
+  PUT("import math\nimport torch\nimport torch.nn.functional as F\n\n\n%s"
       "def attention(q, k, v, x=None, p=None, causal=True, lengths=None):\n"
       "    # %s\n"
       "    # q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), x (B,T,C); p: parameters by name\n",
-      text);
+      is(o, "feature_map", "l2") || norm_by_unit(o) ? attn_torch_unit() : "", text);
   PUT("    B, T, H, D = q.shape\n"
       "    S, Hkv, E = k.shape[1], k.shape[2], v.shape[3]\n"
       "    i, j = torch.arange(T)[:, None], torch.arange(S)\n"
@@ -65,8 +119,8 @@ static void torch_head(FILE *f, const al_opts *o) {
 static const char *torch_map(const al_opts *o) {
   return is(o, "feature_map", "relu")       ? "torch.relu(%s)"
          : is(o, "feature_map", "elu1")     ? "(F.elu(%s) + 1)"
-         : is(o, "feature_map", "l2")       ? "F.normalize(%s, dim=-1, eps=1e-12)"
-         : is(o, "feature_map", "softplus") ? "F.softplus(%s)"
+         : is(o, "feature_map", "l2")       ? "unit(%s, 1e-12)"
+         : is(o, "feature_map", "softplus") ? "(-F.logsigmoid(-%s))"
                                             : "%s";
 }
 
@@ -79,7 +133,9 @@ static void torch_logits(FILE *f, const al_opts *o) {
   else if (is(o, "logit_scale", "rsqrt")) PUT("    s = s / math.sqrt(D)\n");
   else if (al_opt_num(o, "logit_scale") != 1)
     PUT("    s = %s * s\n", NUM(al_opt_num(o, "logit_scale")));
-  if (is(o, "logit_round", "bf16")) PUT("    s = s.to(torch.bfloat16).to(q.dtype)\n");
+  if (is(o, "logit_round", "bf16"))
+    PUT("    s = s + (s.to(torch.bfloat16).to(q.dtype) - s).detach()  # gradient straight "
+        "through\n");
   if (number(o, "logit_softcap"))
     PUT("    s = %s * torch.tanh(s / %s)\n", NUM(al_opt_num(o, "logit_softcap")),
         NUM(al_opt_num(o, "logit_softcap")));
@@ -94,33 +150,34 @@ static void torch_decay(FILE *f, const al_opts *o) {
                                                 "dtype=q.dtype))).expand(B, S, Hkv)";
   PUT("    L = %s.cumsum(1).repeat_interleave(H // Hkv, 2).transpose(1, 2)  # (B,H,S)\n"
       "    last = (seen.sum(-1) - 1).clamp(min=0)[:, None].expand(B, H, T)\n"
-      "    A = torch.exp(L.gather(2, last)[..., None] - L[:, :, None])  # back from the last key\n",
+      "    A = L.gather(2, last)[..., None] - L[:, :, None]  # back from the last key\n"
+      "    A = torch.exp(A.masked_fill(~seen[:, None], 0))\n",
       a);
 }
 
-static void torch_list(FILE *f, const weight_fn *w) {
-  PUT("[");
-  for (int n = 0; n <= w->order; n++) PUT("%s%s", n ? ", " : "", NUM(w->c[n]));
-  PUT("]");
-}
-
-/* name = sum of c_n s^n */
-static void torch_polynomial(FILE *f, const al_opts *o, const weight_fn *w, const char *name) {
-  int terms = 0;
-  for (int n = 0; n <= w->order; n++) terms += w->c[n] != 0;
-  if (terms == 1 && w->c[w->order] == 1 && !w->learned) { /* a plain power */
-    if (w->order == 1) PUT("    %s = s\n", name);
-    else PUT("    %s = s ** %d\n", name, w->order);
+/* name = sum of k_n s^n / n! or k_n s^n, nested: k_0 + s/1 (k_1 + s/2 (k_2 + ..)) */
+static void torch_polynomial(FILE *f, const al_opts *o, bool denominator, const char *name) {
+  const series p = series_of(o, denominator);
+  const char *by = p.factorial ? " / m" : "";
+  if (plain_power(&p)) {
+    if (p.order == 1) PUT("    %s = s\n", name);
+    else PUT("    %s = s ** %d\n", name, p.order);
     return;
   }
-  const bool series = terms == w->order + 1 && is(o, "coefficients", "factorial");
-  PUT("    c = ");
-  if (w->learned) PUT("[a * b for a, b in zip(p[\"coefficients\"], ");
-  if (series) PUT("[1 / math.factorial(n) for n in range(%d)]", w->order + 1);
-  else torch_list(f, w);
-  PUT("%s\n    %s = torch.zeros_like(s)\n    for a in reversed(c):  # sum of c_n s^n\n"
-      "        %s = %s * s + a\n",
-      w->learned ? ")]" : "", name, name, name);
+  const bool ones = all_ones(&p);
+  if (!ones || p.learned) {
+    PUT("    k_ = ");
+    if (p.learned) PUT("p[\"coefficients\"]");
+    if (!ones && p.learned) PUT(" * q.new_tensor(");
+    for (int n = 0; n <= p.order && !ones; n++) PUT("%s%s", n ? ", " : "[", NUM(p.k[n]));
+    PUT("%s%s\n", ones ? "" : "]", !ones && p.learned ? ")" : "");
+  }
+  const bool plain = ones && !p.learned;
+  PUT("    %s = ", name);
+  if (plain) PUT("torch.ones_like(s)\n");
+  else PUT("k_[%d] * torch.ones_like(s)\n", p.order);
+  PUT("    for m in range(%d, 0, -1):  # sum of %ss^m%s\n        %s = %s + %s * s%s\n", p.order,
+      plain ? "" : "k_m ", p.factorial ? " / m!" : "", name, plain ? "1" : "k_[m - 1]", name, by);
 }
 
 /* The expression's text as Python: ^ is **, and its own scalars get a prefix, since a name may be a
@@ -142,15 +199,26 @@ static void torch_expression_text(FILE *f, const char *at) {
   }
 }
 
-/* Functions of an expression also take plain numbers. */
+/* Functions of an expression also take plain numbers. A hidden key is evaluated as the first one: a
+ * value or slope that is not finite there would reach the scalars as 0 * inf. */
 static void torch_expression(FILE *f, const al_opts *o, const char *name) {
-  static const char *const functions[][2] = {
-      {"exp", "torch.exp"},     {"expm1", "torch.expm1"},     {"log", "torch.log"},
-      {"log1p", "torch.log1p"}, {"sqrt", "torch.sqrt"},       {"abs", "torch.abs"},
-      {"relu", "torch.relu"},   {"tanh", "torch.tanh"},       {"sinh", "torch.sinh"},
-      {"cosh", "torch.cosh"},   {"sin", "torch.sin"},         {"cos", "torch.cos"},
-      {"erf", "torch.erf"},     {"sigmoid", "torch.sigmoid"}, {"softplus", "F.softplus"},
-      {"min", "torch.minimum"}, {"max", "torch.maximum"}};
+  static const char *const functions[][2] = {{"exp", "torch.exp"},
+                                             {"expm1", "torch.expm1"},
+                                             {"log", "torch.log"},
+                                             {"log1p", "torch.log1p"},
+                                             {"sqrt", "torch.sqrt"},
+                                             {"abs", "torch.abs"},
+                                             {"relu", "torch.relu"},
+                                             {"tanh", "torch.tanh"},
+                                             {"sinh", "torch.sinh"},
+                                             {"cosh", "torch.cosh"},
+                                             {"sin", "torch.sin"},
+                                             {"cos", "torch.cos"},
+                                             {"erf", "torch.erf"},
+                                             {"sigmoid", "torch.sigmoid"},
+                                             {"softplus", "lambda t: -F.logsigmoid(-t)"},
+                                             {"min", "lambda a, b: torch.where(a <= b, a, b)"},
+                                             {"max", "lambda a, b: torch.where(a >= b, a, b)"}};
   char word[40];
   const char *names = al_opt_word(o, "expr_params"), *text = al_opt_word(o, "expr");
   PUT("    number = lambda g: lambda *a: g(*(torch.as_tensor(t, dtype=q.dtype) for t in a))\n");
@@ -161,13 +229,17 @@ static void torch_expression(FILE *f, const al_opts *o, const char *name) {
     PUT("    p_%s = p[\"expr.%s\"].view(H, 1, 1)\n", word, word);
   PUT("    weight = lambda s, i, j: ");
   torch_expression_text(f, text);
-  PUT("\n    %s = weight(s, (i + 1).to(q.dtype), (j + 1).to(q.dtype)) + 0 * s\n", name);
+  PUT("\n    known = lambda t: torch.where(seen[:, None], t, t[..., :1])  # hidden keys: as the "
+      "first\n"
+      "    i_, j_ = (i + 1).to(q.dtype), (j + 1).to(q.dtype).expand(T, S)\n"
+      "    %s = weight(known(s), i_, known(j_)) + torch.zeros_like(s)\n",
+      name);
 }
 
 /* Masked weights `name` (B,H,T,S). */
 static void torch_weights(FILE *f, const al_opts *o, bool denominator, const char *name) {
   const weight_fn w = formula_weight(o, denominator);
-  if (strcmp(w.f, "polynomial") == 0) torch_polynomial(f, o, &w, name);
+  if (strcmp(w.f, "polynomial") == 0) torch_polynomial(f, o, denominator, name);
   else if (strcmp(w.f, "expr") == 0) torch_expression(f, o, name);
   else PUT("    %s = torch.%s(s)\n", name, w.f);
   const bool decays = on(o, "decay") && !(denominator && is(o, "denominator.decay", "none"));
@@ -196,8 +268,7 @@ static void torch_power(FILE *f, const al_opts *o, const char *base) {
 static void torch_values(FILE *f, const al_opts *o) {
   const char *u = "v";
   if (on(o, "input_gate")) {
-    const char *act = al_opt_word(o, "input_gate.activation");
-    PUT("    u = %s.%s(", strcmp(act, "softplus") == 0 ? "F" : "torch", act);
+    PUT("    u = %s", is(o, "input_gate", "softplus") ? "-F.logsigmoid(-" : "torch.sigmoid(");
     torch_project(f, o, "input_gate", "x");
     PUT(").view(B, S, Hkv, -1) * v\n");
     u = "u";
@@ -227,14 +298,20 @@ static void torch_statistic(FILE *f, const al_opts *o) {
     torch_project(f, o, "denominator", "x");
     PUT(")\n    W = torch.einsum(\"bts,bsh->bth\", seen.to(q.dtype), e).clamp(min=1)\n");
   } else {
-    const bool l2 = is(o, "denominator.stat", "l2");
-    PUT("    W = %s%s.sum(-1)%s.transpose(1, 2)  # (B,T,H)\n", w,
-        l2                                 ? ".square()"
-        : is(o, "denominator.stat", "abs") ? ".abs()"
-                                           : "",
-        l2 ? ".sqrt()" : "");
+    PUT("    W = %s%s.transpose(1, 2)  # (B,T,H)\n", w,
+        is(o, "denominator.stat", "l2")    ? ".norm(dim=-1)"
+        : is(o, "denominator.stat", "abs") ? ".abs().sum(-1)"
+                                           : ".sum(-1)");
   }
   if (is(o, "denominator.gradient", "stopped")) PUT("    W = W.detach()\n");
+}
+
+/* Is the row's largest weight taken out of the denominator's sum? */
+static bool has_reference(const al_opts *o) {
+  const weight_fn w = formula_weight(o, true);
+  char g[512];
+  if (strcmp(w.f, "expr") == 0) return formula_exponent(o, g, sizeof g);
+  return strcmp(w.f, "polynomial") != 0;
 }
 
 static void torch_denominator(FILE *f, const al_opts *o) {
@@ -248,9 +325,16 @@ static void torch_denominator(FILE *f, const al_opts *o) {
   if (al_opt_num(o, "denominator.floor") > 0)
     PUT("    W = W.clamp(min=%s)\n", NUM(al_opt_num(o, "denominator.floor")));
   const bool whole = number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1;
-  PUT("    live = W%s >= 1.1754944e-38  # other rows give 0\n    W = torch.where(live, W, 1)\n",
-      whole ? ".abs()" : "");
-  PUT("    r = live / ");
+  if (formula_reads_weights(o)) {
+    /* with a reference W is relative to the row's largest weight: only a row without a key has none
+     */
+    PUT("    live = W%s  # other rows give 0\n    W = torch.where(live, W, 1)\n    r = live / ",
+        has_reference(o) ? " > 0"
+        : whole          ? ".abs() >= 1.17549435e-38"
+                         : " >= 1.17549435e-38");
+  } else { /* at least 1 */
+    PUT("    r = 1 / ");
+  }
   PUT(whole ? "" : "(");
   torch_power(f, o, "W");
   PUT("%s%s\n    y = r[..., None] * y\n", whole ? "" : ")",
@@ -267,10 +351,11 @@ static void torch_norm(FILE *f, const al_opts *o) {
   const bool joint = is(o, "output_norm.scope", "joint"), gain = formula_channel_gain(o);
   const double eps = formula_norm_eps(o);
   if (joint) PUT("    y = y.flatten(2)\n");
-  if (is(o, "output_norm", "l2")) {
-    PUT("    y = F.normalize(y, dim=-1, eps=%s)\n", NUM(eps));
+  if (is(o, "output_norm", "layer")) PUT("    y = y - y.mean(-1, keepdim=True)\n");
+  if (norm_by_unit(o)) {
+    PUT("    y = unit(y, %s)%s\n", NUM(eps),
+        is(o, "output_norm", "l2") ? "" : " * math.sqrt(y.shape[-1])");
   } else {
-    if (is(o, "output_norm", "layer")) PUT("    y = y - y.mean(-1, keepdim=True)\n");
     PUT("    y = y / torch.sqrt(y.square().mean(-1, keepdim=True) + %s)\n", NUM(eps));
   }
   if (gain) PUT("    y = y * p[\"output_norm.gain\"]\n");
@@ -328,28 +413,29 @@ static void latex_argument(const al_opts *o, char *buf, size_t n) {
   snprintf(buf, n, "%s", s);
 }
 
-static void latex_polynomial(FILE *f, const al_opts *o, const weight_fn *w, const char *s) {
-  int terms = 0;
-  for (int n = 0; n <= w->order; n++) terms += w->c[n] != 0;
-  if (terms == 1 && w->c[w->order] == 1 && !w->learned) {
-    if (w->order == 1) PUT("%s", s);
-    else PUT("\\left(%s\\right)^{%d}", s, w->order);
+static void latex_polynomial(FILE *f, const al_opts *o, bool denominator, const char *s) {
+  const series p = series_of(o, denominator);
+  if (plain_power(&p)) {
+    if (p.order == 1) PUT("%s", s);
+    else PUT("\\left(%s\\right)^{%d}", s, p.order);
     return;
   }
-  if (is(o, "coefficients", "factorial") || w->learned) {
+  if (is(o, "coefficients", "factorial") || p.learned) {
     PUT("\\sum_{n ");
-    if (terms == w->order + 1) PUT("= 0}^{%d}", w->order);
+    if (p.terms == p.order + 1) PUT("= 0}^{%d}", p.order);
     else {
       PUT("\\in \\{");
-      for (int n = 0, k = 0; n <= w->order; n++)
-        if (w->c[n] != 0) PUT("%s%d", k++ ? "," : "", n);
+      for (int n = 0, k = 0; n <= p.order; n++)
+        if (p.k[n] != 0) PUT("%s%d", k++ ? "," : "", n);
       PUT("\\}}");
     }
-    PUT(" \\frac{%s}{n!} \\left(%s\\right)^n", w->learned ? "k_n" : "1", s);
+    PUT(" \\frac{%s}{n!} \\left(%s\\right)^n", p.learned ? "k_n" : "1", s);
     return;
   }
-  for (int n = 0, k = 0; n <= w->order; n++)
-    if (w->c[n] != 0) PUT("%s%s \\left(%s\\right)^{%d}", k++ ? " + " : "", LNUM(w->c[n]), s, n);
+  for (int n = 0, k = 0; n <= p.order; n++) {
+    const double c = p.factorial ? p.k[n] * exp(-lgamma(n + 1.0)) : p.k[n];
+    if (p.k[n] != 0) PUT("%s%s \\left(%s\\right)^{%d}", k++ ? " + " : "", LNUM(c), s, n);
+  }
 }
 
 static void latex_weight(FILE *f, const al_opts *o, bool denominator) {
@@ -358,7 +444,7 @@ static void latex_weight(FILE *f, const al_opts *o, bool denominator) {
   latex_argument(o, s, sizeof s);
   if (on(o, "decay") && !(denominator && is(o, "denominator.decay", "none"))) PUT("A_{ij} ");
   if (strcmp(w.f, "polynomial") == 0) {
-    latex_polynomial(f, o, &w, s);
+    latex_polynomial(f, o, denominator, s);
   } else if (strcmp(w.f, "expr") == 0) {
     PUT("\\mathtt{");
     for (const char *at = al_opt_word(o, "expr"); *at; at++)

@@ -17,6 +17,14 @@ static inline al_status attn_check_own_tokens(al_ctx *c, const char *who, const 
                  who, (long long)T, (long long)S, (long long)in->offset);
 }
 
+/* What texts of PyTorch call for a vector by its length: l2norm, its gradient included. */
+static inline const char *attn_torch_unit(void) {
+  return "def unit(z, eps):  # z / length; where that is at most eps: z / eps, without gradient\n"
+         "    length = z.norm(dim=-1, keepdim=True)\n"
+         "    y = z / torch.where(length > eps, length, eps or 1)\n"
+         "    return torch.where(length > eps, y, y.detach())\n\n\n";
+}
+
 /* The arguments n, shape of the functions below: ATTN_SHAPE(B, T, H, D). */
 #define ATTN_SHAPE(...)                                                                            \
   (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }

@@ -460,6 +460,7 @@ static const char torch_text[] =
     "import math\n"
     "import torch\n"
     "import torch.nn.functional as F\n\n\n"
+    "%s" /* unit */
     "def attention(q, k, v, x=None, p=None, causal=True, lengths=None):\n"
     "    # q (B,T,H,D), k (B,T,Hkv,D), v (B,T,Hkv,E), x (B,T,C); p: parameters by name; causal "
     "only\n"
@@ -492,7 +493,7 @@ static const char latex_text[] = "\\begin{aligned}\n"
                                  "\\end{aligned}\n";
 
 static bool torch_source(const al_opts *o, char *buf, size_t n) {
-  char map[320] = "", b[96], scale[48] = "", norm[192] = "";
+  char map[400] = "", b[96], scale[48] = "", norm[192] = "";
   const char *f = al_opt_word(o, "feature_map"), *by = al_opt_word(o, "norm");
   const double t = al_opt_num(o, "logit_scale");
   if (strcmp(f, "identity") != 0)
@@ -505,11 +506,11 @@ static bool torch_source(const al_opts *o, char *buf, size_t n) {
              : is(o, "feature_map", "elu1") ? "F.elu"
                                             : "torch.relu",
              is(o, "feature_map", "elu1") ? " + 1" : "");
-  if (strcmp(by, "l2") == 0)
-    strcat(map,
-           "    q, k = F.normalize(q, dim=-1, eps=1e-12), F.normalize(k, dim=-1, eps=1e-12)\n");
+  if (strcmp(by, "l2") == 0) strcat(map, "    q, k = unit(q, 1e-12), unit(k, 1e-12)\n");
   if (strcmp(by, "sum") == 0)
-    strcat(map, "    q, k = q / q.sum(-1, keepdim=True), k / k.sum(-1, keepdim=True)\n");
+    strcat(map, "    total = lambda z: torch.where(z.sum(-1, keepdim=True) >= 1.17549435e-38, "
+                "z.sum(-1, keepdim=True), 1)\n"
+                "    q, k = q / total(q), k / total(k)  # rows of zeros stay 0\n");
   if (constant_beta(o))
     snprintf(b, sizeof b, "torch.full((1,), %.17g, dtype=q.dtype)", al_opt_num(o, "beta"));
   else
@@ -523,14 +524,14 @@ static bool torch_source(const al_opts *o, char *buf, size_t n) {
           : "";
   if (is(o, "logit_scale", "rsqrt")) snprintf(scale, sizeof scale, " / math.sqrt(D)");
   else if (t != 1) snprintf(scale, sizeof scale, " * %.17g", t);
-  if (is(o, "output_norm", "l2"))
-    snprintf(norm, sizeof norm, "    y = F.normalize(y, dim=-1, eps=1e-12)\n");
+  if (is(o, "output_norm", "l2")) snprintf(norm, sizeof norm, "    y = unit(y, 1e-12)\n");
   if (is(o, "output_norm", "rms"))
     snprintf(norm, sizeof norm,
              "    y = y / torch.sqrt(y.square().mean(-1, keepdim=True) + 1e-6) * "
              "p[\"output_norm.gain\"]\n");
-  return snprintf(buf, n, torch_text, map, b, a, *a ? "a[:, t, :, None, None] * " : "", scale,
-                  norm) < (int)n;
+  const bool units = is(o, "norm", "l2") || is(o, "output_norm", "l2");
+  return snprintf(buf, n, torch_text, units ? attn_torch_unit() : "", map, b, a,
+                  *a ? "a[:, t, :, None, None] * " : "", scale, norm) < (int)n;
 }
 
 static bool latex_source(const al_opts *o, char *buf, size_t n) {

@@ -356,7 +356,7 @@ static const char torch_text[] =
     "    w = torch.exp(s).masked_fill(~seen, 0)\n"
     "    W = w.sum(-1).transpose(1, 2)[..., None]%s\n"
     "    y = torch.einsum(\"bhts,bshe->bthe\", w, v.repeat_interleave(G, 2))\n"
-    "    return torch.where(W > 0, y / W, 0)\n";
+    "    return y / torch.where(W > 0, W, 1)  # rows that see no key give 0\n";
 
 static const char latex_text[] = "\\begin{aligned}\n"
                                  "o_i &= \\frac{\\sum_{e_i - %lld < j \\le e_i} w_{ij} v_j}"
