@@ -573,15 +573,18 @@ static bool source(const al_opts *o, const attn_sizes *s, const char *kind, char
 
 static const attn_preset presets[] = {
     {"delta/deltanet", "logit_scale=rsqrt output_norm=rms", "rope=none conv=4 conv_activation=silu",
-     "DeltaNet (2406.06484), section 3", "its convolution has silu on v too; here on q and k"},
+     "DeltaNet (2406.06484), section 3",
+     "its convolutions have silu on v, too, and no bias; here silu on q and k, and a bias"},
     {"delta/gated_deltanet", "decay=gated logit_scale=rsqrt output_norm=rms",
      "rope=none conv=4 conv_activation=silu", "Gated DeltaNet (2412.06464), section 3",
-     "its decay is -A softplus(x W + c), here -softplus(x W); its output gate is left out"},
+     "its log decay is -A softplus(x W + c), here -softplus(x W), with which the memory at first "
+     "halves every token, theirs mostly slower; its output gate is left out; convolutions as in "
+     "deltanet"},
     {"delta/fast_weights", "feature_map=elu1 norm=sum", "rope=none",
      "Schlag et al. (2102.11174), section 4", "with elu + 1 as the map; its own map is DPFP"},
     {"delta/negative", "beta=double_sigmoid logit_scale=rsqrt output_norm=rms",
      "rope=none conv=4 conv_activation=silu", "Grazzi et al. (2411.12537)",
-     "b up to 2: the memory's eigenvalues lie in [-1, 1]"},
+     "b up to 2: the memory's eigenvalues lie in [-1, 1]; convolutions as in deltanet"},
     {0}};
 
 ATTN_FAMILY(delta_rule, .doc = "a memory whose value at each key is corrected (DeltaNet)",

@@ -399,10 +399,12 @@ static const attn_preset presets[] = {
     {"window/mistral", "window=4096", "", "Mistral 7B (2310.06825), section 2", ""},
     {"window/gemma2", "window=4096 logit_softcap=50", "",
      "Gemma 2 (2408.00118), section 2: its local layers",
-     "its global layers are plain softmax with the same cap"},
+     "its global layers are plain softmax with the same cap; rope_base (10000), biases (none) and "
+     "the logit_scale of the 27B model (1/12) are the user's"},
     {"window/gpt_oss", "window=128 sink=learned", "",
      "gpt-oss (2508.10925), section 2.2: its banded layers",
-     "a learned sink a head, in the denominator alone"},
+     "a learned sink a head, in the denominator alone; the layer's rope_base=150000 and bias=true "
+     "are the user's, YaRN is not there"},
     {0}};
 
 ATTN_FAMILY(sliding_window, .doc = "softmax over the last keys of each row, linear in T",

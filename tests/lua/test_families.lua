@@ -33,3 +33,21 @@ for family, options in pairs(SOURCES) do
     T.eq(out[1], out[2])
   end)
 end
+
+T.test("notes say what a preset does otherwise than its source", function()
+  local note, last = {}, { "rows? past the length", "past the length it ends with the last key" }
+  for _, p in ipairs(lab.attention.list()) do note[p.name] = p.note end
+  for name, words in pairs {
+    ["p1/gated_softmax_decay"] = { "x W %+ b", "r = j%.%.i%-1", "r = j%+1%.%.i" },
+    ["p1/cumulative_gated_softmax"] = { "n_i exp%(p_i%)", "at least 1", last[2] },
+    ["p1/gated_softmax_cumgate"] = { last[1] }, ["p2/cottention"] = { last[1] }, ["p2/cottention_row"] = { last[1] },
+    ["p1/softmax_divS_norm"] = { "1e%-6", "machine epsilon" },
+    ["p1/gated_softmax_no_gate_rmsnorm"] = { "1e%-6", "machine epsilon" },
+    ["p1/gated_softmax_no_gate_rmsnorm_nodivS"] = { "1e%-6", "machine epsilon" },
+    ["delta/deltanet"] = { "silu on v", "bias" }, ["delta/gated_deltanet"] = { "halves", "as in deltanet" },
+    ["delta/negative"] = { "as in deltanet" },
+    ["window/gemma2"] = { "rope_base", "biases" }, ["window/gpt_oss"] = { "rope_base=150000", "bias=true" },
+  } do
+    for _, word in ipairs(words) do T.ok(note[name]:find(word), name .. ": " .. word .. " in: " .. note[name]) end
+  end
+end)
