@@ -148,7 +148,8 @@ static void torch_decay(FILE *f, const al_opts *o) {
                   : is(o, "decay", "learned") ? "F.logsigmoid(-p[\"decay\"]).expand(B, S, Hkv)"
                                               : "torch.log1p(-2.0 ** (-5 - torch.arange(Hkv, "
                                                 "dtype=q.dtype))).expand(B, S, Hkv)";
-  PUT("    L = %s.cumsum(1).repeat_interleave(H // Hkv, 2).transpose(1, 2)  # (B,H,S)\n"
+  PUT("    assert causal  # decay follows the order of the tokens\n"
+      "    L = %s.cumsum(1).repeat_interleave(H // Hkv, 2).transpose(1, 2)  # (B,H,S)\n"
       "    last = (seen.sum(-1) - 1).clamp(min=0)[:, None].expand(B, H, T)\n"
       "    A = L.gather(2, last)[..., None] - L[:, :, None]  # back from the last key\n"
       "    A = torch.exp(A.masked_fill(~seen[:, None], 0))\n",

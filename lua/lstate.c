@@ -111,6 +111,7 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
 
 int lal_attn_forward(lua_State *L) {
   luaL_checktype(L, 2, LUA_TTABLE);
+  if (lua_gettop(L) > 2) return lal_argerror(L, 3, "forward", "one table of inputs expected");
   lua_settop(L, 2);
   const call f = {"forward", 2};
   lua_pushstring(L, rows[STATE].name);
@@ -125,7 +126,7 @@ int lal_attn_forward(lua_State *L) {
 int lal_attn_step(lua_State *L) {
   const attn_state *st = lal_check(L, 2, &state_type);
   luaL_checktype(L, 3, LUA_TTABLE);
-  lua_settop(L, 3);
+  if (lua_gettop(L) > 3) return lal_argerror(L, 4, "step", "one table of inputs expected");
   return run(L, &(call){"step", 3}, st);
 }
 

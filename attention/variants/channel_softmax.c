@@ -424,6 +424,7 @@ static const char torch_text[] =
     "def attention(q, k, v, x=None, p=None, causal=True, lengths=None):\n"
     "    # q (B,T,H,D), k (B,T,Hkv,D), v (B,T,Hkv,E), x (B,T,C); p: parameters by name; causal "
     "only\n"
+    "    assert causal\n"
     "    B, T, H, D = q.shape\n"
     "    Hkv = k.shape[2]\n"
     "    i, j = torch.arange(T)[:, None], torch.arange(T)\n"

@@ -41,7 +41,10 @@ M.SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "see
 -- new("p2/cottention", {heads=4, head_dim=16, width=64, ..options}) or new{preset=, ..the same}:
 -- sizes only where parameters need them, else the first q, k and v bring them. The result runs
 -- o = a:forward{q=, k=, v=, x=, lengths=, causal=true}; lab.help "attention" lists all it takes.
-function M.new(name, options)
+function M.new(name, options, ...)
+  if select("#", ...) > 0 or type(name) == "table" and options ~= nil then
+    error("attention.new: one table of options and sizes expected, as new(\"softmax\", {heads=4, head_dim=16})", 2)
+  end
   if type(name) == "table" then name, options = name.preset or "", name end
   if type(name) ~= "string" then
     error(("attention.new: name or table of options expected, got %s"):format(type(name)), 2)

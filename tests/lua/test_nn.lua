@@ -210,6 +210,7 @@ end)
 
 T.test("unknown options of a layer's forward are refused", function()
   T.raises(function() layer "softmax"(input(), { casual = false }) end, "forward: unknown option 'casual' %(did you mean 'causal'%?%)")
+  T.raises(function() layer "softmax"(input(), { causal = "no" }) end, "option 'causal'")
   T.raises(function() layer "softmax"(input(), { training = true }) end, "forward: unknown option 'training' %(known: causal, lengths")
 end)
 
@@ -243,6 +244,9 @@ T.test("instances without a layer", function()
   T.eq(a:forward { q = q, k = q, v = q, causal = true }:shape(), { 1, 3, 2, 4 })
   T.raises(function() lab.attention.new { similarty = "exp", heads = 2, head_dim = 4 } end, "did you mean 'similarity'")
   T.raises(function() lab.attention.new(7) end, "name or table")
+  T.raises(function() lab.attention.new("softmax", {}, { heads = 2 }) end, "one table of options and sizes expected")
+  T.raises(function() lab.attention.new({}, { heads = 2 }) end, "one table of options and sizes expected")
+  T.raises(function() a:forward({ q = q, k = q, v = q }, { causal = false }) end, "bad argument #2 to 'forward' %(one table of inputs expected")
   T.ok(lab.attention.describe("softmax"):find("formula"))
 end)
 

@@ -191,7 +191,7 @@ function Attention:outputs(x, opts, run)
   local q, k, v = self:inputs(x, run)
   if opts.inspect then opts.inspect(q, k, v, x) end
   local o, family = self.family:forward {
-    q = q, k = k, v = v, x = x, causal = opts.causal ~= false, lengths = opts.lengths,
+    q = q, k = k, v = v, x = x, causal = opts.causal, lengths = opts.lengths,
     offset = opts.offset, training = self.training, state = st and st.attention,
     detach = st and opts.detach }
   if self.layer.value_residual then o = self:add_values(o, v) end
