@@ -30,8 +30,10 @@ M.COMMANDS = {
                 { name = "fresh", doc = "start again" }, FORCE, PLUGIN, PRINT, DRY, JSON }, more = SETS },
   { name = "eval", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
     doc = "loss of a model file or run folder on validation text",
-    options = { { name = "windows", value = "N", doc = "validation windows (96)" }, PLUGIN, JSON },
-    more = "Keys: data=NAME or path of a text, tokenizer=FILE for llama2.c models." },
+    options = { { name = "windows", value = "N", doc = "validation windows (96)" },
+                { name = "data", value = "TEXT", doc = "name or path (default: what the model was trained on)" },
+                { name = "other-text", doc = "measure though the text of that name has changed since" }, PLUGIN, JSON },
+    more = "Keys: data=TEXT as --data, tokenizer=FILE for llama2.c models." },
   { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
     doc = "text from a model file or run folder",
     more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE\n"
@@ -70,7 +72,7 @@ M.COMMANDS = {
   { name = "checker", args = "--out FILE NAME [OPTIONS]", least = 1, most = 2, hidden = true,
     doc = "one variant of a check (internal)", options = { { name = "out", value = "FILE", doc = "its result" }, PLUGIN } },
   { name = "worker", args = "--run DIR", least = 0, most = 0, hidden = true, doc = "one run of an experiment (internal)",
-    options = { { name = "run", value = "DIR", doc = "its folder" }, FORCE } },
+    options = { { name = "run", value = "DIR", doc = "its folder" }, FORCE, PLUGIN } },
 }
 
 local function find(list, name)

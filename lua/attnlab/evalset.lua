@@ -1,5 +1,5 @@
 -- Fixed windows of a text to measure models on: ev = lab.evalset{data="shakespeare", split="valid",
--- windows=96, batch=16, context=}; ev(m) gives the mean loss in nats and its standard error,
+-- windows=96, batch=16, context=, other_text=false}; ev(m) gives the mean loss in nats and its standard error,
 -- ev:diff(a, b) how much a differs from b on the very same windows. A fork (surgery.lua) takes note
 -- of what was measured of it.
 local core = require "attnlab.core"
@@ -11,7 +11,7 @@ local Evalset = {}
 Evalset.__index = Evalset
 Evalset.__name = "attnlab.evalset"
 
-local KNOWN = { "data", "split", "windows", "batch", "context" }
+local KNOWN = { "data", "split", "windows", "batch", "context", "other_text" }
 
 local function integer(opts, key, default)
   local v = opts[key]
@@ -33,7 +33,7 @@ local function new(opts)
   local self = setmetatable({
     source = opts.data or "shakespeare", split = opts.split or "valid",
     windows = integer(opts, "windows", 96), batch = integer(opts, "batch", 16),
-    context = integer(opts, "context", nil) }, Evalset)
+    context = integer(opts, "context", nil), other_text = opts.other_text }, Evalset)
   if type(self.source) == "table" then
     self.dataset = self.source
   else
@@ -45,6 +45,12 @@ end
 -- The dataset in the model's vocabulary, opened once.
 function Evalset:open(m)
   if not self.dataset then self.dataset = data.open(self.source, { vocab = m.vocabulary }) end
+  local on, set = m.trained_on, self.dataset
+  if on and on.name == set.name and on.sha256 ~= set.sha256 and not self.other_text then
+    error(("evalset: the text '%s' (%s) is another one than that of this name which the model was trained on: "
+      .. "sha256 %.12s here, %.12s then; other_text=true measures on it all the same")
+      :format(set.name, tostring(set.path), tostring(set.sha256), on.sha256), 0)
+  end
   local size = self.dataset.vocabulary:size()
   if size > m.config.vocab then
     error(("evalset: the data have %d tokens, the model only %d"):format(size, m.config.vocab), 0)

@@ -12,18 +12,10 @@ local rows = require "attnlab.rows"
 local runs = require "attnlab.runs"
 local stats = require "attnlab.stats"
 local store = require "attnlab.store"
-local subject = require "attnlab.surgery.subject"
 local tables = require "attnlab.table"
 local json, sys = core.json, core.sys
 
 local M = {}
-
--- A model file, or a run folder. Second result: the data that a run was trained on.
-local function load_model(path, tokenizer)
-  if sys.exists(path) ~= "dir" then return model.load(path, { tokenizer = tokenizer }) end
-  local m, spec = subject.of_run(path)
-  return m, spec.config.train.data
-end
 
 -- key=value words as a table; unknown keys are usage errors. kinds: {key = "number" or "text"}.
 local function values(args, kinds, usage)
@@ -41,26 +33,44 @@ local function values(args, kinds, usage)
   return out
 end
 
+-- The text to measure on: the one asked for, else the one that the model was trained on.
+local function text_for(m, path, asked)
+  local on = m.trained_on
+  if asked or not on then return asked or "shakespeare" end
+  local ok, why = pcall(data.path, on.name)
+  if not ok then
+    error(("%s: %s. The model was trained on this text (sha256 %.12s), which is not here: --data FILE measures on "
+      .. "another one"):format(path, why, on.sha256), 0)
+  end
+  return on.name
+end
+
 function M.eval(args, usage)
   local given = values(args, { data = "text", tokenizer = "text" }, usage)
   local windows = math.tointeger(tonumber(args.flags.windows or 96))
   if not windows or windows < 1 then
     usage("--windows: a whole number >= 1 expected, got '%s'", args.flags.windows)
   end
-  local m, trained_on = load_model(args.words[1], given.tokenizer)
-  local text = given.data or trained_on or "shakespeare"
-  local set = require("attnlab.evalset") { data = text, windows = windows }
+  local m = model.load(args.words[1], { tokenizer = given.tokenizer })
+  local asked = args.flags.data or given.data
+  local text = text_for(m, args.words[1], asked)
+  local set = require("attnlab.evalset") { data = text, windows = windows, 
+    other_text = args.flags["other-text"] or asked ~= nil }
   local loss, se, each = set(m)
   local set_data = set:open(m)
   local bytes = set_data.text_bytes / set_data.tokens:numel()
   local bits = loss / math.log(2) / bytes
-  local result = { data = text, windows = #each, context = m.config.context, loss = loss, standard_error = se,
+  local result = { data = text, sha256 = set_data.sha256, windows = #each, context = m.config.context, loss = loss, standard_error = se,
                    perplexity = math.exp(loss), bits_per_byte = bits }
   if args.flags.json then
     print(json.encode(result, { pretty = true }))
   else
     print(("%s: %.4f nats per token%s, perplexity %.3f, %.4f bits per byte"):format(args.words[1], loss,
       se and (" (standard error %.4f)"):format(se) or "", result.perplexity, bits))
+    local on = m.trained_on
+    if on and on.sha256 ~= set_data.sha256 then
+      print(("not the text that the model was trained on ('%s', sha256 %.12s)"):format(on.name, on.sha256))
+    end
     print(("validation part of '%s', %d windows of %d tokens, each from an empty context"):format(text, #each,
       result.context))
   end
@@ -69,7 +79,7 @@ end
 function M.generate(args, usage)
   local given = values(args, { prompt = "text", tokens = "number", temperature = "number", top_k = "number",
                                seed = "number", tokenizer = "text", past_context = "text" }, usage)
-  local m = load_model(args.words[1], given.tokenizer)
+  local m = model.load(args.words[1], { tokenizer = given.tokenizer })
   given.tokenizer = nil
   local text, _, took = m:generate(given)
   print(text)

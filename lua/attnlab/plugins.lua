@@ -2,6 +2,7 @@
 -- of them a run used: a run keeps family, path and SHA-256 of each, and finds the same file or says what differs.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
+local trust = require "attnlab.trust"
 local sys = core.sys
 
 local M = {}
@@ -70,6 +71,7 @@ function M.build(source, out)
     error(("plug-in '%s': %s ended with status 0 and wrote no file"):format(source, argv[1]), 0)
   end
   sys.rename(new, out)
+  trust.add(sys.sha256(sys.read(out)), sys.absolute(out))
   return out
 end
 
@@ -88,18 +90,23 @@ local function reserved()
 end
 M.reserved = reserved
 
+local origin
+
 -- Loads a plug-in for the rest of the process and returns the name of its family. A C source is built first.
+-- Who names a file trusts it from then on.
 function M.load(path)
   if type(path) ~= "string" then error("plug-in: a path expected, got " .. type(path), 0) end
   path = find(path)
   if path:find "%.c$" then path = M.build(path) end
   local ok, family = pcall(core.attn.load, path, reserved())
   if not ok then error(family, 0) end
+  local from = origin(family)
+  trust.add(from.sha256, from.path)
   return family
 end
 
 -- { family =, path =, sha256 = } of a family that a plug-in brought, else nil.
-local function origin(name)
+function origin(name)
   for _, f in ipairs(core.attn.families()) do
     if f.name == name and f.plugin then return { family = name, path = f.plugin, sha256 = f.hash } end
   end
@@ -116,31 +123,44 @@ function M.of(families)
   return #list > 0 and list or nil
 end
 
--- Loads what M.of gave, in another process or later: the same bytes, or an error that says what became of them.
-function M.restore(list, whose)
-  for _, p in ipairs(list or {}) do
-    local have = origin(p.family)
-    local path = have and have.path or p.path
-    local what = ("%s: plug-in '%s' (family %s)"):format(whose, path, p.family)
-    if not have and sys.exists(path) ~= "file" then error(what .. " is missing", 0) end
-    local hash = have and have.sha256 or sys.sha256(sys.read(path))
-    if hash ~= p.sha256 then
-      error(("%s is another one than the run was made with: sha256 %s, then %s"):format(what, hash:sub(1, 12),
-        p.sha256:sub(1, 12)), 0)
-    end
-    if not have then M.load(path) end
+-- An entry of M.of that stands in a file, checked: what was written is what is read.
+local function entry(p, whose)
+  local ok = type(p) == "table" and type(p.family) == "string" and type(p.path) == "string"
+    and type(p.sha256) == "string" and #p.sha256 == 64 and p.sha256:find "^%x+$" ~= nil
+  if not ok then
+    error(whose .. ": plug-ins: entries {family, path, sha256 of 64 hexadecimal digits} expected, got "
+      .. (type(p) == "table" and core.json.encode(p) or tostring(p)), 0)
   end
+  return p
 end
 
--- An error that names a plug-in which M.of gave and which is not loaded. A model is data: opening one runs no code
--- that its file names.
-function M.expect(list, whose)
-  for _, p in ipairs(type(list) == "table" and list or {}) do
-    local known = false
-    for _, f in ipairs(core.attn.families()) do known = known or f.name == p.family end
-    if not known then
-      error(("%s needs the family '%s' of the plug-in '%s' (sha256 %.12s): load it first, by --plugin or "
-        .. "lab.attention.load"):format(whose, tostring(p.family), tostring(p.path), tostring(p.sha256)), 0)
+-- The hash of a regular file, nil where there is none.
+local function hash_of(path)
+  local ok, text = pcall(function() return sys.exists(path) == "file" and sys.read(path, 1 << 28) end)
+  return ok and text and sys.sha256(text) or nil
+end
+
+-- Loads what M.of gave to a run or model, in another process or later: the same bytes, and only such as this
+-- user trusts, because a file may come from anybody. whose: that file, for messages.
+function M.restore(list, whose)
+  if list == nil or list == core.json.null then return end
+  if type(list) ~= "table" then error(whose .. ": plug-ins: a list expected, got " .. type(list), 0) end
+  for _, p in ipairs(list) do
+    p = entry(p, whose)
+    local have, trusted = origin(p.family), trust.path(p.sha256)
+    local what = ("%s needs the plug-in '%s' (family %s, sha256 %s)"):format(whose, p.path, p.family, p.sha256)
+    local other = "'%s' is another file: sha256 %s"
+    if have then
+      if have.sha256 ~= p.sha256 then error(("%s; " .. other):format(what, have.path, have.sha256), 0) end
+    elseif not trusted then
+      error(("%s, which this user has never built, checked or run. It is code: look at it first; "
+        .. "./lab check FILE, or --plugin FILE in this command, trusts it"):format(what), 0)
+    else
+      local path, hash = trusted, hash_of(trusted)
+      if hash ~= p.sha256 then path, hash = p.path, hash_of(p.path) end
+      if not hash then error(what .. ", which is missing: --plugin FILE names it elsewhere", 0) end
+      if hash ~= p.sha256 then error(("%s; " .. other):format(what, path, hash), 0) end
+      M.load(path)
     end
   end
 end

@@ -85,6 +85,9 @@ local function start(run, options)
   local argv = { options.program, "worker", "--run", run.dir, stdout = log, stderr = log,
                  env = { OMP_NUM_THREADS = threads, OMP_WAIT_POLICY = "passive" } }
   if options.force then argv[#argv + 1] = "--force" end
+  for _, p in ipairs(run.spec.plugins or {}) do -- what this process has loaded is trusted
+    argv[#argv + 1] = "--plugin=" .. p.path
+  end
   run.pid = sys.spawn(argv)
   run.started = sys.clock()
 end

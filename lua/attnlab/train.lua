@@ -47,6 +47,7 @@ function M.trainer(m, cfg, seed, dataset)
       :format(t.data, size, m.config.vocab), 0)
   end
   m.vocabulary = m.vocabulary or dataset.vocabulary
+  m.trained_on = dataset.sha256 and { name = t.data, sha256 = dataset.sha256 }
   dataset:need("train", m.config.context)
   dataset:need("valid", m.config.context)
   local optimiser = optim.adamw {
@@ -152,10 +153,11 @@ function Trainer:state()
   return tensors
 end
 
--- The counters that restore() takes, as text.
+-- The counters that restore() takes, as text, and what model.load makes the model from.
 function Trainer:metadata()
   local function float(v) return v and ("%.17g"):format(v) or "" end
   return {
+    attnlab = self.model:metadata().attnlab,
     step = tostring(self.step_count), seed = tostring(self.seed),
     optimiser_steps = tostring(self.optimiser:steps()), loss_sum = float(self.sum),
     loss_count = tostring(self.n), loss_smooth = float(self.smooth),

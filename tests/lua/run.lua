@@ -114,6 +114,7 @@ function T.test(name, f)
   end
 end
 
+sys.setenv("XDG_DATA_HOME", T.folder()) -- what the tests trust is not the user's
 setmetatable(_G, {
   __newindex = function(_, key)
     error("global '" .. tostring(key) .. "' created", 2)

@@ -13,8 +13,13 @@ local sys = core.sys
 local MEAN = tiny.program:match "^(.*)/[^/]*$" .. "/tests/plugins/mean.so"
 local dir = T.folder()
 
+local STRANGER = { XDG_DATA_HOME = T.folder() } -- somebody who trusts nothing yet
+
+-- The words of a call, after its environment where the first is a table.
 local function expects(status, pattern, ...)
-  local got, text = tiny.run { ... }
+  local words = { ... }
+  local env = type(words[1]) == "table" and table.remove(words, 1) or nil
+  local got, text = tiny.run(words, env)
   T.ok(got == status, ("status %d expected, got %d:\n%s"):format(status, got, text))
   T.ok(text:find(pattern), ("'%s' expected in: %s"):format(pattern, text))
   return text
@@ -207,8 +212,23 @@ end
   expects(0, "^8\n8\n", "lua", "--plugin", dir .. "/mine.so", save)
   local load = dir .. "/load.lua"
   sys.write(load, ("require('attnlab').model.load '%s'"):format(model))
-  expects(1, "m.safetensors' needs the family 'mine' of the plug%-in '.*mine.so' %(sha256 %x+%)", "lua", load)
-  expects(0, "", "lua", "--plugin", dir .. "/mine.so", load)
+  expects(0, "", "lua", load) -- this user has built it
+  expects(1, "m.safetensors' needs the plug%-in '.*mine.so' %(family mine, sha256 " .. ("%x"):rep(64) .. "%), which this user "
+    .. "has never built, checked or run.*./lab check FILE", STRANGER, "lua", load)
+  expects(0, "", STRANGER, "lua", "--plugin", dir .. "/mine.so", load)
+  expects(0, "", STRANGER, "lua", load) -- named once, trusted since
+  local list = STRANGER.XDG_DATA_HOME .. "/attnlab"
+  local trusted = sys.sha256(sys.read(dir .. "/mine.so")) .. " " .. dir .. "/mine.so\n"
+  T.eq(sys.read(list .. "/trusted"), trusted)
+  T.eq(({ io.popen(("stat -c %%a '%s'"):format(list)):read "a" })[1], "700\n")
+  sys.write(list .. "/trusted", "no line of it\n\27]0;x\7 y\n" .. trusted)
+  expects(0, "", STRANGER, "lua", load)
+  sys.remove(list .. "/trusted")
+  assert(os.execute(("ln -s '%s/attnlab/trusted' '%s/trusted'"):format(os.getenv "XDG_DATA_HOME", list)))
+  expects(1, "has never built", STRANGER, "lua", load) -- a link is not followed
+  expects(0, "trusted plug%-ins are not remembered: append: .*a link", STRANGER, "lua", "--plugin", dir .. "/mine.so", load)
+  expects(0, "trusted plug%-ins are not remembered: neither HOME", { HOME = "", XDG_DATA_HOME = "" }, "lua", "--plugin",
+    dir .. "/mine.so", load)
 end)
 
 T.test("a plug-in from the command line reaches them as well", function()
@@ -219,7 +239,7 @@ T.test("a plug-in from the command line reaches them as well", function()
   expects(1, "plugins: entry 1: .*nowhere.so': No such file", "run", (tiny.experiment(ARM, [[plugins = { "nowhere.so" }]])))
 end)
 
-T.test("a worker whose plug-in is gone or another one says so", function()
+T.test("a run loads no plug-in that this user does not know, and says what became of it", function()
   local root, copy = T.folder(), dir .. "/copy.so"
   local e = experiment { name = "tiny", seeds = { 1 }, base = { layers = 1, width = 16, heads = 2, context = 16, steps = 2,
     batch_size = 2, warmup_steps = 1, eval_batches = 1 }, arms = { { name = "mean", attention = "mean" } } }
@@ -229,13 +249,26 @@ T.test("a worker whose plug-in is gone or another one says so", function()
   spec.plugins[1].path = copy
   T.eq(store.id(spec), id) -- where the file stands is no part of what it is
   local run = store.create(root, spec)
-  expects(1, "copy.so' %(family mean%) is missing", "worker", "--run", run)
-  T.ok(store.status(run).reason:find "copy.so", "the reason in the status")
+  local other = { XDG_DATA_HOME = T.folder() }
+  for _, words in ipairs { { "worker", "--run", run } } do
+    expects(1, "needs the plug%-in '.*copy.so' %(family mean, sha256 .*has never built", other, table.unpack(words))
+  end
+  T.ok(store.status(run).reason:find "has never built", "the reason in the status")
   sys.write(copy, sys.read(dir .. "/mine.so"))
-  expects(1, "copy.so' %(family mean%) is another one than the run was made with: sha256", "worker", "--run", run)
+  expects(1, "has never built", other, "worker", "--run", run)
   sys.write(copy, sys.read(MEAN))
-  T.eq((tiny.run { "worker", "--run", run }), 0)
+  expects(0, "", other, "check", copy, "out_dir=" .. T.folder())
+  sys.remove(copy)
+  expects(1, "copy.so' .* which is missing", other, "worker", "--run", run)
+  sys.write(copy, sys.read(dir .. "/mine.so"))
+  expects(1, "copy.so' is another file: sha256", other, "worker", "--run", run)
+  T.eq((tiny.run { "worker", "--run", run }), 0) -- here its file is trusted at its own place
   T.eq(store.status(run).state, "finished")
+  expects(1, "has never built", { XDG_DATA_HOME = T.folder() }, "generate", run, "tokens=2")
+  expects(0, "", "generate", run, "tokens=2")
   spec.plugins[1].sha256 = ("0"):rep(64)
   T.ok(store.id(spec) ~= id, "another id")
+  for _, list in ipairs { 3, { 3 }, { { family = "mean", path = "x" } } } do
+    T.raises(function() plugins.restore(list, "the file") end, "the file: plug%-ins: .* expected, got")
+  end
 end)

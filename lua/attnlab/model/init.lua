@@ -77,6 +77,28 @@ local function load_llama2c(path, opts)
   return m
 end
 
+-- The model's tensors by its own names: those of a run's checkpoint stand beside what its optimiser keeps.
+local function own_tensors(tensors, metadata)
+  if not metadata["run.step"] then return tensors end
+  local own = {}
+  for name, t in pairs(tensors) do
+    local inner = name:match "^model%.(.+)$"
+    if inner then own[inner] = t else t:free() end
+  end
+  return own
+end
+
+-- { name =, sha256 = } of the text that a model was trained on, as its file says; nil where it says nothing.
+local function trained_on(saved, path)
+  local text = saved.trained_on
+  if text == nil or text == core.json.null then return nil end
+  if type(text) ~= "table" or type(text.name) ~= "string" or type(text.sha256) ~= "string" then
+    error(("'%s': the metadata 'attnlab': trained_on: { name, sha256 } expected, got %s")
+      :format(path, core.json.encode(text)), 0)
+  end
+  return { name = text.name, sha256 = text.sha256 }
+end
+
 local function load_safetensors(path, opts)
   local tensors, metadata = core.safetensors.open(path)
   if not metadata.attnlab then
@@ -88,7 +110,7 @@ local function load_safetensors(path, opts)
     error(("'%s': the metadata 'attnlab' is not a configuration: %s")
       :format(path, tostring(saved)), 0)
   end
-  plugins.expect(saved.plugins, ("'%s'"):format(path))
+  plugins.restore(saved.plugins, ("'%s'"):format(path))
   local words, kind = nil, saved.vocabulary or {}
   if kind.kind == "characters" then
     words = vocabulary.characters(kind.characters)
@@ -97,19 +119,25 @@ local function load_safetensors(path, opts)
   end
   local m = M.new { model = saved.model, attention = saved.attention, seed = saved.seed,
                     dtype = opts.dtype or saved.dtype, vocabulary = words }
-  parameters.tie(m, tensors)
-  m:load_parameters(tensors, path)
+  local own = own_tensors(tensors, metadata)
+  parameters.tie(m, own)
+  m:load_parameters(own, path)
+  m.trained_on = trained_on(saved, path)
   return m
 end
 
--- opts: dtype ("f32", "f64"), tokenizer (path of a llama2.c tokenizer table).
+-- A model file, or a run folder, whose last checkpoint it is. opts: dtype ("f32", "f64"), tokenizer (path of a llama2.c tokenizer table).
 function M.load(path, opts)
   opts = opts or {}
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 2) end
   local kind = core.sys.exists(path)
-  if kind ~= "file" then
-    local why = kind == "dir" and "is a folder, a file is expected" or "no such file"
-    error(("model.load: '%s': %s"):format(path, why), 0)
+  if kind == "dir" then
+    path = path:gsub("/+$", "") .. "//checkpoint.safetensors"
+    if core.sys.exists(path) then return load_safetensors(path, opts) end
+    error(("model.load: '%s': no such file: a model file is expected, or the folder of a run that has a checkpoint")
+      :format(path), 0)
+  elseif kind ~= "file" then
+    error(("model.load: '%s': %s"):format(path, kind and "not a regular file" or "no such file"), 0)
   end
   local file <close> = assert(io.open(path, "rb"))
   local head = file:read(9) or ""

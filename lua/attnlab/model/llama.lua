@@ -264,7 +264,8 @@ end
 function Llama:metadata()
   return { attnlab = core.json.encode {
     version = core.version, model = self.config, attention = self.spec, seed = self.seed,
-    dtype = self.dtype, vocabulary = vocabulary_of(self), plugins = plugins_of(self) } }
+    dtype = self.dtype, vocabulary = vocabulary_of(self), plugins = plugins_of(self),
+    trained_on = self.trained_on } }
 end
 
 function Llama:save(path)

@@ -139,22 +139,9 @@ function M.load(subject, root)
   return loaded[path][1], loaded[path][2]
 end
 
--- The model of a run folder's last checkpoint.
+-- The model of a run folder's last checkpoint, and what was asked of the run.
 function M.of_run(dir)
-  local spec = store.config(dir)
-  local path = dir .. "/checkpoint.safetensors"
-  if sys.exists(path) ~= "file" then error(dir .. ": the run has no checkpoint yet", 0) end
-  local own = {}
-  for name, t in pairs((core.safetensors.open(path))) do
-    local inner = name:match("^model%.(.+)$")
-    if inner then own[inner] = t end
-  end
-  require("attnlab.plugins").restore(spec.plugins, dir)
-  local text = data.open(spec.config.train.data)
-  local m = model.new { model = spec.config.model, attention = spec.config.attention, train = spec.config.train,
-                        seed = spec.seed, vocabulary = text.vocabulary }
-  m:load_parameters(own, path)
-  return m, spec
+  return model.load(dir), store.config(dir)
 end
 
 -- ---- the text that a model writes -------------------------------------------------------------------
