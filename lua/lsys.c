@@ -334,14 +334,38 @@ static int close_handle(lua_State *L, const char *type) {
 static int file_close(lua_State *L) { return close_handle(L, FILE_TYPE); }
 static int lock_close(lua_State *L) { return close_handle(L, LOCK_TYPE); }
 
+/* Where the last whole line of a file ends; -1 with errno on failure. */
+static off_t whole_lines(int fd) {
+  char part[4096];
+  off_t end = lseek(fd, 0, SEEK_END);
+  while (end > 0) {
+    const size_t n = end < (off_t)sizeof part ? (size_t)end : sizeof part;
+    const ssize_t k = pread(fd, part, n, end - (off_t)n);
+    if (k < 0 && errno == EINTR) continue;
+    if (k != (ssize_t)n) return errno = k < 0 ? errno : EIO, -1;
+    const char *newline = memrchr(part, '\n', n);
+    if (newline) return end - (off_t)n + (newline - part) + 1;
+    end -= (off_t)n;
+  }
+  return end;
+}
+
+/* core.sys.append(path) -> a file of lines to write at the end of. Half a line, left by a kill or a
+ * full disk, is cut off first: the next record would run into it. */
 static int sys_append(lua_State *L) {
   const char *path = check_path(L, 1);
   handle *h = new_handle(L, FILE_TYPE, path);
-  h->fd = al_file_open(path, O_WRONLY | O_APPEND | O_CREAT, 0666);
-  return h->fd >= 0 ? 1 : fail(L, "append", path);
+  h->fd = al_file_open(path, O_RDWR | O_APPEND | O_CREAT, 0666);
+  if (h->fd < 0) return fail(L, "append", path);
+  struct stat st;
+  if (fstat(h->fd, &st) != 0) return fail(L, "append", path);
+  if (!S_ISREG(st.st_mode)) return 1;
+  const off_t end = whole_lines(h->fd);
+  if (end < 0 || (end < st.st_size && ftruncate(h->fd, end) != 0)) return fail(L, "append", path);
+  return 1;
 }
 
-/* One write call: a record is complete or, after an error, the caller truncates to tell(). */
+/* One write call: a record is complete or, after an error, cut off when the file is opened next. */
 static int file_write(lua_State *L) {
   const handle *h = check_handle(L, FILE_TYPE);
   size_t n;

@@ -27,7 +27,10 @@ function M.read(dir, arm, seed, metric, threads)
   _, run.parameters = last(run.records, "model/parameters")
   _, run.state_bytes = last(run.records, "model/state_bytes")
   local rates = {}
-  for _, r in ipairs(store.records(dir .. "/times.jsonl")) do rates[#rates + 1] = r["time/tokens_per_s"] end
+  for _, r in ipairs(store.times(dir)) do
+    local rate = r["time/tokens_per_s"]
+    if type(rate) == "number" then rates[#rates + 1] = rate end
+  end
   table.sort(rates)
   run.tokens_per_second = rates[(#rates + 1) // 2]
   if sys.exists(dir .. "/config.json") then

@@ -144,6 +144,17 @@ function M.metrics(dir)
   return M.records(dir .. "/metrics.jsonl")
 end
 
+-- Records of times.jsonl. Times decide nothing, so lines that are none are passed over.
+function M.times(dir)
+  local list, path = {}, dir .. "/times.jsonl"
+  local readable, text = pcall(sys.read, path)
+  for line in (readable and text or ""):gmatch "([^\n]*)\n" do
+    local ok, record = pcall(json.decode, line)
+    if ok and type(record) == "table" then list[#list + 1] = record end
+  end
+  return list
+end
+
 -- Differences between the program that made a run and this one, as words: {} when there are none.
 function M.differences(spec, threads)
   local list = {}

@@ -86,6 +86,19 @@ T.test("records: the last line counts when it is complete", function()
   T.raises(function() store.records(path) end, "line 2")
 end)
 
+T.test("times: lines that are no record are passed over, and the next one stands by itself", function()
+  local dir = T.folder()
+  T.eq(store.times(dir), {})
+  sys.write(dir .. "/times.jsonl", '{"step":1}\n{"st{"step":2}\nnull\n7\n{"step":3}\n{"ste')
+  T.eq(store.times(dir), { { step = 1 }, { step = 3 } })
+  local f <close> = sys.append(dir .. "/times.jsonl")
+  f:write '{"step":4}\n'
+  T.eq(store.times(dir), { { step = 1 }, { step = 3 }, { step = 4 } })
+  sys.remove(dir .. "/times.jsonl")
+  sys.mkdir(dir .. "/times.jsonl")
+  T.eq(store.times(dir), {})
+end)
+
 -- A trainer whose state is one number.
 local function trainer()
   local t = { step_count = 0, x = core.zeros { shape = { 2 } } }

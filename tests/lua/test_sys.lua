@@ -114,6 +114,20 @@ T.test("appending and truncating", function()
   T.ok(tostring(f):find "closed")
 end)
 
+T.test("half a line is cut off before the next one is appended", function()
+  local path = T.folder() .. "/lines"
+  local long = ("x"):rep(9000)
+  for _, case in ipairs { { "", "" }, { "one\n", "one\n" }, { "one\ntw", "one\n" }, { "half", "" }, { "\n", "\n" },
+                          { "one\n" .. long, "one\n" }, { long, "" }, { long .. "\nx", long .. "\n" },
+                          { ("x"):rep(4095) .. "\n" .. ("y"):rep(4096), ("x"):rep(4095) .. "\n" } } do
+    sys.write(path, case[1])
+    local f <close> = sys.append(path)
+    T.eq(f:tell(), #case[2])
+    f:write "next\n"
+    T.eq(sys.read(path), case[2] .. "next\n")
+  end
+end)
+
 T.test("a full disk is an error", function()
   if sys.exists "/dev/full" then
     local f = sys.append "/dev/full"
