@@ -1,12 +1,16 @@
 /* main.c: the program attnlab: finds the Lua modules and runs require("attnlab.cli").main(arg). Its
- * value is the exit status. ATTNLAB_LUA names another folder of modules, ATTNLAB_TRACE=1 adds a
- * traceback to errors. */
+ * value is the exit status, 1 where the output could not be written. ATTNLAB_LUA names another
+ * folder of modules, ATTNLAB_TRACE=1 adds a traceback to errors. */
+#include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int luaopen_attnlab_core(lua_State *L);
 
@@ -55,7 +59,28 @@ static int run(lua_State *L) {
   return 1;
 }
 
+/* A standard stream that the caller closed is opened on what cannot be used: otherwise the next
+ * file would get its number, and print would write into a run. */
+static void open_standard(void) {
+  for (int fd = 0; fd < 3; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd) _exit(1);
+}
+
+/* At every exit, a script's os.exit included: output that is lost is a failure. An error of an
+ * earlier write has left its mark alone: one more byte, where some are missing, asks for the
+ * reason. */
+static void close_standard(void) {
+  const int lost = ferror(stdout);
+  if (fflush(stdout) == 0 && !lost) return;
+  const bool refused = write(STDOUT_FILENO, "\n", 1) != 1;
+  fprintf(stderr, "attnlab: standard output: %s\n",
+          refused ? strerror(errno) : "a part of it could not be written");
+  _exit(1);
+}
+
 int main(int argc, char **argv) {
+  open_standard();
+  atexit(close_standard);
   lua_State *L = luaL_newstate();
   if (!L) {
     fputs("attnlab: out of memory\n", stderr);
@@ -70,5 +95,5 @@ int main(int argc, char **argv) {
   else if (lua_isinteger(L, -1)) status = (int)lua_tointeger(L, -1);
   else status = lua_isnoneornil(L, -1) || lua_toboolean(L, -1) ? 0 : 1;
   lua_close(L);
-  return fflush(stdout) == 0 ? status : 1;
+  return status;
 }

@@ -66,8 +66,8 @@ M.COMMANDS = {
     doc = "run a Lua script that can require \"attnlab\"", options = { PLUGIN } },
   { name = "env", args = "", least = 0, most = 0, doc = "shell lines that let stock lua5.4 find the modules",
     options = {} },
-  { name = "test", args = "[--full]", least = 0, most = 0, doc = "build and run the tests (./lab test)",
-    options = { { name = "full", doc = "also under the sanitizers" } } },
+  { name = "test", args = "[--full | NAME ..]", least = 0, most = 99, doc = "build and run the tests, or some (./lab test)",
+    options = { { name = "full", doc = "also under the sanitizers, and the fuzz targets" } } },
   { name = "version", args = "", least = 0, most = 0, doc = "version, libraries, devices", options = {} },
   { name = "checker", args = "--out FILE NAME [OPTIONS]", least = 1, most = 2, hidden = true,
     doc = "one variant of a check (internal)", options = { { name = "out", value = "FILE", doc = "its result" }, PLUGIN } },
@@ -222,8 +222,9 @@ function M.main(argv)
     io.stderr:write("attnlab: ", result.usage, "\n")
     return 2
   end
-  io.stderr:write("attnlab: ", tostring(type(result) == "table" and result.text or result), "\n")
-  return 1
+  local text = tostring(type(result) == "table" and result.text or result)
+  io.stderr:write("attnlab: ", text, "\n")
+  return text:find "interrupted$" and 130 or 1 -- a second Ctrl-C is raised as that error
 end
 
 return M

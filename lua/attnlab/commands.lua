@@ -82,7 +82,8 @@ local function run_study(s, args, usage, measure)
     print(json.encode({ study = s.name, measurements = cases }, { pretty = true }))
     return
   end
-  local outcome = measure and s:work(list, options) or "done"
+  local outcome = "done"
+  if measure then outcome = s:work(list, options) end
   if outcome == "interrupted" then
     io.stderr:write("stopped; the same command goes on with what is left\n")
     return 130
@@ -184,6 +185,20 @@ local function same_command(args)
   return table.concat(words, " ")
 end
 
+local SHOWN = 5 -- of the runs that are missing
+
+-- Says what a run of an experiment did not bring about; the exit status.
+local function say_missing(missing, n)
+  if #missing == 0 then return 0 end
+  io.stderr:write(("%d of %d runs are missing or not measured; the same command tries them again:\n"):format(#missing, n))
+  for i = 1, math.min(#missing, SHOWN) do
+    local run = missing[i].run
+    io.stderr:write(("  %s (%s, seed %d): %s\n"):format(run.dir, run.name, run.seed, missing[i].why))
+  end
+  if #missing > SHOWN then io.stderr:write(("  and %d more\n"):format(#missing - SHOWN)) end
+  return 1
+end
+
 function M.run(args, usage)
   check_device(args, usage)
   local e = experiment.load(args.words[1])
@@ -192,7 +207,7 @@ function M.run(args, usage)
   if args.flags["print-config"] then return print_config(plan) end
   if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
   local runner = require "attnlab.runner"
-  local list, outcome = runner.work(plan, { root = root, program = sys.program(), fresh = args.flags.fresh,
+  local list, outcome, missing = runner.work(plan, { root = root, program = sys.program(), fresh = args.flags.fresh,
     force = args.flags.force, jobs = args.flags.jobs and whole(args.flags.jobs, "jobs", usage),
     quiet = args.flags.json })
   if outcome == "interrupted" then
@@ -200,7 +215,7 @@ function M.run(args, usage)
     return 130
   end
   report(plan, list, root, args.flags.json)
-  return outcome == "failed" and 1 or 0
+  return say_missing(missing, #list)
 end
 
 function M.plot(args, usage)
@@ -225,13 +240,15 @@ function M.train(args, usage)
   local progress = require "attnlab.progress"
   local line = progress.new()
   local code = 0
-  local state = store.status(run.dir).state
-  if state ~= "finished" and state ~= "diverged" then
+  if not store.complete(run.dir) then
     code = require("attnlab.worker").run(run.dir, { force = args.flags.force,
       progress = function(info) line:update(info) end })
     line:close()
   end
   local status = store.status(run.dir)
+  if code == 0 and status.state ~= "finished" and status.state ~= "diverged" then
+    error(("%s: the run is not there any more (%s)"):format(run.dir, status.state), 0)
+  end
   local result = runs.read(run.dir, 1, run.seed, "valid/loss")
   if args.flags.json then
     print(json.encode { dir = run.dir, status = status.state, step = status.step, valid_loss = result.value,

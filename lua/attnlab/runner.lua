@@ -1,6 +1,6 @@
 -- Runs an experiment: every arm with every seed in worker processes of their own, seed by seed, so that
 -- all arms of the first seed come first. Finished and diverged runs are skipped, others go on from
--- their last checkpoint. Workers die with the runner.
+-- their last checkpoint; where measuring a finished one failed it is measured again. Workers die with the runner.
 -- A change here makes no run stale.
 local board = require "attnlab.board"
 local config = require "attnlab.config"
@@ -58,14 +58,13 @@ local function select_runs(list, options)
     if status.state == "running" then
       error(("%s: locked: process %s on %s is working on it"):format(run.dir, status.pid, status.host), 0)
     end
-    if status.state ~= "finished" and status.state ~= "diverged" then
-      todo[#todo + 1] = run
-      if not options.force and sys.exists(run.dir .. "/checkpoint.safetensors") then
-        local differ = store.differences(store.config(run.dir))
-        if #differ > 0 then
-          refused[#refused + 1] = ("  %s (%s, seed %d): other %s"):format(run.dir, run.name, run.seed,
-            table.concat(differ, ", "))
-        end
+    if not store.complete(run.dir) then
+      local differ = not options.force and sys.exists(run.dir .. "/checkpoint.safetensors")
+        and store.differences(store.config(run.dir)) or {}
+      if status.state ~= "finished" or #differ == 0 then todo[#todo + 1] = run end
+      if status.state ~= "finished" and #differ > 0 then
+        refused[#refused + 1] = ("  %s (%s, seed %d): other %s"):format(run.dir, run.name, run.seed,
+          table.concat(differ, ", "))
       end
     end
   end
@@ -96,19 +95,24 @@ end
 local function look(run)
   local f <close> = io.open(run.dir .. "/live", "r")
   local ok, info = pcall(json.decode, f and f:read "l" or "")
-  if ok and info.steps then
+  if ok and type(info) == "table" and info.steps then
     run.info, run.step = info, info.step
   end
 end
 
--- A worker that ended without writing its end into `status` was killed or could not write.
+local ENDS = { [1] = true, [2] = true, [15] = true } -- HUP, INT, TERM: somebody wants it to end
+
+-- A worker that ended without writing its end into `status` was killed or could not write: how it ended is put
+-- there, and into run.why.
 local function note_silent_end(run, how, code)
-  local state = store.status(run.dir).state
-  if state == "finished" or state == "diverged" or state == "failed" or code == 130 then return end
-  if how == "exited" and code == worker.LOCKED then return end -- the status is that of the other process
-  local reason = how == "signal" and ("worker killed by signal %d"):format(code)
-    or ("worker ended with status %s before it had begun"):format(code)
-  pcall(store.set_status, run.dir, "failed", store.status(run.dir).step, reason)
+  run.locked = how == "exited" and code == worker.LOCKED
+  local status = store.status(run.dir)
+  local told = status.state == "finished" or status.state == "diverged" or status.state == "failed"
+  if told or run.locked or (how == "exited" and code == 130) then return end
+  run.why = how == "signal" and ("worker killed by signal %d"):format(code)
+    or sys.exists(run.dir) ~= "dir" and "its folder is gone"
+    or ("worker ended with status %d and left no status (see %s/log)"):format(code, run.dir)
+  pcall(store.set_status, run.dir, how == "signal" and ENDS[code] and "interrupted" or "failed", status.step, run.why)
 end
 
 -- ---- the work: what runs, what is left, what is shown ------------------------------------------
@@ -120,7 +124,7 @@ local MOST_LINES = 16 -- of running workers on the screen
 
 local function new_work(list, todo, jobs, out)
   local w = setmetatable({ list = list, todo = todo, jobs = jobs, out = out, active = {}, next = 1,
-                           done = #list - #todo, failed = false, signals = 0, began = sys.clock(), before = 0 }, Work)
+                           done = #list - #todo, signals = 0, began = sys.clock(), before = 0 }, Work)
   local width = 0
   for _, run in ipairs(list) do width = math.max(width, tables.width(run.name)) end
   for _, run in ipairs(list) do
@@ -160,11 +164,11 @@ function Work:say_end(run)
   local text = status.state
   if run.locked then
     text = self.out:paint("31", "locked: another process is working on it") .. " (" .. run.dir .. ")"
-  elseif status.state == "finished" then
+  elseif status.state == "finished" and not status.reason then
     local value = runs.read(run.dir, run.arm, run.seed, "valid/loss").value
     text = value and ("valid loss %.4f"):format(value) or text
-  elseif status.state ~= "interrupted" then
-    text = ("%s at step %d: %s"):format(status.state, status.step, status.reason or "?")
+  elseif status.state ~= "interrupted" or self.signals == 0 then
+    text = ("%s at step %d: %s"):format(status.state, status.step, run.why or status.reason or "?")
     if status.state == "failed" then text = self.out:paint("31", text) .. " (see " .. run.dir .. "/log)" end
   end
   self.out:say(("[%d/%d] %s  %s  (%s)"):format(self.done, #self.list, run.title, text,
@@ -180,7 +184,7 @@ function Work:fill(options)
       self.active[#self.active + 1] = run
       if not self.out.tty then self.out:say(("started %s  %s"):format(run.title, run.dir)) end
     else -- a folder that cannot be made stops this run, not the others
-      self.failed, self.done = true, self.done + 1
+      run.why, self.done = why, self.done + 1
       self.out:say(("[%d/%d] %s  %s: %s"):format(self.done, #self.list, run.title,
         self.out:paint("31", "not started"), why))
     end
@@ -198,8 +202,6 @@ function Work:reap()
       note_silent_end(run, how, code)
       local state = store.status(run.dir).state
       run.ended = state == "finished" or state == "diverged"
-      run.locked = not run.ended and how == "exited" and code == worker.LOCKED
-      self.failed = self.failed or state == "failed" or run.locked
       if run.ended or state == "failed" then self.done = self.done + 1 end
       self:say_end(run)
     end
@@ -211,22 +213,41 @@ function Work:signal(number)
 end
 
 function Work:loop(options)
-  while #self.active > 0 or (self.signals == 0 and self.next <= #self.todo) do
-    self:fill(options)
-    sys.sleep(0.1)
-    self:reap()
+  while true do
     if sys.interrupted() > 0 and self.signals == 0 then
       self.signals = 1
       self.out:say "interrupted: workers finish their step and save (again: stop at once)"
       self:signal(15)
     end
+    self:fill(options)
+    if #self.active == 0 then return end
+    sys.sleep(0.1)
+    self:reap()
     self.out:show(function() return self:lines() end)
   end
 end
 
--- Works through the plan. options: root, program, jobs, fresh, force, quiet. Returns the list of runs and
--- "done", "failed" or "interrupted".
+-- What is not there in the end, whoever ended it: { {run, why}, .. }.
+local function missing(list, todo)
+  local out, asked = {}, {}
+  for _, run in ipairs(todo) do asked[run] = true end
+  for _, run in ipairs(list) do
+    local status = store.status(run.dir)
+    local ended = status.state == "diverged" or status.state == "finished" and not (asked[run] and not store.complete(run.dir))
+    if not ended then
+      out[#out + 1] = { run = run, why = run.locked and "another process is working on it" or run.why
+        or sys.exists(run.dir) ~= "dir" and "its folder is gone" or status.reason or status.state }
+    end
+  end
+  return out
+end
+
+-- Works through the plan. options: root, program, jobs, fresh, force, quiet. Returns the list of runs, "done",
+-- "failed" or "interrupted", and what is missing: { {run, why}, .. }.
 function M.work(plan, options)
+  -- from here on, so that an interrupt in the first second is none in the last
+  sys.catch_interrupts(true)
+  local caught <close> = setmetatable({}, { __close = function() sys.catch_interrupts(false) end })
   sys.mkdir(options.root) -- what cannot be made is said once, not for every run
   local list, jobs, threads = M.expand(plan, options)
   local todo = select_runs(list, options)
@@ -234,15 +255,14 @@ function M.work(plan, options)
   local w = new_work(list, todo, jobs, out)
   out:say(("%s: %d arms x %d seed%s, %d of %d runs to do, %d at once with %d thread%s each"):format(plan.name,
     #plan.arms, #plan.seeds, #plan.seeds == 1 and "" or "s", #todo, #list, jobs, threads, threads == 1 and "" or "s"))
-  sys.catch_interrupts(true)
   -- a second Ctrl-C is raised as the error "interrupted", wherever the loop is
   local ok, message = pcall(w.loop, w, options)
   local stopped = not ok and tostring(message):find "interrupted"
   if not ok then w:signal(9) end
   out:erase()
-  sys.catch_interrupts(false)
   if not ok and not stopped then error(message, 0) end
-  return list, (stopped or w.signals > 0) and "interrupted" or w.failed and "failed" or "done"
+  local left = missing(list, todo)
+  return list, (stopped or w.signals > 0) and "interrupted" or #left > 0 and "failed" or "done", left
 end
 
 return M

@@ -38,7 +38,7 @@ function M.read(dir, arm, seed, metric, threads)
     run.differs = store.differences(spec, threads)
     run.check = certificate.word(spec.made.certificates)
   end
-  if sys.exists(dir .. "/probe.json") then run.probe = json.decode(sys.read(dir .. "/probe.json")) end
+  run.probe = store.probe(dir)
   return run
 end
 

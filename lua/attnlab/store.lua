@@ -128,6 +128,21 @@ function M.status(dir)
   return status
 end
 
+-- What was measured of a trained model; nil where nothing was, or nothing whole.
+function M.probe(dir)
+  local readable, text = pcall(sys.read, dir .. "/probe.json")
+  local ok, found = pcall(json.decode, readable and text or "")
+  return ok and type(found) == "table" and found or nil
+end
+
+-- Is there nothing left to do? A finished run whose measuring failed has something left.
+function M.complete(dir)
+  local state = M.status(dir).state
+  if state == "diverged" then return true end
+  local probe = state == "finished" and M.probe(dir)
+  return probe and not probe.failed or false
+end
+
 -- Complete lines of a .jsonl file, decoded; what follows the last newline is not a record.
 function M.records(path)
   local list = {}

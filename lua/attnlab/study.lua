@@ -209,7 +209,14 @@ function Study:work(list, options)
   out:erase()
   sys.catch_interrupts(false)
   if not ok and not tostring(why):find "interrupted" then error(why, 0) end
-  return (not ok or stopped) and "interrupted" or failed and "failed" or "done"
+  if not ok or stopped then return "interrupted" end
+  for _, item in ipairs(list) do -- what was removed meanwhile is missing, whoever did it
+    if not result_of(item) and not failed then
+      failed = true
+      out:say(item.dir .. ": the measurement is not there any more")
+    end
+  end
+  return failed and "failed" or "done"
 end
 
 -- What has been measured, by case: { {case, results}, .. }; how many are missing; whether other sources

@@ -14,6 +14,8 @@ M.LOCKED = 75 -- exit status when another process holds the run
 
 local LIVE_SECONDS, LIVE_BYTES = 0.5, 256
 
+local function is_stale(dir) return #store.differences(store.config(dir)) > 0 end
+
 -- Refuses to continue a run that another program began, unless told to.
 local function check_origin(dir, spec, force)
   if force or not sys.exists(dir .. "/checkpoint.safetensors") then return end
@@ -40,6 +42,25 @@ local function live_file(dir)
     f:write(line, (" "):rep(LIVE_BYTES - #line - 1), "\n")
     f:flush()
   end
+end
+
+-- What the experiment wants to know of a trained model, into probe.json. What was trained stands whatever becomes
+-- of the look into it: what failed is in the file, and the same command looks again. Returns nil or what failed.
+local function look_into(dir, spec, model)
+  local found, failed = {}, {}
+  local function take(name, measure)
+    local ok, value = pcall(measure, model, spec.config)
+    if ok then return value end
+    if tostring(value):find "interrupted$" then error(value, 0) end
+    io.stderr:write("not measured: ", name, ": ", tostring(value), "\n")
+    failed[name] = tostring(value):gsub("\n.*", "")
+  end
+  found = take("row_sum", probe.row_sum) or found
+  for _, name in ipairs(spec.expect.measure or {}) do found[name] = take(name, measures[name].measure) end
+  found.failed = next(failed) and failed
+  sys.write(dir .. "/probe.json", json.encode(found) .. "\n")
+  local name, why = next(failed)
+  return name and ("not measured: %s: %s"):format(name, why)
 end
 
 local function train_run(dir, spec, progress)
@@ -69,27 +90,24 @@ local function train_run(dir, spec, progress)
       if progress then progress(info) end
     end,
   })
-  if result.status == "finished" then
-    -- what was trained stands, whatever becomes of the look into it
-    local ok, profile = pcall(probe.row_sum, model, spec.config)
-    if not ok then io.stderr:write("no row sums: ", tostring(profile), "\n") end
-    profile = ok and profile or {}
-    for _, name in ipairs(spec.expect.measure or {}) do
-      local good, found = pcall(measures[name].measure, model, spec.config)
-      if not good then io.stderr:write("no ", name, ": ", tostring(found), "\n") end
-      profile[name] = good and found or nil
-    end
-    if next(profile) then sys.write(dir .. "/probe.json", json.encode(profile) .. "\n") end
-  end
+  local failed = result.status == "finished" and look_into(dir, spec, model) or nil
   writer:close()
-  store.set_status(dir, result.status, result.step, result.reason)
+  store.set_status(dir, result.status, result.step, result.reason or failed)
   sys.remove(dir .. "/live")
-  return result.status == "interrupted" and 130 or 0
+  return result.status == "interrupted" and 130 or failed and 1 or 0
+end
+
+-- The step of the last record; 0 where there is none that can be read.
+local function last_step(dir)
+  local ok, records = pcall(store.metrics, dir)
+  local last = ok and records[#records]
+  return type(last) == "table" and math.tointeger(last.step) or 0
 end
 
 -- The run in `dir` from where it stands to its end. options: force, progress(info). Returns 0 (finished
 -- or diverged), 130, LOCKED or 1; what went wrong is in `status`, with the traceback on stderr.
 function M.run(dir, options)
+  sys.catch_interrupts(true)
   local lock = store.lock(dir)
   for _ = 1, 20 do -- whoever asks how the run stands holds the lock for a moment
     if lock then break end
@@ -100,12 +118,10 @@ function M.run(dir, options)
     io.stderr:write(dir, ": locked: another process is working on it\n")
     return M.LOCKED
   end
-  local state = store.status(dir).state
-  if state == "finished" or state == "diverged" then -- by another process, since it was asked for
-    lock:close()
+  if store.complete(dir) or store.status(dir).state == "finished" and not options.force and is_stale(dir) then
+    lock:close() -- done by another process, since it was asked for
     return 0
   end
-  sys.catch_interrupts(true)
   local ok, code = xpcall(function()
     local spec = store.config(dir)
     check_origin(dir, spec, options.force)
@@ -113,17 +129,12 @@ function M.run(dir, options)
     return train_run(dir, spec, options.progress)
   end, function(message) return { text = tostring(message), trace = debug.traceback(tostring(message), 2) } end)
   if not ok then
-    if code.text:find("interrupted$") then
-      pcall(store.set_status, dir, "interrupted", 0, "stopped at once")
-      lock:close()
-      return 130
-    end
-    io.stderr:write(code.trace, "\n")
-    local records = store.metrics(dir)
-    local step = #records > 0 and records[#records].step or 0
-    local written, why = pcall(store.set_status, dir, "failed", step, (code.text:gsub("\n.*", "")))
+    local stopped = code.text:find "interrupted$"
+    if not stopped then io.stderr:write(code.trace, "\n") end
+    local written, why = pcall(store.set_status, dir, stopped and "interrupted" or "failed", last_step(dir),
+      stopped and "stopped at once" or (code.text:gsub("\n.*", "")))
     if not written then io.stderr:write("status not written: ", tostring(why), "\n") end
-    code = 1
+    code = stopped and 130 or 1
   end
   lock:close()
   return code

@@ -63,3 +63,43 @@ T.test("the modules are found where ATTNLAB_LUA says", function()
   T.eq({how, code}, {"exited", 1})
   T.ok(sys.read(out):find "^attnlab: .*no luck\n$", sys.read(out))
 end)
+
+T.test("output that cannot be written is status 1 and the reason, whoever ends the program", function()
+  if not sys.program():find "attnlab$" or not sys.exists "/dev/full" then return end
+  local dir = T.folder()
+  sys.write(dir .. "/x.lua", "print 'a' os.exit(tonumber(arg[1]) or 0, arg[2] == 'close')")
+  sys.write(dir .. "/long.lua", "for i = 1, 1e5 do print(i) end")
+  sys.write(dir .. "/silent.lua", "")
+  local function lost(words, out)
+    local err = T.folder() .. "/err"
+    local how, code = sys.wait(sys.spawn { "/bin/sh", "-c", 'exec "$@" >' .. out, "sh", sys.program(), stderr = err,
+                                           table.unpack(words) })
+    return how == "exited" and code, sys.read(err)
+  end
+  local words = { { "lua", dir .. "/x.lua" }, { "lua", dir .. "/x.lua", "3" }, { "lua", dir .. "/x.lua", "0", "close" },
+                  { "lua", dir .. "/long.lua" }, {}, { "list" }, { "list", "--json" }, { "describe", "softmax" }, { "version" },
+                  { "env" }, { "runs", "out_dir=" .. dir } }
+  for _, c in ipairs(require("attnlab.cli").COMMANDS) do words[#words + 1] = { c.name, "--help" } end
+  for _, list in ipairs(words) do
+    local code, text = lost(list, "/dev/full")
+    local command = table.concat(list, " ")
+    T.ok(code == 1, ("%s: status 1 expected, got %s: %s"):format(command, tostring(code), text))
+    T.ok(text:find "attnlab: standard output: No space left on device\n$", command .. ": " .. text)
+  end
+  local code, text = lost({ "list" }, "&-")
+  T.eq(code, 1)
+  T.ok(text:find "standard output: Bad file descriptor", text)
+  T.eq({ lost({ "lua", dir .. "/silent.lua" }, "&-") }, { 0, "" })
+  T.eq({ lost({ "lua", dir .. "/silent.lua" }, "/dev/full") }, { 0, "" })
+end)
+
+T.test("a closed standard stream is not the next file", function()
+  if not sys.program():find "attnlab$" then return end
+  local dir = T.folder()
+  sys.write(dir .. "/x.lua", ([[local sys = require("attnlab.core").sys
+local f = { sys.append "%s/1", sys.append "%s/2", sys.append "%s/3" }
+print "stray" io.stderr:write "stray" io.stdout:flush()
+for i = 1, 3 do f[i]:write "mine\n" end]]):format(dir, dir, dir))
+  sys.wait(sys.spawn { "/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.program(), "lua", dir .. "/x.lua" })
+  for i = 1, 3 do T.eq(sys.read(dir .. "/" .. i), "mine\n") end
+end)

@@ -247,3 +247,92 @@ T.test("a full disk while saving fails the run and leaves the last checkpoint", 
   T.ok(store.status(dir).reason:find "checkpoint.safetensors")
   T.eq(sys.read(dir .. "/checkpoint.safetensors"), before)
 end)
+
+-- ---- the exit status tells the truth ----------------------------------------------------------
+
+-- Starts one long run in a process group of its own; returns the runner's pid, the worker's, its folder, the output.
+local function started()
+  local path, other = tiny.experiment ""
+  local out = T.folder() .. "/out"
+  local pid = sys.spawn { tiny.program, "run", path, "train.steps=100000", "--seeds", "1", "out_dir=" .. other, stdout = out,
+                          stderr = out, group = true }
+  local t, dir, status = sys.clock(), nil, {}
+  repeat
+    sys.sleep(0.02)
+    dir = sys.exists(other .. "/tiny") and tiny.run_dirs(other)[1]
+    status = dir and store.status(dir) or status
+  until status.state == "running" and sys.exists(dir .. "/checkpoint.safetensors") or sys.clock() - t > 60
+  return pid, status.pid, dir, out
+end
+
+local function fails(pid, out, ...)
+  local how, status = sys.wait(pid)
+  local text = sys.read(out)
+  T.ok(how == "exited" and status == 1, ("%s %d: %s"):format(how, status, text))
+  T.ok(text:find "1 of 1 runs are missing", text)
+  for _, pattern in ipairs { ... } do T.ok(text:find(pattern), text) end
+end
+
+T.test("a worker that somebody stopped makes the run fail", function()
+  for signal, why in pairs { [15] = ": interrupted\n", [9] = ": worker killed by signal 9\n" } do
+    local pid, worker, _, out = started()
+    sys.kill(worker, signal)
+    fails(pid, out, why)
+  end
+end)
+
+T.test("a run whose folder is removed meanwhile makes the run fail", function()
+  local pid, _, dir, out = started()
+  os.execute("rm -rf " .. dir)
+  fails(pid, out, ": its folder is gone\n")
+end)
+
+T.test("Ctrl-C in the first second is an interrupt, not a failure", function()
+  local path, other = tiny.experiment(ARMS)
+  for i = 1, 12 do
+    local out = T.folder() .. "/out"
+    local pid = sys.spawn { tiny.program, "run", path, "--seeds", "1", "out_dir=" .. other, stdout = out, stderr = out, group = true }
+    sys.sleep(0.05 * i)
+    os.execute(("kill -s INT -- -%d"):format(pid))
+    local how, status = sys.wait(pid)
+    -- before there is a handler it is the signal that ends it, which a shell calls 130 as well
+    T.ok(how == "signal" and status == 2 or how == "exited" and status == 130, ("%s %d: %s"):format(how, status, sys.read(out)))
+    for _, dir in ipairs(sys.exists(other .. "/tiny") and tiny.run_dirs(other) or {}) do
+      T.ok(store.status(dir).state ~= "failed", dir .. ": " .. tostring(store.status(dir).reason))
+    end
+    if i % 4 == 0 then os.execute("rm -rf " .. other) end
+  end
+  T.eq((tiny.run { "run", path, "out_dir=" .. other }), 0)
+  T.eq(tiny.metrics(other), reference)
+end)
+
+T.test("what could not be measured is measured by the same command", function()
+  local probe, worker = require "attnlab.probe", require "attnlab.worker"
+  local path, other = tiny.experiment ""
+  local words = { "run", path, "out_dir=" .. other, "--seeds", "1" }
+  T.eq((tiny.run(words)), 0)
+  local dir = tiny.run_dirs(other)[1]
+  local metrics, found = sys.read(dir .. "/metrics.jsonl"), sys.read(dir .. "/probe.json")
+
+  store.set_status(dir, "interrupted", 24)
+  sys.remove(dir .. "/probe.json")
+  local row_sum = probe.row_sum
+  probe.row_sum = function() error "no luck" end
+  local status = worker.run(dir, {})
+  probe.row_sum = row_sum
+  sys.catch_interrupts(false)
+  T.eq(status, 1)
+  T.eq(store.status(dir).state, "finished")
+  T.ok(store.status(dir).reason:find "not measured: row_sum: .*no luck", store.status(dir).reason)
+  T.eq((tiny.run { "plot", path, "out_dir=" .. other, "--seeds", "1" }), 0)
+
+  local code, text = tiny.run(words)
+  T.eq(code, 0)
+  T.ok(text:find "1 of 1 runs to do", text)
+  T.eq(sys.read(dir .. "/probe.json"), found)
+  T.eq(sys.read(dir .. "/metrics.jsonl"), metrics)
+  T.eq(store.status(dir).reason, nil)
+  sys.write(dir .. "/probe.json", "{")
+  T.eq((tiny.run(words)), 0)
+  T.eq(sys.read(dir .. "/probe.json"), found)
+end)
