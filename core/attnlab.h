@@ -188,7 +188,8 @@ AL_API al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n,
 /* All numbers of an AL_T_NAMED option; a dotted key (expr_params.t) sets one, beside the others. */
 AL_API al_status al_opts_set_named(al_ctx *c, al_opts *o, const char *key, int n,
                                    const char *const *names, const double *v);
-/* "causal=true axis=-1 orders={0,2} similarity=exp denominator.stat=length expr='log(1+exp(s))'" */
+/* "causal=true axis=-1 orders={0,2} similarity=exp denominator.stat=length expr='log(1+exp(s))'";
+ * in quotes, ' or ", a doubled one stands for one. */
 AL_API al_status al_opts_parse(al_ctx *c, al_opts *o, const char *text);
 AL_API bool al_opts_has(const al_opts *o, const char *key);   /* key exists */
 AL_API bool al_opts_given(const al_opts *o, const char *key); /* set by a caller, not the default */
@@ -206,7 +207,7 @@ AL_API int al_opt_list(const al_opts *o, const char *key, const double **v);
 /* Of an AL_T_NAMED option: al_opt_list gives the numbers, al_opt_word their names in that order,
  * sorted, separated by spaces. */
 /* Canonical text of the options that differ from the defaults (all = every one), sorted as
- * declared. */
+ * declared; al_opts_parse reads it back. */
 AL_API void al_opts_text(const al_opts *o, bool all, char *buf, size_t n);
 
 /* ---- ops ------------------------------------------------------------------------------------ */

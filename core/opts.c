@@ -141,6 +141,8 @@ static al_status target(al_ctx *c, al_opts *o, const char *key, const al_arg **r
   return AL_OK;
 }
 
+enum { MAX_WORD = 511 }; /* characters of a word or text, however it is set */
+
 static al_status put_word(al_ctx *c, al_value *v, unsigned kind, const char *w) {
   char *copy = strdup(w);
   if (!copy) return al_fail(c, AL_ENOMEM, "out of memory (option text)");
@@ -344,6 +346,9 @@ al_status al_opts_set_word(al_ctx *c, al_opts *o, const char *key, const char *w
   if (named_key(o, key)) return no_number(c, o, key, w);
   AL_TRY(target(c, o, key, &r, &v));
   if (r->type & AL_T_WORD && has_word(r->choices, w)) return put_word(c, v, AL_T_WORD, w);
+  if (r->type & AL_T_TEXT && strlen(w) > MAX_WORD)
+    return al_fail(c, AL_EVALUE, "%s: option '%s': value longer than %d characters", o->owner, key,
+                   MAX_WORD);
   if (r->type & AL_T_TEXT) return put_word(c, v, AL_T_TEXT, w);
   return mismatch(c, o, key, r, w);
 }
@@ -402,13 +407,36 @@ static al_status parse_bare(al_ctx *c, al_opts *o, const char *key, const char *
   return al_opts_set_word(c, o, key, w);
 }
 
+/* A value from s on into word[room]: in quotes, where a doubled quote stands for one, or up to the
+ * next space or comma. Returns what follows, or NULL with the error set. */
+static const char *read_value(al_ctx *c, const al_opts *o, const char *key, const char *s,
+                              char *word, size_t room) {
+  const char mark = *s == '\'' || *s == '"' ? *s : 0, *const start = s;
+  const size_t bare = mark ? 0 : strcspn(s, " \t\n,");
+  size_t n = 0;
+  for (s += mark != 0; mark ? *s != mark || s[1] == mark : n < bare; s++) {
+    if (!*s) {
+      al_fail(c, AL_EVALUE, "%s: option '%s': the text %.60s is not closed", o->owner, key, start);
+      return NULL;
+    }
+    if (n == room - 1) {
+      al_fail(c, AL_EVALUE, "%s: option '%s': value longer than %zu characters", o->owner, key, n);
+      return NULL;
+    }
+    if (mark && *s == mark) s++;
+    word[n++] = *s;
+  }
+  word[n] = 0;
+  return s + (mark != 0);
+}
+
 al_status al_opts_parse(al_ctx *c, al_opts *o, const char *s) {
   if (c->error != AL_OK) return c->error;
   for (;;) {
     s += strspn(s, " \t\n,");
     if (!*s) return AL_OK;
     const size_t k = strcspn(s, "= \t\n");
-    char key[128], word[512];
+    char key[128], word[MAX_WORD + 1];
     if (s[k] != '=' || k == 0 || k >= sizeof key)
       return al_fail(c, AL_EVALUE, "%s: options: key=value expected, got '%.60s'", o->owner, s);
     memcpy(key, s, k);
@@ -425,18 +453,8 @@ al_status al_opts_parse(al_ctx *c, al_opts *o, const char *s) {
       continue;
     }
     const bool quoted = *s == '\'' || *s == '"';
-    const char *end = quoted ? strchr(s + 1, *s) : s + strcspn(s, " \t\n,");
-    if (!end)
-      return al_fail(c, AL_EVALUE, "%s: option '%s': the text %.60s is not closed", o->owner, key,
-                     s);
-    const char *from = s + quoted;
-    if ((size_t)(end - from) >= sizeof word)
-      return al_fail(c, AL_EVALUE, "%s: option '%s': value longer than %zu characters", o->owner,
-                     key, sizeof word - 1);
-    memcpy(word, from, (size_t)(end - from));
-    word[end - from] = 0;
+    if (!(s = read_value(c, o, key, s, word, sizeof word))) return al_error(c);
     AL_TRY(quoted ? al_opts_set_word(c, o, key, word) : parse_bare(c, o, key, word));
-    s = end + quoted;
   }
 }
 

@@ -3,6 +3,14 @@
 #include "opts.h"
 #include <string.h>
 
+/* In the quotes that do not occur in it, or with those doubled that do. */
+static void put_text(al_text *t, const char *w) {
+  const char mark = strchr(w, '\'') && !strchr(w, '"') ? '"' : '\'';
+  al_put(t, "%c", mark);
+  for (; *w; w++) al_put(t, *w == mark ? "%c%c" : "%c", *w, *w);
+  al_put(t, "%c", mark);
+}
+
 static void put_value(al_text *t, const al_value *v) {
   switch (v->kind) {
   case AL_T_BOOL:
@@ -15,7 +23,7 @@ static void put_value(al_text *t, const al_value *v) {
     al_put(t, "%s", v->word);
     break;
   case AL_T_TEXT:
-    al_put(t, "'%s'", v->word);
+    put_text(t, v->word);
     break;
   case AL_T_LIST:
     al_put(t, "{");

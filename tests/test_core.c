@@ -106,6 +106,39 @@ START_TEST(options_parse_and_print) {
 }
 END_TEST
 
+/* A text comes back from what is printed, whatever is in it; one that would not is refused. */
+START_TEST(texts_read_back_as_printed) {
+  static const char *const texts[] = {"",    "'",    "\"",           "''",     "'\"",
+                                      "a'b", "\"a'", "it''s \"so\"", "a\n\tb", "a=b,c={}"};
+  char text[1200], longest[513];
+  for (size_t i = 0; i < sizeof texts / sizeof *texts + 1; i++) {
+    memset(longest, i % 2 ? '\'' : '"', 511);
+    longest[511] = 0, longest[0] = '"', longest[1] = '\'';
+    const char *want = i < sizeof texts / sizeof *texts ? texts[i] : longest;
+    al_opts *o = al_opts_new(c, rows, "demo"), *again = al_opts_new(c, rows, "demo");
+    ck_assert_int_eq(al_opts_set_word(c, o, "expr", want), AL_OK);
+    ck_assert_int_eq(al_opts_set_num(c, o, "axis", 3), AL_OK);
+    ck_assert_int_eq(al_opts_set_num(c, o, "numbers.t", 1), AL_OK);
+    al_opts_text(o, true, text, sizeof text);
+    ck_assert_msg(al_opts_parse(c, again, text) == AL_OK, "%s", al_error_message(c, NULL, NULL));
+    ck_assert_str_eq(al_opt_word(again, "expr"), want);
+    ck_assert_int_eq(al_opt_int(again, "axis"), 3);
+    ck_assert_int_eq(al_opts_given(again, "numbers"), true);
+    al_opts_release(o);
+    al_opts_release(again);
+  }
+  al_opts *o = al_opts_new(c, rows, "demo");
+  memset(longest, 'a', 512);
+  longest[512] = 0;
+  ck_assert_int_ne(al_opts_set_word(c, o, "expr", longest), AL_OK);
+  says(al_error(c), "option 'expr': value longer than 511 characters");
+  snprintf(text, sizeof text, "expr=%s", longest);
+  ck_assert_int_ne(al_opts_parse(c, o, text), AL_OK);
+  says(al_error(c), "option 'expr': value longer than 511 characters");
+  al_opts_release(o);
+}
+END_TEST
+
 static const struct {
   const char *text, *says;
 } wrong_options[] = {{"axsi=1", "unknown option 'axsi' (did you mean 'axis'?)"},
@@ -119,6 +152,7 @@ static const struct {
                      {"orders={1,2", "is not closed"},
                      {"orders={1.5}", "a list of numbers"},
                      {"expr='abc", "is not closed"},
+                     {"expr='abc''", "is not closed"},
                      {"causal", "key=value expected"},
                      {"numbers=1", "numbers by name, as {t=1} expected, got '1'"},
                      {"numbers={1,2}", "numbers by name, as {t=1} expected, got '1,2'"},
@@ -579,6 +613,7 @@ Suite *suite_test_core(void) {
   tcase_add_test(t, first_error_wins);
   tcase_add_test(t, nearest_names);
   tcase_add_test(t, options_parse_and_print);
+  tcase_add_test(t, texts_read_back_as_printed);
   tcase_add_loop_test(t, wrong_options_are_named, 0, sizeof wrong_options / sizeof *wrong_options);
   tcase_add_test(t, memory_is_counted_and_reused);
   tcase_add_loop_test(t, forks_share_until_either_is_written, 0, 14);

@@ -199,12 +199,10 @@ end
 -- ---- the command -------------------------------------------------------------------------------
 
 -- key=value as the text of options has it: lists as they are, what would end early in quotes.
-local function option(key, value, usage)
+local function option(key, value)
   local list = value:find "^{.*}$" or value:find "^%([%d%s.,+eE-]*%)$"
   if list or not value:find "[%s,'\"]" and not value:find "^[({]" then return key .. "=" .. value end
-  local mark = not value:find "'" and "'" or not value:find '"' and '"'
-  if not mark then usage(("check: %s: one kind of quotes at most expected, got %s"):format(key, value)) end
-  return ("%s=%s%s%s"):format(key, mark, value, mark)
+  return ("%s='%s'"):format(key, (value:gsub("'", "''")))
 end
 
 -- A file that cannot be written is known before anything runs.
@@ -224,7 +222,7 @@ function M.run(args, usage)
       if kv[2] == "" then usage "out_dir: a folder is needed" end
       root = kv[2]
     else
-      words[#words + 1] = option(kv[1], kv[2], usage)
+      words[#words + 1] = option(kv[1], kv[2])
     end
   end
   local text = table.concat(words, " ")
