@@ -3,6 +3,7 @@
 #include "../core/op.h"
 #include <limits.h>
 #include <math.h>
+#include <time.h>
 
 #define MODELS AL_SOURCE_DIR "/experiments/models/"
 #define MODEL MODELS "stories260K.bin"
@@ -173,6 +174,34 @@ START_TEST(stories) {
   ck_assert_ptr_null(al_llama2c_tensor(c, m, "lm_head.weight"));
   expect(AL_ENAME, "lm_head.weight", "stories260K.bin");
   al_llama2c_close(m);
+}
+END_TEST
+
+/* Processor time to load every tensor of a model of that many tiny layers. */
+static double seconds_of(int layers) {
+  const int32_t sizes[] = {2, 1, layers, 1, 1, 1, 1};
+  const char *path = in_folder("many.bin");
+  put_file(path, sizes, sizeof sizes);
+  ck_assert_int_eq(truncate(path, 28 + 4 * (2 + layers * 26 + 2 + 2)), 0);
+  const clock_t began = clock();
+  al_llama2c *m = al_llama2c_open(c, path);
+  expect_ok();
+  ck_assert_int_eq(al_llama2c_count(m), 2 + 9 * layers);
+  for (int i = 0; i < al_llama2c_count(m); i++) {
+    al_tensor *t = al_llama2c_tensor(c, m, al_llama2c_name(m, i));
+    ck_assert_ptr_nonnull(t);
+    al_release(t);
+  }
+  al_llama2c_close(m);
+  return (double)(clock() - began) / CLOCKS_PER_SEC;
+}
+
+/* As many layers as are believed: a search through all names for each would take the square. */
+START_TEST(many_layers) {
+  double few = 1e9;
+  for (int i = 0; i < 5; i++) few = fmin(few, seconds_of(512));
+  const double many = seconds_of(4096);
+  ck_assert_msg(many < 24 * few, "512 layers %g s, 4096 layers %g s", few, many);
 }
 END_TEST
 
@@ -381,6 +410,7 @@ Suite *suite_test_data(void) {
   tcase_add_test(t, least_text_and_strides);
   tcase_add_test(t, refused_windows);
   tcase_add_test(t, stories);
+  tcase_add_test(t, many_layers);
   tcase_add_test(t, every_place);
   tcase_add_test(t, bad_models);
   tcase_add_test(t, allocation_fails);

@@ -59,8 +59,12 @@ struct al_llama2c {
   al_in in;
   al_llama2c_config sizes;
   int n;
-  entry *entries;
+  entry *entries; /* sorted by name */
 };
+
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const entry *)a)->name, ((const entry *)b)->name);
+}
 
 static al_status read_sizes(al_ctx *c, al_llama2c *m) {
   const char *path = m->in.path;
@@ -151,6 +155,7 @@ al_llama2c *al_llama2c_open(al_ctx *c, const char *path) {
   m->entries = al_calloc(c, m->n, sizeof *m->entries);
   if (!m->entries) goto fail;
   lay_out(m);
+  qsort(m->entries, (size_t)m->n, sizeof *m->entries, by_name);
   return m;
 fail:
   al_llama2c_close(m);
@@ -171,10 +176,10 @@ const char *al_llama2c_name(const al_llama2c *m, int i) {
 }
 
 al_tensor *al_llama2c_tensor(al_ctx *c, const al_llama2c *m, const char *name) {
-  const entry *e = NULL;
-  for (int i = 0; i < m->n && !e; i++)
-    if (strcmp(m->entries[i].name, name) == 0) e = &m->entries[i];
-  if (!e) {
+  entry key;
+  snprintf(key.name, sizeof key.name, "%s", name);
+  const entry *e = bsearch(&key, m->entries, (size_t)m->n, sizeof *m->entries, by_name);
+  if (!e || strcmp(e->name, name) != 0) {
     al_fail(c, AL_ENAME, "llama2c: %s: no tensor '%.200s' in it", m->in.path, name);
     return NULL;
   }
