@@ -14,7 +14,8 @@
 --                                          training alone, the changes stay
 -- A change either happens as a whole or is refused with the reason. Parameters whose name and shape
 -- stay are the very tensors, so r:cont(100) after a change goes on with their moments; new ones are
--- initialised by name. A training by s:tune is one entry of the list, with all that r:cont added to it;
+-- initialised by name. A training by s:tune is one entry of the list, with all that r:cont added to it:
+-- r:cont goes on with the last training alone, and what was measured before it is struck from the list.
 -- lab.train(s) trains the fork without an entry, and undo does not take it back.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
@@ -24,6 +25,7 @@ local Attention = require "attnlab.nn.attention"
 local calibrate = require "attnlab.surgery.calibrate"
 local list = require "attnlab.surgery.list"
 local Module = require "attnlab.nn.module"
+local tune = require "attnlab.surgery.tune"
 local merge = require("attnlab.nn.heads").merge
 
 local M = {}
@@ -178,32 +180,9 @@ function Session:calibrate(opts)
   return self
 end
 
--- ---- training ---------------------------------------------------------------------------------------
-
--- Forks of all tensors, and the way back to them.
-local function keep_values(self)
-  local before = {}
-  for name, t in pairs(self:tensors()) do before[name] = t:fork() end
-  return function()
-    for name, t in pairs(self:tensors()) do
-      if before[name] and Module.same_kind(before[name], t) then t:fork_(before[name]) end
-    end
-  end
-end
-
 function Session:tune(opts)
-  local o = { steps = 200, lr = 3e-4 }
-  for k, v in pairs(opts or {}) do o[k] = v end
-  o.warmup_steps = o.warmup_steps or math.type(o.steps) == "integer" and math.min(20, o.steps // 10)
-    or nil
-  local take_back = keep_values(self)
-  local ok, result = pcall(require "attnlab.train", self, o)
-  if not ok then
-    take_back()
-    error(result, 0)
-  end
-  enter(self, { kind = "tune", change = ("%d steps, lr %g"):format(result.step, o.lr),
-                take_back = take_back })
+  local result, entry = tune(self, opts)
+  enter(self, entry)
   return result
 end
 
@@ -214,6 +193,7 @@ function Session:undo(n)
     for k = #self.log, 1, -1 do
       if self.log[k].kind == "tune" then
         table.remove(self.log, k).take_back()
+        list.strike(self.log, k)
         return self
       end
     end

@@ -400,6 +400,41 @@ T.test("the list says what was done and what it came to", function()
   T.eq(tostring(s:undo(2):swaps()), "no changes")
 end)
 
+T.test("a training that goes on is the list's entry, longer", function()
+  local m = model "softmax"
+  local s, ev = m:fork(), lab.evalset { data = path, windows = 4 }
+  s.layer[1]:set { output_norm = "l2" }
+  local r = s:tune(TRAIN)
+  ev:diff(s, m)
+  T.ok(s:swaps()[2].change:find "^4 steps, lr" and s:swaps()[2].difference)
+  s.layer[2]:set { output_norm = "rms" }
+  ev(s)
+  T.ok(s:swaps()[3].loss)
+  local before = logits(s)
+  r:cont(3)
+  T.ok(logits(s)[1] ~= before[1])
+  local list = s:swaps()
+  T.ok(#list == 3 and list[2].change:find "^7 steps, lr", list[2].change)
+  T.ok(tostring(list):find("7 steps", 1, true) and not tostring(list):find("4 steps", 1, true))
+  for i = 2, 3 do T.ok(not list[i].loss and not list[i].difference, "a measure of other weights is struck") end
+  local later = s:tune(TRAIN)
+  T.raises(function() r:cont(1) end, "trained again since")
+  T.ok(s:swaps()[2].change:find "^7 steps")
+  later:cont(1)
+  T.ok(s:swaps()[4].change:find "^5 steps")
+  ev(s)
+  s.layer[2]:set { output_gate = 0.5 }
+  ev(s)
+  s:undo "tune"
+  T.ok(#s:swaps() == 4 and not s:swaps()[4].loss)
+  s:undo()
+  T.raises(function() later:cont(1) end, "undone")
+  r:cont(1)
+  T.ok(#s:swaps() == 3 and s:swaps()[2].change:find "^8 steps")
+  s:undo(3)
+  T.eq(logits(s), logits(m))
+end)
+
 T.test("a difference is that of the pairs, KL is that of the distributions", function()
   local m = model("softmax", { dtype = "f64" })
   local s = m:fork()

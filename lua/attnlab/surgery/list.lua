@@ -1,5 +1,5 @@
 -- What was done to a fork, for people and for scripts: of(log) gives the array that s:swaps() returns, which as
--- text is a table; loss(entry) the loss that was measured after it.
+-- text is a table; loss(entry) the loss that was measured after it; strike(log, n) what is measured no more.
 local config = require "attnlab.config"
 local tables = require "attnlab.table"
 
@@ -39,6 +39,14 @@ function M.of(log)
                loss_se = e.loss_se, difference = config.copy(e.difference) }
   end
   return out
+end
+
+-- Strikes what was measured from entry n on: the weights are other ones since.
+function M.strike(log, n)
+  for k = n, #log do
+    local e = log[k]
+    e.loss, e.loss_se, e.difference = nil, nil, nil
+  end
 end
 
 function M.loss(entry)

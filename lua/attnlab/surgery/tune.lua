@@ -1,0 +1,54 @@
+-- The training of a fork: tune(fork, opts) -> result of lab.train, entry of the fork's list. opts: those of
+-- lab.train. What the result's cont adds is more of the same entry.
+local list = require "attnlab.surgery.list"
+local Module = require "attnlab.nn.module"
+
+-- Forks of all tensors, and the way back to them.
+local function keep_values(fork)
+  local before = {}
+  for name, t in pairs(fork:tensors()) do before[name] = t:fork() end
+  return function()
+    for name, t in pairs(fork:tensors()) do
+      if before[name] and Module.same_kind(before[name], t) then t:fork_(before[name]) end
+    end
+  end
+end
+
+local function text_of(result)
+  return ("%d steps, lr %g"):format(result.trainer.step_count, result.trainer.options.lr)
+end
+
+-- The result's cont. What was measured before it is of other weights.
+local function continued(fork, entry)
+  return function(result, steps)
+    local at
+    for k, e in ipairs(fork.log) do
+      if e == entry then at = k end
+      if at and at < k and e.kind == "tune" then
+        error("cont: the fork was trained again since, from where this training had ended", 2)
+      end
+    end
+    if not at then error("cont: this training was undone; s:tune begins another one", 2) end
+    local ok, why = pcall(getmetatable(result).__index.cont, result, steps)
+    entry.change = text_of(result)
+    list.strike(fork.log, at)
+    if not ok then error(why, 0) end
+    return result
+  end
+end
+
+return function(fork, opts)
+  local o = { steps = 200, lr = 3e-4 }
+  for k, v in pairs(opts or {}) do o[k] = v end
+  o.warmup_steps = o.warmup_steps or math.type(o.steps) == "integer" and math.min(20, o.steps // 10)
+    or nil
+  local take_back = keep_values(fork)
+  local ok, result = pcall(require "attnlab.train", fork, o)
+  if not ok then
+    take_back()
+    error(result, 0)
+  end
+  local entry = { kind = "tune", change = text_of(result), take_back = take_back }
+  result.cont = continued(fork, entry)
+  return result, entry
+end
