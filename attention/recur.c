@@ -178,8 +178,7 @@ static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state
       ((int32_t *)al_data(n))[b] = (int32_t)before + ((const int32_t *)al_data(in->lengths))[b];
     whole.lengths = n;
   }
-  al_tensor *o =
-      al_error(c) == AL_OK ? attn_run_family(c, a, &whole) : NULL;
+  al_tensor *o = al_error(c) == AL_OK ? attn_run_family(c, a, &whole) : NULL;
   if (before)
     o = al_run(c, "slice", AL_IN(o), "axis=1 start=%lld stop=%lld", (long long)before,
                (long long)(before + T));
@@ -260,19 +259,6 @@ static attn_in token(al_ctx *c, const attn_in *in, int64_t t) {
   return one;
 }
 
-/* Rows (B,1,H,E) as one, in rounds of what an op takes. */
-static al_tensor *join(al_ctx *c, al_tensor **rows, int64_t n) {
-  while (n > 1) {
-    int64_t made = 0;
-    for (int64_t at = 0; at < n; at += AL_MAX_INPUTS) {
-      const int64_t m = n - at < AL_MAX_INPUTS ? n - at : AL_MAX_INPUTS;
-      rows[made++] = al_run(c, "concat", rows + at, (int)m, "axis=1");
-    }
-    n = made;
-  }
-  return rows[0];
-}
-
 al_tensor *attn_recur(al_ctx *c, attn *a, const attn_in *in) {
   if (attn_check_inputs(c, a, in) != AL_OK) return NULL;
   const int64_t T = al_size(in->q, 1);
@@ -291,7 +277,8 @@ al_tensor *attn_recur(al_ctx *c, attn *a, const attn_in *in) {
     rows[t] = al_scope_end(c, al_error(c) == AL_OK ? advance(c, a, &one, st, &next) : NULL);
     if (next) attn_state_free(st), st = next;
   }
-  if (al_error(c) == AL_OK) o = T ? join(c, rows, T) : attn_run_family(c, a, in);
+  if (al_error(c) == AL_OK)
+    o = T ? al_run(c, "concat", rows, (int)T, "axis=1") : attn_run_family(c, a, in);
   free(rows);
   attn_state_free(st);
   return al_scope_end(c, o);

@@ -212,7 +212,7 @@ AL_API void al_opts_text(const al_opts *o, bool all, char *buf, size_t n);
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
-enum { AL_MAX_INPUTS = 64 }; /* of one op, members of a list counted */
+enum { AL_MAX_INPUTS = 64 }; /* of one op, members of a list counted, but where it joins them */
 enum {                       /* input row flags */
        AL_IN_OPTIONAL = 1,
        AL_IN_NODIFF = 2, /* no gradient flows to it */

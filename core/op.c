@@ -136,11 +136,30 @@ static al_opts *with_key(al_ctx *c, al_opts *o) {
   return d;
 }
 
+/* The op of what it makes of each part of a long list. */
+static al_status run_parts(al_ctx *c, const al_op_info *info, al_tensor *const *in, int n_in,
+                           al_opts *opts, al_tensor **out, int n_out) {
+  const int n = (n_in + MAX_IN - 1) / MAX_IN;
+  al_tensor **part = al_calloc(c, n, sizeof *part);
+  if (!part) return c->error;
+  const bool off = c->scope_off;
+  c->scope_off = true;
+  for (int i = 0, at = 0; i < n; i++, at += MAX_IN)
+    al_op_run(c, info, in + at, n_in - at < MAX_IN ? n_in - at : MAX_IN, opts, &part[i], 1);
+  c->scope_off = off;
+  al_op_run(c, info, part, n, opts, out, n_out);
+  for (int i = 0; i < n; i++) al_release(part[i]);
+  free(part);
+  return c->error;
+}
+
 al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int n_in,
                     al_opts *opts, al_tensor **out, int n_out) {
   for (int i = 0; i < n_out; i++) out[i] = NULL;
   if (c->error != AL_OK) return c->error;
   const al_op *op = (const al_op *)(const void *)info; /* info is the first member */
+  if (n_in > MAX_IN && op->flags & AL_OP_JOINS)
+    return run_parts(c, info, in, n_in, opts, out, n_out);
   AL_TRY(check_inputs(c, op, in, n_in));
   const int n_rows = count_rows(op->info.inputs), n_results = count_rows(op->info.outputs);
 

@@ -46,7 +46,9 @@ typedef struct al_sample {
 enum {
   AL_OP_STRIDED = 1, /* takes inputs with any strides */
   AL_OP_VIEW = 2,    /* forward makes out[] itself (shares storage with an input) */
-  AL_OP_RANDOM = 4   /* forward draws a key when opts has key < 0; the drawn key is set in opts */
+  AL_OP_RANDOM = 4,  /* forward draws a key when opts has key < 0; the drawn key is set in opts */
+  AL_OP_JOINS = 8    /* its one input is a list, and f(f(a, b), f(c)) is f(a, b, c): lists of any
+                      * length are taken in parts of AL_MAX_INPUTS */
 };
 
 typedef struct al_op {

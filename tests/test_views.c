@@ -146,6 +146,47 @@ START_TEST(contiguous_copies_only_what_must) {
 }
 END_TEST
 
+/* Lists longer than one node takes, in parts of parts: values, layouts, gradients, refusals. */
+START_TEST(concat_of_many) {
+  const int many[] = {AL_MAX_INPUTS, AL_MAX_INPUTS + 1, 200, AL_MAX_INPUTS * AL_MAX_INPUTS + 3};
+  for (size_t t = 0; t < sizeof many / sizeof *many; t++) {
+    const int n = many[t];
+    al_tensor **x = calloc((size_t)n, sizeof *x);
+    double *g = calloc((size_t)(4 * n), sizeof *g), *y = calloc((size_t)(4 * n), sizeof *y);
+    for (int i = 0; i < n; i++) {
+      const double v[] = {i, i + 0.5};
+      x[i] = al_tensor_from(c, AL_F64, 2, (const int64_t[]){2, 1}, v, 2);
+      al_requires_grad(x[i], true);
+    }
+    x[n - 1] = x[0]; /* one of them twice: its gradient has both */
+    al_tensor *all = al_run(c, "concat", x, n, "axis=1");
+    ck_assert_msg(all != NULL, "%s", al_error_message(c, NULL, NULL));
+    ck_assert(al_size(all, 0) == 2 && al_size(all, 1) == n);
+    ck_assert_int_eq(al_read(all, y, 2 * n), AL_OK);
+    for (int i = 0; i < n - 1; i++) ck_assert(y[i] == i && y[n + i] == i + 0.5);
+    ck_assert(y[n - 1] == 0 && y[2 * n - 1] == 0.5);
+    for (int i = 0; i < 2 * n; i++) g[i] = i + 1;
+    al_tensor *seed = al_tensor_from(c, AL_F64, 2, al_shape(all), g, 2 * n);
+    ck_assert_int_eq(al_backward(c, all, seed), AL_OK);
+    for (int i = 0; i < n - 1; i++) {
+      double d[2];
+      ck_assert_int_eq(al_read(al_grad(x[i]), d, 2), AL_OK);
+      ck_assert_double_eq(d[0], i + 1 + (i ? 0 : n));
+      ck_assert_double_eq(d[1], n + i + 1 + (i ? 0 : 2 * n));
+    }
+    x[n - 1] = all; /* two rows of n */
+    al_tensor *rows = al_run(c, "concat", x, n, "axis=1");
+    ck_assert(rows && al_size(rows, 1) == 2 * n - 1);
+    refused(al_run(c, "concat", x, n, "axis=0"), AL_ESHAPE, "concat: xs: shape (");
+    x[n - 1] = NULL;
+    refused(al_run(c, "concat", x, n, "axis=1"), AL_EVALUE, "concat: xs: a tensor is needed");
+    free(x);
+    free(g);
+    free(y);
+  }
+}
+END_TEST
+
 START_TEST(concat_joins) {
   al_tensor *x = IOTA(2, 2), *y = IOTA(2, 1);
   expect(al_run(c, "concat", AL_IN(x, y, x), ""), "(2,5)", 0., 1., 0., 0., 1., 2., 3., 1., 2., 3.);
@@ -307,6 +348,7 @@ Suite *suite_test_views(void) {
   tcase_add_test(t, squeeze_and_unsqueeze);
   tcase_add_test(t, contiguous_copies_only_what_must);
   tcase_add_test(t, concat_joins);
+  tcase_add_test(t, concat_of_many);
   tcase_add_test(t, cast_converts);
   tcase_add_test(t, embedding_picks_rows);
   tcase_add_test(t, rope_turns_pairs);

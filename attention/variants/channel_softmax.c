@@ -237,15 +237,7 @@ static al_tensor *chunk(const run *r, al_tensor *t, int64_t n) {
 }
 
 static al_tensor *join(const run *r, al_tensor **part, int64_t n) {
-  while (n > 1) {
-    int64_t made = 0;
-    for (int64_t at = 0; at < n; at += AL_MAX_INPUTS) {
-      const int64_t m = n - at < AL_MAX_INPUTS ? n - at : AL_MAX_INPUTS;
-      part[made++] = al_run(r->c, "concat", part + at, (int)m, "axis=1");
-    }
-    n = made;
-  }
-  return part[0];
+  return al_run(r->c, "concat", part, (int)n, "axis=1");
 }
 
 static void advance(run *r, const own *x, int64_t n) {

@@ -188,19 +188,6 @@ static void read_inputs(run *r) {
   r->a = present_only(r, log_decay(r, x), present);
 }
 
-/* Parts along `axis` as one, in rounds of what an op takes. */
-static al_tensor *join(const run *r, al_tensor **part, int64_t n, int axis) {
-  while (n > 1) {
-    int64_t made = 0;
-    for (int64_t at = 0; at < n; at += AL_MAX_INPUTS) {
-      const int64_t m = n - at < AL_MAX_INPUTS ? n - at : AL_MAX_INPUTS;
-      part[made++] = al_run(r->c, "concat", part + at, (int)m, "axis=%d", axis);
-    }
-    n = made;
-  }
-  return part[0];
-}
-
 /* q' (n,Hkv,rows G,D) of q (n,rows,H,D), and back. */
 static al_tensor *to_groups(const run *r, al_tensor *q, int64_t n, int64_t rows) {
   const int64_t G = r->H / r->Hkv;
@@ -246,7 +233,7 @@ static al_tensor *recurrent(run *r) {
     return NULL;
   }
   for (int64_t t = 0; t < r->T && al_error(r->c) == AL_OK; t++) o[t] = step(r, t);
-  if (al_error(r->c) == AL_OK) all = join(r, o, r->T, 1);
+  if (al_error(r->c) == AL_OK) all = al_run(r->c, "concat", o, (int)r->T, "axis=1");
   free(o);
   return all;
 }
@@ -345,7 +332,7 @@ static al_tensor *memories(run *r, const parts *p) {
     kept = OP("add", AL_IN(kept, chunk(r, p->add, n)), "");
     r->M = OP("sub", AL_IN(kept, wrong), "");
   }
-  if (al_error(r->c) == AL_OK) all = join(r, M, r->N, 1);
+  if (al_error(r->c) == AL_OK) all = al_run(r->c, "concat", M, (int)r->N, "axis=1");
   free(M);
   return all;
 }

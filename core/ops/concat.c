@@ -61,7 +61,7 @@ static const al_op concat = {
                  (const al_arg[]){
                      {.name = "axis", .type = AL_T_AXIS, .def = "-1", .doc = "the axis to join"},
                      {0}}},
-    .flags = AL_OP_STRIDED,
+    .flags = AL_OP_STRIDED | AL_OP_JOINS,
     .shape = shape,
     .forward = forward,
     .backward = backward,
