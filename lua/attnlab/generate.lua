@@ -13,6 +13,7 @@
 --                            context were never trained
 --                "stop"      the text ends
 --                default: "slide" where layers have rotary positions, else "continue"
+-- Logits that are not finite end it with an error.
 -- Returns the text (nil without a vocabulary), the array of all ids, and what it took: { tokens=,
 -- prompt_tokens=, prompt_seconds=, seconds=, tokens_per_s=, state_bytes=, position=, cache= (names of
 -- what grows with the text, or nil), bytes_per_token= of it, slides=, no_state= }. seconds and
@@ -59,6 +60,19 @@ local function start(m, prompt)
     error("generate: option 'prompt': text or list of ids expected, got " .. type(prompt), 0)
   end
   return v:encode(prompt):flat()
+end
+
+-- Refuses n logits behind the first `from` (0) ones of which one is not finite: no choice among them means
+-- anything.
+function M.expect_finite(logits, where, from, n)
+  from = from or 0
+  for i = from + 1, from + (n or #logits) do
+    local v = logits[i]
+    if not (v > -math.huge and v < math.huge) then
+      error(("%s: the logit of id %d is %s: the model's numbers left their range"):format(where, i - from - 1,
+        v ~= v and "nan" or tostring(v)), 0)
+    end
+  end
 end
 
 local function likeliest(logits)
@@ -217,6 +231,7 @@ function M.run(m, opts)
     for n = 1, tokens do
       local logits, id = decode:logits(ids), nil
       if not logits then break end
+      M.expect_finite(logits, "generate: token " .. n)
       if temperature == 0 then
         id = likeliest(logits)
       else

@@ -96,6 +96,18 @@ T.test("seeds: the first N, more than there are, a list", function()
   T.eq(seeds "7,3", { 7, 3 })
 end)
 
+T.test("generate from a model whose numbers are none ends with status 1", function()
+  local lab = require "attnlab"
+  local path = T.folder() .. "/m.safetensors"
+  local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 8,
+                            vocabulary = lab.data.open("shakespeare").vocabulary, seed = 1 }
+  for _, p in pairs(m:parameters()) do p:fill(0 / 0) end
+  m:save(path)
+  for _, temperature in ipairs { "0", "1" } do
+    expects(1, "generate: token 1: the logit of id 0 is nan", "generate", path, "prompt=ROMEO:", "temperature=" .. temperature)
+  end
+end)
+
 T.test("train, eval, generate, runs, compare, plot", function()
   local root = T.folder() .. "/runs"
   local status, text = tiny.run(with("train", "--json", "out_dir=" .. root))

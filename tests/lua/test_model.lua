@@ -197,6 +197,25 @@ T.test("generation: seeded, top_k, end token, windows, refusals", function()
   T.raises(function() stories:generate { prompt = 3 } end, "text or list of ids")
 end)
 
+T.test("logits that are not finite end generation, whichever way tokens are chosen", function()
+  for _, vocab in ipairs { 7, 700 } do
+    for _, temperature in ipairs { 0, 1 } do
+      local m = small { vocab = vocab }
+      local function generate() return m:generate { prompt = { 1, 2 }, tokens = 4, temperature = temperature } end
+      generate()
+      for _, bad in ipairs { 0 / 0, math.huge, -math.huge } do
+        local before = m.head.weight:clone()
+        m.head.weight:fill(0)
+        m.head.weight[{ 6, 1 }]:fill(bad) -- of id 5
+        T.raises(generate, "generate: token 1: the logit of id 5 is %-?" .. (bad == bad and "inf" or "nan"))
+        m.head.weight:copy_(before)
+      end
+      for _, p in pairs(m:parameters()) do p:fill(0 / 0) end
+      T.raises(generate, "generate: token 1: the logit of id 0 is nan: the model's numbers left their range")
+    end
+  end
+end)
+
 T.test("a graph is not kept when nothing is recorded", function()
   local m = small()
   local x = core.tensor { data = { 1, 2, 3 }, shape = { 1, 3 }, dtype = "i32" }

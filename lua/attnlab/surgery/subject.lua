@@ -9,6 +9,7 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local experiment = require "attnlab.experiment"
+local generate = require "attnlab.generate"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
 local store = require "attnlab.store"
@@ -148,6 +149,7 @@ end
 
 -- An id drawn from softmax(logits[first + 1 .. first + n]) by u in [0, 1).
 local function draw(logits, first, n, u)
+  generate.expect_finite(logits, "own text", first, n)
   local highest, total = -math.huge, 0
   for i = first + 1, first + n do highest = math.max(highest, logits[i]) end
   for i = first + 1, first + n do total = total + math.exp(logits[i] - highest) end
