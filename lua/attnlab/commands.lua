@@ -88,8 +88,7 @@ local function run_study(s, args, usage, measure)
     io.stderr:write("stopped; the same command goes on with what is left\n")
     return 130
   end
-  s:report(list, root, options)
-  return outcome == "failed" and 1 or 0
+  return s:report(list, root, options) and outcome ~= "failed" and 0 or 1
 end
 
 local function plan_of(e, args, usage)
@@ -134,20 +133,23 @@ local function dry_run(plan, as_json)
     :format(n, #plan.arms, #plan.seeds, tables.human(flops), math.min(n, sys.cores())))
 end
 
--- Table, judged expectations and figure of the plan's runs. Returns true when an arm has failed.
+-- Table, judged expectations and figures of the plan's runs. Returns whether all of them could be made; a machine
+-- without gnuplot has no figures.
 local function report(plan, list, root, as_json)
   local e = plan.experiment
   local result = runs.gather(plan, list)
-  local dir = root .. "/" .. plan.name
+  local dir = root .. "/" .. plan.results
   sys.mkdir(dir)
   runs.write_table(result, dir)
-  local figure, why = figures.draw(result, dir)
-  local by, why_by = figures.draw_by(result, dir)
+  local figure, why, broken = figures.draw(result, dir)
+  local by, why_by, by_broken = figures.draw_by(result, dir)
+  local whole = not broken and not by_broken
   if as_json then
     print(sys.read(dir .. "/table.json"))
-    return
+    return whole
   end
   if e.question then print("\n" .. e.question) end
+  if plan.results ~= plan.name then print("Changed: " .. plan.results) end
   if e.source then print("Source: " .. e.source) end
   print("\n" .. runs.table_text(result))
   local found = runs.measures_text(result)
@@ -163,8 +165,9 @@ local function report(plan, list, root, as_json)
   print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
   print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
   if by or why_by then print(by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by) end
-  print(("runs    %s/"):format(dir))
+  print(("runs    %s/%s/"):format(root, plan.name))
   if e.next then print("next    " .. e.next) end
+  return whole
 end
 
 local function quoted(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
@@ -214,15 +217,17 @@ function M.run(args, usage)
     io.stderr:write("stopped; to go on where it was:  ", same_command(args), "\n")
     return 130
   end
-  report(plan, list, root, args.flags.json)
-  return say_missing(missing, #list)
+  local whole = report(plan, list, root, args.flags.json)
+  local status = say_missing(missing, #list)
+  return whole and status or 1
 end
 
 function M.plot(args, usage)
   local e = experiment.load(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
   local plan, root = plan_of(e, args, usage)
-  report(plan, (require("attnlab.runner").expand(plan, { root = root })), root, args.flags.json)
+  local list = require("attnlab.runner").expand(plan, { root = root })
+  return report(plan, list, root, args.flags.json) and 0 or 1
 end
 
 -- One run in this process: an experiment of one arm, without a comparison.

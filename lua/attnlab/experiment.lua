@@ -25,6 +25,7 @@ local config = require "attnlab.config"
 local measures = require "attnlab.measures"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
+local results = require "attnlab.results"
 local train = require "attnlab.train"
 local json, sys = core.json, core.sys
 
@@ -231,8 +232,30 @@ local function new(spec)
   return e
 end
 
+-- The configuration of an arm: the file's, with what --quick changes and the pairs of `set` over it.
+local function resolved(e, arm, quick, set)
+  local c = apply({}, e.base)
+  apply(c, arm)
+  if quick then apply(c, e.quick) end
+  for _, kv in ipairs(set or {}) do config.set(c, kv[1], kv[2]) end
+  return config.resolve(c)
+end
+
+-- What the call changes of the experiment, for results.lua; keys that change no arm do not count.
+local function changes_of(e, plan, options)
+  local set, same = {}, #(options.set or {}) > 0
+  for i, a in ipairs(same and plan.arms or {}) do
+    local ok, cfg = pcall(resolved, e, e.arms[i], options.quick)
+    same = same and ok and json.encode(cfg) == json.encode(a.config)
+  end
+  for i, kv in ipairs(not same and options.set or {}) do set[i] = { config.key(kv[1]), kv[2] } end
+  local declared = options.quick and e.quick.seeds or e.seeds
+  local other = table.concat(plan.seeds, ",") ~= table.concat(declared, ",")
+  return { set = set, quick = options.quick and next(e.quick) ~= nil, seeds = other and plan.seeds }
+end
+
 -- What one call runs. options: quick = bool, seeds = list (replaces), set = {{key, value}, ...} in order.
--- Returns {name, question, ..., seeds, arms = {{name, config, expect}, ...}}.
+-- Returns {name, seeds, arms = {{name, config, expect}, ...}, and what results.label adds}.
 function Experiment:plan(options)
   local seeds = options.seeds or options.quick and self.quick.seeds or self.seeds
   check_seeds(self, seeds)
@@ -240,13 +263,7 @@ function Experiment:plan(options)
                  metric = self.plot.metric or "valid/loss", arms = {} }
   local same = {} -- configuration -> arm
   for i, a in ipairs(self.arms) do
-    local ok, cfg = pcall(function()
-      local c = apply({}, self.base)
-      apply(c, a)
-      if options.quick then apply(c, self.quick) end
-      for _, kv in ipairs(options.set or {}) do config.set(c, kv[1], kv[2]) end
-      return config.resolve(c)
-    end)
+    local ok, cfg = pcall(resolved, self, a, options.quick, options.set)
     if not ok then fail(self, "arm '%s': %s", a.name, cfg) end
     local expect = {}
     for _, x in ipairs(self.expect) do
@@ -258,6 +275,7 @@ function Experiment:plan(options)
     plan.arms[i] = { name = a.name, config = cfg, at = a.at,
       expect = { list = expect, margin = self.margin, measure = #self.measure > 0 and self.measure or nil } }
   end
+  results.label(plan, self.title or self.question or self.name, changes_of(self, plan, options))
   return plan
 end
 

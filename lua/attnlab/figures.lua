@@ -29,7 +29,7 @@ function M.figure(result)
   local config = plan.arms[1].config
   local m, n = config.model, #plan.seeds
   local e = plan.experiment
-  local title = ("%s   (%d layers, width %d, context %d, %d seed%s)"):format(e.title or e.question or plan.name,
+  local title = ("%s   (%d layers, width %d, context %d, %d seed%s)"):format(plan.title,
     m.layers, m.width, m.context, n, n == 1 and "" or "s")
   local fig = { title = title, reference = plan.arms[1].name, margin = plan.margin, curves = {}, forest = {}, profile = {},
                 ylabel = plan.metric == "valid/loss" and "validation loss" or plan.metric,
@@ -80,7 +80,7 @@ end
 function M.figure_by(result)
   local e = result.plan.experiment
   if not e.plot.by then return nil end
-  local fig = { title = e.title or e.question or e.name, legend = {}, panels = {} }
+  local fig = { title = result.plan.title, legend = {}, panels = {} }
   fig.panels[1] = by_panel(result, fig.legend)
   for _, name in ipairs(e.measure) do
     local list = {}

@@ -175,24 +175,27 @@ local function every_run(root, only)
 end
 
 local RUN_COLUMNS = {
-  { key = "dir", title = "run" }, { key = "arm", title = "arm" }, { key = "seed", title = "seed", right = true },
-  { key = "step", title = "step", right = true }, { key = "loss", title = "valid loss", right = true },
+  { key = "dir", title = "run" }, { key = "variant", title = "changed" }, { key = "arm", title = "arm" },
+  { key = "seed", title = "seed", right = true }, { key = "step", title = "step", right = true }, { key = "loss", title = "valid loss", right = true },
   { key = "check", title = "check" }, { key = "status", title = "status" },
 }
 
 function M.runs(args, usage)
   local root = values(args, { out_dir = "text" }, usage).out_dir or "runs"
-  local list, cells = {}, {}
-  for i, dir in ipairs(every_run(root, args.words[1])) do
+  local list, cells, only = {}, {}, args.words[1]
+  for _, dir in ipairs(every_run(root, only and only:match "^[^+~]*")) do
     local spec = store.config(dir)
-    local run = runs.read(dir, 1, spec.seed, "valid/loss")
-    list[i] = { dir = dir, arm = spec.arm, seed = spec.seed, status = run.status.state, step = run.status.step,
-                valid_loss = run.value, stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil,
-                check = certificate.word(spec.made.certificates) }
-    local stale = list[i].stale
-    cells[i] = { dir = dir, arm = spec.arm, seed = tostring(spec.seed), step = tostring(run.status.step),
-                 loss = run.value and ("%.4f"):format(run.value), check = list[i].check,
-                 status = run.status.state .. (stale and " (stale: " .. stale .. ")" or "") }
+    if not only or not only:find "[+~]" or spec.variant == only then
+      local run = runs.read(dir, 1, spec.seed, "valid/loss")
+      local stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil
+      list[#list + 1] = { dir = dir, variant = spec.variant, arm = spec.arm, seed = spec.seed, status = run.status.state,
+                          step = run.status.step, valid_loss = run.value, stale = stale,
+                          check = certificate.word(spec.made.certificates) }
+      cells[#cells + 1] = { dir = dir, variant = spec.variant, arm = spec.arm, seed = tostring(spec.seed),
+                            step = tostring(run.status.step), loss = run.value and ("%.4f"):format(run.value),
+                            check = list[#list].check,
+                            status = run.status.state .. (stale and " (stale: " .. stale .. ")" or "") }
+    end
   end
   if args.flags.json then
     print(json.encode(json.array(list), { pretty = true }))

@@ -4,6 +4,7 @@
 -- passes a shell, and the axes may be scaled but no value is changed.
 -- A change here makes no run stale.
 local axes = require "attnlab.axes"
+local sys = require("attnlab.core").sys
 
 local M = {}
 
@@ -244,10 +245,21 @@ function M.script(fig, outputs)
   return table.concat(out, "\n") .. "\n"
 end
 
+-- Removes the parts of figures that processes left which are no more.
+local function remove_parts(dir, name)
+  for _, file in ipairs(sys.list(dir)) do
+    local pid = file:sub(1, #name + 1) == name .. "." and file:match "^[^.]*%.%a+%.(%d+)%.part$"
+    if pid then
+      local ok, why = pcall(sys.kill, tonumber(pid), 0)
+      if not ok and why:find "No such process" then pcall(sys.remove, dir .. "/" .. file) end
+    end
+  end
+end
+
 -- Has gnuplot draw <dir>/<name>.png and .svg from make(outputs), which is kept as <name>.gp; each gets
--- its name when it is whole. Returns their paths, or nil and the reason.
+-- its name when it is whole. Returns their paths; or nil, the reason and whether it was there but failed.
 function M.render(make, dir, name)
-  local sys = require("attnlab.core").sys
+  remove_parts(dir, name)
   local at = dir .. "/" .. name
   local part = (".%d.part"):format(sys.pid()) -- two runs may draw into one folder
   local png, svg = at .. ".png" .. part, at .. ".svg" .. part
@@ -256,21 +268,22 @@ function M.render(make, dir, name)
   sys.write(script, make({
     { "pngcairo size 2250,1035 fontscale 1.5 linewidth 1.5 pointscale 1.5" .. common, png },
     { "svg size 1500,690" .. common, svg } }))
+  os.remove(log)
   -- gnuplot leaves its own handler of SIGINT by a jump, and may then wait for ever on a lock of its libraries
   local ok, pid = pcall(sys.spawn, { "gnuplot", "-d", script, stdout = log, stderr = log, group = true })
   if not ok then return nil, "gnuplot cannot be started (Debian: apt-get install gnuplot-nox): " .. pid end
-  local how, code = sys.wait(pid)
-  if how ~= "exited" or code ~= 0 then
-    local said = sys.read(log):gsub("%s+$", "")
-    return nil, ("gnuplot failed (%s %d): %s"):format(how, code, said == "" and "is gnuplot-nox installed?" or said)
-  end
+  local how, code
+  repeat how, code = sys.wait(pid) until how ~= "running" -- a signal that is caught ends a wait early
+  local why = (how ~= "exited" or code ~= 0) and ("gnuplot failed (%s %d):"):format(how, code)
   for path, tail in pairs { [png] = "IEND....$", [svg] = "</svg>%s*$" } do -- gnuplot does not notice a full disk
-    if sys.exists(path) ~= "file" or not sys.read(path):sub(-32):find(tail) then
-      for _, p in ipairs { png, svg } do
-        if sys.exists(p) == "file" then sys.remove(p) end
-      end
-      return nil, path .. ": written only in part (disk full?) " .. sys.read(log):gsub("%s+$", "")
+    if not why and (sys.exists(path) ~= "file" or not sys.read(path):sub(-32):find(tail)) then
+      why = path .. ": written only in part (disk full?)"
     end
+  end
+  if why then
+    os.remove(png)
+    os.remove(svg)
+    return nil, ("%s %s"):format(why, sys.exists(log) and sys.read(log):gsub("%s+$", "") or ""), true
   end
   local done = { png = at .. ".png", svg = at .. ".svg" }
   sys.rename(png, done.png)

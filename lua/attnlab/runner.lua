@@ -35,6 +35,7 @@ function M.expand(plan, options)
       hashes[text] = hashes[text] or sys.sha256(sys.read(data.path(text)))
       local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = "cpu",
                      data_hash = hashes[text], expect = arm.expect, quick = plan.quick or nil,
+                     variant = plan.variant ~= plan.name and plan.variant or nil,
                      plugins = used[i],
                      made = { source = store.source_hash(), libraries = store.libraries(), threads = threads,
                               certificates = checked[i] } }

@@ -227,7 +227,7 @@ function M.write_table(result, dir)
   sys.write(dir .. "/table.txt", M.table_text(result) .. "\n" .. (more ~= "" and "\n" .. more .. "\n" or ""))
   sys.write(dir .. "/table.tsv", tables.tsv(KEYS, records))
   local judged = core.json.array(result.judged)
-  sys.write(dir .. "/table.json", json.encode({ experiment = result.plan.name, seeds = result.plan.seeds,
+  sys.write(dir .. "/table.json", json.encode({ experiment = result.plan.name, results = result.plan.results, seeds = result.plan.seeds,
     margin = result.plan.margin, arms = records, expectations = judged }, { pretty = true }) .. "\n")
 end
 

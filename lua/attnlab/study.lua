@@ -23,6 +23,7 @@ local core = require "attnlab.core"
 local names = require "attnlab.names"
 local panels = require "attnlab.panels"
 local progress = require "attnlab.progress"
+local results = require "attnlab.results"
 local rows = require "attnlab.rows"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
@@ -240,10 +241,19 @@ local function gather(list, module, root)
   return groups, missing, stale
 end
 
--- Writes table and figure under root/name. Returns the table as text, what was judged, the figure's path
--- or nil and why.
-function Study:write(list, root)
-  local dir, m = root .. "/" .. self.name, self.module
+-- The name under which the results of such a call stand.
+function Study:results(options)
+  local declared = options.quick and self.quick.seeds or self.seeds
+  local other = options.seeds and table.concat(options.seeds, ",") ~= table.concat(declared, ",")
+  local plan = { name = self.name }
+  results.label(plan, self.name, { quick = options.quick and next(self.quick) ~= nil, seeds = other and options.seeds })
+  return plan.results
+end
+
+-- Writes table and figure into the folder. Returns the table as text, what was judged, the figure's path
+-- or nil, why, and whether it failed.
+function Study:write(list, root, dir)
+  local m = self.module
   local groups, missing, stale = gather(list, m, root)
   sys.mkdir(dir)
   local records = m.gather(groups)
@@ -266,19 +276,20 @@ function Study:write(list, root)
   sys.write(dir .. "/table.json", json.encode({ study = self.name, records = json.array(records),
     expectations = json.array(judged) }, { pretty = true }) .. "\n")
   if #records == 0 then return text, judged, nil, "nothing was measured" end
-  local figure, why = panels.draw(m.figure(records, self), dir, "figure")
+  local figure, why, broken = panels.draw(m.figure(records, self), dir, "figure")
   if m.document then
     sys.write(dir .. "/report.md", m.document(records, self, text, figure ~= nil) .. "\n")
   end
-  return text, judged, figure, why
+  return text, judged, figure, why, broken
 end
 
+-- Prints and writes what came out. Returns false when the figure failed.
 function Study:report(list, root, options)
-  local dir = root .. "/" .. self.name
-  local text, judged, figure, why = self:write(list, root)
+  local dir = root .. "/" .. self:results(options)
+  local text, judged, figure, why, broken = self:write(list, root, dir)
   if options.json then
     print(sys.read(dir .. "/table.json"))
-    return
+    return not broken
   end
   if self.question then print("\n" .. self.question) end
   if self.source then print("Source: " .. self.source) end
@@ -290,6 +301,7 @@ function Study:report(list, root, options)
   if self.module.document then print(("report  %s/report.md"):format(dir)) end
   print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
   if self.next then print("next    " .. self.next) end
+  return not broken
 end
 
 local M = { new = new, class = Study }

@@ -131,9 +131,9 @@ T.test("train, eval, generate, runs, compare, plot", function()
 
   local file, runs = tiny.experiment ""
   T.eq((tiny.run { "run", file, "--json", "--seeds", "1", "out_dir=" .. runs }), 0)
-  sys.remove(runs .. "/tiny/table.txt")
+  sys.remove(runs .. "/tiny+seeds=1/table.txt")
   expects(0, "valid loss", "plot", file, "--seeds", "1", "out_dir=" .. runs)
-  T.eq(sys.exists(runs .. "/tiny/table.txt"), "file")
+  T.eq(sys.exists(runs .. "/tiny+seeds=1/table.txt"), "file")
 end)
 
 T.test("json output of a run is one value", function()

@@ -139,8 +139,8 @@ T.test("an experiment measures, shows, judges; the measure is part of a run's id
   local status, text = tiny.run { "run", path, "out_dir=" .. root, "--seeds", "1" }
   T.ok(status == 0 and text:find "held +softmax, series: even positive" and text:find "not shown +one, series: falls: not measured", text)
   T.ok(text:find "up to order p" and text:find "by.png", text)
-  for _, name in ipairs { "by.png", "by.svg", "figure.png" } do T.ok(sys.exists(root .. "/tiny/" .. name) == "file", name) end
-  local t = json.decode(sys.read(root .. "/tiny/table.json"))
+  for _, name in ipairs { "by.png", "by.svg", "figure.png" } do T.ok(sys.exists(root .. "/tiny+seeds=1/" .. name) == "file", name) end
+  local t = json.decode(sys.read(root .. "/tiny+seeds=1/table.json"))
   T.ok(t.arms[1].measured.series.sum[10].mean < t.arms[1].measured.series.sum[2].mean)
   T.eq(t.arms[2].measured, nil)
   local n = #tiny.run_dirs(root)
@@ -155,5 +155,5 @@ T.test("the orders of the series, tiny", function()
   local status, text = tiny.run { "run", T.root .. "experiments/taylor_orders.lua", "--quick", "out_dir=" .. root, "steps=2",
     "warmup_steps=1", "context=8", "width=8", "mlp=8", "batch_size=2", "eval_batches=1", "layers=1" }
   T.ok(status == 0 and text:find "up to 10 " and text:find "only 10 " and text:find "by.png", text)
-  T.eq(#json.decode(sys.read(root .. "/taylor_orders/table.json")).arms, 21)
+  T.eq(#json.decode(sys.read(text:match "table   (%S+)/table.txt" .. "/table.json")).arms, 21)
 end)

@@ -113,3 +113,41 @@ read -r _ _ _ _ group _ </proc/$$/stat
   T.eq(sys.exists(("%s/figure.png.%d.part"):format(dir, sys.pid())), nil)
   T.eq(sys.exists(dir .. "/apart"), "file") -- Ctrl-C and kill -- -GROUP do not reach it
 end)
+
+T.test("parts that a killed process left are removed by the next one, those of the living are not", function()
+  local dir = T.folder()
+  local gone = sys.spawn { "true" }
+  sys.wait(gone)
+  local living = sys.spawn { "sleep", "60" }
+  for _, name in ipairs { "figure.png.%d.part", "figure.svg.%d.part", "by.png.%d.part" } do
+    sys.write(dir .. "/" .. name:format(gone), "")
+    sys.write(dir .. "/" .. name:format(living), "")
+  end
+  sys.write(dir .. "/figure.png.x.part", "")
+  local figures, why = plot.draw(figure(2), dir)
+  sys.kill(living, 9)
+  sys.wait(living)
+  T.ok(figures, why)
+  local parts = {}
+  for _, name in ipairs(sys.list(dir)) do parts[#parts + 1] = name:match "%.part$" and name end
+  local want = { ("by.png.%d.part"):format(gone), ("by.png.%d.part"):format(living), ("figure.png.%d.part"):format(living),
+                 "figure.png.x.part", ("figure.svg.%d.part"):format(living) }
+  table.sort(want)
+  T.eq(parts, want)
+end)
+
+T.test("a figure that failed is told from one that cannot be drawn here, and leaves nothing", function()
+  local path, bin, dir = os.getenv "PATH", T.folder(), T.folder()
+  sys.write(bin .. "/gnuplot", ("#!/bin/sh\n: >'%s'/figure.png.$PPID.part\necho no luck\nexit 3\n"):format(dir))
+  os.execute("chmod +x '" .. bin .. "/gnuplot'")
+  for _ = 1, 2 do
+    sys.setenv("PATH", bin .. ":" .. path)
+    local figures, why, broken = plot.draw(figure(2), dir)
+    sys.setenv("PATH", "/nowhere")
+    local _, _, nowhere = plot.draw(figure(2), dir)
+    sys.setenv("PATH", path)
+    T.eq({ figures == nil, why, broken }, { true, "gnuplot failed (exited 3): no luck", true })
+    T.eq(nowhere, nil)
+  end
+  for _, name in ipairs(sys.list(dir)) do T.ok(not name:find "part", name) end
+end)

@@ -59,7 +59,7 @@ T.test("measured once, resumed, judged; changed expectations are other measureme
   T.eq(result(list[2]).softmax, kept.softmax)
   T.ok(lab.study(spec { expect = { { forms_within = 1e-5 } } }):plan({ root = root })[1].dir ~= list[1].dir)
 
-  local text, judged, figure = s:write(list, root)
+  local text, judged, figure = s:write(list, root, root .. "/tiny")
   T.ok(text:find "to softmax" and figure.png and #judged == 2)
   local t = json.decode(sys.read(root .. "/tiny/table.json"))
   T.eq(#t.records, 6)
@@ -130,7 +130,7 @@ T.test("the command: quick, refused keys, files; the experiment of the project",
     quick = { seeds = { 1 }, cases = { { head_dim = 4, orders = { 2, 4 }, tokens = 8 }, { inputs = "stories260K", tokens = 5 } } } }]])
   local status, text = tiny.run { "run", path, "--quick", "out_dir=" .. dir .. "/runs" }
   T.ok(status == 0 and text:find "held +recurrent equals parallel" and text:find "not shown  the distance to softmax falls" and text:find "stories260K, D = 8", text)
-  T.ok(sys.exists(dir .. "/runs/tiny/figure.png") == "file")
+  T.ok(sys.exists(dir .. "/runs/tiny+quick/figure.png") == "file")
   status, text = tiny.run { "run", path, "--quick", "out_dir=" .. dir .. "/runs" }
   T.ok(status == 0 and text:find "3 measurements, 0 to do", text)
   status, text = tiny.run { "plot", path, "--quick", "out_dir=" .. dir .. "/none" }
