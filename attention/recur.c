@@ -113,6 +113,31 @@ static al_status restore_count(al_ctx *c, attn_state *st) {
   return AL_OK;
 }
 
+static al_tensor *given(const char *name, int n, const char *const *names, al_tensor *const *t) {
+  for (int i = 0; i < n; i++)
+    if (strcmp(names[i], name) == 0) return t[i];
+  return NULL;
+}
+
+/* Components come from files: they must hold as much as a state of `batch` sequences is about to
+ * ask for, which the state of one says. */
+static al_status hold_batch(al_ctx *c, const attn *a, int64_t batch, int n,
+                            const char *const *names, al_tensor *const *t) {
+  attn_state *one = attn_state_new(c, a, 1);
+  for (int k = 0; one && k < one->n; k++) {
+    const al_tensor *found = given(one->at[k].name, n, names, t);
+    if (found && al_numel(found) / batch >= al_numel(one->at[k].t)) continue;
+    char got[96] = "none";
+    if (found) al_shape_str(found, got, sizeof got);
+    al_fail(c, AL_ESHAPE,
+            "attention: state: component '%s': %lld sequences as in 'count' needed, got %s",
+            one->at[k].name, (long long)batch, got);
+    break;
+  }
+  attn_state_free(one);
+  return al_error(c);
+}
+
 attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n,
                                const char *const *names, al_tensor *const *t) {
   int64_t batch = 0;
@@ -125,13 +150,12 @@ attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n
             INT32_MAX, (long long)batch, (long long)position);
     return NULL;
   }
+  if (hold_batch(c, a, batch, n, names, t) != AL_OK) return NULL;
   attn_state *st = attn_state_new(c, a, batch);
   if (!st) return NULL;
   st->position = position;
   for (int k = 0; k < st->n && al_error(c) == AL_OK; k++) {
-    al_tensor *found = NULL;
-    for (int i = 0; i < n; i++)
-      if (strcmp(names[i], st->at[k].name) == 0) found = t[i];
+    al_tensor *found = given(st->at[k].name, n, names, t);
     if (check_component(c, &st->at[k], found) == AL_OK)
       attn_state_put(c, st, st->at[k].name, found, st->at[k].doc);
   }

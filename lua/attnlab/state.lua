@@ -151,6 +151,16 @@ function State.load(owner, path)
     if name:find "%.count$" and t:ndim() == 1 then batch = math.max(batch or 1, t:size(1)) end
   end
   if not batch then error(("'%s': no component 'count' that says how many sequences"):format(path), 0) end
+  -- a state of that many is made only where the file holds as much
+  local one = owner:fresh(1)
+  for _, c in ipairs(one:components()) do
+    local t = tensors[c.name]
+    if not t or t:numel() // batch < c.tensor:numel() then
+      error(("'%s': state: component '%s': %d sequences as in 'count' needed, got %s"):format(path, c.name, batch,
+        t and ("(%s)"):format(table.concat(t:shape(), ",")) or "none"), 0)
+    end
+  end
+  one:free()
   return statefile.named(path, function() return owner:fresh(batch):filled(position, tensors) end)
 end
 

@@ -172,6 +172,31 @@ T.test("files that are refused", function()
   T.raises(function() m:save(dir .. "/missing/m.safetensors") end, "missing/m.safetensors")
 end)
 
+T.test("sizes that a file claims are held against its tensors before memory is asked for", function()
+  local dir, m = T.folder(), small()
+  local saved = core.json.decode(m:metadata().attnlab)
+  local function claims(key, value)
+    local old = saved.model[key]
+    saved.model[key] = value
+    core.safetensors.save(dir .. "/m", m:tensors(), { attnlab = core.json.encode(saved) })
+    saved.model[key] = old
+    return function() lab.model.load(dir .. "/m") end
+  end
+  claims("layers", saved.model.layers)()
+  T.raises(claims("layers", 9999), "/m': tensor 'model.layers.%d+.self_attn.q_proj.weight' is missing")
+  T.raises(claims("width", 1 << 40), "/m': tensor 'model.embed_tokens.weight': shape %(%d+,1099511627776%) expected, got")
+  T.raises(claims("vocab", 1 << 40), "embed_tokens.weight': shape %(1099511627776,%d+%) expected")
+  T.raises(claims("mlp", 1 << 40), "layers.0.mlp.gate_proj.weight': shape %(1099511627776,%d+%) expected")
+  T.raises(claims("heads", 1 << 62), "layers.0.self_attn.q_proj.weight': shape %(%d+%*%d+,%d+%) expected")
+  T.raises(claims("kv_heads", 1 << 62), "k_proj.weight': shape")
+  T.raises(claims("head_dim", 1 << 62), "q_proj.weight': shape")
+  for _, key in ipairs { "layers", "width", "heads", "kv_heads", "head_dim", "mlp", "vocab" } do
+    for _, value in ipairs { 0, -1, 1.5, "2", core.json.null, core.json.array {}, false } do
+      T.raises(claims(key, value), "/m': the metadata 'attnlab': model." .. key .. ": a whole number from 1 expected, got")
+    end
+  end
+end)
+
 T.test("generation: seeded, top_k, end token, windows, refusals", function()
   local m = small()
   local function ids(opts)

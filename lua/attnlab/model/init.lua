@@ -99,6 +99,34 @@ local function trained_on(saved, path)
   return { name = text.name, sha256 = text.sha256 }
 end
 
+-- Holds the sizes that a file's configuration m names against the tensors beside it, before anything of
+-- those sizes is made. A tensor that is missing ends it, so that a number of layers costs no time either.
+local function hold(m, tensors, path)
+  for _, key in ipairs { "layers", "width", "heads", "kv_heads", "head_dim", "mlp", "vocab" } do
+    if math.type(m[key]) ~= "integer" or m[key] < 1 then
+      error(("'%s': the metadata 'attnlab': model.%s: a whole number from 1 expected, got %s")
+        :format(path, key, rows.show(m[key])), 0)
+    end
+  end
+  -- a * b rows are expected; divided, as their product may overflow
+  local function need(name, a, b, columns)
+    local t = tensors[name]
+    if not t then error(("'%s': tensor '%s' is missing"):format(path, name), 0) end
+    local shape = t:shape()
+    if #shape ~= 2 or shape[1] % b ~= 0 or shape[1] // b ~= a or shape[2] ~= columns then
+      error(("'%s': tensor '%s': shape (%s,%d) expected, got (%s)"):format(path, name,
+        b == 1 and a or ("%d*%d"):format(a, b), columns, table.concat(shape, ",")), 0)
+    end
+  end
+  need("model.embed_tokens.weight", m.vocab, 1, m.width)
+  for i = 0, m.layers - 1 do
+    local layer = ("model.layers.%d."):format(i)
+    need(layer .. "self_attn.q_proj.weight", m.heads, m.head_dim, m.width)
+    need(layer .. "self_attn.k_proj.weight", m.kv_heads, m.head_dim, m.width)
+    need(layer .. "mlp.gate_proj.weight", m.mlp, 1, m.width)
+  end
+end
+
 local function load_safetensors(path, opts)
   local tensors, metadata = core.safetensors.open(path)
   if not metadata.attnlab then
@@ -111,6 +139,8 @@ local function load_safetensors(path, opts)
       :format(path, tostring(saved)), 0)
   end
   plugins.restore(saved.plugins, ("'%s'"):format(path))
+  local own = own_tensors(tensors, metadata)
+  hold(saved.model, own, path)
   local words, kind = nil, saved.vocabulary or {}
   if kind.kind == "characters" then
     words = vocabulary.characters(kind.characters)
@@ -119,7 +149,6 @@ local function load_safetensors(path, opts)
   end
   local m = M.new { model = saved.model, attention = saved.attention, seed = saved.seed,
                     dtype = opts.dtype or saved.dtype, vocabulary = words }
-  local own = own_tensors(tensors, metadata)
   parameters.tie(m, own)
   m:load_parameters(own, path)
   m.trained_on = trained_on(saved, path)
