@@ -90,6 +90,22 @@ static int st_open(lua_State *L) {
   return 3;
 }
 
+/* core.safetensors.metadata(path) -> {[key] = value}: of the header alone, no tensor is read */
+static int st_metadata(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  lal_guard *g = lal_guard_new(L, close_st);
+  const al_st *s = g->p = al_st_open(lal_ctx(L), path);
+  if (!s) return lal_raise(L);
+  lua_createtable(L, 0, al_st_meta_count(s));
+  for (int i = 0; i < al_st_meta_count(s); i++) {
+    const char *value, *key = al_st_meta(s, i, &value);
+    lua_pushstring(L, value);
+    lua_setfield(L, -2, key);
+  }
+  lal_guard_free(g);
+  return 1;
+}
+
 typedef struct entry {
   const char *name;
   const void *value; /* al_tensor * or const char * */
@@ -314,7 +330,8 @@ static const luaL_Reg vocab_methods[] = {{"size", vocab_size},
                                          {"encode", vocab_encode},
                                          {"decode", vocab_decode},
                                          {NULL, NULL}};
-static const luaL_Reg st_functions[] = {{"open", st_open}, {"save", st_save}, {NULL, NULL}};
+static const luaL_Reg st_functions[] = {
+    {"open", st_open}, {"save", st_save}, {"metadata", st_metadata}, {NULL, NULL}};
 static const luaL_Reg vocab_functions[] = {
     {"chars", vocab_chars}, {"llama2c", vocab_llama2c}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"windows_random", core_windows_random},

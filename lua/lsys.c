@@ -379,6 +379,17 @@ static int file_write(lua_State *L) {
   return 0;
 }
 
+/* The text as the file's beginning, in one call; what lies behind it stays. */
+static int file_replace(lua_State *L) {
+  const handle *h = check_handle(L, FILE_TYPE);
+  size_t n;
+  const char *s = luaL_checklstring(L, 2, &n);
+  const int flags = fcntl(h->fd, F_GETFL); /* pwrite appends where O_APPEND is set */
+  if (flags < 0 || fcntl(h->fd, F_SETFL, flags & ~O_APPEND) != 0) return fail(L, "write", h->path);
+  const ssize_t k = pwrite(h->fd, s, n, 0);
+  return k == (ssize_t)n ? 0 : fail(L, "write", h->path);
+}
+
 static int file_sync(lua_State *L) {
   const handle *h = check_handle(L, FILE_TYPE);
   return fdatasync(h->fd) == 0 ? 0 : fail(L, "sync", h->path);
@@ -411,11 +422,9 @@ static int handle_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg file_methods[] = {{"write", file_write},
-                                        {"sync", file_sync},
-                                        {"tell", file_tell},
-                                        {"close", file_close},
-                                        {NULL, NULL}};
+static const luaL_Reg file_methods[] = {{"write", file_write}, {"replace", file_replace},
+                                        {"sync", file_sync},   {"tell", file_tell},
+                                        {"close", file_close}, {NULL, NULL}};
 static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
 static void handle_class(lua_State *L, const char *type, const luaL_Reg *methods,
                          lua_CFunction close_it) {

@@ -14,7 +14,7 @@ local function key(text)
 end
 
 function M.path(root, family, text)
-  return ("%s/certificates/%s-%s.json"):format(root, family, sys.sha256(key(text)):sub(1, 12))
+  return ("%s//certificates/%s-%s.json"):format(root, family, sys.sha256(key(text)):sub(1, 12))
 end
 
 -- What a variant is made of: the plug-in's bytes, or the program's sources.
@@ -28,7 +28,7 @@ end
 -- checked: {variant, family, options, passed, rows, seconds}. Returns the path.
 function M.write(root, checked)
   local path = M.path(root, checked.family, checked.options)
-  sys.mkdir(root .. "/certificates")
+  sys.mkdir(root .. "//certificates")
   local record = { version = core.version, build = store.libraries(), date = os.date "!%Y-%m-%dT%H:%M:%SZ",
                    source = source(checked.family) }
   for k, v in pairs(checked) do record[k] = v end
@@ -42,14 +42,13 @@ end
 function M.find(root, family, text)
   local path = M.path(root, family, text)
   local none = { variant = family, certificate = "none" }
-  if sys.exists(path) ~= "file" then return none end
-  local bytes = sys.read(path)
-  local ok, record = pcall(json.decode, bytes)
+  local readable, bytes = pcall(sys.read, path, 1 << 26)
+  local ok, record = pcall(json.decode, readable and bytes or "")
   if not ok or type(record) ~= "table" or type(record.source) ~= "table" then return none end
   local now = source(family)
   local same = record.source.program == now.program and record.source.sha256 == now.sha256
   return { variant = family, certificate = path, sha256 = sys.sha256(bytes), passed = record.passed == true,
-           date = record.date, stale = not same or nil }
+           date = type(record.date) == "string" and record.date or nil, stale = not same or nil }
 end
 
 -- Those of every variant that a resolved configuration uses.
@@ -63,8 +62,8 @@ end
 function M.word(list)
   local word
   local rank = { passed = 1, stale = 2, none = 3, FAILED = 4 }
-  for _, c in ipairs(list or {}) do
-    local w = c.certificate == "none" and "none" or not c.passed and "FAILED" or c.stale and "stale" or "passed"
+  for _, c in ipairs(type(list) == "table" and list or {}) do
+    local w = type(c) ~= "table" and "none" or c.certificate == "none" and "none" or not c.passed and "FAILED" or c.stale and "stale" or "passed"
     if not word or rank[w] > rank[word] then word = w end
   end
   return word

@@ -114,6 +114,9 @@ function M.parse(c, argv)
   local i = 1
   while i <= #argv do
     local word = argv[i]
+    if word:find "%c" and not word:find "^prompt=" then
+      usage("%s: control characters in '%s'", c.name, tables.clean(word, true))
+    end
     local name, inline = word:match("^%-%-([^=]+)=?(.*)$")
     if name == "help" or word == "-h" then
       args.flags.help = true
@@ -223,7 +226,7 @@ function M.main(argv)
     return 2
   end
   local text = tostring(type(result) == "table" and result.text or result)
-  io.stderr:write("attnlab: ", text, "\n")
+  io.stderr:write("attnlab: ", tables.clean(text), "\n")
   return text:find "interrupted$" and 130 or 1 -- a second Ctrl-C is raised as that error
 end
 

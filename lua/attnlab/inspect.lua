@@ -82,7 +82,7 @@ function M.generate(args, usage)
   local m = model.load(args.words[1], { tokenizer = given.tokenizer })
   given.tokenizer = nil
   local text, _, took = m:generate(given)
-  print(text)
+  print(sys.isatty(1) and tables.clean(text) or text)
   io.stderr:write(require("attnlab.generate").summary(took), "\n")
 end
 
@@ -164,10 +164,11 @@ local function every_run(root, only)
   local list = {}
   if sys.exists(root) ~= "dir" then return list end
   for _, name in ipairs(sys.list(root)) do
-    if (not only or name == only) and sys.exists(root .. "/" .. name) == "dir" then
-      for _, id in ipairs(sys.list(root .. "/" .. name)) do
-        local dir = ("%s/%s/%s"):format(root, name, id)
-        if sys.exists(dir .. "/config.json") == "file" then list[#list + 1] = dir end
+    if (not only or name == only) and sys.exists(root .. "//" .. name) == "dir" then
+      for _, id in ipairs(sys.list(root .. "//" .. name)) do
+        if sys.exists(("%s//%s/%s/config.json"):format(root, name, id)) then
+          list[#list + 1] = ("%s/%s/%s"):format(root, name, id)
+        end
       end
     end
   end
@@ -184,17 +185,19 @@ function M.runs(args, usage)
   local root = values(args, { out_dir = "text" }, usage).out_dir or "runs"
   local list, cells, only = {}, {}, args.words[1]
   for _, dir in ipairs(every_run(root, only and only:match "^[^+~]*")) do
-    local spec = store.config(dir)
+    local known, spec = pcall(store.config, dir)
+    if not known then spec = { made = {} } end -- the status says why
     if not only or not only:find "[+~]" or spec.variant == only then
       local run = runs.read(dir, 1, spec.seed, "valid/loss")
       local stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil
+      local damaged = run.status.state == "damaged" and tables.clean(run.status.reason, true) or nil
       list[#list + 1] = { dir = dir, variant = spec.variant, arm = spec.arm, seed = spec.seed, status = run.status.state,
-                          step = run.status.step, valid_loss = run.value, stale = stale,
+                          step = run.status.step, valid_loss = run.value, stale = stale, reason = damaged,
                           check = certificate.word(spec.made.certificates) }
-      cells[#cells + 1] = { dir = dir, variant = spec.variant, arm = spec.arm, seed = tostring(spec.seed),
+      cells[#cells + 1] = { dir = dir, variant = spec.variant, arm = spec.arm, seed = tostring(spec.seed or ""),
                             step = tostring(run.status.step), loss = run.value and ("%.4f"):format(run.value),
                             check = list[#list].check,
-                            status = run.status.state .. (stale and " (stale: " .. stale .. ")" or "") }
+                            status = run.status.state .. (damaged and ": " .. damaged or stale and " (stale: " .. stale .. ")" or "") }
     end
   end
   if args.flags.json then
@@ -208,11 +211,11 @@ end
 
 -- Values by seed of all finished runs beside `dir` that have its arm.
 local function siblings(dir, spec)
-  local root, name = dir:match("^(.*)/([^/]+)/[^/]+/*$")
+  local root, name = sys.absolute(dir):match "^(.*)/([^/]+)/[^/]+$"
   local values, seeds = {}, {}
   for _, other in ipairs(every_run(root, name)) do
-    local s = store.config(other)
-    local same = s.arm == spec.arm and #config.diff(s.config, spec.config) == 0
+    local known, s = pcall(store.config, other)
+    local same = known and s.arm == spec.arm and #config.diff(s.config, spec.config) == 0
     if same and store.status(other).state == "finished" then
       values[s.seed] = runs.read(other, 1, s.seed, "valid/loss").value
       seeds[#seeds + 1] = s.seed

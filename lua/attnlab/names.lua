@@ -12,6 +12,12 @@ function M.keys(t)
   return keys
 end
 
+-- A path as a word of other programs, which give signs at its beginning a meaning: gnuplot runs what stands
+-- behind "|", a compiler reads options from "@file" and "-x".
+function M.path(path)
+  return path:find "^%.?/" and path or "./" .. path
+end
+
 -- Edits (insert, delete, replace, swap of neighbours) from a to b.
 local function distance(a, b)
   local before, last, row = {}, {}, {}

@@ -4,6 +4,7 @@
 -- passes a shell, and the axes may be scaled but no value is changed.
 -- A change here makes no run stale.
 local axes = require "attnlab.axes"
+local names = require "attnlab.names"
 local sys = require("attnlab.core").sys
 
 local M = {}
@@ -260,7 +261,7 @@ end
 -- its name when it is whole. Returns their paths; or nil, the reason and whether it was there but failed.
 function M.render(make, dir, name)
   remove_parts(dir, name)
-  local at = dir .. "/" .. name
+  local at = names.path(dir .. "/" .. name)
   local part = (".%d.part"):format(sys.pid()) -- two runs may draw into one folder
   local png, svg = at .. ".png" .. part, at .. ".svg" .. part
   local script, log = at .. ".gp", at .. ".log"

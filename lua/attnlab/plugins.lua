@@ -2,6 +2,7 @@
 -- of them a run used: a run keeps family, path and SHA-256 of each, and finds the same file or says what differs.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
+local names = require "attnlab.names"
 local trust = require "attnlab.trust"
 local sys = core.sys
 
@@ -58,7 +59,7 @@ function M.build(source, out)
   if not source:find "%.c$" then error(("plug-in '%s': a C source (.c) expected"):format(source), 0) end
   out = out or source:gsub("%.c$", ".so")
   local new = ("%s.%d.tmp"):format(out, sys.pid())
-  local argv = command(source:find "^%-" and "./" .. source or source, new)
+  local argv = command(names.path(source), names.path(new))
   local ok, pid = pcall(sys.spawn, argv)
   if not ok then error(("plug-in '%s': no compiler: %s (CC names another one)"):format(source, pid), 0) end
   local built, status = wait(pid)
@@ -121,6 +122,14 @@ function M.of(families)
   end
   table.sort(list, function(a, b) return a.family < b.family end)
   return #list > 0 and list or nil
+end
+
+-- Is there one among them (as M.of gave them, or what a file has in their place) that is not loaded?
+function M.unknown(list)
+  for _, p in ipairs(list or {}) do
+    if type(p) == "table" and not origin(p.family) then return true end
+  end
+  return false
 end
 
 -- An entry of M.of that stands in a file, checked: what was written is what is read.

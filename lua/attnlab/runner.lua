@@ -17,6 +17,23 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
+-- Hash of a text. Where it is not here its runs may be all the same: they are found by the hash that they have.
+local function text_hash(text, experiment, root)
+  local found, path = pcall(data.path, text)
+  if found then return sys.sha256(sys.read(path)) end
+  local hash, folder = nil, root .. "/" .. experiment
+  for _, id in ipairs(sys.exists(folder) == "dir" and sys.list(folder) or {}) do
+    local ok, spec = pcall(store.config, folder .. "/" .. id)
+    if ok and spec.config.train.data == text then
+      if hash and hash ~= spec.data_hash then error(path .. "; there are runs of several texts of that name", 0) end
+      hash = spec.data_hash
+    end
+  end
+  if not hash then error(path, 0) end
+  io.stderr:write(("%s; its runs are those of the text with sha256 %.12s\n"):format(tables.clean(path), hash))
+  return hash
+end
+
 -- Runs of the plan, seed-major: {{arm, seed, dir, spec, steps}, ...}. Creates nothing. jobs at once with
 -- cores / jobs threads each; the number of threads belongs to the experiment, not to what is left of it.
 function M.expand(plan, options)
@@ -32,7 +49,7 @@ function M.expand(plan, options)
   for _, seed in ipairs(plan.seeds) do
     for i, arm in ipairs(plan.arms) do
       local text = arm.config.train.data
-      hashes[text] = hashes[text] or sys.sha256(sys.read(data.path(text)))
+      hashes[text] = hashes[text] or text_hash(text, plan.name, options.root)
       local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = "cpu",
                      data_hash = hashes[text], expect = arm.expect, quick = plan.quick or nil,
                      variant = plan.variant ~= plan.name and plan.variant or nil,
@@ -59,8 +76,9 @@ local function select_runs(list, options)
     if status.state == "running" then
       error(("%s: locked: process %s on %s is working on it"):format(run.dir, status.pid, status.host), 0)
     end
-    if not store.complete(run.dir) then
-      local differ = not options.force and sys.exists(run.dir .. "/checkpoint.safetensors")
+    -- a damaged run is left as it is and said to be missing: somebody may want to look at it
+    if status.state ~= "damaged" and not store.complete(run.dir) then
+      local differ = not options.force and sys.exists(store.file(run.dir, "checkpoint.safetensors"))
         and store.differences(store.config(run.dir)) or {}
       if status.state ~= "finished" or #differ == 0 then todo[#todo + 1] = run end
       if status.state ~= "finished" and #differ > 0 then
@@ -81,7 +99,7 @@ end
 local function start(run, options)
   store.create(options.root, run.spec)
   local threads = tostring(store.config(run.dir).made.threads)
-  local log = run.dir .. "/log"
+  local log = store.file(run.dir, "log")
   local argv = { options.program, "worker", "--run", run.dir, stdout = log, stderr = log,
                  env = { OMP_NUM_THREADS = threads, OMP_WAIT_POLICY = "passive" } }
   if options.force then argv[#argv + 1] = "--force" end
@@ -94,8 +112,7 @@ end
 
 -- Where the worker stands: the one line of its file `live`, which may be half written.
 local function look(run)
-  local f <close> = io.open(run.dir .. "/live", "r")
-  local ok, info = pcall(json.decode, f and f:read "l" or "")
+  local ok, info = pcall(function() return json.decode(sys.read(store.file(run.dir, "live"), 4096)) end)
   if ok and type(info) == "table" and info.steps then
     run.info, run.step = info, info.step
   end
@@ -110,6 +127,7 @@ local function note_silent_end(run, how, code)
   local status = store.status(run.dir)
   local told = status.state == "finished" or status.state == "diverged" or status.state == "failed"
   if told or run.locked or (how == "exited" and code == 130) then return end
+  if status.state == "damaged" then return end
   run.why = how == "signal" and ("worker killed by signal %d"):format(code)
     or sys.exists(run.dir) ~= "dir" and "its folder is gone"
     or ("worker ended with status %d and left no status (see %s/log)"):format(code, run.dir)
@@ -237,7 +255,9 @@ local function missing(list, todo)
     local ended = status.state == "diverged" or status.state == "finished" and not (asked[run] and not store.complete(run.dir))
     if not ended then
       out[#out + 1] = { run = run, why = run.locked and "another process is working on it" or run.why
-        or sys.exists(run.dir) ~= "dir" and "its folder is gone" or status.reason or status.state }
+        or sys.exists(run.dir) ~= "dir" and "its folder is gone"
+        or status.state == "damaged" and ("damaged, left as it is until its folder is removed: " .. status.reason)
+        or status.reason or status.state }
     end
   end
   return out

@@ -19,9 +19,16 @@ local function last(records, key)
 end
 
 -- One run: {dir, arm, seed, status, records, value = last metric, tokens_per_second, parameters, ...,
--- differs = in what it was made otherwise than it would be now, with that many threads if given}.
+-- differs = in what it was made otherwise than it would be now, with that many threads if given}. A damaged run
+-- has a status alone.
 function M.read(dir, arm, seed, metric, threads)
-  local run = { dir = dir, arm = arm, seed = seed, status = store.status(dir), records = store.metrics(dir) }
+  local run = { dir = dir, arm = arm, seed = seed, status = store.status(dir), records = {}, differs = {} }
+  if run.status.state == "damaged" then return run end
+  local ok, why = pcall(function() run.records = store.metrics(dir) end)
+  if not ok then
+    run.status = { state = "damaged", step = 0, reason = why }
+    return run
+  end
   local _
   _, run.value = last(run.records, metric)
   _, run.parameters = last(run.records, "model/parameters")
@@ -33,7 +40,7 @@ function M.read(dir, arm, seed, metric, threads)
   end
   table.sort(rates)
   run.tokens_per_second = rates[(#rates + 1) // 2]
-  if sys.exists(dir .. "/config.json") then
+  if sys.exists(store.file(dir, "config.json")) then
     local spec = store.config(dir)
     run.differs = store.differences(spec, threads)
     run.check = certificate.word(spec.made.certificates)
@@ -68,12 +75,20 @@ local function curve(arm_runs, metric)
   return points
 end
 
+local function are_numbers(list)
+  if type(list) ~= "table" then return false end
+  for _, v in ipairs(list) do
+    if type(v) ~= "number" then return false end
+  end
+  return true
+end
+
 -- Mean over seeds of log10 row sums by position, from the runs that were probed.
 local function profile(arm_runs)
   local sum, n = nil, 0
   for _, run in ipairs(arm_runs) do
     local values = run.probe and run.probe.log10_row_sum
-    if values then
+    if are_numbers(values) then
       n, sum = n + 1, sum or {}
       for t, v in ipairs(values) do sum[t] = (sum[t] or 0) + v end
     end
@@ -89,7 +104,9 @@ local function measured(arm_runs, names)
   for _, name in ipairs(names) do
     local list = {}
     for _, run in ipairs(arm_runs) do list[#list + 1] = run.probe and run.probe[name] end
-    if #list > 0 then out[name] = measures[name].gather(list) end
+    -- what is in a run's file may be anything: what does not fit is not shown
+    local ok, found = pcall(measures[name].gather, list)
+    if #list > 0 and ok then out[name] = found end
   end
   return out
 end
@@ -102,7 +119,7 @@ end
 
 local function status_text(arm)
   local parts = {}
-  for _, state in ipairs { "finished", "diverged", "failed", "interrupted", "running", "new" } do
+  for _, state in ipairs { "finished", "diverged", "failed", "interrupted", "running", "new", "damaged" } do
     if arm.count[state] > 0 then
       local text = arm.count[state] == #arm.runs and state or ("%d %s"):format(arm.count[state], state)
       if state == "diverged" then text = ("%s at step %s"):format(text, M.steps_text(arm)) end
@@ -117,7 +134,7 @@ end
 function M.gather(plan, runs)
   local arms, by_name = {}, {}
   for i, a in ipairs(plan.arms) do
-    local count = { finished = 0, diverged = 0, failed = 0, interrupted = 0, running = 0, new = 0 }
+    local count = { finished = 0, diverged = 0, failed = 0, interrupted = 0, running = 0, new = 0, damaged = 0 }
     arms[i] = { name = a.name, config = a.config, at = a.at, runs = {}, values = {}, count = count }
     by_name[a.name] = arms[i]
   end

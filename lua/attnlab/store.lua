@@ -11,6 +11,8 @@
 -- from, and what was expected of the arm.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
+local plugins = require "attnlab.plugins"
+local tables = require "attnlab.table"
 local sys, json = core.sys, core.json
 
 local M = {}
@@ -65,8 +67,9 @@ function M.libraries()
   return (core.info():gsub(",? ?%d+ threads?", ""))
 end
 
+-- The device counts by its kind: which of several equal ones a run had changes nothing.
 function M.id(spec)
-  local identity = { config = config.canonical(spec.config), seed = spec.seed, device = spec.device,
+  local identity = { config = config.canonical(spec.config), seed = spec.seed, device = spec.device:match "^[^:]*",
                      dtype = spec.config.train.dtype, data = spec.data_hash, expect = spec.expect }
   for i, p in ipairs(spec.plugins or {}) do
     identity.plugins = identity.plugins or {}
@@ -80,57 +83,154 @@ function M.dir(root, spec)
   return ("%s/%s/%s"):format(root, spec.experiment, M.id(spec))
 end
 
--- Writes config.json and returns the folder. A run that has results keeps the one it began with.
+-- A file of a run. A folder may come from anybody: no link is followed in it.
+function M.file(dir, name)
+  return dir .. "//" .. name
+end
+local file = M.file
+
+-- Bytes of a file that are read at most, so that a damaged one cannot take all memory.
+local MOST = { small = 1 << 24, records = 1 << 30 }
+
+-- Writes config.json and returns the folder. A run that has results, or is damaged, keeps what it has.
 function M.create(root, spec)
   local dir = M.dir(root, spec)
   local state = M.status(dir).state
-  if state ~= "finished" and state ~= "diverged" and not sys.exists(dir .. "/checkpoint.safetensors") then
+  if state ~= "finished" and state ~= "diverged" and state ~= "damaged"
+    and not sys.exists(file(dir, "checkpoint.safetensors")) then
     sys.mkdir(dir)
-    sys.write(dir .. "/config.json", json.encode(spec, { pretty = true }) .. "\n")
+    sys.write(file(dir, "config.json"), json.encode(spec, { pretty = true }) .. "\n")
   end
   return dir
 end
 
+-- The table in a JSON file of a run.
+local function object(path)
+  local text = sys.read(path, MOST.small)
+  local ok, value = pcall(json.decode, text)
+  if not ok then error(("%s: %s"):format(path, value), 0) end
+  if type(value) ~= "table" then error(("%s: line 1: an object expected, got %s"):format(path, type(value)), 0) end
+  return value
+end
+
+-- Every text without control characters, which names and reasons would bring to the terminal.
+local function cleaned(value)
+  if type(value) == "string" then return tables.clean(value, true) end
+  if type(value) ~= "table" then return value end
+  local out = {}
+  for k, v in pairs(value) do out[cleaned(k)] = cleaned(v) end
+  return setmetatable(out, getmetatable(value))
+end
+
+local function kind(path, of, value, want)
+  local got = want == "integer" and math.type(value) or type(value)
+  if got ~= want then error(("%s: '%s': %s expected, got %s"):format(path, of, want, got), 0) end
+end
+
+local KINDS = { experiment = "string", arm = "string", seed = "integer", config = "table", device = "string",
+                data_hash = "string", expect = "table", made = "table" }
+local MADE = { source = "string", libraries = "string", threads = "integer" }
+
+-- What was asked of the run, each part held to its kind and the whole to the id of its folder (that of a run with
+-- plug-ins only where they are loaded).
 function M.config(dir)
-  local path = dir .. "/config.json"
+  local path = file(dir, "config.json")
   if sys.exists(path) ~= "file" then error(dir .. ": not a run folder (no config.json)", 0) end
-  local ok, spec = pcall(json.decode, sys.read(path))
-  if not ok then error(path .. ": " .. spec, 0) end
-  return spec
+  local spec = object(path)
+  for k, want in pairs(KINDS) do kind(path, k, spec[k], want) end
+  for k, want in pairs(MADE) do kind(path, "made." .. k, spec.made[k], want) end
+  if spec.variant ~= nil then kind(path, "variant", spec.variant, "string") end
+  if spec.plugins ~= nil then kind(path, "plugins", spec.plugins, "table") end
+  for i, p in ipairs(spec.plugins or {}) do kind(path, ("plugins[%d]"):format(i), p, "table") end
+  local ok, id = pcall(M.id, spec)
+  if not ok and plugins.unknown(spec.plugins) then return cleaned(spec) end -- what its options mean is not known
+  if not ok then
+    local why = id:find "attempt to" and "a part is missing or of another kind" or id:gsub("^%S+%.lua:%d+: ", "")
+    error(("%s: not a configuration: %s"):format(path, why), 0)
+  end
+  local name = dir:gsub("/+$", ""):match "[^/]*$"
+  if name:find("^" .. ("%x"):rep(12) .. "$") and name ~= id then
+    error(("%s: it is that of run %s, not of this folder: one of the two was changed"):format(path, id), 0)
+  end
+  return cleaned(spec)
 end
 
 -- flock on the folder's lock file: a handle to close, or nil when another process holds it.
 function M.lock(dir)
-  return sys.lock(dir .. "/lock")
+  return sys.lock(file(dir, "lock"))
 end
 
 function M.set_status(dir, state, step, reason)
-  sys.write(dir .. "/status", json.encode { state = state, step = step or 0, reason = reason, pid = sys.pid(),
+  sys.write(file(dir, "status"), json.encode { state = state, step = step or 0, reason = reason, pid = sys.pid(),
                                             host = sys.host(), time = sys.time() } .. "\n")
 end
 
--- {state, step, reason, ...}; state "new" without a status file. A run that says "running" while nobody
--- holds its lock was killed: it counts as interrupted.
-function M.status(dir)
-  local path = dir .. "/status"
-  if sys.exists(path) ~= "file" then return { state = "new", step = 0 } end
-  local ok, status = pcall(json.decode, sys.read(path))
-  if not ok or type(status) ~= "table" then
-    return { state = "interrupted", step = 0, reason = "unreadable status file" }
+-- Why what is finished or diverged cannot be what its run ended with, or nil.
+local function fault(dir, status)
+  local spec, records = M.config(dir), M.metrics(dir)
+  local path, last = file(dir, "metrics.jsonl"), records[#records]
+  local bytes = sys.exists(path) and sys.size(path) or 0
+  if not last or last.step ~= status.step then
+    return ("%s: its last record is of step %s, but the run says %s at step %d"):format(path,
+      last and tostring(last.step) or "none", status.state, status.step)
   end
-  if status.state == "running" then
-    local lock = M.lock(dir)
-    if lock then
+  local train = spec.config.train
+  if status.state == "finished" and type(train) == "table" and status.step ~= train.steps then
+    return ("%s: finished at step %d of %s"):format(file(dir, "status"), status.step, tostring(train.steps))
+  end
+  local saved = file(dir, "checkpoint.safetensors")
+  if status.state ~= "finished" or not sys.exists(saved) then return nil end
+  local metadata = core.safetensors.metadata(saved)
+  if metadata["run.step"] ~= tostring(status.step) then
+    return ("%s: of step %s, but the run finished at step %d"):format(saved, metadata["run.step"], status.step)
+  elseif metadata["run.metrics_bytes"] ~= tostring(bytes) then
+    return ("%s: %d bytes, but the checkpoint was written after %s"):format(path, bytes, metadata["run.metrics_bytes"])
+  end
+end
+
+local STATES = { running = true, finished = true, diverged = true, interrupted = true, failed = true }
+
+local function read_status(dir)
+  local path = file(dir, "status")
+  if sys.exists(path) == nil then return { state = "new", step = 0 } end
+  local status = object(path)
+  if not STATES[status.state] then error(("%s: unknown state '%s'"):format(path, tostring(status.state)), 0) end
+  kind(path, "step", status.step, "integer")
+  if status.reason ~= nil then kind(path, "reason", status.reason, "string") end
+  return cleaned(status)
+end
+
+-- {state, step, reason, ...}; state "new" without a status file. A run that says "running" while nobody holds its
+-- lock was killed: it counts as interrupted. One whose files contradict each other, or are none of ours, is
+-- "damaged": never an error, so that one run cannot hide the others.
+function M.status(dir)
+  local ok, status = pcall(read_status, dir)
+  if ok and status.state == "running" then
+    local free, lock = pcall(M.lock, dir)
+    if not free then
+      ok, status = false, lock
+    elseif lock then
       lock:close()
       status.state, status.reason = "interrupted", "killed"
     end
   end
-  return status
+  if ok and (status.state == "finished" or status.state == "diverged") then
+    local read, why = pcall(fault, dir, status)
+    ok, status = read and not why, read and not why and status or why
+  elseif ok and status.state ~= "new" then
+    local read, why = pcall(M.config, dir)
+    if not read then ok, status = false, why end
+  end
+  if ok then return status end
+  local reason, inside = tostring(status):gsub("^%S+%.lua:%d+: ", ""), file(dir, "")
+  local at = reason:find(inside, 1, true)
+  if at then reason = reason:sub(1, at - 1) .. reason:sub(at + #inside) end
+  return { state = "damaged", step = 0, reason = tables.clean(reason, true) }
 end
 
 -- What was measured of a trained model; nil where nothing was, or nothing whole.
 function M.probe(dir)
-  local readable, text = pcall(sys.read, dir .. "/probe.json")
+  local readable, text = pcall(sys.read, file(dir, "probe.json"), MOST.records)
   local ok, found = pcall(json.decode, readable and text or "")
   return ok and type(found) == "table" and found or nil
 end
@@ -146,23 +246,26 @@ end
 -- Complete lines of a .jsonl file, decoded; what follows the last newline is not a record.
 function M.records(path)
   local list = {}
-  if sys.exists(path) ~= "file" then return list end
-  for line in sys.read(path):gmatch("([^\n]*)\n") do
+  if not sys.exists(path) then return list end
+  for line in sys.read(path, MOST.records):gmatch("([^\n]*)\n") do
     local ok, record = pcall(json.decode, line)
     if not ok then error(("%s: line %d: %s"):format(path, #list + 1, record), 0) end
+    if type(record) ~= "table" or math.type(record.step) ~= "integer" then
+      error(("%s: line %d: an object with a step expected"):format(path, #list + 1), 0)
+    end
     list[#list + 1] = record
   end
   return list
 end
 
 function M.metrics(dir)
-  return M.records(dir .. "/metrics.jsonl")
+  return M.records(file(dir, "metrics.jsonl"))
 end
 
 -- Records of times.jsonl. Times decide nothing, so lines that are none are passed over.
 function M.times(dir)
-  local list, path = {}, dir .. "/times.jsonl"
-  local readable, text = pcall(sys.read, path)
+  local list = {}
+  local readable, text = pcall(sys.read, file(dir, "times.jsonl"), MOST.records)
   for line in (readable and text or ""):gmatch "([^\n]*)\n" do
     local ok, record = pcall(json.decode, line)
     if ok and type(record) == "table" then list[#list + 1] = record end
@@ -182,7 +285,7 @@ end
 -- Removes the results of a run, keeping the lock file, whose handle may be open.
 function M.clear(dir)
   for _, name in ipairs(sys.list(dir)) do
-    if name ~= "lock" then sys.remove(dir .. "/" .. name) end
+    if name ~= "lock" then sys.remove(file(dir, name)) end
   end
 end
 
@@ -202,8 +305,8 @@ Writer.__index = Writer
 -- Opens the folder for the run that `trainer` makes. When there is a checkpoint the trainer continues
 -- from it and what was recorded after it is cut off. Returns the writer; w.resumed = step or nil.
 function M.writer(dir, trainer)
-  local w = setmetatable({ dir = dir, checkpoint_path = dir .. "/checkpoint.safetensors" }, Writer)
-  local metrics = dir .. "/metrics.jsonl"
+  local w = setmetatable({ dir = dir, checkpoint_path = file(dir, "checkpoint.safetensors") }, Writer)
+  local metrics = file(dir, "metrics.jsonl")
   local keep = 0
   if sys.exists(w.checkpoint_path) == "file" then
     local tensors, metadata = core.safetensors.open(w.checkpoint_path)
@@ -220,7 +323,7 @@ function M.writer(dir, trainer)
     w.resumed = trainer.step_count
   end
   if sys.exists(metrics) then sys.truncate(metrics, keep) end
-  w.metrics, w.times = sys.append(metrics), sys.append(dir .. "/times.jsonl")
+  w.metrics, w.times = sys.append(metrics), sys.append(file(dir, "times.jsonl"))
   return w
 end
 
@@ -253,7 +356,7 @@ function Writer:checkpoint(trainer)
   self.metrics:sync()
   local metadata = {}
   for k, v in pairs(trainer:metadata()) do metadata[k] = v end
-  metadata["run.metrics_bytes"] = tostring(sys.size(self.dir .. "/metrics.jsonl"))
+  metadata["run.metrics_bytes"] = tostring(sys.size(file(self.dir, "metrics.jsonl")))
   metadata["run.step"] = tostring(trainer.step_count)
   core.safetensors.save(self.checkpoint_path, trainer:state(), metadata)
 end

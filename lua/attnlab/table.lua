@@ -12,6 +12,15 @@ function M.pad(s, width, right)
   return right and fill .. s or s .. fill
 end
 
+-- Text for a terminal: control characters, which would steer it, as \xNN. Newlines and tabs stay where `whole` is
+-- not set.
+function M.clean(s, whole)
+  local function hex(c) return (c:gsub(".", function(b) return ("\\x%02x"):format(b:byte()) end)) end
+  s = s:gsub(whole and "%c" or "[^%C\n\t]", hex)
+  if not utf8.len(s) then return (s:gsub("[\x80-\x9f]", hex)) end
+  return (s:gsub("\xc2[\x80-\x9f]", hex)) -- the same ones as UTF-8 has them
+end
+
 -- 1234567 -> "1.23 M", for counts; bytes = true uses KiB and MiB.
 function M.human(n, bytes)
   if not n then return "" end
@@ -27,10 +36,11 @@ end
 -- cell is empty are left out. Returns lines joined by newlines, without trailing blanks.
 function M.text(columns, rows)
   local shown = {}
+  local function cell_of(r, key) return M.clean(r[key] or "", true) end
   for _, c in ipairs(columns) do
     local width, used = M.width(c.title), false
     for _, r in ipairs(rows) do
-      local cell = r[c.key] or ""
+      local cell = cell_of(r, c.key)
       width, used = math.max(width, M.width(cell)), used or cell ~= ""
     end
     if used then shown[#shown + 1] = { column = c, width = width } end
@@ -44,7 +54,7 @@ function M.text(columns, rows)
   line(function(s) return s.column.title end)
   line(function(s) return ("-"):rep(s.width) end)
   for _, r in ipairs(rows) do
-    line(function(s) return r[s.column.key] or "" end)
+    line(function(s) return cell_of(r, s.column.key) end)
   end
   return table.concat(lines, "\n")
 end

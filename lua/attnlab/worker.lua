@@ -18,7 +18,7 @@ local function is_stale(dir) return #store.differences(store.config(dir)) > 0 en
 
 -- Refuses to continue a run that another program began, unless told to.
 local function check_origin(dir, spec, force)
-  if force or not sys.exists(dir .. "/checkpoint.safetensors") then return end
+  if force or not sys.exists(store.file(dir, "checkpoint.safetensors")) then return end
   local differ = store.differences(spec)
   if #differ > 0 then
     error(("%s was begun with other %s: --fresh starts it again, --force continues it all the same")
@@ -28,7 +28,9 @@ end
 
 -- function(info) that keeps the file `live` at one line, for whoever watches.
 local function live_file(dir)
-  local f, last = assert(io.open(dir .. "/live", "w")), 0
+  local path, last = store.file(dir, "live"), 0
+  sys.write(path, "")
+  local f = sys.append(path)
   return function(info)
     local now = sys.clock()
     if now - last < LIVE_SECONDS and info.step < info.steps then return end
@@ -38,9 +40,7 @@ local function live_file(dir)
       if v == v and math.abs(v) < math.huge then seen[k] = v end
     end
     local line = json.encode(seen)
-    f:seek "set"
-    f:write(line, (" "):rep(LIVE_BYTES - #line - 1), "\n")
-    f:flush()
+    f:replace(line .. (" "):rep(LIVE_BYTES - #line - 1) .. "\n")
   end
 end
 
@@ -58,7 +58,7 @@ local function look_into(dir, spec, model)
   found = take("row_sum", probe.row_sum) or found
   for _, name in ipairs(spec.expect.measure or {}) do found[name] = take(name, measures[name].measure) end
   found.failed = next(failed) and failed
-  sys.write(dir .. "/probe.json", json.encode(found) .. "\n")
+  sys.write(store.file(dir, "probe.json"), json.encode(found) .. "\n")
   local name, why = next(failed)
   return name and ("not measured: %s: %s"):format(name, why)
 end
@@ -66,6 +66,10 @@ end
 local function train_run(dir, spec, progress)
   core.threads(spec.made.threads)
   local trainer = train.trainer(nil, spec.config, spec.seed)
+  if trainer.data.sha256 ~= spec.data_hash then
+    error(("%s: the text '%s' (%s) has changed since the run was made: sha256 %.12s here, %.12s then"):format(dir,
+      trainer.data.name, tostring(trainer.data.path), trainer.data.sha256, spec.data_hash), 0)
+  end
   local model = trainer.model
   local writer = store.writer(dir, trainer)
   store.set_status(dir, "running", trainer.step_count)
@@ -93,7 +97,7 @@ local function train_run(dir, spec, progress)
   local failed = result.status == "finished" and look_into(dir, spec, model) or nil
   writer:close()
   store.set_status(dir, result.status, result.step, result.reason or failed)
-  sys.remove(dir .. "/live")
+  sys.remove(store.file(dir, "live"))
   return result.status == "interrupted" and 130 or failed and 1 or 0
 end
 
@@ -118,6 +122,12 @@ function M.run(dir, options)
     io.stderr:write(dir, ": locked: another process is working on it\n")
     return M.LOCKED
   end
+  local status = store.status(dir)
+  if status.state == "damaged" then
+    lock:close()
+    io.stderr:write(dir, ": damaged: ", status.reason, "\n")
+    return 1
+  end
   if store.complete(dir) or store.status(dir).state == "finished" and not options.force and is_stale(dir) then
     lock:close() -- done by another process, since it was asked for
     return 0
@@ -126,6 +136,7 @@ function M.run(dir, options)
     local spec = store.config(dir)
     check_origin(dir, spec, options.force)
     plugins.restore(spec.plugins, dir)
+    spec = store.config(dir) -- with them its id can be checked
     return train_run(dir, spec, options.progress)
   end, function(message) return { text = tostring(message), trace = debug.traceback(tostring(message), 2) } end)
   if not ok then

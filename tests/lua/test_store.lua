@@ -21,7 +21,8 @@ T.test("the id is a function of configuration, seed, data and expectation alone"
   T.eq(store.id(spec()), id)
   T.eq(store.id(spec { made = { source = "other" } }), id)
   T.eq(store.id(spec { arm = "renamed" }), id)
-  for _, change in ipairs { { seed = 2 }, { data_hash = "y" }, { steps = 6 }, { device = "cuda" },
+  T.eq(store.id(spec { device = "cuda:1" }), store.id(spec { device = "cuda" }))
+  for _, change in ipairs { { seed = 2 }, { data_hash = "y" }, { steps = 6 }, { device = "cuda:0" },
                             { expect = { list = { { arm = "a", diverges = true } } } } } do
     T.ok(store.id(spec(change)) ~= id, "changes the id: " .. next(change))
   end
@@ -65,9 +66,12 @@ T.test("status: new, running, killed, ended", function()
   T.eq(store.status(dir).state, "interrupted")
   T.eq(store.status(dir).reason, "killed")
   store.set_status(dir, "diverged", 4, "loss is not finite")
+  T.eq(store.status(dir).state, "damaged") -- without a record of that step
+  sys.write(dir .. "/metrics.jsonl", '{"step":4}\n')
   T.eq(store.status(dir).reason, "loss is not finite")
   sys.write(dir .. "/status", "{half")
-  T.eq(store.status(dir).state, "interrupted")
+  T.eq(store.status(dir).state, "damaged")
+  T.ok(store.status(dir).reason:find "^status: ")
 end)
 
 T.test("what is not a run folder says so", function()

@@ -124,7 +124,7 @@ local loaded = {} -- by path, { model, hash }: a study comes back to it in every
 -- Hash of the file that the weights are in, nil where it is not there.
 function M.weights(subject, root)
   local path = subject.file and path_of(subject.file)
-    or run_of(subject, root).dir .. "/checkpoint.safetensors"
+    or store.file(run_of(subject, root).dir, "checkpoint.safetensors")
   if loaded[path] then return loaded[path][2] end
   return sys.exists(path) == "file" and sys.sha256(sys.read(path)) or nil
 end
@@ -132,17 +132,12 @@ end
 -- The model in evaluation mode, and the hash of the file that its weights are in.
 function M.load(subject, root)
   local path = subject.file and path_of(subject.file)
-    or run_of(subject, root).dir .. "/checkpoint.safetensors"
+    or store.file(run_of(subject, root).dir, "checkpoint.safetensors")
   if not loaded[path] then
-    local m = subject.file and model.load(path) or M.of_run(path:match "^(.*)/")
+    local m = subject.file and model.load(path) or model.load(run_of(subject, root).dir)
     loaded[path] = { m:eval(), sys.sha256(sys.read(path)) }
   end
   return loaded[path][1], loaded[path][2]
-end
-
--- The model of a run folder's last checkpoint, and what was asked of the run.
-function M.of_run(dir)
-  return model.load(dir), store.config(dir)
 end
 
 -- ---- the text that a model writes -------------------------------------------------------------------
