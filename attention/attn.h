@@ -76,6 +76,7 @@ typedef struct attn_family {
   const char *name, *doc;
   const al_arg *options;      /* ends with {0} */
   const attn_preset *presets; /* ends with {0}; may be NULL */
+  /* All functions below run with the C locale: what they print or parse has a point. */
   /* Refuses combinations that have no meaning, with the reason. May be NULL. */
   al_status (*check)(al_ctx *c, const al_opts *o, const attn_sizes *s);
   /* Fills rows (at most ATTN_MAX_PARAMS), returns how many. May be NULL. */

@@ -117,6 +117,7 @@ const char *attn_check_part(const attn_check *k, int *done, int *of) {
 }
 
 bool attn_check_step(attn_check *k) {
+  AL_PLAIN_NUMBERS;
   if (k->part >= N_PARTS) return false;
   const char *name = parts[k->part].name;
   parts[k->part++].run(k);

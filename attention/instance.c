@@ -46,6 +46,7 @@ static uint64_t kind_of(const attn *a) {
 
 attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_sizes *s,
                al_dtype dtype, uint64_t seed, const char *tag) {
+  AL_PLAIN_NUMBERS;
   if (al_error(c) != AL_OK || check_sizes(c, s) != AL_OK) return NULL;
   if (dtype != AL_F32 && dtype != AL_F64) {
     al_fail(c, AL_ETYPE, "attention: dtype: f32 or f64 needed, got %s", al_dtype_name(dtype));
@@ -133,6 +134,7 @@ int64_t attn_state_bytes(const attn *a, int64_t t) {
 }
 
 const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {
+  AL_PLAIN_NUMBERS;
   if (n) buf[0] = 0;
   if (a->family->plan) a->family->plan(a->opts, &a->sizes, a->dtype, T, buf, n);
   else snprintf(buf, n, "parallel, as %s computes it", a->family->name);
@@ -140,6 +142,7 @@ const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {
 }
 
 char *attn_source(al_ctx *c, const attn *a, const char *kind) {
+  AL_PLAIN_NUMBERS;
   enum { SIZE = 1 << 16 };
   static const char *const kinds[] = {"latex", "torch"};
   if (al_error(c) != AL_OK) return NULL;
@@ -264,6 +267,7 @@ static void check_result(al_ctx *c, const attn *a, const attn_in *in, const al_t
 }
 
 al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in) {
+  AL_PLAIN_NUMBERS;
   al_scope_begin(c);
   al_tensor *o = a->family->forward(c, a->opts, &a->sizes, a->p, in);
   check_result(c, a, in, o);

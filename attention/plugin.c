@@ -105,6 +105,7 @@ static al_status open_library(al_ctx *c, file *f, attn_plugin_fn **entry) {
 
 /* An error that the plug-in reported holds pointers into it: said again in our own words. */
 static al_status init_family(al_ctx *c, const attn_family *f, const char *who) {
+  AL_PLAIN_NUMBERS;
   const al_status st = f->init ? f->init(c) : AL_OK;
   const al_status pending = al_error(c);
   if (st == AL_OK && pending == AL_OK) return AL_OK;

@@ -22,6 +22,7 @@ static al_status empty_replay(al_ctx *c, const attn *a, int64_t batch, attn_stat
 }
 
 attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch) {
+  AL_PLAIN_NUMBERS;
   if (al_error(c) != AL_OK) return NULL;
   if (batch < 1) {
     al_fail(c, AL_EVALUE, "attention: state: batch: at least 1 needed, got %lld", (long long)batch);

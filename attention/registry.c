@@ -52,6 +52,7 @@ static void build(void) {
 
 /* Runs the init of the built-in families; what fails is tried again at the next call. */
 static al_status start_families(al_ctx *c) {
+  AL_PLAIN_NUMBERS;
   static int n_started;
   for (; n_started < N_BUILT_IN; n_started++) {
     const attn_family *f = built_in[n_started];
@@ -273,6 +274,7 @@ static void print_state(al_ctx *c, const attn_family *fam, const al_opts *o, con
 }
 
 char *attn_describe(al_ctx *c, const char *name) {
+  AL_PLAIN_NUMBERS;
   const attn_family *fam;
   const attn_preset *pre;
   al_opts *o;

@@ -60,6 +60,19 @@ AL_API void al_axes_from(al_ctx *c,
  */
 AL_API const char *al_nearest(const char *word, const char *const *names, int n);
 
+/* ---- numbers as text ------------------------------------------------------------------------- */
+
+/* Numbers in texts have a point, whatever locale the host program has set: from this declaration to
+ * the end of its block the calling thread has the C locale, after it the host's again. They nest.
+ * Whatever writes or reads a number that somebody reads back begins with it. */
+typedef struct al_plain {
+  void *host;
+} al_plain;
+AL_API al_plain al_plain_begin(void);
+AL_API void al_plain_end(al_plain *p);
+#define AL_PLAIN_NUMBERS                                                                           \
+  al_plain al_plain_ __attribute__((cleanup(al_plain_end))) = al_plain_begin()
+
 /* ---- memory --------------------------------------------------------------------------------- */
 
 typedef struct al_mem {

@@ -27,6 +27,7 @@ void al_ctx_free(al_ctx *c) {
 }
 
 al_status al_fail_at(al_ctx *c, const char *file, int line, al_status st, const char *fmt, ...) {
+  AL_PLAIN_NUMBERS;
   if (c->error != AL_OK) return st;
   c->error = st;
   c->error_file = file;

@@ -305,6 +305,7 @@ static al_status parse(al_ctx *c, const char *owner, al_expr *e) {
 }
 
 al_expr *al_expr_parse(al_ctx *c, const char *owner, const char *text, const char *names) {
+  AL_PLAIN_NUMBERS;
   if (c->error != AL_OK) return NULL;
   const size_t len = strlen(text);
   if (len > AL_EXPR_TEXT) {

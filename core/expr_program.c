@@ -241,6 +241,7 @@ static void put_functions(text *t, const al_expr *e, const bool *live, const cha
 }
 
 size_t al_expr_c(const al_expr *e, const char *name, char *buf, size_t n) {
+  AL_PLAIN_NUMBERS;
   text t = {buf, n, 0};
   bool live[AL_EXPR_NODES];
   const int n_out = 2 + e->n_names;

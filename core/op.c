@@ -217,6 +217,7 @@ done:
 
 static al_status run_text(al_ctx *c, const char *name, al_tensor *const *in, int n_in,
                           al_tensor **out, int n_out, const char *fmt, va_list ap) {
+  AL_PLAIN_NUMBERS;
   for (int i = 0; i < n_out; i++) out[i] = NULL;
   if (c->error != AL_OK) return c->error;
   const al_op_info *op = al_op_find(c, name);

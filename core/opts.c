@@ -40,6 +40,7 @@ static const char *expected(const al_arg *r, char *buf, size_t n) {
 
 static al_status mismatch(al_ctx *c, const al_opts *o, const char *key, const al_arg *r,
                           const char *got) {
+  AL_PLAIN_NUMBERS;
   char want[512];
   char near[128] = "";
   if (r->type & AL_T_WORD) {
@@ -220,6 +221,7 @@ static al_status put_named(al_ctx *c, al_value *v, named *list, int n) {
 
 al_status al_opts_set_named(al_ctx *c, al_opts *o, const char *key, int n, const char *const *names,
                             const double *x) {
+  AL_PLAIN_NUMBERS;
   const al_arg *r;
   al_value *v;
   AL_TRY(target(c, o, key, &r, &v));
@@ -315,6 +317,7 @@ al_status al_opts_set_bool(al_ctx *c, al_opts *o, const char *key, bool b) {
 }
 
 al_status al_opts_set_num(al_ctx *c, al_opts *o, const char *key, double x) {
+  AL_PLAIN_NUMBERS;
   const size_t one = named_key(o, key);
   if (one) return set_one_named(c, o, key, one, x);
   const al_arg *r;
@@ -354,6 +357,7 @@ al_status al_opts_set_word(al_ctx *c, al_opts *o, const char *key, const char *w
 }
 
 al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const double *x) {
+  AL_PLAIN_NUMBERS;
   const al_arg *r;
   al_value *v;
   AL_TRY(target(c, o, key, &r, &v));
@@ -431,6 +435,7 @@ static const char *read_value(al_ctx *c, const al_opts *o, const char *key, cons
 }
 
 al_status al_opts_parse(al_ctx *c, al_opts *o, const char *s) {
+  AL_PLAIN_NUMBERS;
   if (c->error != AL_OK) return c->error;
   for (;;) {
     s += strspn(s, " \t\n,");
@@ -475,6 +480,7 @@ static al_status set_default(al_ctx *c, al_opts *o, int i) {
 }
 
 al_opts *al_opts_new(al_ctx *c, const al_arg *rows, const char *owner) {
+  AL_PLAIN_NUMBERS;
   if (c->error != AL_OK) return NULL;
   int n = 0;
   while (rows && rows[n].name) n++;

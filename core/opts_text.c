@@ -69,6 +69,7 @@ static void put_all(al_text *t, const al_opts *o, const al_opts *defaults, const
 }
 
 void al_opts_text(const al_opts *o, bool all, char *buf, size_t n) {
+  AL_PLAIN_NUMBERS;
   al_text t = {buf, n, 0};
   if (n) buf[0] = 0;
   al_ctx *c = all ? NULL : al_ctx_new();

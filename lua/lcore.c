@@ -341,6 +341,24 @@ static int core_no_grad(lua_State *L) {
   return status == LUA_OK ? lua_gettop(L) : lua_error(L);
 }
 
+/* The function that core.plain made: what f gives, with numbers in texts as in the C locale. */
+static int call_plain(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  al_plain p = al_plain_begin();
+  const int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  al_plain_end(&p);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
+/* core.plain(f): f, whose numbers in texts have a point whatever locale the process has set. */
+static int core_plain(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_pushcclosure(L, call_plain, 1);
+  return 1;
+}
+
 static const luaL_Reg functions[] = {{"info", core_info},
                                      {"devices", core_devices},
                                      {"memory", core_memory},
@@ -353,6 +371,7 @@ static const luaL_Reg functions[] = {{"info", core_info},
                                      {"seed_restore", core_seed_restore},
                                      {"grad_mode", core_grad_mode},
                                      {"no_grad", core_no_grad},
+                                     {"plain", core_plain},
                                      {"ops", lal_ops_list},
                                      {NULL, NULL}};
 

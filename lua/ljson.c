@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define ARRAY "attnlab.json.array"
@@ -134,9 +135,16 @@ static json_t *encode(encoder *e, int depth) {
   return fail(e, "a %s has no JSON form", luaL_typename(L, -1));
 }
 
-static int append(const char *text, size_t n, void *buffer) {
-  luaL_addlstring(buffer, text, n);
-  return 0;
+/* jansson knows a decimal sign of one byte. */
+static char *dump(const json_t *v, bool pretty) {
+  AL_PLAIN_NUMBERS;
+  return json_dumps(v, JSON_SORT_KEYS | JSON_ENCODE_ANY | JSON_REAL_PRECISION(17) |
+                           (pretty ? JSON_INDENT(2) : JSON_COMPACT));
+}
+
+static json_t *load(const char *text, size_t n, json_error_t *error) {
+  AL_PLAIN_NUMBERS;
+  return json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, error);
 }
 
 /* core.json.encode(v, {pretty = bool}) */
@@ -156,13 +164,12 @@ static int json_encode(lua_State *L) {
   lua_pushvalue(L, 1);
   g->p = encode(&e, 0);
   if (!g->p) return luaL_error(L, "%s", e.error);
-  luaL_Buffer b;
-  luaL_buffinit(L, &b);
-  const size_t flags = JSON_SORT_KEYS | JSON_ENCODE_ANY | JSON_REAL_PRECISION(17) |
-                       (pretty ? JSON_INDENT(2) : JSON_COMPACT);
-  json_dump_callback(g->p, append, &b, flags); /* a raise in append leaves the guard in charge */
-  luaL_pushresult(&b);
+  lal_guard *text = lal_guard_new(L, free);
+  text->p = dump(g->p, pretty);
   lal_guard_free(g);
+  if (!text->p) return luaL_error(L, "json: out of memory");
+  lua_pushstring(L, text->p);
+  lal_guard_free(text);
   return 1;
 }
 
@@ -215,7 +222,7 @@ static int json_decode(lua_State *L) {
   const char *text = luaL_checklstring(L, 1, &n);
   json_error_t error;
   lal_guard *g = lal_guard_new(L, free_json);
-  g->p = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+  g->p = load(text, n, &error);
   if (!g->p)
     return luaL_error(L, "json: line %d, column %d: %s", error.line, error.column, error.text);
   push(L, g->p);

@@ -50,6 +50,7 @@ static void put(printer *p, const char *s) {
 }
 
 static int number(const printer *p, double x, char *buf, size_t n) {
+  AL_PLAIN_NUMBERS;
   if (!isfinite(x)) return snprintf(buf, n, "%s", isnan(x) ? "nan" : x > 0 ? "inf" : "-inf");
   return snprintf(buf, n, p->format == 'd' ? "%.0f" : p->format == 'f' ? "%.4f" : "%.4e", x);
 }

@@ -2,6 +2,7 @@
 #include "../core/attnlab.h"
 #include "../kernels/philox.h"
 #include <check.h>
+#include <locale.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,6 +137,28 @@ START_TEST(texts_read_back_as_printed) {
   ck_assert_int_ne(al_opts_parse(c, o, text), AL_OK);
   says(al_error(c), "option 'expr': value longer than 511 characters");
   al_opts_release(o);
+}
+END_TEST
+
+/* A thread may have a locale of its own; test_locale.lua has locales with other decimal signs. */
+START_TEST(the_locale_is_the_hosts_again) {
+  const locale_t own = duplocale(LC_GLOBAL_LOCALE), before = uselocale(own);
+  {
+    AL_PLAIN_NUMBERS;
+    const locale_t plain = uselocale((locale_t)0);
+    ck_assert(plain != own);
+    al_plain nested = al_plain_begin();
+    al_plain_end(&nested);
+    ck_assert(uselocale((locale_t)0) == plain);
+  }
+  ck_assert(uselocale((locale_t)0) == own);
+  al_opts *o = al_opts_new(c, rows, "demo");
+  al_opts_parse(c, o, "rate=0.25 zebra=1"); /* leaves by an error */
+  ck_assert(uselocale((locale_t)0) == own);
+  al_error_clear(c);
+  al_opts_release(o);
+  uselocale(before);
+  freelocale(own);
 }
 END_TEST
 
@@ -614,6 +637,7 @@ Suite *suite_test_core(void) {
   tcase_add_test(t, nearest_names);
   tcase_add_test(t, options_parse_and_print);
   tcase_add_test(t, texts_read_back_as_printed);
+  tcase_add_test(t, the_locale_is_the_hosts_again);
   tcase_add_loop_test(t, wrong_options_are_named, 0, sizeof wrong_options / sizeof *wrong_options);
   tcase_add_test(t, memory_is_counted_and_reused);
   tcase_add_loop_test(t, forks_share_until_either_is_written, 0, 14);

@@ -76,6 +76,7 @@ local function text_of(v)
   for _, k in ipairs(names.keys(v)) do parts[#parts + 1] = k .. "=" .. text_of(v[k]) end
   return "{" .. table.concat(parts, ",") .. "}"
 end
+text_of = core.plain(text_of)
 
 -- Arms of a `vary` table, keys in alphabetical order: names such as "denominator=length".
 local function vary_arms(e)

@@ -1,5 +1,6 @@
 -- Figures of an experiment's results, as runs.gather gives them: losses by step, and by a number.
 -- A change here makes no run stale.
+local core = require "attnlab.core"
 local measures = require "attnlab.measures"
 local panels = require "attnlab.panels"
 local plot = require "attnlab.plot"
@@ -103,5 +104,6 @@ end
 function M.draw(result, dir)
   return plot.draw(M.figure(result), dir)
 end
+M.draw_by, M.draw = core.plain(M.draw_by), core.plain(M.draw)
 
 return M

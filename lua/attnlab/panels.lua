@@ -9,6 +9,7 @@
 -- Points that a logarithmic axis cannot show are left out.
 -- A change here makes no run stale.
 local axes = require "attnlab.axes"
+local core = require "attnlab.core"
 local plot = require "attnlab.plot"
 local parts, quote = plot.parts, plot.quote
 
@@ -153,6 +154,7 @@ function M.script(fig, outputs)
   end
   return table.concat(out, "\n") .. "\n"
 end
+M.script = core.plain(M.script)
 
 -- Draws <dir>/<name>.png and .svg. Returns the paths, or nil and why not.
 function M.draw(fig, dir, name)

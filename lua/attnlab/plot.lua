@@ -4,8 +4,9 @@
 -- passes a shell, and the axes may be scaled but no value is changed.
 -- A change here makes no run stale.
 local axes = require "attnlab.axes"
+local core = require "attnlab.core"
 local names = require "attnlab.names"
-local sys = require("attnlab.core").sys
+local sys = core.sys
 
 local M = {}
 
@@ -245,6 +246,7 @@ function M.script(fig, outputs)
   end
   return table.concat(out, "\n") .. "\n"
 end
+M.script = core.plain(M.script)
 
 -- Removes the parts of figures that processes left which are no more.
 local function remove_parts(dir, name)

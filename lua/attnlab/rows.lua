@@ -2,6 +2,7 @@
 --   { name=, type="word|number|...", default="text", choices={..}, min=, max=, doc= }
 -- Types: bool integer number word list (of numbers) named (numbers by name) text table (of anything), or
 -- several with "|". Checking, reading from the command line, defaults and help all come from the row.
+local core = require "attnlab.core"
 local names = require "attnlab.names"
 
 local M = {}
@@ -63,6 +64,7 @@ function M.expected(row)
   end
   return table.concat(parts, " or ")
 end
+M.expected = core.plain(M.expected)
 
 function M.show(v)
   if type(v) == "table" then
@@ -79,6 +81,7 @@ function M.show(v)
   end
   return tostring(v)
 end
+M.show = core.plain(M.show)
 
 local function finite(v)
   return v == v and v ~= math.huge and v ~= -math.huge
@@ -155,6 +158,7 @@ function M.parse_any(text)
   end
   return text
 end
+M.parse_any = core.plain(M.parse_any)
 
 -- `text` as the row's kind of value, checked.
 function M.parse(row, text, path)

@@ -282,6 +282,7 @@ function Study:write(list, root, dir)
   end
   return text, judged, figure, why, broken
 end
+Study.write = core.plain(Study.write)
 
 -- Prints and writes what came out. Returns false when the figure failed.
 function Study:report(list, root, options)

@@ -1,5 +1,7 @@
 -- Tables for people and for machines: aligned text, TSV and plain records of the same rows.
 -- A change here makes no run stale.
+local core = require "attnlab.core"
+
 local M = {}
 
 -- Columns in display cells; invalid UTF-8 counts bytes.
@@ -73,5 +75,6 @@ function M.tsv(keys, records)
   end
   return table.concat(lines, "\n") .. "\n"
 end
+M.tsv = core.plain(M.tsv)
 
 return M

@@ -155,7 +155,8 @@ end
 
 -- The counters that restore() takes, as text, and what model.load makes the model from.
 function Trainer:metadata()
-  local function float(v) return v and ("%.17g"):format(v) or "" end
+  local format = core.plain(string.format)
+  local function float(v) return v and format("%.17g", v) or "" end
   return {
     attnlab = self.model:metadata().attnlab,
     step = tostring(self.step_count), seed = tostring(self.seed),
