@@ -17,6 +17,7 @@ static int state_gc(lua_State *L) {
   lal_state *s = *p;
   *p = NULL;
   if (!s) return 0;
+  lal_proc_close(L);
   while (s->boxes) {
     lal_box *b = s->boxes;
     lal_box_empty(b);
@@ -166,6 +167,10 @@ void lal_box_empty(lal_box *b) {
   void *p = b->p;
   b->p = NULL;
   if (p) b->type->release(p);
+}
+
+void lal_box_free(lua_State *L, lal_box *b) {
+  if (lua_gc(L, LUA_GCCOUNT) >= 0) lal_box_empty(b); /* -1: inside a finaliser */
 }
 
 static int box_gc(lua_State *L) {

@@ -128,6 +128,8 @@ static int tensor_newindex(lua_State *L) {
     return luaL_error(L, "a tensor has no field '%s' to set", lua_tostring(L, 2));
   const pick p = parse_key(L, 2, t);
   const bool filled = lua_type(L, 3) == LUA_TNUMBER;
+  if (filled && al_type(t) == AL_I32 && !lal_is_i32(lua_tonumber(L, 3)))
+    return luaL_error(L, "index: an i32 expected, got %f", lua_tonumber(L, 3));
   const al_tensor *src = filled              ? NULL
                          : lua_istable(L, 3) ? lal_tensor_from(L, 3, al_type(t), "index")
                                              : lal_tensor_check(L, 3);

@@ -1,7 +1,6 @@
 /* lop.c: every op as core.op.NAME(inputs..., {options}) and as a method, by its descriptor alone.
  */
 #include "lua_attnlab.h"
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -128,20 +127,20 @@ static al_dtype scalar_type(const args *a) {
   return dtype;
 }
 
-static void make_scalars(al_ctx *c, args *a, int made[MAX_IN], int *n_made) {
+/* in[] = the tensors given and one for each number; those are the caller's to release. */
+static void make_inputs(al_ctx *c, const args *a, al_tensor *in[MAX_IN]) {
+  memcpy(in, a->in, sizeof a->in);
   const al_dtype shared = scalar_type(a);
   for (int i = 0; i < a->n_in; i++) {
     if (!a->scalar[i]) continue;
     const al_row *r = &a->op->inputs[i < a->n_rows ? i : a->n_rows - 1];
     const al_dtype dtype = r->flags & AL_IN_I32 ? AL_I32 : shared;
-    if (dtype == AL_I32 &&
-        !(a->value[i] == floor(a->value[i]) && fabs(a->value[i]) <= 2147483647.0)) {
+    if (dtype == AL_I32 && !lal_is_i32(a->value[i])) {
       al_fail(c, AL_ETYPE, "%s: %s: the number %g is no i32", a->op->name, r->name, a->value[i]);
       return;
     }
-    a->in[i] = al_tensor_full(c, dtype, 0, (const int64_t[]){0}, a->value[i]);
-    if (!a->in[i]) return;
-    made[(*n_made)++] = i;
+    in[i] = al_tensor_full(c, dtype, 0, NULL, a->value[i]);
+    if (!in[i]) return;
   }
 }
 
@@ -158,14 +157,15 @@ static int op_call(lua_State *L) {
 
   /* Nothing below raises until everything made is in a box or released. */
   al_tensor *out[MAX_OUT] = {0};
-  int made[MAX_IN], n_made = 0;
   const int64_t before = al_memory(c).live;
   for (int attempt = 0; attempt < 2; attempt++) {
+    al_tensor *in[MAX_IN] = {0}; /* of this attempt: the next one makes its own */
     al_opts *o = a.opts_arg ? al_opts_new(c, a.op->args, a.op->name) : NULL;
     if (o) lal_opts_set(L, a.opts_arg, c, o, a.op->name, a.op->inputs);
-    if (al_error(c) == AL_OK) make_scalars(c, &a, made, &n_made);
-    if (al_error(c) == AL_OK) al_op_run(c, a.op, a.in, a.n_in, o, out, n_out);
-    while (n_made) al_release(a.in[made[--n_made]]);
+    if (al_error(c) == AL_OK) make_inputs(c, &a, in);
+    if (al_error(c) == AL_OK) al_op_run(c, a.op, in, a.n_in, o, out, n_out);
+    for (int i = 0; i < a.n_in; i++)
+      if (a.scalar[i]) al_release(in[i]);
     al_opts_release(o);
     if (al_error(c) != AL_ENOMEM || attempt == 1) break;
     lal_reclaim(L);

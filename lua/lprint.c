@@ -141,7 +141,7 @@ int lal_tensor_tostring(lua_State *L) {
   if (al_numel(t) > 0) {
     printer p = {.t = t, .b = &b, .whole = true};
     show(&p);
-    p.format = p.whole && p.largest < 1e9 ? 'd'
+    p.format = al_type(t) == AL_I32 || (p.whole && p.largest < 1e9) ? 'd'
                : p.largest < 1e5 && (p.largest == 0 || p.largest >= 1e-2)
                    ? 'f' /* four decimals say enough */
                    : 'e';

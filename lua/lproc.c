@@ -117,6 +117,7 @@ static int sys_spawn(lua_State *L) {
   lua_settop(L, 1);
   const lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
   if (n == 0) return lal_argerror(L, 1, "spawn", "a program expected at place 1");
+  if (n > 1 << 16) return lal_argerror(L, 1, "spawn", "at most 2^16 arguments expected");
   check_spawn_keys(L, n);
   plan p = {.argv = lua_newuserdatauv(L, sizeof(char *) * (size_t)(n + 1), 0), .parent = getpid()};
   luaL_checkstack(L, (int)n + 16, "too many arguments");
@@ -186,9 +187,10 @@ static int sys_wait(lua_State *L) {
 
 static int sys_kill(lua_State *L) {
   const pid_t pid = check_pid(L);
-  const int sig = (int)luaL_optinteger(L, 2, SIGTERM);
-  if (kill(pid, sig) != 0)
-    return luaL_error(L, "kill: process %d, signal %d: %s", (int)pid, sig, strerror(errno));
+  const lua_Integer sig = luaL_optinteger(L, 2, SIGTERM);
+  luaL_argcheck(L, sig >= 0 && sig <= SIGRTMAX, 2, "a signal number expected");
+  if (kill(pid, (int)sig) != 0)
+    return luaL_error(L, "kill: process %d, signal %d: %s", (int)pid, (int)sig, strerror(errno));
   return 0;
 }
 
@@ -219,7 +221,8 @@ static int sys_program(lua_State *L) {
 /* ---- interrupts ---- */
 
 /* A handler has no argument of ours, so these are globals: how many signals came, how many SIGINT
- * within two seconds of each other, the state whose chunk the second stops, when the last came. */
+ * within two seconds of each other, the main thread of the state whose chunk the second stops (the
+ * coroutine that asked may be collected by then), when the last came. */
 static volatile sig_atomic_t n_caught, n_close;
 static lua_State *volatile stop_state;
 static volatile int64_t last_ms;
@@ -252,13 +255,14 @@ static void on_signal(int sig) {
 }
 
 /* core.sys.catch_interrupts(bool): from now SIGINT, SIGTERM and SIGHUP are counted. A second SIGINT
- * within two seconds stops the running chunk with the error "interrupted", a third ends the process
- * with 130. */
+ * within two seconds stops the running chunk (a coroutine: once it yields or returns) with the
+ * error "interrupted", a third ends the process with 130. */
 static int sys_catch_interrupts(lua_State *L) {
   luaL_checktype(L, 1, LUA_TBOOLEAN);
   const bool on = lua_toboolean(L, 1);
   n_caught = n_close = 0;
-  stop_state = on ? L : NULL;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  stop_state = on ? lua_tothread(L, -1) : NULL;
   if (on == catching) return 0;
   if (on) {
     const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
@@ -272,6 +276,12 @@ static int sys_catch_interrupts(lua_State *L) {
   }
   catching = on;
   return 0;
+}
+
+void lal_proc_close(lua_State *L) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  if (stop_state == lua_tothread(L, -1)) stop_state = NULL;
+  lua_pop(L, 1);
 }
 
 static int sys_interrupted(lua_State *L) {

@@ -232,7 +232,7 @@ static int state_components(lua_State *L) {
 
 static int state_free(lua_State *L) {
   lal_box *b = lal_box_test(L, 1, &state_type);
-  if (b) lal_box_empty(b);
+  if (b) lal_box_free(L, b);
   return 0;
 }
 

@@ -21,7 +21,7 @@ void lal_tensor_set(lua_State *L, const char *name, al_tensor *t) {
 }
 
 static int tensor_free(lua_State *L) {
-  lal_box_empty(luaL_checkudata(L, 1, LAL_TENSOR->name));
+  lal_box_free(L, luaL_checkudata(L, 1, LAL_TENSOR->name));
   return 0;
 }
 
@@ -45,11 +45,11 @@ static const char *place(const nest *s, int depth, char *buf, size_t n) {
   return buf;
 }
 
-static bool is_i32(double x) { return x == floor(x) && fabs(x) <= 2147483647.0; }
+bool lal_is_i32(double x) { return x == floor(x) && x >= INT32_MIN && x <= INT32_MAX; }
 
 static double number(lua_State *L, int idx, al_dtype dtype, const char *fname, const char *where) {
   const double x = lua_tonumber(L, idx);
-  if (dtype == AL_I32 && !is_i32(x))
+  if (dtype == AL_I32 && !lal_is_i32(x))
     luaL_error(L, "%s: element %s: an i32 expected, got %f", fname, where, x);
   return x;
 }
@@ -167,13 +167,7 @@ static int shape_of(al_ctx *c, const al_opts *o, const char *owner, int64_t shap
             AL_MAX_DIMS, n);
     return -1;
   }
-  for (int i = 0; i < n; i++) {
-    if (!(x[i] <= 9007199254740992.0)) {
-      al_fail(c, AL_ESHAPE, "%s: option 'shape': size %g is too large", owner, x[i]);
-      return -1;
-    }
-    shape[i] = (int64_t)x[i];
-  }
+  for (int i = 0; i < n; i++) shape[i] = (int64_t)x[i]; /* a list of integers holds exact ones */
   return n;
 }
 
@@ -209,7 +203,7 @@ static int make(lua_State *L, const char *fname, int kind, const al_arg *rows) {
   al_dtype dtype = AL_F32;
   al_dtype_parse(c, al_opt_word(o, "dtype"), &dtype);
   al_opts_release(o);
-  if (dtype == AL_I32 && !is_i32(value))
+  if (dtype == AL_I32 && !lal_is_i32(value))
     al_fail(c, AL_EVALUE, "%s: option 'value': an i32 expected, got %g", fname, value);
   if (al_error(c) != AL_OK) return lal_raise_in(L, &w);
   const int64_t before = al_memory(c).live;
@@ -497,9 +491,10 @@ static int tensor_requires_grad(lua_State *L) {
 }
 
 static int tensor_grad(lua_State *L) {
-  al_tensor *g = al_grad(lal_tensor_check(L, 1));
-  if (g) lal_box_new(L, LAL_TENSOR)->p = al_retain(g);
-  else lua_pushnil(L);
+  const al_tensor *t = lal_tensor_check(L, 1);
+  lal_box *b = lal_box_new(L, LAL_TENSOR); /* first: a finaliser may change the gradient */
+  b->p = al_retain(al_grad(t));
+  if (!b->p) lua_pushnil(L);
   return 1;
 }
 

@@ -60,6 +60,9 @@ typedef struct lal_box {
 } lal_box;
 lal_box *lal_box_new(lua_State *L, const lal_type *type); /* pushes an empty box */
 void lal_box_empty(lal_box *b);                           /* releases p */
+/* x:free(). A finaliser runs wherever memory is asked for, in the middle of a call that reads the
+ * object too: there it is left to the collector. */
+void lal_box_free(lua_State *L, lal_box *b);
 /* NULL when idx holds another value. */
 lal_box *lal_box_test(lua_State *L, int idx, const lal_type *type);
 /* The object in the box at arg; raises "tensor expected" or "the tensor was freed". */
@@ -94,6 +97,7 @@ al_tensor *lal_tensor_test(lua_State *L, int idx); /* NULL when not a live tenso
 al_tensor *lal_tensor_check(lua_State *L, int arg);
 /* A tensor from a number or (nested) array at idx, pushed; raises. dtype as given. */
 al_tensor *lal_tensor_from(lua_State *L, int idx, al_dtype dtype, const char *fname);
+bool lal_is_i32(double x); /* a whole number in the range of an i32 */
 int lal_tensor_tostring(lua_State *L);
 /* Metatable, then table of methods on top: sets __index and __newindex, pops the methods. */
 void lal_index_open(lua_State *L);
@@ -117,6 +121,7 @@ void lal_open_optim(lua_State *L);
 void lal_open_data(lua_State *L);
 void lal_open_json(lua_State *L);
 void lal_open_sys(lua_State *L);
-void lal_open_proc(lua_State *L); /* into core.sys */
+void lal_open_proc(lua_State *L);  /* into core.sys */
+void lal_proc_close(lua_State *L); /* no signal reaches a state that is gone */
 AL_API int luaopen_attnlab_core(lua_State *L);
 #endif

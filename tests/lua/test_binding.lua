@@ -70,6 +70,10 @@ T.test("constructors", function()
   T.raises(function() core.zeros {shape = {2, -1}} end, "option 'shape'.*got '%-1'")
   T.raises(function() core.zeros {shape = {1.5}} end, "option 'shape'.*got '1.5'")
   T.raises(function() core.zeros {shape = {1e15, 1e15}} end, "too large")
+  T.raises(function() core.zeros {shape = {0, 2^53, 2^53}} end, "too large")
+  T.raises(function() core.zeros {shape = {2^62}} end, "at most 2^53")
+  T.raises(function() core.zeros {shape = {1/0}} end, "option 'shape'.*got 'inf'")
+  T.eq(core.zeros({shape = {2^52, 0, 2}}):numel(), 0)
   T.raises(function() core.zeros {shape = {1, 1, 1, 1, 1, 1, 1, 1, 1}} end, "at most 8 axes")
   T.raises(function() core.full {shape = {2}} end, "option 'value' is missing")
   T.raises(function() core.full {shape = {2}, value = 1.5, dtype = "i32"} end,
@@ -154,6 +158,33 @@ T.test("copies, types, filling", function()
   u:fill_uniform(1, "b", -1, 1)
   for _, x in ipairs(u:flat()) do T.ok(x >= -1 and x <= 1) end
   T.raises(function() tensor({data = {1}, dtype = "i32"}):fill(0.5) end, "fill.*i32 expected")
+end)
+
+T.test("i32 from its least to its largest number", function()
+  local least, most = -2147483648, 2147483647
+  local t = tensor {data = {least, most, 0}, dtype = "i32"}
+  T.eq(t:flat(), {least, most, 0})
+  T.eq(core.full({shape = {1}, value = least, dtype = "i32"}):flat(), {least})
+  t[3] = least
+  T.eq(t:fill(least):flat(), {least, least, least})
+  T.eq(t:to "f64":flat(), {least, least, least})
+  T.eq(tensor({data = {-3e9, 3e9, 0/0, -1/0}, dtype = "f64"}):to "i32":flat(), {least, most, 0, least})
+  T.eq(core.op.concat({t, t}, {axis = 1}):numel(), 6)
+  T.eq(core.op.select(t, tensor {1, 2, 3}, 0):flat(), {1, 2, 3})
+  T.eq(tostring(tensor {data = {least, most}, dtype = "i32"}), "i32 (2)\n  -2147483648  2147483647")
+  for _, x in ipairs {least - 1, most + 1, 0.5, 0/0, 1/0, 2^63, math.mininteger} do
+    T.raises(function() tensor {data = {x}, dtype = "i32"} end, "an i32 expected")
+    T.raises(function() core.full {shape = {1}, value = x, dtype = "i32"} end, "option .value.")
+    T.raises(function() t[1] = x end, "an i32 expected")
+    T.raises(function() t:fill(x) end, "an i32 expected")
+  end
+  for _, x in ipairs {least, most} do -- as ids, targets and lengths
+    local i = tensor {data = {x}, dtype = "i32"}
+    T.raises(function() core.op.embedding(core.ones {shape = {3, 2}}, i) end, "embedding")
+    T.raises(function() core.op.cross_entropy(core.ones {shape = {1, 3}}, i) end, "target")
+    T.eq(core.op.cross_entropy(core.ones {shape = {1, 3}}, i, {ignore = x}):item(), 0)
+    T.raises(function() core.op.weights(core.ones {shape = {1, 1, 2, 3}}, {lengths = i}) end, "lengths")
+  end
 end)
 
 T.test("arithmetic with tensors and numbers", function()
@@ -262,6 +293,19 @@ T.test("free and close", function()
   T.eq(core.memory().live, before)
   getmetatable(t).__gc(t)
   getmetatable(t).__gc(t)
+end)
+
+T.test("free in a finaliser leaves it to the collector", function()
+  local t = tensor {1, 2, 3}
+  local before = core.memory().live
+  setmetatable({}, {__gc = function() t:free() end})
+  for _ = 1, 3 do -- the first attempt of the sum fails, and the collection that follows runs the finaliser
+    core.fail_allocation(1)
+    T.eq((t + 1):flat(), {2, 3, 4})
+  end
+  t:free()
+  collectgarbage()
+  T.ok(core.memory().live < before)
 end)
 
 T.test("a failed allocation is tried again after a collection, then an error", function()

@@ -216,6 +216,30 @@ T.test("interrupts are counted", function()
   sys.catch_interrupts(false)
 end)
 
+-- Waits until a child's output has the text.
+local function await(out, text)
+  for _ = 1, 1000 do
+    if sys.exists(out) and sys.read(out):find(text, 1, true) then return end
+    sys.sleep(0.01)
+  end
+  error(("'%s' never came: %s"):format(text, sys.read(out)), 0)
+end
+
+-- A chunk that says when the first signal has come: two that wait together count as one.
+local BUSY = [=[
+local told
+local ok, why = pcall(function()
+  while true do
+    if not told and sys.interrupted() == 1 then
+      told = true
+      io.write "first\n" io.flush()
+    end
+  end
+end)
+print(ok, why)
+os.exit(7)
+]=]
+
 -- Runs lines of Lua in a child that catches interrupts and has written "ready"; returns its pid and output.
 local function child(lines)
   local out = T.folder() .. "/out"
@@ -225,18 +249,32 @@ local function child(lines)
   local command = program:find "attnlab$" and {program, "lua", file} or {program, file}
   command.stdout, command.stderr = out, out
   local pid = sys.spawn(command)
-  for _ = 1, 500 do
-    if sys.exists(out) and sys.read(out):find "ready" then break end
-    sys.sleep(0.01)
-  end
+  await(out, "ready")
   return pid, out
 end
 
 T.test("a second Ctrl-C stops the chunk", function()
-  local pid, out = child 'local ok, why = pcall(function() while true do end end)\nprint(ok, why)\nos.exit(7)'
+  local pid, out = child(BUSY)
   sys.kill(pid, 2)
-  sys.sleep(0.05)
+  await(out, "first")
   T.eq(sys.wait(pid, true), "running")
+  sys.kill(pid, 2)
+  T.eq({sys.wait(pid)}, {"exited", 7})
+  T.ok(sys.read(out):find "false.*interrupted", sys.read(out))
+end)
+
+T.test("a coroutine that is gone may have asked for interrupts", function()
+  local pid, out = child([[
+sys.catch_interrupts(false)
+local co = coroutine.create(function() sys.catch_interrupts(true) end)
+coroutine.resume(co)
+co = nil
+collectgarbage()
+io.write "asked\n" io.flush()
+]] .. BUSY:gsub("while true", "for _ = 1, 3e8"))
+  await(out, "asked")
+  sys.kill(pid, 2)
+  await(out, "first")
   sys.kill(pid, 2)
   T.eq({sys.wait(pid)}, {"exited", 7})
   T.ok(sys.read(out):find "false.*interrupted", sys.read(out))
