@@ -7,12 +7,17 @@
 #include <string.h>
 
 static al_status check_sizes(al_ctx *c, const attn_sizes *s) {
-  if (s->heads < 1 || s->kv_heads < 1 || s->head_dim < 1 || s->value_dim < 1 || s->width < 0)
+  /* so large that products of three of them and the bytes of an element stay below 2^63 */
+  enum { LARGEST = 1 << 16, WIDEST = 1 << 30 };
+  bool ok = s->width >= 0 && s->width <= WIDEST;
+  const int64_t sizes[] = {s->heads, s->kv_heads, s->head_dim, s->value_dim};
+  for (int i = 0; i < 4; i++) ok = ok && sizes[i] >= 1 && sizes[i] <= LARGEST;
+  if (!ok)
     return al_fail(c, AL_EVALUE,
-                   "attention: sizes of at least 1 needed, got heads %lld, kv_heads %lld, head_dim "
-                   "%lld, value_dim %lld",
-                   (long long)s->heads, (long long)s->kv_heads, (long long)s->head_dim,
-                   (long long)s->value_dim);
+                   "attention: sizes of 1 to %d and a width of 0 to %d needed, got heads %lld, "
+                   "kv_heads %lld, head_dim %lld, value_dim %lld, width %lld",
+                   LARGEST, WIDEST, (long long)s->heads, (long long)s->kv_heads,
+                   (long long)s->head_dim, (long long)s->value_dim, (long long)s->width);
   if (s->heads % s->kv_heads)
     return al_fail(c, AL_EVALUE, "attention: kv_heads: a divisor of heads = %lld needed, got %lld",
                    (long long)s->heads, (long long)s->kv_heads);
@@ -130,7 +135,8 @@ int64_t attn_state_bytes(const attn *a, int64_t t) {
   /* replayed: q, k, v and x of every token */
   const int64_t token =
       s->heads * s->head_dim + s->kv_heads * (s->head_dim + s->value_dim) + s->width;
-  return t * token * al_dtype_size(a->dtype);
+  int64_t bytes;
+  return __builtin_mul_overflow(t, token * al_dtype_size(a->dtype), &bytes) ? INT64_MAX : bytes;
 }
 
 const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {

@@ -88,6 +88,10 @@ al_status al_storage_own(al_ctx *c, al_storage *s);
 void *al_calloc(al_ctx *c, int64_t n, size_t size);
 
 /* tensor.c */
+/* The most elements of a shape, its sizes of 0 taken as 1: every product of sizes, in any order and
+ * times the bytes of an element, is exact in int64_t, and every size in a double. */
+#define AL_MAX_NUMEL ((int64_t)1 << 53)
+al_status al_shape_check(al_ctx *c, const char *owner, int ndim, const int64_t *shape);
 al_tensor *al_tensor_alias(al_ctx *c, const al_tensor *t); /* same storage, no history */
 al_meta al_meta_of(const al_tensor *t);
 int64_t al_meta_numel(const al_meta *m);

@@ -188,6 +188,8 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
       goto done;
   }
   if (op->shape(c, &k) != AL_OK) goto done;
+  for (int i = 0; i < n_results; i++)
+    if (al_shape_check(c, op->info.name, out_meta[i].ndim, out_meta[i].shape) != AL_OK) goto done;
   if (!(op->flags & AL_OP_VIEW))
     for (int i = 0; i < n_results; i++)
       if (!(res[i] = al_new_meta(c, &out_meta[i]))) goto done;

@@ -57,6 +57,24 @@ static al_status mismatch(al_ctx *c, const al_opts *o, const char *key, const al
                  expected(r, want, sizeof want), got, near);
 }
 
+#define EXACT 9007199254740992.0 /* 2^53: integers a double holds exactly */
+
+/* Whether a row takes the number: in its range, and where the row wants integers one that is exact,
+ * so that whoever reads it as int64_t gets what was written. */
+static al_status check_number(al_ctx *c, const al_opts *o, const char *key, const al_arg *r,
+                              double x) {
+  const bool whole = !(r->type & AL_T_NUM);
+  if (!isnan(x) && !(whole && x != floor(x)) &&
+      ((r->min == 0 && r->max == 0) || (x >= r->min && x <= r->max))) {
+    if (!whole || fabs(x) <= EXACT) return AL_OK;
+    return al_fail(c, AL_EVALUE, "%s: option '%s': an integer of at most 2^53 expected, got %.9g",
+                   o->owner, key, x);
+  }
+  char got[40];
+  snprintf(got, sizeof got, "%.9g", x);
+  return mismatch(c, o, key, r, got);
+}
+
 static void value_clear(al_value *v) {
   free(v->word);
   free(v->list);
@@ -323,20 +341,14 @@ al_status al_opts_set_num(al_ctx *c, al_opts *o, const char *key, double x) {
   const al_arg *r;
   al_value *v;
   AL_TRY(target(c, o, key, &r, &v));
-  char got[40];
-  snprintf(got, sizeof got, "%.9g", x);
   if (r->type & AL_T_LIST) return al_opts_set_list(c, o, key, 1, &x);
   if (!(r->type & (AL_T_INT | AL_T_NUM | AL_T_AXIS))) {
-    if (r->type & AL_T_TEXT) {
-      snprintf(got, sizeof got, "%.17g", x);
-      return put_word(c, v, AL_T_TEXT, got);
-    }
-    return mismatch(c, o, key, r, got);
+    const bool text = r->type & AL_T_TEXT;
+    char got[40];
+    snprintf(got, sizeof got, text ? "%.17g" : "%.9g", x);
+    return text ? put_word(c, v, AL_T_TEXT, got) : mismatch(c, o, key, r, got);
   }
-  if (isnan(x) || (!(r->type & AL_T_NUM) && (x != floor(x) || fabs(x) > 9007199254740992.0)))
-    return mismatch(c, o, key, r, got);
-  if ((r->min != 0 || r->max != 0) && (x < r->min || x > r->max))
-    return mismatch(c, o, key, r, got);
+  AL_TRY(check_number(c, o, key, r, x));
   const bool given = v->given;
   value_clear(v);
   *v = (al_value){.kind = AL_T_NUM, .given = given, .num = x};
@@ -362,14 +374,7 @@ al_status al_opts_set_list(al_ctx *c, al_opts *o, const char *key, int n, const 
   al_value *v;
   AL_TRY(target(c, o, key, &r, &v));
   if (!(r->type & AL_T_LIST)) return mismatch(c, o, key, r, "a list");
-  for (int i = 0; i < n; i++) {
-    char got[40];
-    snprintf(got, sizeof got, "%.9g", x[i]);
-    if (isnan(x[i]) || (!(r->type & AL_T_NUM) && x[i] != floor(x[i])))
-      return mismatch(c, o, key, r, got);
-    if ((r->min != 0 || r->max != 0) && (x[i] < r->min || x[i] > r->max))
-      return mismatch(c, o, key, r, got);
-  }
+  for (int i = 0; i < n; i++) AL_TRY(check_number(c, o, key, r, x[i]));
   double *copy = malloc(n > 0 ? (size_t)n * sizeof *copy : 1);
   if (!copy) return al_fail(c, AL_ENOMEM, "out of memory (option list)");
   if (n > 0) memcpy(copy, x, (size_t)n * sizeof *copy);
@@ -542,7 +547,11 @@ bool al_opts_given(const al_opts *o, const char *key) {
 unsigned al_opt_kind(const al_opts *o, const char *key) { return leaf(o, key)->kind; }
 bool al_opt_bool(const al_opts *o, const char *key) { return leaf(o, key)->b; }
 double al_opt_num(const al_opts *o, const char *key) { return leaf(o, key)->num; }
-int64_t al_opt_int(const al_opts *o, const char *key) { return (int64_t)leaf(o, key)->num; }
+/* A number that is no integer of 2^53 at most comes from a row that takes any number. */
+int64_t al_opt_int(const al_opts *o, const char *key) {
+  const double x = leaf(o, key)->num;
+  return fabs(x) <= EXACT ? (int64_t)x : x > 0 ? INT64_MAX : x < 0 ? INT64_MIN : 0;
+}
 const char *al_opt_word(const al_opts *o, const char *key) {
   const al_value *v = leaf(o, key);
   return v->word ? v->word : "";

@@ -6,6 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char *shape_str(int ndim, const int64_t *shape, char *buf, size_t n) {
+  size_t at = (size_t)snprintf(buf, n, "(");
+  for (int i = 0; i < ndim && at < n; i++)
+    at += (size_t)snprintf(buf + at, n - at, i ? ",%lld" : "%lld", (long long)shape[i]);
+  if (at < n) snprintf(buf + at, n - at, ")");
+  return buf;
+}
+
 static void pack_strides(al_tensor *t) {
   int64_t s = 1;
   for (int i = t->ndim - 1; i >= 0; i--) {
@@ -14,24 +22,21 @@ static void pack_strides(al_tensor *t) {
   }
 }
 
-/* Checked product of a shape; -1 on failure. */
-static int64_t checked_numel(al_ctx *c, int ndim, const int64_t *shape) {
-  if (ndim < 0 || ndim > AL_MAX_DIMS) {
-    al_fail(c, AL_ESHAPE, "tensor: 0 to %d axes possible, got %d", AL_MAX_DIMS, ndim);
-    return -1;
-  }
+al_status al_shape_check(al_ctx *c, const char *owner, int ndim, const int64_t *shape) {
+  if (ndim < 0 || ndim > AL_MAX_DIMS)
+    return al_fail(c, AL_ESHAPE, "%s: 0 to %d axes possible, got %d", owner, AL_MAX_DIMS, ndim);
   int64_t n = 1;
   for (int i = 0; i < ndim; i++) {
-    if (shape[i] < 0) {
-      al_fail(c, AL_ESHAPE, "tensor: size of axis %d is negative (%lld)", i, (long long)shape[i]);
-      return -1;
-    }
-    if (__builtin_mul_overflow(n, shape[i], &n) || n > INT64_MAX / 16) {
-      al_fail(c, AL_ESHAPE, "tensor: shape is too large (overflow at axis %d)", i);
-      return -1;
-    }
+    if (shape[i] < 0)
+      return al_fail(c, AL_ESHAPE, "%s: size of axis %d is negative (%lld)", owner,
+                     i + c->axis_base, (long long)shape[i]);
+    if (__builtin_mul_overflow(n, shape[i] ? shape[i] : 1, &n) || n > AL_MAX_NUMEL)
+      return al_fail(c, AL_ESHAPE,
+                     "%s: shape %s is too large: its sizes, without those that are 0, multiply to "
+                     "2^53 at most",
+                     owner, shape_str(ndim, shape, (char[192]){0}, 192));
   }
-  return n;
+  return AL_OK;
 }
 
 static al_tensor *bare(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
@@ -47,12 +52,11 @@ static al_tensor *bare(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
 
 static al_tensor *fresh(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
   if (c->error != AL_OK) return NULL;
-  const int64_t n = checked_numel(c, ndim, shape);
-  if (n < 0) return NULL;
+  if (al_shape_check(c, "tensor", ndim, shape) != AL_OK) return NULL;
   al_tensor *t = bare(c, dt, ndim, shape);
   if (!t) return NULL;
   pack_strides(t);
-  t->storage = al_storage_new(c, n * al_dtype_size(dt));
+  t->storage = al_storage_new(c, al_numel(t) * al_dtype_size(dt));
   if (!t->storage) {
     free(t);
     return NULL;
@@ -239,14 +243,6 @@ double al_item(const al_tensor *t) {
   double v = NAN;
   if (t && al_numel(t) == 1) al_read(t, &v, 1);
   return v;
-}
-
-static const char *shape_str(int ndim, const int64_t *shape, char *buf, size_t n) {
-  size_t at = (size_t)snprintf(buf, n, "(");
-  for (int i = 0; i < ndim && at < n; i++)
-    at += (size_t)snprintf(buf + at, n - at, i ? ",%lld" : "%lld", (long long)shape[i]);
-  if (at < n) snprintf(buf + at, n - at, ")");
-  return buf;
 }
 
 const char *al_shape_str(const al_tensor *t, char *buf, size_t n) {

@@ -169,6 +169,12 @@ static const struct {
                      {"rate=2", "a number in 0..1 expected, got '2'"},
                      {"rate=nan", "a number in 0..1 expected"},
                      {"axis=1.5", "an integer expected, got '1.5'"},
+                     {"axis=inf", "an integer of at most 2^53 expected, got inf"},
+                     {"axis=-1e300", "an integer of at most 2^53 expected, got -1e+300"},
+                     {"axis=9007199254740994", "an integer of at most 2^53 expected"},
+                     {"orders={1,1e300}", "an integer of at most 2^53 expected, got 1e+300"},
+                     {"orders={-inf}", "an integer of at most 2^53 expected, got -inf"},
+                     {"orders={nan}", "a list of numbers"},
                      {"causal=1", "true or false expected"},
                      {"denominator=lenght", "(did you mean 'length'?)"},
                      {"orders={1,x}", "a list of at most 256 numbers"},
@@ -308,12 +314,19 @@ START_TEST(size_classes) {
 #endif
     al_memory_trim(c);
   }
-  const int64_t odd[][3] = {{-1, 2, 2}, {(int64_t)1 << 40, (int64_t)1 << 40, 2}, {0, 3, 2}};
+  const int64_t big = (int64_t)1 << 62, exact = (int64_t)1 << 52;
+  const int64_t odd[][3] = {{-1, 2, 2},  {(int64_t)1 << 40, (int64_t)1 << 40, 2},
+                            {0, big, 2}, {big, 2, 0},
+                            {2, big, 0}, {exact, 0, 2}};
   ck_assert_ptr_null(al_tensor_new(c, AL_F32, 3, odd[0]));
   says(AL_ESHAPE, "negative");
   ck_assert_ptr_null(al_tensor_new(c, AL_F32, 3, odd[1]));
   says(AL_ESHAPE, "too large");
-  al_tensor *empty = al_tensor_new(c, AL_F32, 3, odd[2]);
+  for (int i = 2; i < 5; i++) { /* a size of 0 hides no overflow of the others */
+    ck_assert_ptr_null(al_tensor_new(c, AL_F32, 3, odd[i]));
+    says(AL_ESHAPE, "too large");
+  }
+  al_tensor *empty = al_tensor_new(c, AL_F32, 3, odd[5]);
   ck_assert_int_eq(al_numel(empty), 0);
   al_release(empty);
 }

@@ -78,17 +78,20 @@ static al_status read_shape(al_ctx *c, const char *path, entry *e, const json_t 
     return BAD("%s: tensor '%.200s': 'shape' must be a list", path, e->name);
   e->sizes = shape;
   e->ndim = json_array_size(shape);
-  e->numel = 1;
+  int64_t n = 1; /* as in al_shape_check: sizes of 0 must not hide what overflows */
+  bool empty = false;
   for (size_t i = 0; i < e->ndim; i++) {
     const json_t *v = json_array_get(shape, i);
     const int64_t size = json_integer_value(v);
     if (!json_is_integer(v) || size < 0)
       return BAD("%s: tensor '%.200s': shape: size %zu must be a whole number from 0", path,
                  e->name, i + 1);
-    if (__builtin_mul_overflow(e->numel, size, &e->numel))
+    if (__builtin_mul_overflow(n, size ? size : 1, &n) || n > AL_MAX_NUMEL)
       return BAD("%s: tensor '%.200s': the product of its shape overflows", path, e->name);
+    empty |= size == 0;
     if (i < AL_MAX_DIMS) e->shape[i] = size;
   }
+  e->numel = empty ? 0 : n;
   return AL_OK;
 }
 
@@ -103,9 +106,7 @@ static al_status read_offsets(al_ctx *c, const char *path, entry *e, const json_
   if (e->begin < 0 || e->end < e->begin || e->end > bytes)
     return BAD("%s: tensor '%.200s': data_offsets [%lld,%lld] do not lie in the %lld bytes of data",
                path, e->name, (long long)e->begin, (long long)e->end, (long long)bytes);
-  int64_t bits;
-  if (__builtin_mul_overflow(e->numel, (int64_t)e->type->bits, &bits))
-    return BAD("%s: tensor '%.200s': its size overflows", path, e->name);
+  const int64_t bits = e->numel * e->type->bits;
   if (bits % 8 != 0 || bits / 8 != e->end - e->begin)
     return BAD("%s: tensor '%.200s': %s of this shape needs %lld bytes, data_offsets [%lld,%lld] "
                "hold %lld",

@@ -140,9 +140,9 @@ static al_status permute_order(al_ctx *c, const al_call *k, int *order) {
   unsigned seen = 0;
   bool good = n == ndim;
   for (int i = 0; i < n && good; i++) {
-    const int a = (int)(v[i] < 0 ? v[i] + ndim : v[i]);
-    good = a >= 0 && a < ndim && !(seen >> a & 1);
-    if (good) order[i] = a, seen |= 1u << a;
+    const double a = v[i] < 0 ? v[i] + ndim : v[i];
+    good = a >= 0 && a < ndim && !(seen >> (int)a & 1);
+    if (good) order[i] = (int)a, seen |= 1u << order[i];
   }
   if (good) return AL_OK;
   return al_fail(c, AL_EVALUE,
@@ -241,7 +241,9 @@ static al_status slice_range(al_ctx *c, const al_call *k, int *axis, int64_t *st
                      (long long)at[i]);
     if (at[i] < 0) at[i] += n;
   }
+  /* a step past the end is the same slice, and its stride cannot overflow */
   *step = al_opt_int(k->opts, "step");
+  if (*step > n) *step = n > 0 ? n : 1;
   *start = at[0];
   *count = at[1] > at[0] ? (at[1] - at[0] + *step - 1) / *step : 0;
   return AL_OK;

@@ -178,6 +178,36 @@ T.test("axes count from 1", function()
   T.eq(t:concat({t}, {axis = 1}):shape(), {4, 3})
 end)
 
+T.test("sizes, axes and steps beyond what an integer holds", function()
+  local t = core.ones {shape = {2, 3}}
+  for _, x in ipairs {1/0, -1/0, 1e300, 2^62, -2^62, 2^53 + 2, math.maxinteger, math.mininteger} do
+    for _, f in ipairs {
+      function() t:sum {axes = {x}} end, function() t:sum {axes = x} end, function() t:permute {x, 1} end,
+      function() t:transpose {a = x} end, function() t:reshape {x} end, function() t:expand {x, 3} end,
+      function() t:slice {start = x} end, function() t:squeeze {axis = x} end, function() t:cumsum {axis = x} end,
+      function() core.op.rope(core.ones {shape = {1, 2, 1, 2}}, {offset = x}) end,
+    } do
+      T.raises(f, "bad argument #%d to .-option")
+    end
+  end
+  T.raises(function() t:sum {axes = {0/0}} end, "an axis is an integer")
+  for _, x in ipairs {2^53, -2^53, 2^31, -2^31 - 1, 2^32 + 1} do -- exact, and no axis
+    T.raises(function() t:sum {axes = {x}} end, "not an axis")
+    T.raises(function() t:permute {x, 1} end, "out of range")
+    T.raises(function() t:transpose {a = x} end, "integer in")
+  end
+  local one = core.ones {shape = {1}}
+  T.raises(function() one:expand {2^53, 2} end, "too large")
+  T.raises(function() one:expand {2^53, 2^53, 2^53} end, "too large")
+  T.raises(function() core.zeros({shape = {0}}):reshape {0, 2^53, 2^53} end, "too large")
+  T.raises(function() core.op.concat({one:expand {2^53}, one}, {axis = 1}) end, "too large")
+  T.raises(function() core.op.add(one:expand {2^30, 1}, one:expand {2^30}) end, "too large")
+  T.eq(one:expand({2^40}):numel(), 1 << 40)
+  T.eq(t:slice({axis = 2, step = 2^53}):shape(), {2, 1})
+  T.eq(t:slice({axis = 2, step = 1e15, start = 3}):shape(), {2, 0})
+  T.eq(t[{{1, 2, math.maxinteger // 2048}}]:shape(), {1, 3})
+end)
+
 T.test("numbers stand for scalar tensors", function()
   local t = core.tensor {data = {1, 2}, dtype = "f64"}
   T.eq(core.op.maximum(t, 1.5), core.tensor {data = {1.5, 2}, dtype = "f64"})
