@@ -1,38 +1,78 @@
 -- What a run will need, before it runs: parameters, arithmetic, memory.
 -- A change here makes no run stale.
+local core = require "attnlab.core"
 local model = require "attnlab.model"
 
 local M = {}
 
--- Parameters by count; multiply-adds of matrices are those with two axes, the embedding excepted (it is
--- looked up, not multiplied).
+-- Parameters by count; multiply-adds of matrices are those with two axes, the embedding excepted where it is
+-- looked up alone, not multiplied.
 local function count(m)
   local all, products = 0, 0
   for name, t in pairs(m:parameters()) do
     all = all + t:numel()
-    if t:ndim() == 2 and not name:find("embed_tokens", 1, true) then products = products + t:numel() end
+    if t:ndim() == 2 and (m.config.tied or not name:find("embed_tokens", 1, true)) then products = products + t:numel() end
   end
   return all, products
 end
 
--- config: resolved, vocab: tokens of the data. Returns {parameters, flops (a step), memory (bytes),
--- state_bytes}. Forward and backward cost three times the forward; a multiply-add counts two. Attention
--- runs in its composed form: all T x T scores, of which forward and backward hold about eight copies.
-function M.of(config, vocab)
-  local c = config.model
+local SEQUENCES = 2 -- of one alone some views are packed already
+
+-- Bytes that a layer holds for a sequence of T tokens until its backward, and what its forward or backward needs
+-- beside them: measured, since they are other numbers for every variant, form and type.
+local function measured(layer, T, width, dtype)
+  local held, beside
+  for _ = 1, 2 do -- the second time the gradients of the parameters are there
+    local x = core.randn { shape = { SEQUENCES, T, width }, dtype = dtype, seed = 0, stream = "budget" }:requires_grad(true)
+    collectgarbage()
+    local before = core.memory().live
+    core.reset_peak()
+    local y, a = layer(x)
+    beside = core.memory().peak - before
+    collectgarbage()
+    held = core.memory().live - before
+    local sum = (y + a):sum()
+    core.reset_peak()
+    before = core.memory().live
+    sum:backward()
+    beside = math.max(beside - held, core.memory().peak - before)
+  end
+  return held / SEQUENCES, beside / SEQUENCES
+end
+
+local LENGTH = 1024
+
+-- The same for any T. A long one is not run: each number is a T + b T^2 as long as the same form runs.
+local function of_layer(layer, T, width, dtype)
+  local function plan(n) return (layer.attention.family:plan(n):gsub("%d+", "")) end
+  if T <= 2 * LENGTH or plan(T) ~= plan(LENGTH) or plan(T) ~= plan(2 * LENGTH) then
+    return measured(layer, T, width, dtype)
+  end
+  local one, two, r = { measured(layer, LENGTH, width, dtype) }, { measured(layer, 2 * LENGTH, width, dtype) }, T / LENGTH
+  local function at(i) return r * (4 * one[i] - two[i]) / 2 + r * r * (two[i] - 2 * one[i]) / 2 end
+  return at(1), at(2)
+end
+
+-- config: resolved, dataset: of data.open. Returns {parameters, flops (a step), memory (bytes), state_bytes}.
+-- Forward and backward cost three times the forward; a multiply-add counts two.
+function M.of(config, dataset)
+  local c, t = config.model, config.train
   local sizes = {}
   for k, v in pairs(c) do sizes[k] = v end
-  if sizes.vocab == 0 then sizes.vocab = vocab end
-  local m = model.new { model = sizes, attention = config.attention, train = config.train, seed = 0 }
+  if sizes.vocab == 0 then sizes.vocab = dataset.vocabulary:size() end
+  local m = model.new { model = sizes, attention = config.attention, train = t, seed = 0 }
   local parameters, products = count(m)
-  local bytes = config.train.dtype == "f64" and 8 or 4
-  local B, T = config.train.batch_size, c.context
-  local scores = B * c.heads * T * T
-  local flops = 6 * products * B * T + c.layers * 3 * 4 * scores * c.head_dim
-  -- per token and layer: residuals, norms, q, k, v, output (10 widths) and the MLP's 4 hidden copies
-  local activations = B * T * (c.layers * (10 * c.width + 4 * c.mlp) + 3 * sizes.vocab) + 8 * c.layers * scores
-  return { parameters = parameters, flops = flops, memory = bytes * (4 * parameters + activations),
-           state_bytes = m:state_bytes(T) }
+  local bytes = t.dtype == "f64" and 8 or 4
+  local B, T = t.batch_size, c.context
+  local flops = 6 * products * B * T + c.layers * 3 * 4 * B * c.heads * T * T * c.head_dim
+  local held, beside, known = 0, 2 * bytes * T * sizes.vocab, {} -- the logits and their gradient
+  for _, layer in ipairs(m.layers) do
+    local text = core.json.encode(layer.attention.spec)
+    known[text] = known[text] or { of_layer(layer, T, c.width, t.dtype) }
+    held, beside = held + known[text][1], math.max(beside, known[text][2])
+  end
+  return { parameters = parameters, flops = flops, state_bytes = m:state_bytes(T),
+           memory = math.floor(4 * bytes * parameters + B * (held + beside) + 4 * dataset.tokens:numel()) }
 end
 
 return M

@@ -113,11 +113,11 @@ local BUDGET_COLUMNS = {
 
 local function dry_run(plan, as_json)
   local budget = require "attnlab.budget"
-  local list, cells, flops, vocab = {}, {}, 0, {}
+  local list, cells, flops, texts = {}, {}, 0, {}
   for i, arm in ipairs(plan.arms) do
     local text = arm.config.train.data
-    vocab[text] = vocab[text] or data.open(text).vocabulary:size()
-    local b = budget.of(arm.config, vocab[text])
+    texts[text] = texts[text] or data.open(text)
+    local b = budget.of(arm.config, texts[text])
     b.arm, list[i] = arm.name, b
     flops = flops + b.flops * arm.config.train.steps * #plan.seeds
     cells[i] = { name = arm.name, parameters = tables.human(b.parameters), flops = tables.human(b.flops),

@@ -116,11 +116,19 @@ function Attention:convolve(x, which, tail)
   local c = self.convolution[which]
   local width, T = c.weight:size(1), x:size(2)
   if tail then return self:convolve_on(x, which, tail) end
-  local y = x * c.weight[{ width }] + c.bias
+  local function term(from, row)
+    local w <close> = c.weight[{ row }]
+    return from * w
+  end
+  local now <close> = term(x, width)
+  local y = now + c.bias
   for i = 1, math.min(width, T) - 1 do
-    local zeros = core.zeros { shape = { x:size(1), i, x:size(3) }, dtype = x:dtype() }
-    local earlier = x[{ {}, { 1, T - i } }] * c.weight[{ width - i }]
-    y = y + core.op.concat({ zeros, earlier }, { axis = 2 })
+    local zeros <close> = core.zeros { shape = { x:size(1), i, x:size(3) }, dtype = x:dtype() }
+    local before <close> = x[{ {}, { 1, T - i } }]
+    local product <close> = term(before, width - i)
+    local earlier <close> = core.op.concat({ zeros, product }, { axis = 2 })
+    local sum <close> = y
+    y = sum + earlier
   end
   return self:activate(y, which)
 end
@@ -128,7 +136,8 @@ end
 function Attention:activate(y, which)
   local activation = self.layer.conv_activation
   if which == "v" or activation == "none" then return y end
-  return y[activation](y)
+  local plain <close> = y
+  return plain[activation](plain)
 end
 
 function Attention:convolve_on(x, which, tail)
