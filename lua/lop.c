@@ -4,17 +4,19 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_ROWS = 16, MAX_IN = AL_MAX_INPUTS, MAX_OUT = 8 };
+enum { MAX_ROWS = 16, FEW = AL_MAX_INPUTS, MANY = 1 << 24, MAX_OUT = 8 };
 
 typedef struct args {
   const al_op_info *op;
   int n_rows, top, opts_arg;
   bool list;         /* the last row takes any number of tensors */
   int pos[MAX_ROWS]; /* Lua argument of each row: 0 absent, opts_arg when named there */
-  int n_in;
-  al_tensor *in[MAX_IN];
-  bool scalar[MAX_IN]; /* a number was given: its tensor is made for the call */
-  double value[MAX_IN];
+  int n_in, room;    /* inputs, and how many `in` can take */
+  al_tensor **in;    /* few, or a longer buffer in the stack's slot `buffer` */
+  al_tensor *few[FEW];
+  int buffer;
+  bool scalar[MAX_ROWS]; /* a number was given: its tensor is made for the call */
+  double value[MAX_ROWS];
 } args;
 
 /* An array whose first element is a tensor. */
@@ -37,7 +39,6 @@ static const char *input_names(const args *a, char *buf, size_t n) {
 /* Puts the tensor or number at idx into in[at]; arg is for errors. */
 static void take(lua_State *L, args *a, int at, int row, int idx, int arg) {
   const char *name = a->op->inputs[row].name;
-  if (at == MAX_IN) lal_argerror(L, arg, a->op->name, "%s: at most %d tensors", name, MAX_IN);
   if (lua_type(L, idx) == LUA_TNUMBER && !(a->list && row == a->n_rows - 1)) {
     a->scalar[at] = true;
     a->value[at] = lua_tonumber(L, idx);
@@ -50,8 +51,22 @@ static void take(lua_State *L, args *a, int at, int row, int idx, int arg) {
   }
 }
 
+/* Room for n inputs. */
+static void reserve(lua_State *L, args *a, lua_Integer n, int arg) {
+  if (n <= a->room) return;
+  if (n > MANY) lal_argerror(L, arg, a->op->name, "at most %d tensors", MANY);
+  const size_t room = (size_t)n + FEW;
+  al_tensor **in = lua_newuserdatauv(L, room * sizeof *in, 0);
+  memset(in, 0, room * sizeof *in);
+  memcpy(in, a->in, (size_t)a->n_in * sizeof *in);
+  lua_replace(L, a->buffer);
+  a->in = in;
+  a->room = (int)room;
+}
+
 static void take_list(lua_State *L, args *a, int idx, int arg) {
   const lua_Integer n = (lua_Integer)lua_rawlen(L, idx);
+  reserve(L, a, a->n_in + n, arg);
   for (lua_Integer i = 1; i <= n; i++) {
     lua_rawgeti(L, idx, i);
     take(L, a, a->n_in, a->n_rows - 1, lua_gettop(L), arg);
@@ -77,6 +92,10 @@ static void collect(lua_State *L, args *a) {
   if (a->top && lua_istable(L, a->top) && !(a->list && is_tensors(L, a->top)))
     a->opts_arg = a->top--;
   a->n_in = n_single;
+  a->in = a->few;
+  a->room = FEW;
+  lua_pushnil(L);
+  a->buffer = lua_gettop(L);
   char names[160];
   for (int i = 1; i <= a->top; i++) {
     const int row = i <= n_single ? i - 1 : a->n_rows - 1;
@@ -90,6 +109,7 @@ static void collect(lua_State *L, args *a) {
     } else if (is_tensors(L, i)) {
       take_list(L, a, i, i);
     } else {
+      reserve(L, a, a->n_in + 1, i);
       take(L, a, a->n_in, row, i, i);
       a->n_in++;
     }
@@ -127,20 +147,27 @@ static al_dtype scalar_type(const args *a) {
   return dtype;
 }
 
-/* in[] = the tensors given and one for each number; those are the caller's to release. */
-static void make_inputs(al_ctx *c, const args *a, al_tensor *in[MAX_IN]) {
-  memcpy(in, a->in, sizeof a->in);
+/* A tensor for each number; drop_scalars releases them. */
+static void make_scalars(al_ctx *c, args *a) {
   const al_dtype shared = scalar_type(a);
-  for (int i = 0; i < a->n_in; i++) {
+  for (int i = 0; i < a->n_rows; i++) {
     if (!a->scalar[i]) continue;
-    const al_row *r = &a->op->inputs[i < a->n_rows ? i : a->n_rows - 1];
+    const al_row *r = &a->op->inputs[i];
     const al_dtype dtype = r->flags & AL_IN_I32 ? AL_I32 : shared;
     if (dtype == AL_I32 && !lal_is_i32(a->value[i])) {
       al_fail(c, AL_ETYPE, "%s: %s: the number %g is no i32", a->op->name, r->name, a->value[i]);
       return;
     }
-    in[i] = al_tensor_full(c, dtype, 0, NULL, a->value[i]);
-    if (!in[i]) return;
+    a->in[i] = al_tensor_full(c, dtype, 0, NULL, a->value[i]);
+    if (!a->in[i]) return;
+  }
+}
+
+static void drop_scalars(args *a) {
+  for (int i = 0; i < a->n_rows; i++) {
+    if (!a->scalar[i]) continue;
+    al_release(a->in[i]);
+    a->in[i] = NULL;
   }
 }
 
@@ -159,13 +186,11 @@ static int op_call(lua_State *L) {
   al_tensor *out[MAX_OUT] = {0};
   const int64_t before = al_memory(c).live;
   for (int attempt = 0; attempt < 2; attempt++) {
-    al_tensor *in[MAX_IN] = {0}; /* of this attempt: the next one makes its own */
     al_opts *o = a.opts_arg ? al_opts_new(c, a.op->args, a.op->name) : NULL;
     if (o) lal_opts_set(L, a.opts_arg, c, o, a.op->name, a.op->inputs);
-    if (al_error(c) == AL_OK) make_inputs(c, &a, in);
-    if (al_error(c) == AL_OK) al_op_run(c, a.op, in, a.n_in, o, out, n_out);
-    for (int i = 0; i < a.n_in; i++)
-      if (a.scalar[i]) al_release(in[i]);
+    if (al_error(c) == AL_OK) make_scalars(c, &a);
+    if (al_error(c) == AL_OK) al_op_run(c, a.op, a.in, a.n_in, o, out, n_out);
+    drop_scalars(&a);
     al_opts_release(o);
     if (al_error(c) != AL_ENOMEM || attempt == 1) break;
     lal_reclaim(L);

@@ -10,6 +10,7 @@ local lab = {
   manual_seed = core.seed,
   no_grad = core.no_grad,
   op = core.op,
+  concat = core.op.concat,
   tensor = core.tensor,
   zeros = core.zeros,
   ones = core.ones,

@@ -227,6 +227,33 @@ T.test("optional inputs", function()
   T.raises(function() x:rmsnorm {gian = g} end, "unknown option 'gian' %(did you mean 'gain'%?%)")
 end)
 
+T.test("a list takes any number of tensors", function()
+  for _, n in ipairs { 64, 65, 129, 5000 } do
+    local list, want = {}, {}
+    for i = 1, n do
+      list[i] = core.tensor { data = { i, -i }, shape = { 1, 2 }, dtype = "f64" }:requires_grad(true)
+      want[2 * i - 1], want[2 * i] = i, -i
+    end
+    for _, y in ipairs { core.op.concat(list, { axis = 1 }), core.op.concat { xs = list, axis = 1 },
+                         list[1]:concat({ table.unpack(list, 2, 3) }, table.move(list, 4, n, 1, {}), { axis = 1 }) } do
+      T.eq(y:flat(), want)
+      list[n]:zero_grad()
+      y:square():sum():backward()
+      T.eq(list[n]:grad():flat(), { 2.0 * n, -2.0 * n })
+    end
+    T.eq(core.op.concat(list[1], list, list[2], { axis = 2 }):size(2), 2 * n + 4)
+    T.eq(core.op.concat(table.unpack(list, 1, math.min(n, 200))):size(2), 2 * math.min(n, 200))
+    local last = list[n]
+    for _, bad in ipairs { 3, "x", core.zeros { shape = { 1, 3 }, dtype = "f64" }, core.zeros { shape = { 1, 2 } } } do
+      list[n] = bad
+      T.raises(function() core.op.concat(list, { axis = 1 }) end, "concat.*xs: ")
+    end
+    list[n] = last
+    last:free()
+    T.raises(function() core.op.concat(list) end, "xs: the tensor was freed")
+  end
+end)
+
 T.test("unknown ops name the nearest", function()
   T.raises(function() return core.op.sofmax end, "unknown op 'sofmax' %(did you mean 'softmax'%?%)")
 end)
