@@ -128,7 +128,15 @@ const al_opts *attn_opts(const attn *a) { return a->opts; }
 const attn_sizes *attn_sizes_of(const attn *a) { return &a->sizes; }
 al_dtype attn_dtype_of(const attn *a) { return a->dtype; }
 unsigned attn_claims(const attn *a) { return a->family->claims ? a->family->claims(a->opts) : 0; }
+/* Tokens that a family is asked about: more than memory holds, and room for it to add and multiply.
+ */
+static int64_t tokens(int64_t n) {
+  const int64_t most = (int64_t)1 << 53;
+  return n < most ? n : most;
+}
+
 int64_t attn_state_bytes(const attn *a, int64_t t) {
+  t = tokens(t);
   const attn_sizes *s = &a->sizes;
   if (a->family->state_bytes) return a->family->state_bytes(a->opts, s, t, a->dtype);
   if (a->family->state) return 0;
@@ -142,7 +150,7 @@ int64_t attn_state_bytes(const attn *a, int64_t t) {
 const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {
   AL_PLAIN_NUMBERS;
   if (n) buf[0] = 0;
-  if (a->family->plan) a->family->plan(a->opts, &a->sizes, a->dtype, T, buf, n);
+  if (a->family->plan) a->family->plan(a->opts, &a->sizes, a->dtype, tokens(T), buf, n);
   else snprintf(buf, n, "parallel, as %s computes it", a->family->name);
   return buf;
 }

@@ -102,6 +102,18 @@ T.test("vocabularies", function()
   T.raises(function() core.vocab.llama2c("/no/such/file", 10) end, "/no/such/file")
 end)
 
+T.test("plans and states of any number of tokens", function()
+  for _, f in ipairs(core.attn.families()) do
+    local a = core.attn.new(f.name, {}, {heads = 65536, head_dim = 4, value_dim = 65536, width = 1})
+    for _, n in ipairs {2^31, 2^53, 2^62, math.maxinteger} do
+      n = math.tointeger(n)
+      T.ok(not a:plan(n):find "%-%d", a:plan(n))
+      T.ok(a:state_bytes(n) >= a:state_bytes(1), "no fewer bytes for more tokens: it")
+    end
+  end
+  T.raises(function() core.attn.new("softmax", {}, {heads = 65537, head_dim = 4}) end, "65536")
+end)
+
 T.test("attention", function()
   local list = core.attn.list()
   T.ok(#list > 0)
