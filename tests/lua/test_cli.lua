@@ -41,6 +41,19 @@ T.test("every command and option is in its help", function()
   end
 end)
 
+T.test("every row of the table has its function, and every function its row", function()
+  local commands, row = require "attnlab.commands", {}
+  for _, c in ipairs(cli.COMMANDS) do
+    T.ok(not row[c.name], "one row for " .. c.name)
+    T.ok(type(commands[c.name]) == "function", ("a function commands['%s'] for the row"):format(c.name))
+    row[c.name] = true
+  end
+  for name in pairs(commands) do T.ok(row[name], ("a row in cli.COMMANDS for commands['%s']"):format(name)) end
+  local own = {}
+  for name in sys.read(T.root .. "lua/attnlab/commands.lua"):gmatch "\nfunction M[.]([%w_]+)" do own[name] = true end
+  for name in pairs(require "attnlab.inspect") do T.ok(not own[name], name .. " in one of commands.lua and inspect.lua") end
+end)
+
 T.test("no word prints the help", function()
   expects(0, "commands:")
   expects(0, "commands:", "--help")
