@@ -272,6 +272,16 @@ static int sys_remove(lua_State *L) {
   return r == 0 ? 0 : fail(L, "remove", path);
 }
 
+/* The absolute path without links, of what is there. */
+static int sys_realpath(lua_State *L) {
+  const char *path = check_path(L, 1);
+  char *whole = realpath(path, NULL);
+  if (!whole) return fail(L, "realpath", path);
+  lua_pushstring(L, whole);
+  free(whole);
+  return 1;
+}
+
 static int sys_rename(lua_State *L) {
   const char *from = check_path(L, 1), *to = check_path(L, 2);
   al_at a, b;
@@ -440,29 +450,15 @@ static void handle_class(lua_State *L, const char *type, const luaL_Reg *methods
   lua_pop(L, 1);
 }
 
-static const luaL_Reg functions[] = {{"time", sys_time},
-                                     {"clock", sys_clock},
-                                     {"cores", sys_cores},
-                                     {"host", sys_host},
-                                     {"rss", sys_rss},
-                                     {"setenv", sys_setenv},
-                                     {"isatty", sys_isatty},
-                                     {"width", sys_width},
-                                     {"sha256", sys_sha256},
-                                     {"exists", sys_exists},
-                                     {"read", sys_read},
-                                     {"write", sys_write},
-                                     {"mkdir", sys_mkdir},
-                                     {"list", sys_list},
-                                     {"remove", sys_remove},
-                                     {"rename", sys_rename},
-                                     {"truncate", sys_truncate},
-                                     {"size", sys_size},
-                                     {"append", sys_append},
-                                     {"lock", sys_lock},
-                                     {"private", sys_private},
-                                     {"absolute", sys_absolute},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"time", sys_time},         {"clock", sys_clock},       {"cores", sys_cores},
+    {"host", sys_host},         {"rss", sys_rss},           {"setenv", sys_setenv},
+    {"isatty", sys_isatty},     {"width", sys_width},       {"sha256", sys_sha256},
+    {"exists", sys_exists},     {"read", sys_read},         {"write", sys_write},
+    {"mkdir", sys_mkdir},       {"list", sys_list},         {"remove", sys_remove},
+    {"realpath", sys_realpath}, {"rename", sys_rename},     {"truncate", sys_truncate},
+    {"size", sys_size},         {"append", sys_append},     {"lock", sys_lock},
+    {"private", sys_private},   {"absolute", sys_absolute}, {NULL, NULL}};
 
 void lal_open_sys(lua_State *L) {
   luaL_newlib(L, functions);

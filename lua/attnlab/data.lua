@@ -37,20 +37,40 @@ function M.list()
   return out
 end
 
+-- The file of a text that comes with the project, or nil.
+local function own(name)
+  local path = M.folder() .. "/" .. name .. ".txt"
+  return not name:find("/", 1, true) and core.sys.exists(path) == "file" and path or nil
+end
+
+local function is_path(name) return name:find("/", 1, true) or name:find "%.%w+$" end
+
+-- What a configuration holds for a text named in a file of `folder` (nil: in the current one): the name of a text
+-- of the project's as it is, another file's absolute path. A file is looked for in the folder, then in the current one.
+function M.locate(name, folder)
+  if type(name) ~= "string" or name == "" or own(name) then return name end
+  local beside = name:find "^/" and name or (folder or ".") .. "/" .. name
+  for _, path in ipairs { beside, name } do
+    if core.sys.exists(path) == "file" then return core.sys.realpath(path) end
+  end
+  if name:find "^/" or not is_path(name) then return name end
+  return core.sys.realpath(folder or ".") .. "/" .. name
+end
+
 -- The file behind a name or path.
 function M.path(name)
   if type(name) ~= "string" or name == "" then
     local got = name == "" and "''" or type(name)
     error("data: name or path of a text expected, got " .. got, 0)
   end
-  local inside = M.folder() .. "/" .. name .. ".txt"
-  if not name:find("/", 1, true) and core.sys.exists(inside) == "file" then return inside end
+  local inside = own(name)
+  if inside then return inside end
   local kind = core.sys.exists(name)
   if kind == "file" then return name end
   if kind == "dir" then
     error(("data: '%s' is a folder, a text file is expected"):format(name), 0)
   end
-  if name:find("/", 1, true) or name:find("%.%w+$") then
+  if is_path(name) then
     error(("data: '%s': no such file"):format(name), 0)
   end
   error(("data: %s; texts are looked for in %s")

@@ -16,12 +16,14 @@
 --   measure   names of measures.lua that are taken of every trained model they fit, such as {"series"}
 --   plot      {metric="valid/loss", by="order p"}: by names the axis of a second figure, in which arms
 --             with at = {line, number} stand at that number on that line
---   plugins   list of plug-ins to load first (.so or .c), paths from the experiment's folder or the current one
+--   plugins   list of plug-ins to load first (.so or .c), paths from the experiment's folder or the current one,
+--             as is that of a text: base = { data = "mytext.txt" }
 --   quick     overrides for --quick: config keys, seeds
 --   next      the command to type next
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
+local data = require "attnlab.data"
 local measures = require "attnlab.measures"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
@@ -209,6 +211,7 @@ local function new(spec)
     if type(v) ~= TYPES[k] then fail(e, "%s: %s expected, got %s", k, TYPES[k], type(v)) end
   end
   e.base, e.expect, e.quick, e.plot = e.base or {}, e.expect or {}, e.quick or {}, e.plot or {}
+  e.folder = plugins.folder
   e.measure = e.measure or {}
   for _, name in ipairs(e.measure) do
     if not measures[name] then fail(e, "measure: %s", names.unknown("measure", tostring(name), names.keys(measures))) end
@@ -233,12 +236,19 @@ local function new(spec)
   return e
 end
 
--- The configuration of an arm: the file's, with what --quick changes and the pairs of `set` over it.
+local function place(c, folder)
+  if c.train and c.train.data then c.train.data = data.locate(c.train.data, folder) end
+end
+
+-- The configuration of an arm: the file's, with what --quick changes and the pairs of `set` over it. A text that
+-- the file names lies beside it, one of `set` in the current folder.
 local function resolved(e, arm, quick, set)
   local c = apply({}, e.base)
   apply(c, arm)
   if quick then apply(c, e.quick) end
+  place(c, e.folder)
   for _, kv in ipairs(set or {}) do config.set(c, kv[1], kv[2]) end
+  place(c)
   return config.resolve(c)
 end
 

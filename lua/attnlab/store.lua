@@ -67,9 +67,12 @@ function M.libraries()
   return (core.info():gsub(",? ?%d+ threads?", ""))
 end
 
--- The device counts by its kind: which of several equal ones a run had changes nothing.
+-- The device counts by its kind: which of several equal ones a run had changes nothing. The text counts by its
+-- hash: where it lies changes nothing either.
 function M.id(spec)
-  local identity = { config = config.canonical(spec.config), seed = spec.seed, device = spec.device:match "^[^:]*",
+  local cfg = config.copy(spec.config)
+  cfg.train.data = nil
+  local identity = { config = config.canonical(cfg), seed = spec.seed, device = spec.device:match "^[^:]*",
                      dtype = spec.config.train.dtype, data = spec.data_hash, expect = spec.expect }
   for i, p in ipairs(spec.plugins or {}) do
     identity.plugins = identity.plugins or {}
@@ -92,7 +95,8 @@ local file = M.file
 -- Bytes of a file that are read at most, so that a damaged one cannot take all memory.
 local MOST = { small = 1 << 24, records = 1 << 30 }
 
--- Writes config.json and returns the folder. A run that has results, or is damaged, keeps what it has.
+-- Writes config.json and returns the folder. A run that has results, or is damaged, keeps what it has; one that is
+-- to go on finds its text where it lies now.
 function M.create(root, spec)
   local dir = M.dir(root, spec)
   local state = M.status(dir).state
@@ -100,6 +104,12 @@ function M.create(root, spec)
     and not sys.exists(file(dir, "checkpoint.safetensors")) then
     sys.mkdir(dir)
     sys.write(file(dir, "config.json"), json.encode(spec, { pretty = true }) .. "\n")
+  elseif state == "new" or state == "interrupted" or state == "failed" then
+    local kept, text = M.config(dir), spec.config.train.data
+    if kept.config.train.data ~= text then
+      kept.config.train.data = text
+      sys.write(file(dir, "config.json"), json.encode(kept, { pretty = true }) .. "\n")
+    end
   end
   return dir
 end

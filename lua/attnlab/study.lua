@@ -10,7 +10,7 @@
 -- Every case with every seed has a folder runs/<name>/<id>/ with case.json and result.json, written when
 -- it is done: a study that was stopped goes on with the next one.
 --
--- A kind returns { rows (options of a case), expand(case) -> list of plain cases, seeded(case) -> false
+-- A kind returns { rows (options of a case), expand(case, folder of the file) -> list of plain cases, seeded(case) -> false
 -- when no seed matters, title(case), cost(case), run(case, seed, stop) -> numbers by name, gather(list of
 -- { case, results }) -> records, columns, keys, figure(records, study) or nil, expect (known keys),
 -- judge(expect, records) -> { {text, outcome, detail}, .. } }. It may have prepare(cases, options) -> "done"
@@ -66,7 +66,7 @@ local function expand(s, cases)
       if not ok then fail(s, "case %d: %s", i, v) end
       case[k] = v
     end
-    local good, expanded = pcall(s.module.expand, case)
+    local good, expanded = pcall(s.module.expand, case, s.folder)
     if not good then fail(s, "case %d: %s", i, expanded) end
     for _, c in ipairs(expanded) do
       local text = json.encode(c)
@@ -108,7 +108,7 @@ local function new(spec)
   end
   if not names.find(KINDS, s.kind) then fail(s, "%s", names.unknown("kind", tostring(s.kind), KINDS)) end
   s.module = require("attnlab.study." .. s.kind)
-  s.expect, s.quick = s.expect or {}, s.quick or {}
+  s.expect, s.quick, s.folder = s.expect or {}, s.quick or {}, require("attnlab.plugins").folder
   for k in pairs(s.quick) do
     if k ~= "cases" and k ~= "seeds" then fail(s, "quick: %s", names.unknown("key", k, { "cases", "seeds" })) end
   end
@@ -132,7 +132,11 @@ function Study:plan(options)
       if k == 1 or self.module.seeded(case) then
         local identity = { kind = self.kind, case = case, seed = seed, expect = self.expect,
                            inputs = self.module.inputs_hash(case) }
-        local id = sys.sha256(json.encode(identity)):sub(1, 12)
+        local counts = {} -- a text counts by its hash, which the inputs have
+        for k, v in pairs(identity) do counts[k] = v end
+        counts.case = {}
+        for k, v in pairs(case) do counts.case[k] = k ~= "data" and v or nil end
+        local id = sys.sha256(json.encode(counts)):sub(1, 12)
         list[#list + 1] = { case = case, index = i, seed = seed, identity = identity,
                             dir = ("%s/%s/%s"):format(options.root, self.name, id) }
       end

@@ -10,6 +10,21 @@ local function text_file(text, name)
   return path
 end
 
+T.test("a text named in a file lies beside it, or in the current folder", function()
+  local dir = core.sys.realpath(T.folder())
+  core.sys.mkdir(dir .. "/sub")
+  core.sys.write(dir .. "/mine.txt", "some text")
+  core.sys.write(dir .. "/shakespeare", "not the project's")
+  T.eq(data.locate("shakespeare", dir), "shakespeare")
+  T.eq(data.locate("mine.txt", dir), dir .. "/mine.txt")
+  T.eq(data.locate("../mine.txt", dir .. "/sub"), dir .. "/mine.txt")
+  T.eq(data.locate(dir .. "/sub/../mine.txt"), dir .. "/mine.txt")
+  T.eq(data.locate(dir .. "/mine.txt", "elsewhere"), dir .. "/mine.txt")
+  T.eq(data.locate("none.txt", dir), dir .. "/none.txt")
+  T.eq(data.locate("shakespear", dir), "shakespear")
+  T.raises(function() data.path(data.locate("none.txt", dir)) end, dir:gsub("%p", "%%%0") .. "/none.txt': no such file")
+end)
+
 T.test("the real text", function()
   local d = data.open "shakespeare"
   T.eq(d.text_bytes, 1115394)

@@ -2,6 +2,17 @@
 local T = ...
 local sys = require("attnlab.core").sys
 
+T.test("realpath: one path for a file, whatever way leads to it", function()
+  local dir = T.folder()
+  sys.mkdir(dir .. "/a/b")
+  sys.write(dir .. "/a/t.txt", "x")
+  local whole = sys.realpath(dir .. "/a/t.txt")
+  T.ok(whole:find "^/" and whole:find "/a/t%.txt$", whole)
+  T.eq(sys.realpath(dir .. "/a/b/.././t.txt"), whole)
+  T.ok(sys.realpath ".":find "^/")
+  T.raises(function() sys.realpath(dir .. "/none") end, "realpath: .*none: No such file")
+end)
+
 T.test("clocks and the machine", function()
   T.ok(math.abs(sys.time() - os.time()) < 2)
   local t = sys.clock()

@@ -78,13 +78,17 @@ local function swaps_of(case)
   return out
 end
 
-function M.expand(case)
+function M.expand(case, folder)
   local model = subject.check(case.model)
   local layers, context = subject.shape(model)
   if case.context > context then
     error(("context: the model's is %d, got %d"):format(context, case.context), 0)
   end
-  if case.data ~= "own" then data.path(case.data) end
+  local text = case.data
+  if text ~= "own" then
+    text = data.locate(text, folder)
+    data.path(text)
+  end
   local calibrate = #case.calibrate > 0 and case.calibrate or { false, true }
   local list, at = {}, {}
   if case.layers == "each" and layers > 1 then
@@ -97,7 +101,7 @@ function M.expand(case)
         if type(calibrated) ~= "boolean" then
           error("calibrate: true and false expected, got " .. tostring(calibrated), 0)
         end
-        list[#list + 1] = { model = model, data = case.data, windows = case.windows,
+        list[#list + 1] = { model = model, data = text, windows = case.windows,
           context = case.context > 0 and case.context or context, swap = swap, layer = layer,
           calibrated = calibrated, tokens = case.tokens,
           prompt = (layer == "all" or case.texts == "each") and case.prompt ~= "" and case.prompt or nil }
