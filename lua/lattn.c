@@ -306,6 +306,13 @@ static int attention_source(lua_State *L) {
 }
 
 /* a:text(all): canonical option text; all = with the defaults. */
+/* a:options(): rows as core.attn.options gives them; value = what this instance has. */
+static int attention_options(lua_State *L) {
+  const attn *a = check(L)->a;
+  lal_push_args(L, attn_family_of(a)->options, attn_opts(a));
+  return 1;
+}
+
 static int attention_text(lua_State *L) {
   char text[1 << 14]; /* holds two lists of 256 numbers with 17 digits */
   al_opts_text(attn_opts(check(L)->a), lua_toboolean(L, 2), text, sizeof text);
@@ -355,6 +362,7 @@ static const luaL_Reg methods[] = {{"forward", lal_attn_forward},
                                    {"dtype", attention_dtype},
                                    {"plan", attention_plan},
                                    {"text", attention_text},
+                                   {"options", attention_options},
                                    {"source", attention_source},
                                    {"family", attention_family},
                                    {"layer", attention_layer},

@@ -9,7 +9,7 @@ local QUICK = { name = "quick", doc = "the small version of the experiment (minu
 local SEEDS = { name = "seeds", value = "N", doc = "the first N seeds, or a list such as 1,2,5" }
 local DEVICE = { name = "device", value = "NAME", doc = "cpu (cuda: not in this version)" }
 local JSON = { name = "json", doc = "machine-readable output" }
-local PRINT = { name = "print-config", doc = "print the resolved configuration and stop" }
+local PRINT = { name = "print-config", doc = "print the resolved configuration, presets written out, and stop" }
 local DRY = { name = "dry-run", doc = "print parameters, arithmetic, memory and number of runs, and stop" }
 local FORCE = { name = "force", doc = "continue runs that another version of the program began" }
 local PLUGIN = { name = "plugin", value = "PATH", many = true,

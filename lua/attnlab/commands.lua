@@ -12,6 +12,7 @@ local runs = require "attnlab.runs"
 local store = require "attnlab.store"
 local study = require "attnlab.study"
 local tables = require "attnlab.table"
+local written = require "attnlab.written"
 local json, sys = core.json, core.sys
 
 local M = {}
@@ -100,7 +101,7 @@ end
 
 local function print_config(plan)
   local list = {}
-  for i, arm in ipairs(plan.arms) do list[i] = { name = arm.name, config = arm.config } end
+  for i, arm in ipairs(plan.arms) do list[i] = { name = arm.name, config = written.config(arm.config) } end
   print(json.encode({ experiment = plan.name, seeds = plan.seeds, margin = plan.margin, arms = list },
     { pretty = true }))
 end

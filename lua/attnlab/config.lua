@@ -135,6 +135,7 @@ function M.attention_of(attention, i)
   return out
 end
 
+-- The attention of layer i of a resolved configuration, and the options of the layer around it.
 local function check_attention(cfg, i)
   local spec = M.attention_of(cfg.attention, i)
   local m = cfg.model
@@ -153,6 +154,8 @@ local function check_attention(cfg, i)
     width = m.width, dtype = cfg.train.dtype, seed = 0, tag = "check" })
   return a, Attention.layer_options(a:layer(), layer)
 end
+
+M.instance_of = check_attention
 
 -- The core's message without what concerns the Lua call that it came through.
 function M.plain(message)

@@ -89,6 +89,27 @@ T.test("failures: status 1 and what is wrong", function()
   expects(1, "did you mean", "describe", "sofmax")
 end)
 
+T.test("print-config writes out what presets resolve to", function()
+  local function attention(...)
+    local words, more = with("train", "--print-config"), { ... }
+    local status, text = tiny.run(table.move(more, 1, #more, #words + 1, words))
+    T.eq(status, 0)
+    return json.decode(text).arms[1].config.attention
+  end
+  local a = attention "attention=p1/gated_softmax"
+  T.eq({ a.preset, a.similarity, a.denominator.stat, a.output_gate.activation, a.output_norm.kind },
+    { "p1/gated_softmax", "exp", "length", "sigmoid", "layer" })
+  T.eq({ a.rope, a.rope_dims, a.qk_norm }, { "half", -1, false })
+  a = attention("attention=delta/deltanet", "attention.chunk=16")
+  T.eq({ a.preset, a.chunk, a.norm, a.conv, a.rope, a.conv_activation }, { "delta/deltanet", 16, "l2", 4, "none", "silu" })
+  a = attention("attention.denominator=none")
+  T.eq({ a.preset, a.denominator.stat, a.denominator.floor }, { "kernel_attention", "none", 0 })
+  a = attention("layers=2", "attention.2.logit_clamp=5", "attention.1.preset=softmax")
+  T.eq({ a["1"].logit_clamp, a["2"].logit_clamp, a["2"].similarity }, { false, 5, "exp" })
+  a = attention "attention.heads.2.output_norm=l2"
+  T.eq({ a.heads["1"].output_norm.kind, a.heads["2"].output_norm.kind, a.rope }, { "none", "l2", "half" })
+end)
+
 T.test("print-config and dry-run run nothing", function()
   local file, root = tiny.experiment ""
   local plan = json.decode((select(2, tiny.run { "run", file, "--print-config", "width=32", "out_dir=" .. root })))
