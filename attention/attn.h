@@ -218,7 +218,8 @@ AL_API al_status attn_find(al_ctx *c, const char *name, const attn_family **fami
 typedef struct attn attn; /* options, sizes and parameters of one attention */
 
 /* Parameters are created in `dtype` from the streams (seed, tag.<name>) and require gradients. opts
- * is copied. */
+ * is copied. tag NULL: none is made, whatever the sizes; the instance answers what its options mean
+ * and does not run. */
 AL_API attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_sizes *s,
                       al_dtype dtype, uint64_t seed, const char *tag);
 AL_API void attn_free(attn *a);

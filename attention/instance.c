@@ -67,9 +67,10 @@ attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_
   a->sizes = *s;
   a->dtype = dtype;
   a->seed = seed;
-  snprintf(a->tag, sizeof a->tag, "%s", tag);
+  a->bare = !tag;
+  snprintf(a->tag, sizeof a->tag, "%s", tag ? tag : "");
   a->opts = al_opts_copy(c, opts);
-  a->n = a->opts && f->params ? f->params(a->opts, s, a->rows) : 0;
+  a->n = a->opts && f->params && tag ? f->params(a->opts, s, a->rows) : 0;
   for (int i = 0; i < a->n; i++) a->p[i] = make_param(c, &a->rows[i], dtype, seed, tag);
   if (al_error(c) == AL_OK) {
     a->kind = kind_of(a);
@@ -234,8 +235,14 @@ static al_status check_input(al_ctx *c, const attn *a, const char *name, const a
 }
 
 /* Every input against the sizes. */
+static al_status has_parameters(al_ctx *c, const attn *a) {
+  if (!a->bare) return al_error(c);
+  return al_fail(c, AL_ESTATE, "attention: made without parameters, to be asked and not to run");
+}
+
 al_status attn_check_inputs(al_ctx *c, const attn *a, const attn_in *in) {
   AL_TRY(al_error(c));
+  AL_TRY(has_parameters(c, a));
   const attn_sizes *s = &a->sizes;
   const int64_t free_size = -1;
   const int64_t want_q[] = {free_size, free_size, s->heads, s->head_dim};
@@ -301,6 +308,7 @@ al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {
  */
 
 al_status attn_set(al_ctx *c, attn *a, const al_opts *opts) {
+  AL_TRY(has_parameters(c, a));
   attn *b = attn_new(c, a->family, opts, &a->sizes, a->dtype, a->seed, a->tag);
   if (!b) return al_error(c);
   for (int i = 0; i < b->n; i++)

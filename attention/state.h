@@ -23,6 +23,7 @@ struct attn {
   uint64_t kind; /* hash of family, options, sizes and dtype: what a state must fit */
   uint64_t seed; /* of parameters that a change of options brings */
   char tag[256];
+  bool bare; /* without parameters: asked, never run */
   int n;
   attn_param rows[ATTN_MAX_PARAMS];
   al_tensor *p[ATTN_MAX_PARAMS];

@@ -150,6 +150,7 @@ static const al_arg new_args[] = {
     {"seed", AL_T_INT, "", NULL, 0, 0, "of the parameters; absent: the next of core.seed's", NULL},
     {"tag", AL_T_TEXT, "attention", NULL, 0, 0,
      "prefix of the names of the parameters' random streams", NULL},
+    {"bare", AL_T_BOOL, "false", NULL, 0, 0, "no parameters: to be asked, not to run", NULL},
     {0}};
 
 static int64_t size_or(const al_opts *o, const char *key, int64_t otherwise) {
@@ -188,6 +189,7 @@ static int attn_new_instance(lua_State *L) {
   const uint64_t seed = al_opts_given(z, "seed") ? (uint64_t)al_opt_int(z, "seed") : al_draw_key(c);
   al_dtype dtype = AL_F32;
   al_dtype_parse(c, al_opt_word(z, "dtype"), &dtype);
+  const char *tag = al_opt_bool(z, "bare") ? NULL : al_opt_word(z, "tag");
 
   const int64_t before = al_memory(c).live;
   const attn_family *f = NULL;
@@ -196,7 +198,7 @@ static int attn_new_instance(lua_State *L) {
     if (attn_find(c, name, &f, &x->preset, &o) == AL_OK) {
       if (lua_istable(L, 2)) lal_opts_set(L, 2, c, o, f->name, NULL);
       if (al_error(c) == AL_OK) check_open(c, x, f, o);
-      if (al_error(c) == AL_OK) x->a = attn_new(c, f, o, &s, dtype, seed, al_opt_word(z, "tag"));
+      if (al_error(c) == AL_OK) x->a = attn_new(c, f, o, &s, dtype, seed, tag);
     }
     al_opts_release(o);
     if (al_error(c) != AL_ENOMEM || attempt == 1) break;

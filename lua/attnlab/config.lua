@@ -135,7 +135,12 @@ function M.attention_of(attention, i)
   return out
 end
 
--- The attention of layer i of a resolved configuration, and the options of the layer around it.
+-- Heads with options of their own are run, too, for one that depends on others is refused. A model of larger ones
+-- does that when it is made.
+local HEADS_RUN = 1 << 22
+
+-- The attention of layer i of a resolved configuration, to be asked and not to run, and the options of the layer
+-- around it.
 local function check_attention(cfg, i)
   local spec = M.attention_of(cfg.attention, i)
   local m = cfg.model
@@ -149,9 +154,14 @@ local function check_attention(cfg, i)
       error(names.unknown("option", k, all), 0)
     end
   end
-  local a = Attention.family_of(spec, {
-    heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, value_dim = m.head_dim,
-    width = m.width, dtype = cfg.train.dtype, seed = 0, tag = "check" })
+  -- without weights: what is asked of a configuration may come from a file, and takes no memory
+  local sizes = { heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, value_dim = m.head_dim,
+                  width = m.width, dtype = cfg.train.dtype, seed = 0, bare = true }
+  local a = Attention.family_of(spec, sizes)
+  if spec.heads and m.heads * m.head_dim * m.width <= HEADS_RUN then
+    sizes.bare = false
+    Attention.family_of(spec, sizes)
+  end
   return a, Attention.layer_options(a:layer(), layer)
 end
 
@@ -215,6 +225,18 @@ function M.resolve(given)
     end
   end
   return cfg
+end
+
+-- Holds a resolved configuration that comes from a file against the rows of its keys. Those that it lacks are of
+-- another version; the layers are counted through.
+function M.held(cfg)
+  for group, list in pairs(M.rows) do
+    if type(cfg[group]) ~= "table" then fail("%s: a table expected, got %s", group, rows.show(cfg[group])) end
+    for _, row in ipairs(list) do
+      local v = cfg[group][row.name]
+      if v ~= nil or row.name == "layers" then rows.check(row, v, group .. "." .. row.name) end
+    end
+  end
 end
 
 -- { ["train.steps"] = 400, ["attention.denominator.floor"] = 1, .. }; lists stay whole.

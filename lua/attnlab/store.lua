@@ -152,6 +152,8 @@ function M.config(dir)
   if spec.variant ~= nil then kind(path, "variant", spec.variant, "string") end
   if spec.plugins ~= nil then kind(path, "plugins", spec.plugins, "table") end
   for i, p in ipairs(spec.plugins or {}) do kind(path, ("plugins[%d]"):format(i), p, "table") end
+  local held, wrong = pcall(config.held, spec.config)
+  if not held then error(("%s: not a configuration: %s"):format(path, wrong), 0) end
   local ok, id = pcall(M.id, spec)
   if not ok and plugins.unknown(spec.plugins) then return cleaned(spec) end -- what its options mean is not known
   if not ok then

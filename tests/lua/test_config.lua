@@ -1,6 +1,7 @@
 -- Configurations: defaults, keys, types, attention by layer, differences.
 local T = ...
 local config = require "attnlab.config"
+local core = require "attnlab.core"
 
 T.test("defaults are filled in and sizes follow", function()
   local c = config.resolve {}
@@ -107,4 +108,33 @@ T.test("every preset is a valid configuration", function()
   for _, p in ipairs(require("attnlab.attention").list()) do
     config.resolve { attention = p.name }
   end
+end)
+
+T.test("what a configuration means is asked without weights", function()
+  local before = core.memory().peak
+  local cfg = config.resolve { width = 1 << 29, heads = 65536, head_dim = 65536, attention = { output_gate = { activation = "sigmoid", per = "channel" } } }
+  T.eq(#config.variants(cfg), 1)
+  T.ok(config.canonical(cfg):find("output_gate.activation=sigmoid", 1, true))
+  T.ok(core.memory().peak - before < 1 << 20, "no weights were made")
+  local a = core.attn.new("softmax", {}, { heads = 1, head_dim = 2, bare = true })
+  local q = core.zeros { shape = { 1, 1, 1, 2 } }
+  T.raises(function() a:forward { q = q, k = q, v = q } end, "made without parameters")
+  T.raises(function() a:set { dropout = 0.1 } end, "made without parameters")
+  T.raises(function() config.resolve { width = 1 << 40, heads = 2, head_dim = 2 } end, "width")
+end)
+
+T.test("a configuration from a file is held against its rows before it is counted through", function()
+  local function given(change)
+    local cfg = config.resolve {}
+    change(cfg)
+    return function() config.held(cfg) end
+  end
+  given(function() end)()
+  given(function(c) c.model.tied = nil end)() -- a key that an older version had not
+  T.raises(given(function(c) c.model.layers = 1 << 60 end), "option 'model.layers': integer in 1..10000 expected, got 1152921504606846976")
+  T.raises(given(function(c) c.model.layers = nil end), "option 'model.layers': .*got nil")
+  T.raises(given(function(c) c.model.width = "8" end), "option 'model.width': integer >= 1 expected, got '8'")
+  T.raises(given(function(c) c.train.betas = core.json.null end), "option 'train.betas'")
+  T.raises(given(function(c) c.train = core.json.null end), "train: a table expected")
+  T.raises(given(function(c) c.model = nil end), "model: a table expected, got nil")
 end)

@@ -141,11 +141,13 @@ function M.new(preset, options, heads, sizes)
   local order = {}
   for _, g in ipairs(self.groups) do
     g.name = "heads " .. table.concat(g.list, ",")
-    share(self, g.whole)
     g.kv = heads_rows.kv_list(g.list, sizes.heads // sizes.kv_heads)
-    g.kinds = heads_rows.axis_kinds(g, sizes)
     g.part = core.attn.new(g.preset, g.options, sizes_with(sizes, #g.list, #g.kv))
-    check_alone(self, g)
+    if not sizes.bare then
+      share(self, g.whole)
+      g.kinds = heads_rows.axis_kinds(g, sizes)
+      check_alone(self, g)
+    end
     table.move(g.list, 1, #g.list, #order + 1, order)
   end
   self.place = {} -- of head h among the groups' heads, one group after the other
