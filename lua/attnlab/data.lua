@@ -84,8 +84,11 @@ function M.open(name, opts)
   if text:find("%S") == nil then
     error(("data: '%s' is empty, a text is expected"):format(path), 0)
   end
-  local vocab = opts.vocab or vocabulary.characters(text)
-  local tokens = vocab:encode(text)
+  local ok, vocab, tokens = pcall(function()
+    local v = opts.vocab or vocabulary.characters(text)
+    return v, v:encode(text)
+  end)
+  if not ok then error(("data: '%s': %s"):format(path, vocab), 0) end
   local n = tokens:numel()
   local cut = math.floor(n * TRAIN_SHARE)
   return setmetatable({

@@ -45,7 +45,9 @@ T.test("names and paths that are refused say why", function()
   T.raises(function() data.open(7) end, "name or path")
   T.raises(function() data.open(text_file "") end, "is empty")
   T.raises(function() data.open(text_file " \n ") end, "is empty")
-  T.raises(function() data.open(text_file "abc\xff\xfe") end, "UTF%-8")
+  T.raises(function() data.open(text_file "abc\xff\xfe") end, "^data: '.*text.txt': .*UTF%-8")
+  T.raises(function() data.open(text_file "abz", { vocab = data.open(text_file("ab", "other.txt")).vocabulary }) end,
+    "^data: '.*text.txt': .*'z' %(U%+007A%) is not among the 2 of the vocabulary")
 end)
 
 T.test("a text shorter than the context", function()

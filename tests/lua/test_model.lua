@@ -197,6 +197,32 @@ T.test("sizes that a file claims are held against its tensors before memory is a
   end
 end)
 
+T.test("what is wrong in a file's configuration is said with the file's name", function()
+  local dir, m = T.folder(), small()
+  local function with(change)
+    local saved = core.json.decode(m:metadata().attnlab)
+    change(saved)
+    core.safetensors.save(dir .. "/m", m:tensors(), { attnlab = core.json.encode(saved) })
+    return function() lab.model.load(dir .. "/m") end
+  end
+  with(function() end)()
+  local null = core.json.null
+  for _, case in ipairs {
+    { function(s) s.model.arch = "x" end, "config: option 'model.arch': unknown word 'x'" },
+    { function(s) s.model.tied = null end, "config: option 'model.tied': true or false expected" },
+    { function(s) s.attention = 7 end, "config: attention: preset or table" },
+    { function(s) s.attention = { preset = "x" } end, "config: attention: .*'x'" },
+    { function(s) s.attention = null end, "config: attention" },
+    { function(s) s.dtype = "i32" end, "config: option 'train.dtype'" },
+    { function(s) s.seed = "x" end, "seed" },
+    { function(s) s.seed = 1.5 end, "seed" },
+    { function(s) s.vocabulary = 7 end, "vocabulary: .* expected, got 7" },
+    { function(s) s.vocabulary = { kind = "characters" } end, "vocabulary: .* expected, got {" },
+    { function(s) s.vocabulary = { kind = "characters", characters = ("abcdefghijklmnopqrstuvwxyz"):rep(3) .. "\u{e9}" } end, "the vocabulary has 27 tokens" },
+    { function(s) s.trained_on = 7 end, "trained_on: { name, sha256 } expected" },
+  } do T.raises(with(case[1]), "/m': the metadata 'attnlab': .*" .. case[2]) end
+end)
+
 T.test("generation: seeded, top_k, end token, windows, refusals", function()
   local m = small()
   local function ids(opts)

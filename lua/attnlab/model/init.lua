@@ -127,6 +127,18 @@ local function hold(m, tensors, path)
   end
 end
 
+-- The vocabulary that a file's configuration names; nil where it names none, or a table that is not there.
+local function saved_vocabulary(saved, path, tokenizer)
+  local given = saved.vocabulary
+  if given == nil or given == core.json.null then return nil end
+  if type(given) == "table" and given.kind == "characters" and type(given.characters) == "string" then
+    return vocabulary.characters(given.characters)
+  elseif type(given) == "table" and given.kind == "llama2c" then
+    return llama2c_vocabulary(path, saved.model.vocab, tokenizer)
+  end
+  error(("vocabulary: { kind = 'characters' with these, or 'llama2c' } expected, got %s"):format(core.json.encode(given)), 0)
+end
+
 local function load_safetensors(path, opts)
   local tensors, metadata = core.safetensors.open(path)
   if not metadata.attnlab then
@@ -141,14 +153,11 @@ local function load_safetensors(path, opts)
   plugins.restore(saved.plugins, ("'%s'"):format(path))
   local own = own_tensors(tensors, metadata)
   hold(saved.model, own, path)
-  local words, kind = nil, saved.vocabulary or {}
-  if kind.kind == "characters" then
-    words = vocabulary.characters(kind.characters)
-  elseif kind.kind == "llama2c" then
-    words = llama2c_vocabulary(path, saved.model.vocab, opts.tokenizer)
-  end
-  local m = M.new { model = saved.model, attention = saved.attention, seed = saved.seed,
-                    dtype = opts.dtype or saved.dtype, vocabulary = words }
+  local made, m = pcall(function()
+    return M.new { model = saved.model, attention = saved.attention, seed = saved.seed, dtype = opts.dtype or saved.dtype,
+                   vocabulary = saved_vocabulary(saved, path, opts.tokenizer) }
+  end)
+  if not made then error(("'%s': the metadata 'attnlab': %s"):format(path, config.plain(m)), 0) end
   parameters.tie(m, own)
   m:load_parameters(own, path)
   m.trained_on = trained_on(saved, path)

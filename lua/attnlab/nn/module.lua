@@ -49,6 +49,8 @@ function Module.create(class, opts, own)
   if seed == nil then
     local draw <close> = core.rand { shape = { 1 }, dtype = "f64" }
     seed = math.tointeger(draw:item() * 2.0 ^ 53 // 1)
+  elseif math.type(seed) ~= "integer" then
+    error(("%s: option 'seed': integer expected, got %s"):format(class.class_name, tostring(seed)), 3)
   end
   return setmetatable({ seed = seed, name = opts.name or "", dtype = opts.dtype or "f32",
                         training = true, members = {} }, class)
