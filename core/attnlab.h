@@ -71,7 +71,7 @@ typedef struct al_plain {
 AL_API al_plain al_plain_begin(void);
 AL_API void al_plain_end(al_plain *p);
 #define AL_PLAIN_NUMBERS                                                                           \
-  al_plain al_plain_ __attribute__((cleanup(al_plain_end))) = al_plain_begin()
+  al_plain al_plain_ __attribute__((unused, cleanup(al_plain_end))) = al_plain_begin()
 
 /* ---- memory --------------------------------------------------------------------------------- */
 

@@ -59,7 +59,8 @@ static inline void fuzz_folder_remove(void) {
 }
 static inline const char *fuzz_folder(void) {
   if (*fuzz_folder_path) return fuzz_folder_path;
-  strcpy(fuzz_folder_path, "/tmp/attnlab-fuzz-XXXXXX");
+  snprintf(fuzz_folder_path, sizeof fuzz_folder_path, "%s/attnlab-fuzz-XXXXXX",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
   HOLDS(mkdtemp(fuzz_folder_path) && atexit(fuzz_folder_remove) == 0);
   return fuzz_folder_path;
 }
