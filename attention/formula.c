@@ -24,7 +24,7 @@ static const al_arg denominator_rows[] = {
      "value: v_j is divided by D_j of its own position (stat=length only)", NULL},
     {"similarity", AL_T_WORD, "inherited", "inherited exp linear square power taylor cosh", 0, 0,
      "f of w', when it is not the numerator's", NULL},
-    {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "inherited", "inherited all", 0, 256,
+    {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "inherited", "inherited all", 0, FORMULA_MAX_ORDER,
      "kept orders of w'", NULL},
     {"decay", AL_T_WORD, "inherited", "inherited none", 0, 0, "none: w' without the decay", NULL},
     {"times_length", AL_T_BOOL, "false", NULL, 0, 0, "also divide by the number of visible keys",
@@ -73,9 +73,10 @@ const al_arg formula_options[] = {
      NULL},
     {"expr_params", AL_T_NAMED, "{}", NULL, 0, 0,
      "scalars of expr with their first values, learned, one a head", NULL},
-    {"order", AL_T_INT, "2", NULL, 0, 256, "taylor: highest order; power: the exponent", NULL},
-    {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "all", "all", 0, 256, "taylor: the orders kept",
-     NULL},
+    {"order", AL_T_INT, "2", NULL, 0, FORMULA_MAX_ORDER,
+     "taylor: highest order; power: the exponent", NULL},
+    {"orders", AL_T_WORD | AL_T_LIST | AL_T_INT, "all", "all", 0, FORMULA_MAX_ORDER,
+     "taylor: the orders kept", NULL},
     {"coefficients", AL_T_WORD | AL_T_LIST | AL_T_NUM, "factorial", "factorial ones learned", 0, 0,
      "taylor: of s^n: 1/n!, 1, k_n/n! with k learned, or k_n/n! with the k listed for orders 0, 1, "
      "...",
@@ -141,11 +142,12 @@ weight_fn formula_weight_to(const al_opts *o, bool denominator, int order) {
   w.learned = is(o, "coefficients", "learned");
   const double *kept, *k;
   const int n_kept = al_opt_list(o, orders, &kept), n_k = al_opt_list(o, "coefficients", &k);
-  for (int n = 0; n <= w.order; n++) {
+  double factorial = 1;
+  for (int n = 0; n <= w.order; factorial *= ++n) {
     bool keep = n_kept == 0;
     for (int i = 0; i < n_kept; i++) keep |= (int)kept[i] == n;
     if (!keep) continue;
-    w.c[n] = is(o, "coefficients", "ones") ? 1 : exp(-lgamma(n + 1.0));
+    w.c[n] = is(o, "coefficients", "ones") ? 1 : 1 / factorial;
     if (n_k) w.c[n] *= n < n_k ? k[n] : 0;
   }
   return w;
@@ -336,10 +338,11 @@ bool formula_nonnegative(const al_opts *o, bool denominator) {
   const bool up = features && !is(o, "logit_scale", "learned") &&
                   !(number(o, "logit_scale") && al_opt_num(o, "logit_scale") < 0);
   bool even = true, plus = true, series = w.order % 2 == 0 && w.order > 0;
-  for (int n = 0; n <= w.order; n++) {
+  double factorial = 1;
+  for (int n = 0; n <= w.order; factorial *= ++n) {
     even &= w.c[n] == 0 || n % 2 == 0;
     plus &= w.c[n] >= 0;
-    series &= w.c[n] == exp(-lgamma(n + 1.0));
+    series &= w.c[n] == 1 / factorial;
   }
   return series || (plus && (even || up)); /* series of an even order: e^x cut there has no root */
 }

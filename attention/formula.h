@@ -2,13 +2,14 @@
 #ifndef ATTN_FORMULA_H
 #define ATTN_FORMULA_H
 #include "attn.h"
+#include "../kernels/attn_orders.h"
 #include <string.h>
 
 extern const al_arg formula_options[];
 
 /* f as a polynomial sum c_n s^n, or by name. With learned coefficients k_n, c_n = 1/n! and f = sum
  * k_n c_n s^n. */
-enum { FORMULA_MAX_ORDER = 256 };
+enum { FORMULA_MAX_ORDER = ALK_MAX_ORDER };
 typedef struct weight_fn {
   const char *f; /* exp, cosh, polynomial, expr */
   int order;
@@ -56,6 +57,8 @@ al_status formula_state(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_
 /* A finite state of elements of `size` bytes is within state_limit, or the reason with what would
  * fit. */
 al_status formula_state_fits(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_t size);
+/* The dtype holds the orders of a finite state, or the reason. */
+al_status formula_state_held(al_ctx *c, const al_opts *o, const attn_sizes *s, al_dtype dtype);
 int64_t formula_state_bytes(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype);
 bool formula_fused(const al_opts *o, al_dtype dtype); /* else composed */
 bool formula_chunks(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t S); /* by auto */

@@ -99,6 +99,35 @@ al_status formula_state_fits(al_ctx *c, const al_opts *o, const attn_sizes *s, i
       (long long)s->kv_heads, (long long)s->head_dim, al_opt_num(o, "state_limit"), hint);
 }
 
+static int not_held(const weight_fn *f, const al_opts *o, const attn_sizes *s, al_dtype dtype) {
+  const double scale = number(o, "logit_scale")          ? al_opt_num(o, "logit_scale")
+                       : is(o, "logit_scale", "learned") ? 1 /* with q, by then */
+                                                         : 1 / sqrt((double)s->head_dim);
+  return alk_not_held(s->head_dim, f->order + 1, f->c, scale, al_dtype_size(dtype));
+}
+
+/* The first order, of the numerator's weights or the denominator's own, that a state cannot hold,
+ * or -1. */
+static int first_not_held(const al_opts *o, const attn_sizes *s, al_dtype dtype) {
+  const weight_fn f = formula_weight(o, false),
+                  own = formula_denominator_to(o, (int)al_opt_int(o, "order"));
+  const int n = not_held(&f, o, s, dtype);
+  return n < 0 && formula_own_rows(o) ? not_held(&own, o, s, dtype) : n;
+}
+
+al_status formula_state_held(al_ctx *c, const al_opts *o, const attn_sizes *s, al_dtype dtype) {
+  const int n = first_not_held(o, s, dtype);
+  if (n < 0) return AL_OK;
+  return al_fail(
+      c, AL_EVALUE,
+      "kernel_attention: option 'order': a state in %s cannot hold order %d of these weights%s "
+      "(head_dim %lld): a factor or a product of so many channels leaves the type: use %sa lower "
+      "order, or form=parallel and, to decode, state_limit=0, which carries keys and values",
+      al_dtype_name(dtype), n,
+      is(o, "denominator.stat", "l2") ? ", which denominator=l2 squares" : "",
+      (long long)s->head_dim, dtype == AL_F32 ? "f64, " : "");
+}
+
 /* As attn_state_size measures it: with the host's count. */
 int64_t formula_state_bytes(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype) {
   double n;
@@ -129,6 +158,7 @@ al_status formula_state(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_
       AL_TRY(put_zeros(c, st, "log_decay", dtype, 3, (int64_t[]){batch, 0, H}, "of each step"));
   } else {
     AL_TRY(formula_state_fits(c, o, s, al_dtype_size(dtype)));
+    AL_TRY(formula_state_held(c, o, s, dtype));
     const int order = (int)al_opt_int(o, "order");
     const weight_fn f = formula_weight(o, false), own = formula_denominator_to(o, order);
     const int64_t R = (int64_t)features(&f, s->head_dim);
@@ -172,13 +202,14 @@ static bool within_limit(const al_opts *o, const attn_sizes *s, al_dtype dtype) 
 
 bool formula_chunks(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t S) {
   return formula_fused(o, dtype) && !formula_not_chunked(o) && within_limit(o, s, dtype) &&
-         (double)S >= least_chunked(o, s);
+         (double)S >= least_chunked(o, s) && first_not_held(o, s, dtype) < 0;
 }
 
 void formula_plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf,
                   size_t n) {
   const char *why_not = formula_not_chunked(o), *finite = formula_not_finite(o);
   const char *impl = formula_fused(o, dtype) ? "fused" : "composed";
+  const int high = finite ? -1 : first_not_held(o, s, dtype);
   if (is(o, "form", "recurrent")) snprintf(buf, n, "recurrent: form=recurrent");
   else if (!formula_fused(o, dtype))
     snprintf(buf, n, "parallel, composed: %s",
@@ -188,6 +219,9 @@ void formula_plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t
   else if (why_not) snprintf(buf, n, "parallel, fused (no chunked form: %s)", why_not);
   else if (!within_limit(o, s, dtype))
     snprintf(buf, n, "parallel, fused: a state would be above state_limit");
+  else if (high >= 0)
+    snprintf(buf, n, "parallel, fused: a state in %s cannot hold order %d", al_dtype_name(dtype),
+             high);
   else
     snprintf(buf, n, "%s, fused: %lld tokens, chunked pays from %.0f on",
              formula_chunks(o, s, dtype, T) ? "chunked" : "parallel", (long long)T,
@@ -198,6 +232,9 @@ void formula_plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t
     snprintf(buf + at, n - at, "; decoding carries the key/value cache (%s)", finite);
   } else if (!within_limit(o, s, dtype)) {
     snprintf(buf + at, n - at, "; no decoding by state, it would be above state_limit");
+  } else if (high >= 0) {
+    snprintf(buf + at, n - at, "; no decoding by state: %s cannot hold order %d",
+             al_dtype_name(dtype), high);
   } else {
     const weight_fn f = formula_weight(o, false);
     snprintf(buf + at, n - at, "; decoding carries %.0f features a head",

@@ -434,7 +434,7 @@ static void latex_polynomial(FILE *f, const al_opts *o, bool denominator, const 
     return;
   }
   for (int n = 0, k = 0; n <= p.order; n++) {
-    const double c = p.factorial ? p.k[n] * exp(-lgamma(n + 1.0)) : p.k[n];
+    const double c = p.factorial ? p.k[n] / tgamma(n + 1.0) : p.k[n];
     if (p.k[n] != 0) PUT("%s%s \\left(%s\\right)^{%d}", k++ ? " + " : "", LNUM(c), s, n);
   }
 }

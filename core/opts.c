@@ -23,9 +23,9 @@ static const char *expected(const al_arg *r, char *buf, size_t n) {
   if (r->type & AL_T_RECORD && r->fields) return expected(r->fields, buf, n);
   const char *sep = "";
   if (r->type & AL_T_BOOL) al_put(&t, "true or false"), sep = ", ";
-  if (r->type & AL_T_LIST) al_put(&t, "%sa list of numbers", sep), sep = ", ";
-  else if (r->type & (AL_T_INT | AL_T_NUM | AL_T_AXIS)) {
-    al_put(&t, "%s%s", sep, r->type & AL_T_NUM ? "a number" : "an integer"), sep = ", ";
+  if (r->type & (AL_T_LIST | AL_T_INT | AL_T_NUM | AL_T_AXIS)) {
+    const char *what = r->type & AL_T_NUM ? "a number" : "an integer";
+    al_put(&t, "%s%s", sep, r->type & AL_T_LIST ? "a list of numbers" : what), sep = ", ";
     if (r->min != 0 || r->max != 0) {
       if (r->max >= 1e300) al_put(&t, " of at least %g", r->min);
       else if (r->min <= -1e300) al_put(&t, " of at most %g", r->max);

@@ -48,10 +48,10 @@ static inline int64_t alk_chunked_jobs(const alk_attn_spec *a, int64_t R, int64_
   return items < 1 ? 1 : items < threads ? items : threads;
 }
 
-/* kept (n_coefficients): order n has features where kept[n] != 0, and no weight elsewhere; the
- * coefficients of the spec may be 0 where it is kept. q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b
- * (B,S,Hkv) or NULL, sums as for weights_fwd or NULL; state (B,Hs,R,E), norm (B,Hs,R): before the
- * first token, NULL: zeros; norm only where stat is not none. */
+/* kept (n_coefficients): order n has features where kept[n] != 0, and no weight elsewhere; c_n =
+ * kept_n k_n, and gradients are those of k_n, which may be 0. q (B,T,H,D), k (B,S,Hkv,D), v
+ * (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL; state (B,Hs,R,E), norm
+ * (B,Hs,R): before the first token, NULL: zeros; norm only where stat is not none. */
 typedef struct alk_chunked_in {
   const double *kept;
   const void *q, *k, *v, *b;
@@ -77,7 +77,7 @@ ALK_KERNEL(chunked_fwd, void,
 /* y, W, states as the forward gave them; gradients dy, and dW, of the final state, dstate_out and
  * dnorm_out, or NULL. dq, dk, dv; db (B,S,Hkv) with b; dstate, dnorm or NULL. ddecay (B,S,Hd), or
  * NULL, with `steps` (B,Hs,S) as room for it; dcoefficients (B,H,alk_chunk_segments(R,T),n), parts
- * of sum s^n A dw for each n that is kept, or NULL. */
+ * of the gradient of k_n for each n that is kept, or NULL. */
 typedef struct alk_chunked_grad {
   const void *y, *W, *states, *dy, *dW, *dstate_out, *dnorm_out;
   void *dq, *dk, *dv, *db, *ddecay, *dstate, *dnorm;

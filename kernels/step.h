@@ -17,8 +17,9 @@ typedef struct alk_step_spec {
   int map, stat;                      /* stat none or sum */
   bool normalise;
   int n_coefficients;
-  const double *kept, *factors; /* not 0 where order n has rows; c_n scale^n */
-  const int32_t *lengths;       /* (B), or NULL: all 1 */
+  const double *kept, *base, *factors; /* not 0 where order n has rows; factors, c_n scale^n, are
+                                          base_n k_n, and gradients are those of k_n */
+  const int32_t *lengths;              /* (B), or NULL: all 1 */
 } alk_step_spec;
 
 /* States: of n heads a, of key heads, of decay heads (0: no decay), how many in all. */
@@ -47,12 +48,12 @@ ALK_KERNEL(step_fwd, void,
             void *next_norm, void *scratch, int64_t jobs))
 
 /* y, W as the forward gave them; dy, dW, dnext, dnext_norm may be NULL. dq, dk, dv, dstate; db with
- * b, dnorm with norm; ddecay (B,Hd) with `steps` (B,Hs) as room for it, dfactors (B,H,n): each
- * head's part of the gradient of the factors; both may be NULL. */
+ * b, dnorm with norm; ddecay (B,Hd) with `steps` (B,Hs) as room for it, dcoefficients (B,H,n):
+ * each head's part of the gradient of k_n; both may be NULL. */
 typedef struct alk_step_grad {
   const void *y, *W, *dy, *dW, *dnext, *dnext_norm;
   void *dq, *dk, *dv, *db, *ddecay, *dstate, *dnorm;
-  double *steps, *dfactors;
+  double *steps, *dcoefficients;
 } alk_step_grad;
 ALK_KERNEL(step_bwd, void,
            (const alk_step_spec *a, const alk_step_in *t, const alk_step_grad *g, void *scratch,

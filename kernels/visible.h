@@ -12,6 +12,7 @@
  */
 #ifndef ALK_VISIBLE_H
 #define ALK_VISIBLE_H
+#include "attn_orders.h"
 #include "kernel.h"
 
 typedef struct alk_visible {
@@ -54,7 +55,6 @@ ALK_KERNEL(visible_scatter, void,
  * own before them. */
 struct alk_program;
 enum { ALK_WEIGHT_EXP, ALK_WEIGHT_COSH, ALK_WEIGHT_POLYNOMIAL };
-enum { ALK_MAX_COEFFICIENTS = 128 };
 typedef struct alk_weight_spec {
   int f;
   bool round;
@@ -62,6 +62,8 @@ typedef struct alk_weight_spec {
   double clamp;   /* INFINITY: none */
   int n_coefficients;
   const double *coefficients; /* f(s) = sum c_n s^n */
+  const double *base; /* c_n = base_n k_n, and gradients are those of k_n; read by a backward that
+                         makes them */
   int64_t Hd; /* heads of the decay, divides H; head h reads decay head h / (H / Hd); 0: no decay */
   const struct alk_program *program; /* or NULL */
   const double *scalars;             /* (n_scalars,H) of the program */
@@ -81,7 +83,7 @@ ALK_KERNEL(weights_fwd, void,
            (const alk_visible *g, const alk_weight_spec *spec, const void *s, const void *reference,
             const double *sums, void *w))
 /* ds (B,H,T,S), hidden entries 0; dsums (B,H,S) for decay_sums_bwd; dcoefficients
- * (B,H,n_coefficients), each head's part of the gradient of c_n. All three may be NULL. */
+ * (B,H,n_coefficients), each head's part of the gradient of k_n. All three may be NULL. */
 ALK_KERNEL(weights_bwd, void,
            (const alk_visible *g, const alk_weight_spec *spec, const void *s, const double *sums,
             const void *w, const void *dw, void *ds, double *dsums, double *dcoefficients))

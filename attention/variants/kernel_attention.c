@@ -243,6 +243,7 @@ static al_status pick_form(run *r) {
                    "%lld rows, %lld keys, "
                    "offset %lld",
                    (long long)r->T, (long long)r->S, (long long)r->in->offset);
+  if (r->by_state) AL_TRY(formula_state_held(r->c, r->o, r->s, al_type(r->in->q)));
   if (is(r->o, "form", "auto") && fits)
     r->by_state = formula_chunks(r->o, r->s, al_type(r->in->q), r->S);
   return AL_OK;

@@ -76,6 +76,7 @@ static alk_attn_spec spec_of(const al_call *k, double *factors, double *base) {
   a.weight.f = attend_word(k, "f", fs);
   a.weight.n_coefficients = n;
   a.weight.coefficients = factors;
+  a.weight.base = base;
   return a;
 }
 
@@ -153,7 +154,7 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (dsums)
       alk_decay_sums_bwd(dtype)(a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
                                 al_data(k->din[DECAY]));
-    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n, base);
+    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n);
     if (dscalars) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(dscalars), a.g.B);
   }
   al_release(scalars);
@@ -259,6 +260,10 @@ static const al_op attend = {
                      "softcap=2 clamp=1.5 dropout=0.4 key=5 scale=0.7"},
             {"(2,5,4,3) (2,5,2,3) (2,5,2,6) - - - - (1,4)",
              .args = "expr='t*s^2' expr_names=t causal=true normalise=true", .exempt = RELATIVE},
+            {"(2,70,2,3) (2,70,1,3) (2,70,1,2) (2,70,1) (19) i(2)<71", /* summed in f64 */
+             .args = "f=polynomial causal=true normalise=true scale=0.7 clamp=2 "
+                     "coefficients={1,1,0.5,0.2,0,9e-3,0,0,2e-5,0,0,0,0,0,0,0,0,0,2e-16}",
+             .lo = -0.9, .hi = 0.1},
             {0}},
 };
 

@@ -64,6 +64,21 @@ static inline al_status attend_inputs(al_ctx *c, const al_call *k, int lengths, 
   return AL_OK;
 }
 
+/* Refuses orders that a state of monomials cannot hold in the dtype of q. */
+static inline al_status attend_held(al_ctx *c, const al_call *k, int n, const double *list) {
+  const al_meta *q = &k->in_meta[Q];
+  const int i =
+      alk_not_held(q->shape[3], n, list, al_opt_num(k->opts, "scale"), al_dtype_size(q->dtype));
+  if (i < 0) return AL_OK;
+  return al_fail(
+      c, AL_EVALUE,
+      "%s: option 'coefficients': orders whose factors c_n scale^n and monomials a state "
+      "in %s can hold needed, got order %d for %lld channel%s: use %slower orders, or "
+      "attend",
+      k->op->info.name, al_dtype_name(q->dtype), i, (long long)q->shape[3],
+      q->shape[3] == 1 ? "" : "s", q->dtype == AL_F32 ? "f64, " : "");
+}
+
 /* y (B,T,H,E), a row statistic (B,H,T), the running sums of the decay (B,Hd,S) or nothing. */
 static inline al_meta attend_y(const al_call *k) {
   const al_meta *q = &k->in_meta[Q];

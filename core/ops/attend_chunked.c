@@ -138,6 +138,7 @@ static al_status shape(al_ctx *c, al_call *k) {
                    "attend_chunked: option 'coefficients': orders of at most %d features in all "
                    "needed, got more of the %lld channels of q %s",
                    MOST_FEATURES, (long long)a.D, AL_META_STR(&k->in_meta[Q]));
+  if (!is_linear(k, &w)) AL_TRY(attend_held(c, k, w.n, w.kept));
   const al_meta state = {.dtype = dtype, .ndim = 4, .shape = {a.g.B, Hs, R, a.E}},
                 norm = {.dtype = dtype, .ndim = 3, .shape = {a.g.B, Hs, R}};
   AL_TRY(check_states(c, k, &state, &norm));
@@ -293,7 +294,7 @@ static al_status backward(al_ctx *c, al_call *k) {
                                           .dnorm_out = optional(dnorm),
                                           .dcoefficients = optional(parts)},
                        steps, scratch, jobs);
-    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), parts_of, w.n, w.kept);
+    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), parts_of, w.n);
   }
   al_release(scratch);
   al_release(steps);

@@ -28,6 +28,7 @@ static alk_step_spec spec_of(const al_call *k, orders *o) {
                      .normalise = al_opt_bool(k->opts, "normalise"),
                      .n_coefficients = n,
                      .kept = o->kept,
+                     .base = o->base,
                      .factors = o->factors,
                      .lengths = k->in[LENGTHS] ? al_data(k->in[LENGTHS]) : NULL};
   if (k->in[COEFFICIENTS]) al_read(k->in[COEFFICIENTS], o->factors, n);
@@ -78,6 +79,9 @@ static al_status shape(al_ctx *c, al_call *k) {
     return al_fail(c, AL_ESHAPE, "attend_step: q, k: one token needed, got %lld rows and %lld keys",
                    (long long)T, (long long)S);
   AL_TRY(check_coefficients(c, k));
+  const double *list;
+  const int n = al_opt_list(k->opts, "coefficients", &list);
+  AL_TRY(attend_held(c, k, n, list));
   orders o;
   const alk_step_spec a = spec_of(k, &o);
   const int64_t want[] = {a.B, a.Hs, a.R, a.E};
@@ -174,10 +178,9 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .dstate = al_data(k->din[STATE]),
                              .dnorm = k->in[NORM] ? al_data(k->din[NORM]) : NULL,
                              .steps = steps ? al_data(steps) : NULL,
-                             .dfactors = parts ? al_data(parts) : NULL};
+                             .dcoefficients = parts ? al_data(parts) : NULL};
     alk_step_bwd(dtype)(&a, &t, &g, al_data(scratch), jobs);
-    if (parts)
-      sum_coefficients(k->din[COEFFICIENTS], al_data(parts), a.B * a.H, a.n_coefficients, o.base);
+    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), a.B * a.H, a.n_coefficients);
   }
   al_release(m);
   al_release(scratch);

@@ -80,14 +80,11 @@ static inline const double *logit_sums(const al_tensor *decay, al_tensor *sums) 
   return al_data(sums);
 }
 
-/* The gradient t (n) of the coefficients: each head's part of it, (heads,n), added up in order,
- * times the option's factor. */
-static inline void sum_coefficients(al_tensor *t, const double *parts, int64_t heads, int n,
-                                    const double *base) {
+/* The gradient t (n) of the coefficients: each head's part of it, (heads,n), added up in order. */
+static inline void sum_coefficients(al_tensor *t, const double *parts, int64_t heads, int n) {
   double sum[ALK_MAX_COEFFICIENTS] = {0};
   for (int64_t h = 0; h < heads; h++)
     for (int i = 0; i < n; i++) sum[i] += parts[h * n + i];
-  for (int i = 0; i < n; i++) sum[i] *= base[i];
   al_write(t, sum, n);
 }
 #endif

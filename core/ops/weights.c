@@ -4,7 +4,7 @@
  *     ds      A f'(s') dw, through clamp and softcap
  *     da      with E_ij = w_ij dw_ij: row sums of E to the last visible key, column sums off each
  *             key, then sums from the end
- *     dc_n    base_n sum dw A s'^n
+ *     dk_n    c_n / k_n sum dw A s'^n, k_n the input
  *
  * The backward reads w, so exp and cosh need no second exponential. */
 #include "logits.h"
@@ -83,6 +83,7 @@ static alk_weight_spec spec_of(const al_call *k, double *coefficients, double *b
   spec.f = f_of(k);
   spec.n_coefficients = n;
   spec.coefficients = coefficients;
+  spec.base = base;
   return spec;
 }
 
@@ -121,7 +122,7 @@ static al_status backward(al_ctx *c, al_call *k) {
                          dsums ? al_data(dsums) : NULL, parts ? al_data(parts) : NULL);
   if (dsums)
     alk_decay_sums_bwd(dtype)(g.B, g.S, g.H, spec.Hd, al_data(dsums), al_data(k->din[DECAY]));
-  if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), g.B * g.H, n, base);
+  if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), g.B * g.H, n);
 done:
   al_release(dsums);
   al_release(parts);
@@ -188,6 +189,10 @@ static const al_op weights = {
              .args = "causal=true offset=13 f=polynomial coefficients={1,2,0.5}"},
             {"(1,2,3,4)", .args = "round_bf16=true",
              .exempt = "rounding passes the gradient straight through"},
+            {"(1,2,3,21) - (1,21,2) (19) i(1)<22", /* summed in f64 */
+             .args = "f=polynomial causal=true offset=18 softcap=3 clamp=2 "
+                     "coefficients={1,1,0.5,0.2,0,9e-3,0,0,2e-5,0,0,0,0,0,0,0,0,0,2e-16}",
+             .lo = -0.9, .hi = 1.9},
             {0}},
 };
 

@@ -21,7 +21,7 @@ typedef struct slope_row {
   const real *keep;
   double *dsums;     /* of the head at key j0, or NULL */
   double *dsum_last; /* of the row's last visible key */
-  double *dc;        /* of the head, or NULL */
+  double *dc;        /* of the head, or NULL: sums of A dw (s / POWER_UNIT)^n */
 } slope_row;
 
 /* s (scores) becomes w as the values see it (kept weights), p (g.v) becomes ds. */
@@ -30,6 +30,12 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
   double row_sum[GROUP], powers[ALK_MAX_COEFFICIENTS][GROUP];
   EACH_LANE row_sum[l] = 0;
   for (int n = 0; r->dc && n < p->n; n++) EACH_LANE powers[n][l] = 0;
+  const bool wide = f == ALK_WEIGHT_POLYNOMIAL && p->wide;
+  real row_w[KEYS], row_df[KEYS];
+  if (wide) {
+    for (int64_t j = 0; j < r->t.n; j += GROUP) cap(p, s + j, row_w + j), clamp(p, row_w + j);
+    wide_row(p, r->t.n, row_w, row_w, row_df);
+  }
   for (int64_t j = 0; j < r->t.n; j += GROUP) {
     real x[GROUP], y[GROUP], e[GROUP], w[GROUP], df[GROUP], dw[GROUP];
     const int64_t left = r->t.n - j;
@@ -50,9 +56,9 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
     } else {
       real A[GROUP];
       EACH_LANE A[l] = decay ? vexp(e[l]) : 1;
-      polynomial(p, y, w);
-      polynomial_slope(p, y, df);
-      EACH_LANE w[l] *= A[l], df[l] *= A[l];
+      if (!wide) polynomial(p, y, w), polynomial_slope(p, y, df);
+      EACH_LANE w[l] = wide ? row_w[j + l] * A[l] : w[l] * A[l];
+      EACH_LANE df[l] = wide ? row_df[j + l] * A[l] : df[l] * A[l];
     }
     EACH_LANE dw[l] = r->keep_all ? gv[j + l] : gv[j + l] * r->keep[j + l];
     if (r->stat == ALK_STAT_SUM) EACH_LANE dw[l] += r->delta;
@@ -70,7 +76,7 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
       EACH_LANE a[l] = l < left ? (double)dw[l] * (decay ? (double)vexp(e[l]) : 1) : 0;
       for (int n = 0; n < p->n; n++) {
         EACH_LANE powers[n][l] += a[l];
-        EACH_LANE a[l] = l < left ? a[l] * (double)y[l] : 0;
+        EACH_LANE a[l] = l < left ? a[l] * (double)(y[l] / POWER_UNIT) : 0;
       }
     }
     EACH_LANE dw[l] *= df[l] * r->scale;
@@ -319,6 +325,9 @@ static void run_pair(pair *k) {
     if (k->t->dscalars) memset(k->t->dscalars + h * scalars, 0, (size_t)scalars * sizeof(double));
   }
   for (int64_t j = 0; j < S; j += KEYS) run_keys(k, j, least(j + KEYS, S));
+  for (int64_t n = 0; k->t->dcoefficients && n < k->group; n++)
+    finish_powers(k->p, a->weight.base,
+                  k->t->dcoefficients + (k->b * H + k->hk * k->group + n) * k->p->n);
   for (int64_t n = 0; n < k->group; n++) {
     const int64_t at = (k->b * T * H + k->hk * k->group + n) * a->D;
     for (int64_t i = 0; i < T; i++)

@@ -41,6 +41,11 @@ WEIGH_INLINE void weigh_row(const plan *p, const int f, const bool decay, int st
                             const tile_row *r, real m, real *s, real *W) {
   real sum[GROUP];
   EACH_LANE sum[l] = 0;
+  const bool wide = f == ALK_WEIGHT_POLYNOMIAL && p->wide;
+  if (wide) {
+    for (int64_t j = 0; j < r->n; j += GROUP) cap(p, s + j, s + j), clamp(p, s + j);
+    wide_row(p, r->n, s, s, NULL);
+  }
   for (int64_t j = 0; j < r->n; j += GROUP) {
     real w[GROUP], e[GROUP];
     if (f == ALK_WEIGHT_EXP) {
@@ -51,6 +56,7 @@ WEIGH_INLINE void weigh_row(const plan *p, const int f, const bool decay, int st
           const real a = vabs(s[j + l]), d = decay ? e[l] : 0;
           w[l] = R(0.5) * (vexp(a + d - m) + vexp(d - a - m));
         }
+      else if (wide) EACH_LANE w[l] = decay ? s[j + l] * vexp(e[l]) : s[j + l];
       else weigh(p, f, decay, s + j, e, 0, w); /* polynomials meet cap and clamp here */
     }
     const int64_t left = r->n - j;

@@ -15,11 +15,11 @@ typedef struct basis {
   int64_t D, R;
   int n; /* coefficients */
   int64_t first[MOST_ORDERS + 1];
-  double factor[MOST_ORDERS]; /* c_n */
-  real c[MOST_ORDERS];        /* the same */
-  double power[MOST_ORDERS];  /* scale^n */
-  real *w;                    /* (R) multiplicity times scale^n */
-  int64_t segment;            /* tokens */
+  double k[MOST_ORDERS]; /* c_n = kept_n k_n */
+  real c[MOST_ORDERS], kept[MOST_ORDERS];
+  double power[MOST_ORDERS]; /* scale^n */
+  real *w;                   /* (R) multiplicity times scale^n */
+  int64_t segment;           /* tokens */
 } basis;
 
 static inline basis basis_of(int64_t D, int n, const double *kept, const double *coefficients,
@@ -30,8 +30,9 @@ static inline basis basis_of(int64_t D, int n, const double *kept, const double 
     s.first[i] = s.R;
     if (kept[i] == 0) continue;
     s.R += alk_monomials(D, i);
-    s.factor[i] = coefficients[i];
+    s.k[i] = coefficients[i] / kept[i];
     s.c[i] = (real)coefficients[i];
+    s.kept[i] = (real)kept[i];
     s.power[i] = power;
   }
   s.first[n] = s.R;
@@ -138,7 +139,7 @@ static inline void features(const basis *s, int64_t from, int64_t to, const real
 
 /* dx [channel][token] += the gradient through the features [from, to) of df [feature -
  * from][token], times c_n w_r with `weighted`. sums [n][token], or NULL: += sum over the features
- * of order n of f df, times w_r (not c_n) with `weighted`. */
+ * of order n of f df, times kept_n w_r with `weighted`. */
 static inline void features_bwd(const basis *s, int64_t from, int64_t to, const real *x,
                                 const real *df, bool weighted, real *dx, double (*sums)[CHUNK]) {
   real stack[MOST_ORDERS][CHUNK], slope[MOST_ORDERS][CHUNK];
@@ -159,7 +160,8 @@ static inline void features_bwd(const basis *s, int64_t from, int64_t to, const 
       }
       const real *in = df + (r.at - from) * CHUNK;
       for (int64_t i = 0; i < r.count; i++) {
-        const real w = weighted ? s->w[r.at + i] : 1, c = weighted ? w * s->c[n] : 1;
+        const real m = weighted ? s->w[r.at + i] : 1, w = weighted ? m * s->kept[n] : 1,
+                   c = weighted ? m * s->c[n] : 1;
         const real *d = in + i * CHUNK;
         if (n == 0) {
           EACH_VEC part[v] += w * AT(d);

@@ -99,7 +99,7 @@ static void queries_from_state(const walk *w, part *x, int64_t h, real *H) {
   turn(w, w->x_dt, w->x_dq);
   for (int n = 0; summed && n < w->s->n; n++)
     for (int64_t i = 0; i < x->c.rows; i++) {
-      x->row[i] += w->s->factor[n] * sums[n][i];
+      x->row[i] += w->s->k[n] * sums[n][i];
       if (w->coefficients) coefficients_of(w, h, x->segment)[n] += sums[n][i];
     }
 }
@@ -131,7 +131,7 @@ static void keys_from_state(const walk *w, part *x, real *R) {
 }
 
 /* s and p of row i, scores and g.u of its first `keys` keys, become w and ds; adds w dw to the
- * parts of the decay's gradient and, where not NULL, sum s^n A dw to `coefficients`. */
+ * parts of the decay's gradient and, where not NULL, to those of the coefficients. */
 static void slope_row(const walk *w, part *x, int64_t i, int64_t keys, double *coefficients) {
   real *s = w->x_s + i * CHUNK, *p = w->x_p + i * CHUNK, A[CHUNK], by[CHUNK];
   const basis *b = w->s;
@@ -141,10 +141,15 @@ static void slope_row(const walk *w, part *x, int64_t i, int64_t keys, double *c
     for (int64_t j = 0; j < keys; j++) p[j] += delta;
   if (w->n.sums) decay_row(&w->n, &x->c, i, keys, A);
   if (coefficients) {
-    for (int64_t j = 0; j < keys; j++) by[j] = w->n.sums ? A[j] * p[j] : p[j];
+    double t[CHUNK]; /* s^n may leave f32 where kept_n s^n does not */
+    for (int64_t j = 0; j < keys; j++) t[j] = (double)(w->n.sums ? A[j] * p[j] : p[j]);
     for (int n = 0; n < b->n; n++) {
-      coefficients[n] += (double)row_sum(keys, by);
-      for (int64_t j = 0; j < keys; j++) by[j] *= s[j];
+      double sum[8] = {0};
+      for (int64_t j = 0; j < keys; j++) {
+        sum[j % 8] += t[j];
+        t[j] *= (double)s[j];
+      }
+      for (int l = 0; l < 8 && b->kept[n] != 0; l++) coefficients[n] += (double)b->kept[n] * sum[l];
     }
   }
   for (int64_t j = 0; j < width; j += LANES) {

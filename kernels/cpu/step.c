@@ -272,17 +272,18 @@ static double norm_bwd(const work *w, real A, const real *z, const real *dnext, 
   return sum;
 }
 
-/* dq of the i-th head of the state, and its part of the factors' gradient. */
+/* dq of the i-th head of the state, and its part of the coefficients' gradient. */
 static void query_bwd(const work *w, const alk_step_in *t, const alk_step_grad *g, int64_t head,
                       int64_t i) {
   const alk_step_spec *a = w->a;
   const real *multiplicity = t->multiplicity;
   real *dp = w->dp + i * a->R, *dqh = w->row;
-  for (int64_t n = 0, r = 0; g->dfactors && n < a->n_coefficients; n++) {
+  for (int64_t n = 0, r = 0; g->dcoefficients && n < a->n_coefficients; n++) {
     double sum = 0;
     const int64_t end = a->kept[n] != 0 ? r + alk_monomials(a->D, (int)n) : r;
-    for (; r < end; r++) sum += (double)(multiplicity[r] * w->mq[i * a->R + r]) * (double)dp[r];
-    g->dfactors[head * a->n_coefficients + n] = sum;
+    for (; r < end; r++)
+      sum += a->base[n] * (double)(multiplicity[r] * w->mq[i * a->R + r]) * (double)dp[r];
+    g->dcoefficients[head * a->n_coefficients + n] = sum;
   }
   weigh_rows(a, multiplicity, dp, dp);
   memset(dqh, 0, (size_t)a->D * sizeof(real));

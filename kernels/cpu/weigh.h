@@ -11,12 +11,19 @@ enum { GROUP = 64 / sizeof(real) }; /* entries evaluated at once */
 /* Keeps gcc from unrolling a group before it vectorises it. */
 #define EACH_LANE _Pragma("omp simd") for (int l = 0; l < GROUP; l++)
 
+/* More coefficients, or one that leaves f32, are summed in f64 in f32, too: below 0 the terms of a
+ * long series cancel (exp cut at order 79 is 1e-9 of them at -10), and 1/34! is no number of f32.
+ */
+enum { FEW = 17 };
+
 typedef struct plan { /* the spec in the kernel's type */
   bool round, cap, clamp;
   real softcap, limit;
   int n;     /* coefficients of the spec */
-  int terms; /* of them, those that count: trailing ones below the smallest normal are nothing */
+  int terms; /* of them, those that count: but for zeros at the end */
+  bool wide; /* f32, but f is summed in f64 */
   real c[ALK_MAX_COEFFICIENTS], slope[ALK_MAX_COEFFICIENTS]; /* f and f' */
+  double wide_c[ALK_MAX_COEFFICIENTS];
 } plan;
 
 static inline plan plan_of(const alk_weight_spec *spec) {
@@ -27,11 +34,13 @@ static inline plan plan_of(const alk_weight_spec *spec) {
             .limit = (real)spec->clamp,
             .n = spec->n_coefficients};
   for (int i = 0; i < p.n; i++) {
-    p.c[i] = (real)spec->coefficients[i];
-    if (vabs(p.c[i]) >= R(1.17549435e-38)) p.terms = i + 1;
+    const double c = spec->coefficients[i], size = c < 0 ? -c : c;
+    if (c != 0) p.terms = i + 1;
+    p.c[i] = (real)c, p.wide_c[i] = c;
+    if (i > 0) p.slope[i - 1] = R(i) * p.c[i];
+    p.wide |= c != 0 && !(size >= 0x1p-126 && size <= 0x1p126);
   }
-  for (int i = p.terms; i < p.n; i++) p.c[i] = 0;
-  for (int i = 1; i < p.terms; i++) p.slope[i - 1] = R(i) * p.c[i];
+  p.wide = sizeof(real) == 4 && (p.wide || p.terms > FEW);
   return p;
 }
 
@@ -57,11 +66,69 @@ WEIGH_INLINE void series(const real *c, int n, const real *x, real *y) {
   for (int i = n - 2; i >= 0; i--) EACH_LANE y[l] = y[l] * x[l] + c[i];
 }
 
+/* Groups that wide_row takes at once: each term of one waits for the term before it, and eight
+ * vectors hide that. */
+#if defined(__AVX512F__)
+enum { AT_ONCE = 4 };
+#else
+enum { AT_ONCE = 1 };
+#endif
+
+/* f of some entries in f64, and with `slope` f'. */
+WEIGH_INLINE void wide_lanes(const plan *p, const int lanes, const bool slope, const real *x,
+                             real *f, real *df) {
+  double z[AT_ONCE * GROUP], y[AT_ONCE * GROUP], d[AT_ONCE * GROUP];
+#pragma omp simd
+  for (int l = 0; l < lanes; l++) {
+    z[l] = (double)x[l];
+    y[l] = p->terms > 0 ? p->wide_c[p->terms - 1] : 0;
+    d[l] = 0;
+  }
+  for (int i = p->terms - 2; i >= 0; i--) {
+#pragma omp simd
+    for (int l = 0; l < lanes; l++) {
+      if (slope) d[l] = d[l] * z[l] + y[l];
+      y[l] = y[l] * z[l] + p->wide_c[i];
+    }
+  }
+#pragma omp simd
+  for (int l = 0; l < lanes; l++) {
+    f[l] = (real)y[l];
+    if (slope) df[l] = (real)d[l];
+  }
+}
+
+/* f, and f' where df is not NULL, of n entries in whole groups; f may be x. */
+static inline void wide_row(const plan *p, int64_t n, const real *x, real *f, real *df) {
+  enum { BOTH = AT_ONCE > 1 ? AT_ONCE / 2 : 1 };
+  int64_t j = 0;
+  if (df)
+    for (; j + (BOTH - 1) * GROUP < n; j += BOTH * GROUP)
+      wide_lanes(p, BOTH * GROUP, true, x + j, f + j, df + j);
+  else
+    for (; j + (AT_ONCE - 1) * GROUP < n; j += AT_ONCE * GROUP)
+      wide_lanes(p, AT_ONCE * GROUP, false, x + j, f + j, NULL);
+  for (; j < n; j += GROUP)
+    if (df) wide_lanes(p, GROUP, true, x + j, f + j, df + j);
+    else wide_lanes(p, GROUP, false, x + j, f + j, NULL);
+}
+
 WEIGH_INLINE void polynomial(const plan *p, const real *x, real *y) {
-  series(p->c, p->terms, x, y);
+  if (p->wide) wide_row(p, GROUP, x, y, NULL);
+  else series(p->c, p->terms, x, y);
 }
 WEIGH_INLINE void polynomial_slope(const plan *p, const real *x, real *dy) {
-  series(p->slope, p->terms - 1, x, dy);
+  real y[GROUP];
+  if (p->wide) wide_row(p, GROUP, x, y, dy);
+  else series(p->slope, p->terms - 1, x, dy);
+}
+
+/* Of sums of A dw (s / 16)^n, for which powers of s keep within f64, the gradients of k_n. */
+enum { POWER_UNIT = 16 };
+static inline void finish_powers(const plan *p, const double *base, double *sums) {
+  double power = 1;
+  for (int n = 0; n < p->n; n++, power *= POWER_UNIT)
+    sums[n] = base[n] != 0 ? sums[n] * (base[n] * power) : 0;
 }
 
 /* Entries of one group; e is read with decay only. */

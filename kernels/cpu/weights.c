@@ -124,7 +124,7 @@ void ALK_NAME(weights_fwd)(const alk_visible *g, const alk_weight_spec *spec, co
 /* What a row's backward adds to; either may be NULL. */
 typedef struct totals {
   double *sums;            /* (S), the head's part of dsums */
-  double (*powers)[LANES]; /* n_coefficients groups of partial sums of dw A s'^n */
+  double (*powers)[LANES]; /* n_coefficients groups of partial sums of dw A (s' / POWER_UNIT)^n */
 } totals;
 
 /* g = dw A f'(s'), through the clamp and the cap to s. plain: f is exp and neither is there. */
@@ -148,10 +148,13 @@ INLINE void slope(const plan *p, const int f, const bool plain, const bool decay
     EACH_LANE a[l] = decay ? vexp(e[l]) * dw[l] : dw[l];
     polynomial_slope(p, y, d);
     EACH_LANE g[l] = a[l] * d[l];
-    if (powers) EACH_LANE a[l] = l >= k.done && l < k.size ? a[l] : 0;
-    for (int n = 0; powers && n < p->n; n++) {
-      EACH_LANE powers[n][l] += (double)a[l];
-      EACH_LANE a[l] *= y[l];
+    if (powers) {
+      double t[LANES];
+      EACH_LANE t[l] = l >= k.done && l < k.size ? (double)a[l] : 0;
+      for (int n = 0; n < p->n; n++) {
+        EACH_LANE powers[n][l] += t[l];
+        EACH_LANE t[l] *= (double)(y[l] / POWER_UNIT);
+      }
     }
   }
   if (p->clamp) EACH_LANE g[l] = x[l] <= p->limit ? g[l] : 0;
@@ -238,6 +241,7 @@ void ALK_NAME(weights_bwd)(const alk_visible *g, const alk_weight_spec *spec, co
       EACH_LANE sum += powers[c][l];
       dcoefficients[n * p.n + c] = sum;
     }
+    if (dcoefficients) finish_powers(&p, spec->base, dcoefficients + n * p.n);
   }
 }
 

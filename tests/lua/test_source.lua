@@ -85,6 +85,16 @@ T.test("an expression is printed as Python and cannot leave its comment", functi
   T.ok(text:find("    # [^\n]*lambda%*s %-  min[^\n]*\n    # q ", 1), text)
 end)
 
+-- 1/34! is below the smallest normal number of f32, in which a reader may run it.
+T.test("a series of high order is printed so that f32 can compute it", function()
+  local text = new("p1/softmax_taylor_80terms"):source "torch"
+  T.ok(text:find([[
+    w = torch.ones_like(s)
+    for m in range(79, 0, -1):  # sum of s^m / m!
+        w = 1 + w * s / m
+]], 1, true), text)
+end)
+
 -- Counts of braces and of \left and \right, which no line may close before it opens.
 local function balanced(text, name)
   local depth, open = 0, 0
