@@ -72,6 +72,11 @@ local function select_runs(list, options)
       store.restart(run.dir)
     end
     local status = store.status(run.dir)
+    for _ = 1, 20 do -- the workers of a runner that was killed may still be dying
+      if status.state ~= "running" then break end
+      sys.sleep(0.05)
+      status = store.status(run.dir)
+    end
     run.state, run.step = status.state, status.step
     if status.state == "running" then
       error(("%s: locked: process %s on %s is working on it"):format(run.dir, status.pid, status.host), 0)

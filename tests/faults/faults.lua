@@ -21,11 +21,11 @@ local function pick(list) return list[math.random(#list)] end
 -- ---- kills: a runner, a worker or both at any moment, up to three times ---------------------------
 
 local function kill_one(i)
-  h.case(("kill %d"):format(i), h.RUN, function(case)
+  h.case(("kill %d"):format(i), pick { h.RUN, h.RUN, h.STUDY }, function(case)
     local done = {}
     for k = 1, math.random(3) do
       local job = case:start()
-      local after = math.random() * 1.2 * h.seconds
+      local after = math.random() * 1.2 * case.command.seconds
       sys.sleep(after)
       local whom = pick { "runner", "worker", "group" }
       done[k] = ("%s after %.3f s"):format(whom, after)
@@ -46,7 +46,7 @@ local function signal_one(i)
   local list, whom = SIGNALS[(i - 1) % #SIGNALS + 1], ({ "runner", "worker", "group" })[(i - 1) // #SIGNALS % 3 + 1]
   h.case(("signal %d, %s to %s"):format(i, table.concat(list, " "), whom), h.RUN, function(case)
     local job = case:start()
-    local after = math.random() * h.seconds
+    local after = math.random() * case.command.seconds
     sys.sleep(after)
     h.signal(job, whom, table.unpack(list))
     -- a worker that dies of our signal is a failure; the runner may die of it itself
@@ -60,13 +60,13 @@ end
 local ERRORS = { open = { 5, 28, 24 }, write = { 28, 5 }, short = { 0 }, fsync = { 5, 28 }, rename = { 5, 28 }, mkdir = { 28, 5 },
                  unlink = { 5 }, truncate = { 5 }, lock = { 5, 37 }, stat = { 5 }, read = { 5 }, spawn = { 11, 24 } }
 local CALLS = { "write", "short", "open", "fsync", "rename", "mkdir", "read", "truncate", "unlink", "lock", "stat", "spawn" }
-local SITES = { { "train", h.TRAIN }, { "worker", h.RUN }, { "run", h.RUN } }
+local SITES = { { "train", h.TRAIN }, { "worker", h.RUN }, { "run", h.RUN }, { "run", h.STUDY } }
 
 local counts = {}
 
 -- How many such calls a process of that kind makes.
 local function count_of(call, site)
-  local key = call .. " " .. site[1]
+  local key = call .. " " .. site[1] .. " " .. site[2].name
   if not counts[key] then
     local path = h.folder() .. "/count"
     h.run(site[2], h.folder(), { LD_PRELOAD = given.shim, FAULT_CALL = call, FAULT_IN = site[1], FAULT_COUNT = path })
@@ -78,11 +78,12 @@ local function count_of(call, site)
 end
 
 local function call_one(i)
-  local call, site = CALLS[(i - 1) % #CALLS + 1], SITES[((i - 1) // #CALLS + i - 1) % #SITES + 1]
+  local call, site = CALLS[(i - 1) % #CALLS + 1], SITES[math.random(#SITES)]
   local n = count_of(call, site)
   if n == 0 then return end
   local at, number, on = math.random(n), pick(ERRORS[call]), math.random(4) == 1
-  h.case(("call %d: %s %d of %d%s in %s, errno %d"):format(i, call, at, n, on and " and all after" or "", site[1], number),
+  h.case(("call %d: %s %d of %d%s in %s of %s, errno %d"):format(i, call, at, n, on and " and all after" or "",
+    site[1], site[2].name, number),
     site[2], function(case)
       case:ended(case:start { LD_PRELOAD = given.shim, FAULT_CALL = call, FAULT_AT = tostring(at), FAULT_IN = site[1],
                               FAULT_ERRNO = tostring(number), FAULT_ON = on and "1" or nil }, {})
@@ -93,7 +94,7 @@ end
 
 local function fill_one(i, disk)
   local free = math.random(0, 260) * 1024
-  h.case(("fill %d: %d KiB left"):format(i, free // 1024), pick { h.RUN, h.TRAIN }, function(case)
+  h.case(("fill %d: %d KiB left"):format(i, free // 1024), pick { h.RUN, h.TRAIN, h.STUDY }, function(case)
     sys.write(disk.path .. "/filler", ("x"):rep(disk.size - free))
     case:ended(case:start(), {})
     case:list(true)

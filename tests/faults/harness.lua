@@ -3,14 +3,13 @@
 local core = require "attnlab.core"
 local sys, json = core.sys, core.json
 
-local M = { found = 0, cases = 0, seconds = 1, keep = nil, endings = {} }
+local M = { found = 0, cases = 0, keep = nil, endings = {} }
 
 local SIZES = { "layers=1", "width=8", "heads=1", "mlp=8", "context=8", "batch_size=2", "steps=24", "warmup_steps=2", "eval_interval=4",
                 "eval_batches=1", "checkpoint_interval=3", "log_interval=1" }
-local FILES = { "metrics.jsonl", "checkpoint.safetensors", "probe.json" }
 local PATIENCE = 120 -- seconds for a command of less than one
 
-local folders, file = {}, nil
+local folders = {}
 
 function M.folder()
   local path = os.tmpname()
@@ -32,8 +31,23 @@ local function sized(...)
   return table.move(SIZES, 1, #SIZES, #words + 1, words)
 end
 
-M.RUN = { name = "mini", words = function(root) return { "run", file, "--jobs", "2", "out_dir=" .. root } end }
-M.TRAIN = { name = "train", words = function(root) return sized("train", "out_dir=" .. root) end }
+-- What is tried: words of a command by its root, the text of its file, and what has to be the same in each folder
+-- that has the file `mark`.
+local RESULTS = { "metrics.jsonl", "checkpoint.safetensors", "probe.json" }
+M.RUN = { name = "mini", mark = "config.json", results = RESULTS, text = [[return require("attnlab").experiment {
+  name = "mini", question = "Does it come through?", seeds = { 1 }, measure = { "series" }, base = { SIZES },
+  arms = { { name = "a" }, { name = "b", ["attention.denominator"] = "length" } },
+}
+]] }
+function M.RUN.words(root) return { "run", M.RUN.file, "--jobs", "2", "out_dir=" .. root } end
+M.TRAIN = { name = "train", mark = "config.json", results = RESULTS }
+function M.TRAIN.words(root) return sized("train", "out_dir=" .. root) end
+M.STUDY = { name = "grid", mark = "case.json", results = { "result.json" }, text = [[return require("attnlab").study {
+  name = "grid", kind = "recurrence", question = "Does it come through?", seeds = { 1, 2 },
+  cases = { { head_dim = 4, orders = { 2, 4 }, tokens = 8 } },
+}
+]] }
+function M.STUDY.words(root) return { "run", M.STUDY.file, "out_dir=" .. root } end
 
 local function start(words, env)
   local out = M.folder() .. "/out"
@@ -89,14 +103,15 @@ end
 
 -- ---- what is on disk ------------------------------------------------------------------------------------
 
+-- A file's bytes, but for times measured.
 local function bytes(path)
-  return sys.exists(path) == "file" and sys.read(path) or nil
+  return sys.exists(path) == "file" and sys.read(path):gsub('"seconds": [^\n]*', "") or nil
 end
 
 local function runs_in(root, command)
   local list, dir = {}, root .. "/" .. command.name
   for _, id in ipairs(sys.exists(dir) and sys.list(dir) or {}) do
-    if sys.exists(("%s/%s/config.json"):format(dir, id)) then list[#list + 1] = id end
+    if sys.exists(("%s/%s/%s"):format(dir, id, command.mark)) then list[#list + 1] = id end
   end
   return list
 end
@@ -130,24 +145,20 @@ local function differences(root, command)
 end
 
 function M.prepare()
-  file = M.folder() .. "/mini.lua"
-  local base = {}
-  for i, word in ipairs(SIZES) do base[i] = word end
-  sys.write(file, ([[return require("attnlab").experiment {
-  name = "mini", question = "Does it come through?", seeds = { 1 }, measure = { "series" },
-  base = { %s },
-  arms = { { name = "a" }, { name = "b", ["attention.denominator"] = "length" } },
-}
-]]):format(table.concat(base, ", ")))
-  for _, command in ipairs { M.TRAIN, M.RUN } do
+  for _, command in ipairs { M.TRAIN, M.STUDY, M.RUN } do
+    if command.text then
+      command.file = M.folder() .. "/" .. command.name .. ".lua"
+      sys.write(command.file, (command.text:gsub("SIZES", table.concat(SIZES, ", "))))
+    end
     local root, began = M.folder(), sys.clock()
     local code, text = M.run(command, root)
     if code ~= 0 then error("undisturbed: " .. text, 0) end
-    M.seconds = sys.clock() - began
-    command.reference = {}
+    command.seconds, command.reference = sys.clock() - began, {}
     for _, id in ipairs(runs_in(root, command)) do
       command.reference[id] = {}
-      for _, name in ipairs(FILES) do command.reference[id][name] = bytes(("%s/%s/%s/%s"):format(root, command.name, id, name)) end
+      for _, name in ipairs(command.results) do
+        command.reference[id][name] = bytes(("%s/%s/%s/%s"):format(root, command.name, id, name))
+      end
     end
   end
 end
@@ -194,18 +205,16 @@ function Case:list(full)
   local ok, list = pcall(json.decode, works({ [0] = true }, "runs", "--json", "out_dir=" .. self.root))
   if not ok then return self:finding("runs --json: %s", list) end
   if #list >= 2 then works({ [0] = true }, "compare", list[1].dir, list[2].dir) end
-  if self.command == M.RUN then
-    works({ [0] = true, [1] = full or nil }, "plot", file, "out_dir=" .. self.root)
-  end
+  if self.command.file then works({ [0] = true, [1] = full or nil }, "plot", self.command.file, "out_dir=" .. self.root) end
 end
 
--- Does act(case) in a fresh folder (below `place` where given), then asks. act returns more words for the label.
+-- Does act(case) in a fresh folder (below `place` where given), then asks. act may return more words for the label.
 function M.case(label, command, act, place)
   local self = setmetatable({ command = command, root = (place or M.folder()) .. "/runs", findings = {}, label = label }, Case)
   M.cases = M.cases + 1
   self.figures = M.cases % 8 == 0
   local more = act(self)
-  self:list()
+  if M.cases % 3 > 0 then self:list() end -- or goes on at once, while workers of the killed may be dying
   local code, text = M.run(command, self.root, { PATH = not self.figures and "/nowhere" or nil })
   if code ~= 0 then self:finding("the same command again: status %d: %s", code, text) end
   for _, d in ipairs(differences(self.root, command)) do self:finding("after the same command: %s", d) end
