@@ -10,7 +10,7 @@ return lab.experiment {
   base = {
     model = { layers = 2, width = 128, heads = 4, mlp = 256, context = 256 },
     train = { data = "shakespeare", steps = 400, batch_size = 16, lr = 3e-3, betas = { 0.9, 0.99 }, warmup_steps = 40,
-              schedule = "linear", min_lr = 0, grad_clip = 1, eval_interval = 20, eval_batches = 6,
+              schedule = "linear", min_lr = 0, grad_clip = 1, eval_interval = 20, eval_windows = 96,
               checkpoint_interval = 100 },
   },
 
@@ -48,7 +48,7 @@ return lab.experiment {
   },
 
   quick = { seeds = { 1, 2 }, ["train.steps"] = 100, ["train.warmup_steps"] = 10, ["train.eval_interval"] = 10,
-            ["train.eval_batches"] = 4, ["train.batch_size"] = 8, ["train.checkpoint_interval"] = 25,
+            ["train.eval_windows"] = 32, ["train.batch_size"] = 8, ["train.checkpoint_interval"] = 25,
             ["model.width"] = 64, ["model.mlp"] = 128, ["model.context"] = 64 },
 
   story = [[

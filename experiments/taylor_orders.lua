@@ -10,7 +10,7 @@ return lab.experiment {
   base = {
     model = { layers = 2, width = 64, heads = 4, mlp = 128, context = 64 },
     train = { data = "shakespeare", steps = 300, batch_size = 16, lr = 3e-3, betas = { 0.9, 0.99 }, warmup_steps = 30,
-              schedule = "linear", min_lr = 0, grad_clip = 1, eval_interval = 50, eval_batches = 8,
+              schedule = "linear", min_lr = 0, grad_clip = 1, eval_interval = 50, eval_windows = 128,
               checkpoint_interval = 100 },
   },
 
@@ -63,7 +63,7 @@ return lab.experiment {
   },
 
   quick = { seeds = { 1 }, ["train.steps"] = 80, ["train.warmup_steps"] = 10, ["train.eval_interval"] = 20,
-            ["train.eval_batches"] = 4, ["train.batch_size"] = 8, ["train.checkpoint_interval"] = 40,
+            ["train.eval_windows"] = 32, ["train.batch_size"] = 8, ["train.checkpoint_interval"] = 40,
             ["model.context"] = 48, ["model.width"] = 32, ["model.mlp"] = 64, ["model.heads"] = 2 },
 
   story = [[

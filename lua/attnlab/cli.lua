@@ -30,7 +30,7 @@ M.COMMANDS = {
                 { name = "fresh", doc = "start again" }, FORCE, PLUGIN, PRINT, DRY, JSON }, more = SETS },
   { name = "eval", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true,
     doc = "loss of a model file or run folder on validation text",
-    options = { { name = "windows", value = "N", doc = "validation windows (96)" },
+    options = { { name = "windows", value = "N", doc = "validation windows (a run's own eval_windows; 96)" },
                 { name = "data", value = "TEXT", doc = "name or path (default: what the model was trained on)" },
                 { name = "other-text", doc = "measure though the text of that name has changed since" }, PLUGIN, JSON },
     more = "Keys: data=TEXT as --data, tokenizer=FILE for llama2.c models." },

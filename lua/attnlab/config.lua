@@ -25,11 +25,19 @@ local function copy(v)
 end
 M.copy = copy
 
+local function was_called(name)
+  for _, row in ipairs(M.rows.train) do
+    if row.was == name then return row end
+  end
+end
+
 -- "steps" -> "train.steps", "attention.rope" -> itself; unknown keys are errors with the nearest
 -- name.
 function M.key(key)
   local group, rest = key:match("^(%a+)%.(.+)$")
   if key == "attention" or group == "attention" then return key end
+  local row = was_called(rest or key)
+  if row then fail("key '%s' does not exist: use %s (%s)", key, row.name, row.doc) end
   if group and M.rows[group] then
     if rows.find(M.rows[group], rest) then return key end
     fail("%s", names.unknown("key", key, M.keys()))

@@ -113,9 +113,9 @@ end
 -- Raises unless a window of `context` tokens and its targets fit into the split.
 function Dataset:need(split, context)
   local lo, hi = self:range(split)
-  if hi - lo < context + 2 then
+  if hi - lo < context + 1 then
     error(("data: '%s' is too short: its %s split has %d tokens, a context of %d needs %d")
-      :format(self.name, split, hi - lo, context, context + 2), 0)
+      :format(self.name, split, hi - lo, context, context + 1), 0)
   end
 end
 

@@ -1,7 +1,12 @@
 -- Fixed windows of a text to measure models on: ev = lab.evalset{data="shakespeare", split="valid",
--- windows=96, batch=16, context=, other_text=false}; ev(m) gives the mean loss in nats and its standard error,
+-- windows=96, context=, other_text=false}; ev(m) gives the mean loss in nats and its standard error,
 -- ev:diff(a, b) how much a differs from b on the very same windows. A fork (surgery.lua) takes note
 -- of what was measured of it.
+--
+-- A window is `context` tokens to be predicted (default: the context of the first model measured).
+-- Which these are depends on text, split, windows and context alone. A model of a shorter context
+-- reads a window in pieces, each from an empty context; the last piece is shifted back where it would
+-- be shorter, and only its new targets count: models of all contexts are scored on the same tokens.
 local core = require "attnlab.core"
 local data = require "attnlab.data"
 local names = require "attnlab.names"
@@ -11,7 +16,11 @@ local Evalset = {}
 Evalset.__index = Evalset
 Evalset.__name = "attnlab.evalset"
 
-local KNOWN = { "data", "split", "windows", "batch", "context", "other_text" }
+local KNOWN = { "data", "split", "windows", "context", "other_text" }
+
+-- Tokens of one pass, about. Products of other sizes may round otherwise, so the size of a pass is
+-- nobody's choice: a model's loss is one number.
+local PASS = 1024
 
 local function integer(opts, key, default)
   local v = opts[key]
@@ -22,18 +31,18 @@ local function integer(opts, key, default)
   return v
 end
 
--- data may also be a dataset of data.open. context: default the model's.
+-- data may also be a dataset of data.open.
 local function new(opts)
   opts = opts or {}
   for k in pairs(opts) do
-    local known = false
-    for _, name in ipairs(KNOWN) do known = known or name == k end
-    if not known then error("evalset: " .. names.unknown("option", k, KNOWN), 0) end
+    if not names.find(KNOWN, k) then
+      error("evalset: " .. names.unknown("option", tostring(k), KNOWN), 0)
+    end
   end
   local self = setmetatable({
     source = opts.data or "shakespeare", split = opts.split or "valid",
-    windows = integer(opts, "windows", 96), batch = integer(opts, "batch", 16),
-    context = integer(opts, "context", nil), other_text = opts.other_text }, Evalset)
+    windows = integer(opts, "windows", 96), context = integer(opts, "context", nil),
+    other_text = opts.other_text }, Evalset)
   if type(self.source) == "table" then
     self.dataset = self.source
   else
@@ -42,7 +51,8 @@ local function new(opts)
   return self
 end
 
--- The dataset in the model's vocabulary, opened once.
+-- The dataset in the first model's vocabulary, opened once. A model of another vocabulary would be
+-- given tokens that mean something else.
 function Evalset:open(m)
   if not self.dataset then self.dataset = data.open(self.source, { vocab = m.vocabulary }) end
   local on, set = m.trained_on, self.dataset
@@ -51,9 +61,12 @@ function Evalset:open(m)
       .. "sha256 %.12s here, %.12s then; other_text=true measures on it all the same")
       :format(set.name, tostring(set.path), tostring(set.sha256), on.sha256), 0)
   end
-  local size = self.dataset.vocabulary:size()
+  local own, size = self.dataset.vocabulary, self.dataset.vocabulary:size()
   if size > m.config.vocab then
     error(("evalset: the data have %d tokens, the model only %d"):format(size, m.config.vocab), 0)
+  end
+  if m.vocabulary and not own:same(m.vocabulary) then
+    error("evalset: the model has another vocabulary than the data were read with", 0)
   end
   return self.dataset
 end
@@ -64,18 +77,19 @@ local function check_model(m, what)
   end
 end
 
--- Calls f(x, y) for each batch with every model of the list in evaluation mode and nothing
--- recorded.
-function Evalset:each(models, f)
+-- Calls f(x, y) for each pass with every model of the list in evaluation mode and nothing recorded.
+local function each(self, models, f)
+  local set
+  for _, m in ipairs(models) do set = self:open(m) end
   local context = self.context or models[1].config.context
-  local set = self:open(models[1])
   set:need(self.split, context)
+  self.context = context
   local total = set:windows(self.split, context, self.windows)
   local modes = {}
   for i, m in ipairs(models) do modes[i] = m.training end
   for _, m in ipairs(models) do m:eval() end
   local ok, message = pcall(core.no_grad, function()
-    for x, y in set:even(self.split, self.batch, context, total) do
+    for x, y in set:even(self.split, math.max(1, PASS // context), context, total) do
       f(x, y)
       x:free()
       y:free()
@@ -83,6 +97,22 @@ function Evalset:each(models, f)
   end)
   for i, m in ipairs(models) do m:train(modes[i]) end
   if not ok then error(message, 0) end
+end
+
+-- Logits (B,T,vocab) of windows that may be longer than the model's context.
+local function logits_of(m, x)
+  local T, piece = x:size(2), m.config.context
+  if T <= piece then return m:forward(x) end
+  local parts = {}
+  for first = 1, T, piece do
+    local start = math.min(first, T - piece + 1)
+    local ids <close> = x[{ {}, { start, start + piece - 1 } }]:contiguous()
+    local part <close> = m:forward(ids)
+    parts[#parts + 1] = part[{ {}, { first - start + 1, piece } }]:contiguous()
+  end
+  local out = core.op.concat(parts, { axis = 2 })
+  for _, part in ipairs(parts) do part:free() end
+  return out
 end
 
 -- Mean loss of each window, from per-token losses (B,T).
@@ -96,15 +126,21 @@ local function mean_and_error(v)
   return stats.mean(v), deviation and deviation / math.sqrt(#v)
 end
 
--- Mean loss in nats per token, its standard error over windows, and the loss of each window.
-function Evalset:loss(m)
-  check_model(m, "loss")
+-- The loss of each window; no note is taken.
+function Evalset:losses(m)
   local per_window = {}
-  self:each({ m }, function(x, y)
-    local logits <close> = m:forward(x)
+  each(self, { m }, function(x, y)
+    local logits <close> = logits_of(m, x)
     local nll <close> = logits:cross_entropy(y, { reduction = "none" })
     append_windows(per_window, nll)
   end)
+  return per_window
+end
+
+-- Mean loss in nats per token, its standard error over windows, and the loss of each window.
+function Evalset:loss(m)
+  check_model(m, "loss")
+  local per_window = self:losses(m)
   local mean, se = mean_and_error(per_window)
   if m.measured then m:measured { loss = mean, loss_se = se } end
   return mean, se, per_window
@@ -125,8 +161,8 @@ function Evalset:diff(a, b)
       :format(a.config.vocab, b.config.vocab), 0)
   end
   local differences, kl = {}, {}
-  self:each({ a, b }, function(x, y)
-    local la, lb = a:forward(x):log_softmax(), b:forward(x):log_softmax()
+  each(self, { a, b }, function(x, y)
+    local la, lb = logits_of(a, x):log_softmax(), logits_of(b, x):log_softmax()
     local na <close> = la:cross_entropy(y, { reduction = "none" })
     local nb <close> = lb:cross_entropy(y, { reduction = "none" })
     local d <close> = na - nb

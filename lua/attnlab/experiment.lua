@@ -16,6 +16,7 @@
 --   measure   names of measures.lua that are taken of every trained model they fit, such as {"series"}
 --   plot      {metric="valid/loss", by="order p"}: by names the axis of a second figure, in which arms
 --             with at = {line, number} stand at that number on that line
+--   measured_apart  true: arms may be measured on different windows or texts, and the table says so
 --   plugins   list of plug-ins to load first (.so or .c), paths from the experiment's folder or the current one,
 --             as is that of a text: base = { data = "mytext.txt" }
 --   quick     overrides for --quick: config keys, seeds
@@ -29,6 +30,7 @@ local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local results = require "attnlab.results"
 local train = require "attnlab.train"
+local yardstick = require "attnlab.yardstick"
 local json, sys = core.json, core.sys
 
 local Experiment = {}
@@ -37,7 +39,7 @@ Experiment.__index = Experiment
 local TYPES = { name = "string", title = "string", source = "string", question = "string", story = "string",
                 base = "table", arms = "table", vary = "table", design = "string", seeds = "table",
                 margin = "number", expect = "table", plot = "table", quick = "table", next = "string",
-                plugins = "table", measure = "table" }
+                plugins = "table", measure = "table", measured_apart = "boolean" }
 local EXPECT_KEYS = { arm = true, versus = true, equal_within = true, worse = true, better = true, diverges = true,
                       value = true, within = true, measure = true, shows = true }
 local SECTIONS = { model = true, attention = true, train = true }
@@ -266,7 +268,8 @@ local function changes_of(e, plan, options)
 end
 
 -- What one call runs. options: quick = bool, seeds = list (replaces), set = {{key, value}, ...} in order.
--- Returns {name, seeds, arms = {{name, config, expect}, ...}, and what results.label adds}.
+-- Returns {name, seeds, arms = {{name, config, expect}, ...}, apart = what each arm is measured on, where that
+-- differs, and what results.label adds}.
 function Experiment:plan(options)
   local seeds = options.seeds or options.quick and self.quick.seeds or self.seeds
   check_seeds(self, seeds)
@@ -287,6 +290,10 @@ function Experiment:plan(options)
       expect = { list = expect, margin = self.margin, measure = #self.measure > 0 and self.measure or nil } }
   end
   results.label(plan, self.title or self.question or self.name, changes_of(self, plan, options))
+  yardstick.share(plan.arms)
+  local on, why = yardstick.of(plan.arms, plan.metric)
+  if why and not self.measured_apart then fail(self, "%s", why) end
+  plan.apart = why and on
   return plan
 end
 

@@ -45,22 +45,34 @@ local function text_for(m, path, asked)
   return on.name
 end
 
+-- The windows that a run's validation took: { windows, context }; {} for a model file.
+local function own_windows(path)
+  local ok, spec = pcall(store.config, path)
+  local function whole(key)
+    local v = ok and type(spec.config.train) == "table" and spec.config.train[key]
+    return math.type(v) == "integer" and v > 0 and v or nil -- what is in a folder may be anything
+  end
+  return { windows = whole "eval_windows", context = whole "eval_context" }
+end
+
 function M.eval(args, usage)
   local given = values(args, { data = "text", tokenizer = "text" }, usage)
-  local windows = math.tointeger(tonumber(args.flags.windows or 96))
-  if not windows or windows < 1 then
+  local windows = math.tointeger(tonumber(args.flags.windows))
+  if args.flags.windows and not (windows and windows >= 1) then
     usage("--windows: a whole number >= 1 expected, got '%s'", args.flags.windows)
   end
   local m = model.load(args.words[1], { tokenizer = given.tokenizer })
   local asked = args.flags.data or given.data
   local text = text_for(m, args.words[1], asked)
-  local set = require("attnlab.evalset") { data = text, windows = windows, 
+  local own = own_windows(args.words[1])
+  local context = own.context or m.config.context
+  local set = require("attnlab.evalset") { data = text, windows = windows or own.windows or 96, context = context,
     other_text = args.flags["other-text"] or asked ~= nil }
   local loss, se, each = set(m)
   local set_data = set:open(m)
   local bytes = set_data.text_bytes / set_data.tokens:numel()
   local bits = loss / math.log(2) / bytes
-  local result = { data = text, sha256 = set_data.sha256, windows = #each, context = m.config.context, loss = loss, standard_error = se,
+  local result = { data = text, sha256 = set_data.sha256, windows = #each, context = context, loss = loss, standard_error = se,
                    perplexity = math.exp(loss), bits_per_byte = bits }
   if args.flags.json then
     print(json.encode(result, { pretty = true }))
@@ -71,8 +83,8 @@ function M.eval(args, usage)
     if on and on.sha256 ~= set_data.sha256 then
       print(("not the text that the model was trained on ('%s', sha256 %.12s)"):format(on.name, on.sha256))
     end
-    print(("validation part of '%s', %d windows of %d tokens, each from an empty context"):format(text, #each,
-      result.context))
+    print(("validation part of '%s', %d windows of %d tokens, each from an empty context%s"):format(text, #each, context,
+      m.config.context < context and (", in pieces of %d"):format(m.config.context) or ""))
   end
 end
 

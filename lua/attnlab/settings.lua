@@ -52,8 +52,11 @@ return {
       doc = "nats; a smoothed loss so far above its lowest for 20 steps ends the run; 0 = off" },
     { name = "eval_interval", type = "integer", default = "100", min = 0,
       doc = "steps; 0 = only at the end" },
-    { name = "eval_batches", type = "integer", default = "16", min = 1,
-      doc = "of batch_size fixed validation windows" },
+    { name = "eval_windows", type = "integer", default = "256", min = 1, was = "eval_batches",
+      doc = "fixed windows of the validation text that are measured, whatever batch_size" },
+    { name = "eval_context", type = "integer", default = "0", min = 0,
+      doc = "tokens of such a window; 0 = context, or the longest one of an experiment's arms: a model "
+        .. "of a shorter context reads it in pieces" },
     { name = "checkpoint_interval", type = "integer", default = "100", min = 0,
       doc = "steps; 0 = only at the end" },
     { name = "log_interval", type = "integer", default = "10", min = 1,

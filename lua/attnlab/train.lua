@@ -6,6 +6,7 @@
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
+local evalset = require "attnlab.evalset"
 local model = require "attnlab.model"
 local optim = require "attnlab.optim"
 local parameters = require "attnlab.parameters"
@@ -49,12 +50,14 @@ function M.trainer(m, cfg, seed, dataset)
   m.vocabulary = m.vocabulary or dataset.vocabulary
   m.trained_on = dataset.sha256 and { name = t.data, sha256 = dataset.sha256 }
   dataset:need("train", m.config.context)
-  dataset:need("valid", m.config.context)
+  local context = t.eval_context > 0 and t.eval_context or m.config.context
+  dataset:need("valid", context)
   local optimiser = optim.adamw {
     m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps, weight_decay = t.weight_decay,
     grad_clip = t.grad_clip, decay = t.decay }
   return setmetatable({
     model = m, config = cfg, options = t, seed = seed, data = dataset, optimiser = optimiser,
+    yardstick = evalset { data = dataset, windows = t.eval_windows, context = context },
     generation = m.generation, step_count = 0, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
 end
 
@@ -126,23 +129,11 @@ function Trainer:diverged(s)
   end
 end
 
--- Mean cross entropy over fixed windows of the validation split.
+-- Mean cross entropy over fixed windows of the validation split, which batch_size does not move.
 function Trainer:evaluate()
-  local t, context = self.options, self.model.config.context
-  local mode, total, n = self.model.training, 0, 0
-  local windows = self.data:windows("valid", context, t.eval_batches * t.batch_size)
-  self.model:eval()
-  core.no_grad(function()
-    for x, y in self.data:even("valid", t.batch_size, context, windows) do
-      local loss <close> = self.model:loss(x, y)
-      local count = x:size(1)
-      total, n = total + loss:item() * count, n + count
-      x:free()
-      y:free()
-    end
-  end)
-  self.model:train(mode)
-  return { ["valid/loss"] = total / n }
+  local sum, losses = 0, self.yardstick:losses(self.model)
+  for _, v in ipairs(losses) do sum = sum + v end
+  return { ["valid/loss"] = sum / #losses }
 end
 
 -- The tensors that restore() takes: weights, under every name, and what the optimiser keeps.
@@ -240,6 +231,9 @@ function M.loop(trainer, hooks)
       valid = rec["valid/loss"]
       rec.step, rec.tokens, rec["time/unix"] = k, trainer:tokens(), core.sys.time()
       record(rec)
+      if not (math.abs(valid) < math.huge) then
+        return { status = "diverged", step = k, reason = "validation loss is not finite" }
+      end
     end
     show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr,
            norm = s.norm, tokens_per_s = rate, memory = core.memory().peak,

@@ -36,6 +36,16 @@ function Vocabulary:piece(id)
   return self.table:piece(id)
 end
 
+-- Whether both give every id the same piece.
+function Vocabulary:same(other)
+  if self == other then return true end
+  local n = self:size()
+  for id = 0, n - 1 do
+    if self:piece(id) ~= other:piece(id) then return false end
+  end
+  return other:size() == n
+end
+
 -- All characters of a character vocabulary, from which M.characters makes it again.
 function Vocabulary:characters()
   local out = {}

@@ -53,8 +53,24 @@ end)
 T.test("a text shorter than the context", function()
   local d = data.open(text_file(("abcdefghij"):rep(10)))
   d:need("train", 50)
-  T.raises(function() d:need("valid", 50) end, "its valid split has 10 tokens, a context of 50 needs 52")
+  T.raises(function() d:need("valid", 50) end, "its valid split has 10 tokens, a context of 50 needs 51")
   T.raises(function() d:need("test", 50) end, "'train' or 'valid' expected")
+end)
+
+T.test("n tokens hold n - 1 targets: context + 1 tokens are exactly one window", function()
+  local d = data.open(text_file(("abcdefghij"):rep(10)))
+  for _, split in ipairs { "train", "valid" } do
+    local lo, hi = d:range(split)
+    d:need(split, hi - lo - 1)
+    T.eq(d:windows(split, hi - lo - 1, 5), 1)
+    T.raises(function() d:need(split, hi - lo) end, "too short")
+    local x, y = d:random(split, 2, hi - lo - 1, 1, 1)
+    local ex, ey = d:even(split, 2, hi - lo - 1, 1)()
+    for b = 1, 2 do T.eq({ x[{ b }]:flat(), y[{ b }]:flat() }, { ex[{ 1 }]:flat(), ey[{ 1 }]:flat() }) end
+    T.eq(ey[{ 1 }]:flat()[hi - lo - 1], d.tokens:flat()[hi])
+  end
+  local m = lab.model.new { layers = 1, width = 8, heads = 1, context = 9, vocab = 10, seed = 1 }
+  T.eq(select(3, lab.evalset { data = d }(m))[2], nil)
 end)
 
 T.test("characters of more than one byte", function()
@@ -98,7 +114,7 @@ T.test("an evaluation set measures and compares models", function()
     return lab.model.new { layers = 1, width = 16, heads = 2, context = 8, vocab = 11, seed = seed }
   end
   local a, b = model(1), model(2)
-  local ev = lab.evalset { data = path, windows = 5, batch = 2 }
+  local ev = lab.evalset { data = path, windows = 5 }
   local mean, se, windows = ev(a)
   T.eq(#windows, 5)
   T.near(mean, math.log(11), 0.3)
@@ -113,5 +129,36 @@ T.test("an evaluation set measures and compares models", function()
   T.raises(function() lab.evalset { window = 3 } end, "did you mean 'windows'")
   T.raises(function() lab.evalset { data = "shakespear" } end, "did you mean 'shakespeare'")
   T.raises(function() lab.evalset { data = "shakespeare" }(a) end, "the data have 65 tokens, the model only 11")
-  T.raises(function() lab.evalset { data = path, context = 9, windows = 2 }(a) end, "9 tokens are longer than the context of 8")
+  T.raises(function() lab.evalset { data = path, batch = 2 } end, "unknown option 'batch'")
+  local words_of = data.open(path).vocabulary
+  a.vocabulary, b.vocabulary = data.open(text_file "abcdefghijk").vocabulary, words_of
+  ev(b)
+  T.raises(function() ev(a) end, "another vocabulary than the data")
+end)
+
+T.test("a model of a shorter context is scored on the same targets, in pieces of its own", function()
+  local words = {}
+  for i = 1, 300 do words[i] = tostring(i * i) end
+  local d = data.open(text_file(table.concat(words, " ")))
+  local a = lab.model.new { layers = 1, width = 16, heads = 2, context = 8, vocab = 11, seed = 1 }
+  local b = lab.model.new { layers = 1, width = 16, heads = 2, context = 20, vocab = 11, seed = 2 }
+  -- windows of 20 targets: 8, 8 and of the last piece, shifted back to its own context, the last 4
+  local want = {}
+  for x, y in d:even("valid", 1, 20, 5) do
+    local sum = 0
+    for _, piece in ipairs { { 1, 8, 1 }, { 9, 16, 1 }, { 13, 20, 5 } } do
+      local ids, targets = x[{ {}, { piece[1], piece[2] } }]:contiguous(), y[{ {}, { piece[1], piece[2] } }]:contiguous()
+      local nll = lab.no_grad(function() return a:forward(ids):cross_entropy(targets, { reduction = "none" }):flat() end)
+      for k = piece[3], 8 do sum = sum + nll[k] end
+    end
+    want[#want + 1] = sum / 20
+  end
+  local ev = lab.evalset { data = d, windows = 5, context = 20 }
+  T.near(select(3, ev(a)), want, 1e-6)
+  T.near(ev:diff(a, b).mean, ev(a) - ev(b), 1e-6)
+  T.ok(ev:diff(a, b).kl > 0 and ev:diff(b, a).kl > 0)
+  -- the first model's context stays the set's
+  ev = lab.evalset { data = d, windows = 5 }
+  ev(b)
+  T.near(select(3, ev(a)), want, 1e-6)
 end)

@@ -153,7 +153,7 @@ end)
 T.test("the orders of the series, tiny", function()
   local root = T.folder()
   local status, text = tiny.run { "run", T.root .. "experiments/taylor_orders.lua", "--quick", "out_dir=" .. root, "steps=2",
-    "warmup_steps=1", "context=8", "width=8", "mlp=8", "batch_size=2", "eval_batches=1", "layers=1" }
+    "warmup_steps=1", "context=8", "width=8", "mlp=8", "batch_size=2", "eval_windows=2", "layers=1" }
   T.ok(status == 0 and text:find "up to 10 " and text:find "only 10 " and text:find "by.png", text)
   T.eq(#json.decode(sys.read(text:match "table   (%S+)/table.txt" .. "/table.json")).arms, 21)
 end)

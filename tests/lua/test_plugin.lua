@@ -237,7 +237,7 @@ end)
 T.test("a run loads no plug-in that this user does not know, and says what became of it", function()
   local root, copy = T.folder(), dir .. "/copy.so"
   local e = experiment { name = "tiny", seeds = { 1 }, base = { layers = 1, width = 16, heads = 2, context = 16, steps = 2,
-    batch_size = 2, warmup_steps = 1, eval_batches = 1 }, arms = { { name = "mean", attention = "mean" } } }
+    batch_size = 2, warmup_steps = 1, eval_windows = 2 }, arms = { { name = "mean", attention = "mean" } } }
   local spec = require("attnlab.runner").expand(e:plan {}, { root = root })[1].spec
   T.eq(spec.plugins[1].path, MEAN)
   local id = store.id(spec)

@@ -34,7 +34,7 @@ T.test("the example experiment runs", function()
   local dir = T.folder()
   sys.write(dir .. "/norms.lua", README:match "```lua\n(.-)```")
   local status, text = tiny.run { "run", dir .. "/norms.lua", "--seeds", "1", "steps=4", "eval_interval=2", "width=16",
-                                  "mlp=32", "context=16", "eval_batches=1", "warmup_steps=1", "out_dir=" .. dir .. "/runs" }
+                                  "mlp=32", "context=16", "eval_windows=16", "warmup_steps=1", "out_dir=" .. dir .. "/runs" }
   T.ok(status == 0, text)
   T.ok(text:find "l2 is better than none", text)
 end)

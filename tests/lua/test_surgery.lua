@@ -21,7 +21,7 @@ local function model(spec, more)
 end
 
 local IDS = core.tensor { data = { { 1, 2, 3, 4, 5, 6, 7, 8 }, { 3, 2, 1, 0, 9, 8, 7, 6 } }, dtype = "i32" }
-local TRAIN = { data = path, steps = 4, batch_size = 4, warmup_steps = 1, eval_batches = 1, eval_interval = 0,
+local TRAIN = { data = path, steps = 4, batch_size = 4, warmup_steps = 1, eval_windows = 4, eval_interval = 0,
                 lr = 3e-3, quiet = true }
 
 local function copy_of(t, more)
@@ -382,7 +382,7 @@ end)
 T.test("the list says what was done and what it came to", function()
   local m = model()
   local s = m:fork()
-  local ev = lab.evalset { data = text, windows = 6, batch = 4 }
+  local ev = lab.evalset { data = text, windows = 6 }
   local first = ev(s)
   s.layer[1]:set { output_norm = "l2" }
   s.layer[2].head[3]:set { output_gate = 0 }
@@ -438,7 +438,7 @@ end)
 T.test("a difference is that of the pairs, KL is that of the distributions", function()
   local m = model("softmax", { dtype = "f64" })
   local s = m:fork()
-  local ev = lab.evalset { data = text, windows = 5, batch = 2 }
+  local ev = lab.evalset { data = text, windows = 5 }
   T.raises(function() ev() end, "loss: a model expected, got nil")
   T.raises(function() ev:diff(m) end, "diff: the second: a model expected, got nil")
   T.raises(function() ev:diff(m, lab.model.load(T.root .. "experiments/models/stories260K.bin")) end,

@@ -79,11 +79,11 @@ T.test("measured as by hand, kept, and written out", function()
   local function result(i) return json.decode(sys.read(list[i].dir .. "/result.json")) end
 
   local m = subject.load(STORIES)
-  local ev = lab.evalset { data = subject.own_text(m, 4, 24, 3), windows = 4, context = 24, batch = 4 }
+  local ev = lab.evalset { data = subject.own_text(m, 4, 24, 3), windows = 4, context = 24 }
   local raw, calibrated = m:fork(), m:fork()
   raw.layer["*"]:set { output_norm = "l2" }
   calibrated.layer["*"]:set { output_norm = "l2" }
-  calibrated:calibrate { data = subject.own_text(m, 4, 24, 1000006), context = 24, batches = 1, batch = 4 }
+  calibrated:calibrate { data = subject.own_text(m, 4, 24, 1000006), context = 24, batches = 1 }
   for i, fork in pairs { [3] = raw, [4] = calibrated } do
     T.eq(list[i].case.calibrated, i == 4)
     local d, r = ev:diff(fork, m), result(i)
@@ -123,7 +123,7 @@ T.test("an arm that is missing is trained into its experiment's own folder", fun
 return require("attnlab").experiment { name = "small", seeds = { 1, 2 }, arms = { { name = "softmax" },
     { name = "L2", ["attention.output_norm"] = "l2" } },
   base = { layers = 1, width = 16, heads = 2, mlp = 32, context = 16, batch_size = 4, steps = 12, warmup_steps = 2,
-           data = "numbers", eval_interval = 6, eval_batches = 2, checkpoint_interval = 6 } }
+           data = "numbers", eval_interval = 6, eval_windows = 8, checkpoint_interval = 6 } }
 ]])
   sys.write(home .. "/experiments/cut.lua", [[
 return require("attnlab").study { name = "cut", kind = "surgery", seeds = { 1 }, cases = {

@@ -15,7 +15,7 @@ end
 
 local function config_of(more)
   local cfg = { layers = 2, width = 16, heads = 2, context = 12, data = path, steps = 12, batch_size = 4,
-                warmup_steps = 3, eval_interval = 5, eval_batches = 2, checkpoint_interval = 4, log_interval = 2 }
+                warmup_steps = 3, eval_interval = 5, eval_windows = 8, checkpoint_interval = 4, log_interval = 2 }
   for k, v in pairs(more or {}) do cfg[k] = v end
   return lab.config.resolve(cfg)
 end
@@ -107,6 +107,44 @@ T.test("records: steps, tokens, losses, evaluation", function()
   _, records = run(train.trainer(nil, config_of { eval_interval = 0 }, 1))
   T.eq(records[#records].step, 12)
   T.ok(records[#records]["valid/loss"])
+end)
+
+T.test("the number of a model does not depend on batch_size", function()
+  for _, more in ipairs { {}, { context = 40 }, { dtype = "f64" } } do
+    local m, want
+    for _, batch in ipairs { 1, 2, 3, 5, 16, 64 } do
+      local cfg = config_of { batch_size = batch, eval_windows = 11, context = more.context, dtype = more.dtype }
+      local t = train.trainer(m, cfg, 1)
+      m = m or t.model
+      local got = t:evaluate()["valid/loss"]
+      want = want or got
+      T.eq(got, want)
+    end
+    -- and is the mean over those windows, one by one
+    local set, sum, n = lab.evalset { data = path, windows = 11 }:open(m), 0, 0
+    local context = m.config.context
+    for x, y in set:even("valid", 1, context, set:windows("valid", context, 11)) do
+      sum, n = sum + lab.no_grad(function() return m:loss(x, y):item() end), n + 1
+    end
+    T.eq(n, context == 12 and 11 or 5)
+    T.near(want, sum / n, 1e-6)
+  end
+end)
+
+T.test("windows of validation are a number of their own; the key that was one of batches is refused", function()
+  for _, key in ipairs { "eval_batches", "train.eval_batches" } do
+    T.raises(function() lab.config.resolve { [key] = 4 } end, "key '" .. key .. "' does not exist: use eval_windows %(.*batch_size%)")
+  end
+  T.raises(function() lab.config.resolve { train = { eval_batches = 4 } } end, "use eval_windows")
+  T.raises(function() config_of { eval_windows = 0 } end, "eval_windows")
+  T.raises(function() train.trainer(nil, config_of { eval_context = 500 }, 1) end, "valid split has %d+ tokens, a context of 500 needs 501")
+end)
+
+T.test("a validation loss that is not finite ends the run as diverged", function()
+  local t = train.trainer(nil, config_of(), 1)
+  t.evaluate = function() return { ["valid/loss"] = t.step_count == 10 and 0 / 0 or 2 } end
+  local how = run(t)
+  T.eq(how, { status = "diverged", step = 10, reason = "validation loss is not finite" })
 end)
 
 T.test("it learns", function()
@@ -227,7 +265,7 @@ end)
 T.test("the short form trains, goes on, and keeps curves", function()
   local m = lab.model.new { layers = 1, width = 16, heads = 2, vocab = 11, context = 12, seed = 1 }
   local r = lab.train(m, { data = path, steps = 6, batch_size = 4, warmup_steps = 1, log_interval = 2, eval_interval = 3,
-                           eval_batches = 1, quiet = true })
+                           eval_windows = 4, quiet = true })
   T.eq({ r.status, r.step }, { "finished", 6 })
   r:cont(4)
   T.eq({ r.status, r.step }, { "finished", 10 })

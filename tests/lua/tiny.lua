@@ -28,7 +28,7 @@ return function(T)
 return require("attnlab").experiment {
   name = "tiny", question = "does it run?", seeds = { 1, 2 }, margin = 0.01,
   base = { layers = 1, width = 16, heads = 2, mlp = 32, context = 16, batch_size = 4, steps = 24, warmup_steps = 4,
-           eval_interval = 6, eval_batches = 2, checkpoint_interval = 6, log_interval = 3 },
+           eval_interval = 6, eval_windows = 8, checkpoint_interval = 6, log_interval = 3 },
   arms = { { name = "softmax" }, %s }, %s
 }
 ]]):format(arms, more or ""))

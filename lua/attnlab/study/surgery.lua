@@ -163,7 +163,7 @@ local function measured_on(c, m, seed)
   kept.calibrate.context = c.context
   local batch = math.min(c.windows, 8)
   kept.calibrate.batches, kept.calibrate.batch = math.max(1, c.windows // batch), batch
-  kept.ev = evalset { data = kept.set, split = "valid", windows = c.windows, context = c.context, batch = batch }
+  kept.ev = evalset { data = kept.set, split = "valid", windows = c.windows, context = c.context }
   kept.loss, kept.loss_se = kept.ev(m)
   return kept
 end
