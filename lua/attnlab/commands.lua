@@ -8,6 +8,7 @@ local experiment = require "attnlab.experiment"
 local figures = require "attnlab.figures"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
+local report = require "attnlab.report"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
 local study = require "attnlab.study"
@@ -136,12 +137,12 @@ end
 
 -- Table, judged expectations and figures of the plan's runs. Returns whether all of them could be made; a machine
 -- without gnuplot has no figures.
-local function report(plan, list, root, as_json)
+local function show(plan, list, root, as_json)
   local e = plan.experiment
   local result = runs.gather(plan, list)
   local dir = root .. "/" .. plan.results
   sys.mkdir(dir)
-  runs.write_table(result, dir)
+  report.write(result, dir)
   local figure, why, broken = figures.draw(result, dir)
   local by, why_by, by_broken = figures.draw_by(result, dir)
   local whole = not broken and not by_broken
@@ -152,15 +153,8 @@ local function report(plan, list, root, as_json)
   if e.question then print("\n" .. e.question) end
   if plan.results ~= plan.name then print("Changed: " .. plan.results) end
   if e.source then print("Source: " .. e.source) end
-  print("\n" .. runs.table_text(result))
-  local found = runs.measures_text(result)
-  if found ~= "" then print("\n" .. found) end
-  if #result.judged > 0 then
-    print(plan.quick and "\nExpected of the whole experiment; the quick one is too small to judge:"
-      or "\nExpected (written down before the runs, each tested by itself at 5 %):")
-    for _, r in ipairs(result.judged) do
-      print(("  %s%s: %s"):format(plan.quick and "" or tables.pad(r.outcome, 11), r.text, r.detail))
-    end
+  for _, text in ipairs { report.table_text(result), report.measures_text(result), report.judged_text(result) } do
+    if text ~= "" then print("\n" .. text) end
   end
   if e.story and not plan.quick then print("\n" .. e.story) end
   print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
@@ -218,7 +212,7 @@ function M.run(args, usage)
     io.stderr:write("stopped; to go on where it was:  ", same_command(args), "\n")
     return 130
   end
-  local whole = report(plan, list, root, args.flags.json)
+  local whole = show(plan, list, root, args.flags.json)
   local status = say_missing(missing, #list)
   return whole and status or 1
 end
@@ -228,7 +222,7 @@ function M.plot(args, usage)
   if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
   local plan, root = plan_of(e, args, usage)
   local list = require("attnlab.runner").expand(plan, { root = root })
-  return report(plan, list, root, args.flags.json) and 0 or 1
+  return show(plan, list, root, args.flags.json) and 0 or 1
 end
 
 -- One run in this process: an experiment of one arm, without a comparison.

@@ -1,16 +1,26 @@
 -- Judges what an experiment expected. Each expectation is a hypothesis of its own, written down before
--- the runs, and is tested by itself at 5 %: one-sided for worse and better, TOST for equal_within.
--- (What nobody expected is for the table, whose intervals are adjusted for the number of arms.)
---   held       shown
---   REFUTED    the opposite is shown: the 95 % interval lies wholly on the other side (or outside the
---              margin), an arm that should diverge finished, a value is outside its tolerance
---   not shown  neither
+-- the runs, and is tested by itself: by one interval of the paired differences, which is shown beside
+-- the outcome, 95 % for worse and better, 90 % (two one-sided tests at 5 %) for equal_within. (What
+-- nobody expected is for the table, whose intervals are adjusted for the number of arms.)
+--   held        shown: the interval lies wholly on the expected side of 0, or within the margin
+--   REFUTED     the opposite is shown: it lies wholly on the other side, or outside the margin; an arm
+--               that should diverge finished; a value is outside its tolerance
+--   not shown   neither
+--   not judged  an arm of it has seeds that diverged or did not end: those that are left are not the arm
+--   taken out   it was expected when the runs were made, and is not in the file any more
+-- What the runs were made with is in their folders; what was not among it is `changed`.
 -- A change here makes no run stale.
+local json = require("attnlab.core").json
 local measures = require "attnlab.measures"
+local names = require "attnlab.names"
 local stats = require "attnlab.stats"
+local tables = require "attnlab.table"
 
 local M = {}
-local ALPHA = 0.05
+
+-- What the report says of the tests.
+M.HEADING = "Expected before the runs, each tested by itself at 5 % and judged by where its own interval lies\n"
+  .. "(95 %, two-sided, for better and worse; 90 %, two one-sided tests, for equals):"
 
 local function sentence(x)
   if x.measure then return ("%s, %s: %s"):format(x.arm, x.measure, x.shows:gsub("_", " ")) end
@@ -18,6 +28,17 @@ local function sentence(x)
   if x.value then return ("%s reaches %g within %g"):format(x.arm, x.value, x.within) end
   if x.equal_within then return ("%s equals %s within %g"):format(x.arm, x.versus, x.equal_within) end
   return ("%s is %s than %s"):format(x.arm, x.worse and "worse" or "better", x.versus)
+end
+
+-- Why an arm's finished seeds may not stand for it, or nil. arm = {runs, count = {finished, diverged}}.
+function M.unfit(arm)
+  local n, c, parts = #arm.runs, arm.count, {}
+  local damaged = c.damaged or 0
+  for _, x in ipairs { { c.diverged, "diverged" }, { damaged, "damaged" },
+                       { n - c.diverged - damaged - c.finished, "not finished" } } do
+    if x[1] > 0 then parts[#parts + 1] = ("%d of %d %s"):format(x[1], n, x[2]) end
+  end
+  return #parts > 0 and table.concat(parts, ", ") or nil
 end
 
 local function judge_divergence(x, arm)
@@ -33,7 +54,9 @@ local function judge_value(x, arm, seeds)
   for _, s in ipairs(seeds) do list[#list + 1] = arm.values[s] end
   if #list == 0 then return "not shown", "no run has finished" end
   local mean = stats.mean(list)
-  return math.abs(mean - x.value) <= x.within and "held" or "REFUTED", ("%.4f over %d"):format(mean, #list)
+  local off = math.abs(mean - x.value)
+  return off <= x.within and "held" or "REFUTED", ("%.4f, the mean of %d seeds, is %s off"):format(mean, #list,
+    stats.show(off, x.within))
 end
 
 local function judge_measure(x, arm)
@@ -43,51 +66,139 @@ local function judge_measure(x, arm)
   return holds and "held" or "REFUTED", detail
 end
 
--- p-value of the expectation on the difference d, and whether its opposite is shown.
-local function test(x, d, lo, hi)
-  if x.equal_within then return stats.tost(d, x.equal_within), lo > x.equal_within or hi < -x.equal_within end
-  if x.worse then return stats.one_sided(d, 0, 1), hi < 0 end
-  return stats.one_sided(d, 0, -1), lo > 0
-end
-
 local function points_right(x, d)
   if x.equal_within then return math.abs(d.mean) <= x.equal_within end
   return x.worse and d.mean > 0 or x.better and d.mean < 0
 end
 
-local function judge_difference(x, arm, versus, seeds)
-  local d = stats.paired(arm.values, versus.values, seeds)
-  if d.n == 0 then
-    return "not shown", arm.count.diverged + versus.count.diverged > 0 and "diverged" or "no pair has finished"
+-- Outcome by where the interval lies.
+local function outcome_of(x, lo, hi)
+  if x.equal_within then
+    if stats.verdict(lo, hi, x.equal_within) == "equal" then return "held" end
+    return (lo > x.equal_within or hi < -x.equal_within) and "REFUTED" or "not shown"
   end
-  if d.n == 1 then
-    return "not shown", ("%+.4f in one seed, which points %s"):format(d.mean,
-      points_right(x, d) and "that way" or "the other way")
-  end
-  local lo, hi = stats.interval(d, 1 - ALPHA)
-  local p, refuted = test(x, d, lo, hi)
-  return refuted and "REFUTED" or p < ALPHA and "held" or "not shown",
-    ("%+.4f, 95 %% interval [%.4f, %.4f], p = %.2g"):format(d.mean, lo, hi, p)
+  local shown = stats.verdict(lo, hi)
+  if shown ~= "worse" and shown ~= "better" then return "not shown" end
+  return shown == (x.worse and "worse" or "better") and "held" or "REFUTED"
 end
 
--- arms[name] = {runs, values = {[seed] = loss}, count = {finished, diverged, ...}}. Returns a list of
--- {text, outcome, detail} in the order of `list`.
-function M.judge(list, arms, seeds)
-  local results = {}
-  for i, x in ipairs(list) do
-    local outcome, detail
-    if x.diverges ~= nil then
-      outcome, detail = judge_divergence(x, arms[x.arm])
-    elseif x.measure then
-      outcome, detail = judge_measure(x, arms[x.arm])
-    elseif x.value then
-      outcome, detail = judge_value(x, arms[x.arm], seeds)
+local function judge_difference(x, arm, versus, seeds)
+  local d = stats.paired(arm.values, versus.values, seeds)
+  if d.n == 0 then return "not shown", "no pair has finished" end
+  if d.n == 1 then
+    return "not shown", ("%s in one seed, which points %s"):format(stats.show(d.mean, x.equal_within, "+"),
+      points_right(x, d) and "that way" or "the other way")
+  end
+  d.level = x.equal_within and 0.9 or 0.95
+  d.lo, d.hi = stats.interval(d, d.level)
+  local margin = x.equal_within
+  return outcome_of(x, d.lo, d.hi), ("%s, %g %% interval [%s, %s]"):format(stats.show(d.mean, margin, "+"),
+    100 * d.level, stats.show(d.lo, margin), stats.show(d.hi, margin)), d
+end
+
+local function judge(x, arms, seeds)
+  local arm, versus = arms[x.arm], x.versus and arms[x.versus]
+  if not arm or x.versus and not versus then return "not judged", "an arm of it is not in the file any more" end
+  if x.diverges ~= nil then return judge_divergence(x, arm) end
+  for _, a in ipairs { arm, versus } do
+    local why = M.unfit(a)
+    if why then return "not judged", ("%s: %s"):format(a == arm and x.arm or x.versus, why) end
+  end
+  if x.measure then return judge_measure(x, arm) end
+  if x.value then return judge_value(x, arm, seeds) end
+  return judge_difference(x, arm, versus, seeds)
+end
+
+-- The results as text under a heading; without outcomes where nothing may be judged (bare). "" for none.
+function M.text(results, heading, bare)
+  local lines = { heading }
+  for _, r in ipairs(results) do
+    lines[#lines + 1] = bare and ("  %s: %s"):format(r.text, r.detail)
+      or ("  %s%s: %s%s"):format(tables.pad(r.outcome, 11), r.text, r.detail,
+        r.changed and " (changed after the runs)" or "")
+  end
+  return #results > 0 and table.concat(lines, "\n") or ""
+end
+
+-- ---- what was expected when the runs were made ---------------------------------------------------
+
+local function among(x, list)
+  local text = json.encode(x)
+  for _, y in ipairs(list) do
+    if json.encode(y) == text then return true end
+  end
+  return false
+end
+
+-- Judges the expectations `now` by judge(x) -> {{text, outcome, detail}, ...}. made = {{list, arm}, ...}:
+-- what was expected when each run was made, of its arm or (without one) of all. An outcome is `changed`
+-- when that was something else; what is not expected any more comes last.
+function M.outcomes(now, made, judge)
+  local results, gone = {}, {}
+  local function add(x, changed, out)
+    local ok, list = true, nil
+    if out then
+      ok, list = pcall(judge, x) -- what is in a folder may be anything
     else
-      outcome, detail = judge_difference(x, arms[x.arm], arms[x.versus], seeds)
+      list = judge(x)
     end
-    results[i] = { text = sentence(x), outcome = outcome, detail = detail }
+    for _, r in ipairs(ok and list or {}) do
+      if out then r.detail, r.outcome = ("%s (%s)"):format(r.outcome, r.detail), "taken out" end
+      r.changed = changed or nil
+      results[#results + 1] = r
+    end
+  end
+  for _, x in ipairs(now) do
+    local changed = false
+    for _, m in ipairs(made) do
+      changed = changed or (not m.arm or m.arm == x.arm) and not among(x, m.list)
+    end
+    add(x, changed)
+  end
+  for _, m in ipairs(made) do
+    for _, x in ipairs(m.list) do
+      if not among(x, now) and not among(x, gone) then
+        gone[#gone + 1] = x
+        add(x, true, true)
+      end
+    end
   end
   return results
+end
+
+-- The margins that runs were made with where one is not today's, as text, or nil.
+function M.other_margins(margin, arms)
+  local list = {}
+  for _, arm in ipairs(arms) do
+    for _, e in ipairs(arm.made) do
+      local text = type(e.margin) == "number" and ("%g"):format(e.margin) or "none"
+      if e.margin ~= margin and not among(text, list) then list[#list + 1] = text end
+    end
+  end
+  return #list > 0 and table.concat(list, ", ") or nil
+end
+
+-- arms[name] = {runs, values = {[seed] = loss}, count = {finished, diverged, ...}, made = what each run
+-- that has begun was made with}. Returns a list of {text, outcome, detail, changed, difference, low, high,
+-- level} in the order of `list`, and behind it what was taken out.
+function M.judge(list, arms, seeds)
+  local made = {}
+  for _, name in ipairs(names.keys(arms)) do
+    for _, e in ipairs(arms[name].made or {}) do
+      local of_run = {}
+      for i, x in ipairs(type(e.list) == "table" and e.list or {}) do
+        of_run[i] = x
+        if type(x) == "table" then x.arm = name end -- the arm may have had another name
+      end
+      made[#made + 1] = { list = of_run, arm = name }
+    end
+  end
+  return M.outcomes(list, made, function(x)
+    local outcome, detail, d = judge(x, arms, seeds)
+    d = d or {}
+    return { { text = sentence(x), outcome = outcome, detail = detail, difference = d.mean, low = d.lo, high = d.hi,
+               level = d.level } }
+  end)
 end
 
 return M

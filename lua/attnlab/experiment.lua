@@ -11,7 +11,7 @@
 --   seeds     list of whole numbers; arms are paired by seed
 --   margin    equivalence margin of the loss in nats
 --   expect    {{arm=, versus=, equal_within=x | worse=true | better=true} or {arm=, diverges=true} or
---              {arm=, value=x, within=y}, ...}: hashed into the runs before they start
+--              {arm=, value=x, within=y}, ...}: kept with the runs when they start
 --              {arm=, measure="series", shows="falls"} judges what a measure found
 --   measure   names of measures.lua that are taken of every trained model they fit, such as {"series"}
 --   plot      {metric="valid/loss", by="order p"}: by names the axis of a second figure, in which arms
@@ -287,7 +287,7 @@ function Experiment:plan(options)
     if same[text] then fail(self, "arms '%s' and '%s' are the same configuration", same[text], a.name) end
     same[text] = a.name
     plan.arms[i] = { name = a.name, config = cfg, at = a.at,
-      expect = { list = expect, margin = self.margin, measure = #self.measure > 0 and self.measure or nil } }
+      expect = { list = expect, margin = self.margin }, measure = #self.measure > 0 and self.measure or nil }
   end
   results.label(plan, self.title or self.question or self.name, changes_of(self, plan, options))
   yardstick.share(plan.arms)

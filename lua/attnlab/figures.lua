@@ -9,65 +9,116 @@ local stats = require "attnlab.stats"
 
 local M = {}
 
+local CROSS = 2 -- gnuplot's number of the mark
+
+-- A difference for the figure: fewer digits than the table, on the same side of 0 and the margin.
+local function short(v, result, form)
+  return stats.show(v, result.plan.margin, form, 3)
+end
+
+-- "2 of 3 diverged, step 174 to 295", or nil.
+local function divergence(arm)
+  if arm.count.diverged == 0 then return nil end
+  return ("%d of %d diverged, step %s"):format(arm.count.diverged, #arm.runs, runs.steps_text(arm))
+end
+
+-- A row without interval where the arm, or the reference, may not be judged.
 local function forest_row(result, i)
-  local arm, d = result.arms[i], result.comparison[i].difference
+  local arm, c = result.arms[i], result.comparison[i]
+  local d = c.difference
   local row = { name = arm.name, index = i, values = d.values, mean = d.mean, lo = d.lo, hi = d.hi }
   if d.n > 0 then
-    row.text = d.lo and ("%+.3f [%.3f, %.3f]"):format(d.mean, d.lo, d.hi) or ("%+.3f"):format(d.mean)
+    row.text = d.lo and ("%s [%s, %s]"):format(short(d.mean, result, "+"), short(d.lo, result), short(d.hi, result))
+      or ("%+.3f"):format(d.mean)
   end
-  if arm.count.diverged > 0 then
-    local how_many = arm.count.diverged < #arm.runs and ("%d of %d "):format(arm.count.diverged, #arm.runs) or ""
-    row.note = ("%sdiverged, step %s"):format(how_many, runs.steps_text(arm))
-  elseif d.n == 0 then
-    row.note = arm.status
-  end
+  row.note = divergence(arm) or c.unfit or d.n == 0 and arm.status or nil
   return row
+end
+
+-- The value of get(arm) where all arms have the same, else nil.
+local function common(plan, get)
+  local v = get(plan.arms[1].config)
+  for _, a in ipairs(plan.arms) do
+    if get(a.config) ~= v then return nil end
+  end
+  return v
 end
 
 -- What plot.script needs.
 function M.figure(result)
   local plan = result.plan
-  local config = plan.arms[1].config
-  local m, n = config.model, #plan.seeds
-  local e = plan.experiment
-  local title = ("%s   (%d layers, width %d, context %d, %d seed%s)"):format(plan.title,
-    m.layers, m.width, m.context, n, n == 1 and "" or "s")
-  local fig = { title = title, reference = plan.arms[1].name, margin = plan.margin, curves = {}, forest = {}, profile = {},
+  local n = #plan.seeds
+  local parts = {}
+  for _, key in ipairs { "layers", "width", "context" } do
+    local v = common(plan, function(c) return c.model[key] end)
+    if v then parts[#parts + 1] = key == "layers" and ("%d layers"):format(v) or ("%s %d"):format(key, v) end
+  end
+  parts[#parts + 1] = ("%d seed%s"):format(n, n == 1 and "" or "s")
+  if plan.apart then parts[#parts + 1] = "arms measured apart: on different windows or texts" end
+  local tokens = common(plan, function(c) return c.train.batch_size * c.model.context end)
+  local fig = { title = ("%s   (%s)"):format(plan.title, table.concat(parts, ", ")),
+                reference = plan.arms[1].name, margin = plan.margin, curves = {}, forest = {}, profile = {},
                 ylabel = plan.metric == "valid/loss" and "validation loss" or plan.metric,
-                xlabel = ("step (%d tokens each)"):format(config.train.batch_size * config.model.context),
-                forest_label = n > 1 and "mean, seeds (circles), Holm-adjusted 95 % interval"
-                  or "one seed: no interval",
+                xlabel = tokens and ("step (%d tokens each)"):format(tokens) or "step",
+                forest_label = (n > 1 and "mean, seeds (circles), interval at Holm's level"
+                  or "one seed: no interval") .. (result.other_margins and "; margin changed after the runs" or ""),
                 profile_title = "row sum of f(s)", profile_label = "position t (grey: = t)" }
   for i, arm in ipairs(result.arms) do
-    fig.curves[i] = { name = arm.name, points = arm.curve, diverged = arm.diverged_at }
+    fig.curves[i] = { name = arm.unfit and ("%s (%s)"):format(arm.name, arm.unfit) or arm.name, points = arm.curve,
+                      diverged = arm.diverged_from }
     if i > 1 then fig.forest[#fig.forest + 1] = forest_row(result, i) end
     if arm.profile then fig.profile[#fig.profile + 1] = { index = i, values = arm.profile } end
   end
   return fig
 end
 
--- Losses of the arms that have a place on a line, against that number; the first arm as a level.
+-- Losses of the arms that have a place on a line, against that number; the first arm as a level. An arm
+-- with diverged seeds has a cross at the panel's top with their number, and its line ends beside it.
 local function by_panel(result, legend)
   local panel = { title = result.plan.metric == "valid/loss" and "validation loss of trained arms" or result.plan.metric,
                   xlabel = result.plan.experiment.plot.by, ylabel = "nats per token", curves = {} }
-  local lines, lo, hi = {}, math.huge, -math.huge
+  local lines, order, top, lo, hi = {}, {}, -math.huge, math.huge, -math.huge
   for _, arm in ipairs(result.arms) do
     local list = {}
     for _, v in pairs(arm.values) do list[#list + 1] = v end
-    if arm.at and #list > 0 then
+    if arm.at and (#list > 0 or arm.count.diverged > 0) then
       local name, x = arm.at[1], arm.at[2]
-      local line = lines[name]
-      if not line then
-        line = { points = {}, colour = #panel.curves + 2, marks = true }
-        lines[name], panel.curves[#panel.curves + 1] = line, line
-        legend[#legend + 1] = { name = name, style = line }
+      if not lines[name] then
+        lines[name], order[#order + 1] = {}, name
       end
-      table.insert(line.points, { x, stats.mean(list), low = math.min(table.unpack(list)), high = math.max(table.unpack(list)) })
+      local p = { x, stats.mean(list) }
+      if p[2] then
+        p.low, p.high = math.min(table.unpack(list)), math.max(table.unpack(list))
+        top = math.max(top, p.high)
+      end
+      if arm.unfit then p.label = ("%d of %d"):format(#list > 0 and #list or arm.count.diverged, #arm.runs) end
+      table.insert(lines[name], p)
       lo, hi = math.min(lo, x), math.max(hi, x)
     end
   end
-  for _, line in pairs(lines) do table.sort(line.points, function(a, b) return a[1] < b[1] end) end
   local c = result.comparison[1]
+  if top == -math.huge then top = c.mean or 1 end
+  for k, name in ipairs(order) do
+    local crosses = { points = {}, colour = k + 1, marks = CROSS, line = false }
+    local part = { points = {}, colour = k + 1, marks = true }
+    legend[#legend + 1] = { name = name, style = part }
+    table.sort(lines[name], function(a, b) return a[1] < b[1] end)
+    for _, p in ipairs(lines[name]) do
+      if p[2] then
+        table.insert(part.points, p)
+      else
+        p[2] = top
+        table.insert(crosses.points, p)
+        panel.curves[#panel.curves + 1] = part
+        part = { points = {}, colour = k + 1, marks = true }
+      end
+    end
+    panel.curves[#panel.curves + 1] = part
+    if #crosses.points > 0 then
+      panel.curves[#panel.curves + 1] = crosses
+      panel.xlabel = result.plan.experiment.plot.by .. "   (crosses: seeds that diverged; no loss)"
+    end
+  end
   if lo <= hi and c.mean then
     local level = { colour = 1, dash = 2, points = { { lo, c.mean }, { hi, c.mean } } }
     panel.curves[#panel.curves + 1] = level

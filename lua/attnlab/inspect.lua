@@ -5,6 +5,7 @@ local core = require "attnlab.core"
 local certificate = require "attnlab.certificate"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
+local expect = require "attnlab.expect"
 local help = require "attnlab.help"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
@@ -13,6 +14,7 @@ local runs = require "attnlab.runs"
 local stats = require "attnlab.stats"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
+local yardstick = require "attnlab.yardstick"
 local json, sys = core.json, core.sys
 
 local M = {}
@@ -221,45 +223,69 @@ function M.runs(args, usage)
   end
 end
 
--- Values by seed of all finished runs beside `dir` that have its arm.
+-- The runs beside `dir` that have its arm, as the arm of a table: {values by seed, runs, count, seeds}.
 local function siblings(dir, spec)
   local root, name = sys.absolute(dir):match "^(.*)/([^/]+)/[^/]+$"
-  local values, seeds = {}, {}
+  local arm = { values = {}, runs = {}, count = { finished = 0, diverged = 0 }, seeds = {} }
   for _, other in ipairs(every_run(root, name)) do
     local known, s = pcall(store.config, other)
-    local same = known and s.arm == spec.arm and #config.diff(s.config, spec.config) == 0
-    if same and store.status(other).state == "finished" then
-      values[s.seed] = runs.read(other, 1, s.seed, "valid/loss").value
-      seeds[#seeds + 1] = s.seed
+    if known then s.config.train.data = spec.config.train.data end -- a text counts by its hash
+    if known and s.arm == spec.arm and s.data_hash == spec.data_hash and #config.diff(s.config, spec.config) == 0 then
+      local run = runs.read(other, 1, s.seed, "valid/loss")
+      local state = run.status.state
+      arm.runs[#arm.runs + 1], arm.seeds[#arm.seeds + 1] = run, s.seed
+      arm.count[state] = (arm.count[state] or 0) + 1
+      if state == "finished" then arm.values[s.seed] = run.value end
     end
   end
-  table.sort(seeds)
-  return values, seeds
+  table.sort(arm.seeds)
+  return arm
+end
+
+-- Why the losses of two runs are not to be compared, or nil.
+local function incomparable(a, b, sa, sb)
+  local on = {}
+  for i, s in ipairs { sa, sb } do on[i] = yardstick.windows(s.config, "valid/loss") end
+  if sa.data_hash ~= sb.data_hash then return "they are measured on different texts" end
+  if on[1] ~= on[2] then return ("they are measured on different windows: a on %s, b on %s"):format(on[1], on[2]) end
+  local why = {}
+  for i, arm in ipairs { a, b } do
+    local unfit = expect.unfit(arm)
+    if unfit then why[#why + 1] = ("seeds of %s: %s"):format(i == 1 and "a" or "b", unfit) end
+  end
+  return #why > 0 and table.concat(why, "; ") or nil
 end
 
 function M.compare(args)
   local a, b = args.words[1], args.words[2]
   local sa, sb = store.config(a), store.config(b)
   local diff = config.diff(sa.config, sb.config)
-  local va, seeds = siblings(a, sa)
-  local vb = siblings(b, sb)
-  local d = stats.paired(va, vb, seeds)
-  local lo, hi = stats.interval(d, 0.95)
+  local va, vb = siblings(a, sa), siblings(b, sb)
+  local why = incomparable(va, vb, sa, sb)
+  local d = why and { n = 0 } or stats.paired(va.values, vb.values, va.seeds)
+  local verdict
+  if d.se then
+    d.lo, d.hi = stats.interval(d, 0.95)
+    verdict = stats.verdict(d.lo, d.hi)
+  end
   if args.flags.json then
-    print(json.encode({ a = a, b = b, differ = json.array(diff), n = d.n, difference = d.mean, low = lo, high = hi,
-                        p = d.p }, { pretty = true }))
+    print(json.encode({ a = a, b = b, differ = json.array(diff), n = d.n, difference = d.mean, low = d.lo, high = d.hi,
+                        p = d.se and d.se > 0 and d.p or nil, verdict = verdict, not_compared = why }, { pretty = true }))
     return
   end
   print(("a  %s  (%s)\nb  %s  (%s)"):format(a, sa.arm, b, sb.arm))
   print(#diff == 0 and "same configuration" or #diff == 1 and "1 key differs" or #diff .. " keys differ")
   for _, x in ipairs(diff) do print(("  %s: %s | %s"):format(x.key, rows.show(x.a), rows.show(x.b))) end
-  if d.n == 0 then
+  if why then
+    print("not compared: " .. why)
+  elseif d.n == 0 then
     print "no seed has finished in both: no difference to show"
-  elseif not lo then
+  elseif not verdict then
     print(("valid loss a - b: %+.4f in one shared seed; no interval from one"):format(d.mean))
   else
-    print(("valid loss a - b: %+.4f, 95 %% interval [%.4f, %.4f], %d shared seeds: %s"):format(d.mean, lo, hi, d.n,
-      (lo > 0 or hi < 0) and (d.mean > 0 and "a is worse" or "a is better") or "no difference shown"))
+    local words = { worse = "a is worse", better = "a is better", equal = "a equals b in every seed" }
+    print(("valid loss a - b: %s, 95 %% interval [%s, %s], %d shared seeds: %s"):format(stats.show(d.mean, 0, "+"),
+      stats.show(d.lo), stats.show(d.hi), d.n, words[verdict] or verdict))
   end
 end
 

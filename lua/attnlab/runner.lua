@@ -51,7 +51,7 @@ function M.expand(plan, options)
       local text = arm.config.train.data
       hashes[text] = hashes[text] or text_hash(text, plan.name, options.root)
       local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = "cpu",
-                     data_hash = hashes[text], expect = arm.expect, quick = plan.quick or nil,
+                     data_hash = hashes[text], expect = arm.expect, measure = arm.measure, quick = plan.quick or nil,
                      variant = plan.variant ~= plan.name and plan.variant or nil,
                      plugins = used[i],
                      made = { source = store.source_hash(), libraries = store.libraries(), threads = threads,

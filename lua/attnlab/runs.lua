@@ -1,4 +1,4 @@
--- Results of an experiment from its run folders: curves, values by arm and seed, table.
+-- Results of an experiment from its run folders: curves, values by arm and seed, what was expected.
 -- A change here makes no run stale.
 local certificate = require "attnlab.certificate"
 local core = require "attnlab.core"
@@ -11,16 +11,17 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
--- The last record that has `key`, and that value.
+-- The value of `key` in the last record that has it.
 local function last(records, key)
   for i = #records, 1, -1 do
-    if type(records[i][key]) == "number" then return records[i], records[i][key] end
+    local v = records[i][key]
+    if v ~= nil then return type(v) == "number" and v or nil end
   end
 end
 
--- One run: {dir, arm, seed, status, records, value = last metric, tokens_per_second, parameters, ...,
--- differs = in what it was made otherwise than it would be now, with that many threads if given}. A damaged run
--- has a status alone.
+-- One run: {dir, arm, seed, status, records, value = last metric (none of one that diverged), tokens_per_second, parameters,
+-- .., differs = in what it was made otherwise than it would be now, with that many threads if given, made = what was
+-- expected when it was made}. A damaged run has a status alone.
 function M.read(dir, arm, seed, metric, threads)
   local run = { dir = dir, arm = arm, seed = seed, status = store.status(dir), records = {}, differs = {} }
   if run.status.state == "damaged" then return run end
@@ -29,10 +30,8 @@ function M.read(dir, arm, seed, metric, threads)
     run.status = { state = "damaged", step = 0, reason = why }
     return run
   end
-  local _
-  _, run.value = last(run.records, metric)
-  _, run.parameters = last(run.records, "model/parameters")
-  _, run.state_bytes = last(run.records, "model/state_bytes")
+  run.value = run.status.state ~= "diverged" and last(run.records, metric) or nil
+  run.parameters, run.state_bytes = last(run.records, "model/parameters"), last(run.records, "model/state_bytes")
   local rates = {}
   for _, r in ipairs(store.times(dir)) do
     local rate = r["time/tokens_per_s"]
@@ -44,15 +43,18 @@ function M.read(dir, arm, seed, metric, threads)
     local spec = store.config(dir)
     run.differs = store.differences(spec, threads)
     run.check = certificate.word(spec.made.certificates)
+    if run.status.state ~= "new" then run.made = spec.expect end
   end
   run.probe = store.probe(dir)
   return run
 end
 
--- Mean, least and greatest value by step over the runs of an arm that have it.
+-- Mean, least and greatest value by step over the runs of an arm that have begun, as far as all of them
+-- got: past the step at which one diverged, the others are not the arm.
 local function curve(arm_runs, metric)
-  local by_step, steps = {}, {}
+  local by_step, steps, begun = {}, {}, 0
   for _, run in ipairs(arm_runs) do
+    begun = begun + ((#run.records > 0 or run.status.state == "diverged") and 1 or 0)
     for _, r in ipairs(run.records) do
       local v = r[metric]
       if type(v) == "number" and r.step > 0 then
@@ -68,9 +70,10 @@ local function curve(arm_runs, metric)
   end
   table.sort(steps)
   local points = {}
-  for i, s in ipairs(steps) do
+  for _, s in ipairs(steps) do
     local list = by_step[s]
-    points[i] = { s, stats.mean(list), math.min(table.unpack(list)), math.max(table.unpack(list)) }
+    if #list < begun then break end
+    points[#points + 1] = { s, stats.mean(list), math.min(table.unpack(list)), math.max(table.unpack(list)) }
   end
   return points
 end
@@ -130,19 +133,23 @@ local function status_text(arm)
   return table.concat(parts, ", ")
 end
 
--- runs = {{dir, arm = index, seed, spec}, ...} of the plan. Returns {plan, arms, comparison, judged}.
+-- runs = {{dir, arm = index, seed, spec}, ...} of the plan. Returns {plan, arms, comparison, judged,
+-- other_margins = those that runs were made with, as text}. An arm of whose seeds some diverged has no
+-- values, row sums or measures: what is left of it is chosen by how it came out.
 function M.gather(plan, runs)
   local arms, by_name = {}, {}
   for i, a in ipairs(plan.arms) do
     local count = { finished = 0, diverged = 0, failed = 0, interrupted = 0, running = 0, new = 0, damaged = 0 }
-    arms[i] = { name = a.name, config = a.config, at = a.at, runs = {}, values = {}, count = count }
+    arms[i] = { name = a.name, config = a.config, at = a.at, runs = {}, values = {}, count = count, made = {} }
     by_name[a.name] = arms[i]
   end
   for _, r in ipairs(runs) do
     local arm = arms[r.arm]
     local run = M.read(r.dir, r.arm, r.seed, plan.metric, r.spec.made.threads)
     arm.runs[#arm.runs + 1] = run
+    arm.made[#arm.made + 1] = run.made
     local state = run.status.state
+    if state == "finished" and not run.value then state = "failed" end -- its records are not all there
     arm.count[state] = arm.count[state] + 1
     if state == "finished" then arm.values[r.seed] = run.value end
     if state == "diverged" then
@@ -156,97 +163,15 @@ function M.gather(plan, runs)
   end
   for _, arm in ipairs(arms) do
     arm.curve = curve(arm.runs, plan.metric)
-    arm.profile = profile(arm.runs)
-    arm.measured = measured(arm.runs, plan.experiment.measure)
-    arm.status = status_text(arm)
+    arm.status, arm.unfit = status_text(arm), expect.unfit(arm)
+    local whole = arm.count.diverged == 0 and arm.runs or {}
+    if arm.count.diverged > 0 then arm.values = {} end
+    arm.profile = profile(whole)
+    arm.measured = measured(whole, plan.experiment.measure)
   end
   return { plan = plan, arms = arms, comparison = stats.compare(arms, plan.seeds, plan.margin),
+           other_margins = expect.other_margins(plan.margin, arms),
            judged = expect.judge(plan.experiment.expect, by_name, plan.seeds) }
 end
-
--- ---- the table ---------------------------------------------------------------------------------
-
-local COLUMNS = {
-  { key = "name", title = "arm" },
-  { key = "n", title = "n", right = true, doc = "n: seeds that finished" },
-  { key = "loss", title = "valid loss", right = true, doc = "valid loss: nats per token at the last step, mean ± deviation over seeds" },
-  { key = "difference", title = "difference [interval]", right = true,
-    doc = "difference: to the first arm, paired by seed, with the 95 % t interval adjusted by Holm for the number of arms" },
-  { key = "verdict", title = "verdict", doc = "verdict: by those intervals; equal within = two one-sided tests, adjusted alike" },
-  { key = "rate", title = "token/s", right = true, doc = "token/s: median of one run while its neighbours ran beside it" },
-  { key = "parameters", title = "parameters", right = true, doc = "parameters: learned numbers of the model" },
-  { key = "state", title = "state", right = true, doc = "state: bytes a sequence carries from token to token at the context's end" },
-  { key = "check", title = "check", doc = "check: the conformance certificates that the run began with (./lab check NAME writes one), the worst of them" },
-  { key = "status", title = "status", doc = "status: diverged is a result; stale = made by another source, library or thread count" },
-}
-
-local function table_rows(result)
-  local rows = {}
-  for i, arm in ipairs(result.arms) do
-    local c = result.comparison[i]
-    local d, row = c.difference, { name = arm.name, n = ("%d"):format(c.n), status = arm.status }
-    if c.mean then row.loss = ("%.4f"):format(c.mean) end
-    if c.deviation then row.loss = row.loss .. (" ± %.4f"):format(c.deviation) end
-    if d and d.n > 0 then
-      row.difference = d.lo and ("%+.4f [%.4f, %.4f]"):format(d.mean, d.lo, d.hi) or ("%+.4f"):format(d.mean)
-      row.verdict = d.verdict
-    end
-    if i == 1 then row.verdict = "reference" end
-    row.rate = arm.tokens_per_second and tables.human(arm.tokens_per_second)
-    row.parameters, row.state = tables.human(arm.parameters), tables.human(arm.state_bytes, true)
-    row.check = arm.check
-    rows[i] = row
-  end
-  return rows
-end
-
--- The table with a line for each column that needs one.
-function M.table_text(result)
-  local lines = { tables.text(COLUMNS, table_rows(result)), "" }
-  for _, c in ipairs(COLUMNS) do lines[#lines + 1] = c.doc and "  " .. c.doc end
-  return table.concat(lines, "\n")
-end
-
--- What the measures found, as text; "" where nothing was measured.
-function M.measures_text(result)
-  local parts = {}
-  for _, name in ipairs(result.plan.experiment.measure) do
-    for _, arm in ipairs(result.arms) do
-      local record = arm.measured[name]
-      if record then parts[#parts + 1] = measures[name].text(arm.name, record) end
-    end
-  end
-  return table.concat(parts, "\n\n")
-end
-
-local KEYS = { "arm", "n", "mean", "deviation", "difference", "low", "high", "level", "p_holm", "p_equal", "verdict",
-               "tokens_per_second", "parameters", "state_bytes", "status" }
-
--- Records of the table for machines.
-function M.table_records(result)
-  local records = {}
-  for i, arm in ipairs(result.arms) do
-    local c = result.comparison[i]
-    local d = c.difference or {}
-    records[i] = { arm = arm.name, n = c.n, mean = c.mean, deviation = c.deviation, difference = d.mean, low = d.lo,
-                   high = d.hi, level = d.level, p_holm = d.p_holm, p_equal = d.p_equal, verdict = d.verdict,
-                   tokens_per_second = arm.tokens_per_second, parameters = arm.parameters,
-                   state_bytes = arm.state_bytes, status = arm.status,
-                   measured = next(arm.measured) and arm.measured or nil }
-  end
-  return records
-end
-
--- Writes table.txt, table.tsv and table.json into dir.
-function M.write_table(result, dir)
-  local records = M.table_records(result)
-  local more = M.measures_text(result)
-  sys.write(dir .. "/table.txt", M.table_text(result) .. "\n" .. (more ~= "" and "\n" .. more .. "\n" or ""))
-  sys.write(dir .. "/table.tsv", tables.tsv(KEYS, records))
-  local judged = core.json.array(result.judged)
-  sys.write(dir .. "/table.json", json.encode({ experiment = result.plan.name, results = result.plan.results, seeds = result.plan.seeds,
-    margin = result.plan.margin, arms = records, expectations = judged }, { pretty = true }) .. "\n")
-end
-M.write_table = core.plain(M.write_table)
 
 return M

@@ -1,14 +1,36 @@
 -- Statistics of runs that share seeds: paired differences with Student t, Holm's step-down adjustment,
 -- and equivalence by two one-sided tests (TOST).
+-- A change here makes no run stale.
 --
--- Intervals. Of m arms compared with one reference, order the two-sided p-values p(1) <= ... <= p(m).
--- Holm tests p(k) at alpha / (m - k + 1) and stops at the first k that fails. The interval of the arm
--- with rank k has level 1 - alpha / (m - min(k, first failure) + 1), so it excludes 0 exactly when
--- Holm rejects. (Family-wise error of the decisions is at most alpha; joint coverage of the intervals
--- of rejected arms is not promised by any step-down method.)
+-- One test, one interval: every verdict is read off the interval that is shown beside it (verdict()),
+-- and p-values only choose that interval's level.
+--
+-- An expectation has a test of its own, unadjusted: worse and better by the 95 % interval, which excludes
+-- 0 exactly when the two-sided t test rejects at 5 %; equal by the 90 % interval, which lies within the
+-- margin exactly when both one-sided tests reject at 5 %.
+--
+-- The table compares m arms with one reference. Two families of hypotheses, each with a family-wise
+-- error of at most alpha = 5 %: that an arm does not differ, and that it differs by the margin or more.
+--   Differences. Order the two-sided p-values p(1) <= ... <= p(m). Holm tests p(k) at alpha / (m - k + 1)
+--     and stops at the first k that fails. The interval of the arm with rank k has the level
+--     1 - alpha / (m - min(k, first failure) + 1): it excludes 0 exactly when Holm rejects.
+--   Equality. The same over the p-values of TOST; a test at a is an interval of level 1 - 2a.
+-- An arm whose interval of the first family shows it worse or better keeps that one. Every other arm has
+-- the wider of its two: it still contains 0 where the first did, and lies within the margin only where the
+-- second does, so nothing is claimed that the family's own Holm would not claim. An arm that differs from
+-- 0 but by less than the margin is equal if the wider interval says so, and that is all that is said.
+-- (Levels by the ranks of differences alone would not do for equality: of arms that all lie at the margin
+-- the one that came out nearest to 0 would get the narrowest interval because it did.) The decisions hold
+-- together at 5 % within each family; joint coverage of the intervals of rejected arms is not promised by
+-- any step-down method.
+--
+-- Without spread (the same difference in every seed) the interval is that one number; one seed has no
+-- interval and no verdict. An arm that may not be judged (`unfit`: seeds that diverged or are missing)
+-- gets no interval and no verdict and is in no family.
 -- Everything assumes that differences over seeds are roughly normal; with few seeds the t quantile is
 -- large (4.3 for three seeds, 14 at level 0.995) and the intervals say so.
--- A change here makes no run stale.
+local core = require "attnlab.core"
+
 local M = {}
 
 -- log gamma(x) for x > 0: Stirling's series at x + n >= 10, error below 1e-15 relative.
@@ -163,11 +185,51 @@ function M.holm(p, alpha)
   return adjusted, level, rejected
 end
 
--- Compares arms with the first of them. arms = {{name, values = {[seed] = number}}, ...}.
--- Returns one row per arm: {name, n, mean, deviation, difference = paired + {lo, hi, level, p_holm,
--- p_equal, verdict}}. verdict: "worse", "better" (Holm at alpha), "equal within m" (TOST at alpha,
--- Holm over the arms, only with a margin), "no difference shown"; nil with fewer than two pairs.
--- Lower values are better.
+-- What an interval shows of a difference, where lower values are better.
+function M.verdict(lo, hi, margin)
+  if lo == 0 and hi == 0 then return "equal" end
+  if margin and lo > -margin and hi < margin then return "equal" end
+  return lo > 0 and "worse" or hi < 0 and "better" or "no difference shown"
+end
+
+-- v with `digits` (4) behind the point, more where it takes them to stand, as printed, on the same side of
+-- 0 and +-margin as it does.
+function M.show(v, margin, form, digits)
+  margin = margin or 0
+  for _, tail in ipairs { ("." .. (digits or 4) .. "f"), ".4f", ".5f", ".6f", ".8f", ".1e", ".4e" } do
+    local text, good = ("%" .. (form or "") .. tail):format(v), true
+    for _, at in ipairs { 0, margin, -margin } do
+      local shown = tonumber(text)
+      good = good and (shown < at) == (v < at) and (shown > at) == (v > at)
+    end
+    if good then return text end
+  end
+  return ("%.17g"):format(v)
+end
+M.show = core.plain(M.show)
+
+-- "+0.0123 [0.0100, 0.0146]"; the mean alone where there is no interval.
+function M.text(d, margin)
+  local mean = M.show(d.mean, margin, "+")
+  return d.lo and ("%s [%s, %s]"):format(mean, M.show(d.lo, margin), M.show(d.hi, margin)) or mean
+end
+
+-- Level and interval of a tested difference, see above. level, equal: of the two families.
+local function decide(d, level, equal, margin)
+  local lo, hi = M.interval(d, level)
+  local shown = M.verdict(lo, hi, margin)
+  if equal and shown ~= "worse" and shown ~= "better" then
+    level = math.max(level, equal)
+    lo, hi = M.interval(d, level)
+    shown = M.verdict(lo, hi, margin)
+  end
+  d.level, d.lo, d.hi = level, lo, hi
+  d.verdict = shown == "equal" and margin and ("equal within %g"):format(margin) or shown
+end
+
+-- Compares arms with the first of them. arms = {{name, values = {[seed] = number}, unfit = why or nil},
+-- ...}. Returns one row per arm: {name, n, mean, deviation, unfit, difference = paired + {lo, hi, level,
+-- p_holm, p_equal, verdict}}; the last six with two pairs or more, where both arms may be judged.
 function M.compare(arms, seeds, margin, alpha)
   alpha = alpha or 0.05
   local rows, tested, p, p_equal = {}, {}, {}, {}
@@ -177,27 +239,21 @@ function M.compare(arms, seeds, margin, alpha)
     local row = { name = arm.name, n = #list, mean = M.mean(list), deviation = M.deviation(list) }
     rows[i] = row
     if i > 1 then
+      row.unfit = arm.unfit or arms[1].unfit and ("%s: %s"):format(arms[1].name, arms[1].unfit)
       row.difference = M.paired(arm.values, arms[1].values, seeds)
-      if row.difference.p then
+      if row.difference.p and not row.unfit then
         tested[#tested + 1] = row.difference
         p[#p + 1] = row.difference.p
         p_equal[#p_equal + 1] = margin and M.tost(row.difference, margin)
       end
     end
   end
-  local adjusted, level, rejected = M.holm(p, alpha)
-  local equal_adjusted = margin and M.holm(p_equal, alpha)
+  local adjusted, level = M.holm(p, alpha)
+  local equal_adjusted, equal_level
+  if margin then equal_adjusted, equal_level = M.holm(p_equal, alpha) end
   for i, d in ipairs(tested) do
-    d.p_holm, d.level = adjusted[i], level[i]
-    d.lo, d.hi = M.interval(d, d.level)
-    d.p_equal = margin and equal_adjusted[i]
-    if margin and d.p_equal < alpha then
-      d.verdict = ("equal within %g"):format(margin)
-    elseif rejected[i] then
-      d.verdict = d.mean > 0 and "worse" or "better"
-    else
-      d.verdict = "no difference shown"
-    end
+    d.p_holm, d.p_equal = adjusted[i], margin and equal_adjusted[i]
+    decide(d, level[i], margin and 2 * equal_level[i] - 1, margin)
   end
   return rows
 end

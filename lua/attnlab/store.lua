@@ -8,7 +8,8 @@
 --   log, lock               output of the worker; flock
 -- id = first 12 hex digits of sha256 over the canonical JSON of the resolved configuration with every
 -- default written out, seed, device, dtype, hashes of the data and of the plug-ins that its families came
--- from, and what was expected of the arm.
+-- from, and what is measured of the trained model. What is expected of it (config.json's `expect`, as it
+-- was when the run was made) changes no result and no id.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local plugins = require "attnlab.plugins"
@@ -73,7 +74,7 @@ function M.id(spec)
   local cfg = config.copy(spec.config)
   cfg.train.data = nil
   local identity = { config = config.canonical(cfg), seed = spec.seed, device = spec.device:match "^[^:]*",
-                     dtype = spec.config.train.dtype, data = spec.data_hash, expect = spec.expect }
+                     dtype = spec.config.train.dtype, data = spec.data_hash, measure = spec.measure }
   for i, p in ipairs(spec.plugins or {}) do
     identity.plugins = identity.plugins or {}
     identity.plugins[i] = { family = p.family, sha256 = p.sha256 }
@@ -150,6 +151,7 @@ function M.config(dir)
   for k, want in pairs(KINDS) do kind(path, k, spec[k], want) end
   for k, want in pairs(MADE) do kind(path, "made." .. k, spec.made[k], want) end
   if spec.variant ~= nil then kind(path, "variant", spec.variant, "string") end
+  if spec.measure ~= nil then kind(path, "measure", spec.measure, "table") end
   if spec.plugins ~= nil then kind(path, "plugins", spec.plugins, "table") end
   for i, p in ipairs(spec.plugins or {}) do kind(path, ("plugins[%d]"):format(i), p, "table") end
   local held, wrong = pcall(config.held, spec.config)

@@ -4,7 +4,7 @@
 --   title, question, source, story, next   texts, as in an experiment
 --   cases     list of tables; the kind says which keys it knows (its rows)
 --   seeds     of the random inputs
---   expect    list of tables; the kind says what it can judge. Part of a case's identity
+--   expect    list of tables; the kind says what it can judge. Kept with each case when it is measured
 --   quick     { cases=, seeds= } in place of the others, for --quick
 --
 -- Every case with every seed has a folder runs/<name>/<id>/ with case.json and result.json, written when
@@ -16,10 +16,11 @@
 -- judge(expect, records) -> { {text, outcome, detail}, .. } }. It may have prepare(cases, options) -> "done"
 -- or how it ended, called before the first measurement; stale(case, result, root) -> whether it was measured on
 -- something that is not there any more; shown(records) -> the records of the printed table;
--- document(records, study, table, figure) -> text of report.md.
+-- document(records, study, table, figure, judged) -> text of report.md.
 -- A change here makes no run stale.
 local board = require "attnlab.board"
 local core = require "attnlab.core"
+local expect = require "attnlab.expect"
 local names = require "attnlab.names"
 local panels = require "attnlab.panels"
 local progress = require "attnlab.progress"
@@ -130,7 +131,7 @@ function Study:plan(options)
   for i, case in ipairs(expand(self, options.quick and self.quick.cases or self.cases)) do
     for k, seed in ipairs(seeds) do
       if k == 1 or self.module.seeded(case) then
-        local identity = { kind = self.kind, case = case, seed = seed, expect = self.expect,
+        local identity = { kind = self.kind, case = case, seed = seed,
                            inputs = self.module.inputs_hash(case) }
         local counts = {} -- a text counts by its hash, which the inputs have
         for k, v in pairs(identity) do counts[k] = v end
@@ -160,7 +161,9 @@ local function measure(self, item)
   local lock <close> = store.lock(item.dir)
   if not lock then return false end
   if result_of(item) then return true end
-  sys.write(item.dir .. "/case.json", json.encode(item.identity, { pretty = true }) .. "\n")
+  local record = { expect = json.array(self.expect) }
+  for k, v in pairs(item.identity) do record[k] = v end
+  sys.write(item.dir .. "/case.json", json.encode(record, { pretty = true }) .. "\n")
   local result = core.no_grad(self.module.run, item.case, item.seed)
   result.made = { source = store.source_hash(), libraries = store.libraries(), threads = core.threads() }
   sys.write(item.dir .. "/result.json", json.encode(result, { pretty = true }) .. "\n")
@@ -224,10 +227,16 @@ function Study:work(list, options)
   return failed and "failed" or "done"
 end
 
+-- What was expected when a case was measured.
+local function expected_of(item)
+  local ok, record = pcall(function() return json.decode(sys.read(item.dir .. "/case.json")) end)
+  return ok and type(record) == "table" and type(record.expect) == "table" and record.expect or {}
+end
+
 -- What has been measured, by case: { {case, results}, .. }; how many are missing; whether other sources
--- made any of them.
+-- made any of them; what was expected of each.
 local function gather(list, module, root)
-  local groups, by_index, missing, stale = {}, {}, 0, false
+  local groups, by_index, missing, stale, made = {}, {}, 0, false, {}
   for _, item in ipairs(list) do
     local r = result_of(item)
     if r then
@@ -237,12 +246,13 @@ local function gather(list, module, root)
         by_index[item.index], groups[#groups + 1] = g, g
       end
       g.results[#g.results + 1] = r
+      made[#made + 1] = { list = expected_of(item) }
       stale = stale or r.made.source ~= store.source_hash() or module.stale and module.stale(item.case, r, root)
     else
       missing = missing + 1
     end
   end
-  return groups, missing, stale
+  return groups, missing, stale, made
 end
 
 -- The name under which the results of such a call stand.
@@ -258,10 +268,11 @@ end
 -- or nil, why, and whether it failed.
 function Study:write(list, root, dir)
   local m = self.module
-  local groups, missing, stale = gather(list, m, root)
+  local groups, missing, stale, made = gather(list, m, root)
   sys.mkdir(dir)
   local records = m.gather(groups)
-  local judged = missing == 0 and m.judge(self.expect, records) or {}
+  local judged = missing > 0 and {}
+    or expect.outcomes(self.expect, made, function(x) return m.judge({ x }, records) end)
   local cells = {}
   for i, r in ipairs(m.shown and m.shown(records) or records) do
     cells[i] = {}
@@ -282,7 +293,7 @@ function Study:write(list, root, dir)
   if #records == 0 then return text, judged, nil, "nothing was measured" end
   local figure, why, broken = panels.draw(m.figure(records, self), dir, "figure")
   if m.document then
-    sys.write(dir .. "/report.md", m.document(records, self, text, figure ~= nil) .. "\n")
+    sys.write(dir .. "/report.md", m.document(records, self, text, figure ~= nil, expect.text(judged, "Expected:")) .. "\n")
   end
   return text, judged, figure, why, broken
 end
@@ -299,8 +310,7 @@ function Study:report(list, root, options)
   if self.question then print("\n" .. self.question) end
   if self.source then print("Source: " .. self.source) end
   print("\n" .. text)
-  if #judged > 0 then print "\nExpected (written down before):" end
-  for _, r in ipairs(judged) do print(("  %s%s: %s"):format(tables.pad(r.outcome, 11), r.text, r.detail)) end
+  if #judged > 0 then print("\n" .. expect.text(judged, "Expected:")) end
   if self.story and not options.quick then print("\n" .. self.story) end
   print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
   if self.module.document then print(("report  %s/report.md"):format(dir)) end

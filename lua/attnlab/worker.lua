@@ -56,7 +56,7 @@ local function look_into(dir, spec, model)
     failed[name] = tostring(value):gsub("\n.*", "")
   end
   found = take("row_sum", probe.row_sum) or found
-  for _, name in ipairs(spec.expect.measure or {}) do found[name] = take(name, measures[name].measure) end
+  for _, name in ipairs(spec.measure or {}) do found[name] = take(name, measures[name].measure) end
   found.failed = next(failed) and failed
   sys.write(store.file(dir, "probe.json"), json.encode(found) .. "\n")
   local name, why = next(failed)

@@ -106,9 +106,136 @@ T.test("expectations: held, refuted, not shown", function()
        { "held", "held", "REFUTED", "REFUTED", "not shown" })
   T.eq(outcomes({ { arm = "gone", diverges = true }, { arm = "a", diverges = true }, { arm = "half", diverges = true },
                   { arm = "a", diverges = false } }, arms), { "held", "REFUTED", "REFUTED", "held" })
-  T.eq(outcomes({ { arm = "a", value = 2.05, within = 0.01 }, { arm = "a", value = 2.5, within = 0.1 },
-                  { arm = "gone", value = 2, within = 1 } }, arms), { "held", "REFUTED", "not shown" })
-  T.eq(outcomes({ { arm = "gone", versus = "a", worse = true } }, arms), { "not shown" })
+  T.eq(outcomes({ { arm = "a", value = 2.05, within = 0.01 }, { arm = "a", value = 2.5, within = 0.1 } }, arms),
+    { "held", "REFUTED" })
+end)
+
+T.test("what is left of an arm is not the arm: nothing is judged by it but divergence itself", function()
+  local left = { 1, 1.1 } -- far better than the reference, in the seeds that finished
+  for _, case in ipairs { { arm(left, 1), "1 of 3 diverged" }, { arm({}, 3), "3 of 3 diverged" },
+                          { arm(left), "1 of 3 not finished" }, { arm({ 1 }, 1), "1 of 3 diverged, 1 of 3 not finished" } } do
+    local arms = { a = arm { 2, 2.1, 2.05 }, b = case[1] }
+    arms.b.measured = { series = {} }
+    for _, x in ipairs { { arm = "b", versus = "a", better = true }, { arm = "b", versus = "a", worse = true },
+                         { arm = "a", versus = "b", worse = true }, { arm = "b", versus = "a", equal_within = 5 },
+                         { arm = "b", value = 1, within = 1 }, { arm = "b", measure = "series", shows = "falls" } } do
+      local r = expect.judge({ x }, arms, { 1, 2, 3 })[1]
+      T.eq({ r.outcome, r.detail, r.low }, { "not judged", "b: " .. case[2] })
+    end
+  end
+  T.eq(outcomes({ { arm = "b", diverges = true }, { arm = "b", diverges = false } }, { b = arm(left, 1) }), { "REFUTED", "REFUTED" })
+end)
+
+-- Intervals by scipy: mean -+ t.ppf(.975 or .95, 2) * sem of the differences.
+T.test("one test, one interval: two-sided at 5 % with 95 %, equality with 90 %", function()
+  local arms = { a = arm { 2, 2, 2 }, b = arm { 2.03, 2.05, 2.08 }, c = arm { 2.012, 2.03, 2.048 } }
+  local function judged(x) return expect.judge({ x }, arms, { 1, 2, 3 })[1] end
+  -- p = .067 two-sided, .033 one-sided: a one-sided test would hold it beside an interval that includes 0
+  local r = judged { arm = "b", versus = "a", worse = true }
+  T.eq({ r.outcome, r.level }, { "not shown", 0.95 })
+  T.near({ r.difference, r.low, r.high }, { 0.05333333333, -0.00918276, 0.11584943 }, 1e-7)
+  T.eq(r.detail, "+0.0533, 95 % interval [-0.0092, 0.1158]")
+  T.eq(judged({ arm = "b", versus = "a", better = true }).outcome, "not shown")
+  r = judged { arm = "c", versus = "a", equal_within = 0.061 }
+  T.eq({ r.outcome, r.level }, { "held", 0.9 })
+  T.near({ r.low, r.high }, { -0.00034538, 0.06034538 }, 1e-7)
+  T.eq(r.detail, "+0.0300, 90 % interval [-0.0003, 0.0603]")
+  T.eq(judged({ arm = "c", versus = "a", equal_within = 0.06 }).outcome, "not shown")
+  T.eq(judged({ arm = "b", versus = "a", equal_within = 0.02 }).outcome, "not shown")
+  arms.b = arm { 2.11, 2.12, 2.13 }
+  T.eq(judged({ arm = "b", versus = "a", equal_within = 0.1 }).outcome, "REFUTED")
+  T.eq(judged({ arm = "b", versus = "a", worse = true }).outcome, "held")
+  T.eq(judged({ arm = "b", versus = "a", better = true }).outcome, "REFUTED")
+  arms.b = arms.a
+  T.eq(judged({ arm = "b", versus = "a", equal_within = 0.001 }).detail, "+0.0000, 90 % interval [0.0000, 0.0000]")
+end)
+
+T.test("an outcome never contradicts the interval beside it, as it is printed", function()
+  local state = 7
+  local function random()
+    state = (state * 1103515245 + 12345) % 2147483648
+    return state / 2147483648
+  end
+  local seen = {}
+  for _ = 1, 400 do
+    local scale, v = 10 ^ (-4 * random()), {}
+    local shift, spread = scale * (random() - 0.5), scale * random() ^ 2
+    for s = 1, 3 do v[s] = 2 + shift + spread * (random() - 0.5) end
+    local arms = { a = arm { 2, 2, 2 }, b = arm(v) }
+    for i, x in ipairs { { worse = true }, { better = true }, { equal_within = scale * random() } } do
+      x.arm, x.versus = "b", "a"
+      local r = expect.judge({ x }, arms, { 1, 2, 3 })[1]
+      local lo, hi = r.detail:match "%[(%S+), (%S+)%]"
+      lo, hi = tonumber(lo), tonumber(hi)
+      local m = x.equal_within
+      local held = i == 1 and lo > 0 or i == 2 and hi < 0 or i == 3 and lo > -m and hi < m
+      local refuted = i == 1 and hi < 0 or i == 2 and lo > 0 or i == 3 and (lo > m or hi < -m)
+      T.eq(r.outcome, held and "held" or refuted and "REFUTED" or "not shown")
+      seen[i .. r.outcome] = true
+    end
+  end
+  for i = 1, 3 do
+    for _, o in ipairs { "held", "REFUTED", "not shown" } do T.ok(seen[i .. o], i .. o) end
+  end
+end)
+
+T.test("expectations that came, changed or went after the runs say so", function()
+  local worse, better = { arm = "b", versus = "a", worse = true }, { arm = "b", versus = "a", better = true }
+  local other = { arm = "a", diverges = false }
+  local function judged(list, made)
+    local arms = { a = arm { 2, 2.1, 2.05 }, b = arm { 2.5, 2.61, 2.54 } }
+    arms.b.made = made
+    local out = {}
+    for i, r in ipairs(expect.judge(list, arms, { 1, 2, 3 })) do out[i] = r.outcome .. (r.changed and ", changed" or "") end
+    return out
+  end
+  local function run(...) return { list = { ... } } end
+  local function was(x) return { arm = "another name", versus = x.versus, worse = x.worse, better = x.better } end
+  T.eq(judged({ worse, other }, { run(was(worse)), run(was(worse)) }), { "held", "held" })
+  T.eq(judged({ worse }, { run(was(worse)), run() }), { "held, changed" })
+  T.eq(judged({ worse }, { run(was(better)) }), { "held, changed", "taken out, changed" })
+  T.eq(judged({}, { run(was(better)), run(was(better)) }), { "taken out, changed" })
+  T.eq(judged({ worse }, nil), { "held" })
+  -- what stands in a folder may be anything
+  T.eq(judged({ worse }, { { list = { was(worse), 3, {}, { measure = "x" }, { worse = true }, { value = "x" } } }, {}, { list = "x" } }),
+    { "held, changed" })
+  T.eq(expect.other_margins(0.1, { { made = { { margin = 0.1 }, { margin = 0.2 } } }, { made = { { margin = 0.2 }, {} } } }), "0.2, none")
+  T.eq(expect.other_margins(0.1, { { made = { { margin = 0.1 } } } }), nil)
+  T.eq(expect.other_margins(0.1, { { made = { { margin = {} } } } }), "none")
+end)
+
+T.test("arms are measured on the same windows and texts, or the file says that they are not", function()
+  local dir = T.folder()
+  local sys = require("attnlab.core").sys
+  for i, text in ipairs { "abcd ", "abcd ", "abcde " } do sys.write(("%s/%d.txt"):format(dir, i), text:rep(200)) end
+  local function arms(more) return { { name = "a", context = 8, data = dir .. "/1.txt" }, more } end
+  local function plan(more, apart) return lab.experiment(spec { arms = arms(more), measured_apart = apart }):plan {} end
+  -- other batches are no other yardstick, nor is the same text by another name
+  T.eq(plan({ name = "b", context = 8, batch_size = 3, steps = 9, data = dir .. "/2.txt" }).apart, nil)
+  local pattern = "arms 'a' %%(.*1.txt', 256 windows of 8 tokens%%) and 'b' %%(.*%s%%) are not measured on the same.*measured_apart"
+  for _, case in ipairs { { { data = dir .. "/3.txt" }, "3.txt', 256 windows of 8 tokens" }, { { eval_windows = 7 }, "7 windows of 8 tokens" },
+                          { { eval_context = 4 }, "256 windows of 4 tokens" } } do
+    local b = { name = "b", context = 8, data = dir .. "/1.txt" }
+    for k, v in pairs(case[1]) do b[k] = v end
+    refused({ arms = arms(b) }, pattern:format(case[2]))
+    local apart = plan(b, true).apart
+    T.ok(apart[1]:find "256 windows of 8 tokens" and apart[2]:find(case[2], 1, true), apart[2])
+  end
+  refused({ measured_apart = "yes" }, "measured_apart: boolean expected")
+  refused({ arms = { { name = "a" }, { name = "b", batch_size = 3 } }, plot = { metric = "train/loss" } }, "not measured on the same")
+end)
+
+T.test("arms of different contexts share the longest one's windows", function()
+  local function contexts(list)
+    local arms, out = {}, {}
+    for i, c in ipairs(list) do arms[i] = { name = "c" .. i, context = c[1], eval_context = c[2] } end
+    for i, a in ipairs(lab.experiment(spec { arms = arms }):plan({}).arms) do out[i] = a.config.train.eval_context end
+    return out
+  end
+  T.eq(contexts { { 16 }, { 64 }, { 32 } }, { 64, 64, 64 })
+  T.eq(contexts { { 16 }, { 16, 16 } }, { 0, 16 })
+  T.eq(contexts { { 16, 128 }, { 64, 128 } }, { 128, 128 })
+  T.raises(function() contexts { { 16 }, { 64, 128 } } end, "not measured on the same")
 end)
 
 T.test("arms are measured on the same windows and texts, or the file says that they are not", function()

@@ -7,7 +7,8 @@ local config = require "attnlab.config"
 local panels = require "attnlab.panels"
 local plot = require "attnlab.plot"
 local rows = require "attnlab.rows"
-local runs = require "attnlab.runs"
+local report = require "attnlab.report"
+local stats = require "attnlab.stats"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
 local sys = core.sys
@@ -158,7 +159,8 @@ T.test("tables and figures", function()
   for i = 1, 2 do fig.curves[i] = { name = "a" .. i, points = { { 20, 2.5, 2.25, 2.75 }, { 40, 1.5, 1.25, 1.75 } } } end
   fig.forest[1] = { name = "a2", index = 2, values = { 0.25, 0.5 }, mean = 0.375, lo = 0.125, hi = 0.625, text = "x" }
   same("plot", plot.script, fig, { { "png", "a.png" } })
-  T.ok(runs.write_table, "written like these")
+  same("show", stats.show, -0.012345, 0.0123)
+  T.ok(report.write, "written like these")
 end)
 
 T.test("core.plain: values, errors and the host's locale", function()

@@ -143,6 +143,130 @@ T.test("a diverged arm is a result: exit status 0, shown with its step", functio
   T.eq((tiny.run { "run", path, "out_dir=" .. other }), 0)
 end)
 
+-- The table that the output of run or plot names.
+local function table_of(text)
+  return json.decode(sys.read(text:match "\ntable +(%S+)/table.txt" .. "/table.json"))
+end
+
+T.test("arms that differ in batch_size at lr = 0 differ by exactly 0; so do two experiments", function()
+  local base = "lr = 0, steps = 1, eval_interval = 0 "
+  local path, other = tiny.experiment(([[{ name = "batch 1", batch_size = 1, %s }, { name = "batch 16", batch_size = 16, %s },
+    { name = "lr 0", %s }]]):format(base, base, base), [[expect = { { arm = "batch 1", versus = "lr 0", equal_within = 0.001 },
+    { arm = "batch 16", versus = "batch 1", equal_within = 1e-9 } }]])
+  local status, text = tiny.run { "run", path, "out_dir=" .. other, "lr=0" }
+  T.eq(status, 0, text)
+  local t = table_of(text)
+  for i = 2, 4 do
+    local a = t.arms[i]
+    T.eq({ a.difference, a.low, a.high, a.p_holm, a.verdict }, { 0.0, 0.0, 0.0, nil, "equal within 0.01" })
+  end
+  T.eq({ t.expectations[1].outcome, t.expectations[2].outcome }, { "held", "held" })
+  T.ok(text:find "%+0.0000 %[0.0000, 0.0000%]  equal within 0.01", text)
+  local means = {}
+  for i, batch in ipairs { "batch_size=4", "batch_size=7" } do
+    local one, place = tiny.experiment ""
+    means[i] = table_of(select(2, tiny.run { "run", one, "out_dir=" .. place, "lr=0", "steps=2", batch })).arms[1].mean
+  end
+  T.eq({ means[1], means[2] }, { t.arms[1].mean, t.arms[1].mean })
+end)
+
+T.test("survivors are nobody's result: not in table, figures, expectations or compare", function()
+  local more = [[expect = { { arm = "relu", versus = "softmax", better = true }, { arm = "exp + L2", versus = "relu", equal_within = 9 },
+    { arm = "relu", diverges = true } }, plot = { by = "n" }]]
+  local path, other = tiny.experiment(ARMS:gsub('"relu"', '"relu", at = { "line", 1 }'), more)
+  T.eq((tiny.run { "run", path, "out_dir=" .. other }), 0)
+  local by_arm = {}
+  for _, dir in ipairs(tiny.run_dirs(other)) do
+    local spec = store.config(dir)
+    by_arm[spec.arm .. spec.seed] = dir
+  end
+  local function diverge(key, step)
+    local dir, kept = by_arm[key], {}
+    store.set_status(dir, "diverged", step, "loss is not finite")
+    for line in sys.read(dir .. "/metrics.jsonl"):gmatch "[^\n]+" do
+      if json.decode(line).step < step then kept[#kept + 1] = line .. "\n" end
+    end
+    kept[#kept + 1] = json.encode { step = step, nonfinite = 1 } .. "\n"
+    sys.write(dir .. "/metrics.jsonl", table.concat(kept))
+    sys.remove(dir .. "/checkpoint.safetensors")
+  end
+  local function plotted()
+    local status, text = tiny.run { "plot", path, "out_dir=" .. other }
+    T.eq(status, 0)
+    return text, table_of(text), sys.read(other .. "/tiny/figure.gp")
+  end
+  diverge("relu2", 15)
+  local text, t, figure = plotted()
+  local relu = t.arms[3]
+  T.eq({ relu.n, relu.seeds, relu.diverged, relu.verdict }, { 1, 2, 1, "not judged: 1 of 2 diverged" })
+  for _, k in ipairs { "mean", "deviation", "difference", "low", "high", "p_holm" } do T.eq(relu[k], nil) end
+  T.ok(text:find "relu +1 of 2 +1 of 2 diverged +not judged: 1 of 2 diverged", text)
+  T.ok(text:find "neither better, worse nor equal", text)
+  T.ok(t.arms[2].verdict and t.arms[2].level == 0.95, "the family is that of the arms that are judged")
+  T.eq({ t.expectations[1].outcome, t.expectations[2].outcome, t.expectations[3].outcome }, { "not judged", "not judged", "REFUTED" })
+  T.eq(t.expectations[1].detail, "relu: 1 of 2 diverged")
+  T.ok(figure:find("relu (1 of 2 diverged)", 1, true) and figure:find("1 of 2 diverged, step 15", 1, true))
+  T.ok(not figure:find("$seeds2", 1, true) and not figure:find("$profile3", 1, true), "no differences, no row sums")
+  local steps = {}
+  for step in figure:match("%$curve3 << EOD\n(.-)EOD"):gmatch "(%d+) [^\n]+\n" do steps[#steps + 1] = step end
+  T.eq(steps, { "6", "12" }) -- as far as both got
+  local by = sys.read(other .. "/tiny/by.gp")
+  T.ok(by:find("crosses: seeds that diverged", 1, true) and by:find("'1 of 2'", 1, true), by)
+  local _, compared = tiny.run { "compare", by_arm.relu1, by_arm.softmax1 }
+  T.ok(compared:find "not compared: seeds of a: 1 of 2 diverged", compared)
+  T.ok(not select(2, tiny.run { "runs", "--json", "out_dir=" .. other }):find '"diverged",[^}]*"valid_loss"')
+
+  diverge("softmax1", 9) -- the reference
+  text, t = plotted()
+  for i = 2, 3 do T.eq({ t.arms[i].low, t.arms[i].difference }, {}) end
+  T.eq(t.arms[2].verdict, "not judged: softmax: 1 of 2 diverged")
+  T.ok(t.arms[2].mean and not t.arms[1].mean)
+
+  sys.remove(by_arm["exp + L21"] .. "/status")
+  text, t = plotted()
+  T.eq(t.arms[2].verdict, "not judged: 1 of 2 not finished")
+end)
+
+T.test("a changed expectation or margin is judged anew without training, and says so; --fresh renews", function()
+  local root_of = T.folder() .. "/runs"
+  local function go(expect, margin, ...)
+    local path = tiny.experiment(ARMS, ("expect = { %s }"):format(expect))
+    sys.write(path, (sys.read(path):gsub("margin = 0.01", "margin = " .. margin)))
+    local status, text = tiny.run { "run", path, "out_dir=" .. root_of, ... }
+    T.eq(status, 0, text)
+    return text, table_of(text)
+  end
+  local first = [[{ arm = "relu", versus = "softmax", worse = true }, { arm = "relu", diverges = false }]]
+  local text = go(first, 0.01)
+  T.ok(text:find "6 of 6 runs to do" and not text:find "changed after the runs", text)
+  local metrics = tiny.metrics(root_of)
+  text = go(first, 0.01)
+  T.ok(text:find "0 of 6 runs to do" and not text:find "changed after the runs", text)
+  local t
+  text, t = go([[{ arm = "relu", versus = "softmax", equal_within = 5 }, { arm = "relu", diverges = false }]], 3)
+  T.ok(text:find "0 of 6 runs to do", text)
+  T.eq(tiny.metrics(root_of), metrics)
+  T.ok(text:find "held +relu equals softmax within 5: [^\n]* %(changed after the runs%)", text)
+  T.ok(text:find "held +relu does not diverge: [^\n(]*\n", text)
+  T.ok(text:find "taken out +relu is worse than softmax: [^\n]* %(changed after the runs%)", text)
+  T.ok(text:find("margin: 3 nats, changed after the runs (0.01 when they were made)", 1, true), text)
+  T.eq({ t.margin, t.margin_when_made, t.expectations[1].changed, t.expectations[2].changed }, { 3, "0.01", true })
+  T.eq(t.arms[3].verdict, "equal within 3")
+  text = go([[{ arm = "relu", versus = "softmax", equal_within = 5 }]], 3, "--fresh")
+  T.ok(text:find "6 of 6 runs to do" and not text:find "changed after the runs", text)
+end)
+
+T.test("arms measured apart: the table says so", function()
+  local path, other = tiny.experiment([[{ name = "other windows", eval_windows = 3 }]], "measured_apart = true")
+  local status, text = tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }
+  T.eq(status, 0, text)
+  T.ok(text:find "measured apart: .*softmax: 'shakespeare', 8 windows of 16 tokens.*other windows: 'shakespeare', 3 windows", text)
+  T.eq(#table_of(text).measured_apart, 2)
+  T.ok(sys.read(text:match "\ntable +(%S+)/table.txt" .. "/figure.gp"):find "measured apart")
+  local dirs = tiny.run_dirs(other)
+  T.ok(select(2, tiny.run { "compare", dirs[1], dirs[2] }):find "not compared: they are measured on different windows: a on %d")
+end)
+
 T.test("one failed arm does not stop the others, and is tried again", function()
   local path, other = tiny.experiment(ARMS)
   T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }), 0)

@@ -91,27 +91,104 @@ T.test("Holm", function()
   T.eq(stats.holm({}, 0.05), {})
 end)
 
-T.test("an interval excludes 0 exactly when Holm rejects", function()
-  local state = 12345
-  local function random()
-    state = (state * 1103515245 + 12345) % 2147483648
-    return state / 2147483648
+-- Uniform numbers in [0, 1).
+local state = 12345
+local function random()
+  state = (state * 1103515245 + 12345) % 2147483648
+  return state / 2147483648
+end
+
+local function random_arms(n_arms, n_seeds, scale)
+  local arms = { { name = "reference", values = {} } }
+  for s = 1, n_seeds do arms[1].values[s] = 2 + 0.05 * random() end
+  for a = 1, n_arms do
+    local shift, spread, v = scale * (random() - 0.5) * a, scale * random() ^ 3, {}
+    for s = 1, n_seeds do v[s] = arms[1].values[s] + shift + spread * (random() - 0.5) end
+    arms[#arms + 1] = { name = "arm " .. a, values = v }
   end
+  return arms
+end
+
+local function seeds_to(n)
+  local out = {}
+  for i = 1, n do out[i] = i end
+  return out
+end
+
+T.test("without a margin an interval excludes 0 exactly when Holm rejects", function()
   for _ = 1, 50 do
-    local arms = { { name = "reference", values = { 0, 0, 0, 0 } } }
-    for a = 1, 6 do
-      local shift, v = random() * a * 0.3, {}
-      for s = 1, 4 do v[s] = shift + random() - 0.5 end
-      arms[#arms + 1] = { name = "arm " .. a, values = v }
-    end
-    for i, row in ipairs(stats.compare(arms, { 1, 2, 3, 4 })) do
+    for i, row in ipairs(stats.compare(random_arms(6, 4, 0.3), seeds_to(4))) do
       local d = row.difference
-      if i > 1 then T.eq(d.verdict == "worse" or d.verdict == "better", d.lo > 0 or d.hi < 0) end
+      if i > 1 then
+        T.eq(d.verdict == "worse" or d.verdict == "better", d.lo > 0 or d.hi < 0)
+        T.eq(d.p_holm < 0.05, d.lo > 0 or d.hi < 0)
+      end
     end
   end
 end)
 
-T.test("compare: verdicts", function()
+-- Numbers read off a text "+0.1 [0.05, 0.15]".
+local function printed(text)
+  local mean, lo, hi = text:match "^(%S+) %[(%S+), (%S+)%]$"
+  return tonumber(mean), tonumber(lo), tonumber(hi)
+end
+
+T.test("a verdict never contradicts its interval, nor that interval as it is printed", function()
+  local seen = {}
+  for round = 1, 300 do
+    local scale, n = 10 ^ (-4 + 4 * random()), 2 + round % 5
+    local margin = scale * random()
+    local arms = random_arms(8, n, scale)
+    for s = 1, n do -- ties: at 0, at the margin, without spread
+      arms[2].values[s] = arms[1].values[s]
+      arms[3].values[s] = arms[1].values[s] + margin
+    end
+    for i, row in ipairs(stats.compare(arms, seeds_to(n), margin)) do
+      local d = row.difference
+      if i > 1 then
+        local word = d.verdict:match "^%a+"
+        seen[word] = (seen[word] or 0) + 1
+        local _, plo, phi = printed(stats.text(d, margin))
+        for _, x in ipairs { { d.lo, d.hi }, { plo, phi } } do
+          local lo, hi = x[1], x[2]
+          local inside = lo > -margin and hi < margin
+          T.eq(word, inside and "equal" or lo > 0 and "worse" or hi < 0 and "better" or "no")
+        end
+        -- nothing is claimed that Holm would not claim
+        if word == "worse" or word == "better" then T.ok(d.p_holm < 0.05) end
+        if word == "equal" then T.ok(d.p_equal < 0.05 and d.level >= 0.9) end
+      end
+    end
+  end
+  for _, word in ipairs { "equal", "worse", "better", "no" } do T.ok(seen[word] and seen[word] > 50, word) end
+end)
+
+-- Normal numbers in pairs (Box and Muller).
+local function normal()
+  return math.sqrt(-2 * math.log(1 - random())) * math.cos(2 * math.pi * random())
+end
+
+T.test("of ten arms that all differ by the margin, one is called equal in 5 % of the tables at most", function()
+  -- with levels by the ranks of the differences alone it would be 17 % (of 4000 tables, computed apart)
+  local wrong, tables = 0, 150
+  for _ = 1, tables do
+    local arms = { { name = "reference", values = {} } }
+    for s = 1, 20 do arms[1].values[s] = 0 end
+    for a = 1, 10 do
+      arms[a + 1] = { name = "arm " .. a, values = {} }
+      for s = 1, 20 do arms[a + 1].values[s] = 1 + normal() end
+    end
+    local called = false
+    for i, row in ipairs(stats.compare(arms, seeds_to(20), 1)) do
+      called = called or i > 1 and row.difference.verdict:find "equal" ~= nil
+    end
+    wrong = wrong + (called and 1 or 0)
+  end
+  T.ok(wrong / tables < 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables), ("%d of %d tables"):format(wrong, tables))
+end)
+
+-- Intervals and levels by scipy 1.x: t.ppf over the differences, Holm over ttest_1samp and over TOST.
+T.test("compare: verdicts and intervals", function()
   local rows = stats.compare({
     { name = "a", values = { 2.00, 2.01, 2.02 } },
     { name = "b", values = { 2.0001, 2.0102, 2.0201 } },
@@ -121,11 +198,60 @@ T.test("compare: verdicts", function()
     { name = "f", values = {} },
     { name = "g", values = { [2] = 2.3 } },
   }, { 1, 2, 3 }, 0.01)
-  local verdicts = {}
-  for i = 2, 7 do verdicts[i - 1] = rows[i].difference.verdict or "-" end
+  local verdicts, got = {}, {}
+  for i = 2, 7 do
+    local d = rows[i].difference
+    verdicts[i - 1] = d.verdict or "-"
+    if d.lo then got[#got + 1] = { d.level, d.lo, d.hi } end
+  end
   T.eq(verdicts, { "equal within 0.01", "worse", "better", "no difference shown", "-", "-" })
+  T.near(got, { { 0.975, -7.351156055311931e-05, 0.0003401782272200527 },
+                { 0.9833333333333333, 0.46460527825530534, 0.5320613884113614 },
+                { 0.9875, -0.20524013335643676, -0.1934265333102297 },
+                { 0.975, -2.9858746826376352, 3.165874682637635 } }, 1e-9)
+  T.near(rows[2].difference.p_holm, 0.11438191683657109, 1e-12)
+  T.near(rows[2].difference.p_equal, 2.2826490142751247e-05, 1e-12)
   T.eq(rows[1].n, 3)
   T.eq(rows[6].n, 0)
   T.eq(rows[7].difference.n, 1)
   T.near(rows[7].difference.mean, 0.29, 1e-12)
+end)
+
+T.test("an arm that may not be judged has no interval, and is in no family", function()
+  local function arms(unfit, reference)
+    return { { name = "a", values = { 2, 2.01, 2.02 }, unfit = reference },
+             { name = "b", values = { 2.5, 2.515, 2.51 } }, { name = "c", values = { 1.5, 1.515, 1.51 }, unfit = unfit } }
+  end
+  local rows = stats.compare(arms "1 of 4 diverged", { 1, 2, 3 }, 0.01)
+  T.eq({ rows[3].unfit, rows[3].difference.verdict, rows[3].difference.lo }, { "1 of 4 diverged" })
+  T.eq({ rows[2].difference.verdict, rows[2].difference.level }, { "worse", 0.95 })
+  rows = stats.compare(arms(nil, "2 of 5 diverged"), { 1, 2, 3 }, 0.01)
+  for i = 2, 3 do
+    T.eq(rows[i].unfit, "a: 2 of 5 diverged")
+    T.eq({ rows[i].difference.verdict, rows[i].difference.lo, rows[i].difference.p_holm }, {})
+  end
+end)
+
+T.test("differences without spread: exactly 0 is equal with and without a margin, others are what they are", function()
+  for _, margin in ipairs { false, 0, 0.01 } do
+    local rows = stats.compare({ { name = "a", values = { 1, 2 } }, { name = "b", values = { 1, 2 } },
+      { name = "c", values = { 1.5, 2.5 } } }, { 1, 2 }, margin or nil)
+    local b, c = rows[2].difference, rows[3].difference
+    T.eq({ b.mean, b.lo, b.hi }, { 0.0, 0.0, 0.0 })
+    T.eq(b.verdict, margin and ("equal within %g"):format(margin) or "equal")
+    T.eq(stats.text(b, margin or nil), "+0.0000 [0.0000, 0.0000]")
+    T.eq({ c.lo, c.hi, c.verdict }, { 0.5, 0.5, "worse" })
+  end
+end)
+
+T.test("numbers have the digits it takes", function()
+  T.eq(stats.show(0.12344), "0.1234")
+  T.eq(stats.show(0.12344, 0, "+", 3), "+0.123")
+  T.eq(stats.show(0.00001), "0.00001")
+  T.eq(stats.show(-0.00001), "-0.00001")
+  T.eq(stats.show(-3e-12), "-3.0e-12")
+  T.eq(stats.show(0.010001, 0.01), "0.010001")
+  T.eq(stats.show(0.01, 0.01), "0.0100")
+  T.eq(stats.show(-0.0099999, 0.01), "-0.00999990")
+  T.eq(stats.show(0), "0.0000")
 end)

@@ -15,15 +15,16 @@ local function spec(changes)
   return s
 end
 
-T.test("the id is a function of configuration, seed, data and expectation alone", function()
+T.test("the id is a function of configuration, seed, data and measures alone", function()
   local id = store.id(spec())
   T.ok(id:match "^%x%x%x%x%x%x%x%x%x%x%x%x$")
   T.eq(store.id(spec()), id)
   T.eq(store.id(spec { made = { source = "other" } }), id)
   T.eq(store.id(spec { arm = "renamed" }), id)
   T.eq(store.id(spec { device = "cuda:1" }), store.id(spec { device = "cuda" }))
+  T.eq(store.id(spec { expect = { list = { { arm = "a", diverges = true } }, margin = 1 } }), id)
   for _, change in ipairs { { seed = 2 }, { data_hash = "y" }, { steps = 6 }, { device = "cuda:0" },
-                            { expect = { list = { { arm = "a", diverges = true } } } } } do
+                            { measure = { "series" } } } do
     T.ok(store.id(spec(change)) ~= id, "changes the id: " .. next(change))
   end
 end)

@@ -39,7 +39,7 @@ T.test("what a study refuses", function()
   refuses("quick: unknown key 'case' %(did you mean 'cases'", { quick = { case = {} } })
 end)
 
-T.test("measured once, resumed, judged; changed expectations are other measurements", function()
+T.test("measured once, resumed, judged; changed expectations are judged anew and say so", function()
   local root = T.folder()
   local s = lab.study(spec())
   local list = s:plan { root = root }
@@ -57,7 +57,15 @@ T.test("measured once, resumed, judged; changed expectations are other measureme
   T.eq(result(list[1]).softmax, first.softmax)
   T.eq(s:work(list, { quiet = true, fresh = true }), "done")
   T.eq(result(list[2]).softmax, kept.softmax)
-  T.ok(lab.study(spec { expect = { { forms_within = 1e-5 } } }):plan({ root = root })[1].dir ~= list[1].dir)
+  local changed = lab.study(spec { expect = { { forms_within = 1e-5 }, { falls_from = 2 } } })
+  T.eq(changed:plan({ root = root })[1].dir, list[1].dir)
+  local function lines(study)
+    local out = {}
+    for i, r in ipairs((select(2, study:write(list, root, root .. "/tiny")))) do out[i] = r.outcome .. (r.changed and ", changed" or "") end
+    return out
+  end
+  T.eq(lines(changed), { "held, changed", "held", "taken out, changed" })
+  T.eq(lines(s), { "held", "held" })
 
   local text, judged, figure = s:write(list, root, root .. "/tiny")
   T.ok(text:find "to softmax" and figure.png and #judged == 2)

@@ -1,11 +1,15 @@
 -- Results of a study of surgery: records of its measurements, the table that is printed, the figure, the
 -- report with the texts, and what expectations can be judged. Part of study/surgery.lua.
 -- A change here makes no run stale.
+local stats = require "attnlab.stats"
 local subject = require "attnlab.surgery.subject"
 
 local M = {}
 
 local ALL = "all"
+
+-- Half the 95 % t interval of a mean over n windows.
+local function half(se, n) return stats.t_quantile(0.975, n - 1) * se end
 
 -- One record a measurement.
 function M.gather(groups)
@@ -13,8 +17,13 @@ function M.gather(groups)
   for i, g in ipairs(groups) do
     local c, r = g.case, {}
     for k, v in pairs(g.results[1]) do r[k] = v end
-    r.model, r.data, r.context, r.windows = subject.title(c.model), c.data, c.context, c.windows
+    r.model, r.data, r.context, r.windows = subject.title(c.model), c.data, c.context, r.n
     r.swap, r.layer, r.calibrated = c.swap.name, c.layer, c.calibrated
+    if r.failed then -- what was measured of it nevertheless is of something else: uncalibrated, say
+      for _, k in ipairs { "mean", "se", "lo", "hi", "kl", "kl_se" } do r[k] = nil end
+    end
+    r.kl_half = r.kl_se and half(r.kl_se, r.n)
+    r.original_half = r.original_loss_se and half(r.original_loss_se, r.n) or 0
     r.order = c.swap.options.similarity == "taylor" and c.swap.options.order or nil
     records[i] = r
   end
@@ -77,9 +86,9 @@ for _, c in ipairs {
   { title = "KL, all", right = true,
     show = function(r)
       local a = r.by_layer[ALL]
-      return a and a.kl and ("%.3f ±%.3f"):format(a.kl, 1.96 * a.kl_se)
+      return a and a.kl and ("%.3f ±%.3f"):format(a.kl, a.kl_half)
     end,
-    doc = "KL: of the original to the changed model, nats per token; every interval is for one comparison" },
+    doc = "KL: of the original to the changed model, nats per token; all intervals: 95 %, two-sided, t over the windows, each for itself" },
 } do
   M.columns[#M.columns + 1] = c
 end
@@ -96,8 +105,8 @@ local function curves_of(list, x_of, line)
       local points = {}
       for _, r in ipairs(g) do
         if r.calibrated == calibrated and r.kl then
-          points[#points + 1] = { x_of(r), r.kl, low = math.max(r.kl - 1.96 * r.kl_se, 1e-3 * r.kl),
-                                  high = r.kl + 1.96 * r.kl_se }
+          points[#points + 1] = { x_of(r), r.kl, low = math.max(r.kl - r.kl_half, 1e-3 * r.kl),
+                                  high = r.kl + r.kl_half }
         end
       end
       out[#out + 1] = { points = points, colour = g[1].layer == ALL and 1 or g[1].layer + 1, line = line,
@@ -158,18 +167,19 @@ local function quoted(text)
   return "    " .. (text or ""):gsub("%s+$", ""):gsub("\n", "\n    ")
 end
 
-function M.document(records, study, text, figure)
+function M.document(records, study, text, figure, judged)
   local out = { "# " .. (study.title or study.name), "" }
   local function add(...) out[#out + 1] = (...):format(select(2, ...)) end
   if study.question then add("%s\n", study.question) end
   if figure then add("![KL to the original by what was put in](figure.svg)\n") end
   add("%s\n", (quoted(text)))
+  if judged ~= "" then add("%s\n", (quoted(judged))) end
   for _, model in ipairs(groups_by(records, function(r) return r.model end)) do
     local first = model[1]
     add("## %s\n", model.name)
     add("Measured on %s: %d windows of %d tokens. The original's loss: %.4f ± %.4f nats per token.\n",
       first.data == "own" and "text that the model itself writes" or first.data, first.windows, first.context,
-      first.original_loss, 1.96 * (first.original_loss_se or 0))
+      first.original_loss, first.original_half)
     for _, r in ipairs(model) do
       if r.original_text then
         add("The original writes:\n\n%s\n", (quoted(r.original_text)))
@@ -180,7 +190,7 @@ function M.document(records, study, text, figure)
       if r.layer == ALL then
         add("### %s in all layers, %s\n", r.swap, how(r))
         if r.mean then
-          add("Loss %+.4f [%.4f, %.4f], KL %.4f ± %.4f.\n", r.mean, r.lo, r.hi, r.kl, 1.96 * r.kl_se)
+          add("Loss %+.4f [%.4f, %.4f], KL %.4f ± %.4f.\n", r.mean, r.lo, r.hi, r.kl, r.kl_half)
         end
         add("%s\n", r.failed or (quoted(r.text)))
       end
@@ -202,7 +212,11 @@ local function find(model, swap, layer, calibrated)
   end
 end
 
-local function number(r) return r and r.mean and ("%+.3f [%.3f, %.3f]"):format(r.mean, r.lo, r.hi) or "none" end
+-- at: what the interval is held against, on whose side it stands as printed, too.
+local function number(r, at)
+  if not (r and r.mean) then return "none" end
+  return ("%s [%s, %s]"):format(stats.show(r.mean, at, "+", 3), stats.show(r.lo, at, "", 3), stats.show(r.hi, at, "", 3))
+end
 
 -- REFUTED: the opposite is shown.
 local function outcome(held, refuted) return held and "held" or refuted and "REFUTED" or "not shown" end
@@ -213,7 +227,7 @@ local JUDGES = {
   below = function(x, model, layer)
     local r = find(model, x.swap, layer, x.calibrated == true)
     return ("%s%s costs less than %g"):format(x.swap, x.calibrated and ", calibrated," or ", raw,", x.below),
-      outcome(r and r.hi and r.hi < x.below, r and (not r.lo or r.lo > x.below)), number(r)
+      outcome(r and r.hi and r.hi < x.below, r and (not r.lo or r.lo > x.below)), number(r, x.below)
   end,
   -- {swap=, layer=, calibrated_better=true}: the calibrated interval lies below the raw one
   calibrated_better = function(x, model, layer)
@@ -221,7 +235,8 @@ local JUDGES = {
     local held = raw and cal and cal.hi and (not raw.lo or cal.hi < raw.lo)
     local refuted = raw and cal and raw.hi and (not cal.lo or cal.lo > raw.hi)
     return x.swap .. " costs less calibrated than raw", outcome(held, refuted),
-      ("raw %s, calibrated %s"):format(number(raw), number(cal))
+      ("raw %s, calibrated %s"):format(number(raw, cal and (held and cal.hi or cal.lo)),
+        number(cal, raw and (held and raw.lo or raw.hi)))
   end,
   -- {kl_falls=p}: from order p on every even order, raw, has a smaller KL than the even one before
   kl_falls = function(x, model, layer)

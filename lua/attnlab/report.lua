@@ -1,0 +1,133 @@
+-- What an experiment came to, as runs.gather gives it, for people and machines: table, tests, texts.
+-- A change here makes no run stale.
+local core = require "attnlab.core"
+local expect = require "attnlab.expect"
+local measures = require "attnlab.measures"
+local stats = require "attnlab.stats"
+local tables = require "attnlab.table"
+local json, sys = core.json, core.sys
+
+local M = {}
+
+local COLUMNS = {
+  { key = "name", title = "arm" },
+  { key = "n", title = "n", right = true, doc = "n: seeds that finished" },
+  { key = "loss", title = "valid loss", right = true, doc = "valid loss: nats per token at the last step, mean ± deviation over seeds; "
+    .. "none for an arm of whose seeds some diverged" },
+  { key = "difference", title = "difference [interval]", right = true,
+    doc = "difference: to the first arm, paired by seed; two-sided t interval at the arm's level by Holm: 95 % for all arms together" },
+  { key = "verdict", title = "verdict", doc = "verdict: where that interval lies: above 0 worse, below 0 better, within the margin equal, else no difference "
+    .. "shown; its level is also Holm's over the tests of equality where it is not worse or better" },
+  { key = "rate", title = "token/s", right = true, doc = "token/s: median of one run while its neighbours ran beside it" },
+  { key = "parameters", title = "parameters", right = true, doc = "parameters: learned numbers of the model" },
+  { key = "state", title = "state", right = true, doc = "state: bytes a sequence carries from token to token at the context's end" },
+  { key = "check", title = "check", doc = "check: the conformance certificates that the run began with (./lab check NAME writes one), the worst of them" },
+  { key = "status", title = "status", doc = "status: diverged is a result; stale = made by another source, library or thread count" },
+}
+
+-- The column of the verdict: what the arm is, or why it is not judged.
+local function verdict_of(i, row)
+  if row.unfit then return "not judged: " .. row.unfit end
+  return i == 1 and "reference" or row.difference.verdict
+end
+
+local function table_rows(result)
+  local rows, margin = {}, result.plan.margin
+  for i, arm in ipairs(result.arms) do
+    local c = result.comparison[i]
+    local n, all = arm.count.finished, #arm.runs
+    local row = { name = arm.name, n = n == all and tostring(n) or ("%d of %d"):format(n, all), status = arm.status }
+    if arm.count.diverged > 0 then row.loss = ("%d of %d diverged"):format(arm.count.diverged, all) end
+    if c.mean then row.loss = ("%.4f"):format(c.mean) .. (c.deviation and (" ± %.4f"):format(c.deviation) or "") end
+    if c.difference and c.difference.n > 0 then row.difference = stats.text(c.difference, margin) end
+    row.verdict = verdict_of(i, c)
+    row.rate = arm.tokens_per_second and tables.human(arm.tokens_per_second)
+    row.parameters, row.state = tables.human(arm.parameters), tables.human(arm.state_bytes, true)
+    row.check = arm.check
+    rows[i] = row
+  end
+  return rows
+end
+
+-- What has to be known to read the table beside its columns: lines.
+local function notes(result)
+  local plan, out = result.plan, {}
+  for _, arm in ipairs(result.arms) do
+    if arm.count.diverged > 0 then
+      out[1] = "an arm with diverged seeds is neither better, worse nor equal: the seeds that finished are those it suited"
+    end
+  end
+  if plan.margin or result.other_margins then
+    out[#out + 1] = ("margin: %s%s"):format(plan.margin and ("%g nats"):format(plan.margin) or "none",
+      result.other_margins and (", changed after the runs (%s when they were made)"):format(result.other_margins) or "")
+  end
+  if plan.apart then
+    out[#out + 1] = "measured apart: the arms' losses are of different windows or texts, and so are their differences:"
+    for i, arm in ipairs(result.arms) do out[#out + 1] = ("  %s: %s"):format(arm.name, plan.apart[i]) end
+  end
+  return out
+end
+
+-- The table with a line for each column that needs one.
+function M.table_text(result)
+  local lines = { tables.text(COLUMNS, table_rows(result)), "" }
+  for _, c in ipairs(COLUMNS) do lines[#lines + 1] = c.doc and "  " .. c.doc end
+  for _, line in ipairs(notes(result)) do lines[#lines + 1] = "  " .. line end
+  return table.concat(lines, "\n")
+end
+
+-- What was expected and what came of it, as text; "" where nothing was.
+function M.judged_text(result)
+  local quick = result.plan.quick
+  return expect.text(result.judged, quick and "Expected of the whole experiment; the quick one is too small to judge:"
+    or expect.HEADING, quick)
+end
+
+-- What the measures found, as text; "" where nothing was measured.
+function M.measures_text(result)
+  local parts = {}
+  for _, name in ipairs(result.plan.experiment.measure) do
+    for _, arm in ipairs(result.arms) do
+      local record = arm.measured[name]
+      if record then parts[#parts + 1] = measures[name].text(arm.name, record) end
+    end
+  end
+  return table.concat(parts, "\n\n")
+end
+
+local KEYS = { "arm", "n", "seeds", "diverged", "mean", "deviation", "difference", "low", "high", "level", "p_holm",
+               "p_equal", "verdict", "tokens_per_second", "parameters", "state_bytes", "status" }
+
+-- Records of the table for machines. Differences that are the same in every seed have no p-value.
+function M.table_records(result)
+  local records = {}
+  for i, arm in ipairs(result.arms) do
+    local c = result.comparison[i]
+    local d = c.difference or {}
+    local spread = d.se and d.se > 0
+    records[i] = { arm = arm.name, n = arm.count.finished, seeds = #arm.runs, diverged = arm.count.diverged, mean = c.mean,
+                   deviation = c.deviation, difference = d.mean, low = d.lo, high = d.hi, level = d.level,
+                   p_holm = spread and d.p_holm or nil, p_equal = spread and d.p_equal or nil,
+                   verdict = i > 1 and verdict_of(i, c) or nil, tokens_per_second = arm.tokens_per_second,
+                   parameters = arm.parameters, state_bytes = arm.state_bytes, status = arm.status,
+                   measured = next(arm.measured) and arm.measured or nil }
+  end
+  return records
+end
+
+-- Writes table.txt, table.tsv and table.json into dir.
+function M.write(result, dir)
+  local records, parts = M.table_records(result), {}
+  for _, text in ipairs { M.table_text(result), M.measures_text(result), M.judged_text(result) } do
+    if text ~= "" then parts[#parts + 1] = text .. "\n" end
+  end
+  sys.write(dir .. "/table.txt", table.concat(parts, "\n"))
+  sys.write(dir .. "/table.tsv", tables.tsv(KEYS, records))
+  sys.write(dir .. "/table.json", json.encode({ experiment = result.plan.name,
+    results = result.plan.results, seeds = result.plan.seeds,
+    margin = result.plan.margin, margin_when_made = result.other_margins, measured_apart = result.plan.apart,
+    arms = records, expectations = json.array(result.judged) }, { pretty = true }) .. "\n")
+end
+M.write = core.plain(M.write)
+
+return M
