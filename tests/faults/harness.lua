@@ -6,7 +6,7 @@ local sys, json = core.sys, core.json
 local M = { found = 0, cases = 0, keep = nil, endings = {} }
 
 local SIZES = { "layers=1", "width=8", "heads=1", "mlp=8", "context=8", "batch_size=2", "steps=24", "warmup_steps=2", "eval_interval=4",
-                "eval_batches=1", "checkpoint_interval=3", "log_interval=1" }
+                "eval_windows=2", "checkpoint_interval=3", "log_interval=1" }
 local PATIENCE = 120 -- seconds for a command of less than one
 
 local folders = {}

@@ -11,7 +11,7 @@ local worker = require "attnlab.worker"
 
 local folder = select(2, ...)
 local root = folder .. "/runs"
-local base = { data = tools.text(folder), steps = 4, batch_size = 2, eval_interval = 2, eval_batches = 1, log_interval = 1,
+local base = { data = tools.text(folder), steps = 4, batch_size = 2, eval_interval = 2, eval_windows = 2, log_interval = 1,
                checkpoint_interval = 2, warmup_steps = 1 }
 for k, v in pairs(tools.model) do base[k] = v end
 local plan = lab.experiment { name = "fuzz", base = base, arms = { { name = "a" }, { name = "b", lr = 0.01 } }, seeds = { 1 } }:plan {}
