@@ -27,7 +27,7 @@ local SETS = {
     { similarity = "taylor", order = 4, coefficients = { 1, 0.5, 2 }, denominator = { stat = "sum", orders = { 0, 2 } } },
     { similarity = "taylor", order = 2, orders = { 1, 2 }, denominator = { stat = "l2", orders = "all" } },
     { similarity = "taylor", order = 3, coefficients = "ones", denominator = "length" },
-    { similarity = "taylor", order = 30, orders = { 30 }, denominator = "none", output_norm = "l2", logit_scale = 20 },
+    { similarity = "taylor", order = 36, orders = { 36 }, denominator = "none", logit_scale = 20 },
     { similarity = "taylor", order = 0, output_norm = { kind = "layer", gain = false } },
     { similarity = "power", order = 0, denominator = { stat = "length", power = 0.3 } },
     { similarity = "exp", denominator = { similarity = "square", power = 2 } },
