@@ -104,7 +104,11 @@ function M.create(root, spec)
   if state ~= "finished" and state ~= "diverged" and state ~= "damaged"
     and not sys.exists(file(dir, "checkpoint.safetensors")) then
     sys.mkdir(dir)
-    sys.write(file(dir, "config.json"), json.encode(spec, { pretty = true }) .. "\n")
+    local begun, before = pcall(M.config, dir)
+    -- what was expected at first stays: somebody may have seen how the run began
+    local made = { expect = begun and before.expect or nil }
+    for k, v in pairs(spec) do made[k] = made[k] or v end
+    sys.write(file(dir, "config.json"), json.encode(made, { pretty = true }) .. "\n")
   elseif state == "new" or state == "interrupted" or state == "failed" then
     local kept, text = M.config(dir), spec.config.train.data
     if kept.config.train.data ~= text then

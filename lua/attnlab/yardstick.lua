@@ -36,7 +36,10 @@ function M.of(arms, metric)
   local list, other, hash = {}, nil, {}
   local function text_of(i)
     local name = arms[i].config.train.data
-    hash[name] = hash[name] or core.sys.sha256(core.sys.read(data.path(name)))
+    if not hash[name] then
+      local ok, text = pcall(function() return core.sys.read(data.path(name)) end)
+      hash[name] = ok and core.sys.sha256(text) or name -- runs may outlive their text
+    end
     return hash[name]
   end
   for i, a in ipairs(arms) do

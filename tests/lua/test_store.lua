@@ -55,6 +55,18 @@ T.test("sources: every file counts but what says that it does not", function()
   T.ok(not put("core/README.md", "text") and not put("attention/template/variant.c", "int x;"), "neither texts nor the template count")
 end)
 
+T.test("what was expected when a run first began stays with it until it is started afresh", function()
+  local root = T.folder()
+  local dir = store.create(root, spec { expect = { list = {}, margin = 1 } })
+  store.set_status(dir, "interrupted", 3)
+  local later = spec { expect = { list = { { arm = "a", diverges = true } }, margin = 2 } }
+  T.eq(store.create(root, later), dir)
+  T.eq(store.config(dir).expect, { list = {}, margin = 1 })
+  store.restart(dir)
+  store.create(root, later)
+  T.eq(store.config(dir).expect, later.expect)
+end)
+
 T.test("status: new, running, killed, ended", function()
   local root = T.folder()
   local dir = store.create(root, spec())
