@@ -2,16 +2,11 @@
  * and printed, or refused with a place. What the programs of the kernels compute in f64 must be
  * what the graph gives, and f32 must run. The first byte picks the scalars.
  *
- * Mutations are libFuzzer's, and besides them whole words of the grammar put in or copied. */
+ * Mutations are libFuzzer's, and besides them whole words of the grammar put in. */
+#include "fuzz.h"
 #include "../../core/op.h"
 #include "../../kernels/program.h"
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
-size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const words[] = {"s",
                                     "i",
@@ -58,17 +53,10 @@ static const char *const words[] = {"s",
                                     "log(1+exp(s))",
                                     "s^2",
                                     "+s"};
-enum { N_WORDS = sizeof words / sizeof *words, POINTS = 5 };
+enum { POINTS = 5 };
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed) {
-  if (seed % 3 == 0 || size == 0) return LLVMFuzzerMutate(data, size, max);
-  const unsigned h = seed * 2654435761u;
-  const char *w = words[(h >> 8) % N_WORDS];
-  const size_t at = 1 + h % size, n = strlen(w);
-  if (size + n > max || at > size) return LLVMFuzzerMutate(data, size, max);
-  memmove(data + at + n, data + at, size - at);
-  memcpy(data + at, w, n);
-  return size + n;
+  return fuzz_mutate(data, size, max, seed, FUZZ_WORDS(words), 1);
 }
 
 static bool close_to(double a, double b) {
@@ -99,8 +87,7 @@ static void run(const alk_program *p, const al_expr *e, const double *scalars) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const char *const names[] = {"", "t", "t u", "t u v w a b c d", "t t", "2"};
   static const double scalars[ALK_PROGRAM_SCALARS] = {0.9, -1.4, 0, 2, 1e9, -1e-9, 3, 1};
-  static al_ctx *c;
-  if (!c && !(c = al_ctx_new())) abort();
+  al_ctx *c = fuzz_ctx();
   char text[1024], code[200];
   if (size == 0 || size > sizeof text) return 0;
   const char *list = names[data[0] % 6];

@@ -103,7 +103,8 @@ static void made_table(al_ctx *c, const char *text, size_t n, int pieces) {
   size_t at = 0;
   for (; made < pieces && at + 2 <= n; made++) {
     const size_t most = n - at - 2, length = (size_t)text[at] & 15;
-    const float score = text[at + 1] == 127 ? 3e38f : (float)text[at + 1];
+    const signed char s = (signed char)text[at + 1];
+    const float score = s == 127 ? 3e38f : (float)s;
     put_piece(&t, score, (int32_t)(length < most ? length : most), text + at + 2);
     at += 2 + (length < most ? length : most);
   }

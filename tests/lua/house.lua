@@ -203,6 +203,20 @@ function M.no_environment(file)
   return banned(file, set "getenv secure_getenv setenv putenv unsetenv environ", "only core/ctx.c and lua/ read it")
 end
 
+-- What one machine has and another has not; `long double` has 80, 64 or 128 bits.
+local MACHINE = { "__x86_64__", "__i386__", "__aarch64__", "__builtin_cpu_%w+", "__builtin_ia32_%w+", "__AVX%w*", "__SSE%w*", "long%s+double" }
+
+function M.no_machine(file)
+  local out = {}
+  for n, s in each_line(file.code) do
+    for _, pattern in ipairs(MACHINE) do
+      local word = s:match("%f[%w_]" .. pattern)
+      if word then finding(out, file, n, "%s: only where other machines have their branch", word) end
+    end
+  end
+  return out
+end
+
 function M.no_cuda(file)
   local out = {}
   for n, s in each_line(file.code) do

@@ -135,6 +135,14 @@ T.test("the environment is read in core/ctx.c and lua/ alone", function()
   holds(LIBRARIES, function(f) return f.path == "core/ctx.c" and {} or house.no_environment(f) end)
 end)
 
+-- Files that ask for the machine and have a branch for every other.
+local MACHINES = { ["kernels/kernel.h"] = true, ["kernels/cpu/isa.c"] = true, ["kernels/cpu/product.c"] = true,
+                   ["kernels/cpu/tile.h"] = true, ["attention/plugin_file.c"] = true }
+
+T.test("no code is for one machine but in the files that pick", function()
+  holds("^kernels/ ^core/ ^attention/ ^lua/.*%.[ch]$ ^experiments/", function(f) return MACHINES[f.path] and {} or house.no_machine(f) end)
+end)
+
 T.test("CUDA is called in kernels/cuda/ alone", function()
   holds("^core/ ^attention/ ^lua/.*%.[ch]$ ^kernels/[^/]*$ ^kernels/cpu/", house.no_cuda)
   for _, f in ipairs(files) do
@@ -255,6 +263,13 @@ T.test("includes against the arrows are found", function()
   end
   accepts(house.arrows, "core/ops/x.c", '/* #include "../../attention/attn.h" */\n#include "../../kernels/x.h"\n#include <math.h>')
   accepts(house.arrows, "tests/x.c", '#include "../core/core.h"')
+end)
+
+T.test("what is for one machine is found", function()
+  refuses(house.no_machine, "core/x.c", "#ifdef __x86_64__", "__x86_64__: only where other machines")
+  refuses(house.no_machine, "core/x.c", "int a;\nlong  double x;", ":2: long  double")
+  refuses(house.no_machine, "core/x.c", "if (__builtin_cpu_supports(0)) {}", "__builtin_cpu_supports")
+  accepts(house.no_machine, "core/x.c", "/* __x86_64__ */ double long_double;")
 end)
 
 T.test("names of ops and variants are found in literals alone", function()
