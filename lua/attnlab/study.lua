@@ -146,12 +146,22 @@ function Study:plan(options)
   return list
 end
 
--- nil where there is none, with the file's path where it holds something else than measure writes.
+-- The hash that a result carries: of all that it holds beside it.
+local function seal(result)
+  result.made.sha256 = nil
+  return sys.sha256(json.encode(result))
+end
+
+-- nil where there is none, with the file's path where it holds something else than measure wrote.
 local function result_of(item)
   local path = item.dir .. "/result.json"
   if sys.exists(path) ~= "file" then return nil end
-  local ok, r = pcall(json.decode, sys.read(path))
-  if ok and type(r) == "table" and type(r.made) == "table" then return r end
+  local ok, r = pcall(function()
+    local result = json.decode(sys.read(path))
+    local given = result.made.sha256
+    return given == seal(result) and result
+  end)
+  if ok and r then return r end
   return nil, path
 end
 
@@ -166,6 +176,7 @@ local function measure(self, item)
   sys.write(item.dir .. "/case.json", json.encode(record, { pretty = true }) .. "\n")
   local result = core.no_grad(self.module.run, item.case, item.seed)
   result.made = { source = store.source_hash(), libraries = store.libraries(), threads = core.threads() }
+  result.made.sha256 = seal(result)
   sys.write(item.dir .. "/result.json", json.encode(result, { pretty = true }) .. "\n")
   return true
 end

@@ -48,13 +48,18 @@ T.test("measured once, resumed, judged; changed expectations are judged anew and
   local function result(item) return json.decode(sys.read(item.dir .. "/result.json")) end
   local first, kept = result(list[1]), result(list[2])
   sys.remove(list[1].dir .. "/result.json")
-  sys.write(list[2].dir .. "/result.json", (sys.read(list[2].dir .. "/result.json"):gsub('"softmax": [%d.e-]+', '"softmax": 7')))
+  local other = result(list[2]) -- seen to be kept
+  other.softmax, other.made.sha256 = 7, nil
+  other.made.sha256 = sys.sha256(json.encode(other))
+  sys.write(list[2].dir .. "/result.json", json.encode(other))
   T.eq(s:work(s:plan { root = root }, { quiet = true }), "done")
   for _, k in ipairs { "softmax", "forms", "series", "state" } do T.eq(result(list[1])[k], first[k]) end
   T.eq(result(list[2]).softmax, 7)
-  for i, text in ipairs { "", "garbage", "[]", '{"x":1}' } do sys.write(list[i].dir .. "/result.json", text) end
+  local digit = sys.read(list[6].dir .. "/result.json"):gsub('("softmax": )(%d)', function(before, d) return before .. (d + 1) % 10 end)
+  for i, text in ipairs { "", "garbage", "[]", '{"x":1}', '{"made":7}', digit } do sys.write(list[i].dir .. "/result.json", text) end
   T.eq(s:work(list, { quiet = true }), "done")
   T.eq(result(list[1]).softmax, first.softmax)
+  T.ok(sys.read(list[6].dir .. "/result.json") ~= digit, "one digit is another measurement")
   T.eq(s:work(list, { quiet = true, fresh = true }), "done")
   T.eq(result(list[2]).softmax, kept.softmax)
   local changed = lab.study(spec { expect = { { forms_within = 1e-5 }, { falls_from = 2 } } })
