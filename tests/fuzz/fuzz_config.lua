@@ -67,7 +67,7 @@ function M.run(bytes)
   if again ~= text then error(("resolved again:\n%s\n%s"):format(text, again)) end
   config.variants(resolved)
   if #config.diff(resolved, config.unflatten(config.flatten(resolved))) > 0 then error "flatten and unflatten" end
-  run(resolved)
+  if #bytes % 4 == 0 then run(resolved) end -- it takes most of the time
 end
 
 return M
