@@ -1,5 +1,5 @@
--- Any bytes as a command line (libFuzzer): words that zero bytes part. Each command takes them apart; those that
--- only print are run. What they write is clean, and the status is 0, 1 or 2.
+-- Any bytes as a command line (libFuzzer): words that zero bytes part. Byte 1 picks a command that takes them apart,
+-- and one that only prints and is run. What it writes is clean, and the status is 0, 1 or 2.
 local tools = dofile(... .. "tools.lua")
 local cli = require "attnlab.cli"
 
@@ -14,17 +14,16 @@ local SAFE = { { "train", "--print-config" }, { "list" }, { "describe" }, { "hel
 M.seeds = { "\0steps=3\0attention.denominator=length\0--seed=2", "\1ops", "\1attention\0--json", "\2softmax", "\2train.lr", "\2matmul", "\3run", "\4x",
             "\8data=shakespeare", "\9tokens=3\0prompt=a" }
 
-local function parse(words)
-  for _, c in ipairs(cli.COMMANDS) do
-    local ok, e = pcall(c.raw and cli.parse_raw or cli.parse, c, words)
-    if not ok then tools.clean(type(e) == "table" and e.usage or e) end
-  end
+local function parse(words, which)
+  local c = cli.COMMANDS[which % #cli.COMMANDS + 1]
+  local ok, e = pcall(c.raw and cli.parse_raw or cli.parse, c, words)
+  if not ok then tools.clean(type(e) == "table" and e.usage or e) end
 end
 
 function M.run(bytes)
   local words = {}
   for word in bytes:sub(2):gmatch "[^%z]+" do words[#words + 1] = word end
-  parse(words)
+  parse(words, bytes:byte(1) or 0)
   local argv = { table.unpack(SAFE[(bytes:byte(1) or 0) % #SAFE + 1]) }
   for _, w in ipairs(words) do
     if w:find "plugin" then return end -- it would be built and loaded
