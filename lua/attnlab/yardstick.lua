@@ -49,8 +49,11 @@ function M.of(arms, metric)
       and (name == arms[1].config.train.data or text_of(i) == text_of(1))
     other = other or not same and i or nil
   end
-  return list, other and ("arms '%s' (%s) and '%s' (%s) are not measured on the same: give them one data, eval_windows "
-    .. "and eval_context, or say measured_apart = true"):format(arms[1].name, list[1], arms[other].name, list[other])
+  if not other then return list end
+  local same = metric == "valid/loss" and "give them one data, eval_windows and eval_context"
+    or "take valid/loss, which does not depend on their batches"
+  return list, ("arms '%s' (%s) and '%s' (%s) are not measured on the same: %s, or say measured_apart = true")
+    :format(arms[1].name, list[1], arms[other].name, list[other], same)
 end
 
 return M

@@ -222,7 +222,7 @@ T.test("arms are measured on the same windows and texts, or the file says that t
     T.ok(apart[1]:find "256 windows of 8 tokens" and apart[2]:find(case[2], 1, true), apart[2])
   end
   refused({ measured_apart = "yes" }, "measured_apart: boolean expected")
-  refused({ arms = { { name = "a" }, { name = "b", batch_size = 3 } }, plot = { metric = "train/loss" } }, "not measured on the same")
+  refused({ arms = { { name = "a" }, { name = "b", batch_size = 3 } }, plot = { metric = "train/loss" } }, "not measured on the same: take valid/loss")
 end)
 
 T.test("arms of different contexts share the longest one's windows", function()
@@ -256,7 +256,7 @@ T.test("arms are measured on the same windows and texts, or the file says that t
     T.ok(apart[1]:find "256 windows of 8 tokens" and apart[2]:find(case[2], 1, true), apart[2])
   end
   refused({ measured_apart = "yes" }, "measured_apart: boolean expected")
-  refused({ arms = { { name = "a" }, { name = "b", batch_size = 3 } }, plot = { metric = "train/loss" } }, "not measured on the same")
+  refused({ arms = { { name = "a" }, { name = "b", batch_size = 3 } }, plot = { metric = "train/loss" } }, "not measured on the same: take valid/loss")
 end)
 
 T.test("arms of different contexts share the longest one's windows", function()
