@@ -49,6 +49,9 @@ ALK_KERNEL(visible_gather, void,
 ALK_KERNEL(visible_scatter, void,
            (const alk_visible *g, int64_t D, double scale, const void *w, const void *y, void *x))
 
+/* row (B,T,H), key (B,S,Hkv): is any visible entry of theirs in d (B,H,T,S) other than 0? */
+ALK_KERNEL(visible_reach, void, (const alk_visible *g, const void *d, bool *row, bool *key))
+
 /* Weights: w_ij = A_ij f(s'_ij). From s to s', in this order: round to the nearest bf16 (gradient
  * straight through), softcap c: c tanh(s / c), clamp c: min(s, c) (gradient passes where s <= c),
  * then a program (program.h): the fused kernel alone reads it here, the others have a kernel of its

@@ -119,6 +119,58 @@ static const struct {
     {"kernel_attention", "similarity=taylor order=2 coefficients={1,nan}", "a list of numbers"},
 };
 
+/* What a hidden key holds, NaN or an infinity, leaves it the gradient 0 and the others theirs: by a
+ * length, and past the rows' last position. */
+START_TEST(hidden_keys_have_no_gradient) {
+  static const char *const maps[] = {"identity", "relu", "elu1", "l2", "softplus"};
+  static const char *const rest[] = {"similarity=linear denominator=none",
+                                     "similarity=linear impl=composed",
+                                     "similarity=linear form=chunked decay=learned",
+                                     "similarity=exp",
+                                     "similarity=exp impl=composed decay=constant",
+                                     "similarity=taylor order=2 form=chunked denominator=none",
+                                     "similarity=square impl=composed denominator=l2"};
+  enum { T = 9, LEN = 5, EARLY = 6, N = 7 };
+  const double values[] = {1, NAN, INFINITY, -INFINITY}; /* the first: clean */
+  for (int n = 0; n < 2 * N; n++) {
+    char options[160];
+    snprintf(options, sizeof options, "feature_map=%s %s", maps[_i], rest[n / 2]);
+    const bool by_length = n % 2 == 0;
+    if (!by_length && (strstr(options, "chunked") || strstr(options, "decay"))) continue;
+    double *clean = NULL;
+    for (int v = 0; v < 4; v++) {
+      al_ctx *c = al_ctx_new();
+      const int64_t lens[] = {LEN};
+      attn_case k = attn_case_new(c, "kernel_attention", options, AL_F32, 1, T, 2, true,
+                                  by_length ? lens : NULL, 1);
+      const int64_t row = al_numel(k.k) / T, from = by_length ? LEN : EARLY;
+      double *in = attn_case_values(k.k);
+      for (int64_t j = from * row; j < T * row; j++) in[j] = values[v];
+      al_write(k.k, in, T * row);
+      free(in);
+      al_requires_grad(k.k, true);
+      al_scope_begin(c);
+      attn_case early = k;
+      early.x = NULL;
+      if (!by_length) early.q = al_run(c, "slice", AL_IN(k.q), "axis=1 start=0 stop=%d", EARLY);
+      al_tensor *y = attn_case_run(&early);
+      al_backward(c, al_run(c, "sum", AL_IN(al_run(c, "square", AL_IN(y), "")), ""), NULL);
+      ck_assert_msg(al_error(c) == AL_OK, "%s", al_error_message(c, NULL, NULL));
+      double *dk = attn_case_values(al_grad(k.k));
+      al_scope_end(c, NULL);
+      for (int64_t j = 0; j < T * row; j++)
+        ck_assert_msg(j >= from * row ? dk[j] == 0 : dk[j] == (clean ? clean : dk)[j],
+                      "%s: hidden keys hold %g: dk[%d] = %g", options, values[v], (int)j, dk[j]);
+      if (clean) free(dk);
+      else clean = dk;
+      attn_case_free(&k);
+      al_ctx_free(c);
+    }
+    free(clean);
+  }
+}
+END_TEST
+
 START_TEST(refusals_name_the_reason) {
   attn_case_refused(refused[_i].name, refused[_i].options, refused[_i].says);
 }
@@ -219,6 +271,7 @@ Suite *suite_check_attn(void) {
   tcase_set_timeout(t, 300);
   tcase_add_test(t, claims_are_declared);
   tcase_add_loop_test(t, fewer_rows_than_keys, 0, 8);
+  tcase_add_loop_test(t, hidden_keys_have_no_gradient, 0, 5);
   suite_add_tcase(s, t);
   t = tcase_create("refusals");
   tcase_add_loop_test(t, refusals_name_the_reason, 0, sizeof refused / sizeof *refused);

@@ -3,7 +3,7 @@
  * The same function as scores, visible_max, weights, a row sum and mix one after another, with the
  * feature map before them and, with normalise, the division after them. m is a constant: whoever
  * uses y or W with it must not depend on its value. */
-#include "attend.h"
+#include "attend_reach.h"
 #include "expression.h"
 
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, SCALARS };
@@ -109,6 +109,7 @@ static al_status forward(al_ctx *c, al_call *k) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
+  AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, false));
   double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
   alk_attn_spec a = spec_of(k, factors, base);
   alk_program p;
@@ -214,8 +215,8 @@ static const al_op attend = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
-    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS | 1 << VALUE_SCALE |
-                1 << SCALARS,
+    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |
+                1 << VALUE_SCALE | 1 << SCALARS,
     .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS,
     .samples =
         (const al_sample[]){

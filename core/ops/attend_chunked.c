@@ -2,12 +2,12 @@
  * the formula): attend with f=polynomial, by a state between chunks of tokens. The state may be
  * given and carried on: what attend_step does token by token. Plain linear weights without one have
  * a kernel of their own (kernels/linear.h). */
-#include "attend.h"
+#include "attend_reach.h"
 #include "../../kernels/chunked.h"
 #include "../../kernels/linear.h"
 
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM_STATE };
-enum { Y, W, NEXT, NEXT_NORM, SUMS, STATES };
+enum { Y, W, NEXT_NORM = NEXT + 1, SUMS, STATES };
 enum { MOST_FEATURES = 1 << 24 }; /* far past use; sizes are products of it and must fit */
 
 typedef struct weights { /* factors: c_n; kept: the option's part of them, which says what is kept
@@ -266,6 +266,7 @@ static void chunked_backward(al_call *k, const alk_attn_spec *a, const weights *
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
+  AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, true));
   weights w;
   read_weights(k, &w);
   const bool linear = is_linear(k, &w), states = k->need[STATE] || k->need[NORM_STATE];
@@ -349,8 +350,8 @@ static const al_op attend_chunked = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
-    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << COEFFICIENTS | 1 << LENGTHS | 1 << VALUE_SCALE |
-                1 << STATE | 1 << NORM_STATE,
+    .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |
+                1 << VALUE_SCALE | 1 << STATE | 1 << NORM_STATE,
     .reads_out = 1 << Y | 1 << W | 1 << SUMS | 1 << STATES,
     .samples =
         (const al_sample[]){

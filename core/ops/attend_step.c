@@ -1,10 +1,10 @@
 /* attend_step.c: attention with polynomial weights, one token after a state (kernels/step.h has the
  * formula): what attend_chunked does for T = 1, by code that shares nothing with it. */
-#include "attend.h"
+#include "attend_reach.h"
 #include "../../kernels/step.h"
 
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM };
-enum { Y, W, NEXT, NEXT_NORM };
+enum { Y, W, NEXT_NORM = NEXT + 1 };
 enum { PARALLEL = 1 << 17 }; /* elements of states worth waking a second thread: some 20 us */
 
 /* The spec points to these. */
@@ -145,6 +145,7 @@ static al_status forward(al_ctx *c, al_call *k) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
+  AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, true));
   orders o;
   const alk_step_spec a = spec_of(k, &o);
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;

@@ -4,6 +4,7 @@
  * nothing; one whose two last axes both have a stride is copied first. With a 2-D b all rows of a
  * are one product, and so is the gradient of b.
  */
+#include "reach.h"
 #include "shape.h"
 #include "../../kernels/matmul.h"
 
@@ -131,6 +132,38 @@ static al_tensor *gradient(al_ctx *c, al_call *k, int i, bool *add) {
   return k->din[i] = *add ? al_retain(k->sum[i]) : al_new_meta(c, &k->in_meta[i]);
 }
 
+/* The terms of a gradient are rows of d, of dy, times rows of x. Where a row of d is all 0 and that
+ * of x is not finite, x becomes a copy with 0 there: new reference, or NULL. */
+static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) {
+  alk_view g = {.data = d.data, .dtype = (alk_dtype)y->dtype}, v = g;
+  const int nb = y->ndim - 2;
+  v.data = x->data;
+  for (int i = 0; i < nb; i++) { /* the batch axes of x, its rows, the rest */
+    if (x->batch[i] == 0) continue;
+    g.size[g.ndim] = y->shape[i], g.stride[g.ndim++] = d.batch[i];
+    v.size[v.ndim] = y->shape[i], v.stride[v.ndim++] = x->batch[i];
+  }
+  g.size[g.ndim] = d.rows, g.stride[g.ndim++] = d.row;
+  v.size[v.ndim] = x->rows, v.stride[v.ndim++] = x->row;
+  const int rows = v.ndim;
+  for (int i = 0; i < nb; i++)
+    if (x->batch[i] == 0) g.size[g.ndim] = y->shape[i], g.stride[g.ndim++] = d.batch[i];
+  g.size[g.ndim] = d.cols, g.stride[g.ndim++] = d.col;
+  v.size[v.ndim] = x->cols, v.stride[v.ndim++] = x->col;
+  bool *reached = reach_rows(c, &g, rows);
+  al_tensor *t = NULL;
+  if (reached && alk_reach_dirty(v.dtype)(&v, rows, reached) &&
+      (t = al_tensor_new(c, y->dtype, v.ndim, v.size))) {
+    const int64_t *stride = al_stride(t);
+    alk_reach_clean(v.dtype)(&v, rows, reached, al_data(t));
+    x->data = al_data(t), x->row = stride[rows - 1], x->col = stride[rows];
+    for (int i = 0, own = 0; i < nb; i++)
+      if (x->batch[i] != 0) x->batch[i] = stride[own++];
+  }
+  free(reached);
+  return t;
+}
+
 /* da' = alpha dy b'^T and db' = alpha a'^T dy, each written in the layout of its input and summed
  * over the batch axes that the input lacks; dbias = dy summed over all rows. */
 static al_status backward(al_ctx *c, al_call *k) {
@@ -140,15 +173,20 @@ static al_status backward(al_ctx *c, al_call *k) {
   const bool as_one = !ta && k->in_meta[1].ndim == 2;
   al_tensor *a = usable(c, k->in[0], as_one), *b = usable(c, k->in[1], false);
   al_tensor *dy = k->need[2] ? al_contiguous_ref(c, k->dout[0]) : usable(c, k->dout[0], as_one);
+  al_tensor *rows_a = NULL, *columns_b = NULL;
   if (!a || !b || !dy) goto done;
-  const mat d = matrix(dy, y), ma = ta ? flipped(matrix(a, y)) : matrix(a, y),
-            mb = tb ? flipped(matrix(b, y)) : matrix(b, y);
+  const mat d = matrix(dy, y);
+  mat ma = ta ? flipped(matrix(a, y)) : matrix(a, y),
+      mb = flipped(tb ? flipped(matrix(b, y)) : matrix(b, y)); /* b'^T */
+  if (k->need[0]) columns_b = without_unreached(c, y, flipped(d), &mb);
+  if (k->need[1]) rows_a = without_unreached(c, y, d, &ma);
+  if (al_error(c) != AL_OK) goto done;
   bool add;
   if (k->need[0]) {
     if (!gradient(c, k, 0, &add)) goto done;
     const mat out = matrix(k->din[0], y);
-    if (ta) product(y, alpha, mb, flipped(d), out, NULL, add);
-    else product(y, alpha, d, flipped(mb), out, NULL, add);
+    if (ta) product(y, alpha, flipped(mb), flipped(d), out, NULL, add);
+    else product(y, alpha, d, mb, out, NULL, add);
   }
   if (k->need[1]) {
     if (!gradient(c, k, 1, &add)) goto done;
@@ -164,6 +202,8 @@ done:
   al_release(a);
   al_release(b);
   al_release(dy);
+  al_release(rows_a);
+  al_release(columns_b);
   return al_error(c);
 }
 

@@ -1,6 +1,9 @@
 /* mix.c: values mixed by weights over visible entries (kernels/visible.h).
  *
- *     y_i = sum_j w_ij v_j;   dw_ij = dy_i.v_j;   dv_j = sum_i w_ij dy_i */
+ *     y_i = sum_j w_ij v_j;   dw_ij = dy_i.v_j;   dv_j = sum_i w_ij dy_i
+ *
+ * where dy_i is 0, dw_i is 0 and w_i no factor. */
+#include "reach.h"
 #include "visible.h"
 
 static alk_visible sizes(const al_call *k, const al_tensor *lengths) {
@@ -36,15 +39,21 @@ static al_status backward(al_ctx *c, al_call *k) {
   const alk_visible g = sizes(k, k->in[2]);
   const alk_dtype t = (alk_dtype)k->out_meta[0].dtype;
   const int64_t E = k->in_meta[1].shape[3];
-  if (k->need[0]) {
-    if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) return al_error(c);
-    alk_visible_scores(t)(&g, E, 1, al_data(k->dout[0]), al_data(k->in[1]), al_data(k->din[0]));
+  const alk_view rows = reach_heads(k->dout[0]); /* (B,H,T,E) */
+  bool *reached = reach_rows(c, &rows, 3);
+  al_tensor *w = reach_clean(c, k->in[0], 3, reached);
+  for (int i = 0; i < 2; i++)
+    if (k->need[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
+  if (al_error(c) == AL_OK && k->need[0]) {
+    const alk_view dw = al_view(k->din[0]);
+    alk_visible_scores(t)(&g, E, 1, al_data(k->dout[0]), al_data(k->in[1]), dw.data);
+    if (reached) alk_reach_clean(t)(&dw, 3, reached, dw.data);
   }
-  if (k->need[1]) {
-    if (!(k->din[1] = al_new_meta(c, &k->in_meta[1]))) return al_error(c);
-    alk_visible_scatter(t)(&g, E, 1, al_data(k->in[0]), al_data(k->dout[0]), al_data(k->din[1]));
-  }
-  return AL_OK;
+  if (al_error(c) == AL_OK && k->need[1])
+    alk_visible_scatter(t)(&g, E, 1, al_data(w), al_data(k->dout[0]), al_data(k->din[1]));
+  al_release(w);
+  free(reached);
+  return al_error(c);
 }
 
 static const al_op mix = {

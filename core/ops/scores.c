@@ -1,6 +1,9 @@
 /* scores.c: logits of attention over visible entries (kernels/visible.h).
  *
- *     s_ij = scale q_i.k_j;   dq_i = scale sum_j ds_ij k_j;   dk_j = scale sum_i ds_ij q_i */
+ *     s_ij = scale q_i.k_j;   dq_i = scale sum_j ds_ij k_j;   dk_j = scale sum_i ds_ij q_i
+ *
+ * where ds_i is all 0, dq_i is 0 and q_i no term; where all ds_ij of a key are 0, k_j is none. */
+#include "reach.h"
 #include "visible.h"
 
 static alk_visible sizes(const al_call *k, const al_tensor *lengths) {
@@ -40,16 +43,24 @@ static al_status backward(al_ctx *c, al_call *k) {
   const alk_dtype t = (alk_dtype)k->out_meta[0].dtype;
   const int64_t D = k->in_meta[0].shape[3];
   const double scale = al_opt_num(k->opts, "scale");
-  if (k->need[0]) {
-    if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) return al_error(c);
-    alk_visible_gather(t)(&g, D, scale, al_data(k->dout[0]), al_data(k->in[1]), al_data(k->din[0]));
+  const int64_t rows = g.B * g.T * g.H;
+  bool *row = calloc((size_t)(rows + g.B * g.S * g.Hkv + 1), sizeof *row), *keys = row + rows;
+  if (!row) return al_fail(c, AL_ENOMEM, "scores: out of memory (rows)");
+  alk_visible_reach(t)(&g, al_data(k->dout[0]), row, keys);
+  al_tensor *q = reach_clean(c, k->in[0], 3, row), *key = reach_clean(c, k->in[1], 3, keys);
+  for (int i = 0; i < 2; i++)
+    if (k->need[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
+  if (al_error(c) == AL_OK && k->need[0]) {
+    const alk_view dq = al_view(k->din[0]);
+    alk_visible_gather(t)(&g, D, scale, al_data(k->dout[0]), al_data(key), dq.data);
+    alk_reach_clean(t)(&dq, 3, row, dq.data);
   }
-  if (k->need[1]) {
-    if (!(k->din[1] = al_new_meta(c, &k->in_meta[1]))) return al_error(c);
-    alk_visible_scatter(t)(&g, D, scale, al_data(k->dout[0]), al_data(k->in[0]),
-                           al_data(k->din[1]));
-  }
-  return AL_OK;
+  if (al_error(c) == AL_OK && k->need[1])
+    alk_visible_scatter(t)(&g, D, scale, al_data(k->dout[0]), al_data(q), al_data(k->din[1]));
+  al_release(q);
+  al_release(key);
+  free(row);
+  return al_error(c);
 }
 
 static const al_op scores = {

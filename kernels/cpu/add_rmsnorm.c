@@ -2,6 +2,7 @@
 #include "../add_rmsnorm.h"
 #include "vmath.h"
 #include "lanes.h"
+#include "reached.h"
 #include <float.h>
 
 enum { PARALLEL = 32768 };
@@ -67,11 +68,14 @@ void ALK_NAME(add_rmsnorm_bwd)(int64_t N, int64_t n, const void *vsum, const voi
     const int64_t first = k * ALK_ADD_RMSNORM_ROWS, end = first + ALK_ADD_RMSNORM_ROWS;
     for (int64_t r = first; r < (end < N ? end : N); r++) {
       const real *sum = (const real *)vsum + r * n, *dy = (const real *)vdy + r * n, s = scale[r];
+      const real *dsum = vdsum ? (const real *)vdsum + r * n : NULL;
+      if (!reached(n, dy)) {
+        for (int64_t i = 0; vdx && i < n; i++) ((real *)vdx)[r * n + i] = dsum ? dsum[i] : 0;
+        continue;
+      }
       if (dgain)
         for (int64_t i = 0; i < n; i++) dgain[i] += dy[i] * (sum[i] * s);
-      if (vdx)
-        row_dx(n, sum, vgain, s, vdsum ? (const real *)vdsum + r * n : NULL, dy,
-               (real *)vdx + r * n);
+      if (vdx) row_dx(n, sum, vgain, s, dsum, dy, (real *)vdx + r * n);
     }
   }
 }

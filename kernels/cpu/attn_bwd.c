@@ -306,8 +306,9 @@ static void run_keys(pair *k, int64_t j0, int64_t j1) {
     map_row_bwd(a->map, a->D, key + j * Hkv * a->D, k->x + l->dk + j * l->Dw, dk + j * Hkv * a->D);
     const real *du = k->x + l->dv + j * l->Ew;
     real dot = 0;
-    for (int64_t e = 0; b && e < a->E; e++) dot += du[e] * v[j * Hkv * a->E + e];
-    for (int64_t e = 0; e < a->E; e++) dv[j * Hkv * a->E + e] = b ? b[j * Hkv] * du[e] : du[e];
+    for (int64_t e = 0; b && e < a->E; e++) dot += PASSED(du[e], du[e] * v[j * Hkv * a->E + e]);
+    for (int64_t e = 0; e < a->E; e++)
+      dv[j * Hkv * a->E + e] = b ? PASSED(du[e], b[j * Hkv] * du[e]) : du[e];
     if (b) ((real *)k->t->db)[at + j * Hkv] = dot;
   }
 }

@@ -48,11 +48,11 @@ void ALK_NAME(cross_entropy_bwd)(int64_t N, int64_t V, int64_t ignore, const voi
   for (int64_t r = 0; r < N; r++) {
     const real *p = x + r * V;
     real *d = dx + r * V;
-    if (t[r] == ignore) {
+    const real f = R(scale) * g[shared ? 0 : r], l = lse[r];
+    if (t[r] == ignore || f == 0) {
       for (int64_t v = 0; v < V; v++) d[v] = 0;
       continue;
     }
-    const real f = R(scale) * g[shared ? 0 : r], l = lse[r];
     for (int64_t v = 0; v < V; v++) d[v] = f * vexp(p[v] - l);
     d[t[r]] -= f;
   }

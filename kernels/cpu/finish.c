@@ -2,6 +2,8 @@
  * the unit of work, so the sums of gain and bias do not know the number of threads. */
 #include "../finish.h"
 #include "norm_row.h"
+#include "reached.h"
+#include <string.h>
 
 /* z = f x for one row */
 static void factored(const alk_finish *f, int64_t r, real *restrict z) {
@@ -69,6 +71,12 @@ static void row_bwd(const alk_finish *f, int64_t r, real m, real signed_s, const
                     const finish_grad *t, real *z, real *y, real *g) {
   const int64_t E = f->n / f->sub;
   const real s = vabs(signed_s), *gate = f->gate ? (const real *)f->gate + r * f->sub : NULL;
+  if (!reached(f->n, d_o)) {
+    memset(t->dx, 0, (size_t)f->n * sizeof(real));
+    if (t->dfactor) memset(t->dfactor, 0, (size_t)f->sub * sizeof(real));
+    if (t->dgate) memset(t->dgate, 0, (size_t)f->sub * sizeof(real));
+    return;
+  }
   factored(f, r, z);
   if (gate) {
     normed(f, m, s, z, y);

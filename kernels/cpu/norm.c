@@ -1,5 +1,6 @@
 /* norm.c: by rows, each short enough to stay in cache between its passes. */
 #include "norm_row.h"
+#include "reached.h"
 
 enum { PARALLEL = 32768 };
 
@@ -42,6 +43,10 @@ void ALK_NAME(norm_bwd)(int kind, int64_t N, int64_t n, const void *vx, const vo
     const int64_t last = (k + 1) * ALK_NORM_ROWS < N ? (k + 1) * ALK_NORM_ROWS : N;
     for (int64_t r = k * ALK_NORM_ROWS; r < last; r++) {
       const real *p = x + r * n, *q = g + r * n, m = mean ? mean[r] : 0;
+      if (!reached(n, q)) {
+        for (int64_t i = 0; vdx && i < n; i++) ((real *)vdx)[r * n + i] = 0;
+        continue;
+      }
       if (vdx) row_dx(kind, n, p, gain, m, scale[r], q, (real *)vdx + r * n);
       const real s = vabs(scale[r]);
       if (dgain)

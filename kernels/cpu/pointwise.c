@@ -1,5 +1,6 @@
 /* pointwise.c: the entries of pointwise.def as functions of one element, then as loops. */
 #include "../pointwise.h"
+#include "reached.h"
 #include "vmath.h"
 
 #define UNUSED __attribute__((unused))
@@ -33,7 +34,7 @@ static inline real gelu_new_slope(real x) {
   }                                                                                                \
   static void name##_bwd(int64_t n, const real *r, const real *g, real *restrict dx, real a,       \
                          real b) {                                                                 \
-    for (int64_t i = 0; i < n; i++) dx[i] = name##_gradient(g[i], r[i], r[i], a, b);               \
+    for (int64_t i = 0; i < n; i++) dx[i] = PASSED(g[i], name##_gradient(g[i], r[i], r[i], a, b)); \
   }
 #include "../pointwise.def"
 #undef POINTWISE

@@ -50,9 +50,10 @@ static inline void slope_entries(const plan *p, int64_t n, const real *x, const 
                                  real scale, real *g) {
   for (int64_t j = 0; j < n; j += GROUP) {
     real t[GROUP];
-    EACH_LANE t[l] = g[j + l] == 0 ? 0 : g[j + l] * slope[j + l] * scale;
+    EACH_LANE t[l] = PASSED(g[j + l], g[j + l] * slope[j + l] * scale);
     if (p->clamp) EACH_LANE t[l] = x[j + l] <= p->limit ? t[l] : 0;
-    if (p->cap) EACH_LANE t[l] *= 1 - (x[j + l] / p->softcap) * (x[j + l] / p->softcap);
+    if (p->cap)
+      EACH_LANE t[l] = PASSED(t[l], t[l] * (1 - (x[j + l] / p->softcap) * (x[j + l] / p->softcap)));
     EACH_LANE g[j + l] = t[l];
   }
 }

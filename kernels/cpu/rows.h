@@ -4,6 +4,7 @@
 #ifndef ALK_ROWS_H
 #define ALK_ROWS_H
 #include "../attn.h"
+#include "reached.h"
 #include "tile.h"
 #include "vmath.h"
 #include <string.h>
@@ -91,14 +92,14 @@ static inline void map_row_bwd(int map, int64_t n, const real *x, const real *dy
     for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : 0;
     break;
   case ALK_MAP_ELU1:
-    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : dy[d] * vexp(x[d]);
+    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : PASSED(dy[d], dy[d] * vexp(x[d]));
     break;
   case ALK_MAP_SOFTPLUS:
-    for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * vsigmoid(x[d]);
+    for (int64_t d = 0; d < n; d++) dx[d] = PASSED(dy[d], dy[d] * vsigmoid(x[d]));
     break;
   case ALK_MAP_L2: { /* (dy - y (y.dy)) / r */
     const real r = vsqrt(row_dot(n, x, x));
-    if (!(r > R(1e-12))) {
+    if (!(r > R(1e-12)) || !reached(n, dy)) {
       memset(dx, 0, (size_t)n * sizeof *dx);
       break;
     }

@@ -2,6 +2,8 @@
 #include "../softmax.h"
 #include "vmath.h"
 #include "lanes.h"
+#include "reached.h"
+#include <string.h>
 
 enum { WORK = 4096, PARALLEL = 32768, TILE = 64 };
 
@@ -22,7 +24,9 @@ static void row_fwd(bool log, int64_t n, const real *x, real *restrict y) {
 }
 
 static void row_bwd(bool log, int64_t n, const real *y, const real *g, real *restrict dx) {
-  if (log) {
+  if (!reached(n, g)) {
+    memset(dx, 0, (size_t)n * sizeof *dx);
+  } else if (log) {
     const real s = row_sum(n, g);
     for (int64_t i = 0; i < n; i++) dx[i] = g[i] - vexp(y[i]) * s;
   } else {
@@ -59,11 +63,15 @@ static void columns_bwd(bool log, int64_t n, int64_t count, int64_t I, const rea
                         real *restrict dx) {
   real s[TILE] = {0};
   for (int64_t r = 0; r < n; r++)
-    for (int64_t i = 0; i < count; i++) s[i] += log ? g[r * I + i] : y[r * I + i] * g[r * I + i];
+    for (int64_t i = 0; i < count; i++) {
+      const real d = g[r * I + i];
+      s[i] += log ? d : PASSED(d, y[r * I + i] * d);
+    }
   for (int64_t r = 0; r < n; r++)
     for (int64_t i = 0; i < count; i++) {
       const int64_t at = r * I + i;
-      dx[at] = log ? g[at] - vexp(y[at]) * s[i] : y[at] * (g[at] - s[i]);
+      const real d = g[at] - s[i];
+      dx[at] = log ? g[at] - PASSED(s[i], vexp(y[at]) * s[i]) : PASSED(d, y[at] * d);
     }
 }
 

@@ -4,6 +4,7 @@
 
 typedef ALK_REAL real;
 #include "lanes.h"
+#include "reached.h"
 enum { PARALLEL = 32768 };
 
 /* y -= a x */
@@ -32,9 +33,12 @@ void ALK_NAME(solve_lower_bwd)(int64_t count, int64_t C, int64_t E, const void *
     real *db = (real *)vdb + s * C * E, *dL = vdL ? (real *)vdL + s * C * C : NULL;
     memcpy(db, (const real *)vdx + s * C * E, (size_t)(C * E) * sizeof(real));
     for (int64_t t = C; t-- > 0;)
-      for (int64_t i = 0; i < t; i++) less(E, L[t * C + i], db + t * E, db + i * E);
-    for (int64_t t = 0; dL && t < C; t++)
+      for (int64_t i = 0; i < t && reached(E, db + t * E); i++)
+        less(E, L[t * C + i], db + t * E, db + i * E);
+    for (int64_t t = 0; dL && t < C; t++) {
+      const int64_t past = reached(E, db + t * E) ? t : 0;
       for (int64_t i = 0; i < C; i++)
-        dL[t * C + i] = i < t ? -row_dot(E, db + t * E, x + i * E) : 0;
+        dL[t * C + i] = i < past ? -row_dot(E, db + t * E, x + i * E) : 0;
+    }
   }
 }

@@ -1,5 +1,6 @@
 /* swiglu.c: element by element, in blocks that threads share out. */
 #include "../swiglu.h"
+#include "reached.h"
 #include "vmath.h"
 
 enum { BLOCK = 4096, PARALLEL = 32768 };
@@ -26,8 +27,8 @@ static void both(int64_t n, const real *a, const real *b, const real *dy, real *
   for (int64_t i = 0; i < n; i++) {
     real t;
     const real g = dy[i], u = b[i], d = slope(a[i], &t);
-    da[i] = g * u * d;
-    db[i] = g * t;
+    da[i] = PASSED(g, g * u * d);
+    db[i] = PASSED(g, g * t);
   }
 }
 
@@ -35,13 +36,17 @@ static void first(int64_t n, const real *a, const real *b, const real *dy, real 
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) {
     real t;
-    da[i] = dy[i] * b[i] * slope(a[i], &t);
+    const real g = dy[i], d = slope(a[i], &t);
+    da[i] = PASSED(g, g * b[i] * d);
   }
 }
 
 static void second(int64_t n, const real *a, const real *dy, real *db) {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; i++) db[i] = dy[i] * (a[i] * vsigmoid(a[i]));
+  for (int64_t i = 0; i < n; i++) {
+    const real g = dy[i];
+    db[i] = PASSED(g, g * (a[i] * vsigmoid(a[i])));
+  }
 }
 
 void ALK_NAME(swiglu_bwd)(int64_t n, const void *va, const void *vb, const void *vdy, void *vda,

@@ -7,6 +7,7 @@
  * offset and lengths.
  */
 #include "../visible.h"
+#include "reached.h"
 #include "tile.h"
 #include <string.h>
 
@@ -196,5 +197,30 @@ void ALK_NAME(visible_scatter)(const alk_visible *g, int64_t D, double scale, co
                                .xs = g->H * D,
                                .os = g->Hkv * D,
                                .scale = (real)scale});
+  }
+}
+
+/* The last row sees most keys and is tried first. */
+static bool key_reached(const alk_visible *g, const real *d, int64_t b, int64_t j) {
+  for (int64_t i = g->T; i-- > alk_visible_row(g, b, j);)
+    if (d[i * g->S + j] != 0) return true;
+  return false;
+}
+
+void ALK_NAME(visible_reach)(const alk_visible *g, const void *d, bool *row, bool *key) {
+  const int64_t group = g->H / g->Hkv;
+#pragma omp parallel for schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
+  for (int64_t n = 0; n < g->B * g->Hkv; n++) {
+    const int64_t b = n / g->Hkv, hk = n % g->Hkv;
+    for (int64_t j = 0; j < g->S; j++) key[(b * g->S + j) * g->Hkv + hk] = false;
+    for (int64_t h = hk * group; h < (hk + 1) * group; h++) {
+      const real *of = (const real *)d + (b * g->H + h) * g->T * g->S;
+      for (int64_t i = 0; i < g->T; i++)
+        row[(b * g->T + i) * g->H + h] = reached(alk_visible_keys(g, b, i), of + i * g->S);
+      for (int64_t j = 0; j < g->S; j++) {
+        bool *at = &key[(b * g->S + j) * g->Hkv + hk];
+        *at = *at || key_reached(g, of, b, j);
+      }
+    }
   }
 }

@@ -2,6 +2,7 @@
 #ifndef ALK_WEIGH_H
 #define ALK_WEIGH_H
 #include "../visible.h"
+#include "reached.h"
 #include "vmath.h"
 
 #define WEIGH_INLINE static inline __attribute__((always_inline))

@@ -132,7 +132,7 @@ INLINE void slope(const plan *p, const int f, const bool plain, const bool decay
                   const real *e, const real *w, const real *dw, const group k,
                   double (*powers)[LANES], real *g) {
   if (plain) {
-    EACH_LANE g[l] = w[l] * dw[l];
+    EACH_LANE g[l] = PASSED(dw[l], w[l] * dw[l]);
     return;
   }
   real x[LANES], y[LANES];
@@ -140,31 +140,31 @@ INLINE void slope(const plan *p, const int f, const bool plain, const bool decay
   EACH_LANE y[l] = x[l];
   clamp(p, y);
   if (f == ALK_WEIGHT_EXP) {
-    EACH_LANE g[l] = w[l] * dw[l];
+    EACH_LANE g[l] = PASSED(dw[l], w[l] * dw[l]);
   } else if (f == ALK_WEIGHT_COSH) {
-    EACH_LANE g[l] = w[l] * vtanh(y[l]) * dw[l];
+    EACH_LANE g[l] = PASSED(dw[l], w[l] * vtanh(y[l]) * dw[l]);
   } else {
     real a[LANES], d[LANES];
-    EACH_LANE a[l] = decay ? vexp(e[l]) * dw[l] : dw[l];
+    EACH_LANE a[l] = decay ? PASSED(dw[l], vexp(e[l]) * dw[l]) : dw[l];
     polynomial_slope(p, y, d);
-    EACH_LANE g[l] = a[l] * d[l];
+    EACH_LANE g[l] = PASSED(a[l], a[l] * d[l]);
     if (powers) {
       double t[LANES];
       EACH_LANE t[l] = l >= k.done && l < k.size ? (double)a[l] : 0;
       for (int n = 0; n < p->n; n++) {
         EACH_LANE powers[n][l] += t[l];
-        EACH_LANE t[l] *= (double)(y[l] / POWER_UNIT);
+        EACH_LANE t[l] = PASSED(t[l], t[l] * (double)(y[l] / POWER_UNIT));
       }
     }
   }
   if (p->clamp) EACH_LANE g[l] = x[l] <= p->limit ? g[l] : 0;
-  if (p->cap) EACH_LANE g[l] *= 1 - (x[l] / p->softcap) * (x[l] / p->softcap);
+  if (p->cap) EACH_LANE g[l] = PASSED(g[l], g[l] * (1 - (x[l] / p->softcap) * (x[l] / p->softcap)));
 }
 
 /* E_ij = w_ij dw_ij = d / d log A_ij, and log A_ij = sums_p - sums_j. */
 INLINE void add_decay(const real *w, const real *dw, const group k, double *sums, double *row_sum) {
   double e[LANES];
-  EACH_LANE e[l] = l >= k.done && l < k.size ? (double)w[l] * (double)dw[l] : 0;
+  EACH_LANE e[l] = l >= k.done && l < k.size ? PASSED(dw[l], (double)w[l] * (double)dw[l]) : 0;
   EACH_LANE row_sum[l] += e[l];
   if (k.size >= LANES) EACH_LANE sums[l] -= e[l];
   else

@@ -1,0 +1,60 @@
+/* reach.c: rows by strided views (contract: ../reach.h). Serial: a row that is reached costs one
+ * load, and few are not. */
+#include "../reach.h"
+#include "vmath.h"
+#include <string.h>
+
+/* The address of row r. */
+static const real *row_at(const alk_view *x, int rows, int64_t r) {
+  const real *p = x->data;
+  for (int a = rows - 1; a >= 0; a--) {
+    p += r % x->size[a] * x->stride[a];
+    r /= x->size[a];
+  }
+  return p;
+}
+
+static int64_t count(const alk_view *x, int from, int to) {
+  int64_t n = 1;
+  for (int a = from; a < to; a++) n *= x->size[a];
+  return n;
+}
+
+/* Is any number in the axes from `axis` on other than 0, or not finite? */
+static bool any(const alk_view *x, int axis, const real *p, bool finite) {
+  if (axis == x->ndim) return finite ? !(*p - *p == 0) : *p != 0;
+  for (int64_t i = 0; i < x->size[axis]; i++)
+    if (any(x, axis + 1, p + i * x->stride[axis], finite)) return true;
+  return false;
+}
+
+bool ALK_NAME(reach)(const alk_view *g, int rows, bool *reached) {
+  bool all = true;
+  for (int64_t r = 0, n = count(g, 0, rows); r < n; r++) {
+    reached[r] = reached[r] || any(g, rows, row_at(g, rows, r), false);
+    all = all && reached[r];
+  }
+  return all;
+}
+
+bool ALK_NAME(reach_dirty)(const alk_view *x, int rows, const bool *reached) {
+  for (int64_t r = 0, n = count(x, 0, rows); r < n; r++)
+    if (!reached[r] && any(x, rows, row_at(x, rows, r), true)) return true;
+  return false;
+}
+
+static real *copy(const alk_view *x, int axis, const real *p, real *y) {
+  if (axis == x->ndim) *y++ = *p;
+  else
+    for (int64_t i = 0; i < x->size[axis]; i++) y = copy(x, axis + 1, p + i * x->stride[axis], y);
+  return y;
+}
+
+void ALK_NAME(reach_clean)(const alk_view *x, int rows, const bool *reached, void *y) {
+  const int64_t n = count(x, 0, rows), each = count(x, rows, x->ndim);
+  for (int64_t r = 0; r < n; r++) {
+    real *to = (real *)y + r * each;
+    if (reached[r]) copy(x, rows, row_at(x, rows, r), to);
+    else memset(to, 0, (size_t)each * sizeof(real));
+  }
+}
