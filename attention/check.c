@@ -79,6 +79,7 @@ static const struct {
              {"causality", check_causality},
              {"batch rows", check_batch},
              {"padding", check_padding},
+             {"gradients of what is hidden", check_hidden},
              {"state", check_state},
              {"claims", check_claims},
              {"large scores", check_scores},

@@ -9,11 +9,9 @@
 
 /* ---- other contents ------------------------------------------------------------------------- */
 
-typedef enum poison_kind { NANS, VALUES, N_POISONS } poison_kind;
-static const char *const poison_name[] = {"NaN", "other values"};
+const char *probe_poison_name(poison_kind kind) { return kind == NANS ? "NaN" : "other values"; }
 
-/* Tokens [from, to) of batch row `batch` (-1: of all) of every input. */
-static void poison(probe *p, poison_kind kind, int64_t batch, int64_t from, int64_t to) {
+void probe_poison(probe *p, poison_kind kind, int64_t batch, int64_t from, int64_t to) {
   for (int i = 0; i < N_IN; i++) {
     al_tensor *t = p->in[i];
     const int64_t row = al_numel(t) / (p->B * p->T);
@@ -76,7 +74,7 @@ static void causality(attn_check *k, const way *w, al_dtype dtype) {
   bool ran = clean != NULL;
   for (int i = 0; i < 5 && ran && at < 0; i++) {
     if (cuts[i] >= T) continue;
-    poison(&p, i % N_POISONS, -1, cuts[i], T);
+    probe_poison(&p, i % N_POISONS, -1, cuts[i], T);
     double *later = probe_output(&p, "causality");
     ran = later != NULL;
     for (int b = 0; ran && b < 2 && at < 0; b++) at = first_change(&p, clean, later, b, 0, cuts[i]);
@@ -85,7 +83,7 @@ static void causality(attn_check *k, const way *w, al_dtype dtype) {
       check_row(k, "causality", w->label, al_dtype_name(dtype), ATTN_FAIL,
                 "looks ahead: the output at token %lld changes when tokens from %lld on hold %s "
                 "(%lld tokens)",
-                (long long)at + 1, (long long)cuts[i] + 1, poison_name[i % N_POISONS],
+                (long long)at + 1, (long long)cuts[i] + 1, probe_poison_name(i % N_POISONS),
                 (long long)T);
   }
   if (ran && at < 0) passed(k, "causality", w, dtype);
@@ -107,7 +105,7 @@ static void batch_rows(attn_check *k, const way *w, al_dtype dtype) {
     probe p;
     if (!open_or_say(k, "batch rows", &p, w, dtype, 3, T, NULL)) return;
     double *clean = probe_output(&p, "batch rows");
-    poison(&p, kind, 1, 0, T);
+    probe_poison(&p, kind, 1, 0, T);
     double *other = clean ? probe_output(&p, "batch rows") : NULL;
     int64_t at = -1, row = 0;
     for (int b = 0; other && b < 3 && at < 0; b += 2)
@@ -120,7 +118,7 @@ static void batch_rows(attn_check *k, const way *w, al_dtype dtype) {
     if (at >= 0) {
       check_row(k, "batch rows", w->label, al_dtype_name(dtype), ATTN_FAIL,
                 "batch rows leak: row %lld changes at token %lld when row 2 holds %s",
-                (long long)row + 1, (long long)at + 1, poison_name[kind]);
+                (long long)row + 1, (long long)at + 1, probe_poison_name(kind));
       return;
     }
   }
@@ -164,7 +162,7 @@ static bool padding_hides(attn_check *k, const way *w, al_dtype dtype, bool caus
     p.causal = causal;
     const int64_t row = probe_row(&p);
     double *clean = probe_output(&p, "padding");
-    poison(&p, kind, 1, SHORT, PADDED);
+    probe_poison(&p, kind, 1, SHORT, PADDED);
     double *dirty = clean ? probe_output(&p, "padding") : NULL;
     int64_t b = 0, at = -1, nan = -1;
     good = dirty != NULL;
@@ -177,7 +175,7 @@ static bool padding_hides(attn_check *k, const way *w, al_dtype dtype, bool caus
       check_row(k, "padding", w->label, al_dtype_name(dtype), ATTN_FAIL,
                 "padding leaks (%s): the output of row %lld at token %lld changes when the keys of "
                 "row 2 past its length of %d hold %s",
-                mode, (long long)b + 1, (long long)at + 1, SHORT, poison_name[kind]);
+                mode, (long long)b + 1, (long long)at + 1, SHORT, probe_poison_name(kind));
     else if (nan >= 0)
       check_row(k, "padding", w->label, al_dtype_name(dtype), ATTN_FAIL,
                 "padding (%s): row 2, of length %d, is not finite at token %lld", mode, SHORT,

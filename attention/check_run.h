@@ -41,6 +41,10 @@ typedef struct probe {
   bool causal;
 } probe;
 
+/* Other contents for the tokens [from, to) of batch row `batch` (-1: of all), in every input. */
+typedef enum poison_kind { NANS, VALUES, N_POISONS } poison_kind;
+const char *probe_poison_name(poison_kind kind);
+
 /* How two outputs (B,T,row) differ, `limit` given: ratios of RMS, of everything and of blocks of
  * positions; the first position beyond the limit, or -1. A NaN counts as beyond. */
 typedef struct differs {
@@ -59,6 +63,7 @@ void probe_close(probe *p);
 al_tensor *probe_run(const probe *p);
 /* Tokens [from, from + n) of the inputs, in the open scope. */
 attn_in probe_part(const probe *p, int64_t from, int64_t n);
+void probe_poison(probe *p, poison_kind kind, int64_t batch, int64_t from, int64_t to);
 double *probe_values(const al_tensor *t); /* malloc'd; NULL for NULL or out of memory */
 double *probe_try(const probe *p);        /* run and read; NULL with the error pending */
 /* The same; NULL: an error row was written (or, where a state cannot follow, a refused one). */
@@ -84,8 +89,8 @@ bool way_replayed(const attn_check *k, const way *w); /* a state that keeps all 
 bool way_takes_lengths(const attn_check *k, const way *w);
 int64_t way_most(const attn_check *k, const way *w, int64_t T); /* at most T tokens */
 
-/* The parts: of check_run.c, check_forms.c, check_gradient.c, check_rules.c, check_claims.c and
- * check_state.c. */
+/* The parts: of check_run.c, check_forms.c, check_gradient.c, check_rules.c, check_hidden.c,
+ * check_claims.c and check_state.c. */
 void check_ways(attn_check *k);
 void check_forms(attn_check *k);
 void check_sizes(attn_check *k);
@@ -94,6 +99,7 @@ void check_state_gradients(attn_check *k);
 void check_causality(attn_check *k);
 void check_batch(attn_check *k);
 void check_padding(attn_check *k);
+void check_hidden(attn_check *k);
 void check_repeat(attn_check *k);
 void check_claims(attn_check *k);
 void check_scores(attn_check *k);

@@ -31,6 +31,8 @@ static const struct {
     {"batch_leaks", "batch rows", "batch rows leak: row 1 changes at token 1 when row 2 holds NaN",
      false},
     {"padding_leaks", "padding", "padding leaks", false},
+    {"hidden_gradient", "hidden gradient",
+     "the gradient of x at token 42 of row 2, which is padding, is", false},
     {"f32_far", "forms", "f32 is 0.001 from f64 from token 1 on", false},
     {"state_changed", "state", "changes the state that it was given", false},
     {"wrong_bytes", "state bytes", "state_bytes declares", true},
