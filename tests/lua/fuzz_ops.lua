@@ -1,7 +1,7 @@
 -- Random calls of every op, of tensor methods and of attention, with arguments that fit, nearly fit or make no
--- sense: ./lab lua tests/lua/fuzz_ops.lua SEED SECONDS LOG. An error that says something is right; a crash, what
--- a sanitizer finds (AL_SAN), another result of the same call and memory that is not given back are not. The
--- call at hand stands in LOG, so that it is known after a crash.
+-- sense, and now and then an allocation that fails: ./lab lua tests/lua/fuzz_ops.lua SEED SECONDS LOG. An error that
+-- says something is right; a crash, what a sanitizer finds (AL_SAN), another result of the same call and memory that
+-- is not given back are not. The call at hand stands in LOG, so that it is known after a crash.
 local core = require "attnlab.core"
 local sys = core.sys
 local seed, seconds, path = tonumber(arg[1]), tonumber(arg[2]), arg[3]
@@ -137,7 +137,9 @@ local function call(what, f, ...)
   log:seek "set"
   log:write(what, "(", table.concat(words, ", "), ")\n\n")
   count = count + 1
+  if chance(0.1) then core.fail_allocation(random(12)) end
   local r = table.pack(pcall(f, ...))
+  core.fail_allocation(0)
   if r[1] then fine = fine + 1 return table.unpack(r, 1, r.n) end
   local message = type(r[2]) == "string" and r[2] or ""
   if #message < 8 or message:find "stack overflow" or message:find "C stack" then
