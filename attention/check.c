@@ -117,10 +117,16 @@ const char *attn_check_part(const attn_check *k, int *done, int *of) {
   return k->part < N_PARTS ? parts[k->part].name : NULL;
 }
 
+const char *attn_check_case(const attn_check *k) { return k->doing; }
+const char *attn_check_error(const attn_check *k) {
+  return al_error(k->c) == AL_OK ? "" : al_error_message(k->c, NULL, NULL);
+}
+
 bool attn_check_step(attn_check *k) {
   AL_PLAIN_NUMBERS;
   if (k->part >= N_PARTS) return false;
   const char *name = parts[k->part].name;
+  k->running = name;
   parts[k->part++].run(k);
   if (al_error(k->c) != AL_OK) check_error(k, name, "", "");
   const int64_t live = al_memory(k->c).live;

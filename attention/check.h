@@ -33,6 +33,10 @@ AL_API attn_check *attn_check_new(al_ctx *c, const attn_family *f, const al_opts
 AL_API void attn_check_free(attn_check *k);
 /* Name of the part that attn_check_step runs next, NULL when all are done; *done of *of parts. */
 AL_API const char *attn_check_part(const attn_check *k, int *done, int *of);
+/* The case that runs or ran last, and the pending error ("" = none): for whoever reports a crash, so
+ * from a signal handler, too. */
+AL_API const char *attn_check_case(const attn_check *k);
+AL_API const char *attn_check_error(const attn_check *k);
 /* Runs the next part; false when there was none. */
 AL_API bool attn_check_step(attn_check *k);
 /* What has been found so far. */

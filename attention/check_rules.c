@@ -178,8 +178,8 @@ static bool padding_hides(attn_check *k, const way *w, al_dtype dtype, bool caus
                 mode, (long long)b + 1, (long long)at + 1, SHORT, probe_poison_name(kind));
     else if (nan >= 0)
       check_row(k, "padding", w->label, al_dtype_name(dtype), ATTN_FAIL,
-                "padding (%s): row 2, of length %d, is not finite at token %lld", mode, SHORT,
-                (long long)nan + 1);
+                "padding (%s): row 2, of length %d, is not finite at token %lld%s", mode, SHORT,
+                (long long)nan + 1, nan >= SHORT ? ", a padded row" : "");
     good = good && at < 0 && nan < 0;
     if (good) {
       const differs d =

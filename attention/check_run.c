@@ -35,6 +35,9 @@ bool probe_open(attn_check *k, probe *p, const way *w, const attn_sizes *s, al_d
                 int64_t B, int64_t T, double scale, const int32_t *lens) {
   *p = (probe){.k = k, .w = w, .dtype = dtype, .B = B, .T = T, .causal = true};
   al_ctx *c = k->c;
+  snprintf(k->doing, sizeof k->doing, "%s: %s, %s, %lld rows of %lld tokens%s", k->running,
+           *w->label ? w->label : "as given", al_dtype_name(dtype), (long long)B, (long long)T,
+           lens ? ", some padded" : "");
   p->a = attn_new(c, k->family, w->opts, s, dtype, 3, "check");
   if (!p->a) return false;
   disturb(p->a);

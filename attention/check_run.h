@@ -27,6 +27,8 @@ struct attn_check {
   int n_rows, cap;
   attn_check_row *rows;
   bool out_of_memory;
+  const char *running; /* the part */
+  char doing[160];     /* the case of it */
 };
 
 /* One instance with its inputs. */

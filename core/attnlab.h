@@ -109,6 +109,8 @@ AL_API al_tensor *al_tensor_from(al_ctx *c, al_dtype t, int ndim, const int64_t 
 AL_API al_tensor *al_retain(al_tensor *t); /* NULL is allowed in both */
 AL_API void al_release(al_tensor *t);
 
+/* Of NULL, which a failed op gives: AL_F32, no axes, sizes and strides of 0, no numbers. So what is
+ * composed of ops reads as a formula to its end, where the first error is still pending. */
 AL_API al_dtype al_type(const al_tensor *t);
 AL_API int al_ndim(const al_tensor *t);
 AL_API int64_t al_size(const al_tensor *t, int axis); /* negative axis counts from the end */

@@ -162,19 +162,26 @@ void al_release(al_tensor *t) {
   free(t);
 }
 
-al_dtype al_type(const al_tensor *t) { return t->dtype; }
-int al_ndim(const al_tensor *t) { return t->ndim; }
-int64_t al_size(const al_tensor *t, int axis) { return t->shape[axis < 0 ? axis + t->ndim : axis]; }
-const int64_t *al_shape(const al_tensor *t) { return t->shape; }
-const int64_t *al_stride(const al_tensor *t) { return t->stride; }
+/* What is asked of NULL, the result of an op that failed, so that a formula can run to its end. */
+static const int64_t no_sizes[AL_MAX_DIMS];
+
+al_dtype al_type(const al_tensor *t) { return t ? t->dtype : AL_F32; }
+int al_ndim(const al_tensor *t) { return t ? t->ndim : 0; }
+int64_t al_size(const al_tensor *t, int axis) {
+  return t ? t->shape[axis < 0 ? axis + t->ndim : axis] : 0;
+}
+const int64_t *al_shape(const al_tensor *t) { return t ? t->shape : no_sizes; }
+const int64_t *al_stride(const al_tensor *t) { return t ? t->stride : no_sizes; }
 
 int64_t al_numel(const al_tensor *t) {
+  if (!t) return 0;
   int64_t n = 1;
   for (int i = 0; i < t->ndim; i++) n *= t->shape[i];
   return n;
 }
 
 bool al_contiguous(const al_tensor *t) {
+  if (!t) return true;
   int64_t s = 1;
   for (int i = t->ndim - 1; i >= 0; i--) {
     if (t->shape[i] == 0) return true;
@@ -185,9 +192,10 @@ bool al_contiguous(const al_tensor *t) {
 }
 
 void *al_data(const al_tensor *t) {
+  if (!t) return NULL;
   return (char *)t->storage->data + t->offset * al_dtype_size(t->dtype);
 }
-int64_t al_storage_bytes(const al_tensor *t) { return t->storage->bytes; }
+int64_t al_storage_bytes(const al_tensor *t) { return t ? t->storage->bytes : 0; }
 
 alk_view al_view(const al_tensor *t) {
   alk_view v = {.data = al_data(t), .ndim = t->ndim, .dtype = (alk_dtype)t->dtype};
@@ -210,6 +218,7 @@ static alk_view doubles_like(const al_tensor *t, double *data) {
 }
 
 al_status al_read(const al_tensor *t, double *out, int64_t n) {
+  if (!t) return AL_ESTATE; /* the reason is pending where the tensor failed */
   if (n != al_numel(t))
     return al_fail(t->ctx, AL_ESHAPE, "read: room for %lld numbers needed for shape %s, got %lld",
                    (long long)al_numel(t), AL_STR(t), (long long)n);
@@ -219,6 +228,7 @@ al_status al_read(const al_tensor *t, double *out, int64_t n) {
 }
 
 al_status al_write(al_tensor *t, const double *in, int64_t n) {
+  if (!t) return AL_ESTATE;
   if (n != al_numel(t))
     return al_fail(t->ctx, AL_ESHAPE, "tensor: %lld numbers needed for shape %s, got %lld",
                    (long long)al_numel(t), AL_STR(t), (long long)n);
@@ -246,6 +256,7 @@ double al_item(const al_tensor *t) {
 }
 
 const char *al_shape_str(const al_tensor *t, char *buf, size_t n) {
+  if (!t) return "no tensor";
   return shape_str(t->ndim, t->shape, buf, n);
 }
 const char *al_meta_str(const al_meta *m, char *buf, size_t n) {

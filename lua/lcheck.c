@@ -43,13 +43,20 @@ static int check_canonical(lua_State *L) {
   return 2;
 }
 
+static const char *crash_text(const void *k, const char **error) {
+  *error = attn_check_error(k);
+  return attn_check_case(k);
+}
+
 /* k:step() -> the name of the part that ran, its number, how many there are; nil at the end. */
 static int check_step(lua_State *L) {
   attn_check *k = check(L);
   int done, of;
   const char *part = attn_check_part(k, &done, &of);
   if (!part) return 0;
+  lal_on_crash(crash_text, k);
   attn_check_step(k);
+  lal_on_crash(NULL, NULL);
   lua_pushstring(L, part);
   lua_pushinteger(L, done + 1);
   lua_pushinteger(L, of);

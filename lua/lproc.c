@@ -278,7 +278,56 @@ static int sys_catch_interrupts(lua_State *L) {
   return 0;
 }
 
+/* ---- crashes ---- */
+
+/* What a process says when it crashes: a handler has no argument of ours. */
+static lal_crash_text *volatile crash_text;
+static const void *volatile crash_owner;
+static const al_ctx *volatile crash_ctx;
+static char crash_case[256];
+
+static void say_crash(const char *before, const char *text) {
+  if (!text || !*text) return;
+  const ssize_t a = write(STDERR_FILENO, before, strlen(before));
+  const ssize_t b = a < 0 ? a : write(STDERR_FILENO, text, strlen(text));
+  (void)b; /* nobody is left to be told */
+}
+
+static void on_crash(int sig) {
+  const char *error = "";
+  say_crash("crashed in ", crash_text ? crash_text(crash_owner, &error) : crash_case);
+  if (!*error && crash_ctx && al_error(crash_ctx) != AL_OK)
+    error = al_error_message(crash_ctx, NULL, NULL);
+  say_crash("; pending error: ", error);
+  say_crash("\n", "\n");
+  raise(sig); /* SA_RESETHAND: it ends the process when this returns */
+}
+
+void lal_on_crash(lal_crash_text *text, const void *owner) {
+  crash_text = NULL;
+  crash_owner = owner;
+  crash_text = text;
+}
+
+/* core.sys.say_crashes(what): from now a crash writes to stderr what was being done (`what`, or the
+ * case of a check) and the error that was pending. */
+static int sys_say_crashes(lua_State *L) {
+  snprintf(crash_case, sizeof crash_case, "%s", luaL_checkstring(L, 1));
+  crash_ctx = lal_ctx(L);
+  static char stack_of_crash[1 << 16];
+  static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+  const stack_t stack = {.ss_sp = catching ? signal_stack : stack_of_crash,
+                         .ss_size = sizeof stack_of_crash};
+  if (sigaltstack(&stack, NULL) != 0) return luaL_error(L, "say_crashes: %s", strerror(errno));
+  struct sigaction a = {.sa_handler = on_crash, .sa_flags = SA_ONSTACK | (int)SA_RESETHAND};
+  sigemptyset(&a.sa_mask);
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) sigaction(signals[i], &a, NULL);
+  return 0;
+}
+
 void lal_proc_close(lua_State *L) {
+  crash_text = NULL;
+  crash_ctx = NULL;
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   if (stop_state == lua_tothread(L, -1)) stop_state = NULL;
   lua_pop(L, 1);
@@ -297,6 +346,7 @@ static const luaL_Reg functions[] = {{"spawn", sys_spawn},
                                      {"program", sys_program},
                                      {"catch_interrupts", sys_catch_interrupts},
                                      {"interrupted", sys_interrupted},
+                                     {"say_crashes", sys_say_crashes},
                                      {NULL, NULL}};
 
 void lal_open_proc(lua_State *L) {

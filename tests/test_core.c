@@ -29,6 +29,24 @@ static void says(al_status st, const char *text) {
 /* ---- errors ----------------------------------------------------------------------------------
  */
 
+START_TEST(no_tensor_has_no_shape) {
+  char buf[16];
+  ck_assert_int_eq(al_ndim(NULL), 0);
+  ck_assert_int_eq(al_size(NULL, 0), 0);
+  ck_assert_int_eq(al_size(NULL, -1), 0);
+  ck_assert_int_eq(al_shape(NULL)[3], 0);
+  ck_assert_int_eq(al_stride(NULL)[0], 0);
+  ck_assert_int_eq(al_numel(NULL), 0);
+  ck_assert_int_eq(al_type(NULL), AL_F32);
+  ck_assert(al_contiguous(NULL));
+  ck_assert_ptr_null(al_data(NULL));
+  ck_assert_int_eq(al_storage_bytes(NULL), 0);
+  ck_assert_int_ne(al_read(NULL, NULL, 0), AL_OK);
+  ck_assert_int_ne(al_write(NULL, NULL, 0), AL_OK);
+  ck_assert_str_eq(al_shape_str(NULL, buf, sizeof buf), "no tensor");
+}
+END_TEST
+
 START_TEST(first_error_wins) {
   const char *file;
   int line;
@@ -495,6 +513,7 @@ Suite *suite_test_core(void) {
   Suite *s = suite_create("core");
   TCase *t = tcase_create("core");
   tcase_add_checked_fixture(t, setup, teardown);
+  tcase_add_test(t, no_tensor_has_no_shape);
   tcase_add_test(t, first_error_wins);
   tcase_add_test(t, nearest_names);
   tcase_add_test(t, memory_is_counted_and_reused);

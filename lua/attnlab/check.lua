@@ -21,6 +21,7 @@ function M.work(name, text, out)
   local family, options = core.check.canonical(name, text)
   local k = core.check.new(name, text)
   sys.catch_interrupts(false)
+  sys.say_crashes(name)
   while true do
     local part, done, of = k:step()
     if not part then break end
@@ -105,7 +106,7 @@ local function result(job, how, code)
   if sys.exists(job.out) == "file" then return json.decode(sys.read(job.out)) end
   local log = sys.exists(job.out .. ".log") == "file" and sys.read(job.out .. ".log") or ""
   local why = how == "signal" and ("the process ended by signal %d: the variant crashes%s")
-    :format(code, log ~= "" and ": " .. log or "") or log:gsub("^attnlab: ", ""):gsub("%s+$", "")
+    :format(code, log ~= "" and ": " .. log:gsub("%s+$", "") or "") or log:gsub("^attnlab: ", ""):gsub("%s+$", "")
   local left = how ~= "signal" and (code == 0 or why == "")
   if left then
     why = ("the process ended with status %d before the end of the check: the variant calls exit%s")

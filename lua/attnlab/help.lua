@@ -21,6 +21,9 @@ local function op_text(op)
       out[#out + 1] = ("  %s: %s"):format(input.name, input.doc)
     end
   end
+  for _, output in ipairs(op.outputs) do
+    out[#out + 1] = ("  gives %s%s"):format(output.name, output.doc ~= "" and ": " .. output.doc or "")
+  end
   if #op.args > 0 then out[#out + 1] = "options:\n" .. rows.help(op.args) end
   return table.concat(out, "\n")
 end

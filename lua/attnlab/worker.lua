@@ -85,11 +85,13 @@ local function train_run(dir, spec, progress)
   io.stderr:write("attention: ", plan, "\n")
   writer:time { step = trainer.step_count, event = "plan", attention = plan }
   local live = live_file(dir)
+  sys.say_crashes("step " .. trainer.step_count + 1)
   local result = train.loop(trainer, {
     record = function(record) writer:record(record) end,
     checkpoint = function() writer:checkpoint(trainer) end,
     interrupted = function() return sys.interrupted() > 0 end,
     progress = function(info)
+      sys.say_crashes("step " .. info.step + 1)
       live(info)
       if progress then progress(info) end
     end,

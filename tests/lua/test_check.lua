@@ -68,6 +68,7 @@ T.test("a variant that ends the process is a failure, not the end of the check",
   local code, text = run(build .. "/tests/broken/crashes.so")
   T.eq(code, 1, text)
   T.ok(text:find("the process ended by signal 11", 1, true), text)
+  T.ok(text:find("crashes: crashed in ways to run it: as given, f64, 1 rows of 3 tokens", 1, true), text)
   T.eq(recorded "crashes".passed, false)
   code, text = run(build .. "/tests/broken/exits.so")
   T.eq(code, 1, text)
