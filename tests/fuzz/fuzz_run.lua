@@ -4,6 +4,7 @@ local tools = dofile(... .. "tools.lua")
 local lab = require "attnlab"
 local cli = require "attnlab.cli"
 local core = require "attnlab.core"
+local report = require "attnlab.report"
 local runner = require "attnlab.runner"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
@@ -61,8 +62,8 @@ local LOOKS = { listed, listed, function()
   tools.plain(out)
 end, function()
   local result = runs.gather(plan, list)
-  tools.plain(runs.table_text(result))
-  core.json.encode(runs.table_records(result))
+  tools.plain(report.table_text(result) .. report.measures_text(result) .. report.judged_text(result))
+  core.json.encode(report.table_records(result))
 end, function()
   for _, pair in ipairs { { dir, list[2].dir }, { list[2].dir, dir } } do
     local status, out = tools.caught(cli.main, { "compare", table.unpack(pair) })
