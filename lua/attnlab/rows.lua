@@ -91,12 +91,17 @@ local function in_range(row, v)
   return finite(v) and (not row.min or v >= row.min) and (not row.max or v <= row.max)
 end
 
+-- Integers beyond it are not each a number of the core.
+local function in_double(v)
+  return math.type(v) == "float" or v <= 1 << 53 and v >= -(1 << 53)
+end
+
 -- The value a row stores for `v` (integers made integers), or an error that names `path`.
 function M.check(row, v, path)
   local t = type(v)
   if t == "boolean" and kind(row, "bool") then return v end
   if t == "number" and in_range(row, v) then
-    if kind(row, "number") then return v end
+    if kind(row, "number") then return in_double(v) and v or v + 0.0 end
     if kind(row, "integer") and math.tointeger(v) then return math.tointeger(v) end
   end
   if t == "string" then

@@ -18,7 +18,7 @@ return {
       doc = "longest sequence in tokens" },
     { name = "vocab", type = "integer", default = "0", min = 0,
       doc = "token ids; 0 = as the data have" },
-    { name = "norm_eps", type = "number", default = "1e-5", min = 0, doc = "eps of the RMS norms" },
+    { name = "norm_eps", type = "number", default = "1e-5", min = 0, max = 1, doc = "eps of the RMS norms" },
     { name = "tied", type = "bool", default = "false", doc = "the output head is the embedding" },
     { name = "init", type = "word", default = "torch", choices = { "torch", "normal" },
       doc = "linear weights: U(+-1/sqrt(inputs)) or N(0, init_deviation)" },

@@ -337,7 +337,8 @@ function M.writer(dir, trainer)
       error(("%s: %d bytes, but the checkpoint was written after %d: records are lost (--fresh starts the run again)")
         :format(metrics, have, keep), 0)
     end
-    trainer:restore(tensors, metadata)
+    local ok, why = pcall(trainer.restore, trainer, tensors, metadata)
+    if not ok then error(("%s: %s"):format(w.checkpoint_path, why), 0) end
     w.resumed = trainer.step_count
   end
   if sys.exists(metrics) then sys.truncate(metrics, keep) end

@@ -157,11 +157,25 @@ function Trainer:metadata()
     loss_high = tostring(self.high) }
 end
 
+-- All is checked before anything is changed.
 function Trainer:restore(tensors, metadata)
   if tonumber(metadata.seed) ~= self.seed then
     error(("checkpoint: seed %d expected, got %s"):format(self.seed, tostring(metadata.seed)), 0)
   end
-  local own = self:state()
+  local function integer(key)
+    local v = math.tointeger(tonumber(metadata[key]))
+    if v and v >= 0 then return v end
+    error(("checkpoint: '%s': a whole number from 0 expected, got %s"):format(key, tostring(metadata[key])), 0)
+  end
+  local function number(key, unset) -- unset: the empty text, before the first step
+    local v = tonumber(metadata[key])
+    if v or unset and metadata[key] == "" then return v end
+    error(("checkpoint: '%s': a number expected, got %s"):format(key, tostring(metadata[key])), 0)
+  end
+  local counters = {
+    step_count = integer "step", n = integer "loss_count", high = integer "loss_high", sum = number "loss_sum",
+    smooth = number("loss_smooth", true), first = number("loss_first", true), lowest = number("loss_lowest", true) }
+  local optimiser_steps, own = integer "optimiser_steps", self:state()
   parameters.expect_names(own, tensors, "checkpoint")
   for name, t in pairs(own) do
     local source = tensors[name]
@@ -171,23 +185,18 @@ function Trainer:restore(tensors, metadata)
       error(("checkpoint: tensor '%s': %s (%s) expected, got %s (%s)")
         :format(name, t:dtype(), want, source:dtype(), got), 0)
     end
-    t:copy_(source)
   end
   for name in pairs(tensors) do
     if not own[name] then
       error(("checkpoint: tensor '%s' is not part of this run"):format(name), 0)
     end
   end
-  local function integer(key)
-    return math.tointeger(tonumber(metadata[key]))
-      or error(("checkpoint: '%s' is missing"):format(key), 0)
-  end
-  self.step_count, self.n = integer "step", integer "loss_count"
-  self.optimiser:steps(integer "optimiser_steps")
-  self.sum = tonumber(metadata.loss_sum)
-  self.smooth, self.first = tonumber(metadata.loss_smooth), tonumber(metadata.loss_first)
-  self.lowest, self.high = tonumber(metadata.loss_lowest), integer "loss_high"
+  for name, t in pairs(own) do t:copy_(tensors[name]) end
+  self.optimiser:steps(optimiser_steps)
+  for _, key in ipairs { "smooth", "first", "lowest" } do self[key] = nil end
+  for key, v in pairs(counters) do self[key] = v end
 end
+Trainer.restore = core.plain(Trainer.restore)
 
 -- Runs to the last step. Hooks, each optional:
 --   record(rec)          what was measured, by name, with its step; keys that start with "time/"

@@ -1,4 +1,4 @@
--- Damaged checkpoints (libFuzzer): the trainer refuses to go on with the file's name or what is wrong, or goes on.
+-- Damaged checkpoints (libFuzzer): the trainer refuses to go on, with the file's name and what is wrong, or goes on.
 local tools = dofile(... .. "tools.lua")
 local core = require "attnlab.core"
 local store = require "attnlab.store"
@@ -18,7 +18,7 @@ function M.run(bytes)
   if #bytes < 2 then return end
   tools.put(path, tools.damaged(good, bytes))
   tools.put(folder .. "/metrics.jsonl", '{"step":0}\n{"step":1}\n')
-  local ok, writer = tools.tries(store.writer, folder, trainer)
+  local ok, writer = tools.reads(path, store.writer, folder, trainer)
   if not ok then return end
   writer:close()
   tools.tries(trainer.step, trainer)

@@ -125,7 +125,8 @@ function M.edited(text, bytes)
       if math.type(k) == "integer" then table.remove(t, k) else t[k] = nil end
     elseif what == 253 then
       local other = list[which * 7 % #list + 1]
-      t[k] = json.decode((select(2, pcall(json.encode, other[1][other[2]]))) or "null")
+      local ok, copy = pcall(json.encode, other[1][other[2]])
+      t[k] = ok and json.decode(copy) or json.null
     else
       t[k] = json.decode(VALUES[what % #VALUES + 1])
     end

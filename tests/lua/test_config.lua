@@ -123,6 +123,12 @@ T.test("what a configuration means is asked without weights", function()
   T.raises(function() config.resolve { width = 1 << 40, heads = 2, head_dim = 2 } end, "width")
 end)
 
+T.test("numbers that the kernels would refuse are refused where they are given", function()
+  T.raises(function() config.resolve { norm_eps = 1e308 } end, "option 'model.norm_eps': number in 0..1 expected, got 1e%+308")
+  T.raises(function() config.resolve { attention = { qk_norm = true, qk_norm_eps = 2 } } end, "qk_norm_eps")
+  T.eq(math.type(config.resolve { lr = math.maxinteger }.train.lr), "float")
+end)
+
 T.test("a configuration from a file is held against its rows before it is counted through", function()
   local function given(change)
     local cfg = config.resolve {}

@@ -141,7 +141,9 @@ T.test("checkpoints", function()
       w:close()
       local tensors, metadata = core.safetensors.open(dir .. "/checkpoint.safetensors")
       saved[name] = { metadata, sys.read(dir .. "/metrics.jsonl") }
-      lab.train.trainer(nil, cfg, 3):restore(tensors, metadata)
+      local second = lab.train.trainer(nil, cfg, 3)
+      second:restore(tensors, metadata)
+      T.eq({ second.sum, second.smooth, second.first }, { trainer.sum, trainer.smooth, trainer.first })
     end)
   end
   T.ok(tonumber(saved.C[1].loss_sum), "a number in the checkpoint")

@@ -132,6 +132,16 @@ local function trainer()
   return t
 end
 
+T.test("a checkpoint that the trainer refuses is named", function()
+  local dir, t = T.folder(), trainer()
+  local w = store.writer(dir, t)
+  t:step(w)
+  w:checkpoint(t)
+  w:close()
+  function t:restore() error("checkpoint: 'x' is missing", 0) end
+  T.raises(function() store.writer(dir, t) end, "checkpoint.safetensors: checkpoint: 'x' is missing")
+end)
+
 T.test("a resume cuts off what came after the checkpoint, and ends with the same bytes", function()
   local whole, killed = T.folder(), T.folder()
   local t = trainer()

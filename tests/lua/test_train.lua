@@ -87,7 +87,23 @@ T.test("checkpoints that do not fit are refused", function()
     return function() t:restore(tensors, metadata) end
   end
   T.raises(changed(function(_, m) m.seed = "4" end), "seed 3 expected, got 4")
-  T.raises(changed(function(_, m) m.step = nil end), "'step' is missing")
+  T.raises(changed(function(_, m) m.step = nil end), "'step': a whole number from 0 expected, got nil")
+  for _, key in ipairs { "step", "loss_count", "loss_high", "optimiser_steps" } do
+    for _, text in ipairs { "", "x", "-1", "1.5", "1e400" } do
+      T.raises(changed(function(_, m) m[key] = text end), "checkpoint: '" .. key .. "': a whole number from 0 expected, got")
+    end
+  end
+  for _, key in ipairs { "loss_sum", "loss_smooth", "loss_first", "loss_lowest" } do
+    T.raises(changed(function(_, m) m[key] = "x" end), "checkpoint: '" .. key .. "': a number expected, got x")
+    T.raises(changed(function(_, m) m[key] = nil end), "checkpoint: '" .. key .. "': a number expected, got nil")
+  end
+  T.raises(changed(function(_, m) m.loss_sum = "" end), "'loss_sum': a number expected")
+  local before = t.model:parameters()["lm_head.weight"]:flat()
+  T.raises(changed(function(x, m)
+    for name, w in pairs(x) do x[name] = name:find "^model" and w + 1 or w end
+    m.loss_high = "x"
+  end), "'loss_high'")
+  T.eq(t.model:parameters()["lm_head.weight"]:flat(), before)
   T.raises(changed(function(x) x["model.lm_head.weight"] = nil end), "'model.lm_head.weight' is missing")
   T.raises(changed(function(x) x.more = x["model.lm_head.weight"] end), "'more' is not part of this run")
   T.raises(changed(function(x) x["model.lm_head.weight"] = lab.zeros { shape = { 2 } } end), "expected, got f32 %(2%)")

@@ -16,7 +16,7 @@ M.rows = {
     doc = "base of the frequencies" },
   { name = "qk_norm", type = "bool", default = "false",
     doc = "RMS norm with gain over each head of q and k, before the rotation" },
-  { name = "qk_norm_eps", type = "number", default = "1e-5", min = 0, doc = "eps of qk_norm" },
+  { name = "qk_norm_eps", type = "number", default = "1e-5", min = 0, max = 1, doc = "eps of qk_norm" },
   { name = "conv", type = "integer", default = "0", min = 0, max = 64,
     doc = "width of a causal depthwise convolution with bias on q, k and v; 0 = none" },
   { name = "conv_activation", type = "word", default = "none", choices = { "none", "silu", "relu" },
