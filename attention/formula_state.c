@@ -29,6 +29,8 @@ weight_fn formula_denominator_to(const al_opts *o, int order) {
   for (int i = 0; i <= f.order; i++)
     for (int j = 0; j <= f.order; j++)
       if (i + j <= FORMULA_MAX_ORDER) square.c[i + j] += f.c[i] * f.c[j];
+  for (int n = 0; f.learned && n <= FORMULA_MAX_ORDER; n++)
+    square.c[n] = square.c[n] != 0; /* the products are in what is learned: squared_coefficients */
   return square;
 }
 

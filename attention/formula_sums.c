@@ -295,7 +295,6 @@ static al_tensor *own_by_state(const run *r, const sums *n) {
   if (p.f.learned && l2) {
     const weight_fn f = formula_weight(o, true);
     p.coefficients = squared_coefficients(r, &f);
-    for (int i = 0; i <= p.f.order; i++) p.f.c[i] = p.f.c[i] != 0;
   } else if (p.f.learned) {
     p.coefficients = param(r, "coefficients");
   }

@@ -12,6 +12,15 @@ enum { ALK_MAX_ORDER = 127, ALK_MAX_COEFFICIENTS = ALK_MAX_ORDER + 1 };
 /* Channels of queries and keys that a state must bear are up to 2^5: trained ones reach 20. */
 enum { ALK_HELD_CHANNEL = 5 };
 
+/* log2 of the largest multiplicity of a monomial of order n, whose indices are spread evenly. */
+static inline double alk_most_alike(int64_t D, int n) {
+  if (n < 2 || D < 2) return 0;
+  const int64_t each = n / D, more = n % D;
+  return (lgamma(n + 1.0) - (double)(D - more) * lgamma((double)each + 1) -
+          (double)more * lgamma((double)each + 2)) /
+         log(2);
+}
+
 /* Does a state of elements of `size` bytes, 4 or 8, hold order n of these weights for vectors of D
  * channels? The factor c scale^n and its parts must be normal numbers, and finite times the
  * multiplicity of a monomial, the product of n channels, and both; of the lowest order, next to
@@ -20,13 +29,9 @@ enum { ALK_HELD_CHANNEL = 5 };
 static inline bool alk_order_held(int64_t D, int n, double c, double scale, bool lowest,
                                   int64_t size) {
   if (n > 0 && scale == 0) return true;
-  const double most = size > 4 ? 1022 : 126;
-  const int64_t each = n / D, more = n % D; /* the largest multiplicity has indices spread evenly */
-  const double factor = log2(fabs(c)), power = n > 0 ? n * log2(fabs(scale)) : 0,
-               multiplicity = (lgamma(n + 1.0) - (double)(D - more) * lgamma((double)each + 1) -
-                               (double)more * lgamma((double)each + 2)) /
-                              log(2),
-               channels = ALK_HELD_CHANNEL * n;
+  const double most = size > 4 ? 1022 : 126, channels = ALK_HELD_CHANNEL * n,
+               factor = log2(fabs(c)), power = n > 0 ? n * log2(fabs(scale)) : 0,
+               multiplicity = alk_most_alike(D, n);
   const double low = fmin(fmin(factor, power), factor + power - (lowest ? channels : 0)),
                high = fmax(fmax(factor, power), fmax(factor + power, 0));
   return low >= -most && high + multiplicity <= most && channels <= most &&

@@ -254,12 +254,17 @@ END_TEST
 /* l2 squares: order n needs order 2 n. */
 START_TEST(a_square_counts_twice) {
   static const char *const options = "similarity=taylor order=%d denominator=l2";
-  char low[64], high[64];
+  char low[96], high[96];
   snprintf(low, sizeof low, options, 12);
   snprintf(high, sizeof high, options, 13);
   ck_assert(!*sums_of(low, forms[RECURRENT], AL_F32, 2, 1, 2, 1).refused);
   ck_assert(strstr(sums_of(high, forms[RECURRENT], AL_F32, 2, 1, 2, 1).refused, "squares"));
   ck_assert(!*sums_of(high, forms[RECURRENT], AL_F64, 2, 1, 2, 1).refused);
+  strcat(low, " coefficients=learned"); /* whose products are numbers of their own */
+  for (int f = CHUNKED; f < N_FORMS; f++) {
+    ck_assert(!*sums_of(low, forms[f], AL_F32, 2, 1, 2, 1).refused);
+    ck_assert(strstr(sums_of(low, forms[f], AL_F32, 2, 3, 2, 1).refused, "option 'order'"));
+  }
 }
 END_TEST
 
@@ -285,6 +290,24 @@ START_TEST(auto_is_parallel_above) {
       al_ctx_free(c);
       ck_assert(isfinite(sums_of(options, "", (al_dtype)t, 200, 1, 20, 1).y));
     }
+}
+END_TEST
+
+/* Queries of no channels: a refusal or sums of order 0, no division by them. */
+START_TEST(no_channels) {
+  static const char *const ops[] = {"attend_chunked", "attend_step"};
+  for (int i = 0; i < 2; i++) {
+    al_ctx *c = al_ctx_new();
+    al_scope_begin(c);
+    al_tensor *q = al_tensor_full(c, AL_F32, 4, (int64_t[]){1, 1, 1, 0}, 1),
+              *v = al_tensor_full(c, AL_F32, 4, (int64_t[]){1, 1, 1, 1}, 1);
+    al_tensor *y = al_run(c, ops[i], AL_IN(q, q, v, NULL, NULL, NULL, NULL, i ? v : NULL),
+                          "coefficients={1,0,1} stat=none");
+    ck_assert(y || al_error(c) == AL_ESHAPE);
+    al_error_clear(c);
+    al_scope_end(c, NULL);
+    al_ctx_free(c);
+  }
 }
 END_TEST
 
@@ -332,6 +355,7 @@ Suite *suite_check_orders(void) {
   tcase_add_test(t, a_square_counts_twice);
   tcase_add_test(t, auto_is_parallel_above);
   tcase_add_test(t, ops_refuse_by_name);
+  tcase_add_test(t, no_channels);
   tcase_add_test(t, the_preset_says_so);
   suite_add_tcase(s, t);
   return s;
