@@ -42,15 +42,18 @@ local SIGNALS = { { "INT" }, { "INT", "INT" }, { "INT", "INT", "INT" }, { "TERM"
                   { "STOP", "CONT" } }
 local NUMBERS = { INT = 2, TERM = 15, HUP = 1, QUIT = 3, PIPE = 13, USR1 = 10, STOP = 19, CONT = 18 }
 
+local ASKS = { INT = true, TERM = true, HUP = true } -- whoever sends these wants an end, and gets 130
+
 local function signal_one(i)
   local list, whom = SIGNALS[(i - 1) % #SIGNALS + 1], ({ "runner", "worker", "group" })[(i - 1) // #SIGNALS % 3 + 1]
-  h.case(("signal %d, %s to %s"):format(i, table.concat(list, " "), whom), h.RUN, function(case)
+  local command = pick { h.RUN, h.RUN, h.TRAIN, h.STUDY }
+  h.case(("signal %d, %s to %s of %s"):format(i, table.concat(list, " "), whom, command.name), command, function(case)
     local job = case:start()
-    local after = math.random() * case.command.seconds
+    local after = math.random() * command.seconds
     sys.sleep(after)
     h.signal(job, whom, table.unpack(list))
-    -- a worker that dies of our signal is a failure; the runner may die of it itself
-    case:ended(job, { NUMBERS[list[1]] })
+    -- the runner may die of it itself; a worker that does is a failure
+    case:ended(job, { NUMBERS[list[1]] }, whom ~= "worker" and ASKS[list[1]])
     return ("after %.3f s"):format(after)
   end)
 end
@@ -65,7 +68,7 @@ local SITES = { { "train", h.TRAIN }, { "worker", h.RUN }, { "run", h.RUN }, { "
 local counts = {}
 
 -- How many such calls a process of that kind makes.
-local function count_of(call, site)
+local function calls_of(call, site)
   local key = call .. " " .. site[1] .. " " .. site[2].name
   if not counts[key] then
     local path = h.folder() .. "/count"
@@ -78,9 +81,12 @@ local function count_of(call, site)
 end
 
 local function call_one(i)
-  local call, site = CALLS[(i - 1) % #CALLS + 1], SITES[math.random(#SITES)]
-  local n = count_of(call, site)
-  if n == 0 then return end
+  local call = CALLS[(i - 1) % #CALLS + 1]
+  local site, n
+  repeat
+    site = pick(SITES)
+    n = calls_of(call, site)
+  until n > 0
   local at, number, on = math.random(n), pick(ERRORS[call]), math.random(4) == 1
   h.case(("call %d: %s %d of %d%s in %s of %s, errno %d"):format(i, call, at, n, on and " and all after" or "",
     site[1], site[2].name, number),

@@ -180,11 +180,11 @@ function Case:start(env)
   return start(self.command.words(self.root), env)
 end
 
--- Waits for the end, which has to be one of: status 0 with everything there, 1 with a reason, 130, a signal of
--- these numbers.
-function Case:ended(job, signals)
+-- Waits for the end, which has to be one of: status 0 with everything there, 1 with a reason (not where the end was
+-- asked for), 130, a signal of these numbers.
+function Case:ended(job, signals, asked)
   local how, code, text = wait(job)
-  local fine = how == "exited" and (code == 0 or code == 1 or code == 130)
+  local fine = how == "exited" and (code == 0 or code == 1 and not asked or code == 130)
   for _, number in ipairs(signals) do fine = fine or how == "signal" and code == number end
   local key = how .. " " .. code
   M.endings[key] = (M.endings[key] or 0) + 1
