@@ -113,10 +113,17 @@ static int stat_path(const char *path, struct stat *st) {
 }
 
 /* "file", "dir", "other" or nil; behind a border a link is "other". */
+/* nil: there is none, or none that may be reached. What cannot be looked at is an error: taken for
+ * absence, a disk's hiccup would change what a hash is made of, or start a run over. */
 static int sys_exists(lua_State *L) {
+  const char *path = check_path(L, 1);
   struct stat st;
-  if (stat_path(check_path(L, 1), &st) != 0) lua_pushnil(L);
-  else lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" : "other");
+  if (stat_path(path, &st) != 0) {
+    if (errno != ENOENT && errno != ENOTDIR && errno != EACCES && errno != ELOOP &&
+        errno != ENAMETOOLONG)
+      return fail(L, "exists", path);
+    lua_pushnil(L);
+  } else lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" : "other");
   return 1;
 }
 

@@ -147,6 +147,23 @@ T.test("a full disk is an error", function()
   end
 end)
 
+T.test("what cannot be looked at is an error, not absence", function()
+  local dir = T.folder()
+  sys.write(dir .. "/file", "")
+  for _, path in ipairs { dir .. "/none", dir .. "/file/x", dir .. "/" .. ("x"):rep(300) } do T.eq(sys.exists(path), nil) end
+  local program = sys.program()
+  local shim = (program:match "^(.*)/" or ".") .. "/faults_shim.so"
+  if not program:find "attnlab$" or not sys.exists(shim) or sys.read(program):find("__asan_init", 1, true) then
+    print "hint: no shim here, or one that cannot stand before the sanitizer: not tested"
+    return
+  end
+  local script, out = dir .. "/x.lua", dir .. "/out"
+  sys.write(script, ('print(pcall(require("attnlab.core").sys.exists, "%s/file"))'):format(dir))
+  local env = { LD_PRELOAD = shim, FAULT_CALL = "stat", FAULT_AT = "1", FAULT_ON = "1" }
+  T.eq({ sys.wait(sys.spawn { program, "lua", script, stdout = out, stderr = out, env = env }) }, { "exited", 0 })
+  T.eq(sys.read(out), ("false\texists: %s/file: Input/output error\n"):format(dir))
+end)
+
 T.test("locks", function()
   local path = T.folder() .. "/lock"
   local a = sys.lock(path)
