@@ -413,6 +413,7 @@ end)
 
 T.test("Ctrl-C in the first second is an interrupt, not a failure", function()
   local path, other = tiny.experiment(ARMS)
+  local interrupts = 0
   for i = 1, 12 do
     local out = T.folder() .. "/out"
     local pid = sys.spawn { tiny.program, "run", path, "--seeds", "1", "out_dir=" .. other, stdout = out, stderr = out, group = true }
@@ -420,12 +421,16 @@ T.test("Ctrl-C in the first second is an interrupt, not a failure", function()
     os.execute(("kill -s INT -- -%d"):format(pid))
     local how, status = sys.wait(pid)
     -- before there is a handler it is the signal that ends it, which a shell calls 130 as well
-    T.ok(how == "signal" and status == 2 or how == "exited" and status == 130, ("%s %d: %s"):format(how, status, sys.read(out)))
+    local interrupted = how == "signal" and status == 2 or how == "exited" and status == 130
+    local ended = how == "exited" and status == 0 -- a fast machine was done before the signal
+    T.ok(interrupted or ended, ("%s %d: %s"):format(how, status, sys.read(out)))
+    interrupts = interrupts + (interrupted and 1 or 0)
     for _, dir in ipairs(sys.exists(other .. "/tiny") and tiny.run_dirs(other) or {}) do
       T.ok(store.status(dir).state ~= "failed", dir .. ": " .. tostring(store.status(dir).reason))
     end
-    if i % 4 == 0 then os.execute("rm -rf " .. other) end
+    if ended or i % 4 == 0 then os.execute("rm -rf " .. other) end
   end
+  T.ok(interrupts >= 4, interrupts .. " of 12 signals came in time")
   T.eq((tiny.run { "run", path, "out_dir=" .. other }), 0)
   T.eq(tiny.metrics(other), reference)
 end)
