@@ -58,9 +58,9 @@ static inline bool attend_reach_rows(const al_call *k, const attend_reach *r) {
   return dirty;
 }
 
-/* Where a row that no gradient reaches is not finite, k goes on as if what it alone sees were 0:
- * in[] becomes copies, and out[] what forward makes of them. `states`: the inputs after value_scale
- * are a state and its norm. */
+/* Where a row that no gradient reaches is not finite, k goes on as if what it alone sees were 0 (it
+ * may be finite, and a weight too large): in[] becomes copies, and out[] what forward makes of
+ * them. `states`: the inputs after value_scale are a state and its norm. */
 static inline al_status attend_without_unreached(al_ctx *c, al_call *k,
                                                  al_status (*forward)(al_ctx *, al_call *),
                                                  int value_scale, bool states) {
@@ -89,7 +89,7 @@ static inline al_status attend_without_unreached(al_ctx *c, al_call *k,
     for (int i = 0; i < (states ? 7 : 5) && al_error(c) == AL_OK; i++) {
       al_tensor **t = &k->in[part[i].input], *old = *t;
       if (!old) continue;
-      *t = reach_clean(c, old, part[i].axes, part[i].reached);
+      *t = reach_zeroed(c, old, part[i].axes, part[i].reached);
       al_release(old);
     }
     for (int i = 0; i < k->n_out && al_error(c) == AL_OK; i++) {

@@ -26,13 +26,20 @@ static inline bool *reach_rows(al_ctx *c, const alk_view *g, int rows) {
   return NULL;
 }
 
-/* New reference to t, or to a copy without what is not finite and not reached; x: a view of t's
- * storage in t's order. reached may be NULL. */
-static inline al_tensor *reach_clean(al_ctx *c, al_tensor *t, int rows, const bool *reached) {
+/* New reference to t, or to a copy of it that is 0 in the rows that are not reached; reached may be
+ * NULL. x: a view of t's storage in t's order. */
+static inline al_tensor *reach_zeroed(al_ctx *c, al_tensor *t, int rows, const bool *reached) {
+  if (!reached) return al_retain(t);
   const alk_view x = al_view(t);
-  if (!reached || !alk_reach_dirty(x.dtype)(&x, rows, reached)) return al_retain(t);
   al_tensor *y = al_tensor_new(c, al_type(t), al_ndim(t), al_shape(t));
   if (y) alk_reach_clean(x.dtype)(&x, rows, reached, al_data(y));
   return y;
+}
+
+/* reach_zeroed, but t itself where those rows are finite: 0 times what they hold is 0. */
+static inline al_tensor *reach_clean(al_ctx *c, al_tensor *t, int rows, const bool *reached) {
+  const alk_view x = al_view(t);
+  const bool dirty = reached && alk_reach_dirty(x.dtype)(&x, rows, reached);
+  return reach_zeroed(c, t, rows, dirty ? reached : NULL);
 }
 #endif

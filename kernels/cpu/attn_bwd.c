@@ -79,8 +79,8 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
         EACH_LANE a[l] = l < left ? a[l] * (double)(y[l] / POWER_UNIT) : 0;
       }
     }
-    /* a gradient of 0 stays 0, however large f' is */
-    EACH_LANE dw[l] = dw[l] == 0 ? 0 : dw[l] * (df[l] * r->scale);
+    /* f' may be infinite where the weight is finite */
+    EACH_LANE dw[l] = PASSED(dw[l], dw[l] * (df[l] * r->scale));
     if (p->clamp) EACH_LANE dw[l] = x[l] <= p->limit ? dw[l] : 0;
     if (p->cap) EACH_LANE dw[l] *= 1 - (x[l] / p->softcap) * (x[l] / p->softcap);
     EACH_LANE s[j + l] = r->keep_all ? w[l] : w[l] * r->keep[j + l];
