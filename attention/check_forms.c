@@ -13,7 +13,8 @@
 static const double f64_limit = 1e-9;
 /* How far plain f32 may be from f64: 6e-8 magnified a thousandfold; more where the function itself
  * magnifies more, as a sum of signed weights does that nearly cancels: this many times what f64
- * moves when every input and parameter moves by its rounding in f32. */
+ * moves when every input and parameter, and every number on the way, moves by its rounding in f32.
+ */
 static const double f32_limit = 6e-5;
 static const double sway_factor = 16;
 /* How much further another f32 way may be: powers of features have larger sums than powers of their
@@ -157,7 +158,8 @@ static void nudge(al_tensor *t, uint64_t stream) {
   }
 }
 
-/* How far the truth moves with its inputs, in its worst block; the larger of two draws. */
+/* How far the truth moves with its inputs and with what they become, in its worst block; the larger
+ * of two draws. */
 static double sway_at(attn_check *k, int64_t T, const double *truth) {
   double most = 0;
   for (uint64_t draw = 1; draw <= 2; draw++) {
@@ -168,7 +170,9 @@ static double sway_at(attn_check *k, int64_t T, const double *truth) {
       al_tensor *t;
       for (int i = 0; (t = attn_param_at(p.a, i, NULL)); i++)
         nudge(t, draw + 100 + 2 * (uint64_t)i);
+      al_jitter(k->c, 0x1p-23, draw);
       v = probe_try(&p);
+      al_jitter(k->c, 0, 0);
     }
     if (v) {
       const double d = probe_differ(v, truth, p.B, T, probe_row(&p), 1).worst;

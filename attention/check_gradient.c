@@ -3,7 +3,7 @@
  * Truth are central differences in f64 of L = sum(y weights): along random directions, which see
  * every coordinate, and along single ones. What the variant detaches is held at its value (the tape
  * of al_detach). Other ways in f64, and all in f32, are then held to the gradients of the first way
- * in f64, number by number. */
+ * in f64, number by number, measured by the size of the terms that make them up. */
 #include "check_run.h"
 #include <math.h>
 #include <stdio.h>
@@ -18,7 +18,8 @@ static const double f64_limit = 1e-8;
 static const double f32_limit = 1e-3, f32_factor = 16, f32_floor = 2e-5;
 
 enum { MAX_TARGETS = MAX_TENSORS + 32 }; /* with the components of a state */
-enum { T_LEN = 70, DIRECTIONS = 2, SINGLES = 4 };
+enum { T_LEN = 70, DIRECTIONS = 2, SINGLES = 4, N_DRAWS = 4 };
+static const double f32_rounding = 0x1p-23;
 static const int32_t lens[] = {T_LEN, 61};
 
 /* ---- one function of several tensors -------------------------------------------------------- */
@@ -238,8 +239,29 @@ static void differences(attn_check *k, const char *check, const target *g, doubl
 
 /* ---- ways against the first ----------------------------------------------------------------- */
 
+/* size[i] = how large the numbers are that make up the i-th gradient: how far it moves, in units of
+ * what moves it, when every number on the way to it is off by its rounding in f32. A gradient that
+ * is 0 because terms cancel is as good as these terms are in f32, on any machine. */
+static void measure_terms(const target *g, double *const *want, double *size) {
+  al_ctx *c = g->p->k->c;
+  for (int i = 0; i < g->n_t; i++) size[i] = 0;
+  for (uint64_t draw = 1; draw <= N_DRAWS; draw++) {
+    double *moved[MAX_TARGETS] = {0};
+    al_jitter(c, f32_rounding, draw);
+    const bool ran = reverse(g, moved);
+    al_jitter(c, 0, 0);
+    for (int i = 0; ran && i < g->n_t; i++) {
+      const int64_t n = al_numel(g->t[i]);
+      for (int64_t j = 0; moved[i] && want[i] && j < n; j++) moved[i][j] -= want[i][j];
+      if (moved[i] && want[i]) size[i] = fmax(size[i], probe_rms(moved[i], n) / f32_rounding);
+    }
+    drop(moved, g->n_t);
+  }
+}
+
+/* size: of measure_terms, or NULL. */
 static double worst_of(const target *g, double *const *got, double *const *want, double all,
-                       int *which) {
+                       const double *size, int *which) {
   double worst = 0;
   for (int i = 0; i < g->n_t; i++) {
     const int64_t n = al_numel(g->t[i]);
@@ -248,14 +270,15 @@ static double worst_of(const target *g, double *const *got, double *const *want,
       const double d = (got[i] ? got[i][j] : 0) - (want[i] ? want[i][j] : 0);
       e += d * d;
     }
-    e = sqrt(e / (double)n) / ((want[i] ? probe_rms(want[i], n) : 0) + 1e-3 * all + 1e-9);
+    const double own = want[i] ? probe_rms(want[i], n) : 0;
+    e = sqrt(e / (double)n) / (fmax(own, size ? size[i] : 0) + 1e-3 * all + 1e-9);
     if (!(e <= worst)) worst = e, *which = i;
   }
   return worst;
 }
 
 static void against_first(attn_check *k, const way *w, al_dtype dtype, double *const *want,
-                          double all, double *plain) {
+                          double all, const double *size, double *plain) {
   probe p;
   double *grad[MAX_TENSORS] = {0};
   const char *type = al_dtype_name(dtype);
@@ -268,7 +291,7 @@ static void against_first(attn_check *k, const way *w, al_dtype dtype, double *c
   if (!reverse(&g, grad)) {
     check_error(k, "gradient", w->label, type);
   } else {
-    const double e = worst_of(&g, grad, want, all, &i);
+    const double e = worst_of(&g, grad, want, all, size, &i);
     double limit = f64_limit;
     if (dtype == AL_F32) limit = w == k->ways ? f32_limit : fmax(f32_factor * *plain, f32_floor);
     if (dtype == AL_F32 && w == k->ways) *plain = e;
@@ -295,11 +318,13 @@ void check_gradients(attn_check *k) {
     if (why) check_row(k, "gradient", k->ways[0].label, "f64", ATTN_EXEMPT, "%s", why);
     else differences(k, "gradient", &g, want);
     const double all = all_rms(&g, want);
+    double size[MAX_TARGETS];
+    measure_terms(&g, want, size);
     for (int d = 0; d < 2; d++)
       for (int i = 0; i < k->n_ways; i++) {
         const way *w = &k->ways[i];
         if (w->refused || (d == 0 && i == 0) || !way_takes_lengths(k, w)) continue;
-        against_first(k, w, d ? AL_F32 : AL_F64, want, all, &plain);
+        against_first(k, w, d ? AL_F32 : AL_F64, want, all, size, &plain);
       }
   }
   drop(want, g.n_t);
@@ -373,7 +398,7 @@ static void from_state(attn_check *k, const way *first, int64_t n) {
       if (!same_tensors(&g, &h)) {
         differences(k, "state gradient", &h, grad);
       } else {
-        const double e = worst_of(&g, grad, want, all, &which);
+        const double e = worst_of(&g, grad, want, all, NULL, &which);
         attn_check_row *r = check_measured(k, "state gradient", w, AL_F64, e, f64_limit);
         check_say(r, "%s%s%s", r->verdict == ATTN_PASS ? "worst: " : "the gradient of ",
                   g.name[which], r->verdict == ATTN_PASS ? "" : " differs from that of the first");

@@ -36,7 +36,9 @@ typedef enum al_status {
 
 typedef struct al_ctx al_ctx;
 
-/* NULL when out of memory; owned by the caller. An error is pending where two ops have one name. */
+/* NULL when out of memory; owned by the caller. An error is pending where two ops have one name,
+ * and where the environment asks for an instruction set (ATTNLAB_ISA) that is unknown or not there.
+ */
 AL_API al_ctx *al_ctx_new(void);
 AL_API void al_ctx_free(al_ctx *c);
 
@@ -85,8 +87,13 @@ AL_API void al_memory_trim(al_ctx *c); /* give cached blocks back to the system 
 AL_API void al_memory_fail_at(al_ctx *c,
                               int64_t n);         /* the n-th allocation from now fails; 0 = off */
 AL_API void al_memory_poison(al_ctx *c, bool on); /* fill new storages with NaN */
-AL_API int al_threads(void);                      /* threads that kernels use */
+/* To see what a result is made of: each number that an op or its backward makes is multiplied by
+ * 1 + by or 1 - by, drawn from `stream`. 0 = off. */
+AL_API void al_jitter(al_ctx *c, double by, uint64_t stream);
+AL_API int al_threads(void); /* threads that kernels use */
 AL_API void al_set_threads(int n);
+AL_API const char *
+al_cpu(void); /* "x86-64-v4"; by ATTNLAB_ISA a lower one: "x86-64 of x86-64-v4" */
 AL_API const char *
 al_build_info(void); /* "cpu x86-64-v4, products oneDNN 2.6.3, 2 threads, cuda: ..." */
 

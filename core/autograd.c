@@ -11,10 +11,11 @@
 void al_requires_grad(al_tensor *t, bool on) {
   if (t && !t->node) t->requires_grad = on && t->dtype != AL_I32;
 }
-bool al_needs_grad(const al_tensor *t) { return t->requires_grad || t->node; }
-al_tensor *al_grad(const al_tensor *t) { return t->grad; }
+bool al_needs_grad(const al_tensor *t) { return t && (t->requires_grad || t->node); }
+al_tensor *al_grad(const al_tensor *t) { return t ? t->grad : NULL; }
 
 void al_set_grad(al_tensor *t, al_tensor *g) {
+  if (!t) return;
   al_retain(g);
   al_release(t->grad);
   t->grad = g;
@@ -218,6 +219,7 @@ static al_status run_node(al_ctx *c, al_node *n) {
         al_fail(c, AL_ESTATE, "%s: backward gave no gradient for input %d", n->op->info.name, i);
       continue;
     }
+    if (c->error == AL_OK && din[i] != sum[i] && own(din[i])) al_jitter_apply(c, din[i]);
     if (c->error != AL_OK || !need[i] || din[i] == sum[i]) al_release(din[i]);
     else if (!same_meta(din[i], &n->in_meta[i])) {
       al_fail(c, AL_ESHAPE, "%s: backward of input %d: shape %s needed, got %s", n->op->info.name,

@@ -61,6 +61,8 @@ struct al_ctx {
   al_mem mem;
   int64_t fail_at;
   bool poison;
+  double jitter; /* see al_jitter */
+  uint64_t jitter_at;
   al_block *bins[AL_BINS]; /* freed blocks by size class */
   bool record;             /* grad mode */
   uint64_t seq;
@@ -94,6 +96,8 @@ void *al_calloc(al_ctx *c, int64_t n, size_t size);
 al_status al_shape_check(al_ctx *c, const char *owner, int ndim, const int64_t *shape);
 al_tensor *al_tensor_alias(al_ctx *c, const al_tensor *t); /* same storage, no history */
 al_meta al_meta_of(const al_tensor *t);
+/* What al_jitter asks for, of a packed tensor of numbers whose storage is its own. */
+void al_jitter_apply(al_ctx *c, al_tensor *t);
 int64_t al_meta_numel(const al_meta *m);
 
 /* scope.c */

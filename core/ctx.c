@@ -6,6 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* ATTNLAB_ISA: a lower instruction set than the machine's best, to see what another machine does.
+ */
+static void use_isa(al_ctx *c) {
+  const char *name = getenv("ATTNLAB_ISA");
+  if (!name || !*name) return;
+  const alk_isa isa = alk_isa_use(name), best = alk_cpu_best();
+  if (isa == ALK_ISAS)
+    al_fail(c, AL_ENAME, "ATTNLAB_ISA: %s, %s or %s needed, got '%s'", alk_isa_name(ALK_ISA_BASE),
+            alk_isa_name(ALK_ISA_V3), alk_isa_name(ALK_ISA_V4), name);
+  else if (isa > best)
+    al_fail(c, AL_ESTATE,
+            "ATTNLAB_ISA: at most %s needed, which is what this machine has, got '%s'",
+            alk_isa_name(best), name);
+}
+
 al_ctx *al_ctx_new(void) {
   al_ctx *c = calloc(1, sizeof *c);
   if (!c) return NULL;
@@ -14,6 +29,7 @@ al_ctx *al_ctx_new(void) {
   const char *poison = getenv("ATTNLAB_POISON"); /* tests: fresh memory holds NaN */
   c->poison = poison && *poison && strcmp(poison, "0") != 0;
   al_op_check_table(c);
+  use_isa(c);
   return c;
 }
 

@@ -195,6 +195,9 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
       if (!(res[i] = al_new_meta(c, &out_meta[i]))) goto done;
   c->record = false;
   op->forward(c, &k);
+  for (int i = 0; i < n_results && c->error == AL_OK; i++)
+    if (!(op->flags & AL_OP_VIEW) && !(op->info.outputs[i].flags & AL_OUT_SAVED))
+      al_jitter_apply(c, res[i]);
   c->record = record;
   if (c->error == AL_OK && wants_record(c, op, in, n_in)) al_record(c, &k, in);
 

@@ -126,6 +126,7 @@ al_tensor *al_fork(al_ctx *c, al_tensor *t) {
 }
 
 al_status al_fork_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
+  if (!dst || !src) return al_copy_into(c, dst, src);
   const bool whole = dst->dtype == src->dtype && dst->offset == 0 && src->offset == 0 &&
                      al_contiguous(dst) && al_contiguous(src) &&
                      dst->storage->bytes == src->storage->bytes && dst->storage->refs == 1;
@@ -168,7 +169,8 @@ static const int64_t no_sizes[AL_MAX_DIMS];
 al_dtype al_type(const al_tensor *t) { return t ? t->dtype : AL_F32; }
 int al_ndim(const al_tensor *t) { return t ? t->ndim : 0; }
 int64_t al_size(const al_tensor *t, int axis) {
-  return t ? t->shape[axis < 0 ? axis + t->ndim : axis] : 0;
+  const int ndim = al_ndim(t), i = axis < 0 ? axis + ndim : axis;
+  return i >= 0 && i < ndim ? t->shape[i] : 0;
 }
 const int64_t *al_shape(const al_tensor *t) { return t ? t->shape : no_sizes; }
 const int64_t *al_stride(const al_tensor *t) { return t ? t->stride : no_sizes; }
@@ -240,6 +242,7 @@ al_status al_write(al_tensor *t, const double *in, int64_t n) {
 }
 
 al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
+  if (!dst || !src) return al_fail(c, AL_EVALUE, "copy: two tensors are needed");
   if (dst->ndim != src->ndim ||
       memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
     return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));
@@ -273,4 +276,19 @@ int64_t al_meta_numel(const al_meta *m) {
   int64_t n = 1;
   for (int i = 0; i < m->ndim; i++) n *= m->shape[i];
   return n;
+}
+
+void al_jitter(al_ctx *c, double by, uint64_t stream) {
+  c->jitter = by;
+  c->jitter_at = stream;
+}
+
+void al_jitter_apply(al_ctx *c, al_tensor *t) {
+  if (c->jitter == 0 || (t->dtype != AL_F32 && t->dtype != AL_F64)) return;
+  for (int64_t i = 0; i < al_numel(t); i++) {
+    c->jitter_at = c->jitter_at * 6364136223846793005u + 1442695040888963407u;
+    const double f = 1 + (c->jitter_at >> 63 ? c->jitter : -c->jitter);
+    if (t->dtype == AL_F64) ((double *)al_data(t))[i] *= f;
+    else ((float *)al_data(t))[i] = (float)((double)((float *)al_data(t))[i] * f);
+  }
 }

@@ -24,10 +24,14 @@ typedef struct alk_view {
   alk_dtype dtype;
 } alk_view;
 
-/* Instruction sets a float kernel is compiled for; isa.c finds the best one this machine runs. */
-typedef enum alk_isa { ALK_ISA_BASE, ALK_ISA_V3, ALK_ISA_V4 } alk_isa;
-alk_isa alk_cpu_isa(void);
+/* Instruction sets a float kernel is compiled for. */
+typedef enum alk_isa { ALK_ISA_BASE, ALK_ISA_V3, ALK_ISA_V4, ALK_ISAS } alk_isa;
+alk_isa alk_cpu_best(void); /* that this machine runs */
+alk_isa alk_cpu_isa(void);  /* that kernels use: the best, or a lower one by alk_isa_use */
 const char *alk_isa_name(alk_isa isa); /* "x86-64", "x86-64-v3", "x86-64-v4" */
+/* From now on kernels and products use this set, by its name or without "x86-64-". Returns it, or
+ * ALK_ISAS for a name of none; one above the machine's best changes nothing. */
+alk_isa alk_isa_use(const char *name);
 
 #if defined(__x86_64__) && !defined(ALK_ONE_ISA) /* by the build: the base set alone */
 #define ALK_PICK(name)                                                                             \

@@ -32,8 +32,12 @@ void alk_matmul(const alk_matmul_task *t);
  * adjacent columns is otherwise cheaper. */
 bool alk_matmul_direct(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride);
 
-/* "oneDNN 2.6.3" or "plain blocked product". */
+/* "oneDNN 2.6.3", ".., at most avx2" or "plain blocked product". */
 const char *alk_matmul_version(void);
+
+/* oneDNN shall use no more than this set; where it does not take that, as once it has run, products
+ * are plain from now on. */
+void alk_matmul_limit(alk_isa isa);
 
 /* One product on the calling thread; ignores the batch axes of t. */
 ALK_KERNEL(product, void, (const alk_matmul_task *t))

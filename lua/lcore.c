@@ -249,9 +249,11 @@ static int core_info(lua_State *L) {
 }
 
 static int core_devices(lua_State *L) {
-  lua_createtable(L, 1, 0);
+  lua_createtable(L, 1, 1);
   lua_pushliteral(L, "cpu");
   lua_rawseti(L, -2, 1);
+  lua_pushstring(L, al_cpu());
+  lua_setfield(L, -2, "cpu");
   return 1;
 }
 

@@ -101,7 +101,34 @@ START_TEST(memory_is_counted_and_reused) {
 }
 END_TEST
 
-/* Every size class holds what was asked for and wastes at most an eighth. */
+/* al_jitter moves what ops make by its size, up or down, and nothing when it is off. */
+START_TEST(jitter) {
+  const int64_t shape[] = {64};
+  double y[64], g[64];
+  al_tensor *x = al_tensor_full(c, AL_F64, 1, shape, 3);
+  al_requires_grad(x, true);
+  int up = 0, down = 0;
+  for (int on = 0; on < 2; on++) {
+    al_jitter(c, on ? 0x1p-10 : 0, 1);
+    al_tensor *s = al_run(c, "scale", AL_IN(x), "by=2");
+    al_tensor *seed = al_tensor_full(c, AL_F64, 1, shape, 1);
+    ck_assert_int_eq(al_backward(c, s, seed), AL_OK);
+    al_jitter(c, 0, 0);
+    al_read(s, y, 64), al_read(al_grad(x), g, 64);
+    for (int i = 0; i < 64; i++) {
+      up += y[i] == 6 * (1 + 0x1p-10), down += y[i] == 6 * (1 - 0x1p-10);
+      ck_assert(on ? fabs(y[i] / 6 - 1) == 0x1p-10 && fabs(g[i] / 2 - 1) == 0x1p-10
+                   : y[i] == 6 && g[i] == 2);
+    }
+    al_set_grad(x, NULL);
+    al_release(s);
+    al_release(seed);
+  }
+  ck_assert(up > 16 && down > 16);
+  al_release(x);
+}
+END_TEST
+
 /* Every way to write into a tensor, for the test below. */
 static void write_into(al_tensor *t, int how) {
   const double two[] = {7, 8};
@@ -169,6 +196,7 @@ START_TEST(a_fork_without_memory_changes_nothing) {
 }
 END_TEST
 
+/* Every size class holds what was asked for and wastes at most an eighth. */
 START_TEST(size_classes) {
   for (int64_t n = 1; n < ((int64_t)1 << 24); n = n + n / 3 + 1) {
     al_tensor *t = al_tensor_new(c, AL_F32, 1, &n);
@@ -528,6 +556,7 @@ Suite *suite_test_core(void) {
   tcase_add_test(t, bf16_gradients_add);
   tcase_add_test(t, long_chains);
   tcase_add_test(t, backward_refusals);
+  tcase_add_test(t, jitter);
   tcase_add_test(t, philox_is_the_published_generator);
   tcase_add_test(t, streams);
   tcase_add_test(t, adamw_by_hand);

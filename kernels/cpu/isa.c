@@ -1,6 +1,7 @@
-/* isa.c: which build of a float kernel this machine runs. */
-#include "../kernel.h"
+/* isa.c: which build of a float kernel runs: the best that this machine has, or a lower one. */
+#include "../matmul.h"
 #include <stdatomic.h>
+#include <string.h>
 
 static alk_isa detect(void) {
 #if defined(__x86_64__)
@@ -16,10 +17,29 @@ static alk_isa detect(void) {
 #endif
 }
 
+static atomic_int best = -1, used = -1; /* threads that meet here store the same value */
+
+alk_isa alk_cpu_best(void) {
+  int isa = atomic_load_explicit(&best, memory_order_relaxed);
+  if (isa < 0) atomic_store_explicit(&best, isa = (int)detect(), memory_order_relaxed);
+  return (alk_isa)isa;
+}
+
 alk_isa alk_cpu_isa(void) {
-  static atomic_int known = -1; /* threads that meet here store the same value */
-  int isa = atomic_load_explicit(&known, memory_order_relaxed);
-  if (isa < 0) atomic_store_explicit(&known, isa = (int)detect(), memory_order_relaxed);
+  int isa = atomic_load_explicit(&used, memory_order_relaxed);
+  if (isa < 0) atomic_store_explicit(&used, isa = (int)alk_cpu_best(), memory_order_relaxed);
+  return (alk_isa)isa;
+}
+
+alk_isa alk_isa_use(const char *name) {
+  int isa = 0;
+  for (; isa < ALK_ISAS; isa++) {
+    const char *own = alk_isa_name((alk_isa)isa), *level = strrchr(own, 'v');
+    if (strcmp(name, own) == 0 || (level && strcmp(name, level) == 0)) break;
+  }
+  if (isa > (int)alk_cpu_best()) return (alk_isa)isa;
+  if (isa != (int)alk_cpu_isa()) alk_matmul_limit((alk_isa)isa);
+  atomic_store_explicit(&used, isa, memory_order_relaxed);
   return (alk_isa)isa;
 }
 
@@ -28,6 +48,6 @@ const char *alk_isa_name(alk_isa isa) {
 #if defined(__x86_64__)
   return names[isa];
 #else
-  return isa == ALK_ISA_BASE ? "generic" : names[isa];
+  return isa == ALK_ISA_BASE ? "generic" : names[isa]; /* of another machine */
 #endif
 }

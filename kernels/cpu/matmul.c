@@ -21,6 +21,8 @@ enum {
 static const double MIN_WORK =
     4e5; /* 2mnk below which waking a thread costs more than it saves (2 us) */
 
+static const char plain[] = "plain blocked product";
+
 static int64_t item_size(alk_dtype t) { return t == ALK_F64 ? 8 : 4; }
 static const void *at(const void *p, int64_t i, alk_dtype t) {
   return (const char *)p + i * item_size(t);
@@ -86,8 +88,23 @@ static bool dnnl_operand(int64_t rows, int64_t cols, int64_t rs, int64_t cs, cha
   return false;
 }
 
+static const struct {
+  dnnl_cpu_isa_t isa;
+  const char *name;
+} dnnl_sets[ALK_ISAS] = {[ALK_ISA_BASE] = {dnnl_cpu_isa_sse41, "sse41"},
+                         [ALK_ISA_V3] = {dnnl_cpu_isa_avx2, "avx2"},
+                         [ALK_ISA_V4] = {dnnl_cpu_isa_avx512_core, "avx512_core"}};
+static const char *dnnl_most; /* NULL: whatever it likes */
+static bool dnnl_off;
+
+void alk_matmul_limit(alk_isa isa) {
+  dnnl_off = dnnl_set_max_cpu_isa(dnnl_sets[isa].isa) != dnnl_success;
+  dnnl_most = dnnl_sets[isa].name;
+}
+
 static bool dnnl_product(const alk_matmul_task *t) {
   char ta, tb;
+  if (dnnl_off) return false;
   int64_t lda, ldb, ldc = t->m == 1 ? t->n : t->c_row;
   if (t->dtype != ALK_F32 || ldc < t->n ||
       !dnnl_operand(t->m, t->k, t->a_row, t->a_col, &ta, &lda) ||
@@ -104,10 +121,11 @@ bool alk_matmul_direct(int64_t rows, int64_t cols, int64_t row_stride, int64_t c
 }
 
 const char *alk_matmul_version(void) {
-  static _Thread_local char text[48];
+  static _Thread_local char text[64];
   const dnnl_version_t *v = dnnl_version();
-  snprintf(text, sizeof text, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
-  return text;
+  snprintf(text, sizeof text, "oneDNN %d.%d.%d%s%s", v->major, v->minor, v->patch,
+           dnnl_most ? ", at most " : "", dnnl_most ? dnnl_most : "");
+  return dnnl_off ? plain : text;
 }
 #else
 static bool dnnl_product(const alk_matmul_task *t) { return (void)t, false; }
@@ -116,7 +134,8 @@ bool alk_matmul_direct(int64_t rows, int64_t cols, int64_t row_stride, int64_t c
   return (void)rows, (void)cols, (void)row_stride, (void)col_stride, true; /* packed either way */
 }
 
-const char *alk_matmul_version(void) { return "plain blocked product"; }
+const char *alk_matmul_version(void) { return plain; }
+void alk_matmul_limit(alk_isa isa) { (void)isa; }
 #endif
 
 static void zero(const alk_matmul_task *t) {
