@@ -4,6 +4,8 @@ local core = require "attnlab.core"
 local lab = require "attnlab"
 local budget = require "attnlab.budget"
 
+core.threads(2) -- scratch of many threads does not grow with the sequences, by which it is counted
+
 local text = lab.data.open "shakespeare"
 
 local function settle()
