@@ -353,6 +353,11 @@ typedef struct al_at {
 } al_at;
 AL_API bool al_at_open(al_at *at, const char *path); /* false: errno says why */
 AL_API void al_at_close(al_at *at);                  /* keeps errno */
+/* The path as messages have it, without the border: al_path_shown(path).text in the call. */
+typedef struct al_shown {
+  char text[4096];
+} al_shown;
+AL_API al_shown al_path_shown(const char *path);
 /* open(2), close-on-exec; -1 and errno on failure. */
 AL_API int al_file_open(const char *path, int flags, unsigned mode);
 AL_API const char *al_file_reason(int err); /* strerror, with words for a link behind a border */

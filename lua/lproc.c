@@ -153,10 +153,8 @@ static int sys_spawn(lua_State *L) {
   if (k == sizeof told) {
     waitpid(pid, NULL, 0);
     return luaL_error(L, "spawn: %s: %s",
-                      told[1] == 0   ? p.argv[0]
-                      : told[1] == 1 ? p.out
-                                     : p.err,
-                      strerror(told[0]));
+                      told[1] == 0 ? p.argv[0] : al_path_shown(told[1] == 1 ? p.out : p.err).text,
+                      al_file_reason(told[0]));
   }
   lua_pushinteger(L, pid);
   return 1;

@@ -23,7 +23,7 @@
 
 static int fail(lua_State *L, const char *what, const char *path) {
   const int err = errno;
-  return luaL_error(L, "%s: %s: %s", what, path, al_file_reason(err));
+  return luaL_error(L, "%s: %s: %s", what, al_path_shown(path).text, al_file_reason(err));
 }
 
 /* A path argument: text without zero bytes, not empty. */
@@ -112,9 +112,9 @@ static int stat_path(const char *path, struct stat *st) {
   return r;
 }
 
-/* "file", "dir", "other" or nil; behind a border a link is "other". */
-/* nil: there is none, or none that may be reached. What cannot be looked at is an error: taken for
- * absence, a disk's hiccup would change what a hash is made of, or start a run over. */
+/* "file", "dir", "other" (behind a border a link, too), or nil: there is none, or none that may be
+ * reached. What cannot be looked at is an error: taken for absence, a disk's hiccup would change
+ * what a hash is made of, or start a run over. */
 static int sys_exists(lua_State *L) {
   const char *path = check_path(L, 1);
   struct stat st;
@@ -160,7 +160,7 @@ static int make_folder(const char *path) {
   if (r != 0 && errno == EEXIST)
     r = fstatat(at.fd, at.name, &st, at.nofollow ? AT_SYMLINK_NOFOLLOW : 0);
   else st.st_mode = S_IFDIR;
-  if (r == 0 && !S_ISDIR(st.st_mode)) errno = ENOTDIR, r = -1;
+  if (r == 0 && !S_ISDIR(st.st_mode)) errno = S_ISLNK(st.st_mode) ? ELOOP : ENOTDIR, r = -1;
   al_at_close(&at);
   return r;
 }
@@ -194,17 +194,6 @@ static int sys_private(lua_State *L) {
   errno = err;
   if (other) return luaL_error(L, "private: %s: it belongs to another user", path);
   return bad || closed != 0 ? fail(L, "private", path) : 0;
-}
-
-/* The path from the root, links resolved. */
-static int sys_absolute(lua_State *L) {
-  const char *path = check_path(L, 1);
-  lal_guard *g = lal_guard_new(L, free);
-  g->p = realpath(path, NULL);
-  if (!g->p) return fail(L, "absolute", path);
-  lua_pushstring(L, g->p);
-  lal_guard_free(g);
-  return 1;
 }
 
 static int by_text(const void *a, const void *b) {
@@ -282,10 +271,11 @@ static int sys_remove(lua_State *L) {
 /* The absolute path without links, of what is there. */
 static int sys_realpath(lua_State *L) {
   const char *path = check_path(L, 1);
-  char *whole = realpath(path, NULL);
-  if (!whole) return fail(L, "realpath", path);
-  lua_pushstring(L, whole);
-  free(whole);
+  lal_guard *g = lal_guard_new(L, free);
+  g->p = realpath(path, NULL);
+  if (!g->p) return fail(L, "realpath", path);
+  lua_pushstring(L, g->p);
+  lal_guard_free(g);
   return 1;
 }
 
@@ -301,7 +291,9 @@ static int sys_rename(lua_State *L) {
     al_at_close(&a);
   }
   if (r == 0) return 0;
-  return luaL_error(L, "rename: %s to %s: %s", from, to, al_file_reason(errno));
+  const int err = errno;
+  return luaL_error(L, "rename: %s to %s: %s", al_path_shown(from).text, al_path_shown(to).text,
+                    al_file_reason(err));
 }
 
 static int sys_truncate(lua_State *L) {
@@ -326,20 +318,20 @@ static int sys_size(lua_State *L) {
 /* ---- append-only files and locks ---- */
 
 typedef struct handle {
-  int fd; /* -1: closed */
-  char path[512];
+  int fd;        /* -1: closed */
+  al_shown name; /* for messages */
 } handle;
 
 static handle *check_handle(lua_State *L, const char *type) {
   handle *h = luaL_checkudata(L, 1, type);
-  if (h->fd < 0) luaL_error(L, "%s: closed", h->path);
+  if (h->fd < 0) luaL_error(L, "%s: closed", h->name.text);
   return h;
 }
 
 static handle *new_handle(lua_State *L, const char *type, const char *path) {
   handle *h = lua_newuserdatauv(L, sizeof *h, 0);
   h->fd = -1;
-  snprintf(h->path, sizeof h->path, "%s", path);
+  h->name = al_path_shown(path);
   luaL_setmetatable(L, type);
   return h;
 }
@@ -392,9 +384,10 @@ static int file_write(lua_State *L) {
   ssize_t k;
   do k = write(h->fd, s, n);
   while (k < 0 && errno == EINTR);
-  if (k < 0) return fail(L, "write", h->path);
+  if (k < 0) return fail(L, "write", h->name.text);
   if ((size_t)k != n)
-    return luaL_error(L, "write: %s: only %d of %d bytes were written", h->path, (int)k, (int)n);
+    return luaL_error(L, "write: %s: only %d of %d bytes were written", h->name.text, (int)k,
+                      (int)n);
   return 0;
 }
 
@@ -404,20 +397,21 @@ static int file_replace(lua_State *L) {
   size_t n;
   const char *s = luaL_checklstring(L, 2, &n);
   const int flags = fcntl(h->fd, F_GETFL); /* pwrite appends where O_APPEND is set */
-  if (flags < 0 || fcntl(h->fd, F_SETFL, flags & ~O_APPEND) != 0) return fail(L, "write", h->path);
+  if (flags < 0 || fcntl(h->fd, F_SETFL, flags & ~O_APPEND) != 0)
+    return fail(L, "write", h->name.text);
   const ssize_t k = pwrite(h->fd, s, n, 0);
-  return k == (ssize_t)n ? 0 : fail(L, "write", h->path);
+  return k == (ssize_t)n ? 0 : fail(L, "write", h->name.text);
 }
 
 static int file_sync(lua_State *L) {
   const handle *h = check_handle(L, FILE_TYPE);
-  return fdatasync(h->fd) == 0 ? 0 : fail(L, "sync", h->path);
+  return fdatasync(h->fd) == 0 ? 0 : fail(L, "sync", h->name.text);
 }
 
 static int file_tell(lua_State *L) {
   const handle *h = check_handle(L, FILE_TYPE);
   const off_t at = lseek(h->fd, 0, SEEK_END);
-  if (at < 0) return fail(L, "tell", h->path);
+  if (at < 0) return fail(L, "tell", h->name.text);
   lua_pushinteger(L, at);
   return 1;
 }
@@ -437,7 +431,7 @@ static int sys_lock(lua_State *L) {
 
 static int handle_tostring(lua_State *L) {
   const handle *h = lua_touserdata(L, 1);
-  lua_pushfstring(L, "%s%s", h ? h->path : "?", h && h->fd < 0 ? " (closed)" : "");
+  lua_pushfstring(L, "%s%s", h ? h->name.text : "?", h && h->fd < 0 ? " (closed)" : "");
   return 1;
 }
 
@@ -457,15 +451,29 @@ static void handle_class(lua_State *L, const char *type, const luaL_Reg *methods
   lua_pop(L, 1);
 }
 
-static const luaL_Reg functions[] = {
-    {"time", sys_time},         {"clock", sys_clock},       {"cores", sys_cores},
-    {"host", sys_host},         {"rss", sys_rss},           {"setenv", sys_setenv},
-    {"isatty", sys_isatty},     {"width", sys_width},       {"sha256", sys_sha256},
-    {"exists", sys_exists},     {"read", sys_read},         {"write", sys_write},
-    {"mkdir", sys_mkdir},       {"list", sys_list},         {"remove", sys_remove},
-    {"realpath", sys_realpath}, {"rename", sys_rename},     {"truncate", sys_truncate},
-    {"size", sys_size},         {"append", sys_append},     {"lock", sys_lock},
-    {"private", sys_private},   {"absolute", sys_absolute}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"time", sys_time},
+                                     {"clock", sys_clock},
+                                     {"cores", sys_cores},
+                                     {"host", sys_host},
+                                     {"rss", sys_rss},
+                                     {"setenv", sys_setenv},
+                                     {"isatty", sys_isatty},
+                                     {"width", sys_width},
+                                     {"sha256", sys_sha256},
+                                     {"exists", sys_exists},
+                                     {"read", sys_read},
+                                     {"write", sys_write},
+                                     {"mkdir", sys_mkdir},
+                                     {"list", sys_list},
+                                     {"remove", sys_remove},
+                                     {"realpath", sys_realpath},
+                                     {"rename", sys_rename},
+                                     {"truncate", sys_truncate},
+                                     {"size", sys_size},
+                                     {"append", sys_append},
+                                     {"lock", sys_lock},
+                                     {"private", sys_private},
+                                     {NULL, NULL}};
 
 void lal_open_sys(lua_State *L) {
   luaL_newlib(L, functions);

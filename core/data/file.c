@@ -22,7 +22,8 @@ enum { AT_ONCE = 1 << 30 };
 
 static al_status fail_io(al_ctx *c, const char *doing, const char *path) {
   const int e = errno;
-  return al_fail(c, e == ENOMEM ? AL_ENOMEM : AL_EIO, "%s: %s: %s", doing, path, al_file_reason(e));
+  return al_fail(c, e == ENOMEM ? AL_ENOMEM : AL_EIO, "%s: %s: %s", doing, al_path_shown(path).text,
+                 al_file_reason(e));
 }
 
 const char *al_file_reason(int err) {
@@ -34,10 +35,14 @@ const char *al_file_reason(int err) {
 /* openat of the first n bytes of name. */
 static int open_part(int fd, const char *name, size_t n, int flags) {
   char part[PATH_MAX];
+  struct stat info;
   if (n >= sizeof part) return errno = ENAMETOOLONG, -1;
   memcpy(part, name, n);
   part[n] = 0;
-  return openat(fd, part, flags | O_PATH | O_DIRECTORY | O_CLOEXEC);
+  const int below = openat(fd, part, flags | O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (below >= 0 || errno != ENOTDIR || !(flags & O_NOFOLLOW)) return below;
+  const bool link = fstatat(fd, part, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(info.st_mode);
+  return errno = link ? ELOOP : ENOTDIR, -1;
 }
 
 static bool is_up(const char *s, size_t n) { return n == 2 && s[0] == '.' && s[1] == '.'; }
@@ -75,6 +80,15 @@ void al_at_close(al_at *at) {
   if (at->fd >= 0) close(at->fd);
   at->fd = AT_FDCWD;
   errno = e;
+}
+
+al_shown al_path_shown(const char *path) {
+  al_shown s;
+  size_t n = 0;
+  for (; *path && n + 1 < sizeof s.text; path++)
+    if (path[0] != '/' || path[1] != '/') s.text[n++] = *path;
+  s.text[n] = 0;
+  return s;
 }
 
 /* open(2) through a border. What lies behind one is a regular file, or it is not opened: a pipe
@@ -148,8 +162,10 @@ al_status al_out_open(al_ctx *c, al_out *o, const char *path) {
   const bool exists = fstatat(o->at.fd, name, &old, o->at.nofollow ? AT_SYMLINK_NOFOLLOW : 0) == 0;
   if (exists && !S_ISREG(old.st_mode)) {
     al_at_close(&o->at);
-    return al_fail(c, AL_EIO, "write: %s: %s", path,
-                   S_ISDIR(old.st_mode) ? "is a folder" : "not a regular file");
+    return al_fail(c, AL_EIO, "write: %s: %s", al_path_shown(path).text,
+                   S_ISLNK(old.st_mode)   ? al_file_reason(ELOOP)
+                   : S_ISDIR(old.st_mode) ? "is a folder"
+                                          : "not a regular file");
   }
   /* rename would replace a link, not its target */
   char *real = exists && !o->at.nofollow ? realpath(path, NULL) : NULL;
@@ -241,6 +257,7 @@ al_status al_file_write(al_ctx *c, const char *path, const void *data, size_t n)
 
 /* Reads to the end and not to the size the system names: pipes have none, and a file may grow. */
 al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data, size_t *n) {
+  const al_shown shown = al_path_shown(path);
   const int fd = al_file_open(path, O_RDONLY, 0);
   if (fd < 0) return fail_io(c, "read", path);
   char *buf = NULL;
@@ -253,7 +270,7 @@ al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data, siz
   size_t len = 0,
          cap = S_ISREG(info.st_mode) && info.st_size > 0 ? (size_t)info.st_size + 2 : 65536;
   if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size > max) {
-    st = al_fail(c, AL_EFORMAT, "read: %s: %lld bytes, at most %zu expected", path,
+    st = al_fail(c, AL_EFORMAT, "read: %s: %lld bytes, at most %zu expected", shown.text,
                  (long long)info.st_size, max);
     goto done;
   }
@@ -272,13 +289,13 @@ al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data, siz
     if (k == 0) break;
     len += (size_t)k;
     if (len > max) {
-      st = al_fail(c, AL_EFORMAT, "read: %s: more than %zu bytes", path, max);
+      st = al_fail(c, AL_EFORMAT, "read: %s: more than %zu bytes", shown.text, max);
       goto done;
     }
     if (cap - len > 1) continue;
     char *more = realloc(buf, 2 * cap);
     if (!more) {
-      st = al_fail(c, AL_ENOMEM, "read: %s: out of memory after %zu bytes", path, len);
+      st = al_fail(c, AL_ENOMEM, "read: %s: out of memory after %zu bytes", shown.text, len);
       goto done;
     }
     buf = more;
@@ -297,12 +314,12 @@ done:
 al_status al_in_open(al_ctx *c, al_in *f, const char *path) {
   *f = (al_in){.fd = -1};
   struct stat info;
-  if (!(f->path = joined(c, path, ""))) return al_error(c);
+  if (!(f->path = joined(c, al_path_shown(path).text, ""))) return al_error(c);
   f->fd = al_file_open(path, O_RDONLY | O_NONBLOCK, 0); /* a pipe must not hang the open */
   if (f->fd < 0 || fstat(f->fd, &info) != 0) {
     fail_io(c, "read", path);
   } else if (!S_ISREG(info.st_mode)) {
-    al_fail(c, AL_EIO, "read: %s: %s", path,
+    al_fail(c, AL_EIO, "read: %s: %s", f->path,
             S_ISDIR(info.st_mode) ? "is a folder" : "not a regular file");
   } else {
     f->size = info.st_size;

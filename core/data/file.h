@@ -17,7 +17,7 @@ al_status al_out_put(al_ctx *c, al_out *o, const void *data, size_t n);
 al_status al_out_commit(al_ctx *c, al_out *o); /* aborts on failure */
 void al_out_abort(al_out *o);
 
-/* An input opened for reading at offsets. `path` is a copy. */
+/* An input opened for reading at offsets. `path` is for messages: a copy, without the border. */
 typedef struct al_in {
   char *path;
   int fd;

@@ -485,8 +485,8 @@ static al_status write_file(al_ctx *c, const char *path, const char *header, con
   const uint64_t total = len + pad;
   if (total > MAX_HEADER)
     return al_fail(c, AL_EVALUE,
-                   "safetensors: %s: names and metadata take %zu bytes, at most %d possible", path,
-                   len, MAX_HEADER);
+                   "safetensors: %s: names and metadata take %zu bytes, at most %d possible",
+                   al_path_shown(path).text, len, MAX_HEADER);
   al_out o;
   AL_TRY(al_out_open(c, &o, path));
   al_status st = al_out_put(c, &o, &total, sizeof total);
@@ -501,38 +501,41 @@ static al_status write_file(al_ctx *c, const char *path, const char *header, con
 al_status al_st_save(al_ctx *c, const char *path, int n, const char *const *names,
                      al_tensor *const *tensors, int n_meta, const char *const *keys,
                      const char *const *values) {
+  const al_shown shown = al_path_shown(path);
   for (int i = 0; i < n; i++) {
-    if (!names[i]) return al_fail(c, AL_EVALUE, "safetensors: %s: tensor %d has no name", path, i);
+    if (!names[i])
+      return al_fail(c, AL_EVALUE, "safetensors: %s: tensor %d has no name", shown.text, i);
     if (strcmp(names[i], METADATA) == 0)
-      return al_fail(c, AL_EVALUE, "safetensors: %s: no tensor can be called %s", path, METADATA);
+      return al_fail(c, AL_EVALUE, "safetensors: %s: no tensor can be called %s", shown.text,
+                     METADATA);
     if (!tensors[i])
-      return al_fail(c, AL_EVALUE, "safetensors: %s: '%.200s' is no tensor", path, names[i]);
+      return al_fail(c, AL_EVALUE, "safetensors: %s: '%.200s' is no tensor", shown.text, names[i]);
   }
   for (int i = 0; i < n_meta; i++)
     if (!keys[i] || !values[i])
-      return al_fail(c, AL_EVALUE, "safetensors: %s: metadata pair %d is empty", path, i);
+      return al_fail(c, AL_EVALUE, "safetensors: %s: metadata pair %d is empty", shown.text, i);
   al_status st = AL_OK;
   char *text = NULL;
   json_t *header = json_object();
   item *items = al_calloc(c, n, sizeof *items);
   pair *pairs = al_calloc(c, n + n_meta, sizeof *pairs);
   if (!header || !items || !pairs) {
-    st = al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory", path);
+    st = al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory", shown.text);
     goto done;
   }
   for (int i = 0; i < n; i++) items[i] = (item){names[i], tensors[i]};
   qsort(items, (size_t)n, sizeof *items, by_size_and_name);
   int n_pairs = 0;
   n = take_aliases(items, n, pairs, &n_pairs);
-  st = add_pairs(c, path, items, n, pairs, &n_pairs, n_meta, keys, values);
-  if (st == AL_OK) st = put_metadata(c, header, path, pairs, n_pairs);
+  st = add_pairs(c, shown.text, items, n, pairs, &n_pairs, n_meta, keys, values);
+  if (st == AL_OK) st = put_metadata(c, header, shown.text, pairs, n_pairs);
   int64_t at = 0;
   for (int i = 0; i < n && st == AL_OK; i++)
-    st = put(c, header, path, "name", items[i].name, describe(items[i].t, &at));
+    st = put(c, header, shown.text, "name", items[i].name, describe(items[i].t, &at));
   if (st != AL_OK) goto done;
   text = json_dumps(header, JSON_COMPACT);
   st = text ? write_file(c, path, text, items, n)
-            : al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory", path);
+            : al_fail(c, AL_ENOMEM, "safetensors: %s: out of memory", shown.text);
 done:
   free(text);
   free(pairs);

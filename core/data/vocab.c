@@ -258,8 +258,9 @@ static al_status read_table(al_ctx *c, al_vocab **out, table *f, int64_t size) {
 }
 
 al_vocab *al_vocab_llama2c(al_ctx *c, const char *path, int64_t size) {
+  const al_shown shown = al_path_shown(path);
   if (size < N_FIXED || size > INT32_MAX) {
-    al_fail(c, AL_EVALUE, "tokenizer: %s: at least %d pieces needed, got %lld", path, N_FIXED,
+    al_fail(c, AL_EVALUE, "tokenizer: %s: at least %d pieces needed, got %lld", shown.text, N_FIXED,
             (long long)size);
     return NULL;
   }
@@ -267,7 +268,7 @@ al_vocab *al_vocab_llama2c(al_ctx *c, const char *path, int64_t size) {
   size_t n;
   if (al_file_read(c, path, MAX_TABLE, &data, &n) != AL_OK) return NULL;
   al_vocab *v = NULL;
-  table f = {.path = path, .data = data, .n = (int64_t)n};
+  table f = {.path = shown.text, .data = data, .n = (int64_t)n};
   const al_status st = read_table(c, &v, &f, size);
   free(data);
   if (st == AL_OK) return v;

@@ -4,6 +4,7 @@
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
+local names = require "attnlab.names"
 local store = require "attnlab.store"
 local json, sys = core.json, core.sys
 
@@ -14,7 +15,7 @@ local function key(text)
 end
 
 function M.path(root, family, text)
-  return ("%s//certificates/%s-%s.json"):format(root, family, sys.sha256(key(text)):sub(1, 12))
+  return names.inside(root, ("certificates/%s-%s.json"):format(family, sys.sha256(key(text)):sub(1, 12)))
 end
 
 -- What a variant is made of: the plug-in's bytes, or the program's sources.
@@ -25,16 +26,16 @@ local function source(family)
   return { program = store.source_hash() }
 end
 
--- checked: {variant, family, options, passed, rows, seconds}. Returns the path.
+-- checked: {variant, family, options, passed, rows, seconds}. Returns the path as it is shown.
 function M.write(root, checked)
   local path = M.path(root, checked.family, checked.options)
-  sys.mkdir(root .. "//certificates")
+  sys.mkdir(names.inside(root, "certificates"))
   local record = { version = core.version, build = store.libraries(), date = os.date "!%Y-%m-%dT%H:%M:%SZ",
                    source = source(checked.family) }
   for k, v in pairs(checked) do record[k] = v end
   record.rows = json.array(checked.rows)
   sys.write(path, json.encode(record, { pretty = true }) .. "\n")
-  return path
+  return names.shown(path)
 end
 
 -- {variant, certificate = file, sha256, passed, date, stale} of a family with options; without a
@@ -47,7 +48,7 @@ function M.find(root, family, text)
   if not ok or type(record) ~= "table" or type(record.source) ~= "table" then return none end
   local now = source(family)
   local same = record.source.program == now.program and record.source.sha256 == now.sha256
-  return { variant = family, certificate = path, sha256 = sys.sha256(bytes), passed = record.passed == true,
+  return { variant = family, certificate = names.shown(path), sha256 = sys.sha256(bytes), passed = record.passed == true,
            date = type(record.date) == "string" and record.date or nil, stale = not same or nil }
 end
 

@@ -4,6 +4,7 @@
 local certificate = require "attnlab.certificate"
 local check_table = require "attnlab.check_table"
 local core = require "attnlab.core"
+local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local progress = require "attnlab.progress"
 local json, sys = core.json, core.sys
@@ -22,11 +23,11 @@ function M.work(name, text, out)
   local k = core.check.new(name, text)
   sys.catch_interrupts(false)
   sys.say_crashes(name)
+  local live <close> = sys.append(out .. ".live")
   while true do
     local part, done, of = k:step()
     if not part then break end
-    local f <close> = io.open(out .. ".live", "w")
-    if f then f:write(("%d %d\n"):format(done, of)) end
+    live:replace(("%-20d %-20d\n"):format(done, of))
   end
   local rows = k:rows()
   sys.write(out, json.encode { variant = name, family = family, options = options, passed = k:passed(),
@@ -59,19 +60,19 @@ end
 -- {{name =, plugins = {paths}}, ...}
 local function targets(args)
   local list, loaded = {}, args.flags.plugin or {}
-  local function add(names, more)
+  local function add(variants, more)
     local paths = table.move(loaded, 1, #loaded, 1, {})
     paths[#paths + 1] = more
-    for _, name in ipairs(names) do list[#list + 1] = { name = name, plugins = paths } end
+    for _, name in ipairs(variants) do list[#list + 1] = { name = name, plugins = paths } end
   end
   local without = {} -- what every worker has: read before files bring more
   for _, f in ipairs(core.attn.families()) do of_family(f.name, without) end
   for _, word in ipairs(args.words) do
-    local names = {}
+    local variants = {}
     if word:find "%.so$" or word:find "%.c$" then
       local path = word:find "%.c$" and plugins.build(word) or word
-      of_family(plugins.load(path), names)
-      add(names, path)
+      of_family(plugins.load(path), variants)
+      add(variants, path)
     else
       add({ word })
     end
@@ -79,9 +80,9 @@ local function targets(args)
   if args.flags.all then
     add(without)
     for _, path in ipairs(examples()) do
-      local names = {}
-      of_family(plugins.load(path), names)
-      add(names, path)
+      local variants = {}
+      of_family(plugins.load(path), variants)
+      add(variants, path)
     end
   end
   return list
@@ -89,7 +90,14 @@ end
 
 -- ---- workers -----------------------------------------------------------------------------------
 
+local function remove(job)
+  for _, suffix in ipairs { "", ".log", ".live" } do
+    if sys.exists(job.out .. suffix) then sys.remove(job.out .. suffix) end
+  end
+end
+
 local function start(job, text, threads)
+  remove(job) -- what another process of this number left is no result of ours
   local argv = { sys.program(), "checker", "--out", job.out, stdout = job.out .. ".log", stderr = job.out .. ".log",
                  env = { OMP_NUM_THREADS = tostring(threads), OMP_WAIT_POLICY = "passive" } }
   for _, path in ipairs(job.plugins) do
@@ -123,15 +131,9 @@ local function result(job, how, code)
 end
 
 local function live(job)
-  local f <close> = io.open(job.out .. ".live", "r")
-  local done, of = (f and f:read "a" or ""):match "^(%d+) (%d+)"
+  local ok, text = pcall(sys.read, job.out .. ".live", 256)
+  local done, of = (ok and text or ""):match "^(%d+) +(%d+)"
   return done and tonumber(done) / tonumber(of) or 0
-end
-
-local function remove(job)
-  for _, suffix in ipairs { "", ".log", ".live" } do
-    if sys.exists(job.out .. suffix) == "file" then sys.remove(job.out .. suffix) end
-  end
 end
 
 -- Ends a worker that has not come on for `patience` seconds.
@@ -240,8 +242,8 @@ function M.run(args, usage)
     if not ok then error(family, 0) end
     job.family, job.options = family, options
   end
-  sys.mkdir(root .. "/certificates")
-  for i, job in ipairs(list) do job.out = ("%s/certificates/.%d.%d"):format(root, sys.pid(), i) end
+  sys.mkdir(names.inside(root, "certificates"))
+  for i, job in ipairs(list) do job.out = names.inside(root, ("certificates/.%d.%d"):format(sys.pid(), i)) end
   local records, failed = {}, 0
   local complete = run(list, text, patience, function(job)
     local r = job.result

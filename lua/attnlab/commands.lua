@@ -140,7 +140,7 @@ end
 local function show(plan, list, root, as_json)
   local e = plan.experiment
   local result = runs.gather(plan, list)
-  local dir = root .. "/" .. plan.results
+  local dir = names.inside(root, plan.results)
   sys.mkdir(dir)
   report.write(result, dir)
   local figure, why, broken = figures.draw(result, dir)
@@ -157,7 +157,7 @@ local function show(plan, list, root, as_json)
     if text ~= "" then print("\n" .. text) end
   end
   if e.story and not plan.quick then print("\n" .. e.story) end
-  print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
+  print(("\ntable   %s/table.txt (.tsv .json)"):format(names.shown(dir)))
   print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
   if by or why_by then print(by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by) end
   print(("runs    %s/%s/"):format(root, plan.name))
@@ -191,7 +191,7 @@ local function say_missing(missing, n)
   io.stderr:write(("%d of %d runs are missing or not measured; the same command tries them again:\n"):format(#missing, n))
   for i = 1, math.min(#missing, SHOWN) do
     local run = missing[i].run
-    io.stderr:write(("  %s (%s, seed %d): %s\n"):format(run.dir, run.name, run.seed, missing[i].why))
+    io.stderr:write(("  %s (%s, seed %d): %s\n"):format(names.shown(run.dir), run.name, run.seed, missing[i].why))
   end
   if #missing > SHOWN then io.stderr:write(("  and %d more\n"):format(#missing - SHOWN)) end
   return 1
@@ -237,6 +237,7 @@ function M.train(args, usage)
   local run = require("attnlab.runner").expand(plan, { root = root, jobs = 1 })[1]
   if args.flags.fresh then store.restart(run.dir) end
   store.create(root, run.spec)
+  local shown = names.shown(run.dir)
   local progress = require "attnlab.progress"
   local line = progress.new()
   local code = 0
@@ -247,19 +248,19 @@ function M.train(args, usage)
   end
   local status = store.status(run.dir)
   if code == 0 and status.state ~= "finished" and status.state ~= "diverged" then
-    error(("%s: the run is not there any more (%s)"):format(run.dir, status.state), 0)
+    error(("%s: the run is not there any more (%s)"):format(shown, status.state), 0)
   end
   local result = runs.read(run.dir, 1, run.seed, "valid/loss")
   if args.flags.json then
-    print(json.encode { dir = run.dir, status = status.state, step = status.step, valid_loss = result.value,
+    print(json.encode { dir = shown, status = status.state, step = status.step, valid_loss = result.value,
                         reason = status.reason })
   else
     print(("%s at step %d%s%s\n%s"):format(status.state, status.step, status.reason and ": " .. status.reason or "",
-      result.value and (" | valid loss %.4f"):format(result.value) or "", run.dir))
+      result.value and (" | valid loss %.4f"):format(result.value) or "", shown))
     if code == 130 then
       print "type the same command to go on"
     elseif status.state == "finished" then
-      print("next    ./lab generate " .. run.dir .. " prompt=ROMEO:")
+      print("next    ./lab generate " .. shown .. " prompt=ROMEO:")
     end
   end
   return code

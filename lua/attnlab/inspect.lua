@@ -178,11 +178,11 @@ local function every_run(root, only)
   local list = {}
   if sys.exists(root) ~= "dir" then return list end
   for _, name in ipairs(sys.list(root)) do
-    if (not only or name == only) and sys.exists(root .. "//" .. name) == "dir" then
-      for _, id in ipairs(sys.list(root .. "//" .. name)) do
-        if sys.exists(("%s//%s/%s/config.json"):format(root, name, id)) then
-          list[#list + 1] = ("%s/%s/%s"):format(root, name, id)
-        end
+    local folder = names.inside(root, name)
+    if (not only or name == only) and sys.exists(folder) == "dir" then
+      for _, id in ipairs(sys.list(folder)) do
+        local dir = folder .. "/" .. id
+        if sys.exists(store.file(dir, "config.json")) then list[#list + 1] = dir end
       end
     end
   end
@@ -205,10 +205,10 @@ function M.runs(args, usage)
       local run = runs.read(dir, 1, spec.seed, "valid/loss")
       local stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil
       local damaged = run.status.state == "damaged" and tables.clean(run.status.reason, true) or nil
-      list[#list + 1] = { dir = dir, variant = spec.variant, arm = spec.arm, seed = spec.seed, status = run.status.state,
+      list[#list + 1] = { dir = names.shown(dir), variant = spec.variant, arm = spec.arm, seed = spec.seed, status = run.status.state,
                           step = run.status.step, valid_loss = run.value, stale = stale, reason = damaged,
                           check = certificate.word(spec.made.certificates) }
-      cells[#cells + 1] = { dir = dir, variant = spec.variant, arm = spec.arm, seed = tostring(spec.seed or ""),
+      cells[#cells + 1] = { dir = list[#list].dir, variant = spec.variant, arm = spec.arm, seed = tostring(spec.seed or ""),
                             step = tostring(run.status.step), loss = run.value and ("%.4f"):format(run.value),
                             check = list[#list].check,
                             status = run.status.state .. (damaged and ": " .. damaged or stale and " (stale: " .. stale .. ")" or "") }
@@ -225,7 +225,7 @@ end
 
 -- The runs beside `dir` that have its arm, as the arm of a table: {values by seed, runs, count, seeds}.
 local function siblings(dir, spec)
-  local root, name = sys.absolute(dir):match "^(.*)/([^/]+)/[^/]+$"
+  local root, name = sys.realpath(dir):match "^(.*)/([^/]+)/[^/]+$"
   local arm = { values = {}, runs = {}, count = { finished = 0, diverged = 0 }, seeds = {} }
   for _, other in ipairs(every_run(root, name)) do
     local known, s = pcall(store.config, other)

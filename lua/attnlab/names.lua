@@ -18,6 +18,17 @@ function M.path(path)
   return path:find "^%.?/" and path or "./" .. path
 end
 
+-- A path below a folder whose contents may come from anybody: behind the border "//" no link is followed (al_at of
+-- core/attnlab.h). What a root of runs holds is named by this, wherever it is opened.
+function M.inside(folder, path)
+  return folder .. "//" .. path
+end
+
+-- A path for people, without the border.
+function M.shown(path)
+  return (path:gsub("//+", "/"))
+end
+
 -- Edits (insert, delete, replace, swap of neighbours) from a to b.
 local function distance(a, b)
   local before, last, row = {}, {}, {}

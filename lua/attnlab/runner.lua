@@ -7,6 +7,7 @@ local config = require "attnlab.config"
 local certificate = require "attnlab.certificate"
 local core = require "attnlab.core"
 local data = require "attnlab.data"
+local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local progress = require "attnlab.progress"
 local runs = require "attnlab.runs"
@@ -14,6 +15,7 @@ local store = require "attnlab.store"
 local tables = require "attnlab.table"
 local worker = require "attnlab.worker"
 local json, sys = core.json, core.sys
+local shown = names.shown
 
 local M = {}
 
@@ -21,7 +23,7 @@ local M = {}
 local function text_hash(text, experiment, root)
   local found, path = pcall(data.path, text)
   if found then return sys.sha256(sys.read(path)) end
-  local hash, folder = nil, root .. "/" .. experiment
+  local hash, folder = nil, names.inside(root, experiment)
   for _, id in ipairs(sys.exists(folder) == "dir" and sys.list(folder) or {}) do
     local ok, spec = pcall(store.config, folder .. "/" .. id)
     if ok and spec.config.train.data == text then
@@ -79,7 +81,7 @@ local function select_runs(list, options)
     end
     run.state, run.step = status.state, status.step
     if status.state == "running" then
-      error(("%s: locked: process %s on %s is working on it"):format(run.dir, status.pid, status.host), 0)
+      error(("%s: locked: process %s on %s is working on it"):format(shown(run.dir), status.pid, status.host), 0)
     end
     -- a damaged run is left as it is and said to be missing: somebody may want to look at it
     if status.state ~= "damaged" and not store.complete(run.dir) then
@@ -87,7 +89,7 @@ local function select_runs(list, options)
         and store.differences(store.config(run.dir)) or {}
       if status.state ~= "finished" or #differ == 0 then todo[#todo + 1] = run end
       if status.state ~= "finished" and #differ > 0 then
-        refused[#refused + 1] = ("  %s (%s, seed %d): other %s"):format(run.dir, run.name, run.seed,
+        refused[#refused + 1] = ("  %s (%s, seed %d): other %s"):format(shown(run.dir), run.name, run.seed,
           table.concat(differ, ", "))
       end
     end
@@ -135,7 +137,7 @@ local function note_silent_end(run, how, code)
   if status.state == "damaged" then return end
   run.why = how == "signal" and ("worker killed by signal %d"):format(code)
     or sys.exists(run.dir) ~= "dir" and "its folder is gone"
-    or ("worker ended with status %d and left no status (see %s/log)"):format(code, run.dir)
+    or ("worker ended with status %d and left no status (see %s/log)"):format(code, shown(run.dir))
   pcall(store.set_status, run.dir, how == "signal" and ENDS[code] and "interrupted" or "failed", status.step, run.why)
 end
 
@@ -187,13 +189,13 @@ function Work:say_end(run)
   local status = store.status(run.dir)
   local text = status.state
   if run.locked then
-    text = self.out:paint("31", "locked: another process is working on it") .. " (" .. run.dir .. ")"
+    text = self.out:paint("31", "locked: another process is working on it") .. " (" .. shown(run.dir) .. ")"
   elseif status.state == "finished" and not status.reason then
     local value = runs.read(run.dir, run.arm, run.seed, "valid/loss").value
     text = value and ("valid loss %.4f"):format(value) or text
   elseif status.state ~= "interrupted" or self.signals == 0 then
     text = ("%s at step %d: %s"):format(status.state, status.step, run.why or status.reason or "?")
-    if status.state == "failed" then text = self.out:paint("31", text) .. " (see " .. run.dir .. "/log)" end
+    if status.state == "failed" then text = self.out:paint("31", text) .. " (see " .. shown(run.dir) .. "/log)" end
   end
   self.out:say(("[%d/%d] %s  %s  (%s)"):format(self.done, #self.list, run.title, text,
     progress.clock(sys.clock() - run.started)))
@@ -206,7 +208,7 @@ function Work:fill(options)
     local ok, why = pcall(start, run, options)
     if ok then
       self.active[#self.active + 1] = run
-      if not self.out.tty then self.out:say(("started %s  %s"):format(run.title, run.dir)) end
+      if not self.out.tty then self.out:say(("started %s  %s"):format(run.title, shown(run.dir))) end
     else -- a folder that cannot be made stops this run, not the others
       run.why, self.done = why, self.done + 1
       self.out:say(("[%d/%d] %s  %s: %s"):format(self.done, #self.list, run.title,

@@ -12,6 +12,7 @@
 -- was when the run was made) changes no result and no id.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
+local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local tables = require "attnlab.table"
 local sys, json = core.sys, core.json
@@ -84,14 +85,16 @@ end
 
 -- Folder of the run that spec = {experiment, arm, seed, config, device, data_hash, expect, made} asks for.
 function M.dir(root, spec)
-  return ("%s/%s/%s"):format(root, spec.experiment, M.id(spec))
+  return names.inside(root, spec.experiment .. "/" .. M.id(spec))
 end
 
--- A file of a run. A folder may come from anybody: no link is followed in it.
-function M.file(dir, name)
-  return dir .. "//" .. name
-end
+-- A file of a run, whose folder may have been named by anybody.
+M.file = names.inside
 local file = M.file
+
+local function fail(path, ...)
+  error(names.shown(path) .. ": " .. (...):format(select(2, ...)), 0)
+end
 
 -- Bytes of a file that are read at most, so that a damaged one cannot take all memory.
 local MOST = { small = 1 << 24, records = 1 << 30 }
@@ -123,8 +126,8 @@ end
 local function object(path)
   local text = sys.read(path, MOST.small)
   local ok, value = pcall(json.decode, text)
-  if not ok then error(("%s: %s"):format(path, value), 0) end
-  if type(value) ~= "table" then error(("%s: line 1: an object expected, got %s"):format(path, type(value)), 0) end
+  if not ok then fail(path, "%s", value) end
+  if type(value) ~= "table" then fail(path, "line 1: an object expected, got %s", type(value)) end
   return value
 end
 
@@ -139,7 +142,7 @@ end
 
 local function kind(path, of, value, want)
   local got = want == "integer" and math.type(value) or type(value)
-  if got ~= want then error(("%s: '%s': %s expected, got %s"):format(path, of, want, got), 0) end
+  if got ~= want then fail(path, "'%s': %s expected, got %s", of, want, got) end
 end
 
 local KINDS = { experiment = "string", arm = "string", seed = "integer", config = "table", device = "string",
@@ -150,7 +153,7 @@ local MADE = { source = "string", libraries = "string", threads = "integer" }
 -- plug-ins only where they are loaded).
 function M.config(dir)
   local path = file(dir, "config.json")
-  if sys.exists(path) ~= "file" then error(dir .. ": not a run folder (no config.json)", 0) end
+  if sys.exists(path) ~= "file" then fail(dir, "not a run folder (no config.json)") end
   local spec = object(path)
   for k, want in pairs(KINDS) do kind(path, k, spec[k], want) end
   for k, want in pairs(MADE) do kind(path, "made." .. k, spec.made[k], want) end
@@ -159,16 +162,16 @@ function M.config(dir)
   if spec.plugins ~= nil then kind(path, "plugins", spec.plugins, "table") end
   for i, p in ipairs(spec.plugins or {}) do kind(path, ("plugins[%d]"):format(i), p, "table") end
   local held, wrong = pcall(config.held, spec.config)
-  if not held then error(("%s: not a configuration: %s"):format(path, wrong), 0) end
+  if not held then fail(path, "not a configuration: %s", wrong) end
   local ok, id = pcall(M.id, spec)
   if not ok and plugins.unknown(spec.plugins) then return cleaned(spec) end -- what its options mean is not known
   if not ok then
     local why = id:find "attempt to" and "a part is missing or of another kind" or id:gsub("^%S+%.lua:%d+: ", "")
-    error(("%s: not a configuration: %s"):format(path, why), 0)
+    fail(path, "not a configuration: %s", why)
   end
   local name = dir:gsub("/+$", ""):match "[^/]*$"
   if name:find("^" .. ("%x"):rep(12) .. "$") and name ~= id then
-    error(("%s: it is that of run %s, not of this folder: one of the two was changed"):format(path, id), 0)
+    fail(path, "it is that of run %s, not of this folder: one of the two was changed", id)
   end
   return cleaned(spec)
 end
@@ -183,26 +186,26 @@ function M.set_status(dir, state, step, reason)
                                             host = sys.host(), time = sys.time() } .. "\n")
 end
 
--- Why what is finished or diverged cannot be what its run ended with, or nil.
-local function fault(dir, status)
+-- Raises where what is finished or diverged cannot be what its run ended with.
+local function hold(dir, status)
   local spec, records = M.config(dir), M.metrics(dir)
   local path, last = file(dir, "metrics.jsonl"), records[#records]
   local bytes = sys.exists(path) and sys.size(path) or 0
   if not last or last.step ~= status.step then
-    return ("%s: its last record is of step %s, but the run says %s at step %d"):format(path,
-      last and tostring(last.step) or "none", status.state, status.step)
+    fail(path, "its last record is of step %s, but the run says %s at step %d", last and last.step or "none",
+      status.state, status.step)
   end
   local train = spec.config.train
   if status.state == "finished" and type(train) == "table" and status.step ~= train.steps then
-    return ("%s: finished at step %d of %s"):format(file(dir, "status"), status.step, tostring(train.steps))
+    fail(file(dir, "status"), "finished at step %d of %s", status.step, tostring(train.steps))
   end
   local saved = file(dir, "checkpoint.safetensors")
-  if status.state ~= "finished" or not sys.exists(saved) then return nil end
+  if status.state ~= "finished" or not sys.exists(saved) then return end
   local metadata = core.safetensors.metadata(saved)
   if metadata["run.step"] ~= tostring(status.step) then
-    return ("%s: of step %s, but the run finished at step %d"):format(saved, metadata["run.step"], status.step)
+    fail(saved, "of step %s, but the run finished at step %d", metadata["run.step"], status.step)
   elseif metadata["run.metrics_bytes"] ~= tostring(bytes) then
-    return ("%s: %d bytes, but the checkpoint was written after %s"):format(path, bytes, metadata["run.metrics_bytes"])
+    fail(path, "%d bytes, but the checkpoint was written after %s", bytes, metadata["run.metrics_bytes"])
   end
 end
 
@@ -212,7 +215,7 @@ local function read_status(dir)
   local path = file(dir, "status")
   if sys.exists(path) == nil then return { state = "new", step = 0 } end
   local status = object(path)
-  if not STATES[status.state] then error(("%s: unknown state '%s'"):format(path, tostring(status.state)), 0) end
+  if not STATES[status.state] then fail(path, "unknown state '%s'", tostring(status.state)) end
   kind(path, "step", status.step, "integer")
   if status.reason ~= nil then kind(path, "reason", status.reason, "string") end
   return cleaned(status)
@@ -233,14 +236,14 @@ function M.status(dir)
     end
   end
   if ok and (status.state == "finished" or status.state == "diverged") then
-    local read, why = pcall(fault, dir, status)
-    ok, status = read and not why, read and not why and status or why
+    local held, why = pcall(hold, dir, status)
+    if not held then ok, status = false, why end
   elseif ok and status.state ~= "new" then
     local read, why = pcall(M.config, dir)
     if not read then ok, status = false, why end
   end
   if ok then return status end
-  local reason, inside = tostring(status):gsub("^%S+%.lua:%d+: ", ""), file(dir, "")
+  local reason, inside = tostring(status):gsub("^%S+%.lua:%d+: ", ""), names.shown(file(dir, ""))
   local at = reason:find(inside, 1, true)
   if at then reason = reason:sub(1, at - 1) .. reason:sub(at + #inside) end
   return { state = "damaged", step = 0, reason = tables.clean(reason, true) }
@@ -267,9 +270,9 @@ function M.records(path)
   if not sys.exists(path) then return list end
   for line in sys.read(path, MOST.records):gmatch("([^\n]*)\n") do
     local ok, record = pcall(json.decode, line)
-    if not ok then error(("%s: line %d: %s"):format(path, #list + 1, record), 0) end
+    if not ok then fail(path, "line %d: %s", #list + 1, record) end
     if type(record) ~= "table" or math.type(record.step) ~= "integer" then
-      error(("%s: line %d: an object with a step expected"):format(path, #list + 1), 0)
+      fail(path, "line %d: an object with a step expected", #list + 1)
     end
     list[#list + 1] = record
   end
@@ -311,7 +314,7 @@ end
 function M.restart(dir)
   sys.mkdir(dir)
   local lock <close> = M.lock(dir)
-  if not lock then error(dir .. ": locked: another process is working on it", 0) end
+  if not lock then fail(dir, "locked: another process is working on it") end
   M.clear(dir)
 end
 
@@ -330,15 +333,15 @@ function M.writer(dir, trainer)
     local tensors, metadata = core.safetensors.open(w.checkpoint_path)
     keep = math.tointeger(tonumber(metadata["run.metrics_bytes"]))
     if not keep then
-      error(w.checkpoint_path .. ": not a checkpoint of a run (run.metrics_bytes is missing)", 0)
+      fail(w.checkpoint_path, "not a checkpoint of a run (run.metrics_bytes is missing)")
     end
     local have = sys.exists(metrics) and sys.size(metrics) or 0
     if have < keep then
-      error(("%s: %d bytes, but the checkpoint was written after %d: records are lost (--fresh starts the run again)")
-        :format(metrics, have, keep), 0)
+      fail(metrics, "%d bytes, but the checkpoint was written after %d: records are lost (--fresh starts the run again)",
+        have, keep)
     end
     local ok, why = pcall(trainer.restore, trainer, tensors, metadata)
-    if not ok then error(("%s: %s"):format(w.checkpoint_path, why), 0) end
+    if not ok then fail(w.checkpoint_path, "%s", why) end
     w.resumed = trainer.step_count
   end
   if sys.exists(metrics) then sys.truncate(metrics, keep) end

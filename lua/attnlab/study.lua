@@ -139,7 +139,7 @@ function Study:plan(options)
         for k, v in pairs(case) do counts.case[k] = k ~= "data" and v or nil end
         local id = sys.sha256(json.encode(counts)):sub(1, 12)
         list[#list + 1] = { case = case, index = i, seed = seed, identity = identity,
-                            dir = ("%s/%s/%s"):format(options.root, self.name, id) }
+                            dir = names.inside(options.root, self.name .. "/" .. id) }
       end
     end
   end
@@ -152,17 +152,19 @@ local function seal(result)
   return sys.sha256(json.encode(result))
 end
 
+local MOST = 1 << 24 -- bytes of a record that are read
+
 -- nil where there is none, with the file's path where it holds something else than measure wrote.
 local function result_of(item)
   local path = item.dir .. "/result.json"
-  if sys.exists(path) ~= "file" then return nil end
+  if not sys.exists(path) then return nil end
   local ok, r = pcall(function()
-    local result = json.decode(sys.read(path))
+    local result = json.decode(sys.read(path, MOST))
     local given = result.made.sha256
     return given == seal(result) and result
   end)
   if ok and r then return r end
-  return nil, path
+  return nil, names.shown(path)
 end
 
 -- One case, under the lock of its folder. False: another process has it.
@@ -232,7 +234,7 @@ function Study:work(list, options)
   for _, item in ipairs(list) do -- what was removed meanwhile is missing, whoever did it
     if not result_of(item) and not failed then
       failed = true
-      out:say(item.dir .. ": the measurement is not there any more")
+      out:say(names.shown(item.dir) .. ": the measurement is not there any more")
     end
   end
   return failed and "failed" or "done"
@@ -240,7 +242,7 @@ end
 
 -- What was expected when a case was measured.
 local function expected_of(item)
-  local ok, record = pcall(function() return json.decode(sys.read(item.dir .. "/case.json")) end)
+  local ok, record = pcall(function() return json.decode(sys.read(item.dir .. "/case.json", MOST)) end)
   return ok and type(record) == "table" and type(record.expect) == "table" and record.expect or {}
 end
 
@@ -312,7 +314,7 @@ Study.write = core.plain(Study.write)
 
 -- Prints and writes what came out. Returns false when the figure failed.
 function Study:report(list, root, options)
-  local dir = root .. "/" .. self:results(options)
+  local dir = names.inside(root, self:results(options))
   local text, judged, figure, why, broken = self:write(list, root, dir)
   if options.json then
     print(sys.read(dir .. "/table.json"))
@@ -323,8 +325,8 @@ function Study:report(list, root, options)
   print("\n" .. text)
   if #judged > 0 then print("\n" .. expect.text(judged, "Expected:")) end
   if self.story and not options.quick then print("\n" .. self.story) end
-  print(("\ntable   %s/table.txt (.tsv .json)"):format(dir))
-  if self.module.document then print(("report  %s/report.md"):format(dir)) end
+  print(("\ntable   %s/table.txt (.tsv .json)"):format(names.shown(dir)))
+  if self.module.document then print(("report  %s/report.md"):format(names.shown(dir))) end
   print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
   if self.next then print("next    " .. self.next) end
   return not broken

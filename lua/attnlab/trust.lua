@@ -4,6 +4,7 @@
 -- is "SHA-256 path". A line that is none is ignored: at worst a plug-in has to be named again.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
+local names = require "attnlab.names"
 local sys = core.sys
 
 local M = {}
@@ -26,9 +27,9 @@ end
 -- Paths by hash; {} where there is no list.
 local function read()
   local list, dir = {}, folder()
-  local ok, text = pcall(sys.read, (dir or "") .. "//trusted", MOST)
-  if not (dir and ok) then return list end
-  for hash, path in text:gmatch "(%x+) ([^\n]+)\n" do
+  if not dir then return list end
+  local ok, text = pcall(sys.read, names.inside(dir, "trusted"), MOST)
+  for hash, path in (ok and text or ""):gmatch "(%x+) ([^\n]+)\n" do
     if #hash == 64 then list[hash] = path end
   end
   return list
@@ -48,7 +49,7 @@ function M.add(hash, path)
   local ok = dir ~= nil
   if ok then
     ok, why = pcall(function()
-      local f <close> = sys.append(dir .. "//trusted")
+      local f <close> = sys.append(names.inside(dir, "trusted"))
       f:write(("%s %s\n"):format(hash, (path:gsub("[\n\r]", " "))))
     end)
   end

@@ -1,6 +1,7 @@
 -- One run in its own process: attnlab worker --run DIR. Reads config.json, trains, records, saves.
 -- A worker writes only into its folder, which it holds by flock.
 local core = require "attnlab.core"
+local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local measures = require "attnlab.measures"
 local probe = require "attnlab.probe"
@@ -22,7 +23,7 @@ local function check_origin(dir, spec, force)
   local differ = store.differences(spec)
   if #differ > 0 then
     error(("%s was begun with other %s: --fresh starts it again, --force continues it all the same")
-      :format(dir, table.concat(differ, " and ")), 0)
+      :format(names.shown(dir), table.concat(differ, " and ")), 0)
   end
 end
 
@@ -67,8 +68,8 @@ local function train_run(dir, spec, progress)
   core.threads(spec.made.threads)
   local trainer = train.trainer(nil, spec.config, spec.seed)
   if trainer.data.sha256 ~= spec.data_hash then
-    error(("%s: the text '%s' (%s) has changed since the run was made: sha256 %.12s here, %.12s then"):format(dir,
-      trainer.data.name, tostring(trainer.data.path), trainer.data.sha256, spec.data_hash), 0)
+    error(("%s: the text '%s' (%s) has changed since the run was made: sha256 %.12s here, %.12s then"):format(
+      names.shown(dir), trainer.data.name, tostring(trainer.data.path), trainer.data.sha256, spec.data_hash), 0)
   end
   local model = trainer.model
   local writer = store.writer(dir, trainer)
@@ -121,13 +122,13 @@ function M.run(dir, options)
     lock = store.lock(dir)
   end
   if not lock then
-    io.stderr:write(dir, ": locked: another process is working on it\n")
+    io.stderr:write(names.shown(dir), ": locked: another process is working on it\n")
     return M.LOCKED
   end
   local status = store.status(dir)
   if status.state == "damaged" then
     lock:close()
-    io.stderr:write(dir, ": damaged: ", status.reason, "\n")
+    io.stderr:write(names.shown(dir), ": damaged: ", status.reason, "\n")
     return 1
   end
   if store.complete(dir) or store.status(dir).state == "finished" and not options.force and is_stale(dir) then
@@ -137,7 +138,7 @@ function M.run(dir, options)
   local ok, code = xpcall(function()
     local spec = store.config(dir)
     check_origin(dir, spec, options.force)
-    plugins.restore(spec.plugins, dir)
+    plugins.restore(spec.plugins, names.shown(dir))
     spec = store.config(dir) -- with them its id can be checked
     return train_run(dir, spec, options.progress)
   end, function(message) return { text = tostring(message), trace = debug.traceback(tostring(message), 2) } end)

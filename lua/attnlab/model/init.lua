@@ -55,13 +55,9 @@ function M.new(opts)
     { seed = opts.seed, dtype = cfg.train.dtype, vocabulary = opts.vocabulary })
 end
 
-local function folder(path)
-  return path:match("^(.*/)[^/]*$") or ""
-end
-
--- The llama2.c tokenizer given, or tok<size>.bin beside the model; nil when there is none.
+-- The llama2.c tokenizer given, or tok<size>.bin beside the model, no link; nil when there is none.
 local function llama2c_vocabulary(path, size, given)
-  local beside = ("%stok%d.bin"):format(folder(path), size)
+  local beside = names.inside(path:match "^(.*)/[^/]*$" or ".", ("tok%d.bin"):format(size))
   if given == nil and core.sys.exists(beside) == "file" then given = beside end
   return given and vocabulary.llama2c(given, size)
 end
@@ -141,26 +137,27 @@ end
 
 local function load_safetensors(path, opts)
   local tensors, metadata = core.safetensors.open(path)
+  local shown = names.shown(path)
   if not metadata.attnlab then
     error(("'%s': no attnlab configuration in the metadata: not a model saved by attnlab")
-      :format(path), 0)
+      :format(shown), 0)
   end
   local ok, saved = pcall(core.json.decode, metadata.attnlab)
   if not ok or type(saved) ~= "table" or type(saved.model) ~= "table" then
     error(("'%s': the metadata 'attnlab' is not a configuration: %s")
-      :format(path, tostring(saved)), 0)
+      :format(shown, tostring(saved)), 0)
   end
-  plugins.restore(saved.plugins, ("'%s'"):format(path))
+  plugins.restore(saved.plugins, ("'%s'"):format(shown))
   local own = own_tensors(tensors, metadata)
-  hold(saved.model, own, path)
+  hold(saved.model, own, shown)
   local made, m = pcall(function()
     return M.new { model = saved.model, attention = saved.attention, seed = saved.seed, dtype = opts.dtype or saved.dtype,
                    vocabulary = saved_vocabulary(saved, path, opts.tokenizer) }
   end)
-  if not made then error(("'%s': the metadata 'attnlab': %s"):format(path, config.plain(m)), 0) end
+  if not made then error(("'%s': the metadata 'attnlab': %s"):format(shown, config.plain(m)), 0) end
   parameters.tie(m, own)
-  m:load_parameters(own, path)
-  m.trained_on = trained_on(saved, path)
+  m:load_parameters(own, shown)
+  m.trained_on = trained_on(saved, shown)
   return m
 end
 
@@ -170,10 +167,10 @@ function M.load(path, opts)
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 2) end
   local kind = core.sys.exists(path)
   if kind == "dir" then
-    path = path:gsub("/+$", "") .. "//checkpoint.safetensors"
-    if core.sys.exists(path) then return load_safetensors(path, opts) end
+    local checkpoint = names.inside(path:gsub("/+$", ""), "checkpoint.safetensors")
+    if core.sys.exists(checkpoint) then return load_safetensors(checkpoint, opts) end
     error(("model.load: '%s': no such file: a model file is expected, or the folder of a run that has a checkpoint")
-      :format(path), 0)
+      :format(names.shown(checkpoint)), 0)
   elseif kind ~= "file" then
     error(("model.load: '%s': %s"):format(path, kind and "not a regular file" or "no such file"), 0)
   end

@@ -114,7 +114,7 @@ function M.prepare(subject, options)
     jobs = 1, threads = run.spec.made.threads, quiet = options.quiet, force = options.force })
   local status = store.status(run.dir)
   if outcome == "done" and status.state ~= "finished" then
-    error(("%s: %s at step %d: it cannot be operated on"):format(run.dir, status.state, status.step), 0)
+    error(("%s: %s at step %d: it cannot be operated on"):format(names.shown(run.dir), status.state, status.step), 0)
   end
   return outcome
 end
