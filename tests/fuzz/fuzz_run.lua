@@ -4,6 +4,7 @@ local tools = dofile(... .. "tools.lua")
 local lab = require "attnlab"
 local cli = require "attnlab.cli"
 local core = require "attnlab.core"
+local names = require "attnlab.names"
 local report = require "attnlab.report"
 local runner = require "attnlab.runner"
 local runs = require "attnlab.runs"
@@ -51,8 +52,9 @@ local function listed()
   if status ~= 0 then error("runs --json: " .. out) end
   local by_dir = {}
   for _, r in ipairs(core.json.decode(out)) do by_dir[r.dir] = r end
-  if by_dir[list[2].dir].status ~= "finished" then error("the good run is " .. by_dir[list[2].dir].status) end
-  if by_dir[dir] and by_dir[dir].status == "damaged" then tools.clean(by_dir[dir].reason) end
+  local one, other = by_dir[names.shown(dir)], by_dir[names.shown(list[2].dir)]
+  if other.status ~= "finished" then error("the good run is " .. other.status) end
+  if one and one.status == "damaged" then tools.clean(one.reason) end
 end
 
 -- One of these looks at the folders, as byte 2 says.
