@@ -1,5 +1,5 @@
 -- Runs one file of Lua tests: attnlab lua tests/lua/run.lua FILE. The file gets T as its argument.
---   T.test(name, f)          runs f; an error is a failure
+--   T.test(name, f)          runs f; an error is a failure, and so is a second test of that name
 --   T.eq(got, want)          equal, tables by content, tensors by shape, dtype and values
 --   T.near(got, want, tol)   numbers, nested tables or tensors within tol (default 1e-6), absolute
 --   T.ok(value, what)        value is true
@@ -105,7 +105,11 @@ local function fail(name, why)
   print("FAILED " .. name .. ": " .. tostring(why))
 end
 
+local taken = {}
+
 function T.test(name, f)
+  if taken[name] then fail(name, "another test of this file has that name") end
+  taken[name] = true
   local ok, why = xpcall(f, os.getenv("ATTNLAB_TRACE") and debug.traceback or function(e) return e end)
   if ok then
     T.passed = T.passed + 1

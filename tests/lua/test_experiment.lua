@@ -238,40 +238,6 @@ T.test("arms of different contexts share the longest one's windows", function()
   T.raises(function() contexts { { 16 }, { 64, 128 } } end, "not measured on the same")
 end)
 
-T.test("arms are measured on the same windows and texts, or the file says that they are not", function()
-  local dir = T.folder()
-  local sys = require("attnlab.core").sys
-  for i, text in ipairs { "abcd ", "abcd ", "abcde " } do sys.write(("%s/%d.txt"):format(dir, i), text:rep(200)) end
-  local function arms(more) return { { name = "a", context = 8, data = dir .. "/1.txt" }, more } end
-  local function plan(more, apart) return lab.experiment(spec { arms = arms(more), measured_apart = apart }):plan {} end
-  -- other batches are no other yardstick, nor is the same text by another name
-  T.eq(plan({ name = "b", context = 8, batch_size = 3, steps = 9, data = dir .. "/2.txt" }).apart, nil)
-  local pattern = "arms 'a' %%(.*1.txt', 256 windows of 8 tokens%%) and 'b' %%(.*%s%%) are not measured on the same.*measured_apart"
-  for _, case in ipairs { { { data = dir .. "/3.txt" }, "3.txt', 256 windows of 8 tokens" }, { { eval_windows = 7 }, "7 windows of 8 tokens" },
-                          { { eval_context = 4 }, "256 windows of 4 tokens" } } do
-    local b = { name = "b", context = 8, data = dir .. "/1.txt" }
-    for k, v in pairs(case[1]) do b[k] = v end
-    refused({ arms = arms(b) }, pattern:format(case[2]))
-    local apart = plan(b, true).apart
-    T.ok(apart[1]:find "256 windows of 8 tokens" and apart[2]:find(case[2], 1, true), apart[2])
-  end
-  refused({ measured_apart = "yes" }, "measured_apart: boolean expected")
-  refused({ arms = { { name = "a" }, { name = "b", batch_size = 3 } }, plot = { metric = "train/loss" } }, "not measured on the same: take valid/loss")
-end)
-
-T.test("arms of different contexts share the longest one's windows", function()
-  local function contexts(list)
-    local arms, out = {}, {}
-    for i, c in ipairs(list) do arms[i] = { name = "c" .. i, context = c[1], eval_context = c[2] } end
-    for i, a in ipairs(lab.experiment(spec { arms = arms }):plan({}).arms) do out[i] = a.config.train.eval_context end
-    return out
-  end
-  T.eq(contexts { { 16 }, { 64 }, { 32 } }, { 64, 64, 64 })
-  T.eq(contexts { { 16 }, { 16, 16 } }, { 0, 16 })
-  T.eq(contexts { { 16, 128 }, { 64, 128 } }, { 128, 128 })
-  T.raises(function() contexts { { 16 }, { 64, 128 } } end, "not measured on the same")
-end)
-
 T.test("one seed shows nothing, but says where it points", function()
   local r = expect.judge({ { arm = "b", versus = "a", worse = true } }, { a = arm({ 2 }, 0, 1), b = arm({ 2.4 }, 0, 1) }, { 1 })
   T.eq(r[1].outcome, "not shown")
