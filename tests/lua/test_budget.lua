@@ -53,7 +53,6 @@ for _, case in ipairs {
     local peak = peak_of(cfg)
     local ratio = budget.of(cfg, text).memory / peak
     T.ok(ratio > 0.8 and ratio < 1.2, ("said %.2f of the peak of %.1f MiB; within 20 %%: it"):format(ratio, peak / 2 ^ 20))
-    if os.getenv "ATTNLAB_TRACE" then print(case[1], ratio) end
   end)
 end
 

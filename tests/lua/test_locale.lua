@@ -8,6 +8,7 @@ local panels = require "attnlab.panels"
 local plot = require "attnlab.plot"
 local rows = require "attnlab.rows"
 local report = require "attnlab.report"
+local runs = require "attnlab.runs"
 local stats = require "attnlab.stats"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
@@ -93,7 +94,7 @@ T.test("attention: options, results, states, texts", function()
     end
     same(name, function()
       local a = core.attn.new(name, copy, { heads = 2, head_dim = 4, width = 6, seed = 1 })
-      local o, st = a:forward { q = q, k = q, v = q, x = x, causal = true, state = a:state {} and a:state { batch = 2 } }
+      local o, st = a:forward { q = q, k = q, v = q, x = x, causal = true, state = a:state { batch = 2 } }
       local components = {}
       for i, c in ipairs(st:components()) do components[i] = c.tensor end
       return a:text(), a:text(true), a:plan(4096), a:source "torch", a:source "latex", o, components
@@ -122,7 +123,7 @@ T.test("configurations and the command line", function()
   T.eq(same("config", function() return config.resolve { ["train.lr"] = 0.0125, attention = { logit_softcap = 2.5 } }.train.lr end), 0.0125)
   same("id", function()
     local plan = lab.experiment({ name = "t", arms = { { name = "a", lr = 0.0125 } }, seeds = { 1 } }):plan {}
-    return store.id { config = plan.arms[1].config, seed = 1, device = "cpu", data_hash = "x", expect = plan.arms[1].expect }
+    return store.id { config = plan.arms[1].config, seed = 1, device = "cpu", data_hash = "x" }
   end)
 end)
 
@@ -162,7 +163,13 @@ T.test("tables and figures", function()
   fig.forest[1] = { name = "a2", index = 2, values = { 0.25, 0.5 }, mean = 0.375, lo = 0.125, hi = 0.625, text = "x" }
   same("plot", plot.script, fig, { { "png", "a.png" } })
   same("show", stats.show, -0.012345, 0.0123)
-  T.ok(report.write, "written like these")
+  local plan = lab.experiment({ name = "t", arms = { { name = "a" } }, seeds = { 1 }, margin = 0.0125 }):plan {}
+  local table_txt = same("report", function()
+    local dir = T.folder()
+    report.write(runs.gather(plan, {}), dir)
+    return sys.read(dir .. "/table.txt"), sys.read(dir .. "/table.tsv"), sys.read(dir .. "/table.json")
+  end)
+  T.ok(table_txt:find("margin: 0.0125 nats", 1, true), table_txt)
 end)
 
 T.test("core.plain: values, errors and the host's locale", function()
