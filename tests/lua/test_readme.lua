@@ -48,3 +48,11 @@ T.test("the files that the layout tables name exist", function()
     T.ok(found, name)
   end
 end)
+
+T.test("lua/README.md names every module", function()
+  local text = sys.read(T.root .. "lua/README.md")
+  for _, file in ipairs(sys.list(T.root .. "lua/attnlab")) do
+    local name = file:match "^(.*)%.lua$" or file .. "/"
+    T.ok(name == "init" or text:find("`" .. name .. "`", 1, true), name)
+  end
+end)
