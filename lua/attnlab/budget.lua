@@ -40,7 +40,7 @@ local function measured(layer, T, width, dtype)
   return held / SEQUENCES, beside / SEQUENCES
 end
 
-local LENGTH = 1024
+local LENGTH = 1024 -- of the shorter of the two runs that stand for a long one
 
 -- The same for any T. A long one is not run: each number is a T + b T^2 as long as the same form runs.
 local function of_layer(layer, T, width, dtype)
@@ -54,7 +54,9 @@ local function of_layer(layer, T, width, dtype)
 end
 
 -- config: resolved, dataset: of data.open. Returns {parameters, flops (a step), memory (bytes), state_bytes}.
--- Forward and backward cost three times the forward; a multiply-add counts two.
+-- Forward and backward cost three times the forward; a multiply-add counts two. Memory: of each parameter itself,
+-- its gradient and AdamW's two moments; what the layers hold, and what the greediest of them or the loss needs
+-- beside it; the text's tokens, of 4 bytes.
 function M.of(config, dataset)
   local c, t = config.model, config.train
   local sizes = {}

@@ -64,7 +64,8 @@ function M.word(list)
   local word
   local rank = { passed = 1, stale = 2, none = 3, FAILED = 4 }
   for _, c in ipairs(type(list) == "table" and list or {}) do
-    local w = type(c) ~= "table" and "none" or c.certificate == "none" and "none" or not c.passed and "FAILED" or c.stale and "stale" or "passed"
+    local none = type(c) ~= "table" or c.certificate == "none"
+    local w = none and "none" or not c.passed and "FAILED" or c.stale and "stale" or "passed"
     if not word or rank[w] > rank[word] then word = w end
   end
   return word

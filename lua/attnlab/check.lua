@@ -27,7 +27,7 @@ function M.work(name, text, out)
   while true do
     local part, done, of = k:step()
     if not part then break end
-    live:replace(("%-20d %-20d\n"):format(done, of))
+    live:replace(("%-20d %-20d\n"):format(done, of)) -- of one length: what lies behind it stays
   end
   local rows = k:rows()
   sys.write(out, json.encode { variant = name, family = family, options = options, passed = k:passed(),

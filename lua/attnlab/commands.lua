@@ -145,10 +145,10 @@ local function show(plan, list, root, as_json)
   report.write(result, dir)
   local figure, why, broken = figures.draw(result, dir)
   local by, why_by, by_broken = figures.draw_by(result, dir)
-  local whole = not broken and not by_broken
+  local all_made = not broken and not by_broken
   if as_json then
     print(sys.read(dir .. "/table.json"))
-    return whole
+    return all_made
   end
   if e.question then print("\n" .. e.question) end
   if plan.results ~= plan.name then print("Changed: " .. plan.results) end
@@ -162,7 +162,7 @@ local function show(plan, list, root, as_json)
   if by or why_by then print(by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by) end
   print(("runs    %s/%s/"):format(root, plan.name))
   if e.next then print("next    " .. e.next) end
-  return whole
+  return all_made
 end
 
 local function quoted(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
@@ -212,9 +212,9 @@ function M.run(args, usage)
     io.stderr:write("stopped; to go on where it was:  ", same_command(args), "\n")
     return 130
   end
-  local whole = show(plan, list, root, args.flags.json)
+  local all_made = show(plan, list, root, args.flags.json)
   local status = say_missing(missing, #list)
-  return whole and status or 1
+  return all_made and status or 1
 end
 
 function M.plot(args, usage)

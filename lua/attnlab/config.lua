@@ -143,8 +143,8 @@ function M.attention_of(attention, i)
   return out
 end
 
--- Heads with options of their own are run, too, for one that depends on others is refused. A model of larger ones
--- does that when it is made.
+-- Heads with options of their own are made, too, for one that depends on others is refused: of layers up to this
+-- size, heads * head_dim * width. A model of larger ones refuses when it is made.
 local HEADS_RUN = 1 << 22
 
 -- The attention of layer i of a resolved configuration, to be asked and not to run, and the options of the layer
@@ -235,8 +235,8 @@ function M.resolve(given)
   return cfg
 end
 
--- Holds a resolved configuration that comes from a file against the rows of its keys. Those that it lacks are of
--- another version; the layers are counted through.
+-- Holds a resolved configuration that comes from a file against the rows of its keys. One that it lacks is of
+-- another version; the number of layers may not be lacking, for readers go through them.
 function M.held(cfg)
   for group, list in pairs(M.rows) do
     if type(cfg[group]) ~= "table" then fail("%s: a table expected, got %s", group, rows.show(cfg[group])) end

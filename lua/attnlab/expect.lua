@@ -130,17 +130,17 @@ local function among(x, list)
   return false
 end
 
--- Judges the expectations `now` by judge(x) -> {{text, outcome, detail}, ...}. made = {{list, arm}, ...}:
+-- Judges the expectations `now` by of(x) -> {{text, outcome, detail}, ...}. made = {{list, arm}, ...}:
 -- what was expected when each run was made, of its arm or (without one) of all. An outcome is `changed`
 -- when that was something else; what is not expected any more comes last.
-function M.outcomes(now, made, judge)
+function M.outcomes(now, made, of)
   local results, gone = {}, {}
   local function add(x, changed, out)
     local ok, list = true, nil
     if out then
-      ok, list = pcall(judge, x) -- what is in a folder may be anything
+      ok, list = pcall(of, x) -- what is in a folder may be anything
     else
-      list = judge(x)
+      list = of(x)
     end
     for _, r in ipairs(ok and list or {}) do
       if out then r.detail, r.outcome = ("%s (%s)"):format(r.outcome, r.detail), "taken out" end

@@ -1,4 +1,5 @@
--- Names: unknown ones are errors that say which known name is nearest.
+-- Names of options and things: unknown ones are errors that say which known name is nearest. Names of files: as
+-- words of other programs, inside a folder, for people.
 -- A change here makes no run stale.
 local M = {}
 

@@ -1,8 +1,9 @@
 -- Optimisers: o = optim.adamw{params, lr=, betas=, eps=, weight_decay=, grad_clip=,
 -- decay="matrices"}, optim.sgd{params, lr=, momentum=, ..}; the options are those of the core, with
 -- `decay` choosing what decays ("matrices": tensors of two axes or more; "all"). params: names ->
--- tensors, as m:parameters() gives them, or an array of tensors; a set: a tensor that comes again under another
--- name is one parameter, under the name that came first. o:step([lr]) updates and returns the global gradient norm; o:zero_grad(); o:steps([n]); o:state().
+-- tensors, as m:parameters() gives them, or an array of tensors; a set: a tensor that comes again under
+-- another name is one parameter, under the name that came first. o:step([lr]) updates and returns the
+-- global gradient norm; o:zero_grad(); o:steps([n]); o:state().
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 

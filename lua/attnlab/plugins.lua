@@ -91,7 +91,12 @@ local function reserved()
 end
 M.reserved = reserved
 
-local origin
+-- { family =, path =, sha256 = } of a family that a plug-in brought, else nil.
+local function origin(name)
+  for _, f in ipairs(core.attn.families()) do
+    if f.name == name and f.plugin then return { family = name, path = f.plugin, sha256 = f.hash } end
+  end
+end
 
 -- Loads a plug-in for the rest of the process and returns the name of its family. A C source is built first.
 -- Who names a file trusts it from then on.
@@ -104,13 +109,6 @@ function M.load(path)
   local from = origin(family)
   trust.add(from.sha256, from.path)
   return family
-end
-
--- { family =, path =, sha256 = } of a family that a plug-in brought, else nil.
-function origin(name)
-  for _, f in ipairs(core.attn.families()) do
-    if f.name == name and f.plugin then return { family = name, path = f.plugin, sha256 = f.hash } end
-  end
 end
 
 -- Array of these for the families of that name, sorted; nil when none came from a plug-in.

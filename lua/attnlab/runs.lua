@@ -6,7 +6,6 @@ local expect = require "attnlab.expect"
 local measures = require "attnlab.measures"
 local stats = require "attnlab.stats"
 local store = require "attnlab.store"
-local tables = require "attnlab.table"
 local json, sys = core.json, core.sys
 
 local M = {}

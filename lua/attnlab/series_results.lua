@@ -36,7 +36,7 @@ function M.text(arm, r, largest)
                      { key = "negative", title = "negative weights", right = true } }, cells)
 end
 
--- For panels.lua: where = { arm, record } of every arm that was measured.
+-- For panels.lua. measured = {{arm =, record =}, ..}: every arm that was.
 function M.panel(measured)
   local panel = { title = "output of trained attention, exp replaced", xlabel = "order p",
                   ylabel = "RMS ratio to the exact output", logy = true, curves = {} }

@@ -131,7 +131,7 @@ function M.run(dir, options)
     io.stderr:write(names.shown(dir), ": damaged: ", status.reason, "\n")
     return 1
   end
-  if store.complete(dir) or store.status(dir).state == "finished" and not options.force and is_stale(dir) then
+  if store.complete(dir) or status.state == "finished" and not options.force and is_stale(dir) then
     lock:close() -- done by another process, since it was asked for
     return 0
   end

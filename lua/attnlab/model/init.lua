@@ -161,7 +161,8 @@ local function load_safetensors(path, opts)
   return m
 end
 
--- A model file, or a run folder, whose last checkpoint it is. opts: dtype ("f32", "f64"), tokenizer (path of a llama2.c tokenizer table).
+-- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64"), tokenizer (path of a
+-- llama2.c tokenizer table).
 function M.load(path, opts)
   opts = opts or {}
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 2) end

@@ -222,9 +222,8 @@ function Module:eval()
   return self:train(false)
 end
 
--- Copies values by name into parameters and buffers. Every tensor must be there with its shape, and the names
--- must stand for the same tensors.
--- `where` is named in errors (a file).
+-- Copies values by name into parameters and buffers. Every tensor must be there with its shape, and the
+-- names must stand for the same tensors. `where` is named in errors (a file).
 function Module:load_parameters(tensors, where)
   local own = self:tensors()
   for name in pairs(tensors) do
