@@ -230,7 +230,7 @@ AL_API const attn_sizes *attn_sizes_of(const attn *a);
  * its name into `name`. */
 AL_API bool attn_needs_sizes(const attn_family *f, const al_opts *o, const attn_sizes *known,
                              char name[48]);
-/* Sizes with `n` for what is 0. */
+/* Sizes with `n` for what is 0; of query heads n a key head. */
 AL_API attn_sizes attn_sizes_filled(const attn_sizes *known, int64_t n);
 /* Other sizes for an instance of options that do not need them. On an error nothing has changed. */
 AL_API al_status attn_resize(al_ctx *c, attn *a, const attn_sizes *s);

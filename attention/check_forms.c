@@ -154,7 +154,7 @@ static void nudge(al_tensor *t, uint64_t stream) {
   double *x = t && al_numel(t) > 0 ? al_data(t) : NULL;
   for (int64_t i = 0; x && i < al_numel(t); i++) {
     stream = stream * 6364136223846793005u + 1442695040888963407u;
-    x[i] *= 1 + (stream >> 63 ? 0x1p-23 : -0x1p-23);
+    x[i] *= 1 + (stream >> 63 ? f32_rounding : -f32_rounding);
   }
 }
 
@@ -170,7 +170,7 @@ static double sway_at(attn_check *k, int64_t T, const double *truth) {
       al_tensor *t;
       for (int i = 0; (t = attn_param_at(p.a, i, NULL)); i++)
         nudge(t, draw + 100 + 2 * (uint64_t)i);
-      al_jitter(k->c, 0x1p-23, draw);
+      al_jitter(k->c, f32_rounding, draw);
       v = probe_try(&p);
       al_jitter(k->c, 0, 0);
     }

@@ -19,7 +19,6 @@ static const double f32_limit = 1e-3, f32_factor = 16, f32_floor = 2e-5;
 
 enum { MAX_TARGETS = MAX_TENSORS + 32 }; /* with the components of a state */
 enum { T_LEN = 70, DIRECTIONS = 2, SINGLES = 4, N_DRAWS = 4 };
-static const double f32_rounding = 0x1p-23;
 static const int32_t lens[] = {T_LEN, 61};
 
 /* ---- one function of several tensors -------------------------------------------------------- */

@@ -15,6 +15,8 @@ typedef struct way {
   char why[400];
 } way;
 
+static const double f32_rounding = 0x1p-23; /* twice what one operation may be off */
+
 enum { MAX_WAYS = 24, N_IN = 4, MAX_TENSORS = N_IN + ATTN_MAX_PARAMS };
 struct attn_check {
   al_ctx *c; /* of its own */
@@ -43,7 +45,7 @@ typedef struct probe {
   bool causal;
 } probe;
 
-/* Other contents for the tokens [from, to) of batch row `batch` (-1: of all), in every input. */
+/* Other contents of inputs. */
 typedef enum poison_kind { NANS, VALUES, N_POISONS } poison_kind;
 const char *probe_poison_name(poison_kind kind);
 
@@ -65,6 +67,7 @@ void probe_close(probe *p);
 al_tensor *probe_run(const probe *p);
 /* Tokens [from, from + n) of the inputs, in the open scope. */
 attn_in probe_part(const probe *p, int64_t from, int64_t n);
+/* Other contents for the tokens [from, to) of batch row `batch` (-1: of all), in every input. */
 void probe_poison(probe *p, poison_kind kind, int64_t batch, int64_t from, int64_t to);
 double *probe_values(const al_tensor *t); /* malloc'd; NULL for NULL or out of memory */
 double *probe_try(const probe *p);        /* run and read; NULL with the error pending */

@@ -234,12 +234,12 @@ static al_status check_input(al_ctx *c, const attn *a, const char *name, const a
                  al_shape_str(t, got, sizeof got));
 }
 
-/* Every input against the sizes. */
 static al_status has_parameters(al_ctx *c, const attn *a) {
   if (!a->bare) return al_error(c);
   return al_fail(c, AL_ESTATE, "attention: made without parameters, to be asked and not to run");
 }
 
+/* Every input against the sizes. */
 al_status attn_check_inputs(al_ctx *c, const attn *a, const attn_in *in) {
   AL_TRY(al_error(c));
   AL_TRY(has_parameters(c, a));
