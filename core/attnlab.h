@@ -225,9 +225,9 @@ AL_API double al_opt_num(const al_opts *o, const char *key);
 AL_API const char *al_opt_word(const al_opts *o,
                                const char *key); /* WORD or TEXT; lives as long as o */
 AL_API bool al_opt_is(const al_opts *o, const char *key, const char *word);
+/* How many numbers. Those of an AL_T_NAMED option are in the order of their names, which
+ * al_opt_word gives, sorted, separated by spaces. */
 AL_API int al_opt_list(const al_opts *o, const char *key, const double **v);
-/* Of an AL_T_NAMED option: al_opt_list gives the numbers, al_opt_word their names in that order,
- * sorted, separated by spaces. */
 /* Canonical text of the options that differ from the defaults (all = every one), sorted as
  * declared; al_opts_parse reads it back. */
 AL_API void al_opts_text(const al_opts *o, bool all, char *buf, size_t n);

@@ -98,7 +98,6 @@ al_tensor *al_tensor_alias(al_ctx *c, const al_tensor *t); /* same storage, no h
 al_meta al_meta_of(const al_tensor *t);
 /* What al_jitter asks for, of a packed tensor of numbers whose storage is its own. */
 void al_jitter_apply(al_ctx *c, al_tensor *t);
-int64_t al_meta_numel(const al_meta *m);
 
 /* scope.c */
 al_tensor *al_scope_own(al_ctx *c,
@@ -114,5 +113,4 @@ al_status al_op_check_table(al_ctx *c); /* names are unique, and there was room 
 
 /* opts.c */
 al_opts *al_opts_retain(const al_opts *o);
-const char *al_opts_owner(const al_opts *o);
 #endif

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ATTNLAB_ISA: a lower instruction set than the machine's best, to see what another machine does.
- */
+/* ATTNLAB_ISA: a lower instruction set than this machine's best, to see what another one does. */
 static void use_isa(al_ctx *c) {
   const char *name = getenv("ATTNLAB_ISA");
   if (!name || !*name) return;

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const double EXACT = 0x1p53; /* integers up to it are each a double */
+enum { MAX_WORD = 511 };            /* characters of a word or text, however it is set */
+
 static bool has_word(const char *choices, const char *w) {
   const size_t n = strlen(w);
   for (const char *p = choices; p && *p;) {
@@ -57,8 +60,6 @@ static al_status mismatch(al_ctx *c, const al_opts *o, const char *key, const al
                  expected(r, want, sizeof want), got, near);
 }
 
-#define EXACT 9007199254740992.0 /* 2^53: integers a double holds exactly */
-
 /* Whether a row takes the number: in its range, and where the row wants integers one that is exact,
  * so that whoever reads it as int64_t gets what was written. */
 static al_status check_number(al_ctx *c, const al_opts *o, const char *key, const al_arg *r,
@@ -94,7 +95,6 @@ al_opts *al_opts_retain(const al_opts *o) {
   return m;
 }
 
-const char *al_opts_owner(const al_opts *o) { return o->owner; }
 const al_arg *al_opts_rows(const al_opts *o) { return o->rows; }
 
 static int find_row(const al_opts *o, const char *name, size_t len) {
@@ -159,8 +159,6 @@ static al_status target(al_ctx *c, al_opts *o, const char *key, const al_arg **r
   *v = &at->v[i];
   return AL_OK;
 }
-
-enum { MAX_WORD = 511 }; /* characters of a word or text, however it is set */
 
 static al_status put_word(al_ctx *c, al_value *v, unsigned kind, const char *w) {
   char *copy = strdup(w);

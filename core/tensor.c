@@ -272,12 +272,6 @@ al_meta al_meta_of(const al_tensor *t) {
   return m;
 }
 
-int64_t al_meta_numel(const al_meta *m) {
-  int64_t n = 1;
-  for (int i = 0; i < m->ndim; i++) n *= m->shape[i];
-  return n;
-}
-
 void al_jitter(al_ctx *c, double by, uint64_t stream) {
   c->jitter = by;
   c->jitter_at = stream;
@@ -286,6 +280,7 @@ void al_jitter(al_ctx *c, double by, uint64_t stream) {
 void al_jitter_apply(al_ctx *c, al_tensor *t) {
   if (c->jitter == 0 || (t->dtype != AL_F32 && t->dtype != AL_F64)) return;
   for (int64_t i = 0; i < al_numel(t); i++) {
+    /* Knuth's MMIX generator, whose top bit is its best */
     c->jitter_at = c->jitter_at * 6364136223846793005u + 1442695040888963407u;
     const double f = 1 + (c->jitter_at >> 63 ? c->jitter : -c->jitter);
     if (t->dtype == AL_F64) ((double *)al_data(t))[i] *= f;

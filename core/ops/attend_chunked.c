@@ -6,6 +6,7 @@
 #include "../../kernels/chunked.h"
 #include "../../kernels/linear.h"
 
+/* ORDER inputs of attention, ORDER outputs of attention */
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM_STATE };
 enum { Y, W, NEXT_NORM = NEXT + 1, SUMS, STATES };
 enum { MOST_FEATURES = 1 << 24 }; /* far past use; sizes are products of it and must fit */

@@ -6,7 +6,8 @@
 #include "attend.h"
 #include "reach.h"
 
-enum { BY_Y, BY_W, BY_ANY, N_BY, NEXT = 2 }; /* ORDER of the outputs y, W and those of a state */
+/* By which gradients a row is reached. ORDER outputs of attention: y, W, then those of a state. */
+enum { BY_Y, BY_W, BY_ANY, N_BY, NEXT = 2 };
 
 typedef struct attend_reach { /* rows (B,T,H), keys (B,S) that they see, batch rows (B) */
   bool *row[N_BY], *key[N_BY], *batch[N_BY];
@@ -60,7 +61,7 @@ static inline bool attend_reach_rows(const al_call *k, const attend_reach *r) {
 
 /* Where a row that no gradient reaches is not finite, k goes on as if what it alone sees were 0 (it
  * may be finite, and a weight too large): in[] becomes copies, and out[] what forward makes of
- * them. `states`: the inputs after value_scale are a state and its norm. */
+ * them. ORDER inputs of attention: with `states` a state and its norm follow value_scale. */
 static inline al_status attend_without_unreached(al_ctx *c, al_call *k,
                                                  al_status (*forward)(al_ctx *, al_call *),
                                                  int value_scale, bool states) {
@@ -86,7 +87,8 @@ static inline al_status attend_without_unreached(al_ctx *c, al_call *k,
                 {value_scale, 2, r.key[BY_Y]},
                 {value_scale + 1, 1, r.batch[BY_Y]},
                 {value_scale + 2, 1, r.batch[BY_W]}};
-    for (int i = 0; i < (states ? 7 : 5) && al_error(c) == AL_OK; i++) {
+    const int n_parts = (int)(sizeof part / sizeof *part) - (states ? 0 : 2);
+    for (int i = 0; i < n_parts && al_error(c) == AL_OK; i++) {
       al_tensor **t = &k->in[part[i].input], *old = *t;
       if (!old) continue;
       *t = reach_zeroed(c, old, part[i].axes, part[i].reached);

@@ -3,6 +3,7 @@
 #include "attend_reach.h"
 #include "../../kernels/step.h"
 
+/* ORDER inputs of attention, ORDER outputs of attention */
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM };
 enum { Y, W, NEXT_NORM = NEXT + 1 };
 enum { PARALLEL = 1 << 17 }; /* elements of states worth waking a second thread: some 20 us */

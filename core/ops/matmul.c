@@ -132,8 +132,9 @@ static al_tensor *gradient(al_ctx *c, al_call *k, int i, bool *add) {
   return k->din[i] = *add ? al_retain(k->sum[i]) : al_new_meta(c, &k->in_meta[i]);
 }
 
-/* The terms of a gradient are rows of d, of dy, times rows of x. Where a row of d is all 0 and that
- * of x is not finite, x becomes a copy with 0 there: new reference, or NULL. */
+/* The terms of a gradient are rows of d, which is dy or dy^T, times rows of x. Where a row of d is
+ * all 0 and that of x is not finite, x becomes a copy with 0 there: returns what the copy lies in,
+ * a new reference, or NULL where x stays or with the error pending. */
 static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) {
   alk_view g = {.data = d.data, .dtype = (alk_dtype)y->dtype}, v = g;
   const int nb = y->ndim - 2;

@@ -26,8 +26,8 @@ static inline bool *reach_rows(al_ctx *c, const alk_view *g, int rows) {
   return NULL;
 }
 
-/* New reference to t, or to a copy of it that is 0 in the rows that are not reached; reached may be
- * NULL. x: a view of t's storage in t's order. */
+/* New reference to a copy of t that is 0 in the rows that are not reached; to t itself where
+ * `reached` is NULL. */
 static inline al_tensor *reach_zeroed(al_ctx *c, al_tensor *t, int rows, const bool *reached) {
   if (!reached) return al_retain(t);
   const alk_view x = al_view(t);

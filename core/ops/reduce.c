@@ -170,7 +170,7 @@ static al_status backward(al_ctx *c, al_call *k) {
     const alk_view a = l2 ? al_view(k->in[0]) : repeated(dy, x, gone),
                    b = repeated(f, x, l2 ? gone : all);
     alk_binary((alk_dtype)x->dtype)(ALK_BIN_mul, ALK_BIN_VALUE, &a, &b, NULL, al_data(dx));
-    if (l2) { /* where the factor is 0, whatever x holds */
+    if (l2) { /* 0 where the factor is, whatever x holds */
       const alk_view d = al_view(dx), none = {.ndim = d.ndim};
       alk_select((alk_dtype)x->dtype)(&d, &b, &d, &none);
     }
