@@ -25,7 +25,7 @@ static inline double alk_most_alike(int64_t D, int n) {
  * channels? The factor c scale^n and its parts must be normal numbers, and finite times the
  * multiplicity of a monomial, the product of n channels, and both; of the lowest order, next to
  * which the others vanish, the product must be normal for channels down to 2^-5 as well. A scale of
- * 0 has no order to hold but 0. In powers of two: */
+ * 0 has no order to hold but 0. All is compared by its log2. */
 static inline bool alk_order_held(int64_t D, int n, double c, double scale, bool lowest,
                                   int64_t size) {
   if (n > 0 && scale == 0) return true;

@@ -130,6 +130,8 @@ static void keys_from_state(const walk *w, part *x, real *R) {
     for (int64_t j = 0; j < x->c.keys; j++) x->key[j] += sums[n][j];
 }
 
+enum { SUMS = 8 }; /* side by side: one sum would wait for itself at every key */
+
 /* s and p of row i, scores and g.u of its first `keys` keys, become w and ds; adds w dw to the
  * parts of the decay's gradient and, where not NULL, to those of the coefficients. */
 static void slope_row(const walk *w, part *x, int64_t i, int64_t keys, double *coefficients) {
@@ -144,12 +146,13 @@ static void slope_row(const walk *w, part *x, int64_t i, int64_t keys, double *c
     double t[CHUNK]; /* s^n may leave f32 where kept_n s^n does not */
     for (int64_t j = 0; j < keys; j++) t[j] = (double)(w->n.sums ? A[j] * p[j] : p[j]);
     for (int n = 0; n < b->n; n++) {
-      double sum[8] = {0};
+      double sum[SUMS] = {0};
       for (int64_t j = 0; j < keys; j++) {
-        sum[j % 8] += t[j];
+        sum[j % SUMS] += t[j];
         t[j] *= (double)s[j];
       }
-      for (int l = 0; l < 8 && b->kept[n] != 0; l++) coefficients[n] += (double)b->kept[n] * sum[l];
+      for (int l = 0; l < SUMS && b->kept[n] != 0; l++)
+        coefficients[n] += (double)b->kept[n] * sum[l];
     }
   }
   for (int64_t j = 0; j < width; j += LANES) {
@@ -165,13 +168,13 @@ static void slope_row(const walk *w, part *x, int64_t i, int64_t keys, double *c
   if (w->n.sums)
     for (int64_t j = 0; j < keys; j++) s[j] *= A[j], by[j] *= A[j];
   if (w->steps) {
-    double sum[8] = {0};
+    double sum[SUMS] = {0};
     for (int64_t j = 0; j < keys; j++) {
       const double e = (double)s[j] * (double)p[j];
       x->inside[j] -= e;
-      sum[j % 8] += e;
+      sum[j % SUMS] += e;
     }
-    for (int l = 0; l < 8; l++) x->inside[i] += sum[l];
+    for (int l = 0; l < SUMS; l++) x->inside[i] += sum[l];
   }
   for (int64_t j = 0; j < keys; j++) p[j] *= by[j];
 }
