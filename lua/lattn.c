@@ -307,7 +307,6 @@ static int attention_source(lua_State *L) {
   return 1;
 }
 
-/* a:text(all): canonical option text; all = with the defaults. */
 /* a:options(): rows as core.attn.options gives them; value = what this instance has. */
 static int attention_options(lua_State *L) {
   const attn *a = check(L)->a;
@@ -315,6 +314,7 @@ static int attention_options(lua_State *L) {
   return 1;
 }
 
+/* a:text(all): canonical option text; all = with the defaults. */
 static int attention_text(lua_State *L) {
   char text[1 << 14]; /* holds two lists of 256 numbers with 17 digits */
   al_opts_text(attn_opts(check(L)->a), lua_toboolean(L, 2), text, sizeof text);

@@ -26,9 +26,9 @@ static al_tensor *get_llama2c(al_ctx *c, const void *file, const char *name) {
 static void close_st(void *p) { al_st_close(p); }
 static void close_llama2c(void *p) { al_llama2c_close(p); }
 
-/* Sets field i of the table on top: { type = as the file names it, shape = {..}, why = what
- * al_st_tensor says of it }. */
-static void list(lua_State *L, al_ctx *c, const al_st *s, int i) {
+/* Tensor i, which cannot be loaded, as a field of the table on top: { type = as the file names it,
+ * shape = {..}, why = what al_st_tensor says of it }. */
+static void set_listed(lua_State *L, al_ctx *c, const al_st *s, int i) {
   const char *name = al_st_name(s, i);
   lua_createtable(L, 0, 3);
   lua_pushstring(L, al_st_type(s, i));
@@ -80,7 +80,7 @@ static int st_open(lua_State *L) {
   }
   lua_newtable(L);
   for (int i = 0; i < n; i++)
-    if (!al_st_loads(s, i)) list(L, c, s, i);
+    if (!al_st_loads(s, i)) set_listed(L, c, s, i);
   lua_createtable(L, 0, 1);
   lua_pushvalue(L, -2);
   lua_pushcclosure(L, st_missing, 1);

@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_ROWS = 16, FEW = AL_MAX_INPUTS, MANY = 1 << 24, MAX_OUT = 8 };
+enum { MAX_ROWS = 16, FEW = AL_MAX_INPUTS, MAX_OUT = 8 };
+enum { MANY = 1 << 24 }; /* of a list, far past use: their count is an int */
 
 typedef struct args {
   const al_op_info *op;

@@ -276,6 +276,11 @@ static int sys_catch_interrupts(lua_State *L) {
   return 0;
 }
 
+static int sys_interrupted(lua_State *L) {
+  lua_pushinteger(L, n_caught);
+  return 1;
+}
+
 /* ---- crashes ---- */
 
 /* What a process says when it crashes: a handler has no argument of ours. */
@@ -312,10 +317,8 @@ void lal_on_crash(lal_crash_text *text, const void *owner) {
 static int sys_say_crashes(lua_State *L) {
   snprintf(crash_case, sizeof crash_case, "%s", luaL_checkstring(L, 1));
   crash_ctx = lal_ctx(L);
-  static char stack_of_crash[1 << 16];
   static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
-  const stack_t stack = {.ss_sp = catching ? signal_stack : stack_of_crash,
-                         .ss_size = sizeof stack_of_crash};
+  const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
   if (sigaltstack(&stack, NULL) != 0) return luaL_error(L, "say_crashes: %s", strerror(errno));
   struct sigaction a = {.sa_handler = on_crash, .sa_flags = SA_ONSTACK | (int)SA_RESETHAND};
   sigemptyset(&a.sa_mask);
@@ -329,11 +332,6 @@ void lal_proc_close(lua_State *L) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   if (stop_state == lua_tothread(L, -1)) stop_state = NULL;
   lua_pop(L, 1);
-}
-
-static int sys_interrupted(lua_State *L) {
-  lua_pushinteger(L, n_caught);
-  return 1;
 }
 
 static const luaL_Reg functions[] = {{"spawn", sys_spawn},
