@@ -53,7 +53,8 @@ end
 function M.nearest(word, list)
   local best, score
   for _, name in ipairs(list) do
-    local d = distance(word:lower(), name:lower())
+    -- a word may come from anybody: one whose length alone is too far off is not compared
+    local d = math.abs(#word - #name) <= #name and distance(word:lower(), name:lower()) or math.huge
     local prefix = #word >= 3 and (name:sub(1, #word) == word or word:sub(1, #name) == name)
     local near = prefix or d <= math.max(1, #name // 3)
     if prefix then d = math.min(d, 1.5) end -- one letter off is nearer still

@@ -157,10 +157,13 @@ function M.config(dir)
   local spec = object(path)
   for k, want in pairs(KINDS) do kind(path, k, spec[k], want) end
   for k, want in pairs(MADE) do kind(path, "made." .. k, spec.made[k], want) end
+  local threads = spec.made.threads
+  if threads < 1 or threads > 4096 then fail(path, "'made.threads': 1 to 4096 expected, got %d", threads) end
   if spec.variant ~= nil then kind(path, "variant", spec.variant, "string") end
   if spec.measure ~= nil then kind(path, "measure", spec.measure, "table") end
   if spec.plugins ~= nil then kind(path, "plugins", spec.plugins, "table") end
   for i, p in ipairs(spec.plugins or {}) do kind(path, ("plugins[%d]"):format(i), p, "table") end
+  for i, m in ipairs(spec.measure or {}) do kind(path, ("measure[%d]"):format(i), m, "string") end
   local held, wrong = pcall(config.held, spec.config)
   if not held then fail(path, "not a configuration: %s", wrong) end
   local ok, id = pcall(M.id, spec)
@@ -246,7 +249,7 @@ function M.status(dir)
   local reason, inside = tostring(status):gsub("^%S+%.lua:%d+: ", ""), names.shown(file(dir, ""))
   local at = reason:find(inside, 1, true)
   if at then reason = reason:sub(1, at - 1) .. reason:sub(at + #inside) end
-  return { state = "damaged", step = 0, reason = tables.clean(reason, true) }
+  return { state = "damaged", step = 0, reason = tables.cut(tables.clean(reason, true)) }
 end
 
 -- What was measured of a trained model; nil where nothing was, or nothing whole.

@@ -23,6 +23,14 @@ function M.clean(s, whole)
   return (s:gsub("\xc2[\x80-\x9f]", hex)) -- the same ones as UTF-8 has them
 end
 
+local MOST = 400 -- characters of a cell or a reason: what is longer hides the others
+
+-- A text as far as a table shows it.
+function M.cut(s)
+  if M.width(s) <= MOST then return s end
+  return s:sub(1, (utf8.len(s) and utf8.offset(s, MOST) or MOST) - 1) .. "..."
+end
+
 -- 1234567 -> "1.23 M", for counts; bytes = true uses KiB and MiB.
 function M.human(n, bytes)
   if not n then return "" end
@@ -38,7 +46,7 @@ end
 -- cell is empty are left out. Returns lines joined by newlines, without trailing blanks.
 function M.text(columns, rows)
   local shown = {}
-  local function cell_of(r, key) return M.clean(r[key] or "", true) end
+  local function cell_of(r, key) return M.cut(M.clean(r[key] or "", true)) end
   for _, c in ipairs(columns) do
     local width, used = M.width(c.title), false
     for _, r in ipairs(rows) do
@@ -51,7 +59,8 @@ function M.text(columns, rows)
   local function line(get)
     local cells = {}
     for i, s in ipairs(shown) do cells[i] = M.pad(get(s), s.width, s.column.right) end
-    lines[#lines + 1] = (table.concat(cells, "  "):gsub(" +$", ""))
+    local text = table.concat(cells, "  ")
+    lines[#lines + 1] = text:sub(1, text:find "%S *$" or 0)
   end
   line(function(s) return s.column.title end)
   line(function(s) return ("-"):rep(s.width) end)

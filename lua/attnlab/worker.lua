@@ -57,7 +57,10 @@ local function look_into(dir, spec, model)
     failed[name] = tostring(value):gsub("\n.*", "")
   end
   found = take("row_sum", probe.row_sum) or found
-  for _, name in ipairs(spec.measure or {}) do found[name] = take(name, measures[name].measure) end
+  local function unknown() error("this program has no such measure", 0) end
+  for _, name in ipairs(spec.measure or {}) do
+    found[name] = take(name, measures[name] and measures[name].measure or unknown)
+  end
   found.failed = next(failed) and failed
   sys.write(store.file(dir, "probe.json"), json.encode(found) .. "\n")
   local name, why = next(failed)

@@ -73,6 +73,7 @@ T.test("usage errors: status 2 and the nearest name", function()
   expects(2, "unknown device 'cuba' %(did you mean 'cuda'%?%)", "run", file, "--device", "cuba")
   expects(2, "unknown kind", "list", "opps")
   expects(2, "out_dir", "train", "out_dir=")
+  expects(0, "^no runs in /no/where\n", "runs", "out_dir=/no//where")
 end)
 
 T.test("failures: status 1 and what is wrong", function()

@@ -67,6 +67,11 @@ local BAD = {
   config_hash = { set("config.json", "data_hash", ("0"):rep(64)), "not of this folder" },
   config_config = { set("config.json", "config", { train = 3 }), "config.json: not a configuration" },
   config_plugins = { set("config.json", "plugins", { 3 }), "'plugins%[1%]': table expected" },
+  config_measure = { set("config.json", "measure", { 3 }), "'measure%[1%]': string expected, got number" },
+  config_threads = { function(dir) edit(dir .. "/config.json", '"threads": %d+', '"threads": 100000') end,
+                     "'made.threads': 1 to 4096 expected, got 100000" },
+  config_long = { function(dir) edit(dir .. "/config.json", '"preset": "softmax"', '"' .. ("x"):rep(1 << 20) .. '": 1') end,
+                  "unknown option 'x+%.%.%." }, -- looked for among the known ones, in no time
   config_escape = { set("config.json", "device", "\27]0;x\7"), "config.json: it is that of run" },
   config_link = { link("config.json", outside .. "/kept"), "not a run folder" },
   config_pipe = { function(dir)
@@ -95,6 +100,7 @@ local HARMLESS = {
   times = text("times.jsonl", "no\27 line\n{}\n[]\n3\n"),
   probe = text("probe.json", '{"log10_row_sum":[1,"x"],"series":7}'),
   certificates = set("config.json", "arm", "\27[31mred"),
+  blanks = set("config.json", "arm", (" "):rep(1 << 18) .. "x"),
 }
 for name, bad in pairs(BAD) do bad[1](copy(name)) end
 for name, harmless in pairs(HARMLESS) do harmless(copy(name)) end

@@ -14,6 +14,12 @@ T.test("text is aligned by display cells", function()
   T.ok(not text:find "empty", "columns without a value are left out")
 end)
 
+T.test("a cell is cut where it would hide the others", function()
+  local text = tables.text({ { key = "a", title = "arm" } }, { { a = ("ä"):rep(1000) }, { a = "\xff" .. (" "):rep(1 << 20) .. "x" } })
+  T.ok(text:find("\n" .. ("ä"):rep(399) .. "...\n", 1, true))
+  T.ok(#text < 4000)
+end)
+
 T.test("human numbers", function()
   T.eq(tables.human(90624), "90.6 k")
   T.eq(tables.human(999), "999")
