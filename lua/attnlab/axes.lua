@@ -36,7 +36,7 @@ end
 function M.difference(unit, lo, hi)
   local function map(v)
     local z = math.abs(v) / unit
-    local u = math.log(z + math.sqrt(z * z + 1))
+    local u = z < 1e9 and math.log(z + math.sqrt(z * z + 1)) or math.log(z) + math.log(2) -- z * z may overflow
     return v < 0 and -u or u
   end
   local ticks, apart = { 0 }, 0.085 * (map(hi) - map(lo))

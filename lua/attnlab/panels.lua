@@ -1,4 +1,4 @@
--- A figure of panels side by side, each with curves over named axes, drawn by plot.render.
+-- A figure of panels side by side, each with curves over named axes, drawn by gnuplot.render.
 --   fig    = { title, panels = { panel, .. }, legend = { { name, style = curve }, .. } }
 --   panel  = { title, xlabel, ylabel, logx, logy, xticks = {..} (where they are chosen),
 --              xnames = {..} (instead: names at 1, 2, ..),
@@ -10,6 +10,7 @@
 -- A change here makes no run stale.
 local axes = require "attnlab.axes"
 local core = require "attnlab.core"
+local gnuplot = require "attnlab.gnuplot"
 local plot = require "attnlab.plot"
 local parts, quote = plot.parts, plot.quote
 
@@ -158,7 +159,7 @@ M.script = core.plain(M.script)
 
 -- Draws <dir>/<name>.png and .svg. Returns the paths, or nil and why not.
 function M.draw(fig, dir, name)
-  return plot.render(function(outputs) return M.script(fig, outputs) end, dir, name)
+  return gnuplot.render(function(outputs) return M.script(fig, outputs) end, dir, name)
 end
 
 return M

@@ -5,8 +5,7 @@
 -- A change here makes no run stale.
 local axes = require "attnlab.axes"
 local core = require "attnlab.core"
-local names = require "attnlab.names"
-local sys = core.sys
+local gnuplot = require "attnlab.gnuplot"
 
 local M = {}
 
@@ -69,9 +68,23 @@ local function legend(out, curves)
   return 0.034 * rows
 end
 
-local function curves_panel(out, fig, bottom)
+-- The curves without the points that a logarithmic axis cannot show: a loss may be 0.
+local function on_log_axes(curves)
+  local out = {}
+  local function fits(v) return v > 1e-30 and v < 1e30 end
+  for i, c in ipairs(curves) do
+    local points = {}
+    for _, p in ipairs(c.points) do
+      if fits(p[2]) and fits(p[3]) and fits(p[4]) then points[#points + 1] = p end
+    end
+    out[i] = { name = c.name, diverged = c.diverged, points = points }
+  end
+  return out
+end
+
+local function curves_panel(out, fig, curves, bottom)
   local xlo, xhi, ylo, yhi = math.huge, 0, math.huge, 0
-  for _, c in ipairs(fig.curves) do
+  for _, c in ipairs(curves) do
     for _, p in ipairs(c.points) do
       xlo, xhi = math.min(xlo, p[1]), math.max(xhi, p[1])
       ylo = math.min(ylo, p[3])
@@ -89,13 +102,13 @@ local function curves_panel(out, fig, bottom)
   out[#out + 1] = "set ytics " .. tick_list(axes.log_ticks(ylo, yhi))
   out[#out + 1] = "set xlabel " .. M.quote(fig.xlabel)
   local parts = {}
-  for i, c in ipairs(fig.curves) do
+  for i, c in ipairs(curves) do
     if #c.points > 0 then
       parts[#parts + 1] = ("$curve%d using 1:3:4 with filledcurves %s fs transparent solid 0.20 noborder notitle")
         :format(i, colour(i))
     end
   end
-  for i, c in ipairs(fig.curves) do
+  for i, c in ipairs(curves) do
     if #c.points > 0 then
       parts[#parts + 1] = ("$curve%d using 1:2 with lines %s lw 2.2 notitle"):format(i, style(i))
     end
@@ -122,7 +135,7 @@ local function forest_range(rows, unit)
       hi = math.max(hi, math.min(1.05 * r.hi, 3 * size))
     end
   end
-  return lo, hi
+  return math.max(lo, -1e300), math.min(hi, 1e300)
 end
 
 -- Breaks a long name at the space nearest to its middle.
@@ -223,8 +236,8 @@ end
 --   profile = {{index = of the curve, values = log10 by position}, ...}}
 -- outputs = {{terminal, path}, ...}. Returns the gnuplot script.
 function M.script(fig, outputs)
-  local out = { "set encoding utf8; set samples 200; unset key" }
-  for i, c in ipairs(fig.curves) do
+  local out, curves = { "set encoding utf8; set samples 200; unset key" }, on_log_axes(fig.curves)
+  for i, c in ipairs(curves) do
     if #c.points > 0 then datablock(out, "curve" .. i, c.points) end
   end
   for _, p in ipairs(fig.profile) do
@@ -239,7 +252,7 @@ function M.script(fig, outputs)
     out[#out + 1] = "set style line 100 lc rgb '#d8d8d8' lw 0.6 dt solid; set grid ls 100"
     out[#out + 1] = "set border lc rgb '#404040'"
     local bottom = 0.125 + legend(out, fig.curves)
-    curves_panel(out, fig, bottom)
+    curves_panel(out, fig, curves, bottom)
     forest_panel(out, fig, bottom)
     profile_panel(out, fig, bottom)
     out[#out + 1] = "unset multiplot; unset output"
@@ -248,60 +261,8 @@ function M.script(fig, outputs)
 end
 M.script = core.plain(M.script)
 
--- Removes the parts of figures that processes left which are no more.
-local function remove_parts(dir, name)
-  for _, file in ipairs(sys.list(dir)) do
-    local pid = file:sub(1, #name + 1) == name .. "." and file:match "^[^.]*%.%a+%.(%d+)%.part$"
-    if pid then
-      local ok, why = pcall(sys.kill, tonumber(pid), 0)
-      local gone = tonumber(pid) == sys.pid() or not ok and why:find "No such process" -- ours are not made yet
-      if gone then pcall(sys.remove, dir .. "/" .. file) end
-    end
-  end
-end
-
--- Has gnuplot draw <dir>/<name>.png and .svg from make(outputs), which is kept as <name>.gp; each gets
--- its name when it is whole. Returns their paths; or nil, the reason and whether it was there but failed.
-function M.render(make, dir, name)
-  remove_parts(dir, name)
-  local at, part = dir .. "/" .. name, (".%d.part"):format(sys.pid()) -- two runs may draw into one folder
-  local png, svg = at .. ".png" .. part, at .. ".svg" .. part
-  local script, log = at .. ".gp", at .. ".log"
-  local common = " font 'sans-serif,13' background rgb 'white'"
-  local function word(path) return names.path(names.shown(path)) end
-  sys.write(script, make({
-    { "pngcairo size 2250,1035 fontscale 1.5 linewidth 1.5 pointscale 1.5" .. common, word(png) },
-    { "svg size 1500,690" .. common, word(svg) } }))
-  if sys.exists(log) then sys.remove(log) end
-  for _, path in ipairs { png, svg } do sys.append(path):close() end -- gnuplot would follow a link
-  -- gnuplot leaves its own handler of SIGINT by a jump, and may then wait for ever on a lock of its libraries
-  local ok, pid = pcall(sys.spawn, { "gnuplot", "-d", word(script), stdout = log, stderr = log, group = true })
-  local function remove_own()
-    for _, path in ipairs { png, svg } do pcall(sys.remove, path) end
-  end
-  if not ok then
-    remove_own()
-    return nil, "gnuplot cannot be started (Debian: apt-get install gnuplot-nox): " .. pid
-  end
-  local how, code
-  repeat how, code = sys.wait(pid) until how ~= "running" -- a signal that is caught ends a wait early
-  local why = (how ~= "exited" or code ~= 0) and ("gnuplot failed (%s %d):"):format(how, code)
-  for path, tail in pairs { [png] = "IEND....$", [svg] = "</svg>%s*$" } do -- gnuplot does not notice a full disk
-    if not why and (sys.exists(path) ~= "file" or not sys.read(path):sub(-32):find(tail)) then
-      why = names.shown(path) .. ": written only in part (disk full?)"
-    end
-  end
-  if why then
-    remove_own()
-    return nil, ("%s %s"):format(why, sys.exists(log) and sys.read(log):gsub("%s+$", "") or ""), true
-  end
-  sys.rename(png, at .. ".png")
-  sys.rename(svg, at .. ".svg")
-  return { png = names.shown(at) .. ".png", svg = names.shown(at) .. ".svg" }
-end
-
 function M.draw(fig, dir)
-  return M.render(function(outputs) return M.script(fig, outputs) end, dir, "figure")
+  return gnuplot.render(function(outputs) return M.script(fig, outputs) end, dir, "figure")
 end
 
 M.parts = { style = style, colour = colour, datablock = datablock, tick_list = tick_list, legend = legend }

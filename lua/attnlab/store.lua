@@ -155,8 +155,8 @@ function M.config(dir)
   local path = file(dir, "config.json")
   if sys.exists(path) ~= "file" then fail(dir, "not a run folder (no config.json)") end
   local spec = object(path)
-  for k, want in pairs(KINDS) do kind(path, k, spec[k], want) end
-  for k, want in pairs(MADE) do kind(path, "made." .. k, spec.made[k], want) end
+  for _, k in ipairs(names.keys(KINDS)) do kind(path, k, spec[k], KINDS[k]) end
+  for _, k in ipairs(names.keys(MADE)) do kind(path, "made." .. k, spec.made[k], MADE[k]) end
   local threads = spec.made.threads
   if threads < 1 or threads > 4096 then fail(path, "'made.threads': 1 to 4096 expected, got %d", threads) end
   if spec.variant ~= nil then kind(path, "variant", spec.variant, "string") end

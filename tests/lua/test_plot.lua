@@ -78,6 +78,16 @@ T.test("gnuplot draws an experiment with nothing in it yet", function()
   draws(fig)
 end)
 
+T.test("gnuplot draws what runs of any kind may hold: losses of 0, below it, past all bounds", function()
+  local fig, odd = figure(5), { 0, -3, 1e308, 1e-320 }
+  for i, v in ipairs(odd) do
+    fig.curves[i + 1].points[3] = { 60, v, v, v }
+    fig.forest[i].values, fig.forest[i].mean, fig.forest[i].lo, fig.forest[i].hi = { v, -v }, v, -v, math.abs(v)
+  end
+  for _, p in ipairs(fig.curves[5].points) do p[2], p[3], p[4] = 0, 0, 0 end
+  draws(fig)
+end)
+
 T.test("gnuplot draws one arm, one point, one seed", function()
   local fig = figure(1)
   fig.curves[1].points = { { 30, 2.5, 2.5, 2.5 } }
