@@ -53,12 +53,13 @@ return lab.experiment {
 
   story = [[
 What to look for:
-- An L2 norm after attention is worth something, and beneath it the denominator is worth nothing: exp + L2 and
-  softmax + L2 are the same function, because a positive factor cancels in the norm. Their curves coincide.
-- Dividing by the length of the row instead of its sum costs loss; a learned gate on the output repairs most of it.
-- Stopping the gradient of the denominator leaves the values of softmax (clamped) as they are, and training diverges:
-  it is the denominator's gradient, not its value, that keeps training stable.
-- Linear kernels lag far behind: what they lack is exp, not a denominator (relu and elu + 1 have one).]],
+- exp + L2 against softmax + L2, and both against softmax. A positive factor cancels in the norm, so that the first two
+  are one function on paper: what parts them is rounding, grown by training. What parts them from softmax is the norm.
+- exp / length against softmax: does it have to be the row's own sum that divides? And with a learned gate on the output?
+- The denominator's gradient stopped: its values are those of softmax (clamped). What differs, divergence too, comes of
+  the gradient alone.
+- The linear kernels: relu and elu + 1 have a denominator and no exp. Their distance to softmax is what another kernel
+  costs, with all else equal.]],
 
   next = "./lab train attention.denominator.power=0.5     (half a denominator: between exp and softmax?)",
 }

@@ -38,12 +38,13 @@ return lab.study {
 
   story = [[
 What to look for:
-- The state is finite and softmax comes as close as its order allows: two orders more win a factor that grows with the
-  order, as the factorial below them says, and every order multiplies the state by about (head size + p) / p.
-- Large heads pay dearly: at 64 channels order 3 takes as many bytes as 24,000 tokens of key/value cache, at 8 channels
-  order 8 as many as 7,000.
-- The logits of stories260K reach 220: no order that a state can hold comes near its exp, and in f32 the monomials of
-  such keys cancel, which the parallel form does not see.]],
+- Error against order: the remainder has the factorial of the order below it, so that two orders more should win a factor
+  that grows with the order. The dashed line is what the series says.
+- Error against bytes: every order multiplies the state by about (head size + p) / p. Which head size pays least for the
+  same error?
+- = tokens: a text has to be longer than that before the state is smaller than a key/value cache.
+- The trained model's largest logit beside the orders: terms fall only where the order is above the logit, and in f32
+  large monomials cancel. The parallel form sums no monomials: to parallel and to f64 tell the two apart.]],
 
   next = "./lab bench decode     (time and memory of a token behind short and long texts)",
 }

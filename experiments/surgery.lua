@@ -46,15 +46,14 @@ return lab.study {
 
   story = [[
 What to look for:
-- A norm behind softmax costs about a tenth of a nat in all layers once it is calibrated, and beneath it the
-  denominator is worth nothing: exp + L2 and softmax + L2 are one function, here in a model that was trained with
-  neither. L2 and rms are one after calibration.
-- Raw, a swap measures scale above all: softmax's output has another size than a unit vector, or than a sum of exps.
-- A denominator that no query enters (none, length) stays dear in every layer: it is the row's own sum that counts.
-- The series has to reach the largest logit: it closes the gap in a layer with small logits, and does not in one whose
-  logits are larger than the order. In all layers at once odd orders are worse than the even ones beside them:
-  their weights change sign.
-- On text that a model writes itself, the loss difference is an estimate of KL: the two columns agree.]],
+- Raw against calibrated: softmax's output has another size than a unit vector, or than a sum of exps. What a constant
+  factor a head brings back was scale.
+- norm l2 and exp + L2: a positive factor cancels in the norm, so that both are one function, here in a model that was
+  trained with neither. L2 and rms differ by a constant.
+- Denominators that no query enters (none, length) against the root of the sum: does the row's own sum count?
+- The series layer by layer: its terms fall only where the order is above the largest logit. At odd orders weights can be
+  negative: compare them with the even ones beside them.
+- On text that a model writes itself the loss difference is an estimate of KL: the two columns should agree.]],
 
   next = "./lab generate experiments/models/stories260K.bin 'prompt=Once upon a time'      (the text that was operated on)",
 }

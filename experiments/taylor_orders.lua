@@ -16,35 +16,35 @@ return lab.experiment {
 
   arms = {
     { name = "softmax" },
-    { name = "up to 1", at = { "up to order p", 1 }, attention = { similarity = "taylor", order = 1 } },
-    { name = "up to 2", at = { "up to order p", 2 }, attention = { similarity = "taylor", order = 2 } },
-    { name = "up to 3", at = { "up to order p", 3 }, attention = { similarity = "taylor", order = 3 } },
-    { name = "up to 4", at = { "up to order p", 4 }, attention = { similarity = "taylor", order = 4 } },
-    { name = "up to 5", at = { "up to order p", 5 }, attention = { similarity = "taylor", order = 5 } },
-    { name = "up to 6", at = { "up to order p", 6 }, attention = { similarity = "taylor", order = 6 } },
-    { name = "up to 7", at = { "up to order p", 7 }, attention = { similarity = "taylor", order = 7 } },
-    { name = "up to 8", at = { "up to order p", 8 }, attention = { similarity = "taylor", order = 8 } },
-    { name = "up to 9", at = { "up to order p", 9 }, attention = { similarity = "taylor", order = 9 } },
-    { name = "up to 10", at = { "up to order p", 10 }, attention = { similarity = "taylor", order = 10 } },
-    { name = "only 1", at = { "order p alone", 1 },
+    { name = "up to 1", at = { "up to p, odd", 1 }, attention = { similarity = "taylor", order = 1 } },
+    { name = "up to 2", at = { "up to p, even", 2 }, attention = { similarity = "taylor", order = 2 } },
+    { name = "up to 3", at = { "up to p, odd", 3 }, attention = { similarity = "taylor", order = 3 } },
+    { name = "up to 4", at = { "up to p, even", 4 }, attention = { similarity = "taylor", order = 4 } },
+    { name = "up to 5", at = { "up to p, odd", 5 }, attention = { similarity = "taylor", order = 5 } },
+    { name = "up to 6", at = { "up to p, even", 6 }, attention = { similarity = "taylor", order = 6 } },
+    { name = "up to 7", at = { "up to p, odd", 7 }, attention = { similarity = "taylor", order = 7 } },
+    { name = "up to 8", at = { "up to p, even", 8 }, attention = { similarity = "taylor", order = 8 } },
+    { name = "up to 9", at = { "up to p, odd", 9 }, attention = { similarity = "taylor", order = 9 } },
+    { name = "up to 10", at = { "up to p, even", 10 }, attention = { similarity = "taylor", order = 10 } },
+    { name = "only 1", at = { "p alone", 1 },
       attention = { similarity = "taylor", order = 1, orders = { 1 }, denominator = "abs" } },
-    { name = "only 2", at = { "order p alone", 2 },
+    { name = "only 2", at = { "p alone", 2 },
       attention = { similarity = "taylor", order = 2, orders = { 2 }, denominator = "abs" } },
-    { name = "only 3", at = { "order p alone", 3 },
+    { name = "only 3", at = { "p alone", 3 },
       attention = { similarity = "taylor", order = 3, orders = { 3 }, denominator = "abs" } },
-    { name = "only 4", at = { "order p alone", 4 },
+    { name = "only 4", at = { "p alone", 4 },
       attention = { similarity = "taylor", order = 4, orders = { 4 }, denominator = "abs" } },
-    { name = "only 5", at = { "order p alone", 5 },
+    { name = "only 5", at = { "p alone", 5 },
       attention = { similarity = "taylor", order = 5, orders = { 5 }, denominator = "abs" } },
-    { name = "only 6", at = { "order p alone", 6 },
+    { name = "only 6", at = { "p alone", 6 },
       attention = { similarity = "taylor", order = 6, orders = { 6 }, denominator = "abs" } },
-    { name = "only 7", at = { "order p alone", 7 },
+    { name = "only 7", at = { "p alone", 7 },
       attention = { similarity = "taylor", order = 7, orders = { 7 }, denominator = "abs" } },
-    { name = "only 8", at = { "order p alone", 8 },
+    { name = "only 8", at = { "p alone", 8 },
       attention = { similarity = "taylor", order = 8, orders = { 8 }, denominator = "abs" } },
-    { name = "only 9", at = { "order p alone", 9 },
+    { name = "only 9", at = { "p alone", 9 },
       attention = { similarity = "taylor", order = 9, orders = { 9 }, denominator = "abs" } },
-    { name = "only 10", at = { "order p alone", 10 },
+    { name = "only 10", at = { "p alone", 10 },
       attention = { similarity = "taylor", order = 10, orders = { 10 }, denominator = "abs" } },
   },
 
@@ -68,11 +68,13 @@ return lab.experiment {
 
   story = [[
 What to look for:
-- Trained with exp cut at an even order, attention comes closer to softmax with every two orders. Odd orders spike and
-  diverge: their weights turn negative, and the row's sum, which divides, passes through 0.
-- One order alone, divided by the sum of its absolute values, trains well at odd orders too, but stays behind softmax.
-- A trained softmax model has logits far larger than a fresh one. Even among rows whose logits stay below 8 the cut
-  series is far off; its error falls with every even order, while no order alone comes nearer.]],
+- exp cut at even orders: by how much does the difference to softmax shrink with every two more? An even cut is positive
+  everywhere, an odd one turns negative: the row's sum, which divides, can then come near 0, a likely cause of spikes and
+  divergence, which is not measured here.
+- One order alone, divided by the sum of its absolute values: that sum cannot change sign, at odd orders neither. Do they
+  train, and how far from softmax?
+- The trained softmax model with its exp replaced, beside the trained arms: does an error there go with a loss here? Its
+  largest logit says how many orders the series needs before its terms fall.]],
 
   next = "./lab run experiments/recurrent_softmax.lua     (what state the orders need)",
 }

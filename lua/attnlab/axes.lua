@@ -39,11 +39,12 @@ function M.difference(unit, lo, hi)
     local u = z < 1e9 and math.log(z + math.sqrt(z * z + 1)) or math.log(z) + math.log(2) -- z * z may overflow
     return v < 0 and -u or u
   end
-  local ticks, apart = { 0 }, 0.085 * (map(hi) - map(lo))
+  local ticks, range = { 0 }, map(hi) - map(lo)
+  local function room(v) return 0.011 * #("%g"):format(v) end -- half a label's, of the panel's width
   local function try(v)
     if v < lo or v > hi then return end
     for _, t in ipairs(ticks) do
-      if math.abs(map(t) - map(v)) < apart then return end
+      if math.abs(map(t) - map(v)) < (room(t) + room(v) + 0.02) * range then return end
     end
     ticks[#ticks + 1] = v
   end

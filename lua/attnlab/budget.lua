@@ -1,7 +1,9 @@
 -- What a run will need, before it runs: parameters, arithmetic, memory.
 -- A change here makes no run stale.
+local config = require "attnlab.config"
 local core = require "attnlab.core"
 local model = require "attnlab.model"
+local tables = require "attnlab.table"
 
 local M = {}
 
@@ -53,16 +55,27 @@ local function of_layer(layer, T, width, dtype)
   return at(1), at(2)
 end
 
--- config: resolved, dataset: of data.open. Returns {parameters, flops (a step), memory (bytes), state_bytes}.
+-- Bytes of a state as text; "(grows)" behind those of an arm that carries more at twice its context.
+function M.state_text(bytes, cfg)
+  if not bytes then return "" end
+  local c, grows = cfg.model, false
+  for i = 1, c.layers do
+    local a = config.instance_of(cfg, i)
+    grows = grows or a:state_bytes(2 * c.context) > a:state_bytes(c.context)
+  end
+  return tables.human(bytes, true) .. (grows and " (grows)" or "")
+end
+
+-- cfg: resolved, dataset: of data.open. Returns {parameters, flops (a step), memory (bytes), state_bytes}.
 -- Forward and backward cost three times the forward; a multiply-add counts two. Memory: of each parameter itself,
 -- its gradient and AdamW's two moments; what the layers hold, and what the greediest of them or the loss needs
 -- beside it; the text's tokens, of 4 bytes.
-function M.of(config, dataset)
-  local c, t = config.model, config.train
+function M.of(cfg, dataset)
+  local c, t = cfg.model, cfg.train
   local sizes = {}
   for k, v in pairs(c) do sizes[k] = v end
   if sizes.vocab == 0 then sizes.vocab = dataset.vocabulary:size() end
-  local m = model.new { model = sizes, attention = config.attention, train = t, seed = 0 }
+  local m = model.new { model = sizes, attention = cfg.attention, train = t, seed = 0 }
   local parameters, products = count(m)
   local bytes = t.dtype == "f64" and 8 or 4
   local B, T = t.batch_size, c.context

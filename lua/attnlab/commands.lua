@@ -123,7 +123,7 @@ local function dry_run(plan, as_json)
     b.arm, list[i] = arm.name, b
     flops = flops + b.flops * arm.config.train.steps * #plan.seeds
     cells[i] = { name = arm.name, parameters = tables.human(b.parameters), flops = tables.human(b.flops),
-                 memory = tables.human(b.memory, true), state = tables.human(b.state_bytes, true) }
+                 memory = tables.human(b.memory, true), state = budget.state_text(b.state_bytes, arm.config) }
   end
   local n = #plan.arms * #plan.seeds
   if as_json then

@@ -20,7 +20,8 @@ local M = {}
 
 -- What the report says of the tests.
 M.HEADING = "Expected before the runs, each tested by itself at 5 % and judged by where its own interval lies\n"
-  .. "(95 %, two-sided, for better and worse; 90 %, two one-sided tests, for equals):"
+  .. "(95 %, two-sided, for better and worse; 90 %, two one-sided tests, for equals).\n"
+  .. "Unlike the table's verdicts these are not adjusted for the number of arms: the two may differ."
 
 local function sentence(x)
   if x.measure then return ("%s, %s: %s"):format(x.arm, x.measure, x.shows:gsub("_", " ")) end

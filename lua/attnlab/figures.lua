@@ -16,10 +16,10 @@ local function short(v, result, form)
   return stats.show(v, result.plan.margin, form, 3)
 end
 
--- "2 of 3 diverged, step 174 to 295", or nil.
+-- "2 of 3 diverged (step 174-295)", or nil: short, as there is little room beside the row.
 local function divergence(arm)
   if arm.count.diverged == 0 then return nil end
-  return ("%d of %d diverged, step %s"):format(arm.count.diverged, #arm.runs, runs.steps_text(arm))
+  return ("%d of %d diverged (step %s)"):format(arm.count.diverged, #arm.runs, runs.steps_text(arm, "-"))
 end
 
 -- A row without interval where the arm, or the reference, may not be judged.
@@ -44,6 +44,23 @@ local function common(plan, get)
   return v
 end
 
+-- How to read the panels of a figure.
+local function notes_of(result, fig)
+  local n, margin, diverged, out = #result.plan.seeds, result.plan.margin, false, {}
+  for _, arm in ipairs(result.arms) do diverged = diverged or arm.count.diverged > 0 end
+  local lines = "(a) logarithmic axes" .. (n > 1 and "; lines: mean over seeds, bands: least to greatest" or "")
+  out[1] = lines .. (diverged and "; cross: last evaluation of all seeds of an arm of which some diverged later" or "")
+  if #fig.forest > 0 then
+    out[#out + 1] = ("(b) the axis is linear near 0 and logarithmic beyond %g%s"):format(margin or plot.UNIT,
+      margin and "; grey: the margin, within which arms count as equal" or "")
+  end
+  if #fig.profile > 0 then
+    out[#out + 1] = "(c) trained arms whose weights f(s), softmax's exp(s), are positive: mean of log10 over layers, heads, "
+      .. "text and seeds; grey: t, as if every f(s) were 1"
+  end
+  return out
+end
+
 -- What plot.script needs.
 function M.figure(result)
   local plan = result.plan
@@ -60,24 +77,25 @@ function M.figure(result)
                 reference = plan.arms[1].name, margin = plan.margin, curves = {}, forest = {}, profile = {},
                 ylabel = plan.metric == "valid/loss" and "validation loss" or plan.metric,
                 xlabel = tokens and ("step (%d tokens each)"):format(tokens) or "step",
-                forest_label = (n > 1 and "mean, seeds (circles), interval at Holm's level"
+                forest_label = (n > 1 and "mean, seeds (circles), the table's interval"
                   or "one seed: no interval") .. (result.other_margins and "; margin changed after the runs" or ""),
-                profile_title = "row sum of f(s)", profile_label = "position t (grey: = t)" }
+                profile_title = "row sum of f(s)", profile_label = "position t" }
   for i, arm in ipairs(result.arms) do
     fig.curves[i] = { name = arm.unfit and ("%s (%s)"):format(arm.name, arm.unfit) or arm.name, points = arm.curve,
                       diverged = arm.diverged_from }
     if i > 1 then fig.forest[#fig.forest + 1] = forest_row(result, i) end
     if arm.profile then fig.profile[#fig.profile + 1] = { index = i, values = arm.profile } end
   end
+  fig.notes = notes_of(result, fig)
   return fig
 end
 
 -- Losses of the arms that have a place on a line, against that number; the first arm as a level. An arm
 -- with diverged seeds has a cross at the panel's top with their number, and its line ends beside it.
-local function by_panel(result, legend)
+local function by_panel(result, legend, notes)
   local panel = { title = result.plan.metric == "valid/loss" and "validation loss of trained arms" or result.plan.metric,
                   xlabel = result.plan.experiment.plot.by, ylabel = "nats per token", curves = {} }
-  local lines, order, top, lo, hi = {}, {}, -math.huge, math.huge, -math.huge
+  local lines, order, crossed, top, lo, hi = {}, {}, false, -math.huge, math.huge, -math.huge
   for _, arm in ipairs(result.arms) do
     local list = {}
     for _, v in pairs(arm.values) do list[#list + 1] = v end
@@ -116,9 +134,11 @@ local function by_panel(result, legend)
     panel.curves[#panel.curves + 1] = part
     if #crosses.points > 0 then
       panel.curves[#panel.curves + 1] = crosses
-      panel.xlabel = result.plan.experiment.plot.by .. "   (crosses: seeds that diverged; no loss)"
+      crossed = true
     end
   end
+  if #result.plan.seeds > 1 then notes[1] = "marks: mean over seeds; bars: least to greatest" end
+  if crossed then notes[#notes + 1] = "(a) crosses: so many seeds diverged; such an arm has no loss, and the height says nothing" end
   if lo <= hi and c.mean then
     local level = { colour = 1, dash = 2, points = { { lo, c.mean }, { hi, c.mean } } }
     panel.curves[#panel.curves + 1] = level
@@ -127,19 +147,34 @@ local function by_panel(result, legend)
   return panel
 end
 
+-- The colour of the curve that the legend names like this one; else the curve gets a place in it.
+local function colour_of(legend, curve)
+  local last = 1
+  for _, e in ipairs(legend) do
+    if e.name == curve.name then return e.style.colour end
+    last = math.max(last, e.style.colour)
+  end
+  legend[#legend + 1] = { name = curve.name, style = { colour = last + 1 } }
+  return last + 1
+end
+
 -- The second figure of an experiment with plot.by: losses by that number, and what the measures found.
 -- Nil where the experiment has none or nothing is finished.
 function M.figure_by(result)
   local e = result.plan.experiment
   if not e.plot.by then return nil end
-  local fig = { title = result.plan.title, legend = {}, panels = {} }
-  fig.panels[1] = by_panel(result, fig.legend)
+  local fig = { title = result.plan.title, legend = {}, notes = {}, panels = {} }
+  fig.panels[1] = by_panel(result, fig.legend, fig.notes)
   for _, name in ipairs(e.measure) do
     local list = {}
     for _, arm in ipairs(result.arms) do
       if arm.measured[name] then list[#list + 1] = { arm = arm.name, record = arm.measured[name] } end
     end
-    if #list > 0 then fig.panels[#fig.panels + 1] = measures[name].panel(list) end
+    if #list > 0 then
+      local panel = measures[name].panel(list)
+      for _, c in ipairs(panel.curves) do c.colour = colour_of(fig.legend, c) end
+      fig.panels[#fig.panels + 1] = panel
+    end
   end
   for i, p in ipairs(fig.panels) do p.title = ("(%s) %s"):format(string.char(96 + i), p.title) end
   return #fig.legend > 0 and fig or nil

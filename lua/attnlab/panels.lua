@@ -1,5 +1,5 @@
 -- A figure of panels side by side, each with curves over named axes, drawn by gnuplot.render.
---   fig    = { title, panels = { panel, .. }, legend = { { name, style = curve }, .. } }
+--   fig    = { title, panels = { panel, .. }, legend = { { name, style = curve }, .. }, notes = lines at the foot }
 --   panel  = { title, xlabel, ylabel, logx, logy, xticks = {..} (where they are chosen),
 --              xnames = {..} (instead: names at 1, 2, ..),
 --              xrange = {lo, hi}, yrange = {lo, hi} (default: the data), curves = { curve, .. } }
@@ -142,7 +142,8 @@ function M.script(fig, outputs)
     out[#out + 1] = "set border lc rgb '#404040'"
     local entries = {}
     for i, e in ipairs(fig.legend) do entries[i] = { name = e.name, style = M.style(e.style) } end
-    local bottom = 0.13 + parts.legend(out, entries)
+    local foot = parts.notes(out, fig.notes or {})
+    local bottom = 0.13 + foot + parts.legend(out, entries, foot)
     for _, p in ipairs(fig.panels) do
       if p.xnames then bottom = bottom + 0.03 break end -- names hang lower than a label of the axis
     end

@@ -14,6 +14,8 @@ local M = {}
 local COLOURS = { "#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00" }
 local DASHES = { "solid", "(10,3)", "(3,2)", "(10,3,2,3)" }
 
+M.UNIT = 0.01 -- nats beyond which the axis of differences is logarithmic where there is no margin
+
 -- Single quotes keep gnuplot from substituting anything; control characters would end the line.
 function M.quote(s)
   return "'" .. s:gsub("%c", " "):gsub("'", "''") .. "'"
@@ -51,15 +53,15 @@ local function frame(out, left, right, bottom, title)
 end
 
 -- Samples and names in columns under the panels; gnuplot's own key cannot be made this wide.
--- Returns the height that it takes.
-local function legend(out, curves)
+-- They stand on a height of `below`. Returns the height that they take.
+local function legend(out, curves, below)
   local longest = 0
   for _, c in ipairs(curves) do longest = math.max(longest, #c.name) end
   local columns = longest > 28 and 3 or 4
   local rows = math.ceil(#curves / columns)
   for i, c in ipairs(curves) do
     local x = 0.05 + 0.96 / columns * ((i - 1) // rows)
-    local y = 0.028 + 0.034 * (rows - 1 - (i - 1) % rows)
+    local y = 0.028 + below + 0.034 * (rows - 1 - (i - 1) % rows)
     out[#out + 1] = ("set arrow %d from screen %g, screen %g to screen %g, screen %g nohead %s lw 2.2")
       :format(100 + i, x, y, x + 0.035, y, c.style or style(i))
     out[#out + 1] = ("set label %d %s at screen %g, screen %g left font ',12' noenhanced")
@@ -80,6 +82,15 @@ local function on_log_axes(curves)
     out[i] = { name = c.name, diverged = c.diverged, points = points }
   end
   return out
+end
+
+-- What has to be known to read the figure, in lines at its foot. Returns the height that they take.
+local function notes(out, lines)
+  for i, line in ipairs(lines) do
+    out[#out + 1] = ("set label %d %s at screen 0.05, screen %g left font ',10' noenhanced")
+      :format(200 + i, M.quote(line), 0.02 + 0.027 * (#lines - i))
+  end
+  return #lines > 0 and 0.027 * #lines + 0.012 or 0
 end
 
 local function curves_panel(out, fig, curves, bottom)
@@ -150,7 +161,7 @@ local function two_lines(name)
 end
 
 local function forest_panel(out, fig, bottom)
-  local rows, unit = fig.forest, fig.margin or 0.01
+  local rows, unit = fig.forest, fig.margin or M.UNIT
   if #rows == 0 then return end
   local lo, hi = forest_range(rows, unit)
   local map, ticks = axes.difference(unit, lo, hi)
@@ -217,7 +228,7 @@ local function profile_panel(out, fig, bottom)
     for _, v in ipairs(p.values) do lo, hi = math.min(lo, math.max(v, -4)), math.max(hi, math.min(v, 8)) end
   end
   lo, hi = math.floor(lo * 2) / 2, math.ceil(math.max(hi, math.log(n, 10)) * 2) / 2
-  frame(out, 0.86, 0.99, bottom, "(c) " .. fig.profile_title)
+  frame(out, 0.875, 0.99, bottom, "(c) " .. fig.profile_title)
   out[#out + 1] = "set logscale xy; set border 3; set grid; set xlabel " .. M.quote(fig.profile_label)
   out[#out + 1] = ("set xrange [1:%d]; set yrange [%.9g:%.9g]"):format(n, 10.0 ^ lo, 10.0 ^ hi)
   out[#out + 1] = "set ytics auto enhanced nomirror; set format y '10^{%T}'"
@@ -230,7 +241,7 @@ local function profile_panel(out, fig, bottom)
   out[#out + 1] = "unset logscale; unset label 1; unset xlabel; set format y '%g'"
 end
 
--- fig = {title, ylabel, xlabel, reference, margin, forest_label, profile_title, profile_label,
+-- fig = {title, ylabel, xlabel, reference, margin, forest_label, profile_title, profile_label, notes = lines,
 --   curves  = {{name, points = {{x, mean, low, high}, ...}, diverged = step or nil}, ...},
 --   forest  = {{name, index = of the curve, values, mean, lo, hi, text, note}, ...},
 --   profile = {{index = of the curve, values = log10 by position}, ...}}
@@ -251,7 +262,8 @@ function M.script(fig, outputs)
     out[#out + 1] = ("set multiplot title %s font ',14' noenhanced"):format(M.quote(fig.title))
     out[#out + 1] = "set style line 100 lc rgb '#d8d8d8' lw 0.6 dt solid; set grid ls 100"
     out[#out + 1] = "set border lc rgb '#404040'"
-    local bottom = 0.125 + legend(out, fig.curves)
+    local foot = notes(out, fig.notes or {})
+    local bottom = 0.125 + foot + legend(out, fig.curves, foot)
     curves_panel(out, fig, curves, bottom)
     forest_panel(out, fig, bottom)
     profile_panel(out, fig, bottom)
@@ -265,6 +277,6 @@ function M.draw(fig, dir)
   return gnuplot.render(function(outputs) return M.script(fig, outputs) end, dir, "figure")
 end
 
-M.parts = { style = style, colour = colour, datablock = datablock, tick_list = tick_list, legend = legend }
+M.parts = { style = style, colour = colour, datablock = datablock, tick_list = tick_list, legend = legend, notes = notes }
 
 return M

@@ -1,6 +1,8 @@
 -- What an experiment came to, as runs.gather gives it, for people and machines: table, tests, texts.
 -- A change here makes no run stale.
+local budget = require "attnlab.budget"
 local core = require "attnlab.core"
+local data = require "attnlab.data"
 local expect = require "attnlab.expect"
 local measures = require "attnlab.measures"
 local stats = require "attnlab.stats"
@@ -15,13 +17,16 @@ local COLUMNS = {
   { key = "loss", title = "valid loss", right = true, doc = "valid loss: nats per token at the last step, mean ± deviation over seeds; "
     .. "none for an arm of whose seeds some diverged" },
   { key = "difference", title = "difference [interval]", right = true,
-    doc = "difference: to the first arm, paired by seed; two-sided t interval at the arm's level by Holm: 95 % for all arms together" },
-  { key = "verdict", title = "verdict", doc = "verdict: where that interval lies: above 0 worse, below 0 better, within the margin equal, else no difference "
-    .. "shown; its level is also Holm's over the tests of equality where it is not worse or better" },
-  { key = "rate", title = "token/s", right = true, doc = "token/s: median of one run while its neighbours ran beside it" },
+    doc = "difference: to the first arm, paired by seed; t interval, widened for the number of arms (Holm: at most 5 % error over all of them)" },
+  { key = "verdict", title = "verdict", doc = "verdict: interval within the margin: equal; else above 0: worse, below 0: better; "
+    .. "else undecided: none of these can be told with these seeds" },
+  { key = "rate", title = "token/s", right = true,
+    doc = "token/s: median of one run while others ran beside it; no comparison of speed (./lab bench is)" },
   { key = "parameters", title = "parameters", right = true, doc = "parameters: learned numbers of the model" },
-  { key = "state", title = "state", right = true, doc = "state: bytes a sequence carries from token to token at the context's end" },
-  { key = "check", title = "check", doc = "check: the conformance certificates that the run began with (./lab check NAME writes one), the worst of them" },
+  { key = "state", title = "state", right = true, doc = "state: computed, not used in training: bytes that a sequence carries from token to token at the "
+    .. "context's end; (grows): with the context" },
+  { key = "check", title = "check", doc = "check: the worst of the conformance certificates that the run began with (./lab check NAME writes "
+    .. "one); none: not checked" },
   { key = "status", title = "status", doc = "status: diverged is a result; stale = made by another source, library or thread count" },
 }
 
@@ -42,19 +47,36 @@ local function table_rows(result)
     if c.difference and c.difference.n > 0 then row.difference = stats.text(c.difference, margin) end
     row.verdict = verdict_of(i, c)
     row.rate = arm.tokens_per_second and tables.human(arm.tokens_per_second)
-    row.parameters, row.state = tables.human(arm.parameters), tables.human(arm.state_bytes, true)
+    row.parameters, row.state = tables.human(arm.parameters), budget.state_text(arm.state_bytes, arm.config)
     row.check = arm.check
     rows[i] = row
   end
   return rows
 end
 
+-- What the arms read, and what knows nothing of it loses. Runs may outlive their texts.
+local function texts(plan)
+  local out, seen = {}, {}
+  for _, arm in ipairs(plan.arms) do
+    local name = arm.config.train.data
+    local ok, text = pcall(data.open, name)
+    if ok and not seen[name] then
+      local V = text.vocabulary:size()
+      out[#out + 1] = ("data: %s, %d tokens, vocabulary %d; guessing costs ln %d = %.3f nats per token"):format(
+        name:match "[^/]+$", text.tokens:numel(), V, V, math.log(V))
+    end
+    seen[name] = true
+  end
+  return out
+end
+
 -- What has to be known to read the table beside its columns: lines.
 local function notes(result)
-  local plan, out = result.plan, {}
+  local plan, out = result.plan, texts(result.plan)
   for _, arm in ipairs(result.arms) do
     if arm.count.diverged > 0 then
-      out[1] = "an arm with diverged seeds is neither better, worse nor equal: the seeds that finished are those it suited"
+      out[#out + 1] = "an arm with diverged seeds is neither better, worse nor equal: the seeds that finished are those it suited"
+      break
     end
   end
   if plan.margin or result.other_margins then

@@ -113,10 +113,10 @@ local function measured(arm_runs, names)
   return out
 end
 
--- The steps at which runs of the arm diverged: "174" or "174 to 295".
-function M.steps_text(arm)
+-- The steps at which runs of the arm diverged: "174" or "174 to 295"; `to` may be another word.
+function M.steps_text(arm, to)
   local first, last = arm.diverged_from, arm.diverged_at
-  return first == last and tostring(last) or ("%d to %d"):format(first, last)
+  return first == last and tostring(last) or first .. (to or " to ") .. last
 end
 
 local function status_text(arm)

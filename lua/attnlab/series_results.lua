@@ -28,26 +28,28 @@ function M.text(arm, r, largest)
     cells[p] = { p = tostring(p), sum = ("%.3e"):format(r.sum[p].mean), alone = ("%.3f"):format(r.alone[p].mean),
                  negative = ("%.2g %%"):format(100 * r.negative[p].mean) }
   end
-  return ("The trained arm '%s' with its exp replaced: RMS ratio of the attention's output, %d seed%s, largest |s| %.1f,\n"
-    .. "%.2g %% of the rows left out for |s| > %d:\n"):format(arm, r.n, r.n == 1 and "" or "s", r.largest,
-      100 * r.left_out, largest)
+  return ("The trained arm '%s' with its exp replaced, %d seed%s: relative error of the attention's output,\n"
+    .. "RMS(output - exact) / RMS(exact), 0 = exact, over the %.3g %% of the rows with no |s| > %d (largest of all %.1f);\n"
+    .. "negative weights: share of the pairs of all rows:\n"):format(arm, r.n, r.n == 1 and "" or "s", 100 - 100 * r.left_out, largest, r.largest)
     .. tables.text({ { key = "p", title = "p", right = true }, { key = "sum", title = "up to order p", right = true },
                      { key = "alone", title = "s^p alone", right = true },
                      { key = "negative", title = "negative weights", right = true } }, cells)
 end
 
--- For panels.lua. measured = {{arm =, record =}, ..}: every arm that was.
+-- For panels.lua. measured = {{arm =, record =}, ..}: every arm that was. The curves have names: figures.lua gives
+-- those of one name one colour. A line joins orders of one parity, as the other's are another function.
 function M.panel(measured)
   local panel = { title = "output of trained attention, exp replaced", xlabel = "order p",
-                  ylabel = "RMS ratio to the exact output", logy = true, curves = {} }
+                  ylabel = "relative error of the output (0 = exact)", logy = true, curves = {} }
   for _, x in ipairs(measured) do
-    for i, kind in ipairs { "sum", "alone" } do
+    for _, line in ipairs { { "up to p, even", "sum", 2, 2 }, { "up to p, odd", "sum", 1, 2 }, { "p alone", "alone", 1, 1 } } do
       local points = {}
-      for p = 1, #x.record.sum do
+      local kind = line[2]
+      for p = line[3], #x.record.sum, line[4] do
         local e = x.record[kind][p]
-        points[p] = { p, e.mean, low = e.low, high = e.high }
+        points[#points + 1] = { p, e.mean, low = e.low, high = e.high }
       end
-      panel.curves[#panel.curves + 1] = { points = points, colour = i + 1, marks = true }
+      panel.curves[#panel.curves + 1] = { name = line[1], points = points, marks = true }
     end
   end
   return panel
@@ -61,7 +63,7 @@ M.expect = {
     for p = 4, #r.sum, 2 do
       if not (r.sum[p].mean < r.sum[p - 2].mean) then bad = bad or p end
     end
-    return not bad, ("%.1e at order 2, %.1e at %d%s"):format(r.sum[2].mean, r.sum[#r.sum].mean,
+    return not bad, ("over even orders from %.1e at 2 to %.1e at %d%s"):format(r.sum[2].mean, r.sum[#r.sum].mean,
       #r.sum, bad and (", not below the one before at %d"):format(bad) or "")
   end,
   -- no weight of an even order is below 0; of odd ones some are
@@ -77,7 +79,7 @@ M.expect = {
   alone_worse = function(r)
     local worst = math.huge
     for p = 2, #r.sum, 2 do worst = math.min(worst, r.alone[p].low / r.sum[p].high) end
-    return worst > 1, ("at least %.2f times the error of the sum"):format(worst)
+    return worst > 1, ("at even p at least %.2f times the error of the sum (smallest over seeds)"):format(worst)
   end,
 }
 

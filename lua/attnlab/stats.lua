@@ -189,7 +189,7 @@ end
 function M.verdict(lo, hi, margin)
   if lo == 0 and hi == 0 then return "equal" end
   if margin and lo > -margin and hi < margin then return "equal" end
-  return lo > 0 and "worse" or hi < 0 and "better" or "no difference shown"
+  return lo > 0 and "worse" or hi < 0 and "better" or "undecided"
 end
 
 -- v with `digits` (4) behind the point, more where it takes them to stand, as printed, on the same side of

@@ -127,6 +127,17 @@ T.test("what is left of an arm is not the arm: nothing is judged by it but diver
 end)
 
 -- Intervals by scipy: mean -+ t.ppf(.975 or .95, 2) * sem of the differences.
+T.test("what is written for people makes no other runs", function()
+  local function dirs(more)
+    local list = {}
+    for i, run in ipairs((require("attnlab.runner").expand(lab.experiment(spec(more)):plan {}, { root = "runs" }))) do list[i] = run.dir end
+    return list
+  end
+  local texts = { title = "a", question = "b", source = "c", story = "d", next = "e", margin = 0.5, plot = { by = "n" },
+                  arms = { { name = "exp", at = { "x", 1 } }, { name = "L", at = { "y", 2 }, ["attention.denominator"] = "length" } } }
+  T.eq(dirs(texts), dirs())
+end)
+
 T.test("one test, one interval: two-sided at 5 % with 95 %, equality with 90 %", function()
   local arms = { a = arm { 2, 2, 2 }, b = arm { 2.03, 2.05, 2.08 }, c = arm { 2.012, 2.03, 2.048 } }
   local function judged(x) return expect.judge({ x }, arms, { 1, 2, 3 })[1] end

@@ -109,8 +109,12 @@ T.test("series: what it shows", function()
     T.eq(f(bad), false)
     T.ok(#select(2, f(good)) > 0, name)
   end
-  T.ok(series.text("softmax", good):find "arm 'softmax'.*up to order p")
-  T.eq(#series.panel({ { arm = "a", record = good } }).curves, 2)
+  good.left_out = 0.53
+  T.ok(series.text("softmax", good):find "arm 'softmax'.*0 = exact, over the 47 %% of the rows with no |s| > 8.*up to order p")
+  T.ok(select(2, series.expect.alone_worse(good)):find "^at even p" and select(2, series.expect.falls(good)):find "^over even orders")
+  local curves = {}
+  for i, c in ipairs(series.panel({ { arm = "a", record = good } }).curves) do curves[i] = { c.name, #c.points, c.points[1][1], c.points[2][1] } end
+  T.eq(curves, { { "up to p, even", 5, 2, 4 }, { "up to p, odd", 5, 1, 3 }, { "p alone", 10, 1, 2 } })
 end)
 
 T.test("what an experiment refuses", function()
@@ -131,14 +135,21 @@ T.test("what an experiment refuses", function()
 end)
 
 T.test("an experiment measures, shows, judges; the measure is part of a run's identity", function()
-  local arms = [[{ name = "one", at = { "line", 1 }, attention = { similarity = "taylor", order = 1 } },
-                 { name = "two", at = { "line", 2 }, attention = { similarity = "taylor", order = 2 } }]]
+  local arms = [[{ name = "one", at = { "p alone", 1 }, attention = { similarity = "taylor", order = 1 } },
+                 { name = "two", at = { "p alone", 2 }, attention = { similarity = "taylor", order = 2 } }]]
   local more = [[measure = { "series" }, plot = { by = "order" },
     expect = { { arm = "softmax", measure = "series", shows = "even_positive" }, { arm = "one", measure = "series", shows = "falls" } }]]
   local path, root = tiny.experiment(arms, more)
   local status, text = tiny.run { "run", path, "out_dir=" .. root, "--seeds", "1" }
   T.ok(status == 0 and text:find "held +softmax, series: even positive" and text:find "not shown +one, series: falls: not measured", text)
   T.ok(text:find "up to order p" and text:find "by.png", text)
+  T.ok(text:find "softmax [^\n]*iB %(grows%) " and not text:find "one [^\n]*%(grows%)", text)
+  T.ok(text:find "data: shakespeare, 1115394 tokens, vocabulary 65; guessing costs ln 65 = 4.174 nats per token", text)
+  local by, known = sys.read(root .. "/tiny+seeds=1/by.gp"), {}
+  for style, name in by:gmatch "set arrow %d+ [^\n]* (lc rgb '%S+') [^\n]*\nset label %d+ '([^\n]-)' at" do known[name] = style end
+  T.ok(by:find("$p1c1 using 1:2 with lines " .. known["p alone"], 1, true) and by:find("$p2c3 using 1:2 with lines " .. known["p alone"], 1, true),
+    "a line of one name has one colour in all panels")
+  T.ok(known["up to p, odd"] and known["up to p, odd"] ~= known["up to p, even"] and known["up to p, even"] ~= known["p alone"], by)
   for _, name in ipairs { "by.png", "by.svg", "figure.png" } do T.ok(sys.exists(root .. "/tiny+seeds=1/" .. name) == "file", name) end
   local t = json.decode(sys.read(root .. "/tiny+seeds=1/table.json"))
   T.ok(t.arms[1].measured.series.sum[10].mean < t.arms[1].measured.series.sum[2].mean)

@@ -58,6 +58,31 @@ T.test("the difference axis is odd, increasing and labelled truly", function()
   T.ok(ticks[1] >= -0.1 and ticks[#ticks] <= 0.6)
 end)
 
+T.test("labels of the difference axis stay apart", function()
+  for _, case in ipairs { { 0.02, -0.34, 2.4 }, { 0.02, -0.1, 0.1 }, { 0.01, -0.1, 0.6 }, { 0.001, -3, 0.002 }, { 0.0025, -0.01, 0.01 } } do
+    local map, ticks = axes.difference(table.unpack(case))
+    table.sort(ticks)
+    T.ok(#ticks > 1)
+    for i = 2, #ticks do
+      local a, b = ticks[i - 1], ticks[i]
+      -- a character of that font is a fiftieth of the panel wide
+      local room = (#("%g"):format(a) + #("%g"):format(b)) / 2 / 50
+      T.ok((map(b) - map(a)) / (map(case[3]) - map(case[2])) > room, ("%g beside %g"):format(a, b))
+    end
+  end
+end)
+
+T.test("what has to be known stands below the legend, and moves nothing where there is nothing", function()
+  local fig = figure(2)
+  local bare = plot.script(fig, PNG)
+  fig.notes = { "it's (a)", "and (b)" }
+  local script = plot.script(fig, PNG)
+  local first, second = script:match "'it''s %(a%)' at screen 0.05, screen (%S+) .-'and %(b%)' at screen 0.05, screen (%S+)"
+  local legend = script:match "'arm 2' at screen %S+, screen (%S+)"
+  T.ok(tonumber(legend) > tonumber(first) + 0.03 and tonumber(first) > tonumber(second) + 0.02, script)
+  T.ok(tonumber(bare:match "'arm 2' at screen %S+, screen (%S+)") < 0.05)
+end)
+
 local function draws(fig)
   local dir = T.folder()
   local figures, why = plot.draw(fig, dir)

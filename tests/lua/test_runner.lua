@@ -205,13 +205,14 @@ T.test("survivors are nobody's result: not in table, figures, expectations or co
   T.ok(t.arms[2].verdict and t.arms[2].level == 0.95, "the family is that of the arms that are judged")
   T.eq({ t.expectations[1].outcome, t.expectations[2].outcome, t.expectations[3].outcome }, { "not judged", "not judged", "REFUTED" })
   T.eq(t.expectations[1].detail, "relu: 1 of 2 diverged")
-  T.ok(figure:find("relu (1 of 2 diverged)", 1, true) and figure:find("1 of 2 diverged, step 15", 1, true))
+  T.ok(figure:find("relu (1 of 2 diverged)", 1, true) and figure:find("1 of 2 diverged (step 15)", 1, true))
+  T.ok(figure:find "%(a%) .*cross: last evaluation" and figure:find "grey: the margin", figure)
   T.ok(not figure:find("$seeds2", 1, true) and not figure:find("$profile3", 1, true), "no differences, no row sums")
   local steps = {}
   for step in figure:match("%$curve3 << EOD\n(.-)EOD"):gmatch "(%d+) [^\n]+\n" do steps[#steps + 1] = step end
   T.eq(steps, { "6", "12" }) -- as far as both got
   local by = sys.read(other .. "/tiny/by.gp")
-  T.ok(by:find("crosses: seeds that diverged", 1, true) and by:find("'1 of 2'", 1, true), by)
+  T.ok(by:find("crosses: so many seeds diverged", 1, true) and by:find("'1 of 2'", 1, true), by)
   local _, compared = tiny.run { "compare", by_arm.relu1, by_arm.softmax1 }
   T.ok(compared:find "not compared: seeds of a: 1 of 2 diverged", compared)
   T.ok(not select(2, tiny.run { "runs", "--json", "out_dir=" .. other }):find '"diverged",[^}]*"valid_loss"')

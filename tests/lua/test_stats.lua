@@ -152,7 +152,7 @@ T.test("a verdict never contradicts its interval, nor that interval as it is pri
         for _, x in ipairs { { d.lo, d.hi }, { plo, phi } } do
           local lo, hi = x[1], x[2]
           local inside = lo > -margin and hi < margin
-          T.eq(word, inside and "equal" or lo > 0 and "worse" or hi < 0 and "better" or "no")
+          T.eq(word, inside and "equal" or lo > 0 and "worse" or hi < 0 and "better" or "undecided")
         end
         -- nothing is claimed that Holm would not claim
         if word == "worse" or word == "better" then T.ok(d.p_holm < 0.05) end
@@ -160,7 +160,7 @@ T.test("a verdict never contradicts its interval, nor that interval as it is pri
       end
     end
   end
-  for _, word in ipairs { "equal", "worse", "better", "no" } do T.ok(seen[word] and seen[word] > 50, word) end
+  for _, word in ipairs { "equal", "worse", "better", "undecided" } do T.ok(seen[word] and seen[word] > 50, word) end
 end)
 
 -- Normal numbers in pairs (Box and Muller).
@@ -204,7 +204,7 @@ T.test("compare: verdicts and intervals", function()
     verdicts[i - 1] = d.verdict or "-"
     if d.lo then got[#got + 1] = { d.level, d.lo, d.hi } end
   end
-  T.eq(verdicts, { "equal within 0.01", "worse", "better", "no difference shown", "-", "-" })
+  T.eq(verdicts, { "equal within 0.01", "worse", "better", "undecided", "-", "-" })
   T.near(got, { { 0.975, -7.351156055311931e-05, 0.0003401782272200527 },
                 { 0.9833333333333333, 0.46460527825530534, 0.5320613884113614 },
                 { 0.9875, -0.20524013335643676, -0.1934265333102297 },

@@ -238,7 +238,7 @@ function M.run(o, given)
     lengths = given.seq_len and lengths or MEMORY_LENGTHS
     o.presets = given.presets and o.presets or "all"
   end
-  local notes = { ("error: RMS ratio to composed f64 at T = %d, the largest of output and "
+  local notes = { ("error: relative RMS error to composed f64 at T = %d, the largest of output and "
     .. "gradients; at most %g passes"):format(o.check_len, check.TOLERANCE) }
   local list, rows = prepare(o, lengths, notes), {}
   for i, p in ipairs(list) do rows[i] = p.row end

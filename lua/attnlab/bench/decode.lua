@@ -198,7 +198,7 @@ function M.run(o)
     rows = rows, rates = rates, notes = {
       ("x first: over the time behind %d tokens; at most %.2f passes, and state and step may hold no more")
         :format(positions[1], 1 + o.limit),
-      ("error: RMS ratio to the parallel form over the whole text; at most %g passes"):format(TOLERANCE) } }
+      ("error: relative RMS error to the parallel form over the whole text; at most %g passes"):format(TOLERANCE) } }
 end
 
 return M

@@ -210,7 +210,7 @@ function M.run(o)
   for i, op in ipairs(full) do
     add_rows(rows, op, measured[i + 2], rates, errors[i][1], errors[i][2])
   end
-  local note = ("error: RMS ratio to the same op in f64 on %d rows, the largest of output and "
+  local note = ("error: relative RMS error to the same op in f64 on %d rows, the largest of output and "
     .. "gradients; at most %g passes"):format(math.min(tokens, o.check_rows), check.TOLERANCE)
   return { title = ("ops of a training step: %d tokens, f32"):format(tokens), rows = rows,
            rates = rates, notes = { note } }

@@ -53,9 +53,9 @@ M.columns = {
   { title = "= tokens", right = true, show = function(r) return tables.human(r.cache_tokens) end,
     doc = "= tokens: the length at which softmax's own state has as many bytes" },
   { title = "to parallel", right = true, show = number("forms", "%.1e"),
-    doc = "to parallel: recurrent against parallel form, both f32, RMS ratio" },
+    doc = "to parallel: recurrent against parallel form, both f32, relative error" },
   { title = "to f64", right = true, show = number("rounding", "%.1e"), doc = "to f64: recurrent in f32 against the same maths in f64" },
-  { title = "to softmax", right = true, show = number("softmax", "%.2e"), doc = "to softmax: RMS ratio to exact softmax in f64" },
+  { title = "to softmax", right = true, show = number("softmax", "%.2e"), doc = "to softmax: relative error, RMS(output - exact) / RMS(exact), exact softmax in f64; 0 = exact" },
   { title = "series", right = true, show = number("series", "%.2e"),
     doc = "series: what the remainder of the series does to the weights, to first order" },
   { title = "ms/token", right = true, show = function(r) return ("%.3f"):format(1e3 * r.seconds) end,
@@ -103,10 +103,10 @@ end
 
 function M.figure(records, study)
   local groups = groups_of(records)
-  local fig = { title = study.title or study.question or study.name, legend = {}, panels = {
-    { title = "(a) error against order", xlabel = "order p of the series", ylabel = "RMS ratio to exact softmax",
+  local fig = { title = study.title or study.question or study.name, legend = {}, notes = {}, panels = {
+    { title = "(a) error against order", xlabel = "order p of the series", ylabel = "relative error to exact softmax",
       logy = true, curves = {} },
-    { title = "(b) error against state", xlabel = "bytes of a key/value head  (numbers: p)", ylabel = "RMS ratio to exact softmax",
+    { title = "(b) error against state", xlabel = "bytes of a key/value head  (numbers: p)", ylabel = "relative error to exact softmax",
       logx = true, logy = true, curves = {} },
     figure_of_length(groups) } }
   for i, g in ipairs(groups) do
@@ -120,6 +120,7 @@ function M.figure(records, study)
     table.insert(fig.panels[1].curves, curve)
     table.insert(fig.panels[1].curves, { points = series, colour = i, dash = 2, thin = true })
     table.insert(fig.panels[2].curves, { points = by_state, colour = i, marks = true })
+    if g[1].n > 1 then fig.notes[1] = "(a) marks: mean over seeds; bars: least to greatest" end
     fig.legend[i] = { name = g.name, style = { colour = i } }
   end
   table.insert(fig.legend, { name = "(a) what the series says", style = { colour = 1, dash = 2 } })

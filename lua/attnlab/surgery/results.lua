@@ -119,7 +119,8 @@ end
 
 function M.figure(records, study)
   local fig = { title = (study.title or study.question or study.name)
-    .. "   (dashed, hollow: raw; solid, filled: calibrated)", panels = {}, legend = {} }
+    .. "   (dashed, hollow: raw; solid, filled: calibrated)", panels = {}, legend = {},
+    notes = { "bars: 95 % interval, t over the windows, each for itself" } }
   local layers = 0
   for k, model in ipairs(groups_by(records, function(r) return r.model end)) do
     local series, others, order_of, names_of, ticks, seen = {}, {}, {}, {}, {}, {}
