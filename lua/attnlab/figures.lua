@@ -90,12 +90,10 @@ function M.figure(result)
   return fig
 end
 
--- Losses of the arms that have a place on a line, against that number; the first arm as a level. An arm
--- with diverged seeds has a cross at the panel's top with their number, and its line ends beside it.
-local function by_panel(result, legend, notes)
-  local panel = { title = result.plan.metric == "valid/loss" and "validation loss of trained arms" or result.plan.metric,
-                  xlabel = result.plan.experiment.plot.by, ylabel = "nats per token", curves = {} }
-  local lines, order, crossed, top, lo, hi = {}, {}, false, -math.huge, math.huge, -math.huge
+-- The arms that have a place on a line: points by the name of the line, sorted by their number, without a loss where
+-- all seeds diverged; the names as they come; the highest loss (-inf: none); the least and the greatest number.
+local function lines_of(result)
+  local lines, order, top, lo, hi = {}, {}, -math.huge, math.huge, -math.huge
   for _, arm in ipairs(result.arms) do
     local list = {}
     for _, v in pairs(arm.values) do list[#list + 1] = v end
@@ -114,28 +112,44 @@ local function by_panel(result, legend, notes)
       lo, hi = math.min(lo, x), math.max(hi, x)
     end
   end
-  local c = result.comparison[1]
+  for _, points in pairs(lines) do table.sort(points, function(a, b) return a[1] < b[1] end) end
+  return lines, order, top, lo, hi
+end
+
+-- Adds the curves of a line to the panel: it ends before a point without a loss and begins again behind it; these
+-- points are crosses at the height `top`. Returns a curve, for the legend, and whether there are crosses.
+local function add_line(panel, points, colour, top)
+  local crosses = { points = {}, colour = colour, marks = CROSS, line = false }
+  local function part() return { points = {}, colour = colour, marks = true } end
+  local first = part()
+  local current = first
+  for _, p in ipairs(points) do
+    if p[2] then
+      table.insert(current.points, p)
+    else
+      p[2] = top
+      table.insert(crosses.points, p)
+      panel.curves[#panel.curves + 1] = current
+      current = part()
+    end
+  end
+  panel.curves[#panel.curves + 1] = current
+  if #crosses.points > 0 then panel.curves[#panel.curves + 1] = crosses end
+  return first, #crosses.points > 0
+end
+
+-- Losses of the arms that have a place on a line, against that number; the first arm as a level. An arm
+-- with diverged seeds has a cross at the panel's top with their number, and its line ends beside it.
+local function by_panel(result, legend, notes)
+  local panel = { title = result.plan.metric == "valid/loss" and "validation loss of trained arms" or result.plan.metric,
+                  xlabel = result.plan.experiment.plot.by, ylabel = "nats per token", curves = {} }
+  local lines, order, top, lo, hi = lines_of(result)
+  local c, crossed = result.comparison[1], false
   if top == -math.huge then top = c.mean or 1 end
   for k, name in ipairs(order) do
-    local crosses = { points = {}, colour = k + 1, marks = CROSS, line = false }
-    local part = { points = {}, colour = k + 1, marks = true }
-    legend[#legend + 1] = { name = name, style = part }
-    table.sort(lines[name], function(a, b) return a[1] < b[1] end)
-    for _, p in ipairs(lines[name]) do
-      if p[2] then
-        table.insert(part.points, p)
-      else
-        p[2] = top
-        table.insert(crosses.points, p)
-        panel.curves[#panel.curves + 1] = part
-        part = { points = {}, colour = k + 1, marks = true }
-      end
-    end
-    panel.curves[#panel.curves + 1] = part
-    if #crosses.points > 0 then
-      panel.curves[#panel.curves + 1] = crosses
-      crossed = true
-    end
+    local curve, crosses = add_line(panel, lines[name], k + 1, top)
+    legend[#legend + 1] = { name = name, style = curve }
+    crossed = crossed or crosses
   end
   if #result.plan.seeds > 1 then notes[1] = "marks: mean over seeds; bars: least to greatest" end
   if crossed then notes[#notes + 1] = "(a) crosses: so many seeds diverged; such an arm has no loss, and the height says nothing" end
