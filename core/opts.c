@@ -360,8 +360,8 @@ al_status al_opts_set_word(al_ctx *c, al_opts *o, const char *key, const char *w
   AL_TRY(target(c, o, key, &r, &v));
   if (r->type & AL_T_WORD && has_word(r->choices, w)) return put_word(c, v, AL_T_WORD, w);
   if (r->type & AL_T_TEXT && strlen(w) > MAX_WORD)
-    return al_fail(c, AL_EVALUE, "%s: option '%s': value longer than %d characters", o->owner, key,
-                   MAX_WORD);
+    return al_fail(c, AL_EVALUE, "%s: option '%s': at most %d characters expected, got %zu",
+                   o->owner, key, MAX_WORD, strlen(w));
   if (r->type & AL_T_TEXT) return put_word(c, v, AL_T_TEXT, w);
   return mismatch(c, o, key, r, w);
 }
@@ -427,7 +427,8 @@ static const char *read_value(al_ctx *c, const al_opts *o, const char *key, cons
       return NULL;
     }
     if (n == room - 1) {
-      al_fail(c, AL_EVALUE, "%s: option '%s': value longer than %zu characters", o->owner, key, n);
+      al_fail(c, AL_EVALUE, "%s: option '%s': at most %zu characters expected, got more", o->owner,
+              key, n);
       return NULL;
     }
     if (mark && *s == mark) s++;

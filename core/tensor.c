@@ -242,7 +242,9 @@ al_status al_write(al_tensor *t, const double *in, int64_t n) {
 }
 
 al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
-  if (!dst || !src) return al_fail(c, AL_EVALUE, "copy: two tensors are needed");
+  if (!dst || !src)
+    return al_fail(c, AL_EVALUE, "copy: two tensors needed, got none to copy %s",
+                   dst ? "from" : "to");
   if (dst->ndim != src->ndim ||
       memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
     return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));

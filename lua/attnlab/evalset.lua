@@ -66,7 +66,8 @@ function Evalset:open(m)
     error(("evalset: the data have %d tokens, the model only %d"):format(size, m.config.vocab), 0)
   end
   if m.vocabulary and not own:same(m.vocabulary) then
-    error("evalset: the model has another vocabulary than the data were read with", 0)
+    error(("evalset: the model has another vocabulary than the data were read with: one of %d pieces expected, got "
+      .. "another of %d"):format(size, m.vocabulary:size()), 0)
   end
   return self.dataset
 end

@@ -21,18 +21,18 @@ local M = {}
 
 -- Hash of a text. Where it is not here its runs may be all the same: they are found by the hash that they have.
 local function text_hash(text, experiment, root)
-  local found, path = pcall(data.path, text)
-  if found then return sys.sha256(sys.read(path)) end
+  local found, where = pcall(data.path, text) -- or why it is nowhere
+  if found then return sys.sha256(sys.read(where)) end
   local hash, folder = nil, names.inside(root, experiment)
   for _, id in ipairs(sys.exists(folder) == "dir" and sys.list(folder) or {}) do
     local ok, spec = pcall(store.config, folder .. "/" .. id)
     if ok and spec.config.train.data == text then
-      if hash and hash ~= spec.data_hash then error(path .. "; there are runs of several texts of that name", 0) end
+      if hash and hash ~= spec.data_hash then error(where .. "; there are runs of several texts of that name", 0) end
       hash = spec.data_hash
     end
   end
-  if not hash then error(path, 0) end
-  io.stderr:write(("%s; its runs are those of the text with sha256 %.12s\n"):format(tables.clean(path), hash))
+  if not hash then error(where, 0) end
+  io.stderr:write(("%s; its runs are those of the text with sha256 %.12s\n"):format(tables.clean(where), hash))
   return hash
 end
 
