@@ -53,17 +53,20 @@ static al_tensor *tensor_at(const probe *p, int i, const char **name) {
   return p->in[i];
 }
 
+/* Gradients of the output: 0 of what is hidden. */
 static al_tensor *seed_for(const probe *p, const hiding *h, const al_tensor *y) {
   const int64_t n = al_numel(y), row = probe_row(p);
   double *v = malloc((size_t)n * sizeof *v + 1);
   for (int64_t i = 0; v && i < n; i++)
     v[i] = is_hidden(h, i / row / p->T, i / row % p->T) ? 0 : sin(1.3 * (double)i + 0.4);
+  if (!v) al_fail(p->k->c, AL_ENOMEM, "out of memory (gradients of %lld numbers)", (long long)n);
   al_tensor *t = v ? al_tensor_from(p->k->c, p->dtype, al_ndim(y), al_shape(y), v, n) : NULL;
   free(v);
   return t;
 }
 
-/* False with the error pending. */
+/* Gradients of all tensors when the outputs of tokens that are not hidden are asked for. False with
+ * the error pending. */
 static bool reverse(const probe *p, const hiding *h, grads *g) {
   al_ctx *c = p->k->c;
   const char *name;
@@ -114,7 +117,7 @@ static finding compared(const probe *p, const hiding *h, const grads *got, const
   return f;
 }
 
-/* False: a row was written. */
+/* Is what a run found as it must be? False: a row was written. */
 static bool report(probe *p, const hiding *h, const finding *f, const char *poison, double limit) {
   const char *type = al_dtype_name(p->dtype), *name;
   if (f->zero_of >= 0) {
@@ -136,7 +139,7 @@ static bool report(probe *p, const hiding *h, const finding *f, const char *pois
   return false;
 }
 
-/* False: a row was written. */
+/* One way against itself, clean and with every poison. False: a row was written. */
 static bool hold(attn_check *k, const way *w, al_dtype dtype, const hiding *h, double *worst) {
   const int64_t T = way_most(k, w, HIDDEN_T);
   const double limit = dtype == AL_F64 ? f64_limit : f32_limit;

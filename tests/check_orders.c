@@ -17,13 +17,13 @@ static const char *const forms[] = {"impl=composed", "impl=fused form=parallel",
                                     "form=recurrent state_limit=1024"};
 enum { COMPOSED, FUSED, CHUNKED, RECURRENT, N_FORMS, PARALLEL = 2 };
 
-/* ---- T tokens: the first has key `key` and value 1, the others 0 and 0; the query of the last row
- * is `query`, of the others 1. What the last row gives, and what it leaves on the inputs. ---- */
-
+/* T tokens: the first has key `key` and value 1, the others 0 and 0; the query of the last row is
+ * `query`, of the others 1. What the last row gives, and what it leaves on the inputs: */
 typedef struct sums {
   char refused[512]; /* the reason, or "" */
-  double y, dq, dk[2], dv[2],
-      dc[ALK_MAX_COEFFICIENTS]; /* dk, dv: of the first and the last token */
+  double y, dq;
+  double dk[2], dv[2]; /* of the first and the last token */
+  double dc[ALK_MAX_COEFFICIENTS];
 } sums;
 
 static al_tensor *line(al_ctx *c, al_dtype t, int T, int width, int at, double v, double others) {
@@ -311,7 +311,7 @@ START_TEST(no_channels) {
 }
 END_TEST
 
-/* describe says what rounding does to such rows. */
+/* describe says what rounding of a state in f32 does to rows that cancel. */
 START_TEST(the_preset_says_so) {
   al_ctx *c = al_ctx_new();
   char *text = attn_describe(c, "p1/softmax_taylor_80terms");
