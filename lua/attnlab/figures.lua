@@ -90,8 +90,8 @@ function M.figure(result)
   return fig
 end
 
--- The arms that have a place on a line: points by the name of the line, sorted by their number, without a loss where
--- all seeds diverged; the names as they come; the highest loss (-inf: none); the least and the greatest number.
+-- The arms that have a place on a line: points by the name of the line, sorted by their number, without a loss where some
+-- seed diverged; the names as they come; the highest loss (-inf: none); the least and the greatest number.
 local function lines_of(result)
   local lines, order, top, lo, hi = {}, {}, -math.huge, math.huge, -math.huge
   for _, arm in ipairs(result.arms) do
