@@ -15,9 +15,9 @@ local status, said = tiny.run { "train", "data=" .. path, "layers=1", "width=16"
 T.ok(status == 0, said)
 local run = dir .. "/runs/train/" .. sys.list(dir .. "/runs/train")[1]
 
--- Exit status and output of the program in another working folder.
+-- Exit status and output of the program in another working folder, for a user without one of his own.
 local function elsewhere(...)
-  local words = { ("cd '%s' && '%s'"):format(T.folder(), tiny.program) }
+  local words = { ("cd '%s' && env -u HOME -u XDG_DATA_HOME '%s'"):format(T.folder(), tiny.program) }
   for _, w in ipairs { ... } do words[#words + 1] = "'" .. w .. "'" end
   local out = T.folder() .. "/out"
   local _, _, code = os.execute(table.concat(words, " ") .. " >" .. out .. " 2>&1")
@@ -42,6 +42,20 @@ T.test("a run and its checkpoint open as models, with their vocabulary", functio
   T.eq(lab.model.load(saved).trained_on, m.trained_on)
   T.eq(m:fork():generate { prompt = "First", tokens = 5 }, m:generate { prompt = "First", tokens = 5 })
   T.raises(function() lab.model.load(dir) end, "a model file is expected, or the folder of a run that has a checkpoint")
+end)
+
+T.test("a copy elsewhere, under another name, without the text", function()
+  local copy, moved = T.folder() .. "/a copy", T.folder() .. "/moved.txt"
+  sys.mkdir(copy)
+  for _, name in ipairs(sys.list(run)) do sys.write(copy .. "/" .. name, sys.read(run .. "/" .. name)) end
+  local loss = expects(0, "nats per token", "eval", run):match ": ([%d.]+) nats"
+  local written = expects(0, "^First", "generate", run, "prompt=First", "tokens=5")
+  sys.rename(path, moved)
+  T.eq(expects(0, "", "generate", copy, "prompt=First", "tokens=5"):match "^[^\n]*", written:match "^[^\n]*")
+  expects(1, "trained on this text %(sha256 %x+%), which is not here: %-%-data FILE", "eval", copy)
+  T.eq(expects(0, "", "eval", copy, "--data", moved):match ": ([%d.]+) nats", loss)
+  expects(0, "same configuration", "compare", copy, copy)
+  sys.rename(moved, path)
 end)
 
 T.test("another text of the same name is not measured on unsaid", function()
