@@ -52,7 +52,7 @@ local function start(m, prompt)
   if type(prompt) == "table" then return table.move(prompt, 1, #prompt, 1, {}) end
   local v = m.vocabulary
   if not v then
-    error("generate: the model has no vocabulary: give the prompt as a list of ids", 0)
+    error("generate: the model has no vocabulary: tokenizer=FILE names one, or give the prompt as a list of ids", 0)
   end
   if prompt == nil and v.bos then return { v.bos } end
   if prompt == nil then prompt = "\n" end

@@ -132,3 +132,12 @@ T.test("a record of any length is not read whole", function()
   local _, text = command(root, { "run", study })
   T.ok(text:find "result.json: not the record of a measurement; measured again", text)
 end)
+
+T.test("a table beside a model is no link", function()
+  local dir, models = T.folder(), sys.realpath(T.root .. "experiments/models")
+  sys.write(dir .. "/m.bin", sys.read(models .. "/stories260K.bin"))
+  assert(os.execute(("ln -s '%s/tok512.bin' '%s/tok512.bin'"):format(models, dir)))
+  local code, text = tiny.run { "generate", dir .. "/m.bin", "tokens=2" }
+  T.ok(code == 1 and text:find "no vocabulary: tokenizer=FILE names one", text)
+  T.eq((tiny.run { "generate", dir .. "/m.bin", "tokens=2", "tokenizer=" .. dir .. "/tok512.bin" }), 0)
+end)
