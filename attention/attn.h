@@ -91,8 +91,8 @@ typedef struct attn_family {
   int64_t (*state_bytes)(const al_opts *o, const attn_sizes *s, int64_t t, al_dtype dtype);
   /* The options as a one-line formula. May be NULL. */
   void (*formula)(const al_opts *o, char *buf, size_t n);
-  /* What runs for T tokens that attend to themselves, and why: "chunked, fused: ...". May be NULL.
-   */
+  /* What runs for T tokens that attend to themselves, and why: "chunked, fused: ...". May be
+   * NULL. */
   void (*plan)(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t T, char *buf,
                size_t n);
   /* Puts the components of an empty state for `batch` sequences into st (attn_state_put). May
@@ -196,8 +196,8 @@ typedef const attn_family *attn_plugin_fn(const attn_host *host);
  * options stand, so that no option may be called so. */
 AL_API const attn_family *attn_plugin_load(al_ctx *c, const char *path,
                                            const char *const *reserved);
-/* File and SHA-256 (64 hexadecimal digits) of a family that came from a plug-in; false for others.
- */
+/* File and SHA-256 (64 hexadecimal digits) of a family that came from a plug-in; false for
+ * others. */
 AL_API bool attn_plugin_of(const attn_family *f, const char **path, const char **hash);
 
 /* ---- registry ------------------------------------------------------------------------------- */

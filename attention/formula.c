@@ -115,8 +115,7 @@ const al_arg formula_options[] = {
      NULL},
     {0}};
 
-/* ---- reading the options ----------------------------------------------------------------------
- */
+/* ---- reading the options --------------------------------------------------------------------- */
 
 weight_fn formula_weight(const al_opts *o, bool denominator) {
   return formula_weight_to(o, denominator, (int)al_opt_int(o, "order"));
@@ -246,8 +245,7 @@ al_status formula_check(al_ctx *c, const al_opts *o, const attn_sizes *s) {
   return AL_OK;
 }
 
-/* ---- parameters -------------------------------------------------------------------------------
- */
+/* ---- parameters ------------------------------------------------------------------------------ */
 
 int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
   int n = 0;
@@ -308,8 +306,7 @@ int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
   return n;
 }
 
-/* ---- claims -----------------------------------------------------------------------------------
- */
+/* ---- claims ---------------------------------------------------------------------------------- */
 
 /* f >= 0 wherever it can be evaluated. */
 static bool positive(const al_opts *o, const char *key) {
@@ -389,8 +386,7 @@ const char *formula_exempt(const al_opts *o) {
              : NULL;
 }
 
-/* ---- the formula as text ----------------------------------------------------------------------
- */
+/* ---- the formula as text --------------------------------------------------------------------- */
 
 static void f_text(const al_opts *o, bool denominator, char *buf, size_t n) {
   const char *sim = al_opt_word(o, "similarity");

@@ -1,5 +1,5 @@
-/* formula_run.h: one run of the formula: what its files share (formula_sums.c, kernel_attention.c).
- */
+/* formula_run.h: one run of the formula: what its files share (formula_sums.c,
+ * kernel_attention.c). */
 #ifndef ATTN_FORMULA_RUN_H
 #define ATTN_FORMULA_RUN_H
 #include "formula.h"

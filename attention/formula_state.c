@@ -11,8 +11,7 @@
 
 #define MIB 1048576.0
 
-/* ---- which state ------------------------------------------------------------------------------
- */
+/* ---- which state ----------------------------------------------------------------------------- */
 
 static bool polynomial(const al_opts *o, bool denominator) {
   return strcmp(formula_weight(o, denominator).f, "polynomial") == 0;
@@ -61,8 +60,7 @@ const char *formula_not_chunked(const al_opts *o) {
   return NULL;
 }
 
-/* ---- its size ---------------------------------------------------------------------------------
- */
+/* ---- its size -------------------------------------------------------------------------------- */
 
 /* C(D+n-1, n) summed over the kept orders. */
 static double features(const weight_fn *f, int64_t D) {
@@ -176,8 +174,7 @@ al_status formula_state(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_
   return AL_OK;
 }
 
-/* ---- which form -------------------------------------------------------------------------------
- */
+/* ---- which form ------------------------------------------------------------------------------ */
 
 /* auto: fused, but composed in f64, where it is the reference. */
 bool formula_fused(const al_opts *o, al_dtype dtype) {

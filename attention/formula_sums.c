@@ -198,8 +198,7 @@ static void scale_inputs(const run *r,
   n->q = OP("mul", AL_IN(n->q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
 }
 
-/* ---- by a state -------------------------------------------------------------------------------
- */
+/* ---- by a state ------------------------------------------------------------------------------ */
 
 /* Sums of polynomial weights by the features of their monomials. */
 typedef struct pass {
@@ -347,8 +346,7 @@ void formula_add_up_composed(const run *r, sums *n) {
   n->y = OP("mix", AL_IN(w, scaled(r, n->v, n->v_scale), r->lengths), "%s", r->vis);
 }
 
-/* ---- keys and values of a state ---------------------------------------------------------------
- */
+/* ---- keys and values of a state -------------------------------------------------------------- */
 
 /* The cache of `name`, its first `kept` entries of each row, and the new ones; `all` entries. */
 static al_tensor *grown(const run *r, const char *name, al_tensor *more, int64_t kept,

@@ -129,8 +129,8 @@ const al_opts *attn_opts(const attn *a) { return a->opts; }
 const attn_sizes *attn_sizes_of(const attn *a) { return &a->sizes; }
 al_dtype attn_dtype_of(const attn *a) { return a->dtype; }
 unsigned attn_claims(const attn *a) { return a->family->claims ? a->family->claims(a->opts) : 0; }
-/* Tokens that a family is asked about: more than memory holds, and room for it to add and multiply.
- */
+/* Tokens that a family is asked about: more than memory holds, and room for it to add and
+ * multiply. */
 static int64_t tokens(int64_t n) {
   const int64_t most = (int64_t)1 << 53;
   return n < most ? n : most;
@@ -304,8 +304,7 @@ al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {
   return attn_run_family(c, a, &whole);
 }
 
-/* ---- another formula for a living instance ------------------------------------------------------
- */
+/* ---- another formula for a living instance --------------------------------------------------- */
 
 al_status attn_set(al_ctx *c, attn *a, const al_opts *opts) {
   AL_TRY(has_parameters(c, a));

@@ -25,7 +25,7 @@ al_status attn_registry_room(al_ctx *c, const attn_family *f, const char *who);
 /* Is a name of the family, or of its presets, taken? The error names both sides. A loaded family
  * may never change what a name meant before. f->presets may be NULL. */
 al_status attn_registry_free(al_ctx *c, const attn_family *f, const char *who);
-/* Takes the family in; cannot fail after attn_registry_room. `origin` now belongs to the registry.
- */
+/* Takes the family in; cannot fail after attn_registry_room. `origin` now belongs to the
+ * registry. */
 void attn_registry_add(const attn_family *f, const attn_origin *origin);
 #endif

@@ -33,8 +33,7 @@ static const char *latex_number(double v, char buf[48]) {
 }
 #define LNUM(v) latex_number((v), (char[48]){0})
 
-/* ---- polynomials ------------------------------------------------------------------------------
- */
+/* ---- polynomials ----------------------------------------------------------------------------- */
 
 /* f as the sum of k_n s^n / n!, or of k_n s^n: n! itself leaves the range of numbers. */
 typedef struct series {
@@ -79,8 +78,7 @@ static bool all_ones(const series *p) {
   return true;
 }
 
-/* ---- PyTorch ----------------------------------------------------------------------------------
- */
+/* ---- PyTorch --------------------------------------------------------------------------------- */
 
 static bool learned(const al_opts *o, const char *key) { return is(o, key, "learned"); }
 static bool has_row_denominator(const al_opts *o) {
@@ -327,8 +325,8 @@ static void torch_denominator(FILE *f, const al_opts *o) {
     PUT("    W = W.clamp(min=%s)\n", NUM(al_opt_num(o, "denominator.floor")));
   const bool whole = number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1;
   if (formula_reads_weights(o)) {
-    /* with a reference W is relative to the row's largest weight: only a row without a key has none
-     */
+    /* with a reference W is relative to the row's largest weight: only a row without a key has
+     * none */
     PUT("    live = W%s  # other rows give 0\n    W = torch.where(live, W, 1)\n    r = live / ",
         has_reference(o) ? " > 0"
         : whole          ? ".abs() >= 1.17549435e-38"
@@ -395,8 +393,7 @@ static void torch(FILE *f, const al_opts *o) {
   PUT("    return y\n");
 }
 
-/* ---- LaTeX ------------------------------------------------------------------------------------
- */
+/* ---- LaTeX ----------------------------------------------------------------------------------- */
 
 /* The argument of f, with its limits. */
 static void latex_argument(const al_opts *o, char *buf, size_t n) {

@@ -58,8 +58,8 @@ AL_API void al_error_clear(al_ctx *c);
 AL_API void al_axes_from(al_ctx *c,
                          int base); /* error texts count axes from base: 0 at first, 1 for Lua */
 
-/* The name in `names` (n of them, NULL entries skipped) nearest to `word`, or NULL if none is near.
- */
+/* The name in `names` (n of them, NULL entries skipped) nearest to `word`, or NULL if none is
+ * near. */
 AL_API const char *al_nearest(const char *word, const char *const *names, int n);
 
 /* ---- numbers as text ------------------------------------------------------------------------- */
@@ -168,11 +168,13 @@ AL_API al_status al_backward(al_ctx *c, al_tensor *t, al_tensor *seed);
 
 /* ---- options -------------------------------------------------------------------------------- */
 
-/* One row declares an option once; parsing, defaults, help, completion and error texts come from
- * it. type     one or more AL_T_ bits (a union such as false | number | word is allowed) def
- * default as text: "-1", "false", "exp", "{0,1}", "" for none choices  words allowed, separated by
- * spaces (AL_T_WORD) min,max  for numbers, inclusive; both 0 = unbounded fields   rows of a record
- * (AL_T_RECORD); its first field may be given alone A table of rows ends with {0}. */
+/* One row declares an option once; parsing, defaults, help, completion and errors come from it.
+ *   type      one or more AL_T_ bits (a union such as false | number | word is allowed)
+ *   def       default as text: "-1", "false", "exp", "{0,1}", "" for none
+ *   choices   words allowed, separated by spaces (AL_T_WORD)
+ *   min, max  for numbers, inclusive; both 0: unbounded
+ *   fields    rows of a record (AL_T_RECORD), whose first field may be given alone
+ * A table of rows ends with {0}. */
 enum {
   AL_T_BOOL = 1,
   AL_T_INT = 2,

@@ -1,5 +1,5 @@
-/* core.h: what the core files share and nobody else sees: context, storages, tensors, graph nodes.
- */
+/* core.h: what the core files share and nobody else sees: context, storages, tensors, graph
+ * nodes. */
 #ifndef AL_CORE_H
 #define AL_CORE_H
 #include "op.h"

@@ -33,8 +33,7 @@ typedef struct parser {
   int at, depth;
 } parser;
 
-/* ---- errors ----------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 /* The text around the place and a caret under it. */
 static void show(const char *text, int at, char *buf, size_t n) {
@@ -73,8 +72,7 @@ static const char *found(const parser *p, int at, char *buf) {
 }
 #define FOUND(p) found(p, (p)->at, (char[16]){0})
 
-/* ---- words ------------------------------------------------------------------------------------
- */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static bool digit(char ch) { return ch >= '0' && ch <= '9'; }
 static bool letter(char ch) {
@@ -144,8 +142,7 @@ static int unknown(parser *p, int at, const char *word, bool call) {
               k < sizeof all ? "" : "...", call ? "" : ", and scalars that are declared");
 }
 
-/* ---- grammar ----------------------------------------------------------------------------------
- */
+/* ---- grammar --------------------------------------------------------------------------------- */
 
 static int sum(parser *p);
 
@@ -253,8 +250,7 @@ static int sum(parser *p) {
   }
 }
 
-/* ---- expressions ------------------------------------------------------------------------------
- */
+/* ---- expressions ----------------------------------------------------------------------------- */
 
 /* One scalar: the first len letters of w. */
 static al_status declare(al_ctx *c, const char *owner, al_expr *e, const char *w, size_t len) {

@@ -42,8 +42,7 @@ double al_expr_apply(int op, double a, double b, double g) {
   }
 }
 
-/* ---- making nodes ----------------------------------------------------------------------------
- */
+/* ---- making nodes ---------------------------------------------------------------------------- */
 
 static int intern(al_expr *e, al_expr_node k) {
   uint64_t bits, h = 1469598103934665603u;
@@ -132,8 +131,7 @@ int al_expr_make(al_expr *e, int op, int a, int b, int g) {
   return intern(e, (al_expr_node){(uint8_t)op, (int16_t)a, (int16_t)b, (int16_t)g, 0});
 }
 
-/* ---- derivatives ------------------------------------------------------------------------------
- */
+/* ---- derivatives ----------------------------------------------------------------------------- */
 
 /* adjoint[n] += g */
 static void flow(al_expr *e, int16_t *adjoint, int n, int g) {
@@ -302,8 +300,7 @@ bool al_expr_derive(al_expr *e, int root, int *out) {
   return !e->full;
 }
 
-/* ---- sign -------------------------------------------------------------------------------------
- */
+/* ---- sign ------------------------------------------------------------------------------------ */
 
 bool al_expr_positive(const al_expr *e) {
   bool plus[AL_EXPR_NODES];

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- programs ---------------------------------------------------------------------------------
- */
+/* ---- programs -------------------------------------------------------------------------------- */
 
 typedef struct compiler {
   const al_expr *e;
@@ -166,8 +165,7 @@ al_status al_program_from(al_ctx *c, const char *owner, const char *text, const 
   return st;
 }
 
-/* ---- numbers in f64 ---------------------------------------------------------------------------
- */
+/* ---- numbers in f64 -------------------------------------------------------------------------- */
 
 void al_expr_eval(const al_expr *e, double s, double i, double j, const double *scalars,
                   double *out) {
@@ -188,8 +186,7 @@ void al_expr_eval(const al_expr *e, double s, double i, double j, const double *
   for (int k = 0; k < n_out; k++) out[k] = v[e->out[k]];
 }
 
-/* ---- C ----------------------------------------------------------------------------------------
- */
+/* ---- C --------------------------------------------------------------------------------------- */
 
 static const struct {
   const char *name, *text;

@@ -2,14 +2,13 @@
  * (T,S) matrix is never stored. Memory beyond the arguments is the scratch asked for here, O(T + S)
  * a thread.
  *
- *   qh = phi(q), kh = phi(k);  s_ij = scale qh_i.kh_j;  w_ij = A_ij f(s'_ij) over visible j
- * (visible.h) N_i = sum_j keep_ij w_ij b_j v_j, b = 1 without value_scale;  W_i = sum w, sum |w| or
- * sqrt(sum w^2) (0 for ALK_STAT_NONE) y_i = N_i, or N_i / W_i with `normalise` (0 where |W_i| is
- * below the smallest normal)
+ *   qh = phi(q), kh = phi(k);  s_ij = scale qh_i.kh_j;  w_ij = A_ij f(s'_ij)  (visible.h)
+ *   N_i = sum_j keep_ij w_ij b_j v_j                    b = 1 without value_scale
+ *   W_i = sum w, sum |w| or sqrt(sum w^2)               0 for ALK_STAT_NONE
+ *   y_i = N_i, or N_i / W_i with `normalise`            0 where |W_i| is below the smallest normal
  *
  * exp and cosh carry a row reference m (its maximum) outside: N and W are relative to e^m, and m is
- * returned as a constant.
- */
+ * returned as a constant. */
 #ifndef ALK_ATTN_H
 #define ALK_ATTN_H
 #include "program.h"

@@ -1,9 +1,9 @@
 /* finish.h: what follows the sums of attention, in one pass: factor, norm, gate.
  *
- *   z = f x;  o = g Norm(z)     x (N, n), a row being `sub` heads of n / sub channels; f, g (N,
- * sub)
+ *   z = f x;  o = g Norm(z)
  *
- * Norm as in norm.h (kind ALK_FINISH_NONE: z itself), over the whole row. */
+ * x (N,n), a row being `sub` heads of n / sub channels; f, g (N,sub). Norm as in norm.h, over the
+ * whole row (kind ALK_FINISH_NONE: z itself). */
 #ifndef ALK_FINISH_H
 #define ALK_FINISH_H
 #include "norm.h"

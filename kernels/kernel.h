@@ -54,8 +54,8 @@ alk_isa alk_isa_use(const char *name);
     return dtype == ALK_F64 ? alk_##name##_f64 : ALK_PICK(name);                                   \
   }
 
-/* In kernels/cpu/<op>.c: void ALK_NAME(softmax_fwd)(...). The build defines ALK_REAL, ALK_SUFFIX.
- */
+/* In kernels/cpu/<op>.c: void ALK_NAME(softmax_fwd)(...). The build defines ALK_REAL,
+ * ALK_SUFFIX. */
 #define ALK_PASTE_(a, b) alk_##a##b
 #define ALK_PASTE(a, b) ALK_PASTE_(a, b)
 #define ALK_NAME(name) ALK_PASTE(name, ALK_SUFFIX)

@@ -8,8 +8,8 @@ static const lal_type check_type = {.name = "attnlab.check", .release = release}
 
 static attn_check *check(lua_State *L) { return lal_check(L, 1, &check_type); }
 
-/* core.check.new(name, text): of a preset or family, options on top ("order=4 denominator=none").
- */
+/* core.check.new(name, text): of a preset or family, options on top ("order=4
+ * denominator=none"). */
 static int check_new(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
   const char *more = luaL_optstring(L, 2, "");

@@ -1,5 +1,5 @@
-/* lop.c: every op as core.op.NAME(inputs..., {options}) and as a method, by its descriptor alone.
- */
+/* lop.c: every op as core.op.NAME(inputs..., {options}) and as a method, by its descriptor
+ * alone. */
 #include "lua_attnlab.h"
 #include <stdio.h>
 #include <string.h>

@@ -127,8 +127,8 @@ static int sys_exists(lua_State *L) {
   return 1;
 }
 
-/* core.sys.read(path, most) -> text; a file of more than `most` bytes (default 2^40) is an error.
- */
+/* core.sys.read(path, most) -> text; a file of more than `most` bytes (default 2^40) is an
+ * error. */
 static int sys_read(lua_State *L) {
   const char *path = check_path(L, 1);
   const lua_Integer most = luaL_optinteger(L, 2, (lua_Integer)1 << 40);

@@ -347,8 +347,8 @@ static int tensor_size(lua_State *L) {
   return 1;
 }
 
-/* t:id(): equal for all that is this very tensor and for no other one that lives; a key of tables.
- */
+/* t:id(): equal for all that is this very tensor and for no other one that lives; a key of
+ * tables. */
 static int tensor_id(lua_State *L) {
   lua_pushlightuserdata(L, lal_tensor_check(L, 1));
   return 1;

@@ -48,8 +48,7 @@ END_TEST
 START_TEST(f32_is_close_to_f64) { attn_case_check_f32("kernel_attention", options_of(_i)); }
 END_TEST
 
-/* ---- the built-in that it writes out ----------------------------------------------------------
- */
+/* ---- the built-in that it writes out --------------------------------------------------------- */
 
 static const struct {
   const char *expr, *builtin;
@@ -112,8 +111,7 @@ START_TEST(an_expression_is_the_builtin) {
 }
 END_TEST
 
-/* ---- what every variant keeps -----------------------------------------------------------------
- */
+/* ---- what every variant keeps ---------------------------------------------------------------- */
 
 /* Rows before the cut, bit for bit, whatever stands after it. */
 START_TEST(the_future_is_not_read) {

@@ -88,8 +88,7 @@ static void near(const char *what, const char *form, al_dtype t, double s, doubl
                 form, al_dtype_name(t), s, want, got);
 }
 
-/* ---- exp cut at order 79 ------------------------------------------------------------------------
- */
+/* ---- exp cut at order 79 --------------------------------------------------------------------- */
 
 /* P = sum to 79 of s^n / n!; P / (P + 1) and its derivative. */
 static const struct {
@@ -124,8 +123,7 @@ START_TEST(exp_cut_at_79) {
 }
 END_TEST
 
-/* ---- one order alone ----------------------------------------------------------------------------
- */
+/* ---- one order alone ------------------------------------------------------------------------- */
 
 START_TEST(one_order_alone) {
   static const char *const options =
@@ -142,8 +140,7 @@ START_TEST(one_order_alone) {
 }
 END_TEST
 
-/* ---- learned coefficients -----------------------------------------------------------------------
- */
+/* ---- learned coefficients -------------------------------------------------------------------- */
 
 /* y = sum k_n s^n / n!, all k_n 1: dk_n = s^n / n!, whatever s^n alone does. */
 static void learned(int order, int form, al_dtype t, double query, double key) {
@@ -176,8 +173,7 @@ START_TEST(learned_coefficients) {
 }
 END_TEST
 
-/* ---- which orders there are ---------------------------------------------------------------------
- */
+/* ---- which orders there are ------------------------------------------------------------------ */
 
 START_TEST(the_highest_order) {
   static const struct {
@@ -205,8 +201,7 @@ START_TEST(no_order_above) {
 }
 END_TEST
 
-/* ---- what a state holds -------------------------------------------------------------------------
- */
+/* ---- what a state holds ---------------------------------------------------------------------- */
 
 /* What a state in f32 does not refuse it gives right, with large queries or large keys; what it
  * refuses, by name. Returns the highest order that it took. */

@@ -45,8 +45,7 @@ static const setting settings[] = {
     {1, 1, 1, 1, 13, 4, 546, 140, "{0,0,1,0.3}", "scale=0.2", {140, 100}, 0, 1, 0}};
 enum { N_SETTINGS = sizeof settings / sizeof settings[0], B = 2 };
 
-/* ---- inputs, and one run over all tokens or pieces of them -------------------------------------
- */
+/* ---- inputs, and one run over all tokens or pieces of them ----------------------------------- */
 
 enum { Q, K, V, DECAY, COEFFICIENTS, SCALES, STATE, NORM, N_IN };
 enum { Y, W, NEXT, NEXT_NORM, N_OUT };
@@ -270,8 +269,7 @@ START_TEST(threads_change_nothing) {
 }
 END_TEST
 
-/* ---- what no number may depend on --------------------------------------------------------------
- */
+/* ---- what no number may depend on ------------------------------------------------------------ */
 
 static void spoil(al_tensor *t, int batch, int from) {
   if (!t) return;
@@ -424,8 +422,7 @@ START_TEST(many_features_in_bounded_memory) {
 }
 END_TEST
 
-/* ---- what is empty and what is refused ---------------------------------------------------------
- */
+/* ---- what is empty and what is refused ------------------------------------------------------- */
 
 START_TEST(no_token_hands_on_the_state) {
   setting s = settings[2];

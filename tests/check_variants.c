@@ -29,8 +29,8 @@ START_TEST(holds) {
 }
 END_TEST
 
-/* What the driver left out, with its reason: a reason that appears or goes is a change to look at.
- */
+/* What the driver left out, with its reason: a reason that appears or goes is a change to look
+ * at. */
 START_TEST(what_is_exempt_is_known) {
   al_ctx *c = al_ctx_new();
   for (int i = 0; i < attn_family_count(); i++) {

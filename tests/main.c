@@ -36,8 +36,8 @@ static int usage(const char *word) {
   return 2;
 }
 
-/* What ctest takes for "not run" (CMakeLists.txt): the machine lacks the instruction set asked for.
- */
+/* What ctest takes for "not run" (CMakeLists.txt): the machine lacks the instruction set asked
+ * for. */
 enum { NOT_RUN = 77 };
 
 static int environment_refused(void) {

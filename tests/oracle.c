@@ -285,8 +285,7 @@ void oracle_forward(const oracle_in *in, double *out) {
     }
 }
 
-/* ---- the oracle against numbers worked out by hand --------------------------------------------
- */
+/* ---- the oracle against numbers worked out by hand ------------------------------------------- */
 
 static const double *no_param(void *user, const char *name) {
   (void)user, (void)name;

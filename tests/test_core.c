@@ -26,8 +26,7 @@ static void says(al_status st, const char *text) {
   al_error_clear(c);
 }
 
-/* ---- errors ----------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 START_TEST(no_tensor_has_no_shape) {
   char buf[16];
@@ -71,8 +70,7 @@ START_TEST(nearest_names) {
 }
 END_TEST
 
-/* ---- memory and tensors -----------------------------------------------------------------------
- */
+/* ---- memory and tensors ---------------------------------------------------------------------- */
 
 START_TEST(memory_is_counted_and_reused) {
   const int64_t shape[] = {1000};
@@ -260,8 +258,7 @@ START_TEST(scopes_own_what_ops_return) {
 }
 END_TEST
 
-/* ---- autograd ---------------------------------------------------------------------------------
- */
+/* ---- autograd -------------------------------------------------------------------------------- */
 
 START_TEST(the_graph_is_gone_after_backward) {
   al_tensor *x = vec(64, 0.01);
@@ -374,8 +371,7 @@ START_TEST(backward_refusals) {
 }
 END_TEST
 
-/* ---- random numbers ---------------------------------------------------------------------------
- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
 START_TEST(philox_is_the_published_generator) {
   uint32_t r[4];
@@ -419,8 +415,7 @@ START_TEST(streams) {
 }
 END_TEST
 
-/* ---- optimisers -------------------------------------------------------------------------------
- */
+/* ---- optimisers ------------------------------------------------------------------------------ */
 
 static al_tensor *with_grad(double p, double g) {
   const int64_t one = 1;

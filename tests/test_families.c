@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- oracle -----------------------------------------------------------------------------------
- */
+/* ---- oracle ---------------------------------------------------------------------------------- */
 
 static int64_t length(const oracle_in *in, int64_t b) {
   return in->lengths ? in->lengths[b] : in->S;
@@ -33,8 +32,7 @@ static double dot(const double *a, const double *b, int64_t n) {
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double softplus(double x) { return log1p(exp(x)); }
 
-/* ---- sliding_window ---------------------------------------------------------------------------
- */
+/* ---- sliding_window -------------------------------------------------------------------------- */
 
 static double window_logit(const oracle_in *in, const double *q, const double *k, int64_t h) {
   double t = number(in, "logit_scale") ? al_opt_num(in->o, "logit_scale") : 1 / sqrt((double)in->D);
@@ -60,8 +58,7 @@ static void window_row(const oracle_in *in, int64_t b, int64_t h, int64_t i, dou
   for (int64_t e = 0; e < in->E && D > 0; e++) y[e] /= D;
 }
 
-/* ---- delta_rule -------------------------------------------------------------------------------
- */
+/* ---- delta_rule ------------------------------------------------------------------------------ */
 
 static void delta_features(const oracle_in *in, const double *x, double *f) {
   double l2 = 0, sum = 0;
@@ -132,8 +129,7 @@ static void delta_forward(const oracle_in *in, double *y) {
   free(S);
 }
 
-/* ---- channel_softmax --------------------------------------------------------------------------
- */
+/* ---- channel_softmax ------------------------------------------------------------------------- */
 
 static double channel_decay(const oracle_in *in, int64_t b, int64_t t, int64_t g, int64_t d) {
   const double *x = in->x + (b * in->T + t) * in->C;
@@ -180,8 +176,7 @@ void family_oracle(const char *family, const oracle_in *in, double *y) {
         (window ? window_row : channel_row)(in, b, h, i, y + ((b * in->T + i) * in->H + h) * in->E);
 }
 
-/* ---- outputs and gradients --------------------------------------------------------------------
- */
+/* ---- outputs and gradients ------------------------------------------------------------------- */
 
 static const struct {
   const char *family, *options;
@@ -319,8 +314,7 @@ START_TEST(has_its_gradient) {
 }
 END_TEST
 
-/* ---- states -----------------------------------------------------------------------------------
- */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 /* Tokens [from, to) of the inputs; what ops return belongs to the open scope. */
 static attn_in part(const attn_case *k, int64_t from, int64_t to) {
@@ -428,8 +422,7 @@ START_TEST(state_has_the_bytes_it_declares) {
 }
 END_TEST
 
-/* ---- the window -------------------------------------------------------------------------------
- */
+/* ---- the window ------------------------------------------------------------------------------ */
 
 /* NaN in every key and value before the window of row `from`: the rows from there on do not change
  * in one bit. */
@@ -461,8 +454,7 @@ START_TEST(keys_before_the_window_do_not_matter) {
 }
 END_TEST
 
-/* ---- refusals ---------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static const struct {
   const char *family, *options, *says;

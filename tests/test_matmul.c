@@ -27,8 +27,8 @@ static void put(void *p, int64_t i, alk_dtype t, double v) {
   else ((float *)p)[i] = (float)v;
 }
 
-/* Strides of a rows x cols operand: packed or padded, plain or transposed, or spaced in both axes.
- */
+/* Strides of a rows x cols operand: packed or padded, plain or transposed, or spaced in both
+ * axes. */
 static int64_t lay_out(int64_t rows, int64_t cols, int64_t *rs, int64_t *cs) {
   const int kind = below(3), pad = 3 * below(2);
   if (kind == 0) *cs = 1, *rs = cols + pad;

@@ -199,8 +199,8 @@ START_TEST(least_files) {
 }
 END_TEST
 
-/* One byte before, so that nothing lies aligned; a half for each kind of number; types we refuse.
- */
+/* One byte before, so that nothing lies aligned; a half for each kind of number; types we
+ * refuse. */
 START_TEST(foreign_types) {
   static const char header[] =
       "{\"flag\":{\"dtype\":\"BOOL\",\"shape\":[1],\"data_offsets\":[0,1]},"
@@ -504,8 +504,8 @@ START_TEST(cut_anywhere) {
 }
 END_TEST
 
-/* Whatever one wrong byte does, the file is refused or all of it can be read: nothing in between.
- */
+/* Whatever one wrong byte does, the file is refused or all of it can be read: nothing in
+ * between. */
 START_TEST(one_wrong_byte) {
   const char *path = in_folder("a.safetensors");
   al_tensor *t[N_TENSORS];

@@ -280,8 +280,8 @@ START_TEST(dropout_keeps_a_share) {
   ck_assert_mem_eq(v, v + N, N * sizeof *v);
   al_read(OP1("dropout", x, "p=0.25 key=10"), v + N, N);
   ck_assert(memcmp(v, v + N, N * sizeof *v) != 0);
-  /* without a key: the context's next one, the same again after the same seed; NaN is dropped, too
-   */
+  /* without a key: the context's next one, the same again after the same seed; NaN is dropped,
+   * too */
   al_tensor *nan = al_tensor_full(c, AL_F32, 1, (int64_t[]){4}, NAN);
   expect(OP1("dropout", nan, "p=1"), "(4)", 0., 0., 0., 0.);
   al_seed(c, 1);

@@ -81,8 +81,8 @@ static int params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
  */
 #define OP(name, ...) al_run(c, name, __VA_ARGS__)
 
-/* A parameter (H), or a number for every head, as (H,1): it broadcasts over (B,H,T) and (B,T,H,D).
- */
+/* A parameter (H), or a number for every head, as (H,1): it broadcasts over (B,H,T) and
+ * (B,T,H,D). */
 static al_tensor *column(al_ctx *c, al_tensor *t) { return OP("unsqueeze", AL_IN(t), "axis=-1"); }
 
 /* The sink's logit (H,1), or NULL without a sink. */

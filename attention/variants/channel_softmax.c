@@ -121,8 +121,7 @@ static al_tensor *seen(const run *r, int64_t rows) {
   return t;
 }
 
-/* ---- inputs as chunks -------------------------------------------------------------------------
- */
+/* ---- inputs as chunks ------------------------------------------------------------------------ */
 
 /* (B,T,h,X) -> (B N,C,h,X), zeros after T. */
 static al_tensor *chunks(const run *r, al_tensor *t) {
@@ -167,8 +166,7 @@ static al_tensor *log_decay(const run *r) {
             (long long)r->Hkv, (long long)r->D);
 }
 
-/* ---- a chunk's own tokens ---------------------------------------------------------------------
- */
+/* ---- a chunk's own tokens -------------------------------------------------------------------- */
 
 typedef struct own {
   al_tensor *v;     /* (B N,C,Hkv,E), 0 where absent */
@@ -228,8 +226,7 @@ static own own_tokens(const run *r) {
   return x;
 }
 
-/* ---- from chunk to chunk ----------------------------------------------------------------------
- */
+/* ---- from chunk to chunk --------------------------------------------------------------------- */
 
 static al_tensor *chunk(const run *r, al_tensor *t, int64_t n) {
   t = OP("slice", AL_IN(t), "axis=1 start=%lld stop=%lld", (long long)n, (long long)n + 1);
@@ -279,8 +276,7 @@ static past scan(run *r, const own *x) {
   return p;
 }
 
-/* ---- rows -------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* r (B N,Hkv,C,G,D) */
 static al_tensor *reading(const run *r) {
@@ -326,8 +322,7 @@ static al_tensor *rows(run *r) {
   return OP("contiguous", AL_IN(o), "");
 }
 
-/* ---- the family -------------------------------------------------------------------------------
- */
+/* ---- the family ------------------------------------------------------------------------------ */
 
 static al_status fits(al_ctx *c, const al_opts *o, const attn_in *in) {
   AL_TRY(attn_check_own_tokens(c, "channel_softmax", in));
@@ -407,8 +402,7 @@ static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t 
            (long long)((T + C - 1) / C), (long long)C);
 }
 
-/* ---- written out ------------------------------------------------------------------------------
- */
+/* ---- written out ----------------------------------------------------------------------------- */
 
 static const char torch_text[] =
     "import torch\n"

@@ -114,8 +114,7 @@ static al_tensor *by_head(const run *r, al_tensor *t, al_tensor *f) {
   return OP("mul", AL_IN(t, OP("unsqueeze", AL_IN(f), "axis=-1")), "");
 }
 
-/* ---- what the formula is made of --------------------------------------------------------------
- */
+/* ---- what the formula is made of ------------------------------------------------------------- */
 
 /* (B,T) i32, 1 where a key is present, or NULL where all are. */
 static al_tensor *presence(const run *r) {
@@ -202,8 +201,7 @@ static al_tensor *from_groups(const run *r, al_tensor *o, int64_t n, int64_t row
   return attn_reshape(r->c, o, ATTN_SHAPE(n, rows, r->H, r->E));
 }
 
-/* ---- recurrent --------------------------------------------------------------------------------
- */
+/* ---- recurrent ------------------------------------------------------------------------------- */
 
 /* (B,T,h,X) -> token t as (B,h,1,X) */
 static al_tensor *token(const run *r, al_tensor *x, int64_t t) {
@@ -238,8 +236,7 @@ static al_tensor *recurrent(run *r) {
   return all;
 }
 
-/* ---- chunked ----------------------------------------------------------------------------------
- */
+/* ---- chunked --------------------------------------------------------------------------------- */
 
 /* (B,T,...) -> (B N,C,...), zeros after T. */
 static al_tensor *chunks(const run *r, al_tensor *t) {
@@ -354,8 +351,7 @@ static al_tensor *chunked(run *r) {
   return OP("contiguous", AL_IN(o), "");
 }
 
-/* ---- the family -------------------------------------------------------------------------------
- */
+/* ---- the family ------------------------------------------------------------------------------ */
 
 static al_status fits(al_ctx *c, const al_opts *o, const attn_in *in) {
   AL_TRY(attn_check_own_tokens(c, "delta_rule", in));
@@ -440,8 +436,7 @@ static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t 
              (long long)((T + chunk_ - 1) / chunk_), (long long)chunk_);
 }
 
-/* ---- written out ------------------------------------------------------------------------------
- */
+/* ---- written out ----------------------------------------------------------------------------- */
 
 static const char torch_text[] =
     "import math\n"

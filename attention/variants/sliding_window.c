@@ -132,8 +132,7 @@ static al_tensor *latest(const run *r, int64_t m) {
   return ids;
 }
 
-/* ---- one part of a row's keys -----------------------------------------------------------------
- */
+/* ---- one part of a row's keys ---------------------------------------------------------------- */
 
 typedef struct part {
   al_tensor *y, *W, *m; /* (n,m,H,E), (n,m,H): relative to e^m */
@@ -184,8 +183,7 @@ static al_tensor *merge(const run *r, part a, part b) {
   return OP("mul", AL_IN(N, D), "");
 }
 
-/* ---- blocks -----------------------------------------------------------------------------------
- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 /* (B,T,H,C) -> (B N,R,H,C), zeros after T. */
 static al_tensor *blocks(const run *r, al_tensor *t) {
@@ -336,8 +334,7 @@ static void plan(const al_opts *o, const attn_sizes *s, al_dtype dtype, int64_t 
            (long long)((T + R - 1) / R), (long long)R, (long long)W);
 }
 
-/* ---- written out ------------------------------------------------------------------------------
- */
+/* ---- written out ----------------------------------------------------------------------------- */
 
 static const char torch_text[] =
     "import math\n"

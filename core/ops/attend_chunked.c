@@ -58,8 +58,7 @@ static alk_attn_spec linear_spec(alk_attn_spec a) {
   return a;
 }
 
-/* ---- shapes ------------------------------------------------------------------------------------
- */
+/* ---- shapes ---------------------------------------------------------------------------------- */
 
 static al_status check_coefficients(al_ctx *c, const al_call *k) {
   const double *list;
@@ -156,8 +155,7 @@ static al_status shape(al_ctx *c, al_call *k) {
   return AL_OK;
 }
 
-/* ---- runs --------------------------------------------------------------------------------------
- */
+/* ---- runs ------------------------------------------------------------------------------------ */
 
 static void *optional(const al_tensor *t) { return t ? al_data(t) : NULL; }
 

@@ -1,5 +1,5 @@
-/* concat.c: tensors joined along one axis. The gradients are windows on the gradient, not copies.
- */
+/* concat.c: tensors joined along one axis. The gradients are windows on the gradient, not
+ * copies. */
 #include "shape.h"
 #include "../../kernels/copy.h"
 

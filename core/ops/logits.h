@@ -1,5 +1,5 @@
-/* logits.h: what weights and visible_max share: from logits to s', and decay; for core/ops/ only.
- */
+/* logits.h: what weights and visible_max share: from logits to s', and decay; for core/ops/
+ * only. */
 #ifndef AL_OPS_LOGITS_H
 #define AL_OPS_LOGITS_H
 #include "visible.h"

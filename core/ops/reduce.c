@@ -91,8 +91,8 @@ static al_status shape(al_ctx *c, al_call *k) {
   return AL_OK;
 }
 
-/* Reduces the middle axis of x, in stages of at most `chunk`, into y, or into a new tensor (O,I).
- */
+/* Reduces the middle axis of x, in stages of at most `chunk`, into y, or into a new tensor
+ * (O,I). */
 static al_tensor *reduce_middle(al_ctx *c, int kind, int64_t O, int64_t R, int64_t I, int64_t chunk,
                                 double scale, bool root, al_tensor *x, al_tensor *y) {
   const alk_dtype t = (alk_dtype)al_type(x);

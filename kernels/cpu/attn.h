@@ -6,8 +6,7 @@
 #include "program.h"
 #include "rows.h"
 
-/* ---- one row of a tile of scores --------------------------------------------------------------
- */
+/* ---- one row of a tile of scores ------------------------------------------------------------- */
 
 /* Row i of head h sees the first n of the tile's keys, which start at j0; s and what is made of it
  * hold whole groups, and what is past n is garbage on the way in and 0 on the way out. */

@@ -10,8 +10,7 @@
 
 enum { ROW_BLOCK = 48 };
 
-/* ---- one row -----------------------------------------------------------------------------------
- */
+/* ---- one row --------------------------------------------------------------------------------- */
 
 typedef struct slope_row {
   tile_row t;
@@ -107,8 +106,7 @@ static slope_fn *const slopes[3][2] = {[ALK_WEIGHT_EXP] = {exp_plain, exp_decay}
                                        [ALK_WEIGHT_COSH] = {cosh_plain, cosh_decay},
                                        [ALK_WEIGHT_POLYNOMIAL] = {poly_plain, poly_decay}};
 
-/* ---- a key/value head --------------------------------------------------------------------------
- */
+/* ---- a key/value head ------------------------------------------------------------------------ */
 
 typedef struct layout { /* of a job's scratch, in elements */
   int64_t Dw, Ew, q, dq, g, delta, k, kt, vt, dk, dv, s, p, total;
@@ -190,8 +188,8 @@ static void evaluate(evaluation *v, int64_t i, int64_t j0, int rows, real *s) {
   memcpy(s, program_output(v->t.p->value, v->z, v->registers), (size_t)n * sizeof(real));
 }
 
-/* slope() through the program for the e-th of the rows that were evaluated; dscalars may be NULL.
- */
+/* slope() through the program for the e-th of the rows that were evaluated; dscalars may be
+ * NULL. */
 static void slope_program(const pair *k, const slope_row *r, int e, real *s, real *gv,
                           double *dscalars) {
   const evaluation *v = k->program;

@@ -11,8 +11,7 @@
 
 enum { BLOCK = ALK_ATTN_BLOCK, SPAN = 4 * KEYS };
 
-/* ---- rows --------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* s becomes s' (+ log A); returns the maximum of it (cosh: of |s'| + log A) and the old one. */
 WEIGH_INLINE real limit_row(const plan *p, const int f, const bool decay, const tile_row *r,
@@ -96,8 +95,7 @@ static const row_fns fns[3][2] = {
     [ALK_WEIGHT_POLYNOMIAL] = {{poly_plain_limit, poly_plain_weigh},
                                {poly_decay_limit, poly_decay_weigh}}};
 
-/* ---- a block of query rows ---------------------------------------------------------------------
- */
+/* ---- a block of query rows ------------------------------------------------------------------- */
 
 typedef struct head { /* what the rows of one query head work with */
   const alk_attn_spec *a;
@@ -188,8 +186,7 @@ static void run_block(head *k, const real *q, int64_t i0, int64_t i1, real *y, r
   }
 }
 
-/* ---- heads -------------------------------------------------------------------------------------
- */
+/* ---- heads ----------------------------------------------------------------------------------- */
 
 static int64_t panels(int64_t S) { return (S + KEYS - 1) / KEYS; }
 

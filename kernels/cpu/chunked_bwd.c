@@ -17,8 +17,7 @@ int64_t ALK_NAME(chunked_bwd_scratch)(const alk_attn_spec *a, const double *kept
   return s.R + after_size(a, &s) + jobs * layout_of(a, &s).total;
 }
 
-/* ---- states ------------------------------------------------------------------------------------
- */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 /* The chunk's rows of one head, loaded, join the slab of the local state. */
 static void take_rows(const walk *w, const part *x, real over) {
@@ -62,8 +61,7 @@ static void fill_past(const walk *w, const slab *p, int64_t s, int64_t s0, int64
   }
 }
 
-/* ---- gradients of a chunk ----------------------------------------------------------------------
- */
+/* ---- gradients of a chunk -------------------------------------------------------------------- */
 
 /* Gradient of a chunk's features [feature][token] from a slab of a state: of vectors x (a panel
  * [channel][token]) and of weights by[token] beside them. */
@@ -259,8 +257,7 @@ static void run_chunk(const walk *w, part *x, real *H, real *R, bool take) {
   if (w->steps) store_steps(w, x, sum);
 }
 
-/* ---- segments ----------------------------------------------------------------------------------
- */
+/* ---- segments -------------------------------------------------------------------------------- */
 
 /* Leaves slab p of the local state of segment s in memory, with `next`, the state after it, added
  * where it has one. */
@@ -352,8 +349,7 @@ static void run_keys(const walk *w, int64_t s) {
   }
 }
 
-/* ---- lines -------------------------------------------------------------------------------------
- */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 typedef struct task {
   const alk_attn_spec *a;

@@ -91,8 +91,7 @@ static inline double *coefficients_of(const walk *w, int64_t h, int64_t segment)
   return w->coefficients + (h * alk_chunk_segments(w->s->R, w->n.a->g.T) + segment) * w->s->n;
 }
 
-/* ---- loading -----------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 static inline void load_keys(const walk *w, const chunk *c) {
   const alk_attn_spec *a = w->n.a;
@@ -139,8 +138,7 @@ static inline void turn(const walk *w, const real *panel, real *rows) {
       transpose(panel + d * CHUNK + t, CHUNK, rows + t * w->n.Dw + d, w->n.Dw);
 }
 
-/* ---- storing -----------------------------------------------------------------------------------
- */
+/* ---- storing --------------------------------------------------------------------------------- */
 
 static inline void store_queries(const walk *w, const part *x, int64_t h) {
   const alk_attn_spec *a = w->n.a;

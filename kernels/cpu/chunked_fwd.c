@@ -53,8 +53,7 @@ static held end_of(const walk *w, int64_t s) {
 }
 static held before(const walk *w, int64_t s) { return s > 0 ? end_of(w, s - 1) : w->init; }
 
-/* ---- keys --------------------------------------------------------------------------------------
- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 static void load_keys(const walk *w, const chunk *c) {
   const alk_attn_spec *a = w->n.a;
@@ -80,8 +79,7 @@ static void take_keys(const walk *w, const chunk *c, const slab *p) {
   slab_absorb(w->s, p, w->n.Ew, c->over, c->keys, w->x_f, u, by, w->local, sums_weights(w));
 }
 
-/* ---- rows --------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* N and W of the chunk's rows, loaded, from the slab H of the state before the chunk. */
 static void rows_from_state(const walk *w, const chunk *c, const slab *p, real *H, real *W) {
@@ -161,8 +159,7 @@ static void run_chunk(const walk *w, const chunk *c, const slab *p, real *H) {
   }
 }
 
-/* ---- segments ----------------------------------------------------------------------------------
- */
+/* ---- segments -------------------------------------------------------------------------------- */
 
 static void clear(const walk *w) {
   memset(w->local, 0, (size_t)slab_size(w->s, w->n.Ew) * sizeof(real));
@@ -238,8 +235,7 @@ static void run_all(const walk *w, int64_t s) {
   }
 }
 
-/* ---- lines -------------------------------------------------------------------------------------
- */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 typedef struct task {
   const alk_attn_spec *a;

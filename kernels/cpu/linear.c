@@ -58,8 +58,8 @@ static void take_keys(const walk *w, const chunk *c) {
     absorb_sum(w->local + w->n.Dw * w->n.Ew, c->over, c->keys, w->x_k, w->n.Dw, NULL);
 }
 
-/* Rows [r, r + rows) of the chunk of head h: N, W and y. H is the state before the chunk, or NULL.
- */
+/* Rows [r, r + rows) of the chunk of head h: N, W and y. H is the state before the chunk, or
+ * NULL. */
 static void run_rows(const walk *w, const chunk *c, int64_t h, const real *H, int64_t r, int rows) {
   const alk_attn_spec *a = w->n.a;
   const int64_t Dw = w->n.Dw, Ew = w->n.Ew, T = a->g.T;

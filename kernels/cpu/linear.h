@@ -13,8 +13,7 @@ enum { CHUNK = KEYS, SEGMENT = ALK_LINEAR_SEGMENT };
 
 static inline int64_t lanes_width(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-/* ---- products -----------------------------------------------------------------------------------
- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* The tile of tile.h with a ragged end: row r has the terms [0, n + r] (lower) or [r, n) (upper, n
  * at least `rows`). Unrolled over the corner, so that its rows stay in registers as well. */
@@ -123,8 +122,7 @@ static inline void fetch_rows(int64_t rows, int64_t n, const real *x, int64_t st
       __builtin_prefetch(x + i * stride + d, 0, 2);
 }
 
-/* ---- lines, chunks, segments --------------------------------------------------------------------
- */
+/* ---- lines, chunks, segments ----------------------------------------------------------------- */
 
 typedef struct line {
   const alk_attn_spec *a;

@@ -1,13 +1,15 @@
 /* linear_bwd.c: backward of chunked linear attention (contract: ../linear.h).
  *
- * With y = N / W the gradient of a weight is dw_ij = g_i.u_j + delta_i, g = dy / W, delta = dW -
- * dy.y / W; without it g = dy, delta = dW. With the states H, z before a chunk and R = sum g_i
- * qh_i^T, r = sum delta_i qh_i over the rows after it, both decayed to it, dqh_i = scale (H g_i +
- * delta_i z) + chunk      dkh_j = scale (R u_j + r) + chunk      du_j = scale R kh_j + chunk A
- * segment is walked forward for the states before its chunks and then back. The gradient of the
+ * With y = N / W the gradient of a weight is dw_ij = g_i.u_j + delta_i,
+ *   g = dy / W,  delta = dW - dy.y / W;  without it g = dy, delta = dW.
+ * With the states H, z before a chunk and, over the rows after it, both decayed to it,
+ *   R = sum g_i qh_i^T,  r = sum delta_i qh_i:
+ *   dqh_i = scale (H g_i + delta_i z) + chunk
+ *   dkh_j = scale (R u_j + r) + chunk
+ *   du_j  = scale R kh_j + chunk
+ * A segment is walked forward for the states before its chunks and then back. The gradient of the
  * decay of step t is the sum of w_ij dw_ij over the pairs j < t <= i: what two states, a state and
- * the chunk, or the chunk itself hold of it, none as a difference of long sums.
- */
+ * the chunk, or the chunk itself hold of it, none as a difference of long sums. */
 #include "linear.h"
 
 enum { CHUNKS = SEGMENT / CHUNK };

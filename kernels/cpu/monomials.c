@@ -11,8 +11,8 @@
 typedef ALK_REAL real;
 enum { LANES = 32 }; /* of a sum: its order is the same for every instruction set */
 
-/* Length of the tail of order n that starts with first index a: the monomials of D - a variables.
- */
+/* Length of the tail of order n that starts with first index a: the monomials of D - a
+ * variables. */
 static int64_t tail(int64_t D, int64_t a, int n) { return alk_monomials(D - a, n); }
 
 /* Length of the tail of the next first index, from that of one that has d variables. */

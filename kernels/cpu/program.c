@@ -11,8 +11,7 @@ enum { LANES = ALK_PROGRAM_LANES, PARALLEL = 1 << 14 };
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* ---- instructions -----------------------------------------------------------------------------
- */
+/* ---- instructions ---------------------------------------------------------------------------- */
 
 typedef struct row { /* of one instruction */
   int64_t n, j;
@@ -84,8 +83,7 @@ static real uniform_value(int op, real a, real b, real g) {
   }
 }
 
-/* ---- programs ---------------------------------------------------------------------------------
- */
+/* ---- programs -------------------------------------------------------------------------------- */
 
 static void prelude(program_state *t) {
   const alk_program *p = t->p;
@@ -147,8 +145,7 @@ void ALK_NAME(program_run)(const program_state *t, bool slopes, int64_t j, int64
   }
 }
 
-/* ---- logits -----------------------------------------------------------------------------------
- */
+/* ---- logits ---------------------------------------------------------------------------------- */
 
 /* n entries from p as whole groups, the last one repeated. */
 static void load(const real *p, int64_t n, real *x) {

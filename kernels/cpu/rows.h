@@ -112,8 +112,8 @@ static inline void map_row_bwd(int map, int64_t n, const real *x, const real *dy
   }
 }
 
-/* y[i] (width apart, zero past n) = b_i phi(x[i]) for `rows` vectors `stride` apart; b may be NULL.
- */
+/* y[i] (width apart, zero past n) = b_i phi(x[i]) for `rows` vectors `stride` apart; b may be
+ * NULL. */
 static inline void pack_rows(int map, int64_t rows, int64_t n, const real *x, int64_t stride,
                              const real *b, int64_t b_stride, real *y, int64_t width) {
   for (int64_t i = 0; i < rows; i++) {

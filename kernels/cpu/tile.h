@@ -42,8 +42,8 @@ typedef struct factor {
   int64_t rs, ts;
 } factor;
 
-/* rows, nv and one stride of a are constants where this is inlined: the accumulators are registers.
- */
+/* rows, nv and one stride of a are constants where this is inlined: the accumulators are
+ * registers. */
 TILE_INLINE void tile(const int rows, const int nv, int64_t n, const real *a, const int64_t rs,
                       const int64_t ts, const real *p, int64_t ps, bool add, real scale, real *out,
                       int64_t os) {

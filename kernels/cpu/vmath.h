@@ -258,8 +258,8 @@ static inline float vphi(float x) {
   return a < 0.65f ? mid : x < 0 ? tail : 1 - tail;
 }
 
-/* x^y. f32 pairs would be needed to keep y log x exact; the loop runs in f64 at half width instead.
- */
+/* x^y. f32 pairs would be needed to keep y log x exact; the loop runs in f64 at half width
+ * instead. */
 static inline float vpow(float x, float y) {
   const int small = vabs(x) < 0x1p-126f;
   const float a = small ? vabs(x) * 0x1p23f : vabs(x);
