@@ -40,7 +40,7 @@ al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *us
   if (y && c->error == AL_OK) {
     al_meta m = al_meta_of(y);
     al_tensor *w = al_new_meta(c, &m);
-    double *p = w ? al_data(w) : NULL;
+    double *p = al_data(w);
     for (int64_t i = 0; p && i < al_numel(y); i++) p[i] = 1.0 + 0.5 * sin(1.7 * (double)i + 0.3);
     al_backward(c, y, w);
   }

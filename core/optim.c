@@ -166,7 +166,7 @@ static int list_tasks(al_optim *o, al_dtype dtype) {
                                      .p = al_data(t->p),
                                      .g = al_data(t->p->grad),
                                      .m = al_data(t->m),
-                                     .v = t->v ? al_data(t->v) : NULL,
+                                     .v = al_data(t->v),
                                      .decay = t->decay ? al_opt_num(o->opts, "weight_decay") : 0};
     first += (al_numel(t->p) + ALK_OPTIM_BLOCK - 1) / ALK_OPTIM_BLOCK;
   }

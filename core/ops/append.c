@@ -49,7 +49,7 @@ static parts parts_of(const al_call *k, int64_t b, const al_tensor *cache, const
   size_t entry = (size_t)al_dtype_size(m->dtype);
   for (int i = 2; i < m->ndim; i++) entry *= (size_t)m->shape[i];
   const size_t S = (size_t)m->shape[1], T = (size_t)k->in_meta[NEW].shape[1];
-  const int32_t *lengths = k->in[LENGTHS] ? al_data(k->in[LENGTHS]) : NULL;
+  const int32_t *lengths = al_data(k->in[LENGTHS]);
   parts p = {.kept = entry * (size_t)((const int32_t *)al_data(k->in[COUNTS]))[b],
              .added = entry * (lengths ? (size_t)lengths[b] : T),
              .cache_size = entry * S,

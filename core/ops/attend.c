@@ -4,6 +4,7 @@
  * feature map before them and, with normalise, the division after them. m is a constant: whoever
  * uses y or W with it must not depend on its value. */
 #include "attend_reach.h"
+#include "coefficients.h"
 #include "expression.h"
 
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, SCALARS };
@@ -11,29 +12,6 @@ enum { Y, W, M, SUMS };
 
 /* ORDER of the kernel's enum */
 static const char *const fs[] = {"exp", "cosh", "polynomial", NULL};
-
-static int terms(const al_call *k) {
-  const double *list;
-  return k->in_meta[COEFFICIENTS].ndim == 1 ? (int)k->in_meta[COEFFICIENTS].shape[0]
-                                            : al_opt_list(k->opts, "coefficients", &list);
-}
-
-static al_status check_coefficients(al_ctx *c, const al_call *k) {
-  const double *list;
-  const int listed = al_opt_list(k->opts, "coefficients", &list);
-  const bool polynomial = al_opt_is(k->opts, "f", "polynomial");
-  if (!polynomial && (listed || k->in[COEFFICIENTS]))
-    return al_fail(c, AL_EVALUE, "attend: coefficients: only f=polynomial has them, got f=%s",
-                   al_opt_word(k->opts, "f"));
-  if (k->in[COEFFICIENTS]) AL_TRY(visible_axes(c, k, COEFFICIENTS, 1, "(n+1)"));
-  const int n = terms(k);
-  if (polynomial && (n < 1 || n > ALK_MAX_COEFFICIENTS || (listed && listed != n)))
-    return al_fail(c, AL_EVALUE,
-                   "attend: coefficients: 1 to %d needed, as many in the option as in the input, "
-                   "got %d and %d",
-                   ALK_MAX_COEFFICIENTS, listed, k->in[COEFFICIENTS] ? n : 0);
-  return AL_OK;
-}
 
 /* The program of option 'expr', where it is given: spec (may be NULL) points to it. */
 static al_status program(al_ctx *c, const al_call *k, alk_program *p, alk_weight_spec *spec) {
@@ -50,7 +28,7 @@ static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(attend_inputs(c, k, LENGTHS, VALUE_SCALE));
   AL_TRY(logit_number(c, k, "softcap"));
   AL_TRY(logit_number(c, k, "clamp"));
-  AL_TRY(check_coefficients(c, k));
+  AL_TRY(coefficients_check_f(c, k, COEFFICIENTS));
   alk_program p;
   AL_TRY(program(c, k, &p, NULL));
   k->out_meta[Y] = attend_y(k);
@@ -59,24 +37,16 @@ static al_status shape(al_ctx *c, al_call *k) {
   return AL_OK;
 }
 
-/* factors and base as in weights.c: the option's coefficients, times the input's where there is
- * one. */
-static alk_attn_spec spec_of(const al_call *k, double *factors, double *base) {
-  const double *list;
-  const int n = terms(k), listed = al_opt_list(k->opts, "coefficients", &list);
-  if (k->in[COEFFICIENTS]) al_read(k->in[COEFFICIENTS], factors, n);
-  for (int i = 0; i < n; i++) {
-    base[i] = listed ? list[i] : 1;
-    factors[i] = k->in[COEFFICIENTS] ? factors[i] * base[i] : base[i];
-  }
+/* It points to f. */
+static alk_attn_spec spec_of(const al_call *k, const coefficient_list *f) {
   alk_attn_spec a = attend_spec(k, LENGTHS);
   a.weight = logit_spec(k, DECAY);
   a.dropout = al_opt_num(k->opts, "dropout");
   a.key = (uint64_t)al_opt_int(k->opts, "key");
   a.weight.f = attend_word(k, "f", fs);
-  a.weight.n_coefficients = n;
-  a.weight.coefficients = factors;
-  a.weight.base = base;
+  a.weight.n_coefficients = f->n;
+  a.weight.coefficients = f->factor;
+  a.weight.base = f->base;
   return a;
 }
 
@@ -90,8 +60,8 @@ static al_tensor *scratch_for(al_ctx *c, const al_call *k, const alk_attn_spec *
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
-  alk_attn_spec a = spec_of(k, factors, base);
+  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
+  alk_attn_spec a = spec_of(k, &f);
   alk_program p;
   AL_TRY(program(c, k, &p, &a.weight));
   int64_t jobs;
@@ -99,8 +69,7 @@ static al_status forward(al_ctx *c, al_call *k) {
             *scratch = scratch_for(c, k, &a, false, &jobs);
   if (al_error(c) == AL_OK)
     alk_attn_fwd((alk_dtype)k->in_meta[Q].dtype)(
-        &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
-        k->in[VALUE_SCALE] ? al_data(k->in[VALUE_SCALE]) : NULL,
+        &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]), al_data(k->in[VALUE_SCALE]),
         logit_sums(k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
         al_data(k->out[M]), al_data(scratch), jobs);
   al_release(scalars);
@@ -110,8 +79,8 @@ static al_status forward(al_ctx *c, al_call *k) {
 
 static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, false));
-  double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
-  alk_attn_spec a = spec_of(k, factors, base);
+  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
+  alk_attn_spec a = spec_of(k, &f);
   alk_program p;
   AL_TRY(program(c, k, &p, &a.weight));
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
@@ -137,25 +106,25 @@ static al_status backward(al_ctx *c, al_call *k) {
     const alk_attn_grad t = {.q = al_data(k->in[Q]),
                              .k = al_data(k->in[K]),
                              .v = al_data(k->in[V]),
-                             .b = k->in[VALUE_SCALE] ? al_data(k->in[VALUE_SCALE]) : NULL,
+                             .b = al_data(k->in[VALUE_SCALE]),
                              .db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL,
                              .y = al_data(k->out[Y]),
                              .W = al_data(k->out[W]),
                              .m = al_data(k->out[M]),
                              .dy = al_data(dy),
-                             .dW = k->dout[W] ? al_data(k->dout[W]) : NULL,
+                             .dW = al_data(k->dout[W]),
                              .sums = a.weight.Hd ? al_data(k->out[SUMS]) : NULL,
                              .dq = al_data(k->din[Q]),
                              .dk = al_data(k->din[K]),
                              .dv = al_data(k->din[V]),
-                             .dsums = dsums ? al_data(dsums) : NULL,
-                             .dcoefficients = parts ? al_data(parts) : NULL,
-                             .dscalars = dscalars ? al_data(dscalars) : NULL};
+                             .dsums = al_data(dsums),
+                             .dcoefficients = al_data(parts),
+                             .dscalars = al_data(dscalars)};
     alk_attn_bwd(dtype)(&a, &t, al_data(scratch), jobs);
     if (dsums)
       alk_decay_sums_bwd(dtype)(a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
                                 al_data(k->din[DECAY]));
-    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n);
+    if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n);
     if (dscalars) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(dscalars), a.g.B);
   }
   al_release(scalars);

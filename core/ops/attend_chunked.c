@@ -3,6 +3,7 @@
  * given and carried on: what attend_step does token by token. Plain linear weights without one have
  * a kernel of their own (kernels/linear.h). */
 #include "attend_reach.h"
+#include "coefficients.h"
 #include "../../kernels/chunked.h"
 #include "../../kernels/linear.h"
 
@@ -11,46 +12,22 @@ enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM_STATE };
 enum { Y, W, NEXT_NORM = NEXT + 1, SUMS, STATES };
 enum { MOST_FEATURES = 1 << 24 }; /* far past use; sizes are products of it and must fit */
 
-typedef struct weights { /* factors: c_n; kept: the option's part of them, which says what is kept
-                          */
-  int n;
-  double factors[ALK_MAX_COEFFICIENTS], kept[ALK_MAX_COEFFICIENTS];
-} weights;
-
-static int listed(const al_call *k, const double **list) {
-  return al_opt_list(k->opts, "coefficients", list);
-}
-
-/* The option alone: shapes follow from it. */
-static void read_kept(const al_call *k, weights *w) {
-  const double *list;
-  w->n = listed(k, &list);
-  for (int i = 0; i < w->n; i++) w->factors[i] = w->kept[i] = list[i];
-}
-
-static void read_weights(const al_call *k, weights *w) {
-  double by[ALK_MAX_COEFFICIENTS];
-  read_kept(k, w);
-  if (k->in[COEFFICIENTS]) al_read(k->in[COEFFICIENTS], by, w->n);
-  for (int i = 0; k->in[COEFFICIENTS] && i < w->n; i++) w->factors[i] *= by[i];
-}
-
-static alk_attn_spec spec_of(const al_call *k, const weights *w) {
+static alk_attn_spec spec_of(const al_call *k, const coefficient_list *w) {
   alk_attn_spec a = attend_spec(k, LENGTHS);
   a.weight.Hd = k->in_meta[DECAY].ndim == 3 ? k->in_meta[DECAY].shape[2] : 0;
   a.weight.n_coefficients = w->n;
-  a.weight.coefficients = w->factors;
+  a.weight.coefficients = w->factor;
   return a;
 }
 
 /* Linear weights with no state: that kernel, with the coefficient in the scale. */
-static bool is_linear(const al_call *k, const weights *w) {
-  return w->n == 2 && w->kept[0] == 0 && k->in_meta[COEFFICIENTS].ndim == 0 &&
+static bool is_linear(const al_call *k, const coefficient_list *w) {
+  return w->n == 2 && w->base[0] == 0 && k->in_meta[COEFFICIENTS].ndim == 0 &&
          k->in_meta[STATE].ndim == 0 && !al_opt_bool(k->opts, "carry");
 }
 
-static int64_t features(const alk_attn_spec *a, const weights *w) {
-  return alk_features(a->D, w->n, w->kept);
+static int64_t features(const alk_attn_spec *a, const coefficient_list *w) {
+  return alk_features(a->D, w->n, w->base);
 }
 
 static alk_attn_spec linear_spec(alk_attn_spec a) {
@@ -59,26 +36,6 @@ static alk_attn_spec linear_spec(alk_attn_spec a) {
 }
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
-
-static al_status check_coefficients(al_ctx *c, const al_call *k) {
-  const double *list;
-  const int n = listed(k, &list);
-  bool any = false;
-  for (int i = 0; i < n; i++) any |= list[i] != 0;
-  if (n > ALK_MAX_COEFFICIENTS || !any)
-    return al_fail(c, AL_EVALUE,
-                   "attend_chunked: option 'coefficients': 1 to %d numbers, not all of them 0, "
-                   "needed, got %d",
-                   ALK_MAX_COEFFICIENTS, n);
-  if (!k->in[COEFFICIENTS]) return AL_OK;
-  AL_TRY(visible_axes(c, k, COEFFICIENTS, 1, "(n+1)"));
-  if (k->in_meta[COEFFICIENTS].shape[0] != n)
-    return al_fail(c, AL_ESHAPE,
-                   "attend_chunked: coefficients: shape (%d) needed, one for each number of the "
-                   "option of that name, got %s",
-                   n, AL_META_STR(&k->in_meta[COEFFICIENTS]));
-  return AL_OK;
-}
 
 static al_status check_input(al_ctx *c, const al_call *k, int i, const al_meta *need) {
   const al_meta *m = &k->in_meta[i];
@@ -125,9 +82,8 @@ static al_status shape(al_ctx *c, al_call *k) {
                    "attend_chunked: causal: as many queries as keys and offset 0 needed, got %lld, "
                    "%lld and offset %lld",
                    (long long)T, (long long)S, (long long)offset);
-  AL_TRY(check_coefficients(c, k));
-  weights w;
-  read_kept(k, &w);
+  AL_TRY(coefficients_check(c, k, COEFFICIENTS, true));
+  const coefficient_list w = coefficients_base(k, COEFFICIENTS);
   const alk_attn_spec a = spec_of(k, &w);
   const int64_t R = features(&a, &w), Hs = a.g.H / alk_chunked_shared(&a);
   if (R < 1)
@@ -138,7 +94,7 @@ static al_status shape(al_ctx *c, al_call *k) {
                    "attend_chunked: option 'coefficients': orders of at most %d features in all "
                    "needed, got more of the %lld channels of q %s",
                    MOST_FEATURES, (long long)a.D, AL_META_STR(&k->in_meta[Q]));
-  if (!is_linear(k, &w)) AL_TRY(attend_held(c, k, w.n, w.kept));
+  if (!is_linear(k, &w)) AL_TRY(attend_held(c, k, w.n, w.base));
   const al_meta state = {.dtype = dtype, .ndim = 4, .shape = {a.g.B, Hs, R, a.E}},
                 norm = {.dtype = dtype, .ndim = 3, .shape = {a.g.B, Hs, R}};
   AL_TRY(check_states(c, k, &state, &norm));
@@ -151,13 +107,11 @@ static al_status shape(al_ctx *c, al_call *k) {
   const alk_attn_spec linear = linear_spec(a);
   k->out_meta[STATES] =
       numbers(k, is_linear(k, &w) ? alk_linear_states((alk_dtype)dtype)(&linear)
-                                  : alk_chunked_states((alk_dtype)dtype)(&a, w.kept));
+                                  : alk_chunked_states((alk_dtype)dtype)(&a, w.base));
   return AL_OK;
 }
 
 /* ---- runs ------------------------------------------------------------------------------------ */
-
-static void *optional(const al_tensor *t) { return t ? al_data(t) : NULL; }
 
 static al_status linear_forward(al_ctx *c, al_call *k, alk_attn_spec a) {
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
@@ -166,33 +120,32 @@ static al_status linear_forward(al_ctx *c, al_call *k, alk_attn_spec a) {
   al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
   if (scratch)
     alk_linear_fwd(dtype)(&a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
-                          optional(k->in[VALUE_SCALE]), logit_sums(k->in[DECAY], k->out[SUMS]),
+                          al_data(k->in[VALUE_SCALE]), logit_sums(k->in[DECAY], k->out[SUMS]),
                           al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[STATES]),
                           al_data(scratch), jobs);
   al_release(scratch);
   return al_error(c);
 }
 
-static alk_chunked_in inputs(const al_call *k, const weights *w, const double *sums) {
-  return (alk_chunked_in){.kept = w->kept,
+static alk_chunked_in inputs(const al_call *k, const coefficient_list *w, const double *sums) {
+  return (alk_chunked_in){.kept = w->base,
                           .q = al_data(k->in[Q]),
                           .k = al_data(k->in[K]),
                           .v = al_data(k->in[V]),
-                          .b = optional(k->in[VALUE_SCALE]),
+                          .b = al_data(k->in[VALUE_SCALE]),
                           .sums = sums,
-                          .state = optional(k->in[STATE]),
-                          .norm = optional(k->in[NORM_STATE])};
+                          .state = al_data(k->in[STATE]),
+                          .norm = al_data(k->in[NORM_STATE])};
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  weights w;
-  read_weights(k, &w);
+  const coefficient_list w = coefficients_of(k, COEFFICIENTS);
   const alk_attn_spec a = spec_of(k, &w);
   if (is_linear(k, &w)) return linear_forward(c, k, linear_spec(a));
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
   const bool carry = al_opt_bool(k->opts, "carry");
   const int64_t jobs = alk_chunked_jobs(&a, features(&a, &w), al_threads()),
-                n = alk_chunked_fwd_scratch(dtype)(&a, w.kept, jobs);
+                n = alk_chunked_fwd_scratch(dtype)(&a, w.base, jobs);
   al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
   if (scratch) {
     const alk_chunked_in in = inputs(k, &w, logit_sums(k->in[DECAY], k->out[SUMS]));
@@ -225,19 +178,19 @@ static void linear_backward(al_call *k, const alk_attn_spec *a, const al_tensor 
   const alk_linear_grad t = {.q = al_data(k->in[Q]),
                              .k = al_data(k->in[K]),
                              .v = al_data(k->in[V]),
-                             .b = optional(k->in[VALUE_SCALE]),
+                             .b = al_data(k->in[VALUE_SCALE]),
                              .y = al_data(k->out[Y]),
                              .W = al_data(k->out[W]),
                              .states = al_data(k->out[STATES]),
                              .dy = al_data(dy),
-                             .dW = optional(k->dout[W]),
+                             .dW = al_data(k->dout[W]),
                              .sums = a->weight.Hd ? al_data(k->out[SUMS]) : NULL,
                              .dq = al_data(k->din[Q]),
                              .dk = al_data(k->din[K]),
                              .dv = al_data(k->din[V]),
-                             .db = optional(k->in[VALUE_SCALE] ? k->din[VALUE_SCALE] : NULL),
+                             .db = al_data(k->in[VALUE_SCALE] ? k->din[VALUE_SCALE] : NULL),
                              .ddecay = steps ? al_data(k->din[DECAY]) : NULL,
-                             .steps = optional(steps)};
+                             .steps = al_data(steps)};
   alk_linear_bwd((alk_dtype)k->in_meta[Q].dtype)(a, &t, al_data(scratch), jobs);
 }
 
@@ -249,32 +202,31 @@ static al_tensor *state_gradient(al_ctx *c, const al_call *k, int i) {
   return k->dout[NEXT] || k->dout[NEXT_NORM] ? al_new_meta_full(c, &k->out_meta[i], 0) : NULL;
 }
 
-static void chunked_backward(al_call *k, const alk_attn_spec *a, const weights *w,
+static void chunked_backward(al_call *k, const alk_attn_spec *a, const coefficient_list *w,
                              alk_chunked_grad t, const al_tensor *steps, al_tensor *scratch,
                              int64_t jobs) {
   const alk_chunked_in in = inputs(k, w, a->weight.Hd ? al_data(k->out[SUMS]) : NULL);
   t.y = al_data(k->out[Y]), t.W = al_data(k->out[W]), t.states = al_data(k->out[STATES]);
-  t.dW = optional(k->dout[W]);
+  t.dW = al_data(k->dout[W]);
   t.dq = al_data(k->din[Q]), t.dk = al_data(k->din[K]), t.dv = al_data(k->din[V]);
   t.db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL;
   t.dstate = k->need[STATE] || k->need[NORM_STATE] ? al_data(k->din[STATE]) : NULL;
   t.dnorm = t.dstate && k->in[NORM_STATE] ? al_data(k->din[NORM_STATE]) : NULL;
   t.ddecay = steps ? al_data(k->din[DECAY]) : NULL;
-  t.steps = optional(steps);
+  t.steps = al_data(steps);
   alk_chunked_bwd((alk_dtype)k->in_meta[Q].dtype)(a, &in, &t, al_data(scratch), jobs);
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, true));
-  weights w;
-  read_weights(k, &w);
+  const coefficient_list w = coefficients_of(k, COEFFICIENTS);
   const bool linear = is_linear(k, &w), states = k->need[STATE] || k->need[NORM_STATE];
   const alk_attn_spec a = linear ? linear_spec(spec_of(k, &w)) : spec_of(k, &w);
   const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
   const int64_t jobs = linear ? alk_linear_jobs(&a, al_threads())
                               : alk_chunked_jobs(&a, features(&a, &w), al_threads()),
                 n = linear ? alk_linear_bwd_scratch(dtype)(&a, jobs)
-                           : alk_chunked_bwd_scratch(dtype)(&a, w.kept, jobs),
+                           : alk_chunked_bwd_scratch(dtype)(&a, w.base, jobs),
                 parts_of = a.g.B * a.g.H * alk_chunk_segments(features(&a, &w), a.g.T);
   al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n), *steps = NULL, *parts = NULL;
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0),
@@ -290,11 +242,11 @@ static al_status backward(al_ctx *c, al_call *k) {
     else
       chunked_backward(k, &a, &w,
                        (alk_chunked_grad){.dy = al_data(dy),
-                                          .dstate_out = optional(dstate),
-                                          .dnorm_out = optional(dnorm),
-                                          .dcoefficients = optional(parts)},
+                                          .dstate_out = al_data(dstate),
+                                          .dnorm_out = al_data(dnorm),
+                                          .dcoefficients = al_data(parts)},
                        steps, scratch, jobs);
-    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), parts_of, w.n);
+    if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), parts_of, w.n);
   }
   al_release(scratch);
   al_release(steps);

@@ -1,6 +1,7 @@
 /* attend_step.c: attention with polynomial weights, one token after a state (kernels/step.h has the
  * formula): what attend_chunked does for T = 1, by code that shares nothing with it. */
 #include "attend_reach.h"
+#include "coefficients.h"
 #include "../../kernels/step.h"
 
 /* ORDER inputs of attention, ORDER outputs of attention */
@@ -16,8 +17,8 @@ typedef struct orders {
 /* base_n: what the input's coefficient of order n is multiplied by. */
 static alk_step_spec spec_of(const al_call *k, orders *o) {
   const int64_t *q = k->in_meta[Q].shape;
-  const double *list, scale = al_opt_num(k->opts, "scale");
-  const int n = al_opt_list(k->opts, "coefficients", &list);
+  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
+  const double scale = al_opt_num(k->opts, "scale");
   alk_step_spec a = {.B = q[0],
                      .H = q[2],
                      .Hkv = k->in_meta[K].shape[2],
@@ -27,38 +28,20 @@ static alk_step_spec spec_of(const al_call *k, orders *o) {
                      .map = attend_word(k, "feature_map", attend_maps),
                      .stat = attend_word(k, "stat", attend_stats),
                      .normalise = al_opt_bool(k->opts, "normalise"),
-                     .n_coefficients = n,
+                     .n_coefficients = f.n,
                      .kept = o->kept,
                      .base = o->base,
                      .factors = o->factors,
-                     .lengths = k->in[LENGTHS] ? al_data(k->in[LENGTHS]) : NULL};
-  if (k->in[COEFFICIENTS]) al_read(k->in[COEFFICIENTS], o->factors, n);
+                     .lengths = al_data(k->in[LENGTHS])};
   double power = 1;
-  for (int i = 0; i < n; i++, power *= scale) {
-    o->kept[i] = list[i] != 0;
-    o->base[i] = list[i] * power;
-    o->factors[i] = k->in[COEFFICIENTS] ? o->factors[i] * o->base[i] : o->base[i];
+  for (int i = 0; i < f.n; i++, power *= scale) {
+    o->kept[i] = f.base[i] != 0;
+    o->base[i] = f.base[i] * power;
+    o->factors[i] = f.factor[i] * power;
   }
   a.Hs = alk_step_states(a.H, a.Hkv, a.Hd);
-  a.R = alk_features(a.D, n, o->kept);
+  a.R = alk_features(a.D, f.n, o->kept);
   return a;
-}
-
-static al_status check_coefficients(al_ctx *c, const al_call *k) {
-  const double *list;
-  const int n = al_opt_list(k->opts, "coefficients", &list);
-  bool any = false;
-  for (int i = 0; i < n; i++) any |= list[i] != 0;
-  if (!any || n > ALK_MAX_COEFFICIENTS)
-    return al_fail(c, AL_EVALUE,
-                   "attend_step: coefficients: 1 to %d needed, one of them not 0, got %d",
-                   ALK_MAX_COEFFICIENTS, n);
-  if (k->in[COEFFICIENTS] &&
-      (k->in_meta[COEFFICIENTS].ndim != 1 || k->in_meta[COEFFICIENTS].shape[0] != n))
-    return al_fail(c, AL_ESHAPE,
-                   "attend_step: coefficients: shape (%d) needed, as many as in the option, got %s",
-                   n, AL_META_STR(&k->in_meta[COEFFICIENTS]));
-  return AL_OK;
 }
 
 static al_status check_state(al_ctx *c, const al_call *k, int i, int ndim, const int64_t *want) {
@@ -79,7 +62,7 @@ static al_status shape(al_ctx *c, al_call *k) {
   if (T != 1 || S != 1)
     return al_fail(c, AL_ESHAPE, "attend_step: q, k: one token needed, got %lld rows and %lld keys",
                    (long long)T, (long long)S);
-  AL_TRY(check_coefficients(c, k));
+  AL_TRY(coefficients_check(c, k, COEFFICIENTS, true));
   const double *list;
   const int n = al_opt_list(k->opts, "coefficients", &list);
   AL_TRY(attend_held(c, k, n, list));
@@ -98,8 +81,6 @@ static al_status shape(al_ctx *c, al_call *k) {
       k->in[NORM] ? k->in_meta[NORM] : (al_meta){.dtype = k->in_meta[Q].dtype, .ndim = 1};
   return AL_OK;
 }
-
-static const void *optional(const al_tensor *t) { return t ? al_data(t) : NULL; }
 
 /* multiplicity (R); new. */
 static al_tensor *multiplicities(al_ctx *c, const al_call *k, const alk_step_spec *a) {
@@ -122,10 +103,10 @@ static alk_step_in inputs(const al_call *k, const al_tensor *multiplicity) {
   return (alk_step_in){.q = al_data(k->in[Q]),
                        .k = al_data(k->in[K]),
                        .v = al_data(k->in[V]),
-                       .b = optional(k->in[VALUE_SCALE]),
-                       .decay = optional(k->in[DECAY]),
+                       .b = al_data(k->in[VALUE_SCALE]),
+                       .decay = al_data(k->in[DECAY]),
                        .state = al_data(k->in[STATE]),
-                       .norm = optional(k->in[NORM]),
+                       .norm = al_data(k->in[NORM]),
                        .multiplicity = al_data(multiplicity)};
 }
 
@@ -168,10 +149,10 @@ static al_status backward(al_ctx *c, al_call *k) {
     const alk_step_in t = inputs(k, m);
     const alk_step_grad g = {.y = al_data(k->out[Y]),
                              .W = al_data(k->out[W]),
-                             .dy = optional(k->dout[Y]),
-                             .dW = optional(k->dout[W]),
-                             .dnext = optional(k->dout[NEXT]),
-                             .dnext_norm = k->in[NORM] ? optional(k->dout[NEXT_NORM]) : NULL,
+                             .dy = al_data(k->dout[Y]),
+                             .dW = al_data(k->dout[W]),
+                             .dnext = al_data(k->dout[NEXT]),
+                             .dnext_norm = k->in[NORM] ? al_data(k->dout[NEXT_NORM]) : NULL,
                              .dq = al_data(k->din[Q]),
                              .dk = al_data(k->din[K]),
                              .dv = al_data(k->din[V]),
@@ -179,10 +160,10 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .ddecay = steps ? al_data(k->din[DECAY]) : NULL,
                              .dstate = al_data(k->din[STATE]),
                              .dnorm = k->in[NORM] ? al_data(k->din[NORM]) : NULL,
-                             .steps = steps ? al_data(steps) : NULL,
-                             .dcoefficients = parts ? al_data(parts) : NULL};
+                             .steps = al_data(steps),
+                             .dcoefficients = al_data(parts)};
     alk_step_bwd(dtype)(&a, &t, &g, al_data(scratch), jobs);
-    if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), a.B * a.H, a.n_coefficients);
+    if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), a.B * a.H, a.n_coefficients);
   }
   al_release(m);
   al_release(scratch);

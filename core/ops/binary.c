@@ -23,8 +23,7 @@ static void run(const al_call *k, int part, const al_tensor *a, const al_tensor 
                 const al_tensor *dy, al_tensor *y) {
   const alk_view va = broadcast_view(a, al_ndim(y), al_shape(y));
   const alk_view vb = broadcast_view(b, al_ndim(y), al_shape(y));
-  alk_binary((alk_dtype)al_type(y))(index_of(k), part, &va, &vb, dy ? al_data(dy) : NULL,
-                                    al_data(y));
+  alk_binary((alk_dtype)al_type(y))(index_of(k), part, &va, &vb, al_data(dy), al_data(y));
 }
 
 static al_status forward(al_ctx *c, al_call *k) {

@@ -50,8 +50,7 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (k->need[SCALARS]) parts = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, p.n_scalars});
   if (al_error(c) == AL_OK) {
     alk_program_bwd((alk_dtype)k->out_meta[0].dtype)(
-        &g, &spec, al_data(k->in[S]), al_data(k->dout[0]), k->din[S] ? al_data(k->din[S]) : NULL,
-        parts ? al_data(parts) : NULL);
+        &g, &spec, al_data(k->in[S]), al_data(k->dout[0]), al_data(k->din[S]), al_data(parts));
     if (parts) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(parts), g.B);
   }
   al_release(scalars);

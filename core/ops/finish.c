@@ -54,8 +54,6 @@ static al_status shape(al_ctx *c, al_call *k) {
   return AL_OK;
 }
 
-static void *data_or_null(const al_tensor *t) { return t ? al_data(t) : NULL; }
-
 static alk_finish task_of(const al_call *k) {
   const al_meta *y = &k->in_meta[YIN];
   const int64_t H = y->shape[2], rows = y->shape[0] * y->shape[1];
@@ -65,11 +63,11 @@ static alk_finish task_of(const al_call *k) {
                       .sub = joint(k) ? H : 1,
                       .eps = al_opt_num(k->opts, "eps"),
                       .x = al_data(k->in[YIN]),
-                      .factor = data_or_null(k->in[FACTOR]),
-                      .gain = data_or_null(k->in[GAIN]),
-                      .bias = data_or_null(k->in[BIAS]),
-                      .logscale = data_or_null(k->in[LOGSCALE]),
-                      .gate = data_or_null(k->in[GATE])};
+                      .factor = al_data(k->in[FACTOR]),
+                      .gain = al_data(k->in[GAIN]),
+                      .bias = al_data(k->in[BIAS]),
+                      .logscale = al_data(k->in[LOGSCALE]),
+                      .gate = al_data(k->in[GATE])};
 }
 
 static int64_t jobs_for(const alk_finish *f) { return f->N * f->n > 32768 ? al_threads() : 1; }
@@ -109,8 +107,8 @@ static al_status backward(al_ctx *c, al_call *k) {
     alk_finish_bwd((alk_dtype)al_type(scratch))(
         &f, f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
         f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(k->dout[OUT]),
-        al_data(k->din[YIN]), data_or_null(k->din[FACTOR]), data_or_null(k->din[GATE]),
-        data_or_null(dgain), data_or_null(dbias), al_data(scratch), jobs);
+        al_data(k->din[YIN]), al_data(k->din[FACTOR]), al_data(k->din[GATE]), al_data(dgain),
+        al_data(dbias), al_data(scratch), jobs);
   al_release(scratch);
   k->din[GAIN] = summed(c, dgain);
   k->din[BIAS] = summed(c, dbias);

@@ -79,12 +79,4 @@ static inline const double *logit_sums(const al_tensor *decay, al_tensor *sums) 
                                             al_data(decay), al_data(sums));
   return al_data(sums);
 }
-
-/* The gradient t (n) of the coefficients: each head's part of it, (heads,n), added up in order. */
-static inline void sum_coefficients(al_tensor *t, const double *parts, int64_t heads, int n) {
-  double sum[ALK_MAX_COEFFICIENTS] = {0};
-  for (int64_t h = 0; h < heads; h++)
-    for (int i = 0; i < n; i++) sum[i] += parts[h * n + i];
-  al_write(t, sum, n);
-}
 #endif

@@ -118,7 +118,7 @@ static al_status forward(al_ctx *c, al_call *k) {
     const al_meta *y = &k->out_meta[0];
     const mat ma = matrix(a, y), mb = matrix(b, y);
     product(y, al_opt_num(k->opts, "alpha"), ta ? flipped(ma) : ma, tb ? flipped(mb) : mb,
-            matrix(k->out[0], y), bias ? al_data(bias) : NULL, false);
+            matrix(k->out[0], y), al_data(bias), false);
   }
   al_release(a);
   al_release(b);

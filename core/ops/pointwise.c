@@ -31,9 +31,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   al_tensor *dy = k->dout[0], *read = k->in[0] ? k->in[0] : k->out[0];
   al_tensor *dx = al_new_meta(c, &k->in_meta[0]);
   if (!dx) return al_error(c);
-  alk_pointwise_bwd((alk_dtype)al_type(dy))(index_of(k), al_numel(dy), read ? al_data(read) : NULL,
-                                            al_data(dy), al_data(dx),
-                                            parameters(k, (double[2]){0}));
+  alk_pointwise_bwd((alk_dtype)al_type(dy))(index_of(k), al_numel(dy), al_data(read), al_data(dy),
+                                            al_data(dx), parameters(k, (double[2]){0}));
   k->din[0] = dx;
   return AL_OK;
 }

@@ -41,9 +41,9 @@ static al_status backward(al_ctx *c, al_call *k) {
   k->din[1] = al_new_meta(c, &k->in_meta[1]);
   if (k->need[0]) k->din[0] = al_new_meta(c, &k->in_meta[0]);
   if (al_error(c) != AL_OK) return al_error(c);
-  alk_solve_lower_bwd((alk_dtype)k->in_meta[0].dtype)(
-      s.count, s.C, s.E, al_data(k->in[0]), al_data(k->out[0]), al_data(k->dout[0]),
-      al_data(k->din[1]), k->din[0] ? al_data(k->din[0]) : NULL);
+  alk_solve_lower_bwd((alk_dtype)k->in_meta[0].dtype)(s.count, s.C, s.E, al_data(k->in[0]),
+                                                      al_data(k->out[0]), al_data(k->dout[0]),
+                                                      al_data(k->din[1]), al_data(k->din[0]));
   return AL_OK;
 }
 

@@ -29,8 +29,7 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (k->need[i]) k->din[i] = al_overwrite(c, dy);
   if (al_error(c) == AL_OK)
     alk_swiglu_bwd((alk_dtype)al_type(a))(al_numel(a), al_data(a), al_data(k->in[1]), al_data(dy),
-                                          k->din[0] ? al_data(k->din[0]) : NULL,
-                                          k->din[1] ? al_data(k->din[1]) : NULL);
+                                          al_data(k->din[0]), al_data(k->din[1]));
   return al_error(c);
 }
 

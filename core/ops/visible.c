@@ -74,8 +74,7 @@ static al_status count_forward(al_ctx *c, al_call *k) {
   alk_visible g = visible_of(k, k->in[1]);
   g.B = k->in_meta[0].shape[0], g.T = k->in_meta[0].shape[1], g.S = keys < 0 ? g.T : keys,
   g.H = g.Hkv = 1;
-  alk_visible_count((alk_dtype)k->out_meta[0].dtype)(&g, k->in[2] ? al_data(k->in[2]) : NULL,
-                                                     al_data(k->out[0]));
+  alk_visible_count((alk_dtype)k->out_meta[0].dtype)(&g, al_data(k->in[2]), al_data(k->out[0]));
   return AL_OK;
 }
 

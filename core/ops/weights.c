@@ -7,6 +7,7 @@
  *     dk_n    c_n / k_n sum dw A s'^n, k_n the input
  *
  * The backward reads w, so exp and cosh need no second exponential. */
+#include "coefficients.h"
 #include "logits.h"
 
 enum { S, REFERENCE, DECAY, COEFFICIENTS, LENGTHS };
@@ -15,42 +16,6 @@ static int f_of(const al_call *k) {
   return al_opt_is(k->opts, "f", "exp")    ? ALK_WEIGHT_EXP
          : al_opt_is(k->opts, "f", "cosh") ? ALK_WEIGHT_COSH
                                            : ALK_WEIGHT_POLYNOMIAL;
-}
-
-/* Number of coefficients of a polynomial. */
-static int terms(const al_call *k) {
-  const double *base;
-  const int n = al_opt_list(k->opts, "coefficients", &base);
-  return k->in_meta[COEFFICIENTS].ndim == 1 ? (int)k->in_meta[COEFFICIENTS].shape[0] : n;
-}
-
-static al_status check_coefficients(al_ctx *c, const al_call *k) {
-  const double *base;
-  const int n = al_opt_list(k->opts, "coefficients", &base);
-  const al_meta *t = &k->in_meta[COEFFICIENTS];
-  if (f_of(k) != ALK_WEIGHT_POLYNOMIAL) {
-    if (n || k->in[COEFFICIENTS])
-      return al_fail(c, AL_EVALUE, "weights: coefficients: only f=polynomial has them, got f=%s",
-                     al_opt_word(k->opts, "f"));
-    return AL_OK;
-  }
-  if (k->in[REFERENCE])
-    return al_fail(
-        c, AL_EVALUE,
-        "weights: reference: only exp and cosh can take a factor exp(-m) out, got f=polynomial");
-  if (k->in[COEFFICIENTS]) {
-    AL_TRY(visible_axes(c, k, COEFFICIENTS, 1, "(n+1)"));
-    if (n && t->shape[0] != n)
-      return al_fail(
-          c, AL_ESHAPE,
-          "weights: coefficients: shape (%d) needed to match option 'coefficients', got %s", n,
-          AL_META_STR(t));
-  }
-  const int64_t count = k->in[COEFFICIENTS] ? t->shape[0] : n;
-  if (count < 1 || count > ALK_MAX_COEFFICIENTS)
-    return al_fail(c, AL_EVALUE, "weights: coefficients: 1 to %d needed for f=polynomial, got %lld",
-                   ALK_MAX_COEFFICIENTS, (long long)count);
-  return AL_OK;
 }
 
 static al_status shape(al_ctx *c, al_call *k) {
@@ -63,45 +28,41 @@ static al_status shape(al_ctx *c, al_call *k) {
                    (long long)s->shape[0], (long long)s->shape[1], (long long)s->shape[2],
                    AL_META_STR(s), AL_META_STR(m));
   AL_TRY(logit_shape(c, k, DECAY, &k->out_meta[1]));
-  AL_TRY(check_coefficients(c, k));
+  if (k->in[REFERENCE] && f_of(k) == ALK_WEIGHT_POLYNOMIAL)
+    return al_fail(
+        c, AL_EVALUE,
+        "weights: reference: only exp and cosh can take a factor exp(-m) out, got f=polynomial");
+  AL_TRY(coefficients_check_f(c, k, COEFFICIENTS));
   AL_TRY(visible_lengths(c, k, LENGTHS, s->shape[0], s->shape[3]));
   k->out_meta[0] = *s;
   return AL_OK;
 }
 
-/* c[n] = the factors that multiply s^n: the option's, times the input's where there is one; base[n]
- * = the option's alone. */
-static alk_weight_spec spec_of(const al_call *k, double *coefficients, double *base) {
-  const double *list;
-  const int n = terms(k), listed = al_opt_list(k->opts, "coefficients", &list);
-  if (k->in[COEFFICIENTS]) al_read(k->in[COEFFICIENTS], coefficients, n);
-  for (int i = 0; i < n; i++) {
-    base[i] = listed ? list[i] : 1;
-    coefficients[i] = k->in[COEFFICIENTS] ? coefficients[i] * base[i] : base[i];
-  }
+/* It points to f. */
+static alk_weight_spec spec_of(const al_call *k, const coefficient_list *f) {
   alk_weight_spec spec = logit_spec(k, DECAY);
   spec.f = f_of(k);
-  spec.n_coefficients = n;
-  spec.coefficients = coefficients;
-  spec.base = base;
+  spec.n_coefficients = f->n;
+  spec.coefficients = f->factor;
+  spec.base = f->base;
   return spec;
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
-  double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
-  const alk_weight_spec spec = spec_of(k, factors, base);
+  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
+  const alk_weight_spec spec = spec_of(k, &f);
   alk_visible g = visible_of(k, k->in[LENGTHS]);
   logit_sizes(k, &g);
   alk_weights_fwd((alk_dtype)k->out_meta[0].dtype)(
-      &g, &spec, al_data(k->in[S]), k->in[REFERENCE] ? al_data(k->in[REFERENCE]) : NULL,
-      logit_sums(k->in[DECAY], k->out[1]), al_data(k->out[0]));
+      &g, &spec, al_data(k->in[S]), al_data(k->in[REFERENCE]), logit_sums(k->in[DECAY], k->out[1]),
+      al_data(k->out[0]));
   return AL_OK;
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  double factors[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
-  const alk_weight_spec spec = spec_of(k, factors, base);
+  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
+  const alk_weight_spec spec = spec_of(k, &f);
   const alk_dtype dtype = (alk_dtype)k->out_meta[0].dtype;
   const al_meta *s = &k->in_meta[S];
   const int n = spec.n_coefficients;
@@ -118,11 +79,11 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (!(parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){g.B * g.H, n}))) goto done;
   }
   alk_weights_bwd(dtype)(&g, &spec, al_data(k->in[S]), spec.Hd ? al_data(k->out[1]) : NULL,
-                         al_data(k->out[0]), al_data(k->dout[0]), ds ? al_data(ds) : NULL,
-                         dsums ? al_data(dsums) : NULL, parts ? al_data(parts) : NULL);
+                         al_data(k->out[0]), al_data(k->dout[0]), al_data(ds), al_data(dsums),
+                         al_data(parts));
   if (dsums)
     alk_decay_sums_bwd(dtype)(g.B, g.S, g.H, spec.Hd, al_data(dsums), al_data(k->din[DECAY]));
-  if (parts) sum_coefficients(k->din[COEFFICIENTS], al_data(parts), g.B * g.H, n);
+  if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), g.B * g.H, n);
 done:
   al_release(dsums);
   al_release(parts);
