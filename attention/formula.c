@@ -132,12 +132,14 @@ weight_fn formula_weight_to(const al_opts *o, bool denominator, int order) {
     w.f = sim;
     return w;
   }
+  w.order = order, w.terms = 1;
   if (strcmp(sim, "taylor") != 0) {
-    w.order = strcmp(sim, "linear") == 0 ? 1 : strcmp(sim, "square") == 0 ? 2 : order;
-    w.c[w.order] = 1;
+    if (strcmp(sim, "power") != 0) w.order = strcmp(sim, "linear") == 0 ? 1 : 2;
+    w.k[w.order] = w.c[w.order] = 1;
     return w;
   }
-  w.order = order;
+  w.terms = 0;
+  w.factorial = !is(o, "coefficients", "ones");
   w.learned = is(o, "coefficients", "learned");
   const double *kept, *k;
   const int n_kept = al_opt_list(o, orders, &kept), n_k = al_opt_list(o, "coefficients", &k);
@@ -145,9 +147,9 @@ weight_fn formula_weight_to(const al_opts *o, bool denominator, int order) {
   for (int n = 0; n <= w.order; factorial *= ++n) {
     bool keep = n_kept == 0;
     for (int i = 0; i < n_kept; i++) keep |= (int)kept[i] == n;
-    if (!keep) continue;
-    w.c[n] = is(o, "coefficients", "ones") ? 1 : 1 / factorial;
-    if (n_k) w.c[n] *= n < n_k ? k[n] : 0;
+    w.k[n] = !keep ? 0 : n_k == 0 ? 1 : n < n_k ? k[n] : 0;
+    w.c[n] = w.factorial ? w.k[n] * (1 / factorial) : w.k[n];
+    w.terms += w.k[n] != 0;
   }
   return w;
 }
@@ -308,40 +310,24 @@ int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
 
 /* ---- claims ---------------------------------------------------------------------------------- */
 
-/* f >= 0 wherever it can be evaluated. */
-static bool positive(const al_opts *o, const char *key) {
-  if (is(o, key, "exp") || is(o, key, "cosh") || is(o, key, "square")) return true;
-  if (is(o, key, "expr")) return formula_expr_positive(o);
-  const bool features = is(o, "feature_map", "relu") || is(o, "feature_map", "elu1") ||
-                        is(o, "feature_map", "softplus");
-  const bool scale = !is(o, "logit_scale", "learned") &&
-                     !(number(o, "logit_scale") && al_opt_num(o, "logit_scale") < 0);
-  const bool limited = number(o, "logit_clamp") && al_opt_num(o, "logit_clamp") < 0;
-  if (is(o, key, "linear")) return features && scale && !limited;
-  const bool even = al_opt_int(o, "order") % 2 == 0;
-  if (is(o, key, "power")) return even || (features && scale && !limited);
-  /* P_p(x) > 0 for all x when p is even and every order is kept with 1/n! (the odd p have a real
-   * root) */
-  return is(o, "coefficients", "factorial") && is(o, "orders", "all") &&
-         (even || (features && scale && !limited));
-}
-
 bool formula_nonnegative(const al_opts *o, bool denominator) {
   const weight_fn w = formula_weight(o, denominator);
-  if (strcmp(w.f, "polynomial") != 0) return strcmp(w.f, "expr") != 0;
+  if (strcmp(w.f, "expr") == 0) return formula_expr_positive(o);
+  if (strcmp(w.f, "polynomial") != 0) return true;
   if (w.learned) return false;
   const bool features = is(o, "feature_map", "relu") || is(o, "feature_map", "elu1") ||
                         is(o, "feature_map", "softplus");
   const bool up = features && !is(o, "logit_scale", "learned") &&
-                  !(number(o, "logit_scale") && al_opt_num(o, "logit_scale") < 0);
-  bool even = true, plus = true, series = w.order % 2 == 0 && w.order > 0;
-  double factorial = 1;
-  for (int n = 0; n <= w.order; factorial *= ++n) {
-    even &= w.c[n] == 0 || n % 2 == 0;
-    plus &= w.c[n] >= 0;
-    series &= w.c[n] == 1 / factorial;
+                  !(number(o, "logit_scale") && al_opt_num(o, "logit_scale") < 0) &&
+                  !(number(o, "logit_clamp") && al_opt_num(o, "logit_clamp") < 0);
+  bool even = true, plus = true, all = true;
+  for (int n = 0; n <= w.order; n++) {
+    even &= w.k[n] == 0 || n % 2 == 0;
+    plus &= w.k[n] >= 0;
+    all &= w.k[n] == 1;
   }
-  return series || (plus && (even || up)); /* series of an even order: e^x cut there has no root */
+  /* e^x cut at an even order has no root */
+  return (all && w.factorial && w.order % 2 == 0) || (plus && (even || up));
 }
 
 static bool plain_sum(const al_opts *o) {
@@ -362,7 +348,7 @@ unsigned formula_claims(const al_opts *o) {
   if (plain_sum(o) && bare) claims |= ATTN_ROWSUM1;
   const bool linear = !on(o, "output_norm") || is(o, "output_norm", "l2");
   const bool gain = is(o, "output_norm.gain", "auto") || is(o, "output_norm.gain", "width");
-  if (positive(o, "similarity") && linear && (gain || !on(o, "output_norm")) &&
+  if (formula_nonnegative(o, false) && linear && (gain || !on(o, "output_norm")) &&
       !is(o, "output_gate", "silu") &&
       !(number(o, "output_gate") && al_opt_num(o, "output_gate") < 0) &&
       (!formula_own_weights(o) || is(o, "denominator.stat", "abs")))

@@ -7,14 +7,15 @@
 
 extern const al_arg formula_options[];
 
-/* f as a polynomial sum c_n s^n, or by name. With learned coefficients k_n, c_n = 1/n! and f = sum
- * k_n c_n s^n. */
+/* f by name, or as a polynomial sum c_n s^n. c_n = k_n, or k_n / n! with `factorial`: k_n as the
+ * options have it, since n! itself leaves the range of numbers. With `learned` k_n is the option's
+ * part of it, which a parameter multiplies. */
 enum { FORMULA_MAX_ORDER = ALK_MAX_ORDER };
 typedef struct weight_fn {
-  const char *f; /* exp, cosh, polynomial, expr */
-  int order;
-  bool learned; /* the k_n are */
-  double c[FORMULA_MAX_ORDER + 1];
+  const char *f;    /* exp, cosh, polynomial, expr */
+  int order, terms; /* terms: how many k_n are not 0 */
+  bool factorial, learned;
+  double k[FORMULA_MAX_ORDER + 1], c[FORMULA_MAX_ORDER + 1];
 } weight_fn;
 weight_fn formula_weight(const al_opts *o, bool denominator);
 /* The same with another `order`. */

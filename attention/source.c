@@ -35,44 +35,12 @@ static const char *latex_number(double v, char buf[48]) {
 
 /* ---- polynomials ----------------------------------------------------------------------------- */
 
-/* f as the sum of k_n s^n / n!, or of k_n s^n: n! itself leaves the range of numbers. */
-typedef struct series {
-  int order, terms; /* terms: how many k_n are not 0 */
-  bool factorial, learned;
-  double k[FORMULA_MAX_ORDER + 1];
-} series;
-
-static series series_of(const al_opts *o, bool denominator) {
-  const bool own_f = denominator && !is(o, "denominator.similarity", "inherited"),
-             own_orders = denominator && !is(o, "denominator.orders", "inherited");
-  const char *f = own_f ? "denominator.similarity" : "similarity";
-  series p = {.order = (int)al_opt_int(o, "order"), .terms = 1};
-  if (!is(o, f, "taylor")) {
-    if (!is(o, f, "power")) p.order = is(o, f, "linear") ? 1 : 2;
-    p.k[p.order] = 1;
-    return p;
-  }
-  const double *kept, *k;
-  const int n_kept = al_opt_list(o, own_orders ? "denominator.orders" : "orders", &kept),
-            n_k = al_opt_list(o, "coefficients", &k);
-  p.factorial = !is(o, "coefficients", "ones");
-  p.learned = is(o, "coefficients", "learned");
-  p.terms = 0;
-  for (int n = 0; n <= p.order; n++) {
-    bool keep = n_kept == 0;
-    for (int i = 0; i < n_kept; i++) keep |= (int)kept[i] == n;
-    p.k[n] = !keep ? 0 : n_k == 0 ? 1 : n < n_k ? k[n] : 0;
-    p.terms += p.k[n] != 0;
-  }
-  return p;
-}
-
 /* s^order alone */
-static bool plain_power(const series *p) {
+static bool plain_power(const weight_fn *p) {
   return p->terms == 1 && p->k[p->order] == 1 && !p->learned && (!p->factorial || p->order < 2);
 }
 
-static bool all_ones(const series *p) {
+static bool all_ones(const weight_fn *p) {
   for (int n = 0; n <= p->order; n++)
     if (p->k[n] != 1) return false;
   return true;
@@ -156,7 +124,7 @@ static void torch_decay(FILE *f, const al_opts *o) {
 
 /* name = sum of k_n s^n / n! or k_n s^n, nested: k_0 + s/1 (k_1 + s/2 (k_2 + ..)) */
 static void torch_polynomial(FILE *f, const al_opts *o, bool denominator, const char *name) {
-  const series p = series_of(o, denominator);
+  const weight_fn p = formula_weight(o, denominator);
   const char *by = p.factorial ? " / m" : "";
   if (plain_power(&p)) {
     if (p.order == 1) PUT("    %s = s\n", name);
@@ -412,7 +380,7 @@ static void latex_argument(const al_opts *o, char *buf, size_t n) {
 }
 
 static void latex_polynomial(FILE *f, const al_opts *o, bool denominator, const char *s) {
-  const series p = series_of(o, denominator);
+  const weight_fn p = formula_weight(o, denominator);
   if (plain_power(&p)) {
     if (p.order == 1) PUT("%s", s);
     else PUT("\\left(%s\\right)^{%d}", s, p.order);

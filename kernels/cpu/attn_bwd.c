@@ -42,22 +42,13 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
     EACH_LANE y[l] = x[l];
     clamp(p, y);
     if (decay) group_decay(&r->t, j, e);
-    if (f == ALK_WEIGHT_EXP) {
-      EACH_LANE w[l] = vexp(decay ? y[l] + e[l] - r->m : y[l] - r->m);
-      EACH_LANE df[l] = w[l];
-    } else if (f == ALK_WEIGHT_COSH) {
-      EACH_LANE {
-        const real a = vabs(y[l]), d = decay ? e[l] : 0, up = vexp(a + d - r->m),
-                   down = vexp(d - a - r->m);
-        w[l] = R(0.5) * (up + down);
-        df[l] = R(0.5) * (y[l] < 0 ? down - up : up - down);
-      }
-    } else {
+    if (wide) {
       real A[GROUP];
       EACH_LANE A[l] = decay ? vexp(e[l]) : 1;
-      if (!wide) polynomial(p, y, w), polynomial_slope(p, y, df);
-      EACH_LANE w[l] = wide ? row_w[j + l] * A[l] : w[l] * A[l];
-      EACH_LANE df[l] = wide ? row_df[j + l] * A[l] : df[l] * A[l];
+      EACH_LANE w[l] = row_w[j + l] * A[l];
+      EACH_LANE df[l] = row_df[j + l] * A[l];
+    } else {
+      weigh_slope(p, f, decay, y, e, r->m, w, df);
     }
     EACH_LANE dw[l] = r->keep_all ? gv[j + l] : gv[j + l] * r->keep[j + l];
     if (r->stat == ALK_STAT_SUM) EACH_LANE dw[l] += r->delta;

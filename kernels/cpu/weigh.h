@@ -151,4 +151,41 @@ WEIGH_INLINE void weigh(const plan *p, const int f, const bool decay, const real
     EACH_LANE w[l] = decay ? y[l] * vexp(e[l]) : y[l];
   }
 }
+
+/* w, and df = A f'(y), of one group; y is s' after the clamp. */
+WEIGH_INLINE void weigh_slope(const plan *p, const int f, const bool decay, const real *y,
+                              const real *e, real m, real *w, real *df) {
+  if (f == ALK_WEIGHT_EXP) {
+    EACH_LANE w[l] = vexp(decay ? y[l] + e[l] - m : y[l] - m);
+    EACH_LANE df[l] = w[l];
+  } else if (f == ALK_WEIGHT_COSH) {
+    EACH_LANE {
+      const real a = vabs(y[l]), d = decay ? e[l] : 0, up = vexp(a + d - m), down = vexp(d - a - m);
+      w[l] = R(0.5) * (up + down);
+      df[l] = R(0.5) * (y[l] < 0 ? down - up : up - down);
+    }
+  } else {
+    polynomial(p, y, w);
+    polynomial_slope(p, y, df);
+    if (decay) EACH_LANE {
+        const real A = vexp(e[l]);
+        w[l] *= A;
+        df[l] *= A;
+      }
+  }
+}
+
+/* g f'(y) of one group, of a w that is known: exp' = exp, cosh' = cosh tanh. A g of 0 stays 0. */
+WEIGH_INLINE void slope_of_weights(const plan *p, const int f, const real *y, const real *w,
+                                   const real *g, real *out) {
+  if (f == ALK_WEIGHT_EXP) {
+    EACH_LANE out[l] = PASSED(g[l], w[l] * g[l]);
+  } else if (f == ALK_WEIGHT_COSH) {
+    EACH_LANE out[l] = PASSED(g[l], w[l] * vtanh(y[l]) * g[l]);
+  } else {
+    real d[GROUP];
+    polynomial_slope(p, y, d);
+    EACH_LANE out[l] = PASSED(g[l], g[l] * d[l]);
+  }
+}
 #endif

@@ -139,22 +139,15 @@ INLINE void slope(const plan *p, const int f, const bool plain, const bool decay
   cap(p, s, x);
   EACH_LANE y[l] = x[l];
   clamp(p, y);
-  if (f == ALK_WEIGHT_EXP) {
-    EACH_LANE g[l] = PASSED(dw[l], w[l] * dw[l]);
-  } else if (f == ALK_WEIGHT_COSH) {
-    EACH_LANE g[l] = PASSED(dw[l], w[l] * vtanh(y[l]) * dw[l]);
-  } else {
-    real a[LANES], d[LANES];
-    EACH_LANE a[l] = decay ? PASSED(dw[l], vexp(e[l]) * dw[l]) : dw[l];
-    polynomial_slope(p, y, d);
-    EACH_LANE g[l] = PASSED(a[l], a[l] * d[l]);
-    if (powers) {
-      double t[LANES];
-      EACH_LANE t[l] = l >= k.done && l < k.size ? (double)a[l] : 0;
-      for (int n = 0; n < p->n; n++) {
-        EACH_LANE powers[n][l] += t[l];
-        EACH_LANE t[l] = PASSED(t[l], t[l] * (double)(y[l] / POWER_UNIT));
-      }
+  real a[LANES]; /* A dw, but of exp and cosh w has A in it */
+  EACH_LANE a[l] = decay && f == ALK_WEIGHT_POLYNOMIAL ? PASSED(dw[l], vexp(e[l]) * dw[l]) : dw[l];
+  slope_of_weights(p, f, y, w, a, g);
+  if (f == ALK_WEIGHT_POLYNOMIAL && powers) {
+    double t[LANES];
+    EACH_LANE t[l] = l >= k.done && l < k.size ? (double)a[l] : 0;
+    for (int n = 0; n < p->n; n++) {
+      EACH_LANE powers[n][l] += t[l];
+      EACH_LANE t[l] = PASSED(t[l], t[l] * (double)(y[l] / POWER_UNIT));
     }
   }
   if (p->clamp) EACH_LANE g[l] = x[l] <= p->limit ? g[l] : 0;
