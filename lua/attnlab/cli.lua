@@ -148,9 +148,9 @@ function M.parse(c, argv)
       usage("%s: unknown option %s", c.name, word)
     elseif c.sets and word:match("^[%a_][%w_.]*=") then
       local key, value = word:match("^([^=]+)=(.*)$")
-      args.sets[#args.sets + 1] = { key, key == "out_dir" and names.shown(value) or value }
+      args.sets[#args.sets + 1] = { key, key == "out_dir" and names.plain(value) or value }
     else
-      args.words[#args.words + 1] = names.shown(word) -- two slashes of a user's are no border
+      args.words[#args.words + 1] = names.plain(word) -- two slashes of a user's are no border
     end
     i = i + 1
   end

@@ -26,7 +26,7 @@ function M.render(make, dir, name)
   local png, svg = at .. ".png" .. part, at .. ".svg" .. part
   local script, log = at .. ".gp", at .. ".log"
   local common = " font 'sans-serif,13' background rgb 'white'"
-  local function word(path) return names.path(names.shown(path)) end
+  local function word(path) return names.path(names.plain(path)) end
   sys.write(script, make({
     { "pngcairo size 2250,1035 fontscale 1.5 linewidth 1.5 pointscale 1.5" .. common, word(png) },
     { "svg size 1500,690" .. common, word(svg) } }))
@@ -55,7 +55,7 @@ function M.render(make, dir, name)
   end
   sys.rename(png, at .. ".png")
   sys.rename(svg, at .. ".svg")
-  return { png = names.shown(at) .. ".png", svg = names.shown(at) .. ".svg" }
+  return { png = names.plain(at) .. ".png", svg = names.plain(at) .. ".svg" }
 end
 
 return M

@@ -269,7 +269,7 @@ function M.compare(args)
     verdict = stats.verdict(d.lo, d.hi)
   end
   if args.flags.json then
-    print(json.encode({ a = a, b = b, differ = json.array(diff), n = d.n, difference = d.mean, low = d.lo, high = d.hi,
+    print(json.encode({ a = names.shown(a), b = names.shown(b), differ = json.array(diff), n = d.n, difference = d.mean, low = d.lo, high = d.hi,
                         p = d.se and d.se > 0 and d.p or nil, verdict = verdict, not_compared = why }, { pretty = true }))
     return
   end

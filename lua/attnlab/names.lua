@@ -1,6 +1,8 @@
 -- Names of options and things: unknown ones are errors that say which known name is nearest. Names of files: as
 -- words of other programs, inside a folder, for people.
 -- A change here makes no run stale.
+local tables = require "attnlab.table"
+
 local M = {}
 
 -- The string keys of a table, sorted: whatever depends on an order goes through this.
@@ -25,9 +27,14 @@ function M.inside(folder, path)
   return folder .. "//" .. path
 end
 
--- A path for people, without the border.
-function M.shown(path)
+-- A path without the border, for other programs.
+function M.plain(path)
   return (path:gsub("//+", "/"))
+end
+
+-- For messages, tables and files: without the border, and UTF-8 that no name in it can keep it from being.
+function M.shown(path)
+  return tables.clean(M.plain(path), true)
 end
 
 -- Edits (insert, delete, replace, swap of neighbours) from a to b.

@@ -14,21 +14,26 @@ function M.pad(s, width, right)
   return right and fill .. s or s .. fill
 end
 
--- Text for a terminal: control characters, which would steer it, as \xNN. Newlines and tabs stay where `whole` is
--- not set.
+local function hex(c) return (c:gsub(".", function(b) return ("\\x%02x"):format(b:byte()) end)) end
+
+-- Text for a terminal: control characters, which would steer it, and what is no UTF-8 as \xNN. Newlines and tabs
+-- stay where `whole` is not set.
 function M.clean(s, whole)
-  local function hex(c) return (c:gsub(".", function(b) return ("\\x%02x"):format(b:byte()) end)) end
-  s = s:gsub(whole and "%c" or "[^%C\n\t]", hex)
-  if not utf8.len(s) then return (s:gsub("[\x80-\x9f]", hex)) end
-  return (s:gsub("\xc2[\x80-\x9f]", hex)) -- the same ones as UTF-8 has them
+  local parts, from = {}, 1
+  repeat
+    local fine, at = utf8.len(s, from)
+    parts[#parts + 1] = s:sub(from, fine and -1 or at - 1)
+    if not fine then parts[#parts + 1], from = hex(s:sub(at, at)), at + 1 end
+  until fine
+  s = table.concat(parts):gsub(whole and "%c" or "[^%C\n\t]", hex)
+  return (s:gsub("\xc2[\x80-\x9f]", hex)) -- the other control characters, as UTF-8 has them
 end
 
 local MOST = 400 -- characters of a cell or a reason: what is longer hides the others
 
 -- A text as far as a table shows it.
 function M.cut(s)
-  if M.width(s) <= MOST then return s end
-  return s:sub(1, (utf8.len(s) and utf8.offset(s, MOST) or MOST) - 1) .. "..."
+  return M.width(s) <= MOST and s or s:sub(1, (utf8.len(s) and utf8.offset(s, MOST) or MOST) - 1) .. "..."
 end
 
 -- 1234567 -> "1.23 M", for counts; bytes = true uses KiB and MiB.

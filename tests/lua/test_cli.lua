@@ -143,6 +143,16 @@ T.test("generate from a model whose numbers are none ends with status 1", functi
   end
 end)
 
+T.test("a folder whose name is no UTF-8", function()
+  local root, config = T.folder() .. "/h\xe4", require "attnlab.config"
+  local v = config.variants(config.resolve {})[1]
+  require("attnlab.certificate").write(root, { family = v.family, options = v.text, rows = {}, passed = true })
+  local code, text = tiny.run(with("train", "--json", "out_dir=" .. root))
+  T.ok(code == 0 and json.decode(text:match "{.*}").dir:find("/h\\xe4/train/", 1, true), text)
+  code, text = tiny.run { "runs", "--json", "out_dir=" .. root }
+  T.ok(code == 0 and json.decode(text)[1].status == "finished", text)
+end)
+
 T.test("train, eval, generate, runs, compare, plot", function()
   local root = T.folder() .. "/runs"
   local status, text = tiny.run(with("train", "--json", "out_dir=" .. root))

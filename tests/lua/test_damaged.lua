@@ -107,6 +107,7 @@ for name, harmless in pairs(HARMLESS) do harmless(copy(name)) end
 sys.mkdir(root .. "/empty")
 local named = copy "\27]0;x\7\n\xc2\x9b2J" -- a good one, of a bad name
 sys.write(named .. "/status", '{"state":"finished"}')
+copy "\xff\xe4" -- and one that no JSON can hold
 sys.write(root .. "/a file", "x")
 assert(os.execute(("ln -s '%s' '%s/away'; ln -s '%s' '%s/empty/000000000000'; ln -s loop '%s/loop'"):format(outside, root,
   outside, root, root)))

@@ -34,6 +34,13 @@ T.test("tsv keeps every digit and no separator", function()
     "arm\tx\tn\na b c\t0.10000000000000001\t3\nd\t\t\n")
 end)
 
+T.test("what would steer a terminal, or is no UTF-8, is shown by its bytes", function()
+  T.eq(tables.clean "ä\27[2J\n\t\xff\xc3", "ä\\x1b[2J\n\t\\xff\\xc3")
+  T.eq(tables.clean("\xffä\n\x9b\xc2\x9b", true), "\\xffä\\x0a\\x9b\\xc2\\x9b")
+  T.eq(#tables.clean(("\xff"):rep(1 << 20)), 1 << 22)
+  T.eq(tables.clean "", "")
+end)
+
 T.test("width of what is not UTF-8", function()
   T.eq(tables.width "\xff\xfe", 2)
   T.eq(tables.pad("ä", 3, true), "  ä")
