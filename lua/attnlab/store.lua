@@ -208,7 +208,7 @@ local function hold(dir, status)
   if metadata["run.step"] ~= tostring(status.step) then
     fail(saved, "of step %s, but the run finished at step %d", metadata["run.step"], status.step)
   elseif metadata["run.metrics_bytes"] ~= tostring(bytes) then
-    fail(path, "%d bytes, but the checkpoint was written after %s", bytes, metadata["run.metrics_bytes"])
+    fail(path, "%d bytes, but checkpoint.safetensors was written after %s", bytes, metadata["run.metrics_bytes"])
   end
 end
 
@@ -340,7 +340,7 @@ function M.writer(dir, trainer)
     end
     local have = sys.exists(metrics) and sys.size(metrics) or 0
     if have < keep then
-      fail(metrics, "%d bytes, but the checkpoint was written after %d: records are lost (--fresh starts the run again)",
+      fail(metrics, "%d bytes, but checkpoint.safetensors was written after %d: records are lost (--fresh starts the run again)",
         have, keep)
     end
     local ok, why = pcall(trainer.restore, trainer, tensors, metadata)

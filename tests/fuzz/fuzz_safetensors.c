@@ -100,7 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   const char *value;
   for (int i = 0; i < al_st_meta_count(s); i++) HOLDS(al_st_meta(s, i, &value) && value);
-  HOLDS(fuzz_refused(c, al_st_tensor(c, s, "no such tensor")));
+  HOLDS(fuzz_refused(c, al_st_tensor(c, s, "\xff"))); /* no UTF-8: no tensor is called so */
   if (data[1] % 16 == 0) write_and_read(c, out, kept, names, t); /* it syncs: seldom */
   for (int i = 0; i < kept; i++) al_release(t[i]);
   al_st_close(s);

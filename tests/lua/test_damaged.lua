@@ -88,7 +88,7 @@ local BAD = {
   metrics_word = { text("metrics.jsonl", '{"step":4}\nnot json\n'), "metrics.jsonl: line 2: " },
   metrics_list = { text("metrics.jsonl", "[]\n"), "metrics.jsonl: line 1: an object with a step expected" },
   metrics_more = { function(dir) sys.write(dir .. "/metrics.jsonl", sys.read(dir .. "/metrics.jsonl") .. '{"step":4}\n') end,
-                   "metrics.jsonl: %d+ bytes, but the checkpoint was written after" },
+                   "metrics.jsonl: %d+ bytes, but checkpoint.safetensors was written after" },
   metrics_link = { link("metrics.jsonl", outside .. "/kept"), "a link" },
   checkpoint_cut = { text("checkpoint.safetensors", checkpoint:sub(1, -9)), "checkpoint.safetensors: " },
   checkpoint_other = { function(dir) edit(dir .. "/checkpoint.safetensors", '"run.step":"4"', '"run.step":"2"') end,
