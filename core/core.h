@@ -61,6 +61,7 @@ struct al_ctx {
   al_mem mem;
   int64_t fail_at;
   bool poison;
+  al_place places[ALK_DTYPES];
   double jitter; /* see al_jitter */
   uint64_t jitter_at;
   al_block *bins[AL_BINS]; /* freed blocks by size class */

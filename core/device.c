@@ -1,5 +1,5 @@
 /* device.c: what this build and this machine can compute on, in words. */
-#include "attnlab.h"
+#include "core.h"
 #include "../kernels/kernel.h"
 #include "../kernels/matmul.h"
 #include <stdio.h>
@@ -17,4 +17,21 @@ const char *al_build_info(void) {
   snprintf(text, sizeof text, "cpu %s, products by %s, cuda: %s", al_cpu(), alk_matmul_version(),
            AL_CUDA_STATE);
   return text;
+}
+
+const al_place *al_here(al_ctx *c, alk_dtype dtype) {
+  al_place *at = &c->places[dtype];
+  *at = (al_place){.k = {.dtype = dtype, .device = ALK_CPU, .threads = al_threads()}, .c = c};
+  return at;
+}
+
+al_status al_ran(const al_place *at, const char *kernel, alk_status st) {
+  if (st != ALK_OK) al_fail(at->c, AL_ESTATE, "kernel %s: failed", kernel);
+  return al_error(at->c);
+}
+
+al_status al_no_kernel(const al_place *at, const char *kernel) {
+  return al_fail(at->c, AL_ETYPE, "kernel %s: none for %s on %s", kernel,
+                 al_dtype_name((al_dtype)at->k.dtype),
+                 at->k.device == ALK_CPU ? "the cpu" : "this device");
 }

@@ -66,6 +66,20 @@ typedef struct al_op {
 
 #define AL_OPS(stem, ...) const al_op *const al_ops_##stem[] = {__VA_ARGS__, NULL}
 
+/* Where kernels run on numbers of that type, and whose error a failure is. */
+typedef struct al_place {
+  alk_place k;
+  al_ctx *c;
+} al_place;
+const al_place *al_here(al_ctx *c, alk_dtype dtype); /* of the context */
+/* Runs a kernel at an al_place, which goes to it first. A failure, or that there is no such kernel,
+ * is the context's error, with the kernel's name; the status is al_error's. */
+#define ALK_RUN(at, name, ...)                                                                     \
+  (alk_##name(&(at)->k) ? al_ran(at, #name, alk_##name(&(at)->k)(&(at)->k, __VA_ARGS__))           \
+                        : al_no_kernel(at, #name))
+al_status al_ran(const al_place *at, const char *kernel, alk_status st);
+al_status al_no_kernel(const al_place *at, const char *kernel);
+
 /* A kernel view of a tensor. */
 alk_view al_view(const al_tensor *t);
 /* New contiguous tensor with that meta: for gradients. Contents undefined. */

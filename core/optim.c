@@ -210,10 +210,11 @@ al_status al_optim_step(al_optim *o, double lr, double *norm) {
   else s.momentum = al_opt_num(o->opts, "momentum");
   for (int i = 0; i < 2; i++) {
     const int n = list_tasks(o, types[i]);
-    if (n)
-      (o->adamw ? alk_adamw((alk_dtype)types[i]) : alk_sgd((alk_dtype)types[i]))(n, o->tasks, &s);
+    const al_place *at = al_here(o->ctx, (alk_dtype)types[i]);
+    if (n && o->adamw) ALK_RUN(at, adamw, n, o->tasks, &s);
+    else if (n) ALK_RUN(at, sgd, n, o->tasks, &s);
   }
-  return AL_OK;
+  return al_error(o->ctx);
 }
 
 int64_t al_optim_steps(const al_optim *o) { return o->steps; }

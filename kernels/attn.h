@@ -29,8 +29,8 @@ typedef struct alk_attn_spec {
 } alk_attn_spec;
 
 /* Elements of scratch a job needs; the caller hands over that many for each job. */
-ALK_KERNEL(attn_fwd_scratch, int64_t, (const alk_attn_spec *a))
-ALK_KERNEL(attn_bwd_scratch, int64_t, (const alk_attn_spec *a))
+ALK_ANSWER(attn_fwd_scratch, int64_t, (const alk_attn_spec *a))
+ALK_ANSWER(attn_bwd_scratch, int64_t, (const alk_attn_spec *a))
 
 /* Jobs to run at once, at most `threads`: the forward splits into blocks of query rows where there
  * are few heads, the backward into key/value heads only. Neither changes a number. */
@@ -43,9 +43,9 @@ static inline int64_t alk_attn_jobs(const alk_attn_spec *a, bool backward, int64
 
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
  * y (B,T,H,E), W and m (B,H,T). */
-ALK_KERNEL(attn_fwd, void,
-           (const alk_attn_spec *a, const void *q, const void *k, const void *v, const void *b,
-            const double *sums, void *y, void *W, void *m, void *scratch, int64_t jobs))
+ALK_KERNEL(attn_fwd, const alk_attn_spec *a, const void *q, const void *k, const void *v,
+           const void *b, const double *sums, void *y, void *W, void *m, void *scratch,
+           int64_t jobs)
 
 /* b and dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients
  * (B,H,n), dscalars (B,H,n_scalars) of the program or NULL. y, W, m as the forward gave them. */
@@ -55,6 +55,5 @@ typedef struct alk_attn_grad {
   void *dq, *dk, *dv, *db;
   double *dsums, *dcoefficients, *dscalars;
 } alk_attn_grad;
-ALK_KERNEL(attn_bwd, void,
-           (const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs))
+ALK_KERNEL(attn_bwd, const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs)
 #endif

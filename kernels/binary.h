@@ -14,6 +14,5 @@ enum { ALK_BIN_VALUE, ALK_BIN_DA, ALK_BIN_DB };
 /* y = value, da or db (see `part`), contiguous, one number for each index of the broadcast shape
  * that a and b both have as their sizes (stride 0 where an operand repeats). g: contiguous dy of
  * that shape, NULL for the value. */
-ALK_KERNEL(binary, void,
-           (int op, int part, const alk_view *a, const alk_view *b, const void *g, void *y))
+ALK_KERNEL(binary, int op, int part, const alk_view *a, const alk_view *b, const void *g, void *y)
 #endif

@@ -66,13 +66,12 @@ typedef struct alk_chunked_out {
 } alk_chunked_out;
 
 /* Elements of `states`, and of scratch for that many jobs. */
-ALK_KERNEL(chunked_states, int64_t, (const alk_attn_spec *a, const double *kept))
-ALK_KERNEL(chunked_fwd_scratch, int64_t, (const alk_attn_spec *a, const double *kept, int64_t jobs))
-ALK_KERNEL(chunked_bwd_scratch, int64_t, (const alk_attn_spec *a, const double *kept, int64_t jobs))
+ALK_ANSWER(chunked_states, int64_t, (const alk_attn_spec *a, const double *kept))
+ALK_ANSWER(chunked_fwd_scratch, int64_t, (const alk_attn_spec *a, const double *kept, int64_t jobs))
+ALK_ANSWER(chunked_bwd_scratch, int64_t, (const alk_attn_spec *a, const double *kept, int64_t jobs))
 
-ALK_KERNEL(chunked_fwd, void,
-           (const alk_attn_spec *a, const alk_chunked_in *in, const alk_chunked_out *out,
-            void *scratch, int64_t jobs))
+ALK_KERNEL(chunked_fwd, const alk_attn_spec *a, const alk_chunked_in *in,
+           const alk_chunked_out *out, void *scratch, int64_t jobs)
 
 /* y, W, states as the forward gave them; gradients dy, and dW, of the final state, dstate_out and
  * dnorm_out, or NULL. dq, dk, dv; db (B,S,Hkv) with b; dstate, dnorm or NULL. ddecay (B,S,Hd), or
@@ -83,7 +82,6 @@ typedef struct alk_chunked_grad {
   void *dq, *dk, *dv, *db, *ddecay, *dstate, *dnorm;
   double *steps, *dcoefficients;
 } alk_chunked_grad;
-ALK_KERNEL(chunked_bwd, void,
-           (const alk_attn_spec *a, const alk_chunked_in *in, const alk_chunked_grad *t,
-            void *scratch, int64_t jobs))
+ALK_KERNEL(chunked_bwd, const alk_attn_spec *a, const alk_chunked_in *in, const alk_chunked_grad *t,
+           void *scratch, int64_t jobs)
 #endif

@@ -4,5 +4,5 @@
 #include "kernel.h"
 
 /* y_r = x_0 + .. + x_r, or x_r + .. + x_(R-1) if `reverse`; accumulated in f64. */
-ALK_KERNEL(cumsum, void, (bool reverse, int64_t O, int64_t R, int64_t I, const void *x, void *y))
+ALK_KERNEL(cumsum, bool reverse, int64_t O, int64_t R, int64_t I, const void *x, void *y)
 #endif

@@ -4,6 +4,6 @@
 #define ALK_DROPOUT_H
 #include "kernel.h"
 
-ALK_KERNEL(dropout, void,
-           (void *y, const void *x, int64_t n, uint64_t key, uint64_t threshold, double scale))
+ALK_KERNEL(dropout, void *y, const void *x, int64_t n, uint64_t key, uint64_t threshold,
+           double scale)
 #endif

@@ -12,9 +12,8 @@ static inline int64_t alk_embedding_bad(const int32_t *ids, int64_t N, int64_t V
   return -1;
 }
 
-ALK_KERNEL(embedding_fwd, void,
-           (void *y, const void *table, const int32_t *ids, int64_t N, int64_t C))
+ALK_KERNEL(embedding_fwd, void *y, const void *table, const int32_t *ids, int64_t N, int64_t C)
 /* dtable = sums of the rows of dy in the order of the ids; threads share the channels. */
-ALK_KERNEL(embedding_bwd, void,
-           (void *dtable, const void *dy, const int32_t *ids, int64_t N, int64_t V, int64_t C))
+ALK_KERNEL(embedding_bwd, void *dtable, const void *dy, const int32_t *ids, int64_t N, int64_t V,
+           int64_t C)
 #endif

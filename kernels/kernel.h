@@ -1,7 +1,7 @@
-/* kernel.h: what every kernel contract shares: element types, strided views, one dispatch macro.
+/* kernel.h: what every kernel contract shares: element types, strided views, how one is chosen.
  *
  * A CPU kernel source is compiled once per element type (ALK_REAL = float, double) and, for float,
- * once per instruction set; ALK_KERNEL declares all of them and a selector that picks at run time.
+ * once per instruction set; ALK_KERNEL declares all of them and a selector by place.
  * Kernels know no tensors and allocate nothing. Sizes, strides and index products are int64_t;
  * strides count elements. Unless a contract says otherwise, outputs are written (=), inputs may not
  * alias outputs, and results do not depend on the number of threads.
@@ -14,6 +14,7 @@
 
 /* ORDER dtype: dtype.c has names and sizes in this order. */
 typedef enum alk_dtype { ALK_F64, ALK_F32, ALK_BF16, ALK_I32 } alk_dtype;
+enum { ALK_DTYPES = ALK_I32 + 1 };
 
 #define ALK_MAX_DIMS 8
 
@@ -42,9 +43,38 @@ alk_isa alk_isa_use(const char *name);
 #define ALK_PICK(name) alk_##name##_f32
 #endif
 
-/* Declares alk_<name>_f64, alk_<name>_f32 (and its _v3, _v4 builds) with one parameter list, and
- * alk_<name>(dtype), which returns the right one; dtype must be ALK_F32 or ALK_F64. */
-#define ALK_KERNEL(name, ret, params)                                                              \
+/* What a kernel says when its work is queued or done. */
+typedef enum alk_status { ALK_OK, ALK_FAILED } alk_status;
+
+typedef enum alk_device { ALK_CPU } alk_device;
+
+/* Where a kernel runs and on which numbers. On a device work is put into the queue; the CPU has
+ * none (NULL) and is done when the call returns. */
+typedef struct alk_place {
+  alk_dtype dtype;
+  alk_device device;
+  int threads; /* of the CPU, at most */
+  void *queue;
+} alk_place;
+
+/* Declares alk_<name>_f64, alk_<name>_f32 (and its _v3, _v4 builds), whose first parameter is the
+ * place, and alk_<name>(at), which returns the right one, NULL where there is none. */
+#define ALK_KERNEL(name, ...)                                                                      \
+  typedef alk_status (*alk_##name##_fn)(const alk_place *at, __VA_ARGS__);                         \
+  alk_status alk_##name##_f64(const alk_place *at, __VA_ARGS__);                                   \
+  alk_status alk_##name##_f32(const alk_place *at, __VA_ARGS__);                                   \
+  alk_status alk_##name##_f32_v3(const alk_place *at, __VA_ARGS__);                                \
+  alk_status alk_##name##_f32_v4(const alk_place *at, __VA_ARGS__);                                \
+  static inline alk_##name##_fn alk_##name(const alk_place *at) {                                  \
+    return at->device != ALK_CPU  ? NULL                                                           \
+           : at->dtype == ALK_F64 ? alk_##name##_f64                                               \
+           : at->dtype == ALK_F32 ? ALK_PICK(name)                                                 \
+                                  : NULL;                                                          \
+  }
+
+/* The same for what is asked and answered on the CPU: params in parentheses; alk_<name>(dtype)
+ * returns the function, dtype must be ALK_F32 or ALK_F64. */
+#define ALK_ANSWER(name, ret, params)                                                              \
   typedef ret(*alk_##name##_fn) params;                                                            \
   ret alk_##name##_f64 params;                                                                     \
   ret alk_##name##_f32 params;                                                                     \
@@ -54,7 +84,7 @@ alk_isa alk_isa_use(const char *name);
     return dtype == ALK_F64 ? alk_##name##_f64 : ALK_PICK(name);                                   \
   }
 
-/* In kernels/cpu/<op>.c: void ALK_NAME(softmax_fwd)(...). The build defines ALK_REAL,
+/* In kernels/cpu/<op>.c: alk_status ALK_NAME(softmax_fwd)(at, ...). The build defines ALK_REAL,
  * ALK_SUFFIX. */
 #define ALK_PASTE_(a, b) alk_##a##b
 #define ALK_PASTE(a, b) ALK_PASTE_(a, b)

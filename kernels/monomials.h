@@ -45,14 +45,14 @@ static inline int64_t alk_monomial_room(int64_t D, int n_coefficients) {
 }
 
 /* w (R) of coefficients c_0 .. c_{n-1}; room in double, whatever w is. */
-ALK_KERNEL(monomial_weights, void,
-           (int64_t D, int n_coefficients, const double *coefficients, void *w, double *room))
+ALK_KERNEL(monomial_weights, int64_t D, int n_coefficients, const double *coefficients, void *w,
+           double *room)
 /* m (R) of x (D). Of the coefficients only which are zero is read, here and below. */
-ALK_KERNEL(monomial_row, void,
+ALK_ANSWER(monomial_row, void,
            (int64_t D, int n_coefficients, const double *coefficients, const void *x, void *m,
             void *room))
 /* dx (D) += (dm/dx)^T dm. room: twice that of a row. */
-ALK_KERNEL(monomial_row_bwd, void,
+ALK_ANSWER(monomial_row_bwd, void,
            (int64_t D, int n_coefficients, const double *coefficients, const void *x,
             const void *dm, void *dx, void *room))
 #endif

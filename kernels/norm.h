@@ -15,14 +15,12 @@ enum { ALK_NORM_RMS, ALK_NORM_LAYER, ALK_NORM_L2 };
 
 /* gain, bias (n) and logscale (N) may be NULL. mean (N) is written for layer alone, else NULL.
  * scale (N) is negative where eps decided an l2 norm: that row has no gradient. */
-ALK_KERNEL(norm_fwd, void,
-           (int kind, int64_t N, int64_t n, double eps, const void *x, const void *gain,
-            const void *bias, const void *logscale, void *y, void *mean, void *scale))
+ALK_KERNEL(norm_fwd, int kind, int64_t N, int64_t n, double eps, const void *x, const void *gain,
+           const void *bias, const void *logscale, void *y, void *mean, void *scale)
 
 /* dx (N,n), and for each chunk of ALK_NORM_ROWS rows the sums of g xh and of g, (chunks,n) each,
  * whose column sums are dgain and dbias. All three may be NULL. */
 enum { ALK_NORM_ROWS = 64 };
-ALK_KERNEL(norm_bwd, void,
-           (int kind, int64_t N, int64_t n, const void *x, const void *gain, const void *mean,
-            const void *scale, const void *g, void *dx, void *dgain, void *dbias))
+ALK_KERNEL(norm_bwd, int kind, int64_t N, int64_t n, const void *x, const void *gain,
+           const void *mean, const void *scale, const void *g, void *dx, void *dgain, void *dbias)
 #endif

@@ -22,10 +22,10 @@ typedef struct alk_optim_task {
 
 /* Sum of squares of all gradients, in double; `parts` has room for the sum of each block, which are
  * added in order. */
-ALK_KERNEL(optim_squares, double, (int n_tasks, const alk_optim_task *tasks, double *parts))
+ALK_ANSWER(optim_squares, double, (int n_tasks, const alk_optim_task *tasks, double *parts))
 /* g' = scale g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; p -= lr (m/c1 / (sqrt(v/c2) + eps) +
  * decay p) */
-ALK_KERNEL(adamw, void, (int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s))
+ALK_KERNEL(adamw, int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s)
 /* m = momentum m + scale g; p -= lr (m + decay p) */
-ALK_KERNEL(sgd, void, (int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s))
+ALK_KERNEL(sgd, int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s)
 #endif

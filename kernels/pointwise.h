@@ -11,8 +11,8 @@ enum {
 };
 
 /* y = op(x), n elements; p = the op's two parameters (may be NULL for an op without). */
-ALK_KERNEL(pointwise_fwd, void, (int op, int64_t n, const void *x, void *y, const double *p))
+ALK_KERNEL(pointwise_fwd, int op, int64_t n, const void *x, void *y, const double *p)
 /* dx from g = dy; r = x or y, whichever the op's entry names (NULL for NONE and STRAIGHT). */
-ALK_KERNEL(pointwise_bwd, void,
-           (int op, int64_t n, const void *r, const void *g, void *dx, const double *p))
+ALK_KERNEL(pointwise_bwd, int op, int64_t n, const void *r, const void *g, void *dx,
+           const double *p)
 #endif

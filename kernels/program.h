@@ -47,11 +47,9 @@ typedef struct alk_program {
 
 /* y (B,H,T,S) = p of the limited logits, hidden entries 0. Of spec, the limits, the program and its
  * scalars are read. */
-ALK_KERNEL(program_fwd, void,
-           (const alk_visible *g, const alk_weight_spec *spec, const void *s, void *y))
+ALK_KERNEL(program_fwd, const alk_visible *g, const alk_weight_spec *spec, const void *s, void *y)
 /* ds (B,H,T,S), hidden entries 0, and dscalars (B,H,n_scalars), each head's part, either of which
  * may be NULL. An entry whose dy is 0 adds nothing, whatever its derivatives are. */
-ALK_KERNEL(program_bwd, void,
-           (const alk_visible *g, const alk_weight_spec *spec, const void *s, const void *dy,
-            void *ds, double *dscalars))
+ALK_KERNEL(program_bwd, const alk_visible *g, const alk_weight_spec *spec, const void *s,
+           const void *dy, void *ds, double *dscalars)
 #endif

@@ -10,9 +10,9 @@
 
 /* reached[r] |= is any number of row r of the gradient g other than 0? Rows in row-major order. A
  * row ends at its first such number. Returns whether all rows are reached. */
-ALK_KERNEL(reach, bool, (const alk_view *g, int rows, bool *reached))
+ALK_ANSWER(reach, bool, (const alk_view *g, int rows, bool *reached))
 /* Does a row of x that is not reached hold what is not finite? */
-ALK_KERNEL(reach_dirty, bool, (const alk_view *x, int rows, const bool *reached))
+ALK_ANSWER(reach_dirty, bool, (const alk_view *x, int rows, const bool *reached))
 /* y (packed, of x's shape) = x, but 0 in each row that is not reached; y may be a packed x. */
-ALK_KERNEL(reach_clean, void, (const alk_view *x, int rows, const bool *reached, void *y))
+ALK_KERNEL(reach_clean, const alk_view *x, int rows, const bool *reached, void *y)
 #endif

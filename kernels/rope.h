@@ -5,7 +5,7 @@
 #include "kernel.h"
 
 /* Angles are formed in double: at position 100,000 an f32 angle would be off by 4e-3. */
-ALK_KERNEL(rope_table, void, (void *table, int64_t T, int64_t n, double base, int64_t offset))
+ALK_KERNEL(rope_table, void *table, int64_t T, int64_t n, double base, int64_t offset)
 
 /* One tensor to turn: y (B,T,H,D) packed; x with adjacent channels, or y itself. */
 typedef struct alk_rope_task {
@@ -17,7 +17,6 @@ typedef struct alk_rope_task {
 
 /* Turns n_tasks tensors of one B, T and D. Pairs are (i, i + n), or (2i, 2i+1) when interleaved;
  * channels from 2n on are copied. back: turns the other way, which is the gradient. */
-ALK_KERNEL(rope, void,
-           (const alk_rope_task *tasks, int n_tasks, const void *table, int64_t B, int64_t T,
-            int64_t D, int64_t n, bool interleaved, bool back))
+ALK_KERNEL(rope, const alk_rope_task *tasks, int n_tasks, const void *table, int64_t B, int64_t T,
+           int64_t D, int64_t n, bool interleaved, bool back)
 #endif

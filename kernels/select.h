@@ -4,6 +4,5 @@
 #include "kernel.h"
 
 /* y packed; cond of any dtype; a and b of y's dtype, or without data, which reads as 0. */
-ALK_KERNEL(select, void,
-           (const alk_view *y, const alk_view *cond, const alk_view *a, const alk_view *b))
+ALK_KERNEL(select, const alk_view *y, const alk_view *cond, const alk_view *a, const alk_view *b)
 #endif

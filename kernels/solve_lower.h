@@ -6,11 +6,10 @@
 #include "kernel.h"
 
 /* x = (I + L)^-1 b, row by row: row t reads no later row of L or b. */
-ALK_KERNEL(solve_lower_fwd, void,
-           (int64_t count, int64_t C, int64_t E, const void *L, const void *b, void *x))
+ALK_KERNEL(solve_lower_fwd, int64_t count, int64_t C, int64_t E, const void *L, const void *b,
+           void *x)
 
 /* db = (I + L)^-T dx and, where dL is not NULL, dL = -db x^T below the diagonal, 0 elsewhere. */
-ALK_KERNEL(solve_lower_bwd, void,
-           (int64_t count, int64_t C, int64_t E, const void *L, const void *x, const void *dx,
-            void *db, void *dL))
+ALK_KERNEL(solve_lower_bwd, int64_t count, int64_t C, int64_t E, const void *L, const void *x,
+           const void *dx, void *db, void *dL)
 #endif

@@ -39,18 +39,18 @@ static inline int64_t alk_visible_row(const alk_visible *g, int64_t b, int64_t j
 }
 
 /* s_ij = scale q_i.k_j; hidden entries 0. */
-ALK_KERNEL(visible_scores, void,
-           (const alk_visible *g, int64_t D, double scale, const void *q, const void *k, void *s))
+ALK_KERNEL(visible_scores, const alk_visible *g, int64_t D, double scale, const void *q,
+           const void *k, void *s)
 /* y_i = scale sum_j w_ij v_j over the keys that row i sees, v (B,S,Hkv,D), y (B,T,H,D). */
-ALK_KERNEL(visible_gather, void,
-           (const alk_visible *g, int64_t D, double scale, const void *w, const void *v, void *y))
+ALK_KERNEL(visible_gather, const alk_visible *g, int64_t D, double scale, const void *w,
+           const void *v, void *y)
 /* x_j = scale sum_h sum_i w_ij y_i over the heads of key/value head h and the rows that see key j;
  * y (B,T,H,D), x (B,S,Hkv,D). */
-ALK_KERNEL(visible_scatter, void,
-           (const alk_visible *g, int64_t D, double scale, const void *w, const void *y, void *x))
+ALK_KERNEL(visible_scatter, const alk_visible *g, int64_t D, double scale, const void *w,
+           const void *y, void *x)
 
 /* row (B,T,H), key (B,S,Hkv): is any visible entry of theirs in d (B,H,T,S) other than 0? */
-ALK_KERNEL(visible_reach, void, (const alk_visible *g, const void *d, bool *row, bool *key))
+ALK_KERNEL(visible_reach, const alk_visible *g, const void *d, bool *row, bool *key)
 
 /* Weights: w_ij = A_ij f(s'_ij). From s to s', in this order: round to the nearest bf16 (gradient
  * straight through), softcap c: c tanh(s / c), clamp c: min(s, c) (gradient passes where s <= c),
@@ -75,26 +75,24 @@ typedef struct alk_weight_spec {
 /* sums (B,Hd,S), always f64: sums_j = a_0 + .. + a_j of the log-decay a (B,S,Hd). Row i whose last
  * visible key is p has A_ij = exp(sums_p - sums_j); the difference is taken before it is rounded.
  */
-ALK_KERNEL(decay_sums, void, (int64_t B, int64_t S, int64_t Hd, const void *a, double *sums))
+ALK_KERNEL(decay_sums, int64_t B, int64_t S, int64_t Hd, const void *a, double *sums)
 /* da (B,S,Hd) from dsums (B,H,S), the gradient that each head leaves on the sums. */
-ALK_KERNEL(decay_sums_bwd, void,
-           (int64_t B, int64_t S, int64_t H, int64_t Hd, const double *dsums, void *da))
+ALK_KERNEL(decay_sums_bwd, int64_t B, int64_t S, int64_t H, int64_t Hd, const double *dsums,
+           void *da)
 
 /* w from s; exp(s' + log A - m) and cosh(s') A exp(-m) with m (B,H,T) from `reference`, NULL: m =
  * 0. sums: see above, NULL without decay. Hidden entries of w = 0. */
-ALK_KERNEL(weights_fwd, void,
-           (const alk_visible *g, const alk_weight_spec *spec, const void *s, const void *reference,
-            const double *sums, void *w))
+ALK_KERNEL(weights_fwd, const alk_visible *g, const alk_weight_spec *spec, const void *s,
+           const void *reference, const double *sums, void *w)
 /* ds (B,H,T,S), hidden entries 0; dsums (B,H,S) for decay_sums_bwd; dcoefficients
  * (B,H,n_coefficients), each head's part of the gradient of k_n. All three may be NULL. */
-ALK_KERNEL(weights_bwd, void,
-           (const alk_visible *g, const alk_weight_spec *spec, const void *s, const double *sums,
-            const void *w, const void *dw, void *ds, double *dsums, double *dcoefficients))
+ALK_KERNEL(weights_bwd, const alk_visible *g, const alk_weight_spec *spec, const void *s,
+           const double *sums, const void *w, const void *dw, void *ds, double *dsums,
+           double *dcoefficients)
 /* m (B,H,T) = max over visible j of s'_ij + log A_ij, or of |s'_ij| + log A_ij; 0 where a row sees
  * no key or every such entry is -inf. Of spec, f and the coefficients are not read. */
-ALK_KERNEL(visible_max, void,
-           (const alk_visible *g, const alk_weight_spec *spec, bool absolute, const void *s,
-            const double *sums, void *m))
+ALK_KERNEL(visible_max, const alk_visible *g, const alk_weight_spec *spec, bool absolute,
+           const void *s, const double *sums, void *m)
 /* n (B,T): visible keys of each row, and before[b] more; before (B) may be NULL. */
-ALK_KERNEL(visible_count, void, (const alk_visible *g, const int32_t *before, void *n))
+ALK_KERNEL(visible_count, const alk_visible *g, const int32_t *before, void *n)
 #endif

@@ -1,5 +1,6 @@
 /* test_core.c: context, memory, tensors, scopes, autograd, random streams, optimisers. */
-#include "../core/attnlab.h"
+#include "../core/op.h"
+#include "../kernels/cumsum.h"
 #include "../kernels/philox.h"
 #include <check.h>
 #include <math.h>
@@ -124,6 +125,19 @@ START_TEST(jitter) {
   }
   ck_assert(up > 16 && down > 16);
   al_release(x);
+}
+END_TEST
+
+/* A place without a kernel is an error with the kernel's name, and nothing runs. */
+START_TEST(no_kernel_is_said) {
+  int32_t y[1] = {7};
+  ck_assert_int_eq(ALK_RUN(al_here(c, ALK_I32), cumsum, false, 1, 1, 1, y, y), AL_ETYPE);
+  says(AL_ETYPE, "kernel cumsum: none for i32 on the cpu");
+  ck_assert_int_eq(y[0], 7);
+  al_place device = *al_here(c, ALK_F32);
+  device.k.device = (alk_device)1;
+  ck_assert_int_eq(ALK_RUN(&device, cumsum, false, 1, 1, 1, y, y), AL_ETYPE);
+  al_error_clear(c);
 }
 END_TEST
 
@@ -552,6 +566,7 @@ Suite *suite_test_core(void) {
   tcase_add_test(t, long_chains);
   tcase_add_test(t, backward_refusals);
   tcase_add_test(t, jitter);
+  tcase_add_test(t, no_kernel_is_said);
   tcase_add_test(t, philox_is_the_published_generator);
   tcase_add_test(t, streams);
   tcase_add_test(t, adamw_by_hand);

@@ -92,7 +92,7 @@ static void check_case(int i, int b, const buffers *t) {
     put(t->dx, d, type, d);
     dot += get(t->x, d, type) * get(t->y, d, type);
   }
-  builds[b].weights(D, n_c, c, t->w, t->room);
+  builds[b].weights(&(alk_place){.dtype = type, .threads = 1}, D, n_c, c, t->w, t->room);
   builds[b].row(D, n_c, c, t->x, t->mx, t->room);
   builds[b].row(D, n_c, c, t->y, t->my, t->room);
   builds[b].bwd(D, n_c, c, t->x, t->my, t->dx, t->room); /* dm = m(y) */

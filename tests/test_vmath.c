@@ -57,16 +57,19 @@ static double ulp(double y) {
   return ldexp(1, e - 24 < -149 ? -149 : e - 24);
 }
 
+static const alk_place f32 = {.dtype = ALK_F32, .threads = 2},
+                       f64 = {.dtype = ALK_F64, .threads = 2};
+
 /* Compares n values of a case with their truth; parameters are floats, or f32 would see others. */
 static void compare(int i, const float *x, int n) {
   static double wide[N], truth[N];
   static float y[N];
   const double p[2] = {(double)cases[i].p[0], (double)cases[i].p[1]};
   for (int j = 0; j < n; j++) wide[j] = (double)x[j];
-  alk_pointwise_fwd_f64(cases[i].op, n, wide, truth, p);
+  alk_pointwise_fwd_f64(&f64, cases[i].op, n, wide, truth, p);
   for (int b = 0; b < N_BUILDS; b++) {
     if (builds[b].needs > alk_cpu_isa()) continue;
-    builds[b].fwd(cases[i].op, n, x, y, p);
+    builds[b].fwd(&f32, cases[i].op, n, x, y, p);
     for (int j = 0; j < n; j++) {
       if (x[j] < cases[i].lo || x[j] > cases[i].hi) continue;
       const double t = truth[j], got = (double)y[j];
@@ -137,8 +140,8 @@ START_TEST(bf16) {
         memcpy(&x[h], &bits, sizeof bits);
         wide[h] = (double)x[h];
       }
-      alk_pointwise_fwd(ALK_F32)(ALK_PW_round_bf16, N, x, y, NULL);
-      alk_pointwise_fwd_f64(ALK_PW_round_bf16, N, wide, y64, NULL);
+      alk_pointwise_fwd (&f32)(&f32, ALK_PW_round_bf16, N, x, y, NULL);
+      alk_pointwise_fwd_f64(&f64, ALK_PW_round_bf16, N, wide, y64, NULL);
       for (uint32_t h = 0; h < N; h++) {
         const bool up = low[l] > 0x8000 || (low[l] == 0x8000 && h & 1);
         const uint32_t bits = (from + h + up) << 16;

@@ -30,9 +30,9 @@ static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
   const al_tensor *x = k->in[X];
   const int64_t n = al_size(x, -1);
-  alk_add_rmsnorm_fwd((alk_dtype)al_type(x))(
-      n ? al_numel(x) / n : 0, n, al_opt_num(k->opts, "eps"), al_data(x), al_data(k->in[A]),
-      al_data(k->in[GAIN]), al_data(k->out[SUM]), al_data(k->out[Y]), al_data(k->out[SCALE]));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(x)), add_rmsnorm_fwd, n ? al_numel(x) / n : 0, n,
+          al_opt_num(k->opts, "eps"), al_data(x), al_data(k->in[A]), al_data(k->in[GAIN]),
+          al_data(k->out[SUM]), al_data(k->out[Y]), al_data(k->out[SCALE]));
   return AL_OK;
 }
 
@@ -57,9 +57,9 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (k->need[X] || k->need[A]) dx = dsum ? al_overwrite(c, dsum) : al_overwrite(c, dy);
   if (k->need[GAIN]) parts = al_tensor_new(c, x->dtype, 2, (int64_t[]){chunks, n});
   if (al_error(c) == AL_OK)
-    alk_add_rmsnorm_bwd((alk_dtype)x->dtype)(N, n, al_data(k->out[SUM]), al_data(k->in[GAIN]),
-                                             al_data(k->out[SCALE]), al_data(dsum), al_data(dy),
-                                             al_data(dx), al_data(parts));
+    ALK_RUN(al_here(c, (alk_dtype)x->dtype), add_rmsnorm_bwd, N, n, al_data(k->out[SUM]),
+            al_data(k->in[GAIN]), al_data(k->out[SCALE]), al_data(dsum), al_data(dy), al_data(dx),
+            al_data(parts));
   if (parts) k->din[GAIN] = al_run(c, "sum", AL_IN(parts), "axes={0}");
   al_release(parts);
   if (dx) give_both(k, dx);

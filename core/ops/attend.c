@@ -68,10 +68,10 @@ static al_status forward(al_ctx *c, al_call *k) {
   al_tensor *scalars = expression_scalars(c, k, SCALARS, &a.weight),
             *scratch = scratch_for(c, k, &a, false, &jobs);
   if (al_error(c) == AL_OK)
-    alk_attn_fwd((alk_dtype)k->in_meta[Q].dtype)(
-        &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]), al_data(k->in[VALUE_SCALE]),
-        logit_sums(k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
-        al_data(k->out[M]), al_data(scratch), jobs);
+    ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), attn_fwd, &a, al_data(k->in[Q]),
+            al_data(k->in[K]), al_data(k->in[V]), al_data(k->in[VALUE_SCALE]),
+            logit_sums(c, k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
+            al_data(k->out[M]), al_data(scratch), jobs);
   al_release(scalars);
   al_release(scratch);
   return al_error(c);
@@ -120,10 +120,10 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .dsums = al_data(dsums),
                              .dcoefficients = al_data(parts),
                              .dscalars = al_data(dscalars)};
-    alk_attn_bwd(dtype)(&a, &t, al_data(scratch), jobs);
+    ALK_RUN(al_here(c, dtype), attn_bwd, &a, &t, al_data(scratch), jobs);
     if (dsums)
-      alk_decay_sums_bwd(dtype)(a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
-                                al_data(k->din[DECAY]));
+      ALK_RUN(al_here(c, dtype), decay_sums_bwd, a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
+              al_data(k->din[DECAY]));
     if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n);
     if (dscalars) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(dscalars), a.g.B);
   }

@@ -119,10 +119,10 @@ static al_status linear_forward(al_ctx *c, al_call *k, alk_attn_spec a) {
                 n = alk_linear_fwd_scratch(dtype)(&a, jobs);
   al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
   if (scratch)
-    alk_linear_fwd(dtype)(&a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
-                          al_data(k->in[VALUE_SCALE]), logit_sums(k->in[DECAY], k->out[SUMS]),
-                          al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[STATES]),
-                          al_data(scratch), jobs);
+    ALK_RUN(al_here(c, dtype), linear_fwd, &a, al_data(k->in[Q]), al_data(k->in[K]),
+            al_data(k->in[V]), al_data(k->in[VALUE_SCALE]),
+            logit_sums(c, k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
+            al_data(k->out[STATES]), al_data(scratch), jobs);
   al_release(scratch);
   return al_error(c);
 }
@@ -148,14 +148,14 @@ static al_status forward(al_ctx *c, al_call *k) {
                 n = alk_chunked_fwd_scratch(dtype)(&a, w.base, jobs);
   al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
   if (scratch) {
-    const alk_chunked_in in = inputs(k, &w, logit_sums(k->in[DECAY], k->out[SUMS]));
+    const alk_chunked_in in = inputs(k, &w, logit_sums(c, k->in[DECAY], k->out[SUMS]));
     const alk_chunked_out out = {
         .y = al_data(k->out[Y]),
         .W = al_data(k->out[W]),
         .states = al_data(k->out[STATES]),
         .state = carry ? al_data(k->out[NEXT]) : NULL,
         .norm = carry && a.stat != ALK_STAT_NONE ? al_data(k->out[NEXT_NORM]) : NULL};
-    alk_chunked_fwd(dtype)(&a, &in, &out, al_data(scratch), jobs);
+    ALK_RUN(al_here(c, dtype), chunked_fwd, &a, &in, &out, al_data(scratch), jobs);
   }
   al_release(scratch);
   return al_error(c);
@@ -173,7 +173,7 @@ static al_status new_gradients(al_ctx *c, al_call *k, al_tensor **steps) {
   return al_error(c);
 }
 
-static void linear_backward(al_call *k, const alk_attn_spec *a, const al_tensor *dy,
+static void linear_backward(al_ctx *c, al_call *k, const alk_attn_spec *a, const al_tensor *dy,
                             const al_tensor *steps, al_tensor *scratch, int64_t jobs) {
   const alk_linear_grad t = {.q = al_data(k->in[Q]),
                              .k = al_data(k->in[K]),
@@ -191,7 +191,7 @@ static void linear_backward(al_call *k, const alk_attn_spec *a, const al_tensor 
                              .db = al_data(k->in[VALUE_SCALE] ? k->din[VALUE_SCALE] : NULL),
                              .ddecay = steps ? al_data(k->din[DECAY]) : NULL,
                              .steps = al_data(steps)};
-  alk_linear_bwd((alk_dtype)k->in_meta[Q].dtype)(a, &t, al_data(scratch), jobs);
+  ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), linear_bwd, a, &t, al_data(scratch), jobs);
 }
 
 /* dout of the carried state, output i, or zeros when only the other of the pair has one; NULL where
@@ -202,9 +202,9 @@ static al_tensor *state_gradient(al_ctx *c, const al_call *k, int i) {
   return k->dout[NEXT] || k->dout[NEXT_NORM] ? al_new_meta_full(c, &k->out_meta[i], 0) : NULL;
 }
 
-static void chunked_backward(al_call *k, const alk_attn_spec *a, const coefficient_list *w,
-                             alk_chunked_grad t, const al_tensor *steps, al_tensor *scratch,
-                             int64_t jobs) {
+static void chunked_backward(al_ctx *c, al_call *k, const alk_attn_spec *a,
+                             const coefficient_list *w, alk_chunked_grad t, const al_tensor *steps,
+                             al_tensor *scratch, int64_t jobs) {
   const alk_chunked_in in = inputs(k, w, a->weight.Hd ? al_data(k->out[SUMS]) : NULL);
   t.y = al_data(k->out[Y]), t.W = al_data(k->out[W]), t.states = al_data(k->out[STATES]);
   t.dW = al_data(k->dout[W]);
@@ -214,7 +214,8 @@ static void chunked_backward(al_call *k, const alk_attn_spec *a, const coefficie
   t.dnorm = t.dstate && k->in[NORM_STATE] ? al_data(k->din[NORM_STATE]) : NULL;
   t.ddecay = steps ? al_data(k->din[DECAY]) : NULL;
   t.steps = al_data(steps);
-  alk_chunked_bwd((alk_dtype)k->in_meta[Q].dtype)(a, &in, &t, al_data(scratch), jobs);
+  ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), chunked_bwd, a, &in, &t, al_data(scratch),
+          jobs);
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
@@ -238,9 +239,9 @@ static al_status backward(al_ctx *c, al_call *k) {
     parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){parts_of, w.n});
   }
   if (new_gradients(c, k, &steps) == AL_OK) {
-    if (linear) linear_backward(k, &a, dy, steps, scratch, jobs);
+    if (linear) linear_backward(c, k, &a, dy, steps, scratch, jobs);
     else
-      chunked_backward(k, &a, &w,
+      chunked_backward(c, k, &a, &w,
                        (alk_chunked_grad){.dy = al_data(dy),
                                           .dstate_out = al_data(dstate),
                                           .dnorm_out = al_data(dnorm),

@@ -88,8 +88,8 @@ static al_tensor *multiplicities(al_ctx *c, const al_call *k, const alk_step_spe
   al_tensor *m = al_tensor_new(c, k->in_meta[Q].dtype, 1, &a->R),
             *room = al_tensor_new(c, AL_F64, 1, &n);
   if (m && room)
-    alk_monomial_weights((alk_dtype)k->in_meta[Q].dtype)(a->D, a->n_coefficients, a->kept,
-                                                         al_data(m), al_data(room));
+    ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), monomial_weights, a->D, a->n_coefficients,
+            a->kept, al_data(m), al_data(room));
   al_release(room);
   return m;
 }
@@ -118,8 +118,8 @@ static al_status forward(al_ctx *c, al_call *k) {
   al_tensor *m = multiplicities(c, k, &a), *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
   if (m && scratch) {
     const alk_step_in t = inputs(k, m);
-    alk_step_fwd(dtype)(&a, &t, al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[NEXT]),
-                        al_data(k->out[NEXT_NORM]), al_data(scratch), jobs);
+    ALK_RUN(al_here(c, dtype), step_fwd, &a, &t, al_data(k->out[Y]), al_data(k->out[W]),
+            al_data(k->out[NEXT]), al_data(k->out[NEXT_NORM]), al_data(scratch), jobs);
   }
   al_release(m);
   al_release(scratch);
@@ -162,7 +162,7 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .dnorm = k->in[NORM] ? al_data(k->din[NORM]) : NULL,
                              .steps = al_data(steps),
                              .dcoefficients = al_data(parts)};
-    alk_step_bwd(dtype)(&a, &t, &g, al_data(scratch), jobs);
+    ALK_RUN(al_here(c, dtype), step_bwd, &a, &t, &g, al_data(scratch), jobs);
     if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), a.B * a.H, a.n_coefficients);
   }
   al_release(m);

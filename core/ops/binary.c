@@ -19,16 +19,17 @@ static al_status shape(al_ctx *c, al_call *k) {
   return AL_OK;
 }
 
-static void run(const al_call *k, int part, const al_tensor *a, const al_tensor *b,
+static void run(al_ctx *c, const al_call *k, int part, const al_tensor *a, const al_tensor *b,
                 const al_tensor *dy, al_tensor *y) {
   const alk_view va = broadcast_view(a, al_ndim(y), al_shape(y));
   const alk_view vb = broadcast_view(b, al_ndim(y), al_shape(y));
-  alk_binary((alk_dtype)al_type(y))(index_of(k), part, &va, &vb, al_data(dy), al_data(y));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(y)), binary, index_of(k), part, &va, &vb, al_data(dy),
+          al_data(y));
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
-  run(k, ALK_BIN_VALUE, k->in[0], k->in[1], NULL, k->out[0]);
+  run(c, k, ALK_BIN_VALUE, k->in[0], k->in[1], NULL, k->out[0]);
   return AL_OK;
 }
 
@@ -39,8 +40,8 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (!k->need[i]) continue;
     al_tensor *d = al_new_meta(c, &k->out_meta[0]);
     if (!d) break;
-    run(k, i == 0 ? ALK_BIN_DA : ALK_BIN_DB, k->in[0] ? k->in[0] : dy, k->in[1] ? k->in[1] : dy, dy,
-        d);
+    run(c, k, i == 0 ? ALK_BIN_DA : ALK_BIN_DB, k->in[0] ? k->in[0] : dy, k->in[1] ? k->in[1] : dy,
+        dy, d);
     k->din[i] = sum_to(c, d, &k->in_meta[i]);
   }
   return al_error(c);

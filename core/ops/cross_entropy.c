@@ -63,9 +63,11 @@ static al_status forward(al_ctx *c, al_call *k) {
   const bool none = al_opt_is(k->opts, "reduction", "none");
   al_tensor *loss = none ? al_retain(k->out[0]) : al_new_meta(c, &k->out_meta[1]);
   if (!loss) return al_error(c);
-  alk_cross_entropy_fwd(type)(N, V, ignore, al_data(x), al_data(t), al_data(k->out[1]),
-                              al_data(loss));
-  if (!none) alk_cross_entropy_total(type)(N, scale_of(k, t), al_data(loss), al_data(k->out[0]));
+  ALK_RUN(al_here(c, type), cross_entropy_fwd, N, V, ignore, al_data(x), al_data(t),
+          al_data(k->out[1]), al_data(loss));
+  if (!none)
+    ALK_RUN(al_here(c, type), cross_entropy_total, N, scale_of(k, t), al_data(loss),
+            al_data(k->out[0]));
   al_release(loss);
   return AL_OK;
 }
@@ -74,10 +76,10 @@ static al_status backward(al_ctx *c, al_call *k) {
   const al_tensor *x = k->in[0], *t = k->in[1];
   al_tensor *dx = al_new_meta(c, &k->in_meta[0]);
   if (!dx) return al_error(c);
-  alk_cross_entropy_bwd((alk_dtype)al_type(x))(
-      rows_of(&k->in_meta[1]), al_size(x, -1), al_opt_int(k->opts, "ignore"), al_data(x),
-      al_data(t), al_data(k->out[1]), !al_opt_is(k->opts, "reduction", "none"), scale_of(k, t),
-      al_data(k->dout[0]), al_data(dx));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(x)), cross_entropy_bwd, rows_of(&k->in_meta[1]),
+          al_size(x, -1), al_opt_int(k->opts, "ignore"), al_data(x), al_data(t), al_data(k->out[1]),
+          !al_opt_is(k->opts, "reduction", "none"), scale_of(k, t), al_data(k->dout[0]),
+          al_data(dx));
   k->din[0] = dx;
   return AL_OK;
 }

@@ -16,7 +16,8 @@ static al_status run(al_ctx *c, const al_call *k, bool reverse, const al_tensor 
   int64_t O = 1, I = 1;
   for (int i = 0; i < axis; i++) O *= x->shape[i];
   for (int i = axis + 1; i < x->ndim; i++) I *= x->shape[i];
-  alk_cumsum((alk_dtype)x->dtype)(reverse, O, x->shape[axis], I, al_data(from), al_data(to));
+  ALK_RUN(al_here(c, (alk_dtype)x->dtype), cumsum, reverse, O, x->shape[axis], I, al_data(from),
+          al_data(to));
   return AL_OK;
 }
 

@@ -8,20 +8,20 @@ static al_status shape(al_ctx *c, al_call *k) {
   return al_error(c);
 }
 
-static void drop(const al_call *k, al_tensor *y, const al_tensor *x) {
+static void drop(al_ctx *c, const al_call *k, al_tensor *y, const al_tensor *x) {
   const double p = al_opt_num(k->opts, "p");
-  alk_dropout((alk_dtype)al_type(y))(al_data(y), al_data(x), al_numel(y),
-                                     (uint64_t)al_opt_int(k->opts, "key"),
-                                     (uint64_t)(p * 4294967296.0), p < 1 ? 1 / (1 - p) : 0);
+  ALK_RUN(al_here(c, (alk_dtype)al_type(y)), dropout, al_data(y), al_data(x), al_numel(y),
+          (uint64_t)al_opt_int(k->opts, "key"), (uint64_t)(p * 4294967296.0),
+          p < 1 ? 1 / (1 - p) : 0);
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  drop(k, k->out[0], k->in[0]);
+  drop(c, k, k->out[0], k->in[0]);
   return al_error(c);
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  if ((k->din[0] = al_new_meta(c, &k->in_meta[0]))) drop(k, k->din[0], k->dout[0]);
+  if ((k->din[0] = al_new_meta(c, &k->in_meta[0]))) drop(c, k, k->din[0], k->dout[0]);
   return al_error(c);
 }
 

@@ -27,16 +27,16 @@ static al_status forward(al_ctx *c, al_call *k) {
         "embedding: ids: numbers in 0..%lld needed for table %s, got %d as number %lld of %s",
         (long long)V - 1, AL_META_STR(&k->in_meta[0]), (int)ids[bad], (long long)bad + 1,
         AL_META_STR(&k->in_meta[1]));
-  alk_embedding_fwd((alk_dtype)k->out_meta[0].dtype)(al_data(k->out[0]), al_data(k->in[0]), ids, N,
-                                                     C);
+  ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), embedding_fwd, al_data(k->out[0]),
+          al_data(k->in[0]), ids, N, C);
   return AL_OK;
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
   if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) return al_error(c);
-  alk_embedding_bwd((alk_dtype)k->in_meta[0].dtype)(al_data(k->din[0]), al_data(k->dout[0]),
-                                                    al_data(k->in[1]), al_numel(k->in[1]),
-                                                    k->in_meta[0].shape[0], k->in_meta[0].shape[1]);
+  ALK_RUN(al_here(c, (alk_dtype)k->in_meta[0].dtype), embedding_bwd, al_data(k->din[0]),
+          al_data(k->dout[0]), al_data(k->in[1]), al_numel(k->in[1]), k->in_meta[0].shape[0],
+          k->in_meta[0].shape[1]);
   return AL_OK;
 }
 

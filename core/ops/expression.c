@@ -34,8 +34,8 @@ static al_status forward(al_ctx *c, al_call *k) {
   alk_weight_spec spec = spec_of(k, &p, &g);
   al_tensor *scalars = expression_scalars(c, k, SCALARS, &spec);
   if (al_error(c) == AL_OK)
-    alk_program_fwd((alk_dtype)k->out_meta[0].dtype)(&g, &spec, al_data(k->in[S]),
-                                                     al_data(k->out[0]));
+    ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), program_fwd, &g, &spec, al_data(k->in[S]),
+            al_data(k->out[0]));
   al_release(scalars);
   return al_error(c);
 }
@@ -49,8 +49,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (k->need[S]) k->din[S] = al_new_meta(c, &k->in_meta[S]);
   if (k->need[SCALARS]) parts = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, p.n_scalars});
   if (al_error(c) == AL_OK) {
-    alk_program_bwd((alk_dtype)k->out_meta[0].dtype)(
-        &g, &spec, al_data(k->in[S]), al_data(k->dout[0]), al_data(k->din[S]), al_data(parts));
+    ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), program_bwd, &g, &spec, al_data(k->in[S]),
+            al_data(k->dout[0]), al_data(k->din[S]), al_data(parts));
     if (parts) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(parts), g.B);
   }
   al_release(scalars);

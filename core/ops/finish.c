@@ -77,9 +77,9 @@ static al_status forward(al_ctx *c, al_call *k) {
   const int64_t jobs = jobs_for(&f), n = jobs * f.n;
   al_tensor *scratch = al_tensor_new(c, k->in_meta[YIN].dtype, 1, &n);
   if (scratch && al_numel(k->out[OUT]))
-    alk_finish_fwd((alk_dtype)al_type(scratch))(
-        &f, al_data(k->out[OUT]), f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
-        f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(scratch), jobs);
+    ALK_RUN(al_here(c, (alk_dtype)al_type(scratch)), finish_fwd, &f, al_data(k->out[OUT]),
+            f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
+            f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(scratch), jobs);
   al_release(scratch);
   return al_error(c);
 }
@@ -104,11 +104,11 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (f.factor) k->din[FACTOR] = al_new_meta(c, &k->in_meta[FACTOR]);
   if (f.gate) k->din[GATE] = al_new_meta(c, &k->in_meta[GATE]);
   if (al_error(c) == AL_OK && al_numel(k->din[YIN]) > 0)
-    alk_finish_bwd((alk_dtype)al_type(scratch))(
-        &f, f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
-        f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(k->dout[OUT]),
-        al_data(k->din[YIN]), al_data(k->din[FACTOR]), al_data(k->din[GATE]), al_data(dgain),
-        al_data(dbias), al_data(scratch), jobs);
+    ALK_RUN(al_here(c, (alk_dtype)al_type(scratch)), finish_bwd, &f,
+            f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
+            f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(k->dout[OUT]),
+            al_data(k->din[YIN]), al_data(k->din[FACTOR]), al_data(k->din[GATE]), al_data(dgain),
+            al_data(dbias), al_data(scratch), jobs);
   al_release(scratch);
   k->din[GAIN] = summed(c, dgain);
   k->din[BIAS] = summed(c, dbias);

@@ -156,7 +156,7 @@ static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) 
   if (reached && alk_reach_dirty(v.dtype)(&v, rows, reached) &&
       (t = al_tensor_new(c, y->dtype, v.ndim, v.size))) {
     const int64_t *stride = al_stride(t);
-    alk_reach_clean(v.dtype)(&v, rows, reached, al_data(t));
+    ALK_RUN(al_here(c, v.dtype), reach_clean, &v, rows, reached, al_data(t));
     x->data = al_data(t), x->row = stride[rows - 1], x->col = stride[rows];
     for (int i = 0, own = 0; i < nb; i++)
       if (x->batch[i] != 0) x->batch[i] = stride[own++];
@@ -197,7 +197,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   }
   if (k->need[2] && (k->din[2] = al_new_meta(c, &k->in_meta[2]))) {
     const int64_t N = k->in_meta[2].shape[0];
-    alk_bias_sum((alk_dtype)y->dtype)(al_data(k->din[2]), al_data(dy), N ? al_numel(dy) / N : 0, N);
+    ALK_RUN(al_here(c, (alk_dtype)y->dtype), bias_sum, al_data(k->din[2]), al_data(dy),
+            N ? al_numel(dy) / N : 0, N);
   }
 done:
   al_release(a);

@@ -30,8 +30,8 @@ static al_status shape(al_ctx *c, al_call *k) {
 static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
   const alk_visible g = sizes(k, k->in[2]);
-  alk_visible_gather((alk_dtype)k->out_meta[0].dtype)(
-      &g, k->in_meta[1].shape[3], 1, al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));
+  ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_gather, &g, k->in_meta[1].shape[3],
+          1, al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));
   return AL_OK;
 }
 
@@ -46,11 +46,13 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (k->need[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
   if (al_error(c) == AL_OK && k->need[0]) {
     const alk_view dw = al_view(k->din[0]);
-    alk_visible_scores(t)(&g, E, 1, al_data(k->dout[0]), al_data(k->in[1]), dw.data);
-    if (reached) alk_reach_clean(t)(&dw, 3, reached, dw.data);
+    ALK_RUN(al_here(c, t), visible_scores, &g, E, 1, al_data(k->dout[0]), al_data(k->in[1]),
+            dw.data);
+    if (reached) ALK_RUN(al_here(c, t), reach_clean, &dw, 3, reached, dw.data);
   }
   if (al_error(c) == AL_OK && k->need[1])
-    alk_visible_scatter(t)(&g, E, 1, al_data(w), al_data(k->dout[0]), al_data(k->din[1]));
+    ALK_RUN(al_here(c, t), visible_scatter, &g, E, 1, al_data(w), al_data(k->dout[0]),
+            al_data(k->din[1]));
   al_release(w);
   free(reached);
   return al_error(c);

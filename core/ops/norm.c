@@ -38,10 +38,10 @@ static al_status forward(al_ctx *c, al_call *k) {
   const bool layer = op_of(k) == OP_LAYER;
   const al_tensor *x = k->in[0];
   const int64_t n = al_size(x, -1);
-  alk_norm_fwd((alk_dtype)al_type(x))(
-      op_of(k), n ? al_numel(x) / n : 0, n, al_opt_num(k->opts, "eps"), al_data(x),
-      al_data(k->in[1]), layer ? al_data(k->in[2]) : NULL, al_data(k->in[logscale_at(k)]),
-      al_data(k->out[0]), layer ? al_data(k->out[2]) : NULL, al_data(k->out[1]));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(x)), norm_fwd, op_of(k), n ? al_numel(x) / n : 0, n,
+          al_opt_num(k->opts, "eps"), al_data(x), al_data(k->in[1]),
+          layer ? al_data(k->in[2]) : NULL, al_data(k->in[logscale_at(k)]), al_data(k->out[0]),
+          layer ? al_data(k->out[2]) : NULL, al_data(k->out[1]));
   return AL_OK;
 }
 
@@ -65,9 +65,9 @@ static al_status backward(al_ctx *c, al_call *k) {
   al_tensor *dx = k->need[0] ? al_new_meta(c, &k->in_meta[0]) : NULL;
   al_tensor *dgain = partials(c, k, 1, N, n), *dbias = layer ? partials(c, k, 2, N, n) : NULL;
   if (al_error(c) == AL_OK)
-    alk_norm_bwd((alk_dtype)al_type(x))(op_of(k), N, n, al_data(x), al_data(k->in[1]),
-                                        layer ? al_data(k->out[2]) : NULL, al_data(k->out[1]),
-                                        al_data(dy), al_data(dx), al_data(dgain), al_data(dbias));
+    ALK_RUN(al_here(c, (alk_dtype)al_type(x)), norm_bwd, op_of(k), N, n, al_data(x),
+            al_data(k->in[1]), layer ? al_data(k->out[2]) : NULL, al_data(k->out[1]), al_data(dy),
+            al_data(dx), al_data(dgain), al_data(dbias));
   k->din[0] = dx;
   k->din[1] = summed(c, dgain);
   if (layer) k->din[2] = summed(c, dbias);

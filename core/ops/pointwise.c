@@ -22,8 +22,8 @@ static const double *parameters(const al_call *k, double p[2]) {
 static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
   const al_tensor *x = k->in[0];
-  alk_pointwise_fwd((alk_dtype)al_type(x))(index_of(k), al_numel(x), al_data(x), al_data(k->out[0]),
-                                           parameters(k, (double[2]){0}));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(x)), pointwise_fwd, index_of(k), al_numel(x), al_data(x),
+          al_data(k->out[0]), parameters(k, (double[2]){0}));
   return AL_OK;
 }
 
@@ -31,8 +31,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   al_tensor *dy = k->dout[0], *read = k->in[0] ? k->in[0] : k->out[0];
   al_tensor *dx = al_new_meta(c, &k->in_meta[0]);
   if (!dx) return al_error(c);
-  alk_pointwise_bwd((alk_dtype)al_type(dy))(index_of(k), al_numel(dy), al_data(read), al_data(dy),
-                                            al_data(dx), parameters(k, (double[2]){0}));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(dy)), pointwise_bwd, index_of(k), al_numel(dy),
+          al_data(read), al_data(dy), al_data(dx), parameters(k, (double[2]){0}));
   k->din[0] = dx;
   return AL_OK;
 }

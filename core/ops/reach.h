@@ -32,7 +32,7 @@ static inline al_tensor *reach_zeroed(al_ctx *c, al_tensor *t, int rows, const b
   if (!reached) return al_retain(t);
   const alk_view x = al_view(t);
   al_tensor *y = al_tensor_new(c, al_type(t), al_ndim(t), al_shape(t));
-  if (y) alk_reach_clean(x.dtype)(&x, rows, reached, al_data(y));
+  if (y) ALK_RUN(al_here(c, x.dtype), reach_clean, &x, rows, reached, al_data(y));
   return y;
 }
 

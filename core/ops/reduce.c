@@ -103,7 +103,8 @@ static al_tensor *reduce_middle(al_ctx *c, int kind, int64_t O, int64_t R, int64
     al_tensor *to =
         last && y ? al_retain(y) : al_tensor_new(c, al_type(x), 3, (int64_t[]){O, n, I});
     if (to)
-      alk_reduce(t)(kind, O, R, I, chunk, last ? scale : 1, last && root, al_data(x), al_data(to));
+      ALK_RUN(al_here(c, t), reduce, kind, O, R, I, chunk, last ? scale : 1, last && root,
+              al_data(x), al_data(to));
     al_release(x);
     if (last || !to) return to;
     x = to;
@@ -159,7 +160,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (op_of(k) == OP_L2) {
     f = al_new_meta(c, &k->out_meta[0]);
     if (f)
-      alk_reduce_l2_slope((alk_dtype)x->dtype)(count, al_data(k->out[0]), al_data(dy), al_data(f));
+      ALK_RUN(al_here(c, (alk_dtype)x->dtype), reduce_l2_slope, count, al_data(k->out[0]),
+              al_data(dy), al_data(f));
   } else {
     const int64_t n = al_numel(dx);
     f = al_tensor_full(c, x->dtype, 0, NULL,
@@ -169,10 +171,11 @@ static al_status backward(al_ctx *c, al_call *k) {
     const bool l2 = op_of(k) == OP_L2;
     const alk_view a = l2 ? al_view(k->in[0]) : repeated(dy, x, gone),
                    b = repeated(f, x, l2 ? gone : all);
-    alk_binary((alk_dtype)x->dtype)(ALK_BIN_mul, ALK_BIN_VALUE, &a, &b, NULL, al_data(dx));
+    ALK_RUN(al_here(c, (alk_dtype)x->dtype), binary, ALK_BIN_mul, ALK_BIN_VALUE, &a, &b, NULL,
+            al_data(dx));
     if (l2) { /* 0 where the factor is, whatever x holds */
       const alk_view d = al_view(dx), none = {.ndim = d.ndim};
-      alk_select((alk_dtype)x->dtype)(&d, &b, &d, &none);
+      ALK_RUN(al_here(c, (alk_dtype)x->dtype), select, &d, &b, &d, &none);
     }
   }
   al_release(f);
@@ -203,8 +206,8 @@ static al_status backward_pick(al_ctx *c, al_call *k) {
     al_tensor *d =
         i > 0 ? al_tensor_new(c, x->dtype, 3, (int64_t[]){O[i], R[i], I[i]}) : al_new_meta(c, x);
     if (d)
-      alk_reduce_pick(t)(O[i], R[i], I[i], al_data(step[i]), al_data(step[i + 1]), al_data(g),
-                         al_data(d));
+      ALK_RUN(al_here(c, t), reduce_pick, O[i], R[i], I[i], al_data(step[i]), al_data(step[i + 1]),
+              al_data(g), al_data(d));
     al_release(g);
     g = d;
   }

@@ -46,10 +46,10 @@ static al_status turn(al_ctx *c, const al_call *k, al_tensor *const *y, al_tenso
     memcpy(tasks[n_tasks++].stride, al_stride(dense[i]), sizeof tasks->stride);
   }
   if (al_error(c) == AL_OK) {
-    alk_rope_table((alk_dtype)type)(al_data(table), s[1], n, al_opt_num(k->opts, "base"),
-                                    al_opt_int(k->opts, "offset"));
-    alk_rope((alk_dtype)type)(tasks, n_tasks, al_data(table), s[0], s[1], s[3], n,
-                              al_opt_bool(k->opts, "interleaved"), back);
+    ALK_RUN(al_here(c, (alk_dtype)type), rope_table, al_data(table), s[1], n,
+            al_opt_num(k->opts, "base"), al_opt_int(k->opts, "offset"));
+    ALK_RUN(al_here(c, (alk_dtype)type), rope, tasks, n_tasks, al_data(table), s[0], s[1], s[3], n,
+            al_opt_bool(k->opts, "interleaved"), back);
   }
   for (int i = 0; i < 2; i++) al_release(dense[i]);
   al_release(table);

@@ -32,9 +32,8 @@ static al_status shape(al_ctx *c, al_call *k) {
 static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
   const alk_visible g = sizes(k, k->in[2]);
-  alk_visible_scores((alk_dtype)k->out_meta[0].dtype)(
-      &g, k->in_meta[0].shape[3], al_opt_num(k->opts, "scale"), al_data(k->in[0]),
-      al_data(k->in[1]), al_data(k->out[0]));
+  ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_scores, &g, k->in_meta[0].shape[3],
+          al_opt_num(k->opts, "scale"), al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));
   return AL_OK;
 }
 
@@ -46,17 +45,19 @@ static al_status backward(al_ctx *c, al_call *k) {
   const int64_t rows = g.B * g.T * g.H;
   bool *row = calloc((size_t)(rows + g.B * g.S * g.Hkv + 1), sizeof *row), *keys = row + rows;
   if (!row) return al_fail(c, AL_ENOMEM, "scores: out of memory (rows)");
-  alk_visible_reach(t)(&g, al_data(k->dout[0]), row, keys);
+  ALK_RUN(al_here(c, t), visible_reach, &g, al_data(k->dout[0]), row, keys);
   al_tensor *q = reach_clean(c, k->in[0], 3, row), *key = reach_clean(c, k->in[1], 3, keys);
   for (int i = 0; i < 2; i++)
     if (k->need[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
   if (al_error(c) == AL_OK && k->need[0]) {
     const alk_view dq = al_view(k->din[0]);
-    alk_visible_gather(t)(&g, D, scale, al_data(k->dout[0]), al_data(key), dq.data);
-    alk_reach_clean(t)(&dq, 3, row, dq.data);
+    ALK_RUN(al_here(c, t), visible_gather, &g, D, scale, al_data(k->dout[0]), al_data(key),
+            dq.data);
+    ALK_RUN(al_here(c, t), reach_clean, &dq, 3, row, dq.data);
   }
   if (al_error(c) == AL_OK && k->need[1])
-    alk_visible_scatter(t)(&g, D, scale, al_data(k->dout[0]), al_data(q), al_data(k->din[1]));
+    ALK_RUN(al_here(c, t), visible_scatter, &g, D, scale, al_data(k->dout[0]), al_data(q),
+            al_data(k->din[1]));
   al_release(q);
   al_release(key);
   free(row);

@@ -18,17 +18,18 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 /* y = cond ? a : b, a side that is NULL being 0. */
-static void choose(al_tensor *y, const al_tensor *cond, const al_tensor *a, const al_tensor *b) {
+static void choose(al_ctx *c, al_tensor *y, const al_tensor *cond, const al_tensor *a,
+                   const al_tensor *b) {
   const alk_view vy = al_view(y);
   alk_view side[3] = {{.ndim = vy.ndim}, {.ndim = vy.ndim}, {.ndim = vy.ndim}};
   const al_tensor *t[3] = {cond, a, b};
   for (int i = 0; i < 3; i++)
     if (t[i]) side[i] = broadcast_view(t[i], vy.ndim, vy.size);
-  alk_select(vy.dtype)(&vy, &side[0], &side[1], &side[2]);
+  ALK_RUN(al_here(c, vy.dtype), select, &vy, &side[0], &side[1], &side[2]);
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  choose(k->out[0], k->in[0], k->in[1], k->in[2]);
+  choose(c, k->out[0], k->in[0], k->in[1], k->in[2]);
   return al_error(c);
 }
 
@@ -37,7 +38,7 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (!k->need[i]) continue;
     al_tensor *d = al_new_meta(c, &k->out_meta[0]);
     if (!d) break;
-    choose(d, k->in[0], i == 1 ? k->dout[0] : NULL, i == 2 ? k->dout[0] : NULL);
+    choose(c, d, k->in[0], i == 1 ? k->dout[0] : NULL, i == 2 ? k->dout[0] : NULL);
     k->din[i] = sum_to(c, d, &k->in_meta[i]);
   }
   return al_error(c);

@@ -25,8 +25,8 @@ static al_status middle(al_ctx *c, const al_call *k, int64_t d[3]) {
 static al_status forward(al_ctx *c, al_call *k) {
   int64_t d[3];
   AL_TRY(middle(c, k, d));
-  alk_softmax_fwd((alk_dtype)al_type(k->in[0]))(k->op == &log_softmax, d[0], d[1], d[2],
-                                                al_data(k->in[0]), al_data(k->out[0]));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(k->in[0])), softmax_fwd, k->op == &log_softmax, d[0], d[1],
+          d[2], al_data(k->in[0]), al_data(k->out[0]));
   return AL_OK;
 }
 
@@ -35,8 +35,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(middle(c, k, d));
   al_tensor *dx = al_new_meta(c, &k->in_meta[0]);
   if (!dx) return al_error(c);
-  alk_softmax_bwd((alk_dtype)al_type(dx))(k->op == &log_softmax, d[0], d[1], d[2],
-                                          al_data(k->out[0]), al_data(k->dout[0]), al_data(dx));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(dx)), softmax_bwd, k->op == &log_softmax, d[0], d[1], d[2],
+          al_data(k->out[0]), al_data(k->dout[0]), al_data(dx));
   k->din[0] = dx;
   return AL_OK;
 }

@@ -17,8 +17,8 @@ static al_status shape(al_ctx *c, al_call *k) {
 static al_status forward(al_ctx *c, al_call *k) {
   (void)c;
   const al_tensor *a = k->in[0];
-  alk_swiglu_fwd((alk_dtype)al_type(a))(al_numel(a), al_data(a), al_data(k->in[1]),
-                                        al_data(k->out[0]));
+  ALK_RUN(al_here(c, (alk_dtype)al_type(a)), swiglu_fwd, al_numel(a), al_data(a), al_data(k->in[1]),
+          al_data(k->out[0]));
   return AL_OK;
 }
 
@@ -28,8 +28,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   for (int i = 0; i < 2; i++) /* the second is refused dy's own memory once the first has it */
     if (k->need[i]) k->din[i] = al_overwrite(c, dy);
   if (al_error(c) == AL_OK)
-    alk_swiglu_bwd((alk_dtype)al_type(a))(al_numel(a), al_data(a), al_data(k->in[1]), al_data(dy),
-                                          al_data(k->din[0]), al_data(k->din[1]));
+    ALK_RUN(al_here(c, (alk_dtype)al_type(a)), swiglu_bwd, al_numel(a), al_data(a),
+            al_data(k->in[1]), al_data(dy), al_data(k->din[0]), al_data(k->din[1]));
   return al_error(c);
 }
 

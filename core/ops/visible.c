@@ -17,9 +17,9 @@ static al_status max_forward(al_ctx *c, al_call *k) {
   alk_visible g = visible_of(k, k->in[2]);
   logit_sizes(k, &g);
   const alk_weight_spec spec = logit_spec(k, 1);
-  alk_visible_max((alk_dtype)k->out_meta[0].dtype)(
-      &g, &spec, al_opt_bool(k->opts, "abs"), al_data(k->in[0]), logit_sums(k->in[1], k->out[1]),
-      al_data(k->out[0]));
+  ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_max, &g, &spec,
+          al_opt_bool(k->opts, "abs"), al_data(k->in[0]), logit_sums(c, k->in[1], k->out[1]),
+          al_data(k->out[0]));
   return AL_OK;
 }
 
@@ -74,7 +74,8 @@ static al_status count_forward(al_ctx *c, al_call *k) {
   alk_visible g = visible_of(k, k->in[1]);
   g.B = k->in_meta[0].shape[0], g.T = k->in_meta[0].shape[1], g.S = keys < 0 ? g.T : keys,
   g.H = g.Hkv = 1;
-  alk_visible_count((alk_dtype)k->out_meta[0].dtype)(&g, al_data(k->in[2]), al_data(k->out[0]));
+  ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_count, &g, al_data(k->in[2]),
+          al_data(k->out[0]));
   return AL_OK;
 }
 

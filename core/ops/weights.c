@@ -54,9 +54,8 @@ static al_status forward(al_ctx *c, al_call *k) {
   const alk_weight_spec spec = spec_of(k, &f);
   alk_visible g = visible_of(k, k->in[LENGTHS]);
   logit_sizes(k, &g);
-  alk_weights_fwd((alk_dtype)k->out_meta[0].dtype)(
-      &g, &spec, al_data(k->in[S]), al_data(k->in[REFERENCE]), logit_sums(k->in[DECAY], k->out[1]),
-      al_data(k->out[0]));
+  ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), weights_fwd, &g, &spec, al_data(k->in[S]),
+          al_data(k->in[REFERENCE]), logit_sums(c, k->in[DECAY], k->out[1]), al_data(k->out[0]));
   return AL_OK;
 }
 
@@ -78,11 +77,12 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (!(k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]))) goto done;
     if (!(parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){g.B * g.H, n}))) goto done;
   }
-  alk_weights_bwd(dtype)(&g, &spec, al_data(k->in[S]), spec.Hd ? al_data(k->out[1]) : NULL,
-                         al_data(k->out[0]), al_data(k->dout[0]), al_data(ds), al_data(dsums),
-                         al_data(parts));
+  ALK_RUN(al_here(c, dtype), weights_bwd, &g, &spec, al_data(k->in[S]),
+          spec.Hd ? al_data(k->out[1]) : NULL, al_data(k->out[0]), al_data(k->dout[0]), al_data(ds),
+          al_data(dsums), al_data(parts));
   if (dsums)
-    alk_decay_sums_bwd(dtype)(g.B, g.S, g.H, spec.Hd, al_data(dsums), al_data(k->din[DECAY]));
+    ALK_RUN(al_here(c, dtype), decay_sums_bwd, g.B, g.S, g.H, spec.Hd, al_data(dsums),
+            al_data(k->din[DECAY]));
   if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), g.B * g.H, n);
 done:
   al_release(dsums);

@@ -17,11 +17,12 @@ static real scale_of(double square, int64_t n, double eps) {
   return d < least ? 0 : R(1 / d);
 }
 
-void ALK_NAME(add_rmsnorm_fwd)(int64_t N, int64_t n, double eps, const void *vx, const void *va,
-                               const void *vgain, void *vsum, void *vy, void *vscale) {
+alk_status ALK_NAME(add_rmsnorm_fwd)(const alk_place *place, int64_t N, int64_t n, double eps,
+                                     const void *vx, const void *va, const void *vgain, void *vsum,
+                                     void *vy, void *vscale) {
   const real *gain = vgain;
   real *scale = vscale;
-#pragma omp parallel for schedule(static) if (N * n > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (N * n > PARALLEL)
   for (int64_t r = 0; r < N; r++) {
     const real *x = (const real *)vx + r * n, *a = (const real *)va + r * n;
     real *restrict sum = (real *)vsum + r * n, *restrict y = (real *)vy + r * n;
@@ -37,6 +38,7 @@ void ALK_NAME(add_rmsnorm_fwd)(int64_t N, int64_t n, double eps, const void *vx,
     else
       for (int64_t i = 0; i < n; i++) y[i] = sum[i] * s;
   }
+  return ALK_OK;
 }
 
 /* dx = dsum + s (a - xh mean(a xh)), xh = sum s, a = gain dy */
@@ -56,12 +58,12 @@ static void row_dx(int64_t n, const real *sum, const real *gain, real s, const r
 #undef DX
 }
 
-void ALK_NAME(add_rmsnorm_bwd)(int64_t N, int64_t n, const void *vsum, const void *vgain,
-                               const void *vscale, const void *vdsum, const void *vdy, void *vdx,
-                               void *vdgain) {
+alk_status ALK_NAME(add_rmsnorm_bwd)(const alk_place *place, int64_t N, int64_t n, const void *vsum,
+                                     const void *vgain, const void *vscale, const void *vdsum,
+                                     const void *vdy, void *vdx, void *vdgain) {
   const real *scale = vscale;
   const int64_t chunks = (N + ALK_ADD_RMSNORM_ROWS - 1) / ALK_ADD_RMSNORM_ROWS;
-#pragma omp parallel for schedule(static) if (N * n > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (N * n > PARALLEL)
   for (int64_t k = 0; k < chunks; k++) {
     real *restrict dgain = vdgain ? (real *)vdgain + k * n : NULL;
     for (int64_t i = 0; dgain && i < n; i++) dgain[i] = 0;
@@ -78,4 +80,5 @@ void ALK_NAME(add_rmsnorm_bwd)(int64_t N, int64_t n, const void *vsum, const voi
       if (vdx) row_dx(n, sum, vgain, s, dsum, dy, (real *)vdx + r * n);
     }
   }
+  return ALK_OK;
 }

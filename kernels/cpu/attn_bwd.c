@@ -327,8 +327,8 @@ static void run_pair(pair *k) {
   }
 }
 
-void ALK_NAME(attn_bwd)(const alk_attn_spec *a, const alk_attn_grad *t, void *scratch,
-                        int64_t jobs) {
+alk_status ALK_NAME(attn_bwd)(const alk_place *place, const alk_attn_spec *a,
+                              const alk_attn_grad *t, void *scratch, int64_t jobs) {
   const layout l = layout_of(a);
   const plan p = plan_after(&a->weight);
   const int64_t Hkv = a->g.Hkv, pairs = a->g.B * Hkv;
@@ -349,4 +349,5 @@ void ALK_NAME(attn_bwd)(const alk_attn_spec *a, const alk_attn_grad *t, void *sc
                        .hk = n % Hkv,
                        .group = a->g.H / Hkv});
   }
+  return ALK_OK;
 }

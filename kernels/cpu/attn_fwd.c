@@ -226,9 +226,9 @@ static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, co
             scale ? scale + b * S * Hkv + hk : NULL, Hkv, x + l->values, l->Ew);
 }
 
-void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, const void *v,
-                        const void *scale, const double *sums, void *y, void *W, void *m,
-                        void *scratch, int64_t jobs) {
+alk_status ALK_NAME(attn_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
+                              const void *k, const void *v, const void *scale, const double *sums,
+                              void *y, void *W, void *m, void *scratch, int64_t jobs) {
   const alk_visible *g = &a->g;
   const layout l = layout_of(a);
   const plan p = plan_after(&a->weight);
@@ -272,4 +272,5 @@ void ALK_NAME(attn_fwd)(const alk_attn_spec *a, const void *q, const void *k, co
       }
     }
   }
+  return ALK_OK;
 }

@@ -98,24 +98,25 @@ static void run_rows(row_fn *row, const walk *w, int64_t first, int64_t last, co
   }
 }
 
-void ALK_NAME(binary)(int op, int part, const alk_view *va, const alk_view *vb, const void *dy,
-                      void *out) {
+alk_status ALK_NAME(binary)(const alk_place *place, int op, int part, const alk_view *va,
+                            const alk_view *vb, const void *dy, void *out) {
   const walk w = merged(va, vb);
   const int r = w.nd - 1;
   const int64_t n = w.size[r], total = alk_numel(va);
   row_fn *row = rows[op][part];
   const real *a = va->data, *b = vb->data, *g = dy;
   real *y = out;
-  if (total == 0) return;
+  if (total == 0) return ALK_OK;
   if (r == 0) {
-#pragma omp parallel for schedule(static) if (n > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (n > PARALLEL)
     for (int64_t i = 0; i < n; i += BLOCK)
       row(n - i < BLOCK ? n - i : BLOCK, a + i * w.sa[0], w.sa[0], b + i * w.sb[0], w.sb[0],
           g ? g + i : NULL, y + i);
-    return;
+    return ALK_OK;
   }
   const int64_t count = total / n, step = n < BLOCK ? (BLOCK + n - 1) / n : 1;
-#pragma omp parallel for schedule(static) if (total > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (total > PARALLEL)
   for (int64_t k = 0; k < count; k += step)
     run_rows(row, &w, k, k + step < count ? k + step : count, a, b, g, y);
+  return ALK_OK;
 }

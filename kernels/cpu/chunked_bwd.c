@@ -456,8 +456,9 @@ static void run_all(const task *t, int64_t jobs) {
   for (int64_t job = 0; job < jobs; job++) run_parts(t, 1, job, jobs);
 }
 
-void ALK_NAME(chunked_bwd)(const alk_attn_spec *a, const alk_chunked_in *in,
-                           const alk_chunked_grad *g, void *scratch, int64_t jobs) {
+alk_status ALK_NAME(chunked_bwd)(const alk_place *place, const alk_attn_spec *a,
+                                 const alk_chunked_in *in, const alk_chunked_grad *g, void *scratch,
+                                 int64_t jobs) {
   task t = {.a = a, .in = in, .t = g, .s = basis_for(a, in->kept)};
   t.s.w = scratch;
   t.after = (real *)scratch + t.s.R;
@@ -477,4 +478,5 @@ void ALK_NAME(chunked_bwd)(const alk_attn_spec *a, const alk_chunked_in *in,
   }
   run_all(&t, jobs);
   if (g->ddecay) sum_steps(&t, g->ddecay);
+  return ALK_OK;
 }

@@ -294,8 +294,9 @@ static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
   }
 }
 
-void ALK_NAME(chunked_fwd)(const alk_attn_spec *a, const alk_chunked_in *in,
-                           const alk_chunked_out *out, void *scratch, int64_t jobs) {
+alk_status ALK_NAME(chunked_fwd)(const alk_place *place, const alk_attn_spec *a,
+                                 const alk_chunked_in *in, const alk_chunked_out *out,
+                                 void *scratch, int64_t jobs) {
   task t = {.a = a, .in = in, .out = out, .scratch = scratch, .s = basis_for(a, in->kept)};
   t.s.w = scratch;
   t.l = layout_of(a, &t.s);
@@ -309,7 +310,7 @@ void ALK_NAME(chunked_fwd)(const alk_attn_spec *a, const alk_chunked_in *in,
   if (jobs <= a->g.B * a->g.Hkv) {
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
     for (int64_t job = 0; job < jobs; job++) run_lines(&t, job, jobs);
-    return;
+    return ALK_OK;
   }
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) run_parts(&t, 0, job, jobs);
@@ -320,4 +321,5 @@ void ALK_NAME(chunked_fwd)(const alk_attn_spec *a, const alk_chunked_in *in,
   }
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) run_parts(&t, 1, job, jobs);
+  return ALK_OK;
 }

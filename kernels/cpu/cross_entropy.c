@@ -18,11 +18,11 @@ static real log_sum(int64_t n, const real *x, real m) {
   return vlog(total);
 }
 
-void ALK_NAME(cross_entropy_fwd)(int64_t N, int64_t V, int64_t ignore, const void *vx,
-                                 const int32_t *t, void *vlse, void *vloss) {
+alk_status ALK_NAME(cross_entropy_fwd)(const alk_place *place, int64_t N, int64_t V, int64_t ignore,
+                                       const void *vx, const int32_t *t, void *vlse, void *vloss) {
   const real *x = vx;
   real *lse = vlse, *loss = vloss;
-#pragma omp parallel for schedule(static) if (N * V > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (N * V > PARALLEL)
   for (int64_t r = 0; r < N; r++) {
     lse[r] = loss[r] = 0;
     if (t[r] == ignore) continue;
@@ -31,20 +31,23 @@ void ALK_NAME(cross_entropy_fwd)(int64_t N, int64_t V, int64_t ignore, const voi
     lse[r] = m + s;
     loss[r] = m - p[t[r]] + s; /* lse of large logits is rounded */
   }
+  return ALK_OK;
 }
 
-void ALK_NAME(cross_entropy_total)(int64_t N, double scale, const void *loss, void *total) {
+alk_status ALK_NAME(cross_entropy_total)(const alk_place *place, int64_t N, double scale,
+                                         const void *loss, void *total) {
   double s = 0;
   for (int64_t r = 0; r < N; r++) s += (double)((const real *)loss)[r];
   *(real *)total = (real)(scale * s);
+  return ALK_OK;
 }
 
-void ALK_NAME(cross_entropy_bwd)(int64_t N, int64_t V, int64_t ignore, const void *vx,
-                                 const int32_t *t, const void *vlse, bool shared, double scale,
-                                 const void *vg, void *vdx) {
+alk_status ALK_NAME(cross_entropy_bwd)(const alk_place *place, int64_t N, int64_t V, int64_t ignore,
+                                       const void *vx, const int32_t *t, const void *vlse,
+                                       bool shared, double scale, const void *vg, void *vdx) {
   const real *x = vx, *lse = vlse, *g = vg;
   real *dx = vdx;
-#pragma omp parallel for schedule(static) if (N * V > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (N * V > PARALLEL)
   for (int64_t r = 0; r < N; r++) {
     const real *p = x + r * V;
     real *d = dx + r * V;
@@ -56,4 +59,5 @@ void ALK_NAME(cross_entropy_bwd)(int64_t N, int64_t V, int64_t ignore, const voi
     for (int64_t v = 0; v < V; v++) d[v] = f * vexp(p[v] - l);
     d[t[r]] -= f;
   }
+  return ALK_OK;
 }

@@ -28,19 +28,21 @@ static void columns(bool reverse, int64_t count, int64_t R, int64_t I, const rea
   }
 }
 
-void ALK_NAME(cumsum)(bool reverse, int64_t O, int64_t R, int64_t I, const void *vx, void *vy) {
+alk_status ALK_NAME(cumsum)(const alk_place *place, bool reverse, int64_t O, int64_t R, int64_t I,
+                            const void *vx, void *vy) {
   const real *x = vx;
   real *y = vy;
   if (I == 1) {
-#pragma omp parallel for schedule(static) if (O * R > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (O * R > PARALLEL)
     for (int64_t o = 0; o < O; o += ROWS)
       rows(reverse, O - o < ROWS ? O - o : ROWS, R, x + o * R, y + o * R);
-    return;
+    return ALK_OK;
   }
   const int64_t tiles = (I + TILE - 1) / TILE;
-#pragma omp parallel for schedule(static) if (O * R * I > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (O * R * I > PARALLEL)
   for (int64_t u = 0; u < O * tiles; u++) {
     const int64_t c0 = u % tiles * TILE, at = u / tiles * R * I + c0;
     columns(reverse, I - c0 < TILE ? I - c0 : TILE, R, I, x + at, y + at);
   }
+  return ALK_OK;
 }

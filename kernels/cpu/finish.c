@@ -32,8 +32,8 @@ static int64_t end_of(const alk_finish *f, int64_t chunk) {
   return end < f->N ? end : f->N;
 }
 
-void ALK_NAME(finish_fwd)(const alk_finish *f, void *o, void *mean, void *scale, void *scratch,
-                          int64_t jobs) {
+alk_status ALK_NAME(finish_fwd)(const alk_place *place, const alk_finish *f, void *o, void *mean,
+                                void *scale, void *scratch, int64_t jobs) {
   const int64_t chunks = chunks_of(f), E = f->sub ? f->n / f->sub : 0;
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
@@ -54,6 +54,7 @@ void ALK_NAME(finish_fwd)(const alk_finish *f, void *o, void *mean, void *scale,
         for (int64_t e = h * E; e < (h + 1) * E; e++) out[e] *= gate[h];
     }
   }
+  return ALK_OK;
 }
 
 static real dot(int64_t n, const real *a, const real *b) {
@@ -100,9 +101,10 @@ static void row_bwd(const alk_finish *f, int64_t r, real m, real signed_s, const
   }
 }
 
-void ALK_NAME(finish_bwd)(const alk_finish *f, const void *mean, const void *scale, const void *d_o,
-                          void *dx, void *dfactor, void *dgate, void *dgain, void *dbias,
-                          void *scratch, int64_t jobs) {
+alk_status ALK_NAME(finish_bwd)(const alk_place *place, const alk_finish *f, const void *mean,
+                                const void *scale, const void *d_o, void *dx, void *dfactor,
+                                void *dgate, void *dgain, void *dbias, void *scratch,
+                                int64_t jobs) {
   const int64_t chunks = chunks_of(f), n = f->n;
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
@@ -121,4 +123,5 @@ void ALK_NAME(finish_bwd)(const alk_finish *f, const void *mean, const void *sca
       }
     }
   }
+  return ALK_OK;
 }

@@ -241,9 +241,9 @@ static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
   }
 }
 
-void ALK_NAME(linear_fwd)(const alk_attn_spec *a, const void *q, const void *k, const void *v,
-                          const void *b, const double *sums, void *y, void *W, void *states,
-                          void *scratch, int64_t jobs) {
+alk_status ALK_NAME(linear_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
+                                const void *k, const void *v, const void *b, const double *sums,
+                                void *y, void *W, void *states, void *scratch, int64_t jobs) {
   const task t = {.a = a,
                   .q = q,
                   .k = k,
@@ -259,7 +259,7 @@ void ALK_NAME(linear_fwd)(const alk_attn_spec *a, const void *q, const void *k, 
   if (jobs <= a->g.B * a->g.Hkv) {
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
     for (int64_t job = 0; job < jobs; job++) run_lines(&t, job, jobs);
-    return;
+    return ALK_OK;
   }
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) run_parts(&t, 0, job, jobs);
@@ -270,4 +270,5 @@ void ALK_NAME(linear_fwd)(const alk_attn_spec *a, const void *q, const void *k, 
   }
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) run_parts(&t, 1, job, jobs);
+  return ALK_OK;
 }

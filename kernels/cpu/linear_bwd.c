@@ -504,8 +504,8 @@ static void sum_steps(const task *t, real *ddecay) {
       }
 }
 
-void ALK_NAME(linear_bwd)(const alk_attn_spec *a, const alk_linear_grad *g, void *scratch,
-                          int64_t jobs) {
+alk_status ALK_NAME(linear_bwd)(const alk_place *place, const alk_attn_spec *a,
+                                const alk_linear_grad *g, void *scratch, int64_t jobs) {
   const task t = {.a = a,
                   .t = g,
                   .after = scratch,
@@ -531,4 +531,5 @@ void ALK_NAME(linear_bwd)(const alk_attn_spec *a, const alk_linear_grad *g, void
     for (int64_t job = 0; job < jobs; job++) run_parts(&t, 1, job, jobs);
   }
   if (g->ddecay) sum_steps(&t, g->ddecay);
+  return ALK_OK;
 }

@@ -36,8 +36,8 @@ static void next_order(int64_t D, int n, const real *x, const real *from, real *
   }
 }
 
-void ALK_NAME(monomial_weights)(int64_t D, int n_coefficients, const double *coefficients, void *vw,
-                                double *room) {
+alk_status ALK_NAME(monomial_weights)(const alk_place *place, int64_t D, int n_coefficients,
+                                      const double *coefficients, void *vw, double *room) {
   real *w = vw;
   const int top = alk_orders(n_coefficients, coefficients) - 1;
   double *from = room, *to = room;
@@ -61,6 +61,7 @@ void ALK_NAME(monomial_weights)(int64_t D, int n_coefficients, const double *coe
       w[i] = (real)(coefficients[n] * to[i]);
     if (coefficients[n] != 0) w += count;
   }
+  return ALK_OK;
 }
 
 void ALK_NAME(monomial_row)(int64_t D, int n_coefficients, const double *coefficients,

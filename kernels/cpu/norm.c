@@ -4,12 +4,12 @@
 
 enum { PARALLEL = 32768 };
 
-void ALK_NAME(norm_fwd)(int kind, int64_t N, int64_t n, double eps, const void *vx,
-                        const void *vgain, const void *vbias, const void *vlogscale, void *vy,
-                        void *vmean, void *vscale) {
+alk_status ALK_NAME(norm_fwd)(const alk_place *place, int kind, int64_t N, int64_t n, double eps,
+                              const void *vx, const void *vgain, const void *vbias,
+                              const void *vlogscale, void *vy, void *vmean, void *vscale) {
   const real *x = vx, *gain = vgain, *bias = vbias, *logscale = vlogscale;
   real *y = vy, *mean = vmean, *scale = vscale;
-#pragma omp parallel for schedule(static) if (N * n > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (N * n > PARALLEL)
   for (int64_t r = 0; r < N; r++) {
     const real *p = x + r * n;
     real *q = y + r * n;
@@ -27,14 +27,16 @@ void ALK_NAME(norm_fwd)(int kind, int64_t N, int64_t n, double eps, const void *
     else
       for (int64_t i = 0; i < n; i++) q[i] = (p[i] - m) * s;
   }
+  return ALK_OK;
 }
 
-void ALK_NAME(norm_bwd)(int kind, int64_t N, int64_t n, const void *vx, const void *vgain,
-                        const void *vmean, const void *vscale, const void *vg, void *vdx,
-                        void *vdgain, void *vdbias) {
+alk_status ALK_NAME(norm_bwd)(const alk_place *place, int kind, int64_t N, int64_t n,
+                              const void *vx, const void *vgain, const void *vmean,
+                              const void *vscale, const void *vg, void *vdx, void *vdgain,
+                              void *vdbias) {
   const real *x = vx, *gain = vgain, *mean = vmean, *scale = vscale, *g = vg;
   const int64_t chunks = (N + ALK_NORM_ROWS - 1) / ALK_NORM_ROWS;
-#pragma omp parallel for schedule(static) if (N * n > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (N * n > PARALLEL)
   for (int64_t k = 0; k < chunks; k++) {
     real *dgain = vdgain ? (real *)vdgain + k * n : NULL,
          *dbias = vdbias ? (real *)vdbias + k * n : NULL;
@@ -55,4 +57,5 @@ void ALK_NAME(norm_bwd)(int kind, int64_t N, int64_t n, const void *vx, const vo
         for (int64_t i = 0; i < n; i++) dbias[i] += q[i];
     }
   }
+  return ALK_OK;
 }

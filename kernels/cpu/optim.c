@@ -54,13 +54,14 @@ double ALK_NAME(optim_squares)(int n_tasks, const alk_optim_task *tasks, double 
   return total;
 }
 
-void ALK_NAME(adamw)(int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s) {
+alk_status ALK_NAME(adamw)(const alk_place *place, int n_tasks, const alk_optim_task *tasks,
+                           const alk_optim_step *s) {
   const int64_t blocks = blocks_of(n_tasks, tasks);
   const real b1 = (real)s->beta1, b2 = (real)s->beta2, a1 = (real)(1 - s->beta1),
              a2 = (real)(1 - s->beta2);
   const real scale = (real)s->scale, rate = (real)(s->lr / s->correct1);
   const real root = (real)(1 / s->correct2), eps = (real)s->eps;
-#pragma omp parallel for schedule(static) if (blocks > SERIAL_BLOCKS)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (blocks > SERIAL_BLOCKS)
   for (int64_t b = 0; b < blocks; b++) {
     int64_t from, to;
     const alk_optim_task *t = find(n_tasks, tasks, b, &from, &to);
@@ -73,12 +74,14 @@ void ALK_NAME(adamw)(int n_tasks, const alk_optim_task *tasks, const alk_optim_s
       p[i] = shrink * p[i] - rate * m[i] / (ROOT(v[i] * root) + eps);
     }
   }
+  return ALK_OK;
 }
 
-void ALK_NAME(sgd)(int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s) {
+alk_status ALK_NAME(sgd)(const alk_place *place, int n_tasks, const alk_optim_task *tasks,
+                         const alk_optim_step *s) {
   const int64_t blocks = blocks_of(n_tasks, tasks);
   const real mu = (real)s->momentum, scale = (real)s->scale, rate = (real)s->lr;
-#pragma omp parallel for schedule(static) if (blocks > SERIAL_BLOCKS)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (blocks > SERIAL_BLOCKS)
   for (int64_t b = 0; b < blocks; b++) {
     int64_t from, to;
     const alk_optim_task *t = find(n_tasks, tasks, b, &from, &to);
@@ -89,4 +92,5 @@ void ALK_NAME(sgd)(int n_tasks, const alk_optim_task *tasks, const alk_optim_ste
       p[i] = shrink * p[i] - rate * m[i];
     }
   }
+  return ALK_OK;
 }

@@ -90,9 +90,10 @@ void ALK_NAME(bias_add)(void *c, const void *bias, int64_t m, int64_t n, int64_t
   }
 }
 
-void ALK_NAME(bias_sum)(void *sum, const void *x, int64_t m, int64_t n) {
+alk_status ALK_NAME(bias_sum)(const alk_place *place, void *sum, const void *x, int64_t m,
+                              int64_t n) {
   enum { W = 64, R = 64 }; /* two levels of R rows keep the f32 error near 1e-6 for 4096 rows */
-#pragma omp parallel for schedule(static) if (m * n > 32768)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (m * n > 32768)
   for (int64_t j0 = 0; j0 < n; j0 += W) {
     int64_t w = n - j0 < W ? n - j0 : W;
     real total[W] = {0};
@@ -109,4 +110,5 @@ void ALK_NAME(bias_sum)(void *sum, const void *x, int64_t m, int64_t n) {
     }
     for (int64_t j = 0; j < w; j++) ((real *)sum)[j0 + j] = total[j];
   }
+  return ALK_OK;
 }

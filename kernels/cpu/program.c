@@ -156,10 +156,11 @@ static void load(const real *p, int64_t n, real *x) {
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-void ALK_NAME(program_fwd)(const alk_visible *g, const alk_weight_spec *spec, const void *s,
-                           void *y) {
+alk_status ALK_NAME(program_fwd)(const alk_place *place, const alk_visible *g,
+                                 const alk_weight_spec *spec, const void *s, void *y) {
   const int64_t items = g->B * g->H;
-#pragma omp parallel for schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
   for (int64_t n = 0; n < items; n++) {
     real x[LANES], registers[ALK_PROGRAM_REGISTERS * LANES];
     program_state t;
@@ -178,12 +179,15 @@ void ALK_NAME(program_fwd)(const alk_visible *g, const alk_weight_spec *spec, co
       for (int64_t j = seen; j < g->S; j++) ((real *)y)[at + j] = 0;
     }
   }
+  return ALK_OK;
 }
 
-void ALK_NAME(program_bwd)(const alk_visible *g, const alk_weight_spec *spec, const void *s,
-                           const void *dy, void *ds, double *dscalars) {
+alk_status ALK_NAME(program_bwd)(const alk_place *place, const alk_visible *g,
+                                 const alk_weight_spec *spec, const void *s, const void *dy,
+                                 void *ds, double *dscalars) {
   const int64_t items = g->B * g->H;
-#pragma omp parallel for schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
   for (int64_t n = 0; n < items; n++) {
     real x[LANES], z[LANES], d[LANES], registers[ALK_PROGRAM_REGISTERS * LANES];
     double sum[ALK_PROGRAM_SCALARS] = {0};
@@ -207,4 +211,5 @@ void ALK_NAME(program_bwd)(const alk_visible *g, const alk_weight_spec *spec, co
     }
     for (int k = 0; dscalars && k < t.p->n_scalars; k++) dscalars[n * t.p->n_scalars + k] = sum[k];
   }
+  return ALK_OK;
 }

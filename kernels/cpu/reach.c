@@ -50,11 +50,13 @@ static real *copy(const alk_view *x, int axis, const real *p, real *y) {
   return y;
 }
 
-void ALK_NAME(reach_clean)(const alk_view *x, int rows, const bool *reached, void *y) {
+alk_status ALK_NAME(reach_clean)(const alk_place *place, const alk_view *x, int rows,
+                                 const bool *reached, void *y) {
   const int64_t n = count(x, 0, rows), each = count(x, rows, x->ndim);
   for (int64_t r = 0; r < n; r++) {
     real *to = (real *)y + r * each;
     if (reached[r]) copy(x, rows, row_at(x, rows, r), to);
     else memset(to, 0, (size_t)each * sizeof(real));
   }
+  return ALK_OK;
 }

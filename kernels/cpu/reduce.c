@@ -70,8 +70,8 @@ ALWAYS void reduce(int kind, int64_t O, int64_t R_, int64_t I, int64_t chunk, re
     }
 }
 
-void ALK_NAME(reduce)(int kind, int64_t O, int64_t R_, int64_t I, int64_t chunk, double scale,
-                      bool root, const void *x, void *y) {
+alk_status ALK_NAME(reduce)(const alk_place *place, int kind, int64_t O, int64_t R_, int64_t I,
+                            int64_t chunk, double scale, bool root, const void *x, void *y) {
   switch (kind) {
   case ALK_SUM:
     reduce(ALK_SUM, O, R_, I, chunk, R(scale), root, x, y);
@@ -85,6 +85,7 @@ void ALK_NAME(reduce)(int kind, int64_t O, int64_t R_, int64_t I, int64_t chunk,
   default:
     reduce(ALK_MIN, O, R_, I, chunk, R(scale), root, x, y);
   }
+  return ALK_OK;
 }
 
 /* A row alone: whole blocks without a winner are skipped by one test each. */
@@ -103,17 +104,17 @@ static void pick_row(int64_t n, const real *x, real y, real g, real *restrict dx
   }
 }
 
-void ALK_NAME(reduce_pick)(int64_t O, int64_t R_, int64_t I, const void *vx, const void *vy,
-                           const void *vg, void *vdx) {
+alk_status ALK_NAME(reduce_pick)(const alk_place *place, int64_t O, int64_t R_, int64_t I,
+                                 const void *vx, const void *vy, const void *vg, void *vdx) {
   const real *x = vx, *y = vy, *g = vg;
   real *dx = vdx;
   const int64_t tiles = (I + TILE - 1) / TILE;
   if (I == 1) {
-#pragma omp parallel for schedule(static) if (O * R_ > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (O * R_ > PARALLEL)
     for (int64_t o = 0; o < O; o++) pick_row(R_, x + o * R_, y[o], g[o], dx + o * R_);
-    return;
+    return ALK_OK;
   }
-#pragma omp parallel for schedule(static) if (O * R_ * I > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (O * R_ * I > PARALLEL)
   for (int64_t u = 0; u < O * tiles; u++) {
     const int64_t c0 = u % tiles * TILE, o = u / tiles, count = I - c0 < TILE ? I - c0 : TILE;
     bool taken[TILE] = {false};
@@ -125,11 +126,14 @@ void ALK_NAME(reduce_pick)(int64_t O, int64_t R_, int64_t I, const void *vx, con
         taken[i] |= wins;
       }
   }
+  return ALK_OK;
 }
 
-void ALK_NAME(reduce_l2_slope)(int64_t n, const void *vy, const void *vg, void *out) {
+alk_status ALK_NAME(reduce_l2_slope)(const alk_place *place, int64_t n, const void *vy,
+                                     const void *vg, void *out) {
   const real *y = vy, *g = vg;
   real *c = out;
-#pragma omp parallel for schedule(static) if (n > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (n > PARALLEL)
   for (int64_t i = 0; i < n; i++) c[i] = y[i] > 0 ? g[i] / y[i] : 0;
+  return ALK_OK;
 }

@@ -7,10 +7,11 @@
 
 typedef ALK_REAL real;
 
-void ALK_NAME(rope_table)(void *table, int64_t T, int64_t n, double base, int64_t offset) {
+alk_status ALK_NAME(rope_table)(const alk_place *place, void *table, int64_t T, int64_t n,
+                                double base, int64_t offset) {
   enum { STEPS = 32 };
   real *out = table;
-#pragma omp parallel for schedule(static) if (T * n > 16384)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (T * n > 16384)
   for (int64_t t0 = 0; t0 < T; t0 += STEPS)
     for (int64_t i = 0; i < n; i++) {
       const double f = pow(base, -(double)i / (double)n), angle = (double)(offset + t0) * f;
@@ -24,6 +25,7 @@ void ALK_NAME(rope_table)(void *table, int64_t T, int64_t n, double base, int64_
         c = next;
       }
     }
+  return ALK_OK;
 }
 
 /* Both channels of a pair are read before either is written: y may be x. */
@@ -45,12 +47,13 @@ static void turn_adjacent(real *y, const real *x, const real *restrict w, int64_
   }
 }
 
-void ALK_NAME(rope)(const alk_rope_task *tasks, int n_tasks, const void *table, int64_t B,
-                    int64_t T, int64_t D, int64_t n, bool interleaved, bool back) {
+alk_status ALK_NAME(rope)(const alk_place *place, const alk_rope_task *tasks, int n_tasks,
+                          const void *table, int64_t B, int64_t T, int64_t D, int64_t n,
+                          bool interleaved, bool back) {
   const real sign = back ? -1 : 1;
   int64_t heads = 0;
   for (int k = 0; k < n_tasks; k++) heads += tasks[k].H;
-#pragma omp parallel for schedule(static) if (B * T * heads * D > 32768)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (B * T * heads * D > 32768)
   for (int64_t r = 0; r < B * T; r++) {
     const int64_t b = r / T, t = r % T;
     const real *w = (const real *)table + t * n * 2;
@@ -65,4 +68,5 @@ void ALK_NAME(rope)(const alk_rope_task *tasks, int n_tasks, const void *table, 
           memcpy(to + 2 * n, from + 2 * n, (size_t)(D - 2 * n) * sizeof *to);
       }
   }
+  return ALK_OK;
 }

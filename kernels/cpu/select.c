@@ -25,16 +25,16 @@ static void truth(unsigned char *out, const alk_view *cond, int64_t offset, int6
   }
 }
 
-void ALK_NAME(select)(const alk_view *y, const alk_view *cond, const alk_view *a,
-                      const alk_view *b) {
+alk_status ALK_NAME(select)(const alk_place *place, const alk_view *y, const alk_view *cond,
+                            const alk_view *a, const alk_view *b) {
   const int last = y->ndim - 1;
   const int64_t n = y->ndim ? y->size[last] : 1, total = alk_numel(y);
   const int64_t sc = y->ndim ? cond->stride[last] : 0,
                 sa = a->data && y->ndim ? a->stride[last] : 0,
                 sb = b->data && y->ndim ? b->stride[last] : 0;
   const real zero = 0;
-  if (total == 0) return;
-#pragma omp parallel for schedule(static) if (total > 32768)
+  if (total == 0) return ALK_OK;
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (total > 32768)
   for (int64_t r = 0; r < total / n; r++) {
     int64_t oc = 0, oa = 0, ob = 0, rest = r;
     for (int i = last - 1; i >= 0; i--) {
@@ -52,4 +52,5 @@ void ALK_NAME(select)(const alk_view *y, const alk_view *cond, const alk_view *a
       for (int64_t j = 0; j < m; j++) out[j0 + j] = yes[j] ? pa[j * sa] : pb[j * sb];
     }
   }
+  return ALK_OK;
 }

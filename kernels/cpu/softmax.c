@@ -75,47 +75,50 @@ static void columns_bwd(bool log, int64_t n, int64_t count, int64_t I, const rea
     }
 }
 
-void ALK_NAME(softmax_fwd)(bool log, int64_t O, int64_t R_, int64_t I, const void *vx, void *vy) {
+alk_status ALK_NAME(softmax_fwd)(const alk_place *place, bool log, int64_t O, int64_t R_, int64_t I,
+                                 const void *vx, void *vy) {
   const real *x = vx;
   real *y = vy;
-  if (R_ == 0) return;
+  if (R_ == 0) return ALK_OK;
   const int64_t tiles = (I + TILE - 1) / TILE, step = R_ * TILE < WORK ? WORK / (R_ * TILE) + 1 : 1;
   const bool parallel = O * R_ * I > PARALLEL;
   if (I == 1) {
     const int64_t rows = R_ < WORK ? WORK / R_ : 1;
-#pragma omp parallel for schedule(static) if (parallel)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (parallel)
     for (int64_t from = 0; from < O; from += rows)
       for (int64_t o = from; o < from + rows && o < O; o++)
         row_fwd(log, R_, x + o * R_, y + o * R_);
-    return;
+    return ALK_OK;
   }
-#pragma omp parallel for schedule(static) if (parallel)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (parallel)
   for (int64_t from = 0; from < O * tiles; from += step)
     for (int64_t u = from; u < from + step && u < O * tiles; u++) {
       const int64_t c0 = u % tiles * TILE, at = u / tiles * R_ * I + c0;
       columns_fwd(log, R_, I - c0 < TILE ? I - c0 : TILE, I, x + at, y + at);
     }
+  return ALK_OK;
 }
 
-void ALK_NAME(softmax_bwd)(bool log, int64_t O, int64_t R_, int64_t I, const void *vy,
-                           const void *vg, void *vdx) {
+alk_status ALK_NAME(softmax_bwd)(const alk_place *place, bool log, int64_t O, int64_t R_, int64_t I,
+                                 const void *vy, const void *vg, void *vdx) {
   const real *y = vy, *g = vg;
   real *dx = vdx;
-  if (R_ == 0) return;
+  if (R_ == 0) return ALK_OK;
   const int64_t tiles = (I + TILE - 1) / TILE, step = R_ * TILE < WORK ? WORK / (R_ * TILE) + 1 : 1;
   const bool parallel = O * R_ * I > PARALLEL;
   if (I == 1) {
     const int64_t rows = R_ < WORK ? WORK / R_ : 1;
-#pragma omp parallel for schedule(static) if (parallel)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (parallel)
     for (int64_t from = 0; from < O; from += rows)
       for (int64_t o = from; o < from + rows && o < O; o++)
         row_bwd(log, R_, y + o * R_, g + o * R_, dx + o * R_);
-    return;
+    return ALK_OK;
   }
-#pragma omp parallel for schedule(static) if (parallel)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (parallel)
   for (int64_t from = 0; from < O * tiles; from += step)
     for (int64_t u = from; u < from + step && u < O * tiles; u++) {
       const int64_t c0 = u % tiles * TILE, at = u / tiles * R_ * I + c0;
       columns_bwd(log, R_, I - c0 < TILE ? I - c0 : TILE, I, y + at, g + at, dx + at);
     }
+  return ALK_OK;
 }

@@ -12,9 +12,10 @@ static void less(int64_t n, real a, const real *x, real *restrict y) {
   for (int64_t e = 0; e < n; e++) y[e] -= a * x[e];
 }
 
-void ALK_NAME(solve_lower_fwd)(int64_t count, int64_t C, int64_t E, const void *vL, const void *vb,
-                               void *vx) {
-#pragma omp parallel for schedule(static) if (count * C * C * E > PARALLEL)
+alk_status ALK_NAME(solve_lower_fwd)(const alk_place *place, int64_t count, int64_t C, int64_t E,
+                                     const void *vL, const void *vb, void *vx) {
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static) if (count * C * C * E > PARALLEL)
   for (int64_t s = 0; s < count; s++) {
     const real *L = (const real *)vL + s * C * C, *b = (const real *)vb + s * C * E;
     real *x = (real *)vx + s * C * E;
@@ -23,11 +24,14 @@ void ALK_NAME(solve_lower_fwd)(int64_t count, int64_t C, int64_t E, const void *
       for (int64_t i = 0; i < t; i++) less(E, L[t * C + i], x + i * E, x + t * E);
     }
   }
+  return ALK_OK;
 }
 
-void ALK_NAME(solve_lower_bwd)(int64_t count, int64_t C, int64_t E, const void *vL, const void *vx,
-                               const void *vdx, void *vdb, void *vdL) {
-#pragma omp parallel for schedule(static) if (count * C * C * E > PARALLEL)
+alk_status ALK_NAME(solve_lower_bwd)(const alk_place *place, int64_t count, int64_t C, int64_t E,
+                                     const void *vL, const void *vx, const void *vdx, void *vdb,
+                                     void *vdL) {
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static) if (count * C * C * E > PARALLEL)
   for (int64_t s = 0; s < count; s++) {
     const real *L = (const real *)vL + s * C * C, *x = (const real *)vx + s * C * E;
     real *db = (real *)vdb + s * C * E, *dL = vdL ? (real *)vdL + s * C * C : NULL;
@@ -41,4 +45,5 @@ void ALK_NAME(solve_lower_bwd)(int64_t count, int64_t C, int64_t E, const void *
         dL[t * C + i] = i < past ? -row_dot(E, db + t * E, x + i * E) : 0;
     }
   }
+  return ALK_OK;
 }

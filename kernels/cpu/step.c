@@ -199,10 +199,11 @@ static void step(const work *w, const alk_step_in *t, const place *x, real *y, r
   }
 }
 
-void ALK_NAME(step_fwd)(const alk_step_spec *a, const alk_step_in *t, void *y, void *W, void *next,
-                        void *next_norm, void *scratch, int64_t jobs) {
+alk_status ALK_NAME(step_fwd)(const alk_place *at, const alk_step_spec *a, const alk_step_in *t,
+                              void *y, void *W, void *next, void *next_norm, void *scratch,
+                              int64_t jobs) {
   const int64_t items = a->B * a->Hs;
-#pragma omp parallel for schedule(static) if (jobs > 1)
+#pragma omp parallel for num_threads(at->threads) schedule(static) if (jobs > 1)
   for (int64_t j = 0; j < jobs; j++) {
     const work w = work_at(a, (real *)scratch + j * forward_size(a), false);
     int64_t from, to;
@@ -212,6 +213,7 @@ void ALK_NAME(step_fwd)(const alk_step_spec *a, const alk_step_in *t, void *y, v
       step(&w, t, &x, y, W, next, next_norm);
     }
   }
+  return ALK_OK;
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
@@ -336,10 +338,10 @@ static void step_back(const work *w, const alk_step_in *t, const alk_step_grad *
   key_bwd(w, t, g, x, add);
 }
 
-void ALK_NAME(step_bwd)(const alk_step_spec *a, const alk_step_in *t, const alk_step_grad *g,
-                        void *scratch, int64_t jobs) {
+alk_status ALK_NAME(step_bwd)(const alk_place *at, const alk_step_spec *a, const alk_step_in *t,
+                              const alk_step_grad *g, void *scratch, int64_t jobs) {
   const int64_t items = a->B * a->Hkv, states = a->Hs / a->Hkv;
-#pragma omp parallel for schedule(static) if (jobs > 1)
+#pragma omp parallel for num_threads(at->threads) schedule(static) if (jobs > 1)
   for (int64_t j = 0; j < jobs; j++) {
     const work w = work_at(a, (real *)scratch + j * backward_size(a), true);
     int64_t from, to;
@@ -356,4 +358,5 @@ void ALK_NAME(step_bwd)(const alk_step_spec *a, const alk_step_in *t, const alk_
     for (int64_t i = 0; i < each; i++) sum += g->steps[n / a->Hd * a->Hs + n % a->Hd * each + i];
     ((real *)g->ddecay)[n] = (real)sum;
   }
+  return ALK_OK;
 }

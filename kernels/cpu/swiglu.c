@@ -5,13 +5,15 @@
 
 enum { BLOCK = 4096, PARALLEL = 32768 };
 
-void ALK_NAME(swiglu_fwd)(int64_t n, const void *va, const void *vb, void *vy) {
+alk_status ALK_NAME(swiglu_fwd)(const alk_place *place, int64_t n, const void *va, const void *vb,
+                                void *vy) {
   const real *a = va, *b = vb;
   real *restrict y = vy;
-#pragma omp parallel for schedule(static) if (n > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (n > PARALLEL)
   for (int64_t i0 = 0; i0 < n; i0 += BLOCK)
     for (int64_t i = i0; i < (n - i0 < BLOCK ? n : i0 + BLOCK); i++)
       y[i] = a[i] * vsigmoid(a[i]) * b[i];
+  return ALK_OK;
 }
 
 /* d silu(x) / dx = s (1 + x (1 - s)), s = sigmoid(x), t = silu(x); 1 - s without cancellation. */
@@ -49,15 +51,16 @@ static void second(int64_t n, const real *a, const real *dy, real *db) {
   }
 }
 
-void ALK_NAME(swiglu_bwd)(int64_t n, const void *va, const void *vb, const void *vdy, void *vda,
-                          void *vdb) {
+alk_status ALK_NAME(swiglu_bwd)(const alk_place *place, int64_t n, const void *va, const void *vb,
+                                const void *vdy, void *vda, void *vdb) {
   const real *a = va, *b = vb, *dy = vdy;
   real *da = vda, *db = vdb;
-#pragma omp parallel for schedule(static) if (n > PARALLEL)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (n > PARALLEL)
   for (int64_t i = 0; i < n; i += BLOCK) {
     const int64_t m = n - i < BLOCK ? n - i : BLOCK;
     if (da && db) both(m, a + i, b + i, dy + i, da + i, db + i);
     else if (da) first(m, a + i, b + i, dy + i, da + i);
     else if (db) second(m, a + i, dy + i, db + i);
   }
+  return ALK_OK;
 }

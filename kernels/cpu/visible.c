@@ -68,13 +68,15 @@ static void score_tile(const alk_visible *g, int64_t D, real scale, const real *
   }
 }
 
-void ALK_NAME(visible_scores)(const alk_visible *g, int64_t D, double scale, const void *q,
-                              const void *k, void *s) {
+alk_status ALK_NAME(visible_scores)(const alk_place *place, const alk_visible *g, int64_t D,
+                                    double scale, const void *q, const void *k, void *s) {
   const int64_t tiles = (g->S + KEYS - 1) / KEYS, items = g->B * g->Hkv * tiles;
-#pragma omp parallel for schedule(static, 1) if (g->B * g->H * g->T * g->S * D > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static, 1) if (g->B * g->H * g->T * g->S * D > PARALLEL)
   for (int64_t n = 0; n < items; n++)
     score_tile(g, D, (real)scale, q, k, s, n / tiles / g->Hkv, n / tiles % g->Hkv,
                n % tiles * KEYS);
+  return ALK_OK;
 }
 
 /* ---- gather and scatter --------------------------------------------------------------------- */
@@ -148,11 +150,12 @@ static void clear_rows(real *out, int64_t stride, int64_t rows, int64_t D) {
   for (int64_t r = 0; r < rows; r++) memset(out + r * stride, 0, (size_t)D * sizeof(real));
 }
 
-void ALK_NAME(visible_gather)(const alk_visible *g, int64_t D, double scale, const void *w,
-                              const void *v, void *y) {
+alk_status ALK_NAME(visible_gather)(const alk_place *place, const alk_visible *g, int64_t D,
+                                    double scale, const void *w, const void *v, void *y) {
   const int64_t blocks = (g->T + BLOCK - 1) / BLOCK, size = block_size(g->T, blocks);
   const int64_t items = g->B * g->H * blocks;
-#pragma omp parallel for schedule(static, 1) if (g->B * g->H * g->T * g->S * D > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static, 1) if (g->B * g->H * g->T * g->S * D > PARALLEL)
   for (int64_t n = 0; n < items; n++) {
     const int64_t b = n / blocks / g->H, h = n / blocks % g->H, hk = h / (g->H / g->Hkv);
     const int64_t r0 = least(n % blocks * size, g->T), r1 = least(r0 + size, g->T);
@@ -171,14 +174,16 @@ void ALK_NAME(visible_gather)(const alk_visible *g, int64_t D, double scale, con
                              .os = g->H * D,
                              .scale = (real)scale});
   }
+  return ALK_OK;
 }
 
-void ALK_NAME(visible_scatter)(const alk_visible *g, int64_t D, double scale, const void *w,
-                               const void *y, void *x) {
+alk_status ALK_NAME(visible_scatter)(const alk_place *place, const alk_visible *g, int64_t D,
+                                     double scale, const void *w, const void *y, void *x) {
   const int64_t blocks = (g->S + BLOCK - 1) / BLOCK, size = block_size(g->S, blocks);
   const int64_t items = g->B * g->Hkv * blocks;
   const int64_t group = g->H / g->Hkv;
-#pragma omp parallel for schedule(static, 1) if (g->B * g->H * g->T * g->S * D > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static, 1) if (g->B * g->H * g->T * g->S * D > PARALLEL)
   for (int64_t n = 0; n < items; n++) {
     const int64_t b = n / blocks / g->Hkv, hk = n / blocks % g->Hkv;
     const int64_t r0 = least(n % blocks * size, g->S), r1 = least(r0 + size, g->S);
@@ -198,6 +203,7 @@ void ALK_NAME(visible_scatter)(const alk_visible *g, int64_t D, double scale, co
                                .os = g->Hkv * D,
                                .scale = (real)scale});
   }
+  return ALK_OK;
 }
 
 /* The last row sees most keys and is tried first. */
@@ -207,9 +213,11 @@ static bool key_reached(const alk_visible *g, const real *d, int64_t b, int64_t 
   return false;
 }
 
-void ALK_NAME(visible_reach)(const alk_visible *g, const void *d, bool *row, bool *key) {
+alk_status ALK_NAME(visible_reach)(const alk_place *place, const alk_visible *g, const void *d,
+                                   bool *row, bool *key) {
   const int64_t group = g->H / g->Hkv;
-#pragma omp parallel for schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
   for (int64_t n = 0; n < g->B * g->Hkv; n++) {
     const int64_t b = n / g->Hkv, hk = n % g->Hkv;
     for (int64_t j = 0; j < g->S; j++) key[(b * g->S + j) * g->Hkv + hk] = false;
@@ -223,4 +231,5 @@ void ALK_NAME(visible_reach)(const alk_visible *g, const void *d, bool *row, boo
       }
     }
   }
+  return ALK_OK;
 }

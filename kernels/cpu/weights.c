@@ -94,15 +94,17 @@ static block block_at(const alk_visible *g, bool whole_heads, int64_t n) {
   return (block){head / g->H, head % g->H, i0, i0 + ROWS < g->T ? i0 + ROWS : g->T};
 }
 
-void ALK_NAME(weights_fwd)(const alk_visible *g, const alk_weight_spec *spec, const void *s,
-                           const void *reference, const double *sums, void *w) {
+alk_status ALK_NAME(weights_fwd)(const alk_place *place, const alk_visible *g,
+                                 const alk_weight_spec *spec, const void *s, const void *reference,
+                                 const double *sums, void *w) {
   static void (*const rows[3][2])(const plan *, const row *, real *) = {
       [ALK_WEIGHT_EXP] = {exp_row, exp_decay_row},
       [ALK_WEIGHT_COSH] = {cosh_row, cosh_decay_row},
       [ALK_WEIGHT_POLYNOMIAL] = {polynomial_row, polynomial_decay_row}};
   const plan p = plan_of(spec);
   const int64_t items = g->B * g->H * blocks_of(g, false);
-#pragma omp parallel for schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
   for (int64_t n = 0; n < items; n++) {
     const block k = block_at(g, false, n);
     for (int64_t i = k.i0; i < k.i1; i++) {
@@ -117,6 +119,7 @@ void ALK_NAME(weights_fwd)(const alk_visible *g, const alk_weight_spec *spec, co
       for (int64_t j = r.n; j < g->S; j++) out[j] = 0;
     }
   }
+  return ALK_OK;
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
@@ -205,14 +208,16 @@ static slope_fn *slope_for(const plan *p, int f, bool decay) {
   return decay ? polynomial_decay_slope : polynomial_slope_row;
 }
 
-void ALK_NAME(weights_bwd)(const alk_visible *g, const alk_weight_spec *spec, const void *s,
-                           const double *sums, const void *w, const void *dw, void *ds,
-                           double *dsums, double *dcoefficients) {
+alk_status ALK_NAME(weights_bwd)(const alk_place *place, const alk_visible *g,
+                                 const alk_weight_spec *spec, const void *s, const double *sums,
+                                 const void *w, const void *dw, void *ds, double *dsums,
+                                 double *dcoefficients) {
   const plan p = plan_of(spec);
   slope_fn *run = slope_for(&p, spec->f, sums != NULL);
   const bool whole = dsums || dcoefficients; /* a head's totals are summed by one thread */
   const int64_t items = g->B * g->H * blocks_of(g, whole);
-#pragma omp parallel for schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
   for (int64_t n = 0; n < items; n++) {
     const block k = block_at(g, whole, n);
     double powers[ALK_MAX_COEFFICIENTS][LANES];
@@ -236,11 +241,13 @@ void ALK_NAME(weights_bwd)(const alk_visible *g, const alk_weight_spec *spec, co
     }
     if (dcoefficients) finish_powers(&p, spec->base, dcoefficients + n * p.n);
   }
+  return ALK_OK;
 }
 
 /* ---- decay and row statistics --------------------------------------------------------------- */
 
-void ALK_NAME(decay_sums)(int64_t B, int64_t S, int64_t Hd, const void *a, double *sums) {
+alk_status ALK_NAME(decay_sums)(const alk_place *place, int64_t B, int64_t S, int64_t Hd,
+                                const void *a, double *sums) {
   for (int64_t b = 0; b < B; b++)
     for (int64_t h = 0; h < Hd; h++) {
       double sum = 0;
@@ -249,10 +256,11 @@ void ALK_NAME(decay_sums)(int64_t B, int64_t S, int64_t Hd, const void *a, doubl
         sums[(b * Hd + h) * S + j] = sum;
       }
     }
+  return ALK_OK;
 }
 
-void ALK_NAME(decay_sums_bwd)(int64_t B, int64_t S, int64_t H, int64_t Hd, const double *dsums,
-                              void *da) {
+alk_status ALK_NAME(decay_sums_bwd)(const alk_place *place, int64_t B, int64_t S, int64_t H,
+                                    int64_t Hd, const double *dsums, void *da) {
   const int64_t heads = H / Hd;
   for (int64_t b = 0; b < B; b++)
     for (int64_t hd = 0; hd < Hd; hd++) {
@@ -262,6 +270,7 @@ void ALK_NAME(decay_sums_bwd)(int64_t B, int64_t S, int64_t H, int64_t Hd, const
         ((real *)da)[(b * S + j) * Hd + hd] = (real)sum;
       }
     }
+  return ALK_OK;
 }
 
 /* max over the row; -inf for an empty one */
@@ -286,13 +295,15 @@ static real max_row(const plan *p, bool absolute, const row *r) {
   return m;
 }
 
-void ALK_NAME(visible_max)(const alk_visible *g, const alk_weight_spec *spec, bool absolute,
-                           const void *s, const double *sums, void *m) {
+alk_status ALK_NAME(visible_max)(const alk_place *place, const alk_visible *g,
+                                 const alk_weight_spec *spec, bool absolute, const void *s,
+                                 const double *sums, void *m) {
   alk_weight_spec bare = *spec;
   bare.n_coefficients = 0;
   const plan p = plan_of(&bare);
   const int64_t items = g->B * g->H * blocks_of(g, false);
-#pragma omp parallel for schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
+#pragma omp parallel for num_threads(place->threads)                                               \
+    schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
   for (int64_t n = 0; n < items; n++) {
     const block k = block_at(g, false, n);
     for (int64_t i = k.i0; i < k.i1; i++) {
@@ -305,10 +316,13 @@ void ALK_NAME(visible_max)(const alk_visible *g, const alk_weight_spec *spec, bo
       ((real *)m)[at] = best > -INFINITY ? best : 0;
     }
   }
+  return ALK_OK;
 }
 
-void ALK_NAME(visible_count)(const alk_visible *g, const int32_t *before, void *n) {
+alk_status ALK_NAME(visible_count)(const alk_place *place, const alk_visible *g,
+                                   const int32_t *before, void *n) {
   for (int64_t b = 0; b < g->B; b++)
     for (int64_t i = 0; i < g->T; i++)
       ((real *)n)[b * g->T + i] = (real)(alk_visible_keys(g, b, i) + (before ? before[b] : 0));
+  return ALK_OK;
 }

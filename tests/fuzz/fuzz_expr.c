@@ -80,8 +80,8 @@ static void run(const alk_program *p, const al_expr *e, const double *scalars) {
     if (!close_to(y[k], out[0]) || !close_to(ds[k], out[1])) abort();
     s32[k] = (float)at[k];
   }
-  alk_program_fwd(ALK_F32)(&g, &spec, s32, y32);
-  alk_program_bwd(ALK_F32)(&g, &spec, s32, one32, ds32, dscalars);
+  ALK_RUN(al_at(c, ALK_F32), program_fwd, &g, &spec, s32, y32);
+  ALK_RUN(al_at(c, ALK_F32), program_bwd, &g, &spec, s32, one32, ds32, dscalars);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
