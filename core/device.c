@@ -35,3 +35,8 @@ al_status al_no_kernel(const al_place *at, const char *kernel) {
                  al_dtype_name((al_dtype)at->k.dtype),
                  at->k.device == ALK_CPU ? "the cpu" : "this device");
 }
+
+al_tensor *al_room_new(const al_place *at, int64_t bytes) {
+  const int64_t n = (bytes + 7) / 8;
+  return al_tensor_new(at->c, AL_F64, 1, &n);
+}

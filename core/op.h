@@ -79,6 +79,12 @@ const al_place *al_here(al_ctx *c, alk_dtype dtype); /* of the context */
                         : al_no_kernel(at, #name))
 al_status al_ran(const al_place *at, const char *kernel, alk_status st);
 al_status al_no_kernel(const al_place *at, const char *kernel);
+/* New room for a kernel, one block of the bytes that it asks for; NULL with the error pending. */
+#define AL_ROOM(at, name, ...)                                                                     \
+  (alk_##name##_room(&(at)->k)                                                                     \
+       ? al_room_new(at, alk_##name##_room(&(at)->k)(&(at)->k, __VA_ARGS__))                       \
+       : (al_no_kernel(at, #name), (al_tensor *)NULL))
+al_tensor *al_room_new(const al_place *at, int64_t bytes);
 
 /* A kernel view of a tensor. */
 alk_view al_view(const al_tensor *t);

@@ -28,24 +28,13 @@ typedef struct alk_attn_spec {
   uint64_t key;
 } alk_attn_spec;
 
-/* Elements of scratch a job needs; the caller hands over that many for each job. */
-ALK_ANSWER(attn_fwd_scratch, int64_t, (const alk_attn_spec *a))
-ALK_ANSWER(attn_bwd_scratch, int64_t, (const alk_attn_spec *a))
-
-/* Jobs to run at once, at most `threads`: the forward splits into blocks of query rows where there
- * are few heads, the backward into key/value heads only. Neither changes a number. */
-enum { ALK_ATTN_BLOCK = 96 };
-static inline int64_t alk_attn_jobs(const alk_attn_spec *a, bool backward, int64_t threads) {
-  int64_t n = a->g.B * a->g.Hkv;
-  if (!backward) n *= (a->g.T + ALK_ATTN_BLOCK - 1) / ALK_ATTN_BLOCK;
-  return n < 1 ? 1 : n < threads ? n : threads;
-}
+ALK_ROOM(attn_fwd, const alk_attn_spec *a)
+ALK_ROOM(attn_bwd, const alk_attn_spec *a)
 
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
  * y (B,T,H,E), W and m (B,H,T). */
 ALK_KERNEL(attn_fwd, const alk_attn_spec *a, const void *q, const void *k, const void *v,
-           const void *b, const double *sums, void *y, void *W, void *m, void *scratch,
-           int64_t jobs)
+           const void *b, const double *sums, void *y, void *W, void *m, void *scratch)
 
 /* b and dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients
  * (B,H,n), dscalars (B,H,n_scalars) of the program or NULL. y, W, m as the forward gave them. */
@@ -55,5 +44,5 @@ typedef struct alk_attn_grad {
   void *dq, *dk, *dv, *db;
   double *dsums, *dcoefficients, *dscalars;
 } alk_attn_grad;
-ALK_KERNEL(attn_bwd, const alk_attn_spec *a, const alk_attn_grad *t, void *scratch, int64_t jobs)
+ALK_KERNEL(attn_bwd, const alk_attn_spec *a, const alk_attn_grad *t, void *scratch)
 #endif

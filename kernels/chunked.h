@@ -41,13 +41,6 @@ static inline int64_t alk_chunked_shared(const alk_attn_spec *a) {
   return x;
 }
 
-/* Jobs to run at once, at most `threads`: segments are shared out where there are few heads. */
-static inline int64_t alk_chunked_jobs(const alk_attn_spec *a, int64_t R, int64_t threads) {
-  const int64_t pairs = a->g.B * a->g.Hkv, longest = a->g.T > a->g.S ? a->g.T : a->g.S;
-  const int64_t items = pairs >= threads ? pairs : pairs * alk_chunk_segments(R, longest);
-  return items < 1 ? 1 : items < threads ? items : threads;
-}
-
 /* kept (n_coefficients): order n has features where kept[n] != 0, and no weight elsewhere; c_n =
  * kept_n k_n, and gradients are those of k_n, which may be 0. q (B,T,H,D), k (B,S,Hkv,D), v
  * (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL; state (B,Hs,R,E), norm
@@ -65,13 +58,13 @@ typedef struct alk_chunked_out {
   void *y, *W, *states, *state, *norm;
 } alk_chunked_out;
 
-/* Elements of `states`, and of scratch for that many jobs. */
+/* Elements of `states`. */
 ALK_ANSWER(chunked_states, int64_t, (const alk_attn_spec *a, const double *kept))
-ALK_ANSWER(chunked_fwd_scratch, int64_t, (const alk_attn_spec *a, const double *kept, int64_t jobs))
-ALK_ANSWER(chunked_bwd_scratch, int64_t, (const alk_attn_spec *a, const double *kept, int64_t jobs))
+ALK_ROOM(chunked_fwd, const alk_attn_spec *a, const double *kept)
+ALK_ROOM(chunked_bwd, const alk_attn_spec *a, const double *kept)
 
 ALK_KERNEL(chunked_fwd, const alk_attn_spec *a, const alk_chunked_in *in,
-           const alk_chunked_out *out, void *scratch, int64_t jobs)
+           const alk_chunked_out *out, void *scratch)
 
 /* y, W, states as the forward gave them; gradients dy, and dW, of the final state, dstate_out and
  * dnorm_out, or NULL. dq, dk, dv; db (B,S,Hkv) with b; dstate, dnorm or NULL. ddecay (B,S,Hd), or
@@ -83,5 +76,5 @@ typedef struct alk_chunked_grad {
   double *steps, *dcoefficients;
 } alk_chunked_grad;
 ALK_KERNEL(chunked_bwd, const alk_attn_spec *a, const alk_chunked_in *in, const alk_chunked_grad *t,
-           void *scratch, int64_t jobs)
+           void *scratch)
 #endif

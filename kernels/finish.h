@@ -17,13 +17,12 @@ typedef struct alk_finish {
   const void *x, *factor, *gain, *bias, *logscale, *gate; /* all but x may be NULL */
 } alk_finish;
 
-/* o (N,n); mean (layer) and scale (any norm) as norm_fwd leaves them, (N), else NULL. scratch: n
- * elements a job. */
-ALK_KERNEL(finish_fwd, const alk_finish *f, void *o, void *mean, void *scale, void *scratch,
-           int64_t jobs)
+/* o (N,n); mean (layer) and scale (any norm) as norm_fwd leaves them, (N), else NULL. */
+ALK_ROOM(finish_fwd, const alk_finish *f)
+ALK_KERNEL(finish_fwd, const alk_finish *f, void *o, void *mean, void *scale, void *scratch)
 /* dx (N,n), dfactor and dgate (N,sub) where f and g are given; dgain and dbias as chunks of
- * ALK_NORM_ROWS rows (norm.h) or NULL. scratch: 3 n elements a job. */
+ * ALK_NORM_ROWS rows (norm.h) or NULL. */
+ALK_ROOM(finish_bwd, const alk_finish *f)
 ALK_KERNEL(finish_bwd, const alk_finish *f, const void *mean, const void *scale, const void *d_o,
-           void *dx, void *dfactor, void *dgate, void *dgain, void *dbias, void *scratch,
-           int64_t jobs)
+           void *dx, void *dfactor, void *dgate, void *dgain, void *dbias, void *scratch)
 #endif

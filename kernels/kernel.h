@@ -72,6 +72,21 @@ typedef struct alk_place {
                                   : NULL;                                                          \
   }
 
+/* Room of kernel `name`, in bytes: one block that the caller hands over. The answer is the place's
+ * own, who must not change until the kernel runs. */
+#define ALK_ROOM(name, ...)                                                                        \
+  typedef int64_t (*alk_##name##_room_fn)(const alk_place *at, __VA_ARGS__);                       \
+  int64_t alk_##name##_room_f64(const alk_place *at, __VA_ARGS__);                                 \
+  int64_t alk_##name##_room_f32(const alk_place *at, __VA_ARGS__);                                 \
+  int64_t alk_##name##_room_f32_v3(const alk_place *at, __VA_ARGS__);                              \
+  int64_t alk_##name##_room_f32_v4(const alk_place *at, __VA_ARGS__);                              \
+  static inline alk_##name##_room_fn alk_##name##_room(const alk_place *at) {                      \
+    return at->device != ALK_CPU  ? NULL                                                           \
+           : at->dtype == ALK_F64 ? alk_##name##_room_f64                                          \
+           : at->dtype == ALK_F32 ? ALK_PICK(name##_room)                                          \
+                                  : NULL;                                                          \
+  }
+
 /* The same for what is asked and answered on the CPU: params in parentheses; alk_<name>(dtype)
  * returns the function, dtype must be ALK_F32 or ALK_F64. */
 #define ALK_ANSWER(name, ret, params)                                                              \

@@ -17,25 +17,16 @@ static inline int64_t alk_linear_segments(int64_t tokens) {
   return (tokens + ALK_LINEAR_SEGMENT - 1) / ALK_LINEAR_SEGMENT;
 }
 
-/* Jobs to run at once, at most `threads`: segments are shared out where there are few heads. */
-static inline int64_t alk_linear_jobs(const alk_attn_spec *a, int64_t threads) {
-  const int64_t pairs = a->g.B * a->g.Hkv, longest = a->g.T > a->g.S ? a->g.T : a->g.S;
-  const int64_t items = pairs >= threads ? pairs : pairs * alk_linear_segments(longest);
-  return items < 1 ? 1 : items < threads ? items : threads;
-}
-
 /* Elements that the states at the ends of all segments take: made by the forward, read by the
  * backward. */
 ALK_ANSWER(linear_states, int64_t, (const alk_attn_spec *a))
-/* Elements of scratch for that many jobs. */
-ALK_ANSWER(linear_fwd_scratch, int64_t, (const alk_attn_spec *a, int64_t jobs))
-ALK_ANSWER(linear_bwd_scratch, int64_t, (const alk_attn_spec *a, int64_t jobs))
+ALK_ROOM(linear_fwd, const alk_attn_spec *a)
+ALK_ROOM(linear_bwd, const alk_attn_spec *a)
 
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
  * y (B,T,H,E), W (B,H,T). */
 ALK_KERNEL(linear_fwd, const alk_attn_spec *a, const void *q, const void *k, const void *v,
-           const void *b, const double *sums, void *y, void *W, void *states, void *scratch,
-           int64_t jobs)
+           const void *b, const double *sums, void *y, void *W, void *states, void *scratch)
 
 /* y, W, states as the forward gave them; b, sums, dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b;
  * ddecay (B,S,Hd), or NULL, with `steps` (B,H,S) as room for it. */
@@ -45,6 +36,5 @@ typedef struct alk_linear_grad {
   void *dq, *dk, *dv, *db, *ddecay;
   double *steps;
 } alk_linear_grad;
-ALK_KERNEL(linear_bwd, const alk_attn_spec *a, const alk_linear_grad *t, void *scratch,
-           int64_t jobs)
+ALK_KERNEL(linear_bwd, const alk_attn_spec *a, const alk_linear_grad *t, void *scratch)
 #endif

@@ -33,9 +33,8 @@ static inline int64_t alk_step_states(int64_t H, int64_t Hkv, int64_t Hd) {
   return H / a;
 }
 
-/* Elements of scratch for that many jobs: pairs of batch row and key head are shared out. */
-ALK_ANSWER(step_fwd_scratch, int64_t, (const alk_step_spec *a, int64_t jobs))
-ALK_ANSWER(step_bwd_scratch, int64_t, (const alk_step_spec *a, int64_t jobs))
+ALK_ROOM(step_fwd, const alk_step_spec *a)
+ALK_ROOM(step_bwd, const alk_step_spec *a)
 
 /* q (B,H,D), k (B,Hkv,D), v (B,Hkv,E), b (B,Hkv) or NULL, decay (B,Hd) or NULL, state (B,Hs,R,E),
  * norm (B,Hs,R) or NULL, multiplicity (R): monomial_weights of ones; y (B,H,E), W (B,H), next as
@@ -44,7 +43,7 @@ typedef struct alk_step_in {
   const void *q, *k, *v, *b, *decay, *state, *norm, *multiplicity;
 } alk_step_in;
 ALK_KERNEL(step_fwd, const alk_step_spec *a, const alk_step_in *t, void *y, void *W, void *next,
-           void *next_norm, void *scratch, int64_t jobs)
+           void *next_norm, void *scratch)
 
 /* y, W as the forward gave them; dy, dW, dnext, dnext_norm may be NULL. dq, dk, dv, dstate; db with
  * b, dnorm with norm; ddecay (B,Hd) with `steps` (B,Hs) as room for it, dcoefficients (B,H,n):
@@ -55,5 +54,5 @@ typedef struct alk_step_grad {
   double *steps, *dcoefficients;
 } alk_step_grad;
 ALK_KERNEL(step_bwd, const alk_step_spec *a, const alk_step_in *t, const alk_step_grad *g,
-           void *scratch, int64_t jobs)
+           void *scratch)
 #endif

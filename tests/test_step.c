@@ -124,7 +124,7 @@ START_TEST(refusals) {
           "norm_state: none taken");
   refused(AL_IN(x, x, x, NULL, NULL, NULL, NULL, state, state), fits, "norm_state: shape (1,2,4)");
   refused(AL_IN(x, x, x, NULL, k, NULL, NULL, state, norm), fits, "coefficients: shape (2) needed");
-  refused(AL_IN(x, x, x, NULL, NULL, NULL, NULL, state, norm), "coefficients={0,0}", "not 0");
+  refused(AL_IN(x, x, x, NULL, NULL, NULL, NULL, state, norm), "coefficients={0,0}", "not all of them 0");
 }
 END_TEST
 

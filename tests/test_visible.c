@@ -533,7 +533,7 @@ START_TEST(refusals) {
   refused("weights", AL_IN(s, NULL, bad), "causal=true", "divides the 4");
   refused("weights", AL_IN(s, m), "f=polynomial coefficients={0,1}", "reference");
   refused("weights", AL_IN(s, a), "", "(2,4,3)");
-  refused("weights", AL_IN(s), "f=polynomial", "coefficients: 1 to 128 needed");
+  refused("weights", AL_IN(s), "f=polynomial", "coefficients: the option or the input needed");
   refused("weights", AL_IN(s, NULL, NULL, c3), "f=polynomial coefficients={1,2}", "(3)");
   refused("weights", AL_IN(s, NULL, NULL, c3), "", "f=exp");
   refused("weights", AL_IN(s), "softcap=0", "above 0");

@@ -50,28 +50,18 @@ static alk_attn_spec spec_of(const al_call *k, const coefficient_list *f) {
   return a;
 }
 
-static al_tensor *scratch_for(al_ctx *c, const al_call *k, const alk_attn_spec *a, bool backward,
-                              int64_t *jobs) {
-  const al_dtype t = k->in_meta[Q].dtype;
-  *jobs = alk_attn_jobs(a, backward, al_threads());
-  const int64_t n = *jobs * (backward ? alk_attn_bwd_scratch((alk_dtype)t)(a)
-                                      : alk_attn_fwd_scratch((alk_dtype)t)(a));
-  return al_tensor_new(c, t, 1, &n);
-}
-
 static al_status forward(al_ctx *c, al_call *k) {
   const coefficient_list f = coefficients_of(k, COEFFICIENTS);
   alk_attn_spec a = spec_of(k, &f);
   alk_program p;
   AL_TRY(program(c, k, &p, &a.weight));
-  int64_t jobs;
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *scalars = expression_scalars(c, k, SCALARS, &a.weight),
-            *scratch = scratch_for(c, k, &a, false, &jobs);
+            *scratch = AL_ROOM(at, attn_fwd, &a);
   if (al_error(c) == AL_OK)
-    ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), attn_fwd, &a, al_data(k->in[Q]),
-            al_data(k->in[K]), al_data(k->in[V]), al_data(k->in[VALUE_SCALE]),
-            logit_sums(c, k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
-            al_data(k->out[M]), al_data(scratch), jobs);
+    ALK_RUN(at, attn_fwd, &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
+            al_data(k->in[VALUE_SCALE]), logit_sums(c, k->in[DECAY], k->out[SUMS]),
+            al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[M]), al_data(scratch));
   al_release(scalars);
   al_release(scratch);
   return al_error(c);
@@ -83,12 +73,11 @@ static al_status backward(al_ctx *c, al_call *k) {
   alk_attn_spec a = spec_of(k, &f);
   alk_program p;
   AL_TRY(program(c, k, &p, &a.weight));
-  const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
   const int n = a.weight.n_coefficients;
-  int64_t jobs;
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
   al_tensor *scalars = expression_scalars(c, k, SCALARS, &a.weight), *dscalars = NULL;
-  al_tensor *dsums = NULL, *parts = NULL, *scratch = scratch_for(c, k, &a, true, &jobs);
+  al_tensor *dsums = NULL, *parts = NULL, *scratch = AL_ROOM(at, attn_bwd, &a);
   for (int i = Q; i <= V; i++)
     k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
   if (k->in[VALUE_SCALE]) k->din[VALUE_SCALE] = al_new_meta(c, &k->in_meta[VALUE_SCALE]);
@@ -120,9 +109,9 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .dsums = al_data(dsums),
                              .dcoefficients = al_data(parts),
                              .dscalars = al_data(dscalars)};
-    ALK_RUN(al_here(c, dtype), attn_bwd, &a, &t, al_data(scratch), jobs);
+    ALK_RUN(at, attn_bwd, &a, &t, al_data(scratch));
     if (dsums)
-      ALK_RUN(al_here(c, dtype), decay_sums_bwd, a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
+      ALK_RUN(at, decay_sums_bwd, a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
               al_data(k->din[DECAY]));
     if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n);
     if (dscalars) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(dscalars), a.g.B);

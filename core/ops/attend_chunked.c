@@ -114,15 +114,12 @@ static al_status shape(al_ctx *c, al_call *k) {
 /* ---- runs ------------------------------------------------------------------------------------ */
 
 static al_status linear_forward(al_ctx *c, al_call *k, alk_attn_spec a) {
-  const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
-  const int64_t jobs = alk_linear_jobs(&a, al_threads()),
-                n = alk_linear_fwd_scratch(dtype)(&a, jobs);
-  al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
+  al_tensor *scratch = AL_ROOM(at, linear_fwd, &a);
   if (scratch)
-    ALK_RUN(al_here(c, dtype), linear_fwd, &a, al_data(k->in[Q]), al_data(k->in[K]),
-            al_data(k->in[V]), al_data(k->in[VALUE_SCALE]),
-            logit_sums(c, k->in[DECAY], k->out[SUMS]), al_data(k->out[Y]), al_data(k->out[W]),
-            al_data(k->out[STATES]), al_data(scratch), jobs);
+    ALK_RUN(at, linear_fwd, &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
+            al_data(k->in[VALUE_SCALE]), logit_sums(c, k->in[DECAY], k->out[SUMS]),
+            al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[STATES]), al_data(scratch));
   al_release(scratch);
   return al_error(c);
 }
@@ -142,11 +139,9 @@ static al_status forward(al_ctx *c, al_call *k) {
   const coefficient_list w = coefficients_of(k, COEFFICIENTS);
   const alk_attn_spec a = spec_of(k, &w);
   if (is_linear(k, &w)) return linear_forward(c, k, linear_spec(a));
-  const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   const bool carry = al_opt_bool(k->opts, "carry");
-  const int64_t jobs = alk_chunked_jobs(&a, features(&a, &w), al_threads()),
-                n = alk_chunked_fwd_scratch(dtype)(&a, w.base, jobs);
-  al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
+  al_tensor *scratch = AL_ROOM(at, chunked_fwd, &a, w.base);
   if (scratch) {
     const alk_chunked_in in = inputs(k, &w, logit_sums(c, k->in[DECAY], k->out[SUMS]));
     const alk_chunked_out out = {
@@ -155,7 +150,7 @@ static al_status forward(al_ctx *c, al_call *k) {
         .states = al_data(k->out[STATES]),
         .state = carry ? al_data(k->out[NEXT]) : NULL,
         .norm = carry && a.stat != ALK_STAT_NONE ? al_data(k->out[NEXT_NORM]) : NULL};
-    ALK_RUN(al_here(c, dtype), chunked_fwd, &a, &in, &out, al_data(scratch), jobs);
+    ALK_RUN(at, chunked_fwd, &a, &in, &out, al_data(scratch));
   }
   al_release(scratch);
   return al_error(c);
@@ -174,7 +169,7 @@ static al_status new_gradients(al_ctx *c, al_call *k, al_tensor **steps) {
 }
 
 static void linear_backward(al_ctx *c, al_call *k, const alk_attn_spec *a, const al_tensor *dy,
-                            const al_tensor *steps, al_tensor *scratch, int64_t jobs) {
+                            const al_tensor *steps, al_tensor *scratch) {
   const alk_linear_grad t = {.q = al_data(k->in[Q]),
                              .k = al_data(k->in[K]),
                              .v = al_data(k->in[V]),
@@ -191,7 +186,7 @@ static void linear_backward(al_ctx *c, al_call *k, const alk_attn_spec *a, const
                              .db = al_data(k->in[VALUE_SCALE] ? k->din[VALUE_SCALE] : NULL),
                              .ddecay = steps ? al_data(k->din[DECAY]) : NULL,
                              .steps = al_data(steps)};
-  ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), linear_bwd, a, &t, al_data(scratch), jobs);
+  ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), linear_bwd, a, &t, al_data(scratch));
 }
 
 /* dout of the carried state, output i, or zeros when only the other of the pair has one; NULL where
@@ -204,7 +199,7 @@ static al_tensor *state_gradient(al_ctx *c, const al_call *k, int i) {
 
 static void chunked_backward(al_ctx *c, al_call *k, const alk_attn_spec *a,
                              const coefficient_list *w, alk_chunked_grad t, const al_tensor *steps,
-                             al_tensor *scratch, int64_t jobs) {
+                             al_tensor *scratch) {
   const alk_chunked_in in = inputs(k, w, a->weight.Hd ? al_data(k->out[SUMS]) : NULL);
   t.y = al_data(k->out[Y]), t.W = al_data(k->out[W]), t.states = al_data(k->out[STATES]);
   t.dW = al_data(k->dout[W]);
@@ -214,8 +209,7 @@ static void chunked_backward(al_ctx *c, al_call *k, const alk_attn_spec *a,
   t.dnorm = t.dstate && k->in[NORM_STATE] ? al_data(k->din[NORM_STATE]) : NULL;
   t.ddecay = steps ? al_data(k->din[DECAY]) : NULL;
   t.steps = al_data(steps);
-  ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), chunked_bwd, a, &in, &t, al_data(scratch),
-          jobs);
+  ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), chunked_bwd, a, &in, &t, al_data(scratch));
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
@@ -223,13 +217,10 @@ static al_status backward(al_ctx *c, al_call *k) {
   const coefficient_list w = coefficients_of(k, COEFFICIENTS);
   const bool linear = is_linear(k, &w), states = k->need[STATE] || k->need[NORM_STATE];
   const alk_attn_spec a = linear ? linear_spec(spec_of(k, &w)) : spec_of(k, &w);
-  const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
-  const int64_t jobs = linear ? alk_linear_jobs(&a, al_threads())
-                              : alk_chunked_jobs(&a, features(&a, &w), al_threads()),
-                n = linear ? alk_linear_bwd_scratch(dtype)(&a, jobs)
-                           : alk_chunked_bwd_scratch(dtype)(&a, w.base, jobs),
-                parts_of = a.g.B * a.g.H * alk_chunk_segments(features(&a, &w), a.g.T);
-  al_tensor *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n), *steps = NULL, *parts = NULL;
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
+  const int64_t parts_of = a.g.B * a.g.H * alk_chunk_segments(features(&a, &w), a.g.T);
+  al_tensor *scratch = linear ? AL_ROOM(at, linear_bwd, &a) : AL_ROOM(at, chunked_bwd, &a, w.base),
+            *steps = NULL, *parts = NULL;
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0),
             *dstate = state_gradient(c, k, NEXT), *dnorm = state_gradient(c, k, NEXT_NORM);
   for (int i = STATE; i <= NORM_STATE; i++)
@@ -239,14 +230,14 @@ static al_status backward(al_ctx *c, al_call *k) {
     parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){parts_of, w.n});
   }
   if (new_gradients(c, k, &steps) == AL_OK) {
-    if (linear) linear_backward(c, k, &a, dy, steps, scratch, jobs);
+    if (linear) linear_backward(c, k, &a, dy, steps, scratch);
     else
       chunked_backward(c, k, &a, &w,
                        (alk_chunked_grad){.dy = al_data(dy),
                                           .dstate_out = al_data(dstate),
                                           .dnorm_out = al_data(dnorm),
                                           .dcoefficients = al_data(parts)},
-                       steps, scratch, jobs);
+                       steps, scratch);
     if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), parts_of, w.n);
   }
   al_release(scratch);

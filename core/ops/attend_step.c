@@ -7,7 +7,6 @@
 /* ORDER inputs of attention, ORDER outputs of attention */
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM };
 enum { Y, W, NEXT_NORM = NEXT + 1 };
-enum { PARALLEL = 1 << 17 }; /* elements of states worth waking a second thread: some 20 us */
 
 /* The spec points to these. */
 typedef struct orders {
@@ -94,11 +93,6 @@ static al_tensor *multiplicities(al_ctx *c, const al_call *k, const alk_step_spe
   return m;
 }
 
-static int64_t jobs_for(const alk_step_spec *a, int64_t items) {
-  const int64_t threads = a->B * a->Hs * a->R * (a->E + 1) > PARALLEL ? al_threads() : 1;
-  return items < 1 ? 1 : items < threads ? items : threads;
-}
-
 static alk_step_in inputs(const al_call *k, const al_tensor *multiplicity) {
   return (alk_step_in){.q = al_data(k->in[Q]),
                        .k = al_data(k->in[K]),
@@ -113,13 +107,12 @@ static alk_step_in inputs(const al_call *k, const al_tensor *multiplicity) {
 static al_status forward(al_ctx *c, al_call *k) {
   orders o;
   const alk_step_spec a = spec_of(k, &o);
-  const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
-  const int64_t jobs = jobs_for(&a, a.B * a.Hs), n = alk_step_fwd_scratch(dtype)(&a, jobs);
-  al_tensor *m = multiplicities(c, k, &a), *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n);
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
+  al_tensor *m = multiplicities(c, k, &a), *scratch = AL_ROOM(at, step_fwd, &a);
   if (m && scratch) {
     const alk_step_in t = inputs(k, m);
-    ALK_RUN(al_here(c, dtype), step_fwd, &a, &t, al_data(k->out[Y]), al_data(k->out[W]),
-            al_data(k->out[NEXT]), al_data(k->out[NEXT_NORM]), al_data(scratch), jobs);
+    ALK_RUN(at, step_fwd, &a, &t, al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[NEXT]),
+            al_data(k->out[NEXT_NORM]), al_data(scratch));
   }
   al_release(m);
   al_release(scratch);
@@ -130,10 +123,9 @@ static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, true));
   orders o;
   const alk_step_spec a = spec_of(k, &o);
-  const alk_dtype dtype = (alk_dtype)k->in_meta[Q].dtype;
-  const int64_t jobs = jobs_for(&a, a.B * a.Hkv), n = alk_step_bwd_scratch(dtype)(&a, jobs);
-  al_tensor *m = multiplicities(c, k, &a), *scratch = al_tensor_new(c, k->in_meta[Q].dtype, 1, &n),
-            *steps = NULL, *parts = NULL;
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
+  al_tensor *m = multiplicities(c, k, &a), *scratch = AL_ROOM(at, step_bwd, &a), *steps = NULL,
+            *parts = NULL;
   static const int made[] = {Q, K, V, VALUE_SCALE, STATE, NORM}; /* by the kernel, all at once */
   for (size_t i = 0; i < sizeof made / sizeof *made; i++)
     if (k->in_meta[made[i]].ndim) k->din[made[i]] = al_new_meta(c, &k->in_meta[made[i]]);
@@ -162,7 +154,7 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .dnorm = k->in[NORM] ? al_data(k->din[NORM]) : NULL,
                              .steps = al_data(steps),
                              .dcoefficients = al_data(parts)};
-    ALK_RUN(al_here(c, dtype), step_bwd, &a, &t, &g, al_data(scratch), jobs);
+    ALK_RUN(at, step_bwd, &a, &t, &g, al_data(scratch));
     if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), a.B * a.H, a.n_coefficients);
   }
   al_release(m);

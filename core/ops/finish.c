@@ -70,16 +70,14 @@ static alk_finish task_of(const al_call *k) {
                       .gate = al_data(k->in[GATE])};
 }
 
-static int64_t jobs_for(const alk_finish *f) { return f->N * f->n > 32768 ? al_threads() : 1; }
-
 static al_status forward(al_ctx *c, al_call *k) {
   const alk_finish f = task_of(k);
-  const int64_t jobs = jobs_for(&f), n = jobs * f.n;
-  al_tensor *scratch = al_tensor_new(c, k->in_meta[YIN].dtype, 1, &n);
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[YIN].dtype);
+  al_tensor *scratch = AL_ROOM(at, finish_fwd, &f);
   if (scratch && al_numel(k->out[OUT]))
-    ALK_RUN(al_here(c, (alk_dtype)al_type(scratch)), finish_fwd, &f, al_data(k->out[OUT]),
+    ALK_RUN(at, finish_fwd, &f, al_data(k->out[OUT]),
             f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
-            f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(scratch), jobs);
+            f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(scratch));
   al_release(scratch);
   return al_error(c);
 }
@@ -97,18 +95,17 @@ static al_tensor *summed(al_ctx *c, al_tensor *p) {
 
 static al_status backward(al_ctx *c, al_call *k) {
   const alk_finish f = task_of(k);
-  const int64_t jobs = jobs_for(&f), n = jobs * 3 * f.n;
-  al_tensor *scratch = al_tensor_new(c, k->in_meta[YIN].dtype, 1, &n);
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[YIN].dtype);
+  al_tensor *scratch = AL_ROOM(at, finish_bwd, &f);
   al_tensor *dgain = partials(c, k, GAIN, &f), *dbias = partials(c, k, BIAS, &f);
   k->din[YIN] = al_new_meta(c, &k->in_meta[YIN]);
   if (f.factor) k->din[FACTOR] = al_new_meta(c, &k->in_meta[FACTOR]);
   if (f.gate) k->din[GATE] = al_new_meta(c, &k->in_meta[GATE]);
   if (al_error(c) == AL_OK && al_numel(k->din[YIN]) > 0)
-    ALK_RUN(al_here(c, (alk_dtype)al_type(scratch)), finish_bwd, &f,
-            f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
+    ALK_RUN(at, finish_bwd, &f, f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
             f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(k->dout[OUT]),
             al_data(k->din[YIN]), al_data(k->din[FACTOR]), al_data(k->din[GATE]), al_data(dgain),
-            al_data(dbias), al_data(scratch), jobs);
+            al_data(dbias), al_data(scratch));
   al_release(scratch);
   k->din[GAIN] = summed(c, dgain);
   k->din[BIAS] = summed(c, dbias);

@@ -121,7 +121,9 @@ static layout layout_of(const alk_attn_spec *a) {
   return l;
 }
 
-int64_t ALK_NAME(attn_bwd_scratch)(const alk_attn_spec *a) { return layout_of(a).total; }
+int64_t ALK_NAME(attn_bwd_room)(const alk_place *place, const alk_attn_spec *a) {
+  return jobs_for(a->g.B * a->g.Hkv, place) * layout_of(a).total * (int64_t)sizeof(real);
+}
 
 typedef struct evaluation { /* of a program on some rows of a tile */
   program_state t;
@@ -328,10 +330,10 @@ static void run_pair(pair *k) {
 }
 
 alk_status ALK_NAME(attn_bwd)(const alk_place *place, const alk_attn_spec *a,
-                              const alk_attn_grad *t, void *scratch, int64_t jobs) {
+                              const alk_attn_grad *t, void *scratch) {
   const layout l = layout_of(a);
   const plan p = plan_after(&a->weight);
-  const int64_t Hkv = a->g.Hkv, pairs = a->g.B * Hkv;
+  const int64_t Hkv = a->g.Hkv, pairs = a->g.B * Hkv, jobs = jobs_for(pairs, place);
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
     int64_t from, to;

@@ -9,7 +9,7 @@
  */
 #include "attn.h"
 
-enum { BLOCK = ALK_ATTN_BLOCK, SPAN = 4 * KEYS };
+enum { BLOCK = 96, SPAN = 4 * KEYS };
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
@@ -206,7 +206,14 @@ static layout layout_of(const alk_attn_spec *a) {
   return l;
 }
 
-int64_t ALK_NAME(attn_fwd_scratch)(const alk_attn_spec *a) { return layout_of(a).total; }
+/* Blocks of query rows are shared out where there are few heads. */
+static int64_t jobs_of(const alk_place *place, const alk_attn_spec *a) {
+  return jobs_for(a->g.B * a->g.Hkv * ((a->g.T + BLOCK - 1) / BLOCK), place);
+}
+
+int64_t ALK_NAME(attn_fwd_room)(const alk_place *place, const alk_attn_spec *a) {
+  return jobs_of(place, a) * layout_of(a).total * (int64_t)sizeof(real);
+}
 
 static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, const real *v,
                       const real *scale, int64_t b, int64_t hk, real *x) {
@@ -228,11 +235,11 @@ static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, co
 
 alk_status ALK_NAME(attn_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
                               const void *k, const void *v, const void *scale, const double *sums,
-                              void *y, void *W, void *m, void *scratch, int64_t jobs) {
+                              void *y, void *W, void *m, void *scratch) {
   const alk_visible *g = &a->g;
   const layout l = layout_of(a);
   const plan p = plan_after(&a->weight);
-  const int64_t group = g->H / g->Hkv, pairs = g->B * g->Hkv;
+  const int64_t group = g->H / g->Hkv, pairs = g->B * g->Hkv, jobs = jobs_of(place, a);
   /* few heads: the blocks of a head are shared out, and each job packs the keys for itself */
   const int64_t blocks = (g->T + BLOCK - 1) / BLOCK,
                 parts = pairs >= jobs || pairs == 0 ? 1 : least((jobs + pairs - 1) / pairs, blocks);

@@ -136,4 +136,10 @@ static inline void weigh_scores(const basis *s, int64_t n, real *row) {
     *(vec_at *)(row + j) = y;
   }
 }
+
+/* Segments are shared out where there are few heads. */
+static inline int64_t chunked_jobs(const alk_place *place, const alk_attn_spec *a, int64_t R) {
+  const int64_t pairs = a->g.B * a->g.Hkv, longest = a->g.T > a->g.S ? a->g.T : a->g.S;
+  return jobs_for(pairs >= place->threads ? pairs : pairs * alk_chunk_segments(R, longest), place);
+}
 #endif

@@ -12,9 +12,11 @@
  */
 #include "chunked_bwd.h"
 
-int64_t ALK_NAME(chunked_bwd_scratch)(const alk_attn_spec *a, const double *kept, int64_t jobs) {
+int64_t ALK_NAME(chunked_bwd_room)(const alk_place *place, const alk_attn_spec *a,
+                                   const double *kept) {
   const basis s = basis_for(a, kept);
-  return s.R + after_size(a, &s) + jobs * layout_of(a, &s).total;
+  const int64_t each = layout_of(a, &s).total, jobs = chunked_jobs(place, a, s.R);
+  return (s.R + after_size(a, &s) + jobs * each) * (int64_t)sizeof(real);
 }
 
 /* ---- states ---------------------------------------------------------------------------------- */
@@ -457,8 +459,8 @@ static void run_all(const task *t, int64_t jobs) {
 }
 
 alk_status ALK_NAME(chunked_bwd)(const alk_place *place, const alk_attn_spec *a,
-                                 const alk_chunked_in *in, const alk_chunked_grad *g, void *scratch,
-                                 int64_t jobs) {
+                                 const alk_chunked_in *in, const alk_chunked_grad *g,
+                                 void *scratch) {
   task t = {.a = a, .in = in, .t = g, .s = basis_for(a, in->kept)};
   t.s.w = scratch;
   t.after = (real *)scratch + t.s.R;
@@ -476,7 +478,7 @@ alk_status ALK_NAME(chunked_bwd)(const alk_place *place, const alk_attn_spec *a,
     const walk w = walk_of(&t, n, 0);
     copy_held(a, &t.s, &w.dfinal, &w.dinit);
   }
-  run_all(&t, jobs);
+  run_all(&t, chunked_jobs(place, a, t.s.R));
   if (g->ddecay) sum_steps(&t, g->ddecay);
   return ALK_OK;
 }

@@ -32,9 +32,10 @@ int64_t ALK_NAME(chunked_states)(const alk_attn_spec *a, const double *kept) {
   return a->g.B * (a->g.H / alk_chunked_shared(a)) * kept_segments(a, &s) * s.R * (a->E + 1);
 }
 
-int64_t ALK_NAME(chunked_fwd_scratch)(const alk_attn_spec *a, const double *kept, int64_t jobs) {
+int64_t ALK_NAME(chunked_fwd_room)(const alk_place *place, const alk_attn_spec *a,
+                                   const double *kept) {
   const basis s = basis_for(a, kept);
-  return s.R + jobs * layout_of(a, &s).total;
+  return (s.R + chunked_jobs(place, a, s.R) * layout_of(a, &s).total) * (int64_t)sizeof(real);
 }
 
 typedef struct walk { /* one line by one job */
@@ -296,13 +297,13 @@ static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
 
 alk_status ALK_NAME(chunked_fwd)(const alk_place *place, const alk_attn_spec *a,
                                  const alk_chunked_in *in, const alk_chunked_out *out,
-                                 void *scratch, int64_t jobs) {
+                                 void *scratch) {
   task t = {.a = a, .in = in, .out = out, .scratch = scratch, .s = basis_for(a, in->kept)};
   t.s.w = scratch;
   t.l = layout_of(a, &t.s);
   t.lines = a->g.H / line_heads(a);
   make_weights(&t.s);
-  const int64_t items = a->g.B * t.lines;
+  const int64_t items = a->g.B * t.lines, jobs = chunked_jobs(place, a, t.s.R);
   for (int64_t n = 0; out->state && a->g.S == 0 && n < items; n++) {
     const walk w = walk_of(&t, n, 0);
     copy_held(a, &t.s, &w.init, &w.final);

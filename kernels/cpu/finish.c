@@ -1,6 +1,7 @@
 /* finish.c: see ../finish.h. A row stays in L1 between its steps; chunks of ALK_NORM_ROWS rows are
  * the unit of work, so the sums of gain and bias do not know the number of threads. */
 #include "../finish.h"
+#include "jobs.h"
 #include "norm_row.h"
 #include "reached.h"
 #include <string.h>
@@ -32,9 +33,21 @@ static int64_t end_of(const alk_finish *f, int64_t chunk) {
   return end < f->N ? end : f->N;
 }
 
+enum { PARALLEL = 1 << 15 }; /* elements worth waking a second thread */
+static int64_t jobs_of(const alk_place *place, const alk_finish *f) {
+  return f->N * f->n > PARALLEL ? place->threads : 1;
+}
+
+int64_t ALK_NAME(finish_fwd_room)(const alk_place *place, const alk_finish *f) {
+  return jobs_of(place, f) * f->n * (int64_t)sizeof(real);
+}
+int64_t ALK_NAME(finish_bwd_room)(const alk_place *place, const alk_finish *f) {
+  return jobs_of(place, f) * 3 * f->n * (int64_t)sizeof(real);
+}
+
 alk_status ALK_NAME(finish_fwd)(const alk_place *place, const alk_finish *f, void *o, void *mean,
-                                void *scale, void *scratch, int64_t jobs) {
-  const int64_t chunks = chunks_of(f), E = f->sub ? f->n / f->sub : 0;
+                                void *scale, void *scratch) {
+  const int64_t chunks = chunks_of(f), E = f->sub ? f->n / f->sub : 0, jobs = jobs_of(place, f);
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
     real *z = (real *)scratch + job * f->n;
@@ -103,9 +116,8 @@ static void row_bwd(const alk_finish *f, int64_t r, real m, real signed_s, const
 
 alk_status ALK_NAME(finish_bwd)(const alk_place *place, const alk_finish *f, const void *mean,
                                 const void *scale, const void *d_o, void *dx, void *dfactor,
-                                void *dgate, void *dgain, void *dbias, void *scratch,
-                                int64_t jobs) {
-  const int64_t chunks = chunks_of(f), n = f->n;
+                                void *dgate, void *dgain, void *dbias, void *scratch) {
+  const int64_t chunks = chunks_of(f), n = f->n, jobs = jobs_of(place, f);
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
     real *z = (real *)scratch + job * 3 * n;

@@ -28,8 +28,8 @@ int64_t ALK_NAME(linear_states)(const alk_attn_spec *a) {
   return a->g.B * (a->g.H / line_heads(a)) * alk_linear_segments(a->g.S) * state_size(a);
 }
 
-int64_t ALK_NAME(linear_fwd_scratch)(const alk_attn_spec *a, int64_t jobs) {
-  return jobs * layout_of(a).total;
+int64_t ALK_NAME(linear_fwd_room)(const alk_place *place, const alk_attn_spec *a) {
+  return linear_jobs(place, a) * layout_of(a).total * (int64_t)sizeof(real);
 }
 
 typedef struct walk { /* one line by one job */
@@ -243,7 +243,8 @@ static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
 
 alk_status ALK_NAME(linear_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
                                 const void *k, const void *v, const void *b, const double *sums,
-                                void *y, void *W, void *states, void *scratch, int64_t jobs) {
+                                void *y, void *W, void *states, void *scratch) {
+  const int64_t jobs = linear_jobs(place, a);
   const task t = {.a = a,
                   .q = q,
                   .k = k,

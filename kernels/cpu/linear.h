@@ -217,4 +217,10 @@ static inline void absorb_sum(real *z, real over, int64_t terms, const real *x, 
   for (int64_t t = 0; t < terms; t++)
     for (int64_t d = 0; d < xw; d++) z[d] += f ? f[t] * x[t * xw + d] : x[t * xw + d];
 }
+
+/* Segments are shared out where there are few heads. */
+static inline int64_t linear_jobs(const alk_place *place, const alk_attn_spec *a) {
+  const int64_t pairs = a->g.B * a->g.Hkv, longest = a->g.T > a->g.S ? a->g.T : a->g.S;
+  return jobs_for(pairs >= place->threads ? pairs : pairs * alk_linear_segments(longest), place);
+}
 #endif

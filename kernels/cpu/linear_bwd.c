@@ -46,8 +46,8 @@ static int64_t after_size(const alk_attn_spec *a) {
   return a->g.B * (a->g.H / line_heads(a)) * alk_linear_segments(a->g.T) * state_size(a);
 }
 
-int64_t ALK_NAME(linear_bwd_scratch)(const alk_attn_spec *a, int64_t jobs) {
-  return after_size(a) + jobs * layout_of(a).total;
+int64_t ALK_NAME(linear_bwd_room)(const alk_place *place, const alk_attn_spec *a) {
+  return (after_size(a) + linear_jobs(place, a) * layout_of(a).total) * (int64_t)sizeof(real);
 }
 
 typedef struct walk { /* one line by one job */
@@ -505,7 +505,8 @@ static void sum_steps(const task *t, real *ddecay) {
 }
 
 alk_status ALK_NAME(linear_bwd)(const alk_place *place, const alk_attn_spec *a,
-                                const alk_linear_grad *g, void *scratch, int64_t jobs) {
+                                const alk_linear_grad *g, void *scratch) {
+  const int64_t jobs = linear_jobs(place, a);
   const task t = {.a = a,
                   .t = g,
                   .after = scratch,

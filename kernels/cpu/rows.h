@@ -1,9 +1,9 @@
-/* rows.h: vectors of one head as packed rows: feature map and its backward, dot products, the split
- * into jobs: what the fused and the chunked attention share.
+/* rows.h: vectors of one head as packed rows: feature map and its backward, dot products: what the fused and the chunked attention share.
  */
 #ifndef ALK_ROWS_H
 #define ALK_ROWS_H
 #include "../attn.h"
+#include "jobs.h"
 #include "reached.h"
 #include "tile.h"
 #include "vmath.h"
@@ -13,12 +13,6 @@
 #define SMALLEST R(1.17549435e-38)
 
 static inline int64_t padded_width(int64_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
-
-/* Items [*from, *to) of job j of `jobs`. */
-static inline void share(int64_t items, int64_t j, int64_t jobs, int64_t *from, int64_t *to) {
-  *from = items * j / jobs;
-  *to = items * (j + 1) / jobs;
-}
 
 /* Sum of the lanes. */
 TILE_INLINE real lane_sum(vec x) {

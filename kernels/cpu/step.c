@@ -6,7 +6,8 @@
 #include "../step.h"
 #include "rows.h"
 
-enum { BLOCK = 64 }; /* rows: 16 KiB of 64 channels */
+enum { BLOCK = 64 };         /* rows: 16 KiB of 64 channels */
+enum { PARALLEL = 1 << 17 }; /* elements of states worth waking a second thread: some 20 us */
 
 typedef struct work { /* one job's scratch, for one state */
   const alk_step_spec *a;
@@ -31,11 +32,16 @@ static int64_t backward_size(const alk_step_spec *a) {
   const int64_t group = a->H / a->Hs;
   return forward_size(a) + group * (a->E + 1 + a->R) + a->R + 3 * a->E + 2 * a->D;
 }
-int64_t ALK_NAME(step_fwd_scratch)(const alk_step_spec *a, int64_t jobs) {
-  return jobs * forward_size(a);
+
+/* Jobs to run at once: `items`, or one alone where the states are small. */
+static int64_t jobs_of(const alk_place *at, const alk_step_spec *a, int64_t items) {
+  return a->B * a->Hs * a->R * (a->E + 1) > PARALLEL ? jobs_for(items, at) : 1;
 }
-int64_t ALK_NAME(step_bwd_scratch)(const alk_step_spec *a, int64_t jobs) {
-  return jobs * backward_size(a);
+int64_t ALK_NAME(step_fwd_room)(const alk_place *at, const alk_step_spec *a) {
+  return jobs_of(at, a, a->B * a->Hs) * forward_size(a) * (int64_t)sizeof(real);
+}
+int64_t ALK_NAME(step_bwd_room)(const alk_place *at, const alk_step_spec *a) {
+  return jobs_of(at, a, a->B * a->Hkv) * backward_size(a) * (int64_t)sizeof(real);
 }
 
 static real *take(real **at, int64_t n) {
@@ -200,9 +206,8 @@ static void step(const work *w, const alk_step_in *t, const place *x, real *y, r
 }
 
 alk_status ALK_NAME(step_fwd)(const alk_place *at, const alk_step_spec *a, const alk_step_in *t,
-                              void *y, void *W, void *next, void *next_norm, void *scratch,
-                              int64_t jobs) {
-  const int64_t items = a->B * a->Hs;
+                              void *y, void *W, void *next, void *next_norm, void *scratch) {
+  const int64_t items = a->B * a->Hs, jobs = jobs_of(at, a, items);
 #pragma omp parallel for num_threads(at->threads) schedule(static) if (jobs > 1)
   for (int64_t j = 0; j < jobs; j++) {
     const work w = work_at(a, (real *)scratch + j * forward_size(a), false);
@@ -339,8 +344,8 @@ static void step_back(const work *w, const alk_step_in *t, const alk_step_grad *
 }
 
 alk_status ALK_NAME(step_bwd)(const alk_place *at, const alk_step_spec *a, const alk_step_in *t,
-                              const alk_step_grad *g, void *scratch, int64_t jobs) {
-  const int64_t items = a->B * a->Hkv, states = a->Hs / a->Hkv;
+                              const alk_step_grad *g, void *scratch) {
+  const int64_t items = a->B * a->Hkv, states = a->Hs / a->Hkv, jobs = jobs_of(at, a, items);
 #pragma omp parallel for num_threads(at->threads) schedule(static) if (jobs > 1)
   for (int64_t j = 0; j < jobs; j++) {
     const work w = work_at(a, (real *)scratch + j * backward_size(a), true);
