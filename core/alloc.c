@@ -120,6 +120,7 @@ al_storage *al_storage_fork(al_ctx *c, const al_storage *s) {
 bool al_storage_shared(const al_storage *s) { return block_of(s)->holders > 1; }
 
 al_status al_storage_own(al_ctx *c, al_storage *s) {
+  s->writes++;
   if (!al_storage_shared(s)) return AL_OK;
   if (fails_now(c))
     return al_fail(c, AL_ENOMEM, "out of memory (tensor of %lld bytes)", (long long)s->bytes);

@@ -182,10 +182,25 @@ static al_tensor **slot_of(const al_edge *e) {
   return e->leaf ? &e->leaf->grad : e->node ? &e->node->grads[e->out] : NULL;
 }
 
+/* What the backward reads is what the forward read, or made. */
+static al_status unchanged(al_ctx *c, const al_node *n) {
+  for (int i = 0; i < n->n_in + n->n_out; i++) {
+    const bool in = i < n->n_in;
+    const al_tensor *t = in ? n->saved_in[i] : n->saved_out[i - n->n_in];
+    if (t && t->read_at != t->storage->writes)
+      return al_fail(c, AL_ESTATE,
+                     "%s: backward: its %s %d was written to after the forward; write into a copy, "
+                     "or after the backward",
+                     n->op->info.name, in ? "input" : "output", in ? i + 1 : i - n->n_in + 1);
+  }
+  return AL_OK;
+}
+
 static al_status run_node(al_ctx *c, al_node *n) {
   bool any = false;
   for (int i = 0; i < n->n_out; i++) any |= n->grads[i] != NULL;
   if (!any) return AL_OK;
+  AL_TRY(unchanged(c, n));
   al_tensor *din[AL_MAX_INPUTS] = {0}, *sum[AL_MAX_INPUTS] = {0};
   bool need[AL_MAX_INPUTS] = {0};
   for (int i = 0; i < n->n_in; i++) {

@@ -7,6 +7,7 @@
 typedef struct al_storage {
   int64_t refs, bytes;
   void *data;
+  uint64_t writes; /* how often it was written to after it was made */
 } al_storage;
 
 typedef struct al_node al_node;
@@ -21,8 +22,9 @@ struct al_tensor {
   int64_t shape[AL_MAX_DIMS], stride[AL_MAX_DIMS];
   bool requires_grad; /* leaf whose gradient is wanted */
   al_tensor *grad;
-  al_node *node; /* what made it; NULL for a leaf */
-  int node_out;  /* which output of the node it is */
+  al_node *node;    /* what made it; NULL for a leaf */
+  int node_out;     /* which output of the node it is */
+  uint64_t read_at; /* of what a graph keeps: storage->writes when it was read */
 };
 
 /* One recorded op. It holds what its backward reads and where gradients go, nothing else; edges
@@ -83,7 +85,8 @@ struct al_ctx {
 al_storage *al_storage_new(al_ctx *c, int64_t bytes);
 void al_storage_release(al_ctx *c, al_storage *s);
 /* Another storage of the same data, which is copied when either is first written. Whoever writes
- * into a tensor that may be a parameter calls al_storage_own before it takes the data's address. */
+ * into a tensor that was there before calls al_storage_own before it takes the data's address: it
+ * counts the write, too. */
 al_storage *al_storage_fork(al_ctx *c, const al_storage *s);
 bool al_storage_shared(const al_storage *s);
 al_status al_storage_own(al_ctx *c, al_storage *s);

@@ -66,9 +66,12 @@ al_optim *al_optim_new(al_ctx *c, const char *kind, al_opts *opts) {
   o->adamw = rows == adamw_args;
   o->opts = opts ? al_opts_copy(c, opts) : al_opts_new(c, rows, kind);
   const double *betas;
-  if (o->opts && o->adamw && al_opt_list(o->opts, "betas", &betas) != 2)
-    al_fail(c, AL_EVALUE, "adamw: option 'betas': two numbers expected, got %d",
-            al_opt_list(o->opts, "betas", &betas));
+  const int n = o->opts && o->adamw ? al_opt_list(o->opts, "betas", &betas) : 0;
+  if (o->opts && o->adamw && n != 2)
+    al_fail(c, AL_EVALUE, "adamw: option 'betas': two numbers expected, got %d", n);
+  else if (n == 2 && !(betas[0] < 1 && betas[1] < 1))
+    al_fail(c, AL_EVALUE, "adamw: option 'betas': numbers below 1 expected, got %g and %g",
+            betas[0], betas[1]);
   if (c->error == AL_OK) return o;
   al_optim_free(o);
   return NULL;

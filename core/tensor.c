@@ -108,6 +108,7 @@ al_tensor *al_tensor_alias(al_ctx *c, const al_tensor *t) {
   c->scope_off = true; /* an alias is always its maker's */
   al_tensor *v = al_tensor_view(c, t, t->ndim, t->shape, t->stride, 0);
   c->scope_off = off;
+  if (v) v->read_at = t->storage->writes;
   return v;
 }
 
@@ -249,8 +250,15 @@ al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
       memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
     return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));
   AL_TRY(al_storage_own(c, dst->storage));
-  const alk_view d = al_view(dst), s = al_view(src);
+  al_tensor *apart = NULL; /* two views of one storage may overlap */
+  if (dst->storage == src->storage) {
+    if (!(apart = al_tensor_new(c, src->dtype, src->ndim, src->shape))) return c->error;
+    const alk_view a = al_view(apart), s = al_view(src);
+    alk_copy(&a, &s);
+  }
+  const alk_view d = al_view(dst), s = al_view(apart ? apart : src);
   alk_copy(&d, &s);
+  al_release(apart);
   return AL_OK;
 }
 

@@ -141,6 +141,47 @@ START_TEST(no_kernel_is_said) {
 }
 END_TEST
 
+/* Two views of one storage: the source is read whole before anything is written. */
+START_TEST(copies_between_views_of_one_tensor) {
+  const int64_t shape[] = {2, 2};
+  const double want[] = {1, 3, 2, 4};
+  double v[4];
+  al_tensor *m = al_tensor_from(c, AL_F32, 2, shape, (const double[]){1, 2, 3, 4}, 4);
+  al_tensor *turned = al_run(c, "transpose", AL_IN(m), "");
+  ck_assert_int_eq(al_copy_into(c, m, turned), AL_OK);
+  al_read(m, v, 4);
+  for (int i = 0; i < 4; i++) ck_assert_double_eq(v[i], want[i]);
+  al_release(turned);
+  al_release(m);
+}
+END_TEST
+
+/* What a backward would read may not change before it runs; after it, it may. */
+START_TEST(writes_under_a_graph_are_errors) {
+  const char *const text[] = {"mul: backward: its input 1 was written to after the forward",
+                              "exp: backward: its output 1 was written to after the forward"};
+  for (int i = 0; i < 2; i++) {
+    al_tensor *w = vec(2, 1), *two = vec(2, 5);
+    al_requires_grad(w, true);
+    al_tensor *y = i == 0 ? al_run(c, "mul", AL_IN(w, w), "") : al_run(c, "exp", AL_IN(w), "");
+    al_tensor *l = al_run(c, "sum", AL_IN(y), "");
+    al_copy_into(c, i == 0 ? w : y, two);
+    ck_assert_int_ne(al_backward(c, l, NULL), AL_OK);
+    says(AL_ESTATE, text[i]);
+    al_release(y);
+    al_release(l);
+    al_set_grad(w, NULL);
+    l = al_run(c, "sum", AL_IN(y = al_run(c, "mul", AL_IN(w, w), "")), "");
+    ck_assert_int_eq(al_backward(c, l, NULL), AL_OK);
+    al_copy_into(c, w, two);
+    al_release(y);
+    al_release(l);
+    al_release(w);
+    al_release(two);
+  }
+}
+END_TEST
+
 /* Every way to write into a tensor, for the test below. */
 static void write_into(al_tensor *t, int how) {
   const double two[] = {7, 8};
@@ -566,6 +607,8 @@ Suite *suite_test_core(void) {
   tcase_add_test(t, long_chains);
   tcase_add_test(t, backward_refusals);
   tcase_add_test(t, jitter);
+  tcase_add_test(t, copies_between_views_of_one_tensor);
+  tcase_add_test(t, writes_under_a_graph_are_errors);
   tcase_add_test(t, no_kernel_is_said);
   tcase_add_test(t, philox_is_the_published_generator);
   tcase_add_test(t, streams);
