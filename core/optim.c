@@ -194,8 +194,10 @@ al_status al_optim_step(al_optim *o, double lr, double *norm) {
   AL_TRY(own_slots(o));
   for (int i = 0; i < 2; i++) {
     const int n = list_tasks(o, types[i]);
-    if (n) square += alk_optim_squares((alk_dtype)types[i])(n, o->tasks, o->parts);
+    if (n)
+      ALK_RUN(al_here(o->ctx, (alk_dtype)types[i]), optim_squares, n, o->tasks, o->parts, &square);
   }
+  if (al_error(o->ctx) != AL_OK) return al_error(o->ctx);
   const double total = sqrt(square);
   if (norm) *norm = total;
   if (!isfinite(total)) return AL_OK;

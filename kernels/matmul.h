@@ -39,10 +39,6 @@ const char *alk_matmul_version(void);
  * are plain from now on. */
 void alk_matmul_limit(alk_isa isa);
 
-/* One product on the calling thread; ignores the batch axes of t. */
-ALK_ANSWER(product, void, (const alk_matmul_task *t))
-/* c[i][j] += bias[j] for m rows of n with stride c_row. */
-ALK_ANSWER(bias_add, void, (void *c, const void *bias, int64_t m, int64_t n, int64_t c_row))
 /* sum[j] = sum over the m rows of x (m,n), contiguous; threads over columns. */
 ALK_KERNEL(bias_sum, void *sum, const void *x, int64_t m, int64_t n)
 #endif

@@ -20,9 +20,9 @@ typedef struct alk_optim_task {
   double decay;
 } alk_optim_task;
 
-/* Sum of squares of all gradients, in double; `parts` has room for the sum of each block, which are
- * added in order. */
-ALK_ANSWER(optim_squares, double, (int n_tasks, const alk_optim_task *tasks, double *parts))
+/* *sum += the squares of all gradients; `parts` has room for the sum of each block, which are added
+ * in order. */
+ALK_KERNEL(optim_squares, int n_tasks, const alk_optim_task *tasks, double *parts, double *sum)
 /* g' = scale g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; p -= lr (m/c1 / (sqrt(v/c2) + eps) +
  * decay p) */
 ALK_KERNEL(adamw, int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s)

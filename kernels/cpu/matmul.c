@@ -6,7 +6,7 @@
  * runs on one thread: measured faster than oneDNN's own threading for every shape of the main job.
  * Only a product too small to cut is given to oneDNN whole.
  */
-#include "../matmul.h"
+#include "product.h"
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>

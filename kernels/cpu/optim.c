@@ -41,9 +41,10 @@ static double squares(int64_t n, const real *x) {
   return lane[0];
 }
 
-double ALK_NAME(optim_squares)(int n_tasks, const alk_optim_task *tasks, double *parts) {
+alk_status ALK_NAME(optim_squares)(const alk_place *place, int n_tasks, const alk_optim_task *tasks,
+                                   double *parts, double *sum) {
   const int64_t blocks = blocks_of(n_tasks, tasks);
-#pragma omp parallel for schedule(static) if (blocks > SERIAL_BLOCKS)
+#pragma omp parallel for num_threads(place->threads) schedule(static) if (blocks > SERIAL_BLOCKS)
   for (int64_t b = 0; b < blocks; b++) {
     int64_t from, to;
     const alk_optim_task *t = find(n_tasks, tasks, b, &from, &to);
@@ -51,7 +52,8 @@ double ALK_NAME(optim_squares)(int n_tasks, const alk_optim_task *tasks, double 
   }
   double total = 0;
   for (int64_t b = 0; b < blocks; b++) total += parts[b];
-  return total;
+  *sum += total;
+  return ALK_OK;
 }
 
 alk_status ALK_NAME(adamw)(const alk_place *place, int n_tasks, const alk_optim_task *tasks,

@@ -5,7 +5,7 @@
  * edges; the inner loop keeps MR x 2 vectors of C in registers. Sums run over k in blocks of KC, in
  * order. Also the two bias kernels, which want the same element type and instruction set.
  */
-#include "../matmul.h"
+#include "product.h"
 
 typedef ALK_REAL real;
 
