@@ -206,18 +206,12 @@ local function dispatch(argv)
   return commands[name](args, usage) or 0
 end
 
--- An error without the line of ours that asked for what failed. A fault of Lua code keeps its place.
-local function without_place(e)
-  local rest = e:match "^[^\n]-/lua/attnlab/[%w_/]+%.lua:%d+: (.*)$"
-  return rest and not rest:find "^attempt to" and not rest:find "^bad argument" and rest or e
-end
-
 -- argv: the words after the program's name. Returns the exit status; prints errors to stderr.
 function M.main(argv)
   local ok, result = xpcall(dispatch, function(e)
     if type(e) == "table" then return e end
     if os.getenv "ATTNLAB_TRACE" then return debug.traceback(tostring(e), 2) end
-    return without_place(tostring(e))
+    return names.reason(tostring(e))
   end, argv)
   if ok then return result end
   io.stdout:flush()

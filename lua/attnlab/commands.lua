@@ -135,20 +135,29 @@ local function dry_run(plan, as_json)
     :format(n, #plan.arms, #plan.seeds, tables.human(flops), math.min(n, sys.cores())))
 end
 
--- Table, judged expectations and figures of the plan's runs. Returns whether all of them could be made; a machine
--- without gnuplot has no figures.
-local function show(plan, list, root, as_json)
-  local e = plan.experiment
-  local result = runs.gather(plan, list)
-  local dir = names.inside(root, plan.results)
+-- Table and figures of a result into their folder. Returns whether all could be made and the lines that say where
+-- they are; a machine without gnuplot has no figures.
+local function write_results(result, dir)
   sys.mkdir(dir)
   report.write(result, dir)
   local figure, why, broken = figures.draw(result, dir)
   local by, why_by, by_broken = figures.draw_by(result, dir)
-  local all_made = not broken and not by_broken
+  local lines = { ("table   %s/table.txt (.tsv .json)"):format(names.shown(dir)),
+                  figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why }
+  if by or why_by then lines[3] = by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by end
+  return not broken and not by_broken, table.concat(lines, "\n")
+end
+
+-- Table, judged expectations and figures of the plan's runs: shown first, as the folder may not take them. Returns
+-- whether all could be made.
+local function show(plan, list, root, as_json)
+  local e = plan.experiment
+  local result = runs.gather(plan, list)
+  local dir = names.inside(root, plan.results)
   if as_json then
-    print(sys.read(dir .. "/table.json"))
-    return all_made
+    local written, all_made = names.attempt("results not written", write_results, result, dir)
+    if written then print(sys.read(dir .. "/table.json")) end
+    return written and all_made
   end
   if e.question then print("\n" .. e.question) end
   if plan.results ~= plan.name then print("Changed: " .. plan.results) end
@@ -157,28 +166,25 @@ local function show(plan, list, root, as_json)
     if text ~= "" then print("\n" .. text) end
   end
   if e.story and not plan.quick then print("\n" .. e.story) end
-  print(("\ntable   %s/table.txt (.tsv .json)"):format(names.shown(dir)))
-  print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
-  if by or why_by then print(by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by) end
+  local written, all_made, where = names.attempt("results not written", write_results, result, dir)
+  if written then print("\n" .. where) end
   print(("runs    %s/%s/"):format(root, plan.name))
   if e.next then print("next    " .. e.next) end
-  return all_made
+  return written and all_made
 end
-
-local function quoted(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 
 -- The command that goes on with an interrupted experiment.
 local function same_command(args)
-  local words = { "./lab run", args.words[1] }
+  local words = { "./lab run", names.word(args.words[1]) }
   for _, name in ipairs { "quick", "force" } do
     if args.flags[name] then words[#words + 1] = "--" .. name end
   end
-  for _, path in ipairs(args.flags.plugin or {}) do words[#words + 1] = "--plugin " .. quoted(path) end
+  for _, path in ipairs(args.flags.plugin or {}) do words[#words + 1] = "--plugin " .. names.word(path) end
   for _, name in ipairs { "seeds", "jobs" } do
-    if args.flags[name] then words[#words + 1] = ("--%s %s"):format(name, args.flags[name]) end
+    if args.flags[name] then words[#words + 1] = ("--%s %s"):format(name, names.word(args.flags[name])) end
   end
   for _, kv in ipairs(args.sets) do
-    words[#words + 1] = quoted(kv[1] .. "=" .. kv[2])
+    words[#words + 1] = names.word(kv[1] .. "=" .. kv[2])
   end
   return table.concat(words, " ")
 end
@@ -235,6 +241,7 @@ function M.train(args, usage)
   if args.flags["print-config"] then return print_config(plan) end
   if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
   local run = require("attnlab.runner").expand(plan, { root = root, jobs = 1 })[1]
+  local new = not sys.exists(run.dir)
   if args.flags.fresh then store.restart(run.dir) end
   store.create(root, run.spec)
   local shown = names.shown(run.dir)
@@ -250,6 +257,12 @@ function M.train(args, usage)
   if code == 0 and status.state ~= "finished" and status.state ~= "diverged" then
     error(("%s: the run is not there any more (%s)"):format(shown, status.state), 0)
   end
+  if new and code == 1 and status.state == "failed" and status.step == 0 then -- a refusal leaves nothing to go on with
+    store.restart(run.dir)
+    sys.remove(store.file(run.dir, "lock"))
+    sys.remove(run.dir)
+    return code
+  end
   local result = runs.read(run.dir, 1, run.seed, "valid/loss")
   if args.flags.json then
     print(json.encode { dir = shown, status = status.state, step = status.step, valid_loss = result.value,
@@ -260,7 +273,7 @@ function M.train(args, usage)
     if code == 130 then
       print "type the same command to go on"
     elseif status.state == "finished" then
-      print("next    ./lab generate " .. shown .. " prompt=ROMEO:")
+      print("next    ./lab generate " .. names.word(shown))
     end
   end
   return code
@@ -268,7 +281,7 @@ end
 
 M["new-variant"] = function(args)
   local path = require("attnlab.scaffold").new_variant(args.words[1], args.flags.out)
-  print(("%s\nnext    ./lab check %s      # builds it and holds it to what it claims"):format(path, path))
+  print(("%s\nnext    ./lab check %s      # builds it and holds it to what it claims"):format(path, names.word(path)))
 end
 
 M["build-plugin"] = function(args)
@@ -290,7 +303,7 @@ end
 
 function M.worker(args, usage)
   if not args.flags.run then usage("worker: --run DIR is needed") end
-  return require("attnlab.worker").run(args.flags.run, { force = args.flags.force })
+  return require("attnlab.worker").run(args.flags.run, { force = args.flags.force, traces = true })
 end
 
 for name, f in pairs(require "attnlab.inspect") do M[name] = f end

@@ -19,7 +19,7 @@ function M.home()
   if home and home ~= "" then return home end
   local here = debug.getinfo(1, "S").source:match("^@(.*)$")
   local dir = here and here:match("^(.*)/[^/]*$") or "."
-  return dir .. "/../.."
+  return core.sys.realpath(dir .. "/../..")
 end
 
 function M.folder()
@@ -48,6 +48,9 @@ local function is_path(name) return name:find("/", 1, true) or name:find "%.%w+$
 -- What a configuration holds for a text named in a file of `folder` (nil: in the current one): the name of a text
 -- of the project's as it is, another file's absolute path. A file is looked for in the folder, then in the current one.
 function M.locate(name, folder)
+  if folder ~= nil and type(folder) ~= "string" then
+    error("data: a folder's path expected, got " .. type(folder), 0)
+  end
   if type(name) ~= "string" or name == "" or own(name) then return name end
   local beside = name:find "^/" and name or (folder or ".") .. "/" .. name
   for _, path in ipairs { beside, name } do
@@ -70,6 +73,7 @@ function M.path(name)
   if kind == "dir" then
     error(("data: '%s' is a folder, a text file is expected"):format(name), 0)
   end
+  if kind then error(("data: '%s' is no regular file, a text file is expected"):format(name), 0) end
   if is_path(name) then
     error(("data: '%s': no such file"):format(name), 0)
   end
@@ -78,7 +82,7 @@ function M.path(name)
 end
 
 function M.open(name, opts)
-  opts = opts or {}
+  opts = names.options("data", opts)
   local path = M.path(name)
   local text = core.sys.read(path)
   if text:find("%S") == nil then
@@ -88,7 +92,7 @@ function M.open(name, opts)
     local v = opts.vocab or vocabulary.characters(text)
     return v, v:encode(text)
   end)
-  if not ok then error(("data: '%s': %s"):format(path, vocab), 0) end
+  if not ok then error(("data: '%s': %s"):format(path, names.reason(tostring(vocab))), 0) end
   local n = tokens:numel()
   local cut = math.floor(n * TRAIN_SHARE)
   return setmetatable({
@@ -101,6 +105,12 @@ end
 function M.of_tokens(name, tokens, vocab, train, valid)
   return setmetatable({ name = name, tokens = tokens, vocabulary = vocab, train = train, valid = valid },
     Dataset)
+end
+
+-- Its name for people, with the file where that is another word.
+function Dataset:shown()
+  local elsewhere = self.path and self.path ~= self.name
+  return ("'%s'%s"):format(self.name, elsewhere and (" (%s)"):format(self.path) or "")
 end
 
 function Dataset:range(split)

@@ -33,7 +33,7 @@ end
 
 -- data may also be a dataset of data.open.
 local function new(opts)
-  opts = opts or {}
+  opts = names.options("evalset", opts)
   for k in pairs(opts) do
     if not names.find(KNOWN, k) then
       error("evalset: " .. names.unknown("option", tostring(k), KNOWN), 0)
@@ -57,9 +57,9 @@ function Evalset:open(m)
   if not self.dataset then self.dataset = data.open(self.source, { vocab = m.vocabulary }) end
   local on, set = m.trained_on, self.dataset
   if on and on.name == set.name and on.sha256 ~= set.sha256 and not self.other_text then
-    error(("evalset: the text '%s' (%s) is another one than that of this name which the model was trained on: "
-      .. "sha256 %.12s here, %.12s then; other_text=true measures on it all the same")
-      :format(set.name, tostring(set.path), tostring(set.sha256), on.sha256), 0)
+    error(("evalset: the text %s is another one than that of this name which the model was trained on: "
+      .. "sha256 %.12s here, %.12s then; option other_text (eval: --other-text) measures on it all the same")
+      :format(set:shown(), tostring(set.sha256), on.sha256), 0)
   end
   local own, size = self.dataset.vocabulary, self.dataset.vocabulary:size()
   if size > m.config.vocab then

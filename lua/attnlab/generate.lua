@@ -1,5 +1,5 @@
 -- Text from a model, decoded by its state: the prompt runs at once, then every token by itself.
---   prompt       text, or an array of ids; default: the tokenizer's start
+--   prompt       text, or an array of ids; default: the tokenizer's start, else a new line, else the first character
 --   tokens       how many to add (256)
 --   temperature  0 = the likeliest token (default); else samples from softmax(logits / temperature)
 --   top_k        samples among the k likeliest; 0 = all
@@ -55,7 +55,7 @@ local function start(m, prompt)
     error("generate: the model has no vocabulary: tokenizer=FILE names one, or give the prompt as a list of ids", 0)
   end
   if prompt == nil and v.bos then return { v.bos } end
-  if prompt == nil then prompt = "\n" end
+  if prompt == nil then prompt = v:has "\n" and "\n" or v:piece(0) end
   if type(prompt) ~= "string" then
     error("generate: option 'prompt': text or list of ids expected, got " .. type(prompt), 0)
   end
@@ -216,7 +216,7 @@ function M.summary(r)
 end
 
 function M.run(m, opts)
-  opts = opts or {}
+  opts = names.options("generate", opts)
   check(opts)
   local tokens, top_k = whole(opts, "tokens", 256, 0), whole(opts, "top_k", 0, 0)
   local temperature = number(opts, "temperature", 0, 0)

@@ -53,6 +53,7 @@ function M.render(make, dir, name)
     remove_own()
     return nil, ("%s %s"):format(why, sys.exists(log) and sys.read(log):gsub("%s+$", "") or ""), true
   end
+  if sys.exists(log) and sys.size(log) == 0 then sys.remove(log) end
   sys.rename(png, at .. ".png")
   sys.rename(svg, at .. ".svg")
   return { png = names.plain(at) .. ".png", svg = names.plain(at) .. ".svg" }

@@ -57,6 +57,8 @@ local function own_windows(path)
   return { windows = whole "eval_windows", context = whole "eval_context" }
 end
 
+local MOST_EXP = 709 -- whose exponential is a number
+
 function M.eval(args, usage)
   local given = values(args, { data = "text", tokenizer = "text" }, usage)
   local windows = math.tointeger(tonumber(args.flags.windows))
@@ -71,16 +73,19 @@ function M.eval(args, usage)
   local set = require("attnlab.evalset") { data = text, windows = windows or own.windows or 96, context = context,
     other_text = args.flags["other-text"] or asked ~= nil }
   local loss, se, each = set(m)
+  if not (math.abs(loss) < math.huge) then
+    error(("%s: the loss is %s: the model's numbers left their range"):format(args.words[1], loss ~= loss and "nan" or loss), 0)
+  end
   local set_data = set:open(m)
   local bytes = set_data.text_bytes / set_data.tokens:numel()
   local bits = loss / math.log(2) / bytes
   local result = { data = text, sha256 = set_data.sha256, windows = #each, context = context, loss = loss, standard_error = se,
-                   perplexity = math.exp(loss), bits_per_byte = bits }
+                   perplexity = loss < MOST_EXP and math.exp(loss) or nil, bits_per_byte = bits }
   if args.flags.json then
     print(json.encode(result, { pretty = true }))
   else
-    print(("%s: %.4f nats per token%s, perplexity %.3f, %.4f bits per byte"):format(args.words[1], loss,
-      se and (" (standard error %.4f)"):format(se) or "", result.perplexity, bits))
+    print(("%s: %.4f nats per token%s, perplexity %s, %.4f bits per byte"):format(args.words[1], loss,
+      se and (" (standard error %.4f)"):format(se) or "", result.perplexity and ("%.3f"):format(result.perplexity) or "above all numbers", bits))
     local on = m.trained_on
     if on and on.sha256 ~= set_data.sha256 then
       print(("not the text that the model was trained on ('%s', sha256 %.12s)"):format(on.name, on.sha256))
@@ -158,10 +163,9 @@ function M.lua(args)
 end
 
 function M.env()
-  local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end
   local build = sys.program():match("^(.*)/[^/]*$")
-  print("export LUA_PATH=" .. quote(package.path))
-  print("export LUA_CPATH=" .. quote(("%s/lua/?.so;%s"):format(build, package.cpath)))
+  print("export LUA_PATH=" .. names.word(package.path))
+  print("export LUA_CPATH=" .. names.word(("%s/lua/?.so;%s"):format(build, package.cpath)))
 end
 
 function M.test()

@@ -1,5 +1,5 @@
 -- Names of options and things: unknown ones are errors that say which known name is nearest. Names of files: as
--- words of other programs, inside a folder, for people.
+-- words of other programs, inside a folder, for people. Errors for people.
 -- A change here makes no run stale.
 local tables = require "attnlab.table"
 
@@ -30,6 +30,28 @@ end
 -- A path without the border, for other programs.
 function M.plain(path)
   return (path:gsub("//+", "/"))
+end
+
+-- A text as a word of a shell: in quotes where it needs them.
+function M.word(text)
+  return text:find "^[%w_./:=,+@%%-]+$" and text or "'" .. text:gsub("'", "'\\''") .. "'"
+end
+
+-- An error without the line of ours that asked for what failed. A fault of Lua code keeps its place.
+function M.reason(e)
+  local rest = e:match "^[^\n]-/lua/attnlab/[%w_/]+%.lua:%d+: (.*)$"
+  return rest and not rest:find "^attempt to" and not rest:find "^bad argument" and rest or e
+end
+
+-- f(...) behind true; a failure is told on stderr as `what`, and is false. An interrupt goes on.
+function M.attempt(what, f, ...)
+  local out = table.pack(pcall(f, ...))
+  if out[1] then return table.unpack(out, 1, out.n) end
+  local why = tostring(out[2])
+  if why:find "interrupted$" then error(why, 0) end
+  io.stdout:flush()
+  io.stderr:write(what, ": ", tables.clean(M.reason(why)), "\n")
+  return false
 end
 
 -- For messages, tables and files: without the border, and UTF-8 that no name in it can keep it from being.
@@ -70,6 +92,12 @@ function M.nearest(word, list)
   return best
 end
 
+-- The options that a function was given, {} for none.
+function M.options(what, opts)
+  if opts == nil or type(opts) == "table" then return opts or {} end
+  error(("%s: a table of options expected, got %s"):format(what, type(opts)), 0)
+end
+
 -- Position of `word` in the list, or nil.
 function M.find(list, word)
   for i, name in ipairs(list) do
@@ -81,6 +109,7 @@ end
 function M.unknown(kind, word, list)
   local near = M.nearest(tostring(word), list)
   if near then return ("unknown %s '%s' (did you mean '%s'?)"):format(kind, word, near) end
+  if #list == 0 then return ("unknown %s '%s' (there is none)"):format(kind, word) end
   return ("unknown %s '%s' (known: %s)"):format(kind, word, table.concat(list, ", "))
 end
 

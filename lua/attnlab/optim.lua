@@ -13,6 +13,7 @@ Optimiser.__index = Optimiser
 Optimiser.__name = "attnlab.optim"
 
 local function build(kind, opts)
+  opts = names.options(kind, opts)
   local params = opts[1] or opts.params
   if type(params) ~= "table" then
     error(("%s: table of parameters expected as first entry, got %s"):format(kind, type(params)), 3)

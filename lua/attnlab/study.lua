@@ -277,12 +277,10 @@ function Study:results(options)
   return plan.results
 end
 
--- Writes table and figure into the folder. Returns the table as text, what was judged, the figure's path
--- or nil, why, and whether it failed.
-function Study:write(list, root, dir)
+-- What came out: records, the table as text, what was judged.
+function Study:outcome(list, root)
   local m = self.module
   local groups, missing, stale, made = gather(list, m, root)
-  sys.mkdir(dir)
   local records = m.gather(groups)
   local judged = missing > 0 and {}
     or expect.outcomes(self.expect, made, function(x) return m.judge({ x }, records) end)
@@ -299,37 +297,50 @@ function Study:write(list, root, dir)
   local text = tables.text(heads, cells) .. "\n\n" .. table.concat(notes, "\n")
   if missing > 0 then text = text .. ("\n%d of %d measurements are missing"):format(missing, #list) end
   if stale then text = text .. "\nstale: other sources or inputs made some of these; --fresh measures again" end
+  return { records = records, text = text, judged = judged }
+end
+Study.outcome = core.plain(Study.outcome)
+
+-- Writes table and figure of an outcome into the folder. Returns the figure's path or nil, why, and whether it failed.
+function Study:write(out, dir)
+  local m, records, text, judged = self.module, out.records, out.text, out.judged
+  sys.mkdir(dir)
   sys.write(dir .. "/table.txt", text .. "\n")
   sys.write(dir .. "/table.tsv", tables.tsv(m.keys, records))
   sys.write(dir .. "/table.json", json.encode({ study = self.name, records = json.array(records),
     expectations = json.array(judged) }, { pretty = true }) .. "\n")
-  if #records == 0 then return text, judged, nil, "nothing was measured" end
+  if #records == 0 then return nil, "nothing was measured" end
   local figure, why, broken = panels.draw(m.figure(records, self), dir, "figure")
   if m.document then
     sys.write(dir .. "/report.md", m.document(records, self, text, figure ~= nil, expect.text(judged, "Expected:")) .. "\n")
   end
-  return text, judged, figure, why, broken
+  return figure, why, broken
 end
 Study.write = core.plain(Study.write)
 
--- Prints and writes what came out. Returns false when the figure failed.
+-- Prints what came out, then writes it: the folder may not take it. Returns whether all could be written and drawn.
 function Study:report(list, root, options)
   local dir = names.inside(root, self:results(options))
-  local text, judged, figure, why, broken = self:write(list, root, dir)
+  local out = self:outcome(list, root)
+  local function write() return names.attempt("results not written", self.write, self, out, dir) end
   if options.json then
-    print(sys.read(dir .. "/table.json"))
-    return not broken
+    local written, _, _, broken = write()
+    if written then print(sys.read(dir .. "/table.json")) end
+    return written and not broken
   end
   if self.question then print("\n" .. self.question) end
   if self.source then print("Source: " .. self.source) end
-  print("\n" .. text)
-  if #judged > 0 then print("\n" .. expect.text(judged, "Expected:")) end
+  print("\n" .. out.text)
+  if #out.judged > 0 then print("\n" .. expect.text(out.judged, "Expected:")) end
   if self.story and not options.quick then print("\n" .. self.story) end
-  print(("\ntable   %s/table.txt (.tsv .json)"):format(names.shown(dir)))
-  if self.module.document then print(("report  %s/report.md"):format(names.shown(dir))) end
-  print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
+  local written, figure, why, broken = write()
+  if written then
+    print(("\ntable   %s/table.txt (.tsv .json)"):format(names.shown(dir)))
+    if self.module.document then print(("report  %s/report.md"):format(names.shown(dir))) end
+    print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
+  end
   if self.next then print("next    " .. self.next) end
-  return not broken
+  return written and not broken
 end
 
 local M = { new = new, class = Study }

@@ -8,6 +8,7 @@ local config = require "attnlab.config"
 local data = require "attnlab.data"
 local evalset = require "attnlab.evalset"
 local model = require "attnlab.model"
+local names = require "attnlab.names"
 local optim = require "attnlab.optim"
 local parameters = require "attnlab.parameters"
 local progress = require "attnlab.progress"
@@ -28,6 +29,8 @@ local DIVERGED_BY = 1.0
 -- main ablation: runs that end well never rise by more than 0.01, the stopped denominator stays 0.3
 -- to 0.8 up.
 local DIVERGED_STEPS = 20
+
+local MOST_LR = 1e30 -- far above any use; the schedule's products stay in their range
 
 -- m may be nil: the model that cfg describes is built, with the data's vocabulary. dataset: of
 -- data.open, where it is at hand.
@@ -52,6 +55,9 @@ function M.trainer(m, cfg, seed, dataset)
   dataset:need("train", m.config.context)
   local context = t.eval_context > 0 and t.eval_context or m.config.context
   dataset:need("valid", context)
+  for _, key in ipairs { "lr", "min_lr" } do
+    if t[key] > MOST_LR then error(("train: %s: at most %g expected, got %g"):format(key, MOST_LR, t[key]), 0) end
+  end
   local optimiser = optim.adamw {
     m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps, weight_decay = t.weight_decay,
     grad_clip = t.grad_clip, decay = t.decay }
@@ -305,7 +311,7 @@ end
 
 -- opts: keys of config.lua's train rows, seed (1), quiet (no progress line).
 local function train(_, m, opts)
-  local options = config.copy(opts or {})
+  local options = config.copy(names.options("train", opts))
   local seed, quiet = options.seed or 1, options.quiet
   options.seed, options.quiet = nil, nil
   options.dtype = m.dtype

@@ -36,6 +36,11 @@ function Vocabulary:piece(id)
   return self.table:piece(id)
 end
 
+-- Whether a text can be written in it.
+function Vocabulary:has(text)
+  return (pcall(self.encode, self, text))
+end
+
 -- Whether both give every id the same piece.
 function Vocabulary:same(other)
   if self == other then return true end

@@ -71,8 +71,8 @@ local function train_run(dir, spec, progress)
   core.threads(spec.made.threads)
   local trainer = train.trainer(nil, spec.config, spec.seed)
   if trainer.data.sha256 ~= spec.data_hash then
-    error(("%s: the text '%s' (%s) has changed since the run was made: sha256 %.12s here, %.12s then"):format(
-      names.shown(dir), trainer.data.name, tostring(trainer.data.path), trainer.data.sha256, spec.data_hash), 0)
+    error(("%s: the text %s has changed since the run was made: sha256 %.12s here, %.12s then"):format(
+      names.shown(dir), trainer.data:shown(), trainer.data.sha256, spec.data_hash), 0)
   end
   local model = trainer.model
   local writer = store.writer(dir, trainer)
@@ -107,6 +107,12 @@ local function train_run(dir, spec, progress)
   return result.status == "interrupted" and 130 or failed and 1 or 0
 end
 
+-- What an error says, where it was raised, and whether that is a line of Lua: a refusal says all by itself.
+local function raised(e)
+  local text = names.reason(tostring(e))
+  return { text = text, trace = debug.traceback(tostring(e), 2), fault = text:find "^[^\n]-%.lua:%d+: " }
+end
+
 -- The step of the last record; 0 where there is none that can be read.
 local function last_step(dir)
   local ok, records = pcall(store.metrics, dir)
@@ -114,8 +120,8 @@ local function last_step(dir)
   return type(last) == "table" and math.tointeger(last.step) or 0
 end
 
--- The run in `dir` from where it stands to its end. options: force, progress(info). Returns 0 (finished
--- or diverged), 130, LOCKED or 1; what went wrong is in `status`, with the traceback on stderr.
+-- The run in `dir` from where it stands to its end. options: force, progress(info), traces (of refusals, too). Returns 0 (finished
+-- or diverged), 130, LOCKED or 1; what went wrong is in `status` and on stderr.
 function M.run(dir, options)
   sys.catch_interrupts(true)
   local lock = store.lock(dir)
@@ -144,10 +150,11 @@ function M.run(dir, options)
     plugins.restore(spec.plugins, names.shown(dir))
     spec = store.config(dir) -- with them its id can be checked
     return train_run(dir, spec, options.progress)
-  end, function(message) return { text = tostring(message), trace = debug.traceback(tostring(message), 2) } end)
+  end, raised)
   if not ok then
     local stopped = code.text:find "interrupted$"
-    if not stopped then io.stderr:write(code.trace, "\n") end
+    local whole = code.fault or options.traces or os.getenv "ATTNLAB_TRACE"
+    if not stopped then io.stderr:write(whole and code.trace or "attnlab: " .. code.text, "\n") end
     local written, why = pcall(store.set_status, dir, stopped and "interrupted" or "failed", last_step(dir),
       stopped and "stopped at once" or (code.text:gsub("\n.*", "")))
     if not written then io.stderr:write("status not written: ", tostring(why), "\n") end

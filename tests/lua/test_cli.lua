@@ -76,6 +76,10 @@ T.test("usage errors: status 2 and the nearest name", function()
   expects(0, "^no runs in /no/where\n", "runs", "out_dir=/no//where")
 end)
 
+T.test("an unknown name where there is none", function()
+  T.eq(require("attnlab.names").unknown("measure", "x", {}), "unknown measure 'x' (there is none)")
+end)
+
 T.test("failures: status 1 and what is wrong", function()
   expects(1, "no such file", "run", "nowhere.lua")
   local file = T.folder() .. "/x.lua"
@@ -141,6 +145,57 @@ T.test("generate from a model whose numbers are none ends with status 1", functi
   for _, temperature in ipairs { "0", "1" } do
     expects(1, "generate: token 1: the logit of id 0 is nan", "generate", path, "prompt=ROMEO:", "temperature=" .. temperature)
   end
+end)
+
+T.test("eval of a model whose numbers are none ends with status 1", function()
+  local lab = require "attnlab"
+  local path = T.folder() .. "/m.safetensors"
+  local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 8,
+                            vocabulary = lab.data.open("shakespeare").vocabulary, seed = 1 }
+  for _, p in pairs(m:parameters()) do p:fill(0 / 0) end
+  m:save(path)
+  for _, form in ipairs { "--windows=2", "--json" } do
+    expects(1, "^attnlab: .*m.safetensors: the loss is nan: the model's numbers left their range\n$", "eval", path, form)
+  end
+end)
+
+T.test("a training that is refused says why in one line and leaves no run", function()
+  local root, files = T.folder() .. "/runs", T.folder()
+  sys.write(files .. "/empty.txt", "")
+  sys.write(files .. "/three.txt", "abc")
+  sys.write(files .. "/odd.txt", "ab\xff\n")
+  for set, why in pairs { ["context=100000000"] = "data: 'shakespeare' is too short", ["model.vocab=3"] = "model: the vocabulary has 65 tokens",
+                          ["mlp=1000000000000"] = "out of memory", ["attention.rope_dims=3"] = "attention: option 'rope_dims'",
+                          ["lr=1e308"] = "train: lr: at most 1e%+30 expected, got 1e%+308",
+                          ["data=" .. files .. "/empty.txt"] = "data: '/.*/empty.txt' is empty",
+                          ["data=" .. files .. "/three.txt"] = "data: '/.*/three.txt' is too short",
+                          ["data=" .. files .. "/odd.txt"] = "data: '/.*/odd.txt': vocab: the text is not UTF%-8",
+                          ["data=/dev/null"] = "data: '/dev/null' is no regular file" } do
+    local words = with "train"
+    table.move({ "out_dir=" .. root, set }, 1, 2, #words + 1, words)
+    expects(1, "^attnlab: " .. why .. "[^\n]*\n$", table.unpack(words))
+  end
+  expects(1, "\nattnlab: out of memory[^\n]*\n$", "train", "out_dir=" .. root, "layers=1", "width=16", "batch_size=1000000000")
+  T.eq(sys.list(root .. "/train"), {})
+end)
+
+T.test("a command that is shown can be typed as it is", function()
+  local root = T.folder() .. "/a  b"
+  local text = root .. ".txt"
+  sys.write(text, ("one two three "):rep(40))
+  local shown = expects(0, "finished", table.unpack(with("train", "out_dir=" .. root, "data=" .. text)))
+  local words = {}
+  local pipe = io.popen("printf '%s\\n' " .. shown:match "next    %./lab ([^\n]*)")
+  for word in pipe:lines() do words[#words + 1] = word end
+  pipe:close()
+  T.eq(sys.exists(words[2]), "dir")
+  T.eq((tiny.run { words[1], words[2], "tokens=3", select(3, table.unpack(words)) }), 0)
+  sys.write(text, ("one two three "):rep(41))
+  local advice = expects(1, "eval: %-%-other%-text", "eval", words[2])
+  local _, n = advice:gsub("a  b.txt", "")
+  T.eq(n, 1, advice)
+  expects(0, "bits per byte", "eval", words[2], "--other-text")
+  T.ok(not expects(0, "shakespeare", "list", "data"):find("..", 1, true))
 end)
 
 T.test("a folder whose name is no UTF-8", function()

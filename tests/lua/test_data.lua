@@ -25,6 +25,13 @@ T.test("a text named in a file lies beside it, or in the current folder", functi
   T.raises(function() data.path(data.locate("none.txt", dir)) end, dir:gsub("%p", "%%%0") .. "/none.txt': no such file")
 end)
 
+T.test("what is given in the place of a folder or of options is named", function()
+  T.raises(function() data.locate("x", {}) end, "^data: a folder's path expected, got table")
+  T.raises(function() data.open("shakespeare", 3) end, "^data: a table of options expected, got number")
+  T.raises(function() lab.evalset(3) end, "^evalset: a table of options expected, got number")
+  T.raises(function() data.path "/dev/null" end, "^data: '/dev/null' is no regular file")
+end)
+
 T.test("the real text", function()
   local d = data.open "shakespeare"
   T.eq(d.text_bytes, 1115394)

@@ -289,6 +289,8 @@ T.test("optimisers", function()
   o:zero_grad()
   T.raises(function() lab.optim.adamw { { w = w }, bettas = { 0.9, 0.9 } } end, "betas")
   T.raises(function() lab.optim.adamw { lr = 1 } end, "table of parameters")
+  T.raises(lab.optim.adamw, "adamw: table of parameters expected as first entry, got nil")
+  T.raises(function() lab.optim.sgd(3) end, "^sgd: a table of options expected, got number")
   T.raises(function() lab.optim.adamw { { w = w }, decay = "none" } end, "'matrices' or 'all'")
 end)
 

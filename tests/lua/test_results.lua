@@ -40,6 +40,24 @@ T.test("a name is fit for a folder, and two changes have two", function()
   end
 end)
 
+T.test("results are shown where they cannot be written, and what is missing is said", function()
+  local path, root = tiny.experiment ""
+  T.eq((tiny.run { "run", path, "out_dir=" .. root, "steps=4", "--seeds", "1" }), 0)
+  local dir = root .. "/tiny+steps=4+seeds=1"
+  for _, name in ipairs(sys.list(dir)) do sys.remove(dir .. "/" .. name) end
+  sys.mkdir(dir .. "/table.txt") -- nothing can be written in its place
+  for _, command in ipairs { "plot", "run" } do
+    local status, text = tiny.run { command, path, "out_dir=" .. root, "steps=4", "--seeds", "1" }
+    T.ok(status == 1 and text:find "\nsoftmax ", text)
+    T.ok(text:find "results not written: [^\n]*table.txt" and text:find "\nruns    ", text)
+  end
+  local none = T.folder() .. "/none"
+  sys.mkdir(none .. "/tiny+steps=4+seeds=1/table.txt")
+  sys.write(none .. "/tiny", "") -- no run can begin
+  local status, text = tiny.run { "run", path, "out_dir=" .. none, "steps=4", "--seeds", "1" }
+  T.ok(status == 1 and text:find "results not written: " and text:find "1 of 1 runs are missing", text)
+end)
+
 T.test("two groups with a key of one name keep both", function()
   local plan = { name = "x" }
   require("attnlab.results").label(plan, "", { set = { { "attention.eps", "1" }, { "train.eps", "2" } } })

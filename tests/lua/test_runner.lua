@@ -121,7 +121,7 @@ T.test("an interrupt ends the step, saves, says how to go on, and exits 130", fu
   local how, status = sys.wait(pid)
   T.eq({ how, status }, { "exited", 130 })
   local text = sys.read(out)
-  T.ok(text:find("./lab run " .. long .. " --seeds 1 'train.steps=100000' 'out_dir=", 1, true), text)
+  T.ok(text:find("./lab run " .. long .. " --seeds 1 train.steps=100000 out_dir=", 1, true), text)
   local saved = 0
   for _, dir in ipairs(tiny.run_dirs(other)) do
     local s = store.status(dir)

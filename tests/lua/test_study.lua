@@ -66,16 +66,23 @@ T.test("measured once, resumed, judged; changed expectations are judged anew and
   T.eq(changed:plan({ root = root })[1].dir, list[1].dir)
   local function lines(study)
     local out = {}
-    for i, r in ipairs((select(2, study:write(list, root, root .. "/tiny")))) do out[i] = r.outcome .. (r.changed and ", changed" or "") end
+    for i, r in ipairs(study:outcome(list, root).judged) do out[i] = r.outcome .. (r.changed and ", changed" or "") end
     return out
   end
   T.eq(lines(changed), { "held, changed", "held", "taken out, changed" })
   T.eq(lines(s), { "held", "held" })
 
-  local text, judged, figure = s:write(list, root, root .. "/tiny")
+  local out = s:outcome(list, root)
+  local text, judged, figure = out.text, out.judged, s:write(out, root .. "/tiny")
   T.ok(text:find "to softmax" and figure.png and #judged == 2)
   local t = json.decode(sys.read(root .. "/tiny/table.json"))
   T.eq(#t.records, 6)
+  local path = T.folder() .. "/tiny.lua"
+  sys.write(path, 'return require("attnlab").study{name="tiny",kind="recurrence",seeds={1},cases={{head_dim=4,heads=1,orders={1},tokens=12}}}')
+  local unfit = T.folder()
+  sys.mkdir(unfit .. "/tiny/table.txt") -- nothing can be written in its place
+  local status, shown = tiny.run { "run", path, "out_dir=" .. unfit }
+  T.ok(status == 1 and shown:find "to softmax" and shown:find "results not written: [^\n]*table.txt", shown)
   T.eq({ t.expectations[1].outcome, t.expectations[2].outcome }, { "held", "held" })
   for _, r in ipairs(t.records) do
     T.ok(r.forms < 1e-5 and r.rounding < 1e-4 and r.n == 2 and r.state > 0 and r.largest < 8, r.group)

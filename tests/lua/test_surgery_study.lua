@@ -98,7 +98,9 @@ T.test("measured as by hand, kept, and written out", function()
   sys.write(list[3].dir .. "/result.json", json.encode(other))
   T.eq(s:work(s:plan { root = root }, { root = root, quiet = true }), "done")
   T.eq(result(3).mean, 7) -- not done again
-  local text, judged = s:write(list, root, root .. "/cut")
+  local out = s:outcome(list, root)
+  local text, judged = out.text, out.judged
+  s:write(out, root .. "/cut")
   T.ok(text:find("stories260K  denominator none  raw", 1, true), text)
   T.eq(#judged, 4)
   T.eq({ judged[2].outcome, judged[3].outcome, judged[4].outcome }, { "REFUTED", "not shown", "not shown" })
@@ -113,7 +115,7 @@ T.test("what cannot be measured is a row that says so", function()
   local list = s:plan { root = root }
   T.eq(s:work(list, { root = root, quiet = true }), "done")
   for _, item in ipairs(list) do T.ok(json.decode(sys.read(item.dir .. "/result.json")).failed:find "not finite") end
-  T.ok(s:write(list, root, root .. "/cut"):find "not finite")
+  T.ok(s:outcome(list, root).text:find "not finite")
 end)
 
 T.test("an arm that is missing is trained into its experiment's own folder", function()
