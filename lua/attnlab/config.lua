@@ -61,7 +61,7 @@ function M.keys()
 end
 
 local function is_layer(k)
-  return math.type(k) == "integer" or (type(k) == "string" and k:match("^%d+$") ~= nil)
+  return math.type(k) == "integer" and k > 0 or (type(k) == "string" and k:match("^[1-9]%d*$") ~= nil)
 end
 
 -- An attention spec in the one form that configurations hold; nil stays nil.
@@ -71,12 +71,21 @@ local function normal(spec)
   if type(spec) ~= "table" then
     fail("attention: preset or table of options expected, got %s", type(spec))
   end
-  local out = copy(normal(spec.default)) or {}
+  local out, whole, n = copy(normal(spec.default)) or {}, true, 0
+  for k in pairs(spec) do
+    whole, n = whole and math.type(k) == "integer", n + 1
+  end
+  for i = 1, whole and n or 0 do
+    if spec[i] == nil then fail("attention: a list by layer, but none for layer %d", i) end
+  end
   for k, v in pairs(spec) do
-    if is_layer(k) then
-      out[tostring(k)] = normal(v)
-    elseif k ~= "default" then
-      out[k] = copy(v)
+    if not is_layer(k) and type(k) ~= "string" then
+      fail("attention: key %s: names of options or numbers of layers expected", tostring(k))
+    end
+    if k ~= "default" then
+      local name = tostring(k)
+      if out[name] ~= nil then fail("attention: '%s' is given twice", name) end
+      if is_layer(k) then out[name] = normal(v) else out[name] = copy(v) end
     end
   end
   return out
@@ -181,21 +190,43 @@ function M.plain(message)
     :gsub("^bad argument #%d+ to '([^']*)' %((.*)%)$", "%1: %2"))
 end
 
+-- Sets every key of `changes` (dotted, bare, or a section as a table, whose keys are merged) in a configuration that
+-- is being built. What is given twice is refused: which of the two is meant is not written. whole: attention, too, is
+-- set as it is, and no text in it is read as a number.
+function M.apply(cfg, changes, whole)
+  local given = {} -- full key -> as it is written
+  local function claim(key, written)
+    for k, other in pairs(given) do
+      if k == key or k:sub(1, #key + 1) == key .. "." then fail("%s and %s are the same key", other, written) end
+    end
+    given[key] = written
+  end
+  local function check(k, where)
+    if type(k) ~= "string" then fail("%skey %s: names of options expected", where, tostring(k)) end
+  end
+  for k in pairs(changes) do check(k, "") end
+  for _, key in ipairs(names.keys(changes)) do
+    local value = changes[key]
+    local parts = key == "attention" and normal(value) or M.rows[key] and type(value) == "table" and value
+    for k in pairs(parts or {}) do check(k, key .. ": ") end
+    for _, path in ipairs(parts and names.keys(M.flatten { [key] = parts }) or {}) do
+      claim(path, ("'%s' in %s"):format(path:sub(#key + 2), key))
+    end
+    if parts and type(value) == "table" and not (whole and key == "attention") then
+      for _, k in ipairs(names.keys(parts)) do M.set(cfg, key .. "." .. k, parts[k]) end
+    else
+      if not parts then claim(M.key(key), ("'%s'"):format(key)) end
+      M.set(cfg, key, value)
+    end
+  end
+  return cfg
+end
+
 -- Checks and completes: returns a new table with every default filled in, sizes that follow from
 -- others included, so set keys before. Accepts nested tables, dotted and bare keys.
 function M.resolve(given)
   local cfg = { model = {}, attention = nil, train = {} }
-  for _, key in ipairs(names.keys(given)) do
-    local value = given[key]
-    if (key == "model" or key == "train") and type(value) == "table" then
-      for _, k in ipairs(names.keys(value)) do M.set(cfg, key .. "." .. k, value[k]) end
-    else
-      M.set(cfg, key, value)
-    end
-  end
-  for k in pairs(given) do
-    if type(k) ~= "string" then fail("key %s: names of options expected", tostring(k)) end
-  end
+  M.apply(cfg, given, true)
   for group, list in pairs(M.rows) do
     for _, row in ipairs(list) do
       if cfg[group][row.name] == nil then cfg[group][row.name] = rows.default(row) end

@@ -114,7 +114,7 @@ function M.check(row, v, path)
   if t == "table" and kind(row, "table") then return v end
   if t == "table" and kind(row, "list") then
     local ok = true
-    for _, x in ipairs(v) do ok = ok and type(x) == "number" and in_range(row, x) end
+    for i = 1, #v do ok = ok and type(v[i]) == "number" and in_range(row, v[i]) end
     for k in pairs(v) do ok = ok and math.type(k) == "integer" and k <= #v end
     if ok and (not row.length or #v == row.length) then return { table.unpack(v) } end
   end

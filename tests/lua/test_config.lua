@@ -44,6 +44,30 @@ T.test("unknown keys name the nearest", function()
   T.raises(function() config.resolve { { name = "x" } } end, "names of options expected")
 end)
 
+T.test("a key is given once, however it is written", function()
+  T.raises(function() config.resolve { width = 8, ["model.width"] = 16 } end, "'model.width' and 'width' are the same key")
+  T.raises(function() config.resolve { width = 8, model = { width = 24 } } end, "'width' in model and 'width' are the same key")
+  T.raises(function() config.resolve { attention = { denominator = "none" }, ["attention.denominator"] = "sum" } end,
+    "'denominator' in attention and 'attention.denominator' are the same key")
+  T.raises(function() config.resolve { attention = { denominator = { floor = 1 } }, ["attention.denominator"] = "sum" } end,
+    "are the same key")
+  T.raises(function() config.resolve { attention = "softmax", ["attention.preset"] = "p2/cottention" } end, "are the same key")
+  T.raises(function() config.resolve { attention = { "softmax", ["1"] = "p2/cottention" }, layers = 1 } end, "'1' is given twice")
+  T.raises(function() config.resolve { attention = { default = "softmax", preset = "p2/cottention" } } end, "'preset' is given twice")
+  -- a preset and what is changed of it
+  local c = config.resolve { attention = { preset = "softmax", denominator = "length" }, ["attention.denominator.power"] = 0.5 }
+  T.eq(c.attention, { preset = "softmax", denominator = { stat = "length", power = 0.5 } })
+end)
+
+T.test("nothing that is given is passed over", function()
+  T.raises(function() config.resolve { model = { 2 } } end, "model: key 1: names of options expected")
+  T.raises(function() config.resolve { attention = { [true] = 1 } } end, "attention: key true: names of options")
+  T.raises(function() config.resolve { attention = { default = "softmax", [0] = "softmax" } } end, "attention: key 0: names of options")
+  T.raises(function() config.resolve { attention = { preset = "softmax", ["01"] = "softmax" } } end, "'01'")
+  T.raises(function() config.resolve { layers = 3, attention = { "softmax", nil, "softmax" } } end, "none for layer 2")
+  T.raises(function() config.resolve { betas = { nil, 0.9 } } end, "'train.betas'")
+end)
+
 T.test("types and ranges are checked, the option named", function()
   T.raises(function() config.resolve { steps = 0 } end, "'train.steps': integer >= 1 expected, got 0")
   T.raises(function() config.resolve { steps = 1.5 } end, "'train.steps'.*got 1.5")
