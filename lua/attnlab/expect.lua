@@ -11,6 +11,7 @@
 -- What the runs were made with is in their folders; what was not among it is `changed`.
 -- A change here makes no run stale.
 local json = require("attnlab.core").json
+local given = require "attnlab.given"
 local measures = require "attnlab.measures"
 local names = require "attnlab.names"
 local stats = require "attnlab.stats"
@@ -119,6 +120,69 @@ function M.text(results, heading, bare)
         r.changed and " (changed after the runs)" or "")
   end
   return #results > 0 and table.concat(lines, "\n") or ""
+end
+
+-- ---- what a file may expect ----------------------------------------------------------------------
+
+-- What an arm can be expected to do, and the word that goes with it.
+local CLAIMS = { "equal_within", "worse", "better", "diverges", "value", "measure" }
+local WITH = { equal_within = "versus", worse = "versus", better = "versus", value = "within", measure = "shows" }
+local KEYS = { "arm", "versus", "equal_within", "worse", "better", "diverges", "value", "within", "measure", "shows" }
+
+local function measure_fault(x, measured)
+  if not names.find(measured, x.measure) then return names.unknown("measure", tostring(x.measure), measured) end
+  local known = measures[x.measure].expect
+  return not known[x.shows] and "shows: " .. names.unknown("word", tostring(x.shows), names.keys(known)) or nil
+end
+
+-- One word says one thing: "worse = false" would leave open what is expected instead.
+local function value_fault(x, claim)
+  local v = x[claim]
+  if (claim == "worse" or claim == "better") and v ~= true then
+    return ("%s: true expected, got %s"):format(claim, given.show(v))
+  end
+  if claim == "diverges" and type(v) ~= "boolean" then
+    return ("diverges: true or false expected, got %s"):format(given.show(v))
+  end
+  local bad = claim == "equal_within" and given.number(v, 0) or claim == "value" and given.number(v)
+  if bad then return ("%s: %s"):format(claim, bad) end
+  bad = claim == "value" and given.number(x.within, 0)
+  return bad and "within: " .. bad or nil
+end
+
+local function entry_fault(x, arm_names, measured)
+  if type(x) ~= "table" then return "a table expected, got " .. given.show(x) end
+  for k in pairs(x) do
+    if not names.find(KEYS, k) then return names.unknown("key", tostring(k), KEYS) end
+  end
+  for _, k in ipairs { "arm", "versus" } do
+    if x[k] ~= nil and not names.find(arm_names, x[k]) then return names.unknown("arm", tostring(x[k]), arm_names) end
+  end
+  if x.versus == x.arm and x.arm then return ("arm and versus are both '%s'"):format(x.arm) end
+  local claims = {}
+  for _, k in ipairs(CLAIMS) do
+    if x[k] ~= nil then claims[#claims + 1] = k end
+  end
+  if not x.arm or #claims ~= 1 then
+    return ("arm and exactly one of %s are needed"):format(table.concat(CLAIMS, ", "))
+  end
+  local claim = claims[1]
+  local with = WITH[claim]
+  for _, k in ipairs { "versus", "within", "shows" } do
+    if k == with and x[k] == nil then return ("%s needs %s"):format(claim, k) end
+    if k ~= with and x[k] ~= nil then return ("%s takes no %s"):format(claim, k) end
+  end
+  return claim == "measure" and measure_fault(x, measured) or value_fault(x, claim)
+end
+
+-- What is wrong with a list of expectations of these arms, of which these measures are taken, or nil.
+function M.fault(list, arms, measured)
+  local arm_names = {}
+  for i, a in ipairs(arms) do arm_names[i] = a.name end
+  for i, x in ipairs(list) do
+    local why = entry_fault(x, arm_names, measured)
+    if why then return ("entry %d: %s"):format(i, why) end
+  end
 end
 
 -- ---- what was expected when the runs were made ---------------------------------------------------

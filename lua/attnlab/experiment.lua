@@ -25,10 +25,13 @@
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
+local expect = require "attnlab.expect"
+local given = require "attnlab.given"
 local measures = require "attnlab.measures"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local results = require "attnlab.results"
+local tables = require "attnlab.table"
 local train = require "attnlab.train"
 local yardstick = require "attnlab.yardstick"
 local json, sys = core.json, core.sys
@@ -40,33 +43,34 @@ local TYPES = { name = "string", title = "string", source = "string", question =
                 base = "table", arms = "table", vary = "table", design = "string", seeds = "table",
                 margin = "number", expect = "table", plot = "table", quick = "table", next = "string",
                 plugins = "table", measure = "table", measured_apart = "boolean" }
-local EXPECT_KEYS = { arm = true, versus = true, equal_within = true, worse = true, better = true, diverges = true,
-                      value = true, within = true, measure = true, shows = true }
-local SECTIONS = { model = true, attention = true, train = true }
+-- Keys of base, an arm and quick that are none of a configuration.
+local BASE, ARM, QUICK = {}, { name = true, at = true }, { seeds = true }
 
 local function fail(e, ...)
   error(("experiment%s: %s"):format(e.name and " '" .. e.name .. "'" or "", (...):format(select(2, ...))), 0)
 end
 
--- Sets every key of `changes` (dotted, bare, or one of the nested sections) in the configuration.
-local function apply(cfg, changes)
-  for _, key in ipairs(names.keys(changes)) do
-    local value = changes[key]
-    if SECTIONS[key] and type(value) == "table" then
-      for _, sub in ipairs(names.keys(value)) do config.set(cfg, key .. "." .. sub, value[sub]) end
-    elseif key ~= "name" and key ~= "seeds" and key ~= "at" then
-      config.set(cfg, key, value)
-    end
+-- Sets every key of `changes` in the configuration, but those that are no keys of one: own.
+local function apply(cfg, changes, own)
+  local keys = {}
+  for k, v in pairs(changes) do
+    if not own[k] then keys[k] = v end
   end
-  return cfg
+  return config.apply(cfg, keys)
+end
+
+local function check_list(e, what, list)
+  local why = given.list(list)
+  if why then fail(e, "%s: %s", what, why) end
 end
 
 local function check_seeds(e, seeds)
-  if type(seeds) ~= "table" or #seeds == 0 then fail(e, "seeds: a list such as {1,2,3} is needed") end
+  if type(seeds) ~= "table" or next(seeds) == nil then fail(e, "seeds: a list such as {1,2,3} is needed") end
+  check_list(e, "seeds", seeds)
   local seen = {}
   for i, s in ipairs(seeds) do
     if math.type(s) ~= "integer" or s < 0 then
-      fail(e, "seeds: entry %d: a whole number >= 0 expected, got %s", i, tostring(s))
+      fail(e, "seeds: entry %d: a whole number >= 0 expected, got %s", i, given.show(s))
     end
     if seen[s] then fail(e, "seeds: %d is there twice", s) end
     seen[s] = true
@@ -86,10 +90,11 @@ text_of = core.plain(text_of)
 local function vary_arms(e)
   local keys = names.keys(e.vary)
   local first = {}
-  for _, k in ipairs(keys) do
-    if type(e.vary[k]) ~= "table" or #e.vary[k] < 2 then
-      fail(e, "vary: '%s': a list of at least two values expected", k)
-    end
+  for k, list in pairs(e.vary) do
+    if type(k) ~= "string" then fail(e, "vary: key %s: names of options expected", given.show(k)) end
+    if type(list) ~= "table" then fail(e, "vary: '%s': a list of at least two values expected", k) end
+    check_list(e, ("vary: '%s'"):format(k), list)
+    if #list < 2 then fail(e, "vary: '%s': a list of at least two values expected", k) end
     first[k] = e.vary[k][1]
   end
   if #keys == 0 then fail(e, "vary: names no key") end
@@ -136,66 +141,20 @@ local function check_arms(e)
   end
   if e.design and not e.vary then fail(e, "design belongs to vary, but there are arms") end
   e.arms = e.arms or vary_arms(e)
+  check_list(e, "arms", e.arms)
   if #e.arms == 0 then fail(e, "arms: there is none") end
   local seen = {}
   for i, a in ipairs(e.arms) do
-    if type(a) ~= "table" or type(a.name) ~= "string" or a.name == "" or a.name:find("%c") then
+    if type(a) ~= "table" or type(a.name) ~= "string" or a.name == "" or tables.clean(a.name, true) ~= a.name then
       fail(e, "arm %d: a table with a name of one line is needed", i)
     end
     if seen[a.name] then fail(e, "two arms are called '%s'", a.name) end
-    if a.at ~= nil and not (type(a.at) == "table" and type(a.at[1]) == "string" and type(a.at[2]) == "number") then
+    local at = a.at
+    if at ~= nil and not (type(at) == "table" and not given.list(at) and #at == 2 and type(at[1]) == "string"
+      and not given.number(at[2])) then
       fail(e, "arm '%s': at: {name of a line, number} expected", a.name)
     end
     seen[a.name] = true
-  end
-end
-
-local function check_measured(e, i, x)
-  if not names.find(e.measure, x.measure) then
-    fail(e, "expect: entry %d: %s", i, names.unknown("measure", tostring(x.measure), e.measure))
-  end
-  local known = measures[x.measure].expect
-  if not known[x.shows] then
-    fail(e, "expect: entry %d: shows: %s", i, names.unknown("word", tostring(x.shows), names.keys(known)))
-  end
-end
-
-local function check_expect(e)
-  local arm_names, known = {}, {}
-  for i, a in ipairs(e.arms) do
-    arm_names[i] = a.name
-    known[a.name] = true
-  end
-  for i, x in ipairs(e.expect) do
-    if type(x) ~= "table" then fail(e, "expect: entry %d: a table expected", i) end
-    for _, k in ipairs(names.keys(x)) do
-      if not EXPECT_KEYS[k] then
-        fail(e, "expect: entry %d: %s", i, names.unknown("key", k, names.keys(EXPECT_KEYS)))
-      end
-    end
-    for _, k in ipairs { "arm", "versus" } do
-      if x[k] ~= nil and not known[x[k]] then
-        fail(e, "expect: entry %d: %s", i, names.unknown("arm", tostring(x[k]), arm_names))
-      end
-    end
-    if x.versus == x.arm and x.arm then fail(e, "expect: entry %d: arm and versus are both '%s'", i, x.arm) end
-    local kinds = {}
-    for _, k in ipairs { "equal_within", "worse", "better", "diverges", "value", "measure" } do
-      if x[k] ~= nil then kinds[#kinds + 1] = k end
-    end
-    if not x.arm or #kinds ~= 1 then
-      fail(e, "expect: entry %d: arm and exactly one of equal_within, worse, better, diverges, value, measure are "
-        .. "needed", i)
-    end
-    if x.measure then check_measured(e, i, x) end
-    local number = x.equal_within or x.value
-    if number and type(number) ~= "number" then
-      fail(e, "expect: entry %d: %s: a number expected", i, kinds[1])
-    end
-    if x.value and type(x.within) ~= "number" then fail(e, "expect: entry %d: value needs within", i) end
-    if not x.value and x.diverges == nil and not x.measure and not x.versus then
-      fail(e, "expect: entry %d: %s needs versus", i, kinds[1])
-    end
   end
 end
 
@@ -215,25 +174,34 @@ local function new(spec)
   e.base, e.expect, e.quick, e.plot = e.base or {}, e.expect or {}, e.quick or {}, e.plot or {}
   e.folder = plugins.folder
   e.measure = e.measure or {}
+  for _, k in ipairs { "expect", "measure", "plugins" } do check_list(e, k, e[k] or {}) end
+  given.clean(e)
   for _, name in ipairs(e.measure) do
     if not measures[name] then fail(e, "measure: %s", names.unknown("measure", tostring(name), names.keys(measures))) end
   end
-  if e.margin and not (e.margin >= 0) then fail(e, "margin: a number >= 0 expected, got %g", e.margin) end
+  local bad = e.margin and given.number(e.margin, 0)
+  if bad then fail(e, "margin: %s", bad) end
   for i, path in ipairs(e.plugins or {}) do
     local ok, why = pcall(plugins.load, path)
     if not ok then fail(e, "plugins: entry %d: %s", i, why) end
   end
   check_arms(e)
   check_seeds(e, e.seeds)
+  local fine, why = pcall(apply, {}, e.quick, QUICK)
+  if not fine then fail(e, "quick: %s", why) end
   if e.quick.seeds then check_seeds(e, e.quick.seeds) end
   for k in pairs(e.plot) do
     if k ~= "metric" and k ~= "by" then fail(e, "plot: %s", names.unknown("key", tostring(k), { "metric", "by" })) end
+  end
+  if e.plot.by ~= nil and type(e.plot.by) ~= "string" then
+    fail(e, "plot.by: the name of an axis expected, got %s", given.show(e.plot.by))
   end
   local metric = e.plot.metric
   if metric ~= nil and not names.find(train.measures, metric) then
     fail(e, "plot.metric: %s", names.unknown("measure", tostring(metric), train.measures))
   end
-  check_expect(e)
+  bad = expect.fault(e.expect, e.arms, e.measure)
+  if bad then fail(e, "expect: %s", bad) end
   e:plan {}
   return e
 end
@@ -245,9 +213,9 @@ end
 -- The configuration of an arm: the file's, with what --quick changes and the pairs of `set` over it. A text that
 -- the file names lies beside it, one of `set` in the current folder.
 local function resolved(e, arm, quick, set)
-  local c = apply({}, e.base)
-  apply(c, arm)
-  if quick then apply(c, e.quick) end
+  local c = apply({}, e.base, BASE)
+  apply(c, arm, ARM)
+  if quick then apply(c, e.quick, QUICK) end
   place(c, e.folder)
   for _, kv in ipairs(set or {}) do config.set(c, kv[1], kv[2]) end
   place(c)
@@ -308,6 +276,9 @@ function M.load(path)
   plugins.folder = path:match "^(.*)/" or "."
   local ok, e = pcall(chunk)
   plugins.folder = before
+  if not ok and type(e) ~= "string" then
+    error(("'%s': raised %s; a message is expected"):format(path, given.show(e)), 0)
+  end
   if not ok then error(e, 0) end
   if getmetatable(e) ~= Experiment and getmetatable(e) ~= require("attnlab.study").class then
     error(("'%s' returns no experiment: its last line should be  return lab.experiment{...} or lab.study{...}")

@@ -76,7 +76,89 @@ T.test("expectations are checked before anything runs", function()
   refused({ expect = { { arm = "length", versus = "softmax", worse = true, better = true } } }, "exactly one of")
   refused({ expect = { { arm = "length", value = 1 } } }, "within")
   refused({ expect = { { arm = "length", wors = true } } }, "did you mean 'worse'")
-  refused({ expect = { { arm = "length", versus = "softmax", equal_within = "x" } } }, "number expected")
+  refused({ expect = { { arm = "length", versus = "softmax", equal_within = "x" } } }, "number >= 0 expected, got 'x'")
+end)
+
+T.test("an expectation says one thing, and all of it is judged", function()
+  local function fault(x, pattern)
+    x.arm = "length"
+    refused({ expect = { x } }, "expect: entry 1: " .. pattern)
+  end
+  fault({ versus = "softmax", worse = false }, "worse: true expected, got false")
+  fault({ versus = "softmax", better = false }, "better: true expected, got false")
+  fault({ versus = "softmax", better = "yes" }, "better: true expected, got 'yes'")
+  fault({ diverges = "no" }, "diverges: true or false expected, got 'no'")
+  fault({ diverges = true, versus = "softmax" }, "diverges takes no versus")
+  fault({ versus = "softmax", worse = true, within = 1 }, "worse takes no within")
+  fault({ value = 1, within = 1, shows = "falls" }, "value takes no shows")
+  for _, v in ipairs { -1, 0 / 0, 1 / 0 } do
+    fault({ versus = "softmax", equal_within = v }, "equal_within: a number >= 0 expected, got")
+    fault({ value = 1, within = v }, "within: a number >= 0 expected, got")
+    if v ~= -1 then fault({ value = v, within = 1 }, "value: a number expected, got") end
+  end
+  lab.experiment(spec { expect = { { arm = "length", diverges = false }, { arm = "length", value = -1, within = 0 } } })
+end)
+
+T.test("numbers that nothing can be judged or drawn by are refused before anything runs", function()
+  refused({ margin = 1 / 0 }, "margin: a number >= 0 expected, got inf")
+  refused({ margin = 0 / 0 }, "margin: a number >= 0 expected")
+  refused({ plot = { by = 3 } }, "plot.by: the name of an axis expected, got 3")
+  for _, at in ipairs { { "x", 0 / 0 }, { "x", 1 / 0 }, { "x", 1, 2 }, { "x" } } do
+    refused({ arms = { { name = "a", at = at } } }, "arm 'a': at: {name of a line, number} expected")
+  end
+end)
+
+T.test("a list is taken to its last entry, and nothing of it is passed over", function()
+  local arm = { name = "b", lr = 0.1 }
+  refused({ arms = { { name = "a" }, nil, arm } }, "arms: entry 2 is nil, but the list goes on")
+  refused({ arms = { { name = "a" }, b = arm } }, "arms: a list expected, got the key 'b'")
+  refused({ expect = { foo = {} } }, "expect: a list expected, got the key 'foo'")
+  refused({ expect = { [0] = {} } }, "expect: a list expected, got the key 0")
+  refused({ measure = { one = "series" } }, "measure: a list expected")
+  refused({ plugins = { nil, "x.so" } }, "plugins: entry 1 is nil")
+  refused({ seeds = { 1, nil, 3 } }, "seeds: entry 2 is nil")
+  refused({ seeds = { nil, 3 } }, "seeds: entry 1 is nil")
+  refused({ seeds = { 1, 2, x = 3 } }, "seeds: a list expected, got the key 'x'")
+  refused({ seeds = { "1" } }, "whole number >= 0 expected, got '1'")
+  refused({ quick = { seeds = { 1, nil, 3 } } }, "seeds: entry 2 is nil")
+  refused({ arms = false, vary = { lr = { 0.1, nil, 0.2 } } }, "vary: 'lr': entry 2 is nil")
+  refused({ arms = false, vary = { { 1, 2 } } }, "vary: key 1: names of options expected")
+end)
+
+T.test("keys that are no options are refused wherever they stand", function()
+  refused({ base = { 2 } }, "key 1: names of options expected")
+  refused({ base = { model = { 2 } } }, "model: key 1: names of options expected")
+  refused({ arms = { { name = "a", [2] = 3 } } }, "key 2: names of options expected")
+  refused({ base = { name = "x" } }, "unknown key 'name'")
+  refused({ arms = { { name = "a", seeds = { 4 } } } }, "unknown key 'seeds'")
+  refused({ quick = { name = "x" } }, "quick: .*unknown key 'name'")
+  refused({ quick = { 3 } }, "quick: .*key 1: names of options expected")
+end)
+
+T.test("a key is given once, however it is written", function()
+  refused({ base = { width = 8, ["model.width"] = 16 } }, "'model.width' and 'width' are the same key")
+  refused({ base = { width = 8, model = { width = 24 } } }, "'width' in model and 'width' are the same key")
+  refused({ arms = { { name = "a", lr = 1, train = { lr = 1 } } } }, "arm 'a': .*'lr' and 'lr' in train are the same key")
+  local e = lab.experiment(spec { base = { layers = 2, width = 8, heads = 1 }, arms = { { name = "a", width = 16,
+    attention = { "softmax", "p2/cottention" } } } })
+  local c = e:plan({}).arms[1].config
+  T.eq({ c.model.width, c.attention["2"].preset }, { 16, "p2/cottention" })
+end)
+
+T.test("texts for people steer no terminal", function()
+  local texts = { title = "a\27b", question = "\7", source = "\xc2\x9bx\xff", story = "\27[31m\tred\nx\r", next = "\27[2J" }
+  local e = lab.experiment(spec(texts))
+  T.eq({ e.title, e.question, e.source, e.story, e.next },
+    { "a\\x1bb", "\\x07", "\\xc2\\x9bx\\xff", "\\x1b[31m\tred\nx\\x0d", "\\x1b[2J" })
+  refused({ arms = { { name = "\xc2\x9bx" } } }, "arm 1: a table with a name of one line")
+end)
+
+T.test("a file that raises no message is named", function()
+  local path = T.folder() .. "/x.lua"
+  for _, case in ipairs { { "error({})", "x.lua': raised a table" }, { "error()", "x.lua': raised nil" } } do
+    require("attnlab.core").sys.write(path, case[1])
+    T.raises(function() require("attnlab.experiment").load(path) end, case[2])
+  end
 end)
 
 T.test("an unknown measure of the figure is refused before anything runs", function()
