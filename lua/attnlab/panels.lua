@@ -6,7 +6,7 @@
 --   curve  = { points = { {x, y, label = text or nil, low =, high =}, .. }, colour = n, dash = n (1 = solid),
 --              marks = bool or gnuplot's number of a mark, line = bool (true), thin = bool,
 --              below = bool (where the labels stand) }
--- Points that a logarithmic axis cannot show are left out.
+-- Points and bars that an axis cannot show are left out.
 -- A change here makes no run stale.
 local axes = require "attnlab.axes"
 local core = require "attnlab.core"
@@ -24,9 +24,18 @@ function M.style(c)
   return ("%s dt %s"):format(parts.colour(c.colour or 1), DASHES[c.dash or 1])
 end
 
+local BOUND = 1e120 -- of what is drawn: the ratio of an axis' ends, with its margins, stays a number
+
+local function fits(v, log)
+  return math.abs(v) < BOUND and not (log and v < 1 / BOUND)
+end
+
 local function shown(panel, p)
-  return p[1] == p[1] and p[2] == p[2] and math.abs(p[1]) < math.huge and math.abs(p[2]) < math.huge
-    and not (panel.logx and p[1] <= 0) and not (panel.logy and p[2] <= 0)
+  return fits(p[1], panel.logx) and fits(p[2], panel.logy)
+end
+
+local function has_bar(panel, p)
+  return p.low and p.high and fits(p.low, panel.logy) and fits(p.high, panel.logy)
 end
 
 local function range(panel, axis, margin)
@@ -37,7 +46,7 @@ local function range(panel, axis, margin)
     for _, p in ipairs(c.points) do
       if shown(panel, p) then
         lo, hi = math.min(lo, p[axis]), math.max(hi, p[axis])
-        if axis == 2 then lo, hi = math.min(lo, p.low or lo), math.max(hi, p.high or hi) end
+        if axis == 2 and has_bar(panel, p) then lo, hi = math.min(lo, p.low), math.max(hi, p.high) end
       end
     end
   end
@@ -46,7 +55,8 @@ local function range(panel, axis, margin)
     local m = math.max((hi / lo) ^ margin, 1.2)
     return lo / m, hi * m
   end
-  local m = hi > lo and (hi - lo) * margin or math.max(math.abs(hi), 1) * margin
+  local size = math.max(math.abs(lo), math.abs(hi))
+  local m = margin * (hi - lo > 1e-6 * size and hi - lo or math.max(size, 1)) -- the ends have nine digits
   return lo - m, hi + m
 end
 
@@ -100,7 +110,7 @@ local function panel_script(out, panel, at, left, right, bottom)
     for _, p in ipairs(c.points) do
       if shown(panel, p) then
         rows[#rows + 1] = { p[1], p[2] }
-        if p.low and p.low < p.high then bars[#bars + 1] = { p[1], p[2], p.low, p.high } end
+        if has_bar(panel, p) and p.low < p.high then bars[#bars + 1] = { p[1], p[2], p.low, p.high } end
         if p.label then
           out[#out + 1] = ("set label %d %s at first %.9g, first %.9g left offset 0.7,%g font ',10' %s noenhanced")
             :format(label, quote(p.label), p[1], p[2], c.below and -0.5 or 0.5,

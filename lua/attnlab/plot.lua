@@ -14,7 +14,7 @@ local M = {}
 local COLOURS = { "#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00" }
 local DASHES = { "solid", "(10,3)", "(3,2)", "(10,3,2,3)" }
 
-M.UNIT = 0.01 -- nats beyond which the axis of differences is logarithmic where there is no margin
+M.UNIT = 0.01 -- nats beyond which the axis of differences is logarithmic where no margin can be seen on it
 
 -- Single quotes keep gnuplot from substituting anything; control characters would end the line.
 function M.quote(s)
@@ -161,7 +161,8 @@ local function two_lines(name)
 end
 
 local function forest_panel(out, fig, bottom)
-  local rows, unit = fig.forest, fig.margin or M.UNIT
+  local rows = fig.forest
+  local unit = (fig.margin or 0) > 1e-9 and fig.margin or M.UNIT -- ticks stand around it, and it divides
   if #rows == 0 then return end
   local lo, hi = forest_range(rows, unit)
   local map, ticks = axes.difference(unit, lo, hi)

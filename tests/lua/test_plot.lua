@@ -113,6 +113,32 @@ T.test("gnuplot draws what runs of any kind may hold: losses of 0, below it, pas
   draws(fig)
 end)
 
+T.test("gnuplot draws any margin that a file may give", function()
+  for _, margin in ipairs { 0, 5e-324, 1e-200, 1e308 } do
+    local fig = figure(3)
+    fig.margin = margin
+    T.ok(not plot.script(fig, PNG):find "[%[: ]%-?inf" and not plot.script(fig, PNG):find "[%[: ]%-?nan", margin)
+    draws(fig)
+  end
+end)
+
+T.test("gnuplot draws panels of points from end to end of the numbers", function()
+  local panels = require "attnlab.panels"
+  for _, log in ipairs { false, true } do
+    for _, points in ipairs { { { -1e308, 1 }, { 1e308, 2 } }, { { 1, 1e308 }, { 2, -1e308 } }, { { 1e-320, 1e308 }, { 1e308, 1e-320 } },
+                              { { 1, 2, low = -1, high = 1 / 0 }, { 2, 3, low = 0 / 0, high = 4 } }, { { 5e-324, 5e-324 } },
+                              { { 1, 1 }, { 1 + 1e-15, 1 + 1e-15 } } } do
+      local fig = { title = "t", legend = {}, panels = { { title = "p", xlabel = "x", ylabel = "y", logx = log, logy = log,
+        curves = { { points = points, marks = true } } } } }
+      local script = panels.script(fig, PNG)
+      T.ok(not script:find "[%[: (]%-?inf" and not script:find "[%[: (]%-?nan", script)
+      local dir = T.folder()
+      local drawn, why = panels.draw(fig, dir, "by")
+      T.ok(drawn or why:find "cannot be started", why)
+    end
+  end
+end)
+
 T.test("gnuplot draws one arm, one point, one seed", function()
   local fig = figure(1)
   fig.curves[1].points = { { 30, 2.5, 2.5, 2.5 } }
