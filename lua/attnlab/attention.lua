@@ -50,7 +50,7 @@ function M.new(name, options, ...)
     error(("attention.new: name or table of options expected, got %s"):format(type(name)), 2)
   end
   local sizes, rest = {}, {}
-  for k, v in pairs(options or {}) do
+  for k, v in pairs(require("attnlab.names").options("attention.new", options)) do
     if k ~= "preset" then rest[k] = v end
   end
   for _, k in ipairs(M.SIZES) do sizes[k], rest[k] = rest[k], nil end

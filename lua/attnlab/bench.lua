@@ -127,7 +127,7 @@ function M.run(args, usage)
   local ok, o, given = pcall(M.options, kind, args.sets)
   if not ok then usage("bench %s: %s", kind, o) end
   local words = { "./lab bench " .. kind }
-  for _, kv in ipairs(args.sets) do words[#words + 1] = kv[1] .. "=" .. kv[2] end
+  for _, kv in ipairs(args.sets) do words[#words + 1] = names.word(kv[1] .. "=" .. kv[2]) end
   local options = plain(o)
   o.say = progress()
   local result = M.measure(kind, o, given)

@@ -67,6 +67,15 @@ local function seeds_of(text, declared, usage)
   return list
 end
 
+-- The experiment or study of a file.
+local function loaded(path)
+  local kind = sys.exists(path)
+  if kind and kind ~= "file" then
+    error(("'%s' is %s, the file of an experiment is expected"):format(path, kind == "dir" and "a folder" or "no regular file"), 0)
+  end
+  return experiment.load(path)
+end
+
 -- run and plot of a study: no configuration keys, no worker processes.
 local function run_study(s, args, usage, measure)
   local root, flags = "runs", args.flags
@@ -205,7 +214,7 @@ end
 
 function M.run(args, usage)
   check_device(args, usage)
-  local e = experiment.load(args.words[1])
+  local e = loaded(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, true) end
   local plan, root = plan_of(e, args, usage)
   if args.flags["print-config"] then return print_config(plan) end
@@ -224,7 +233,7 @@ function M.run(args, usage)
 end
 
 function M.plot(args, usage)
-  local e = experiment.load(args.words[1])
+  local e = loaded(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
   local plan, root = plan_of(e, args, usage)
   local list = require("attnlab.runner").expand(plan, { root = root })

@@ -210,9 +210,9 @@ function Work:fill(options)
       self.active[#self.active + 1] = run
       if not self.out.tty then self.out:say(("started %s  %s"):format(run.title, shown(run.dir))) end
     else -- a folder that cannot be made stops this run, not the others
-      run.why, self.done = why, self.done + 1
+      run.why, self.done = names.reason(why), self.done + 1
       self.out:say(("[%d/%d] %s  %s: %s"):format(self.done, #self.list, run.title,
-        self.out:paint("31", "not started"), why))
+        self.out:paint("31", "not started"), run.why))
     end
   end
 end

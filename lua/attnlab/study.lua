@@ -217,7 +217,7 @@ function Study:work(list, options)
       if not good and tostring(result):find "interrupted$" then error(result, 0) end
       if not good or not result then
         failed = true
-        out:say(("%s: %s"):format(title, good and "locked: another process is working on it" or result))
+        out:say(("%s: %s"):format(title, good and "locked: another process is working on it" or names.reason(tostring(result))))
       end
       collectgarbage()
       done = done + self.module.cost(item.case)

@@ -53,8 +53,9 @@ local function look_into(dir, spec, model)
     local ok, value = pcall(measure, model, spec.config)
     if ok then return value end
     if tostring(value):find "interrupted$" then error(value, 0) end
-    io.stderr:write("not measured: ", name, ": ", tostring(value), "\n")
-    failed[name] = tostring(value):gsub("\n.*", "")
+    local why = names.reason(tostring(value))
+    io.stderr:write("not measured: ", name, ": ", why, "\n")
+    failed[name] = why:gsub("\n.*", "")
   end
   found = take("row_sum", probe.row_sum) or found
   local function unknown() error("this program has no such measure", 0) end
@@ -157,7 +158,7 @@ function M.run(dir, options)
     if not stopped then io.stderr:write(whole and code.trace or "attnlab: " .. code.text, "\n") end
     local written, why = pcall(store.set_status, dir, stopped and "interrupted" or "failed", last_step(dir),
       stopped and "stopped at once" or (code.text:gsub("\n.*", "")))
-    if not written then io.stderr:write("status not written: ", tostring(why), "\n") end
+    if not written then io.stderr:write("status not written: ", names.reason(tostring(why)), "\n") end
     code = stopped and 130 or 1
   end
   lock:close()

@@ -82,6 +82,8 @@ end)
 
 T.test("failures: status 1 and what is wrong", function()
   expects(1, "no such file", "run", "nowhere.lua")
+  expects(1, "'%.' is a folder, the file of an experiment is expected", "run", ".")
+  expects(1, "'/dev/null' is no regular file", "plot", "/dev/null")
   local file = T.folder() .. "/x.lua"
   sys.write(file, "return 3")
   expects(1, "returns no experiment", "run", file)

@@ -289,9 +289,19 @@ T.test("optimisers", function()
   o:zero_grad()
   T.raises(function() lab.optim.adamw { { w = w }, bettas = { 0.9, 0.9 } } end, "betas")
   T.raises(function() lab.optim.adamw { lr = 1 } end, "table of parameters")
+  T.raises(function() lab.optim.adamw { { w = w }, decay = "none" } end, "'matrices' or 'all'")
   T.raises(lab.optim.adamw, "adamw: table of parameters expected as first entry, got nil")
   T.raises(function() lab.optim.sgd(3) end, "^sgd: a table of options expected, got number")
-  T.raises(function() lab.optim.adamw { { w = w }, decay = "none" } end, "'matrices' or 'all'")
+end)
+
+T.test("what is given in the place of options is named", function()
+  local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 8, vocab = 5, seed = 1 }
+  for what, call in pairs { ["attention.new"] = function() lab.attention.new("softmax", 3) end,
+                            ["model.load"] = function() lab.model.load("x", 3) end, generate = function() m:generate(3) end,
+                            forward = function() m:forward(lab.tensor { data = { 1, 2 }, shape = { 1, 2 }, dtype = "i32" }, 3) end,
+                            train = function() lab.train(m, 3) end } do
+    T.raises(call, what .. ": a table of options expected, got number")
+  end
 end)
 
 T.test("help says what a name is, from the descriptors", function()

@@ -56,6 +56,7 @@ T.test("results are shown where they cannot be written, and what is missing is s
   sys.write(none .. "/tiny", "") -- no run can begin
   local status, text = tiny.run { "run", path, "out_dir=" .. none, "steps=4", "--seeds", "1" }
   T.ok(status == 1 and text:find "results not written: " and text:find "1 of 1 runs are missing", text)
+  T.ok(text:find "not started: mkdir: " and not text:find("%.lua:%d"), text)
 end)
 
 T.test("two groups with a key of one name keep both", function()

@@ -164,7 +164,7 @@ end
 -- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64"), tokenizer (path of a
 -- llama2.c tokenizer table).
 function M.load(path, opts)
-  opts = opts or {}
+  opts = names.options("model.load", opts)
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 2) end
   local kind = core.sys.exists(path)
   if kind == "dir" then

@@ -39,7 +39,7 @@ end
 
 return function(fork, opts)
   local o = { steps = 200, lr = 3e-4 }
-  for k, v in pairs(opts or {}) do o[k] = v end
+  for k, v in pairs(require("attnlab.names").options("tune", opts)) do o[k] = v end
   o.warmup_steps = o.warmup_steps or math.type(o.steps) == "integer" and math.min(20, o.steps // 10)
     or nil
   local take_back = keep_values(fork)
