@@ -21,6 +21,7 @@
 local board = require "attnlab.board"
 local core = require "attnlab.core"
 local expect = require "attnlab.expect"
+local given = require "attnlab.given"
 local names = require "attnlab.names"
 local panels = require "attnlab.panels"
 local progress = require "attnlab.progress"
@@ -41,12 +42,18 @@ local function fail(s, ...)
   error(("study%s: %s"):format(s.name and " '" .. s.name .. "'" or "", (...):format(select(2, ...))), 0)
 end
 
+local function check_list(s, what, list)
+  local why = type(list) ~= "table" and "a list expected, got " .. given.show(list) or given.list(list)
+  if why then fail(s, "%s: %s", what, why) end
+end
+
 local function check_seeds(s, seeds)
   local seen = {}
+  check_list(s, "seeds", seeds)
   if #seeds == 0 then fail(s, "seeds: a list such as {1,2,3} is needed") end
   for _, v in ipairs(seeds) do
     if math.type(v) ~= "integer" or v < 0 or seen[v] then
-      fail(s, "seeds: different whole numbers >= 0 expected, got %s", tostring(v))
+      fail(s, "seeds: different whole numbers >= 0 expected, got %s", given.show(v))
     end
     seen[v] = true
   end
@@ -55,15 +62,19 @@ end
 -- Plain cases of the grid, checked and complete.
 local function expand(s, cases)
   local list, same = {}, {}
+  check_list(s, "cases", cases)
   if #cases == 0 then fail(s, "cases: there is none") end
-  for i, given in ipairs(cases) do
-    if type(given) ~= "table" then fail(s, "case %d: a table expected", i) end
+  for i, item in ipairs(cases) do
+    if type(item) ~= "table" then fail(s, "case %d: a table expected", i) end
     local case = {}
     for _, row in ipairs(s.module.rows) do case[row.name] = rows.default(row) end
-    for _, k in ipairs(names.keys(given)) do
+    for k in pairs(item) do
+      if type(k) ~= "string" then fail(s, "case %d: key %s: names of options expected", i, given.show(k)) end
+    end
+    for _, k in ipairs(names.keys(item)) do
       local row = rows.find(s.module.rows, k)
       if not row then fail(s, "case %d: %s", i, names.unknown("key", k, rows.names(s.module.rows))) end
-      local ok, v = pcall(rows.check, row, given[k], k)
+      local ok, v = pcall(rows.check, row, item[k], k)
       if not ok then fail(s, "case %d: %s", i, v) end
       case[k] = v
     end
@@ -84,10 +95,14 @@ local function check_expectation(s, i, x)
   local types, claims, claim = s.module.expect, s.module.claims or s.module.expect, false
   if type(x) ~= "table" then fail(s, "expect: entry %d: table expected, got %s", i, tostring(x)) end
   for k, v in pairs(x) do
-    if not types[k] then fail(s, "expect: entry %d: %s", i, names.unknown("key", k, names.keys(types))) end
+    if not types[k] then fail(s, "expect: entry %d: %s", i, names.unknown("key", tostring(k), names.keys(types))) end
     if type(v) ~= types[k] then
       fail(s, "expect: entry %d: %s: %s expected, got %s", i, k, types[k], rows.show(v))
     end
+    local bad = types[k] == "number" and given.number(v)
+    if bad then fail(s, "expect: entry %d: %s: %s", i, k, bad) end
+    -- false would leave open what is expected instead
+    if claims[k] and v == false then fail(s, "expect: entry %d: %s: true expected, got false", i, k) end
     claim = claim or claims[k] ~= nil
   end
   if not claim then
@@ -110,8 +125,10 @@ local function new(spec)
   if not names.find(KINDS, s.kind) then fail(s, "%s", names.unknown("kind", tostring(s.kind), KINDS)) end
   s.module = require("attnlab.study." .. s.kind)
   s.expect, s.quick, s.folder = s.expect or {}, s.quick or {}, require("attnlab.plugins").folder
+  given.clean(s)
+  check_list(s, "expect", s.expect)
   for k in pairs(s.quick) do
-    if k ~= "cases" and k ~= "seeds" then fail(s, "quick: %s", names.unknown("key", k, { "cases", "seeds" })) end
+    if k ~= "cases" and k ~= "seeds" then fail(s, "quick: %s", names.unknown("key", tostring(k), { "cases", "seeds" })) end
   end
   check_seeds(s, s.seeds or {})
   if s.quick.seeds then check_seeds(s, s.quick.seeds) end
