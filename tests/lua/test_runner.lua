@@ -107,7 +107,9 @@ T.test("kill -9 of the runner kills its workers, and the resumed experiment ends
 end)
 
 T.test("an interrupt ends the step, saves, says how to go on, and exits 130", function()
-  local long, other = tiny.experiment(ARMS)
+  local plain, other = tiny.experiment(ARMS)
+  local long = plain:gsub("tiny.lua$", "it's  long.lua")
+  sys.rename(plain, long)
   local pid, out = tiny.start { "run", long, "train.steps=100000", "--seeds", "1", "out_dir=" .. other }
   local function steps()
     if not sys.exists(other .. "/tiny") then return 0 end
@@ -121,7 +123,7 @@ T.test("an interrupt ends the step, saves, says how to go on, and exits 130", fu
   local how, status = sys.wait(pid)
   T.eq({ how, status }, { "exited", 130 })
   local text = sys.read(out)
-  T.ok(text:find("./lab run " .. long .. " --seeds 1 train.steps=100000 out_dir=", 1, true), text)
+  T.ok(text:find("./lab run '" .. long:gsub("'", "'\\''") .. "' --seeds 1 train.steps=100000 out_dir=", 1, true), text)
   local saved = 0
   for _, dir in ipairs(tiny.run_dirs(other)) do
     local s = store.status(dir)
