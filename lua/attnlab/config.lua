@@ -196,6 +196,9 @@ end
 function M.apply(cfg, changes, whole)
   local given = {} -- full key -> as it is written
   local function claim(key, written)
+    local record, field = key:match "^(.+)%.([^.]+)$"
+    local scalar = given[record] and M.first_field(cfg.attention, record:match "[^.]+$") == field
+    if scalar then fail("%s and %s are the same key", given[record], written) end
     for k, other in pairs(given) do
       if k == key or k:sub(1, #key + 1) == key .. "." then fail("%s and %s are the same key", other, written) end
     end
@@ -215,7 +218,9 @@ function M.apply(cfg, changes, whole)
     if parts and type(value) == "table" and not (whole and key == "attention") then
       for _, k in ipairs(names.keys(parts)) do M.set(cfg, key .. "." .. k, parts[k]) end
     else
-      if not parts then claim(M.key(key), ("'%s'"):format(key)) end
+      for _, path in ipairs(parts and {} or names.keys(M.flatten { [M.key(key)] = value })) do
+        claim(path, ("'%s'"):format(key))
+      end
       M.set(cfg, key, value)
     end
   end

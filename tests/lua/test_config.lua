@@ -54,6 +54,10 @@ T.test("a key is given once, however it is written", function()
   T.raises(function() config.resolve { attention = "softmax", ["attention.preset"] = "p2/cottention" } end, "are the same key")
   T.raises(function() config.resolve { attention = { "softmax", ["1"] = "p2/cottention" }, layers = 1 } end, "'1' is given twice")
   T.raises(function() config.resolve { attention = { default = "softmax", preset = "p2/cottention" } } end, "'preset' is given twice")
+  for _, v in ipairs { "length", { stat = "length" } } do
+    T.raises(function() config.resolve { ["attention.denominator"] = v, ["attention.denominator.stat"] = "sum" } end,
+      "'attention.denominator' and 'attention.denominator.stat' are the same key")
+  end
   -- a preset and what is changed of it
   local c = config.resolve { attention = { preset = "softmax", denominator = "length" }, ["attention.denominator.power"] = 0.5 }
   T.eq(c.attention, { preset = "softmax", denominator = { stat = "length", power = 0.5 } })
