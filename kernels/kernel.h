@@ -59,33 +59,21 @@ typedef struct alk_place {
 
 /* Declares alk_<name>_f64, alk_<name>_f32 (and its _v3, _v4 builds), whose first parameter is the
  * place, and alk_<name>(at), which returns the right one, NULL where there is none. */
-#define ALK_KERNEL(name, ...)                                                                      \
-  typedef alk_status (*alk_##name##_fn)(const alk_place *at, __VA_ARGS__);                         \
-  alk_status alk_##name##_f64(const alk_place *at, __VA_ARGS__);                                   \
-  alk_status alk_##name##_f32(const alk_place *at, __VA_ARGS__);                                   \
-  alk_status alk_##name##_f32_v3(const alk_place *at, __VA_ARGS__);                                \
-  alk_status alk_##name##_f32_v4(const alk_place *at, __VA_ARGS__);                                \
+#define ALK_AT(name, ret, ...)                                                                     \
+  typedef ret (*alk_##name##_fn)(const alk_place *at, __VA_ARGS__);                                \
+  ret alk_##name##_f64(const alk_place *at, __VA_ARGS__);                                          \
+  ret alk_##name##_f32(const alk_place *at, __VA_ARGS__);                                          \
+  ret alk_##name##_f32_v3(const alk_place *at, __VA_ARGS__);                                       \
+  ret alk_##name##_f32_v4(const alk_place *at, __VA_ARGS__);                                       \
   static inline alk_##name##_fn alk_##name(const alk_place *at) {                                  \
     return at->device != ALK_CPU  ? NULL                                                           \
            : at->dtype == ALK_F64 ? alk_##name##_f64                                               \
            : at->dtype == ALK_F32 ? ALK_PICK(name)                                                 \
                                   : NULL;                                                          \
   }
-
-/* Room of kernel `name`, in bytes: one block that the caller hands over. The answer is the place's
- * own, who must not change until the kernel runs. */
-#define ALK_ROOM(name, ...)                                                                        \
-  typedef int64_t (*alk_##name##_room_fn)(const alk_place *at, __VA_ARGS__);                       \
-  int64_t alk_##name##_room_f64(const alk_place *at, __VA_ARGS__);                                 \
-  int64_t alk_##name##_room_f32(const alk_place *at, __VA_ARGS__);                                 \
-  int64_t alk_##name##_room_f32_v3(const alk_place *at, __VA_ARGS__);                              \
-  int64_t alk_##name##_room_f32_v4(const alk_place *at, __VA_ARGS__);                              \
-  static inline alk_##name##_room_fn alk_##name##_room(const alk_place *at) {                      \
-    return at->device != ALK_CPU  ? NULL                                                           \
-           : at->dtype == ALK_F64 ? alk_##name##_room_f64                                          \
-           : at->dtype == ALK_F32 ? ALK_PICK(name##_room)                                          \
-                                  : NULL;                                                          \
-  }
+#define ALK_KERNEL(name, ...) ALK_AT(name, alk_status, __VA_ARGS__)
+/* Room of kernel `name` at that place, in bytes: one block that the caller hands over. */
+#define ALK_ROOM(name, ...) ALK_AT(name##_room, int64_t, __VA_ARGS__)
 
 /* The same for what is asked and answered on the CPU: params in parentheses; alk_<name>(dtype)
  * returns the function, dtype must be ALK_F32 or ALK_F64. */

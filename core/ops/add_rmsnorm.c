@@ -27,7 +27,6 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   const al_tensor *x = k->in[X];
   const int64_t n = al_size(x, -1);
   ALK_RUN(al_here(c, (alk_dtype)al_type(x)), add_rmsnorm_fwd, n ? al_numel(x) / n : 0, n,

@@ -28,7 +28,6 @@ static void run(al_ctx *c, const al_call *k, int part, const al_tensor *a, const
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   run(c, k, ALK_BIN_VALUE, k->in[0], k->in[1], NULL, k->out[0]);
   return AL_OK;
 }

@@ -28,7 +28,6 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   const alk_visible g = sizes(k, k->in[2]);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_gather, &g, k->in_meta[1].shape[3],
           1, al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));

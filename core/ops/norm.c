@@ -34,7 +34,6 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   const bool layer = op_of(k) == OP_LAYER;
   const al_tensor *x = k->in[0];
   const int64_t n = al_size(x, -1);

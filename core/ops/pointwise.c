@@ -20,7 +20,6 @@ static const double *parameters(const al_call *k, double p[2]) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   const al_tensor *x = k->in[0];
   ALK_RUN(al_here(c, (alk_dtype)al_type(x)), pointwise_fwd, index_of(k), al_numel(x), al_data(x),
           al_data(k->out[0]), parameters(k, (double[2]){0}));

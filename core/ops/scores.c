@@ -30,7 +30,6 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   const alk_visible g = sizes(k, k->in[2]);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_scores, &g, k->in_meta[0].shape[3],
           al_opt_num(k->opts, "scale"), al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));

@@ -29,7 +29,6 @@ static sizes sizes_of(const al_meta *b) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   const sizes s = sizes_of(&k->in_meta[1]);
   ALK_RUN(al_here(c, (alk_dtype)k->in_meta[0].dtype), solve_lower_fwd, s.count, s.C, s.E,
           al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));

@@ -15,7 +15,6 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   const al_tensor *a = k->in[0];
   ALK_RUN(al_here(c, (alk_dtype)al_type(a)), swiglu_fwd, al_numel(a), al_data(a), al_data(k->in[1]),
           al_data(k->out[0]));

@@ -13,7 +13,6 @@ static al_status max_shape(al_ctx *c, al_call *k) {
 }
 
 static al_status max_forward(al_ctx *c, al_call *k) {
-  (void)c;
   alk_visible g = visible_of(k, k->in[2]);
   logit_sizes(k, &g);
   const alk_weight_spec spec = logit_spec(k, 1);
@@ -69,7 +68,6 @@ static al_status count_shape(al_ctx *c, al_call *k) {
 }
 
 static al_status count_forward(al_ctx *c, al_call *k) {
-  (void)c;
   const int64_t keys = al_opt_int(k->opts, "keys");
   alk_visible g = visible_of(k, k->in[1]);
   g.B = k->in_meta[0].shape[0], g.T = k->in_meta[0].shape[1], g.S = keys < 0 ? g.T : keys,

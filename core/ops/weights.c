@@ -49,7 +49,6 @@ static alk_weight_spec spec_of(const al_call *k, const coefficient_list *f) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  (void)c;
   const coefficient_list f = coefficients_of(k, COEFFICIENTS);
   const alk_weight_spec spec = spec_of(k, &f);
   alk_visible g = visible_of(k, k->in[LENGTHS]);

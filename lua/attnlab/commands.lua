@@ -5,10 +5,9 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local experiment = require "attnlab.experiment"
-local figures = require "attnlab.figures"
 local names = require "attnlab.names"
+local outcomes = require "attnlab.outcome"
 local plugins = require "attnlab.plugins"
-local report = require "attnlab.report"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
 local study = require "attnlab.study"
@@ -65,15 +64,6 @@ local function seeds_of(text, declared, usage)
     last = math.max(last, list[i])
   end
   return list
-end
-
--- The experiment or study of a file.
-local function loaded(path)
-  local kind = sys.exists(path)
-  if kind and kind ~= "file" then
-    error(("'%s' is %s, the file of an experiment is expected"):format(path, kind == "dir" and "a folder" or "no regular file"), 0)
-  end
-  return experiment.load(path)
 end
 
 -- run and plot of a study: no configuration keys, no worker processes.
@@ -144,44 +134,6 @@ local function dry_run(plan, as_json)
     :format(n, #plan.arms, #plan.seeds, tables.human(flops), math.min(n, sys.cores())))
 end
 
--- Table and figures of a result into their folder. Returns whether all could be made and the lines that say where
--- they are; a machine without gnuplot has no figures.
-local function write_results(result, dir)
-  sys.mkdir(dir)
-  report.write(result, dir)
-  local figure, why, broken = figures.draw(result, dir)
-  local by, why_by, by_broken = figures.draw_by(result, dir)
-  local lines = { ("table   %s/table.txt (.tsv .json)"):format(names.shown(dir)),
-                  figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why }
-  if by or why_by then lines[3] = by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by end
-  return not broken and not by_broken, table.concat(lines, "\n")
-end
-
--- Table, judged expectations and figures of the plan's runs: shown first, as the folder may not take them. Returns
--- whether all could be made.
-local function show(plan, list, root, as_json)
-  local e = plan.experiment
-  local result = runs.gather(plan, list)
-  local dir = names.inside(root, plan.results)
-  if as_json then
-    local written, all_made = names.attempt("results not written", write_results, result, dir)
-    if written then print(sys.read(dir .. "/table.json")) end
-    return written and all_made
-  end
-  if e.question then print("\n" .. e.question) end
-  if plan.results ~= plan.name then print("Changed: " .. plan.results) end
-  if e.source then print("Source: " .. e.source) end
-  for _, text in ipairs { report.table_text(result), report.measures_text(result), report.judged_text(result) } do
-    if text ~= "" then print("\n" .. text) end
-  end
-  if e.story and not plan.quick then print("\n" .. e.story) end
-  local written, all_made, where = names.attempt("results not written", write_results, result, dir)
-  if written then print("\n" .. where) end
-  print(("runs    %s/%s/"):format(root, plan.name))
-  if e.next then print("next    " .. e.next) end
-  return written and all_made
-end
-
 -- The command that goes on with an interrupted experiment.
 local function same_command(args)
   local words = { "./lab run", names.word(args.words[1]) }
@@ -198,23 +150,9 @@ local function same_command(args)
   return table.concat(words, " ")
 end
 
-local SHOWN = 5 -- of the runs that are missing
-
--- Says what a run of an experiment did not bring about; the exit status.
-local function say_missing(missing, n)
-  if #missing == 0 then return 0 end
-  io.stderr:write(("%d of %d runs are missing or not measured; the same command tries them again:\n"):format(#missing, n))
-  for i = 1, math.min(#missing, SHOWN) do
-    local run = missing[i].run
-    io.stderr:write(("  %s (%s, seed %d): %s\n"):format(names.shown(run.dir), run.name, run.seed, missing[i].why))
-  end
-  if #missing > SHOWN then io.stderr:write(("  and %d more\n"):format(#missing - SHOWN)) end
-  return 1
-end
-
 function M.run(args, usage)
   check_device(args, usage)
-  local e = loaded(args.words[1])
+  local e = experiment.load(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, true) end
   local plan, root = plan_of(e, args, usage)
   if args.flags["print-config"] then return print_config(plan) end
@@ -227,17 +165,17 @@ function M.run(args, usage)
     io.stderr:write("stopped; to go on where it was:  ", same_command(args), "\n")
     return 130
   end
-  local all_made = show(plan, list, root, args.flags.json)
-  local status = say_missing(missing, #list)
+  local all_made = outcomes.show(plan, list, root, args.flags.json)
+  local status = outcomes.say_missing(missing, #list)
   return all_made and status or 1
 end
 
 function M.plot(args, usage)
-  local e = loaded(args.words[1])
+  local e = experiment.load(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
   local plan, root = plan_of(e, args, usage)
   local list = require("attnlab.runner").expand(plan, { root = root })
-  return show(plan, list, root, args.flags.json) and 0 or 1
+  return outcomes.show(plan, list, root, args.flags.json) and 0 or 1
 end
 
 -- One run in this process: an experiment of one arm, without a comparison.

@@ -269,7 +269,11 @@ local M = { new = new, class = Experiment }
 
 -- What the file of an experiment or study returns. Its relative paths are its own.
 function M.load(path)
-  if sys.exists(path) ~= "file" then error(("'%s': no such file"):format(path), 0) end
+  local kind = sys.exists(path)
+  if not kind then error(("'%s': no such file"):format(path), 0) end
+  if kind ~= "file" then
+    error(("'%s' is %s, the file of an experiment is expected"):format(path, kind == "dir" and "a folder" or "no regular file"), 0)
+  end
   local chunk, message = loadfile(path, "t")
   if not chunk then error(message, 0) end
   local before = plugins.folder

@@ -137,25 +137,25 @@ T.test("seeds: the first N, more than there are, a list", function()
   T.eq(seeds "7,3", { 7, 3 })
 end)
 
-T.test("generate from a model whose numbers are none ends with status 1", function()
+local function model_of_nans()
   local lab = require "attnlab"
   local path = T.folder() .. "/m.safetensors"
   local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 8,
                             vocabulary = lab.data.open("shakespeare").vocabulary, seed = 1 }
   for _, p in pairs(m:parameters()) do p:fill(0 / 0) end
   m:save(path)
+  return path
+end
+
+T.test("generate from a model whose numbers are none ends with status 1", function()
+  local path = model_of_nans()
   for _, temperature in ipairs { "0", "1" } do
     expects(1, "generate: token 1: the logit of id 0 is nan", "generate", path, "prompt=ROMEO:", "temperature=" .. temperature)
   end
 end)
 
 T.test("eval of a model whose numbers are none ends with status 1", function()
-  local lab = require "attnlab"
-  local path = T.folder() .. "/m.safetensors"
-  local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 8,
-                            vocabulary = lab.data.open("shakespeare").vocabulary, seed = 1 }
-  for _, p in pairs(m:parameters()) do p:fill(0 / 0) end
-  m:save(path)
+  local path = model_of_nans()
   for _, form in ipairs { "--windows=2", "--json" } do
     expects(1, "^attnlab: .*m.safetensors: the loss is nan: the model's numbers left their range\n$", "eval", path, form)
   end

@@ -1,0 +1,64 @@
+-- What an experiment's runs came to, on the terminal and in the folder of its results.
+-- A change here makes no run stale.
+local core = require "attnlab.core"
+local figures = require "attnlab.figures"
+local names = require "attnlab.names"
+local report = require "attnlab.report"
+local runs = require "attnlab.runs"
+local sys = core.sys
+
+local M = {}
+
+-- Table and figures of a result into their folder. Returns whether all could be made and the lines that say where
+-- they are; a machine without gnuplot has no figures.
+local function write_results(result, dir)
+  sys.mkdir(dir)
+  report.write(result, dir)
+  local figure, why, broken = figures.draw(result, dir)
+  local by, why_by, by_broken = figures.draw_by(result, dir)
+  local lines = { ("table   %s/table.txt (.tsv .json)"):format(names.shown(dir)),
+                  figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why }
+  if by or why_by then lines[3] = by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by end
+  return not broken and not by_broken, table.concat(lines, "\n")
+end
+
+-- Table, judged expectations and figures of the plan's runs: shown first, as the folder may not take them. Returns
+-- whether all could be made.
+function M.show(plan, list, root, as_json)
+  local e = plan.experiment
+  local result = runs.gather(plan, list)
+  local dir = names.inside(root, plan.results)
+  if as_json then
+    local written, all_made = names.attempt("results not written", write_results, result, dir)
+    if written then print(sys.read(dir .. "/table.json")) end
+    return written and all_made
+  end
+  if e.question then print("\n" .. e.question) end
+  if plan.results ~= plan.name then print("Changed: " .. plan.results) end
+  if e.source then print("Source: " .. e.source) end
+  for _, text in ipairs { report.table_text(result), report.measures_text(result), report.judged_text(result) } do
+    if text ~= "" then print("\n" .. text) end
+  end
+  if e.story and not plan.quick then print("\n" .. e.story) end
+  local written, all_made, where = names.attempt("results not written", write_results, result, dir)
+  if written then print("\n" .. where) end
+  print(("runs    %s/%s/"):format(root, plan.name))
+  if e.next then print("next    " .. e.next) end
+  return written and all_made
+end
+
+local SHOWN = 5 -- of the runs that are missing
+
+-- Says what a run of an experiment did not bring about; the exit status.
+function M.say_missing(missing, n)
+  if #missing == 0 then return 0 end
+  io.stderr:write(("%d of %d runs are missing or not measured; the same command tries them again:\n"):format(#missing, n))
+  for i = 1, math.min(#missing, SHOWN) do
+    local run = missing[i].run
+    io.stderr:write(("  %s (%s, seed %d): %s\n"):format(names.shown(run.dir), run.name, run.seed, missing[i].why))
+  end
+  if #missing > SHOWN then io.stderr:write(("  and %d more\n"):format(#missing - SHOWN)) end
+  return 1
+end
+
+return M
