@@ -9,22 +9,8 @@ local SIZES = { "layers=1", "width=8", "heads=1", "mlp=8", "context=8", "batch_s
                 "eval_windows=2", "checkpoint_interval=3", "log_interval=1" }
 local PATIENCE = 120 -- seconds for a command of less than one
 
-local folders = {}
-
-function M.folder()
-  local path = os.tmpname()
-  os.remove(path)
-  sys.mkdir(path)
-  folders[#folders + 1] = path
-  return path
-end
-
-local function remove(path)
-  if sys.exists(path) == "dir" then
-    for _, name in ipairs(sys.list(path)) do remove(path .. "/" .. name) end
-  end
-  pcall(sys.remove, path)
-end
+local scratch = dofile((arg[0]:match "^(.*/)" or "") .. "../lua/scratch.lua")
+M.folder = scratch.folder
 
 local function sized(...)
   local words = { ... }
@@ -229,11 +215,11 @@ function M.case(label, command, act, place)
     end
   end
   io.stdout:flush()
-  remove(self.root)
+  scratch.remove(self.root)
 end
 
 function M.finish()
-  for _, path in ipairs(folders) do remove(path) end
+  scratch.finish()
   local endings = {}
   for key, n in pairs(M.endings) do endings[#endings + 1] = ("%s: %d"):format(key, n) end
   table.sort(endings)

@@ -17,7 +17,7 @@ if not file then
 end
 
 local T = {passed = 0, failed = 0, root = file:match "^(.*)tests/lua/[^/]*$" or ""}
-local folders = {}
+local scratch = dofile(T.root .. "tests/lua/scratch.lua")
 
 local function show(v)
   if type(v) == "string" then return ("%q"):format(v) end
@@ -85,20 +85,7 @@ function T.raises(f, pattern)
   return message
 end
 
-function T.folder()
-  local path = os.tmpname()
-  os.remove(path)
-  sys.mkdir(path)
-  folders[#folders + 1] = path
-  return path
-end
-
-local function remove(path)
-  if sys.exists(path) == "dir" then
-    for _, name in ipairs(sys.list(path)) do remove(path .. "/" .. name) end
-  end
-  pcall(sys.remove, path)
-end
+T.folder = scratch.folder
 
 local function fail(name, why)
   T.failed = T.failed + 1
@@ -131,6 +118,6 @@ else
   local ok, message = xpcall(chunk, debug.traceback, T)
   if not ok then fail(file, message) end
 end
-for _, path in ipairs(folders) do remove(path) end
+scratch.finish()
 print(("%d passed, %d failed"):format(T.passed, T.failed))
 os.exit(T.failed == 0 and T.passed > 0, true)
