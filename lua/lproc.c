@@ -326,12 +326,11 @@ static int sys_say_crashes(lua_State *L) {
   return 0;
 }
 
-void lal_proc_close(lua_State *L) {
+/* No signal reaches a state that is gone. */
+static void forget(void *state) {
   crash_text = NULL;
   crash_ctx = NULL;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-  if (stop_state == lua_tothread(L, -1)) stop_state = NULL;
-  lua_pop(L, 1);
+  if (stop_state == state) stop_state = NULL;
 }
 
 static const luaL_Reg functions[] = {{"spawn", sys_spawn},
@@ -345,7 +344,14 @@ static const luaL_Reg functions[] = {{"spawn", sys_spawn},
                                      {"say_crashes", sys_say_crashes},
                                      {NULL, NULL}};
 
+static const char closing_key = 0; /* its address is the key in the registry */
+
 void lal_open_proc(lua_State *L) {
+  lal_guard *closing = lal_guard_new(L, forget);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  closing->p = lua_tothread(L, -1);
+  lua_pop(L, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &closing_key);
   lua_getfield(L, -1, "sys");
   luaL_setfuncs(L, functions, 0);
   lua_pop(L, 1);

@@ -19,6 +19,7 @@ typedef struct lal_state {
   int64_t pending; /* bytes of tensors made since the collector was last told */
   int64_t base;    /* live bytes when it last finished a cycle */
 } lal_state;
+void lal_begin(lua_State *L);     /* makes it, once */
 lal_state *lal_get(lua_State *L); /* raises when the state is closing */
 al_ctx *lal_ctx(lua_State *L);
 /* Raises the context's error, cleared: "message [file.c:12]". */
@@ -113,6 +114,8 @@ int lal_ops_list(lua_State *L);         /* core.ops() */
 void lal_ops_open(lua_State *L);        /* pushes the table core.op */
 void lal_ops_methods(lua_State *L);     /* adds ops to the table on top, names there stay */
 void lal_ops_metamethods(lua_State *L); /* adds arithmetic to the metatable on top */
+
+/* ---- the module (lmodule.c) ---- */
 /* One part of core each: sets its functions in the table on top. */
 void lal_open_tensor(lua_State *L);
 void lal_open_attn(lua_State *L);
@@ -121,8 +124,7 @@ void lal_open_optim(lua_State *L);
 void lal_open_data(lua_State *L);
 void lal_open_json(lua_State *L);
 void lal_open_sys(lua_State *L);
-void lal_open_proc(lua_State *L);  /* into core.sys */
-void lal_proc_close(lua_State *L); /* no signal reaches a state that is gone */
+void lal_open_proc(lua_State *L); /* into core.sys */
 AL_API int luaopen_attnlab_core(lua_State *L);
 
 /* What core.sys.say_crashes says was being done, until it is set to NULL; called from a signal

@@ -77,6 +77,21 @@ T.test("the binding knows no op, preset or family by name", function()
   end
 end)
 
+T.test("what the binding stands on calls none of its parts", function()
+  local own, others = nil, {}
+  for _, f in ipairs(files) do
+    if f.path == "lua/lcore.c" then
+      own = f.code
+    elseif f.path:find "^lua/[^/]*%.c$" then
+      for name in ("\n" .. f.code):gmatch "\n%a[%w_ ]-[ *](lal_[%w_]+)%([^;{]*%)%s*{" do others[name] = f.path end
+    end
+  end
+  T.ok(others.lal_open_sys == "lua/lsys.c", "functions of other files")
+  for name in own:gmatch "%f[%w_](lal_[%w_]+)%(" do
+    T.ok(not others[name], ("lua/lcore.c without %s of %s: it"):format(name, others[name]))
+  end
+end)
+
 T.test("core and kernels know no variant by name", function()
   local names = {}
   for _, a in ipairs(core.attn.list()) do

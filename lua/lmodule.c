@@ -1,0 +1,165 @@
+/* lmodule.c: the module attnlab.core: what opens it, and the functions that belong to no other file. */
+#include "lua_attnlab.h"
+#include <stdio.h>
+
+static int core_info(lua_State *L) {
+  char text[400];
+  const int n = al_threads();
+  snprintf(text, sizeof text, "attnlab %s, %d thread%s, %s", AL_VERSION, n, n == 1 ? "" : "s",
+           al_build_info());
+  lua_pushstring(L, text);
+  return 1;
+}
+
+static int core_devices(lua_State *L) {
+  lua_createtable(L, 1, 1);
+  lua_pushliteral(L, "cpu");
+  lua_rawseti(L, -2, 1);
+  lua_pushstring(L, al_cpu());
+  lua_setfield(L, -2, "cpu");
+  return 1;
+}
+
+static int core_memory(lua_State *L) {
+  const al_mem m = al_memory(lal_ctx(L));
+  lua_createtable(L, 0, 4);
+  lua_pushinteger(L, m.live);
+  lua_setfield(L, -2, "live");
+  lua_pushinteger(L, m.peak);
+  lua_setfield(L, -2, "peak");
+  lua_pushinteger(L, m.cached);
+  lua_setfield(L, -2, "cached");
+  lua_pushinteger(L, m.n_alloc);
+  lua_setfield(L, -2, "n_alloc");
+  return 1;
+}
+
+static int core_reset_peak(lua_State *L) {
+  al_memory_reset_peak(lal_ctx(L));
+  return 0;
+}
+
+/* core.fail_allocation(n): the n-th allocation from now fails once; 0 = off. For tests. */
+static int core_fail_allocation(lua_State *L) {
+  const lua_Integer n = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, n >= 0, 1, "0 or a count expected");
+  al_memory_fail_at(lal_ctx(L), n);
+  return 0;
+}
+
+static int core_threads(lua_State *L) {
+  if (!lua_isnoneornil(L, 1)) {
+    const lua_Integer n = luaL_checkinteger(L, 1);
+    luaL_argcheck(L, n >= 1 && n <= 4096, 1, "a number of threads in 1..4096 expected");
+    al_set_threads((int)n);
+  }
+  lua_pushinteger(L, al_threads());
+  return 1;
+}
+
+static bool check_bool(lua_State *L, int arg) {
+  luaL_checktype(L, arg, LUA_TBOOLEAN);
+  return lua_toboolean(L, arg);
+}
+
+static int core_poison(lua_State *L) {
+  al_memory_poison(lal_ctx(L), check_bool(L, 1));
+  return 0;
+}
+
+static int core_seed(lua_State *L) {
+  al_seed(lal_ctx(L), (uint64_t)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+static int core_seed_state(lua_State *L) {
+  uint64_t s[2];
+  al_seed_state(lal_ctx(L), s);
+  lua_createtable(L, 2, 0);
+  for (int i = 0; i < 2; i++) {
+    lua_pushinteger(L, (lua_Integer)s[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+static int core_seed_restore(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  uint64_t s[2];
+  for (int i = 0; i < 2; i++) {
+    int ok;
+    lua_rawgeti(L, 1, i + 1);
+    s[i] = (uint64_t)lua_tointegerx(L, -1, &ok);
+    if (!ok) return luaL_argerror(L, 1, "two integers expected, as from seed_state()");
+    lua_pop(L, 1);
+  }
+  al_seed_restore(lal_ctx(L), s);
+  return 0;
+}
+
+static int core_grad_mode(lua_State *L) {
+  lua_pushboolean(L, al_grad_mode(lal_ctx(L), check_bool(L, 1)));
+  return 1;
+}
+
+static int core_no_grad(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  al_ctx *c = lal_ctx(L);
+  const bool old = al_grad_mode(c, false);
+  const int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  al_grad_mode(c, old);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
+/* The function that core.plain made: what f gives, with numbers in texts as in the C locale. */
+static int call_plain(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  al_plain p = al_plain_begin();
+  const int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  al_plain_end(&p);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
+/* core.plain(f): f, whose numbers in texts have a point whatever locale the process has set. */
+static int core_plain(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_pushcclosure(L, call_plain, 1);
+  return 1;
+}
+
+static const luaL_Reg functions[] = {{"info", core_info},
+                                     {"devices", core_devices},
+                                     {"memory", core_memory},
+                                     {"reset_peak", core_reset_peak},
+                                     {"fail_allocation", core_fail_allocation},
+                                     {"threads", core_threads},
+                                     {"poison", core_poison},
+                                     {"seed", core_seed},
+                                     {"seed_state", core_seed_state},
+                                     {"seed_restore", core_seed_restore},
+                                     {"grad_mode", core_grad_mode},
+                                     {"no_grad", core_no_grad},
+                                     {"plain", core_plain},
+                                     {"ops", lal_ops_list},
+                                     {NULL, NULL}};
+
+int luaopen_attnlab_core(lua_State *L) {
+  luaL_checkversion(L);
+  lal_begin(L);
+  luaL_newlib(L, functions);
+  lua_pushliteral(L, AL_VERSION);
+  lua_setfield(L, -2, "version");
+  lal_open_tensor(L);
+  lal_ops_open(L);
+  lua_setfield(L, -2, "op");
+  lal_open_attn(L);
+  lal_open_check(L);
+  lal_open_optim(L);
+  lal_open_data(L);
+  lal_open_json(L);
+  lal_open_sys(L);
+  lal_open_proc(L);
+  return 1;
+}
