@@ -175,7 +175,7 @@ local function check_attention(cfg, i)
   local sizes = { heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, value_dim = m.head_dim,
                   width = m.width, dtype = cfg.train.dtype, seed = 0, bare = true }
   local a = Attention.family_of(spec, sizes)
-  if spec.heads and m.heads * m.head_dim * m.width <= HEADS_RUN then
+  if spec.heads and 1.0 * m.heads * m.head_dim * m.width <= HEADS_RUN then
     sizes.bare = false
     Attention.family_of(spec, sizes)
   end

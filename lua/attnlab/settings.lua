@@ -1,8 +1,10 @@
 -- The keys of a run configuration over model and train: the one place for their types, defaults,
 -- ranges and help. Read by config.lua.
+local found = require "attnlab.found"
+
 return {
   model = {
-    { name = "arch", type = "word", default = "llama", choices = { "llama" },
+    { name = "arch", type = "word", default = "llama", choices = found "model/arch",
       doc = "architecture" },
     { name = "layers", type = "integer", default = "2", min = 1, max = 10000, doc = "blocks" },
     { name = "width", type = "integer", default = "128", min = 1,

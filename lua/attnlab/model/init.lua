@@ -3,6 +3,7 @@
 -- attention = .. }, and model.load(path) for our own safetensors and for llama2.c's .bin.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
+local Module = require "attnlab.nn.module"
 local names = require "attnlab.names"
 local parameters = require "attnlab.parameters"
 local plugins = require "attnlab.plugins"
@@ -10,6 +11,8 @@ local rows = require "attnlab.rows"
 local vocabulary = require "attnlab.vocabulary"
 
 local M = {}
+
+local MOST_SIZE = (1 << 31) - 1 -- products of two are integers
 
 -- Flat options, or a configuration's model and train, as a resolved configuration.
 local function resolve(opts)
@@ -50,7 +53,7 @@ function M.new(opts)
     error(("model: the vocabulary has %d tokens, option 'vocab' says %d")
       :format(size, cfg.model.vocab), 2)
   end
-  local arch = require("attnlab.model." .. cfg.model.arch)
+  local arch = require("attnlab.model.arch." .. cfg.model.arch)
   return arch.new(cfg.model, cfg.attention,
     { seed = opts.seed, dtype = cfg.train.dtype, vocabulary = opts.vocabulary })
 end
@@ -95,31 +98,17 @@ local function trained_on(saved, path)
   return { name = text.name, sha256 = text.sha256 }
 end
 
--- Holds the sizes that a file's configuration m names against the tensors beside it, before anything of
--- those sizes is made. A tensor that is missing ends it, so that a number of layers costs no time either.
+-- Holds the sizes that a file's configuration m names against the tensors beside it: none can be more than the
+-- numbers that are there. So what is made of them, until a tensor's shape tells, takes no more than the file did.
 local function hold(m, tensors, path)
+  local layers, numbers = 0, 0
+  for _, t in pairs(tensors) do layers, numbers = layers + 1, numbers + t:numel() end
   for _, key in ipairs { "layers", "width", "heads", "kv_heads", "head_dim", "mlp", "vocab" } do
-    if math.type(m[key]) ~= "integer" or m[key] < 1 then
-      error(("'%s': the metadata 'attnlab': model.%s: a whole number from 1 expected, got %s")
-        :format(path, key, rows.show(m[key])), 0)
+    local most = math.min(key == "layers" and layers or numbers, MOST_SIZE)
+    if math.type(m[key]) ~= "integer" or m[key] < 1 or m[key] > most then
+      error(("'%s': the metadata 'attnlab': model.%s: a whole number from 1 to %d, as the file has %s, expected, got %s")
+        :format(path, key, most, key == "layers" and "tensors" or "numbers", rows.show(m[key])), 0)
     end
-  end
-  -- a * b rows are expected; divided, as their product may overflow
-  local function need(name, a, b, columns)
-    local t = tensors[name]
-    if not t then error(("'%s': tensor '%s' is missing"):format(path, name), 0) end
-    local shape = t:shape()
-    if #shape ~= 2 or shape[1] % b ~= 0 or shape[1] // b ~= a or shape[2] ~= columns then
-      error(("'%s': tensor '%s': shape (%s,%d) expected, got (%s)"):format(path, name,
-        b == 1 and a or ("%d*%d"):format(a, b), columns, table.concat(shape, ",")), 0)
-    end
-  end
-  need("model.embed_tokens.weight", m.vocab, 1, m.width)
-  for i = 0, m.layers - 1 do
-    local layer = ("model.layers.%d."):format(i)
-    need(layer .. "self_attn.q_proj.weight", m.heads, m.head_dim, m.width)
-    need(layer .. "self_attn.k_proj.weight", m.kv_heads, m.head_dim, m.width)
-    need(layer .. "mlp.gate_proj.weight", m.mlp, 1, m.width)
   end
 end
 
@@ -150,11 +139,14 @@ local function load_safetensors(path, opts)
   plugins.restore(saved.plugins, ("'%s'"):format(shown))
   local own = own_tensors(tensors, metadata)
   hold(saved.model, own, shown)
-  local made, m = pcall(function()
+  local made, m = pcall(Module.made_for, own, function()
     return M.new { model = saved.model, attention = saved.attention, seed = saved.seed, dtype = opts.dtype or saved.dtype,
                    vocabulary = saved_vocabulary(saved, path, opts.tokenizer) }
   end)
-  if not made then error(("'%s': the metadata 'attnlab': %s"):format(shown, config.plain(m)), 0) end
+  if not made then
+    local of_tensor = type(m) == "table" and m.of_tensor
+    error(("'%s': %s"):format(shown, of_tensor or "the metadata 'attnlab': " .. config.plain(m)), 0)
+  end
   parameters.tie(m, own)
   m:load_parameters(own, shown)
   m.trained_on = trained_on(saved, shown)

@@ -21,6 +21,9 @@ end
 -- The parts that the spec brings, around the projections of `old` or around new ones.
 local function assemble(self, spec, old)
   local dim = self.head_dim
+  local outer, kv = self.heads * dim, self.kv_heads * dim
+  self:hold("q_proj.weight", { outer, self.width })
+  self:hold("k_proj.weight", { kv, self.width })
   local _, _, layer = Attention.split(spec)
   self.family = Attention.family_of(spec, {
     heads = self.heads, kv_heads = self.kv_heads, head_dim = dim, value_dim = dim,
@@ -41,7 +44,6 @@ local function assemble(self, spec, old)
     error("attention: option 'bias': changes the projections, which a living layer keeps", 0)
   end
   local linear = { bias = layer.bias, init = self.init.init, deviation = self.init.deviation }
-  local outer, kv = self.heads * dim, self.kv_heads * dim
   for _, p in ipairs { { "q_proj", self.width, outer }, { "k_proj", self.width, kv },
                        { "v_proj", self.width, kv }, { "o_proj", outer, self.width } } do
     self[p[1]] = self:child(p[1], old and old[p[1]]

@@ -14,10 +14,10 @@ local parameters = require "attnlab.parameters"
 local Module = {}
 Module.__index = Module
 
--- A new class. Called, it makes an instance; an instance called runs forward.
-function Module.class(name)
+-- A new class, of a base class or of Module. Called, it makes an instance; an instance called runs forward.
+function Module.class(name, base)
   local class = setmetatable({}, {
-    __index = Module,
+    __index = base or Module,
     __call = function(self, ...) return self.new(...) end,
   })
   class.__index = class
@@ -88,14 +88,41 @@ function Module:child(key, module)
   return module
 end
 
+local held -- tensors of a file by their names, while modules are made for them
+
+-- f() with every module that it makes held against the tensors of a file that are to go into it: one that is missing
+-- there, or has another shape, ends it before anything of that size is made, with the error { of_tensor = text }.
+function Module.made_for(tensors, f)
+  local before = held
+  held = tensors
+  local ok, result = pcall(f)
+  held = before
+  if not ok then error(result, 0) end
+  return result
+end
+
+-- A tensor of this name and shape is about to be made.
+function Module:hold(key, shape)
+  if not held then return end
+  local name, want = self:path(key), table.concat(shape, ",")
+  local t = held[name]
+  local got = t and table.concat(t:shape(), ",")
+  if not got then error({ of_tensor = ("tensor '%s' is missing"):format(name) }, 0) end
+  if got ~= want then
+    error({ of_tensor = ("tensor '%s': shape (%s) expected, got (%s)"):format(name, want, got) }, 0)
+  end
+end
+
 -- New tensor with U(-bound, bound), N(0, deviation) or one value.
 function Module:uniform(key, shape, bound)
+  self:hold(key, shape)
   local t = core.zeros { shape = shape, dtype = self.dtype }
   t:fill_uniform(self.seed, self:path(key), -bound, bound)
   return t
 end
 
 function Module:normal(key, shape, deviation)
+  self:hold(key, shape)
   local t = core.zeros { shape = shape, dtype = self.dtype }
   t:fill_normal(self.seed, self:path(key), 0, deviation)
   return t

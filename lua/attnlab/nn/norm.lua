@@ -35,4 +35,9 @@ function LayerNorm:forward(x)
   return x:layernorm { gain = self.weight, bias = self.bias, eps = self.eps }
 end
 
+function LayerNorm:add(x, a) -- as of RMSNorm
+  local sum = a and x + a or x
+  return sum, self:forward(sum)
+end
+
 return { RMSNorm = RMSNorm, LayerNorm = LayerNorm }

@@ -1,6 +1,21 @@
--- Llama (Touvron et al. 2023): x += attention(rmsnorm x); x += swiglu(rmsnorm x); logits =
--- head(rmsnorm x). Tensors carry the names of Hugging Face's LlamaForCausalLM; what an attention
--- variant adds lies under model.layers.N.self_attn.attnlab. ids i32 (B,T) -> logits (B,T,vocab).
+-- LanguageModel: token ids -> hidden states -> logits -> loss; its state from token to token, its plan, files, forks
+-- and text. ids i32 (B,T) -> logits (B,T,vocab). What is one architecture's own is one file of model/arch/, known by
+-- its name, which returns a class:
+--
+--   local Mine = LanguageModel.class "Mine"
+--   function Mine.new(m, attention, opts)     m: resolved model options; attention: the resolved spec
+--     local self = LanguageModel.create(Mine, m, attention, opts)
+--     self.embedding = self:child(..)         ids -> (B,T,width); where the model is tied its weight is the head, too
+--     self:add_layers("model.layers.", Block) Block(m, spec, opts): a module that has its nn.Attention as .attention
+--     self.norm = self:child(..)              of nn.RMSNorm or nn.LayerNorm
+--     self.head = self:child(..)              nil: tied
+--     return self
+--   end
+--
+-- and, where the positions of tokens are learned, Mine:embed and Mine:has_positions. A block is called as
+-- block(x, a, opts) with the residual stream x (B,T,width) and what the block before still adds to it, or nil: it
+-- returns the same pair behind it, so that each sum is made in one pass with the norm that reads it
+-- (norm:add(x, a) -> sum, normed), and the attention's next state, where opts has one.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local generate = require "attnlab.generate"
@@ -12,57 +27,29 @@ local Module = nn.Module
 
 local LAYER = "layer." -- parts of a state: layer.1, layer.2, ..
 
-local Block = Module.class "Block"
+local LanguageModel = Module.class "LanguageModel"
 
-function Block.new(m, spec, opts)
-  local self = Module.create(Block, opts)
-  local init = { init = m.init, deviation = m.init_deviation }
-  self.input_norm = self:child("input_layernorm",
-    nn.RMSNorm(m.width, self:part("input_layernorm", { eps = m.norm_eps })))
-  self.attention = self:child("self_attn", nn.Attention(m.width, spec, self:part("self_attn", {
-    heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, init = m.init,
-    deviation = m.init_deviation })))
-  self.mlp_norm = self:child("post_attention_layernorm",
-    nn.RMSNorm(m.width, self:part("post_attention_layernorm", { eps = m.norm_eps })))
-  self.mlp = self:child("mlp", nn.SwiGLU(m.width, m.mlp, self:part("mlp", init)))
-  return self
+function LanguageModel.class(name)
+  return Module.class(name, LanguageModel)
 end
 
--- x: the residual stream; a: what the block before still adds to it, or nil. Returns the same pair
--- behind this block: each sum is made in one pass with the norm that reads it. Intermediate tensors
--- are dropped as soon as the graph alone needs them: waiting for the collector would hold every
--- activation of a step twice. Third result: the attention's next state, where opts has one.
-function Block:forward(x, a, opts)
-  local sum, n1 <close> = self.input_norm:add(x, a)
-  local attended, next_state = self.attention(n1, opts)
-  local heads <close> = attended
-  local y, n2 <close> = self.mlp_norm:add(sum, heads)
-  if a then sum:free() end
-  return y, self.mlp(n2), next_state
-end
-
-local Llama = Module.class "Llama"
-
--- m: resolved model options; attention: the resolved spec; opts: seed, dtype, vocabulary.
-function Llama.new(m, attention, opts)
-  local self = Module.create(Llama, { seed = opts.seed, dtype = opts.dtype })
+-- opts: seed, dtype, vocabulary.
+function LanguageModel.create(class, m, attention, opts)
+  local self = Module.create(class, { seed = opts.seed, dtype = opts.dtype })
   self.config, self.spec, self.vocabulary = config.copy(m), config.copy(attention), opts.vocabulary
-  self.embedding = self:child("model.embed_tokens",
-    nn.Embedding(m.vocab, m.width,
-      self:part("model.embed_tokens", { deviation = m.init_deviation })))
   self.layers = {}
-  for i = 1, m.layers do
-    local key = "model.layers." .. i - 1
-    self.layers[i] = self:child(key, Block(m, config.attention_of(attention, i), self:part(key)))
-  end
-  self.norm = self:child("model.norm",
-    nn.RMSNorm(m.width, self:part("model.norm", { eps = m.norm_eps })))
-  if not m.tied then
-    self.head = self:child("lm_head", nn.Linear(m.width, m.vocab,
-      self:part("lm_head", { init = "normal", deviation = m.init_deviation })))
-  end
   return self
 end
+
+-- The blocks of all layers, their tensors named <prefix>0.<..>, <prefix>1.<..>
+function LanguageModel:add_layers(prefix, Block)
+  for i = 1, self.config.layers do
+    local key = prefix .. i - 1
+    self.layers[i] = self:child(key, Block(self.config, config.attention_of(self.spec, i), self:part(key)))
+  end
+end
+
+-- ---- ids to logits --------------------------------------------------------------------------------
 
 local function row_of(ids, where)
   for i, id in ipairs(ids) do
@@ -101,7 +88,7 @@ local function as_ids(ids)
 end
 
 -- The number of tokens; those that the context has no room for are refused.
-function Llama:check_length(T, st)
+function LanguageModel:check_length(T, st)
   local context = self.config.context
   if T == 0 then error("forward: ids: at least one token expected, got none", 0) end
   if st and (st.beyond or not self:has_positions()) then return T end
@@ -122,20 +109,25 @@ local function options_of(i, opts, st)
     { __index = opts })
 end
 
+-- The residual stream that the first block sees, of ids (B,T) behind `at` others.
+function LanguageModel:embed(ids, at)
+  return self.embedding(ids)
+end
+
 -- Final normed hidden states (B,T,width). opts go to the attention layers (causal, lengths); with
 -- opts.inspect(layer, q, k, v) the inputs of each attention can be looked at while they exist.
 -- opts.state: ids go on from it, and the next state is the second result.
-function Llama:hidden(ids, opts)
+function LanguageModel:hidden(ids, opts)
   ids = as_ids(ids)
   nn.Attention.check_forward(opts)
   local st, parts = opts and opts.state, {}
   if st then State.check(st, self, ids:size(1), "forward") end
   local T = self:check_length(ids:size(2), st)
-  local x, a = self.embedding(ids), nil
+  local x, a = self:embed(ids, st and st:position() or 0), nil
   for i, block in ipairs(self.layers) do
     local y, b, after = block(x, a, options_of(i, opts, st))
     parts[i] = { name = LAYER .. i, state = after }
-    x:free()
+    if not rawequal(x, y) then x:free() end
     if a then a:free() end
     x, a = y, b
   end
@@ -145,7 +137,7 @@ function Llama:hidden(ids, opts)
   return h, st and self:made(st:position() + T, st:batch(), parts, st.beyond) or nil
 end
 
-function Llama:logits(h)
+function LanguageModel:logits(h)
   if self.head then return self.head(h) end
   return h:matmul(self.embedding.weight, { transpose_b = true })
 end
@@ -153,14 +145,14 @@ end
 -- Logits (B,T,vocab). opts: causal, lengths, inspect; state: ids are the next tokens of its
 -- sequences, and the state after them is the second result. Gradients flow through states into the
 -- calls that made them, unless detach is set (truncated backpropagation through time).
-function Llama:forward(ids, opts)
+function LanguageModel:forward(ids, opts)
   local hidden, after = self:hidden(ids, opts)
   local h <close> = hidden
   return self:logits(h), after
 end
 
 -- Mean cross entropy in nats of targets y (B,T) given ids x (B,T); the next state as forward.
-function Llama:loss(x, y, opts)
+function LanguageModel:loss(x, y, opts)
   local forward, after = self:forward(x, opts)
   local logits <close> = forward
   return logits:cross_entropy(y), after
@@ -168,7 +160,7 @@ end
 
 -- ---- decoding -------------------------------------------------------------------------------------
 
-function Llama:made(position, batch, parts, beyond)
+function LanguageModel:made(position, batch, parts, beyond)
   local st = State.new(self, position, batch, parts)
   st.beyond = beyond
   return st
@@ -177,7 +169,7 @@ end
 -- The state of `batch` sequences of which nothing has been seen. beyond: tokens may come after the
 -- context's end, at positions that no training has shown; where no layer has rotary positions they
 -- always may.
-function Llama:state(opts)
+function LanguageModel:state(opts)
   local o = State.options(opts, { batch = 1, beyond = false })
   local parts = {}
   for i, block in ipairs(self.layers) do
@@ -186,11 +178,11 @@ function Llama:state(opts)
   return self:made(0, o.batch, parts, o.beyond)
 end
 
-function Llama:fresh(batch) -- as state.lua asks every owner
+function LanguageModel:fresh(batch) -- as state.lua asks every owner
   return self:state { batch = batch }
 end
 
-function Llama:state_description()
+function LanguageModel:state_description()
   local list = { { "layers", tostring(#self.layers) } }
   for i, block in ipairs(self.layers) do
     for _, d in ipairs(block.attention:state_description()) do
@@ -200,18 +192,18 @@ function Llama:state_description()
   return list
 end
 
-function Llama:load_state(path)
+function LanguageModel:load_state(path)
   return State.load(self, path)
 end
 
 -- Logits (B,T,vocab) of the next tokens, any number of them, and the state behind them. Records
 -- nothing, so that a long text holds no more than its state.
-function Llama:step(ids, st)
+function LanguageModel:step(ids, st)
   return core.no_grad(self.forward, self, ids, { state = st })
 end
 
--- Whether a layer turns queries and keys by their position, which training shows up to the context.
-function Llama:has_positions()
+-- Whether tokens have positions, which training shows up to the context: a layer turns queries and keys by them.
+function LanguageModel:has_positions()
   for _, block in ipairs(self.layers) do
     if block.attention.rotation then return true end
   end
@@ -219,14 +211,14 @@ function Llama:has_positions()
 end
 
 -- Bytes a sequence carries from token to token, all layers, at position t.
-function Llama:state_bytes(t)
+function LanguageModel:state_bytes(t)
   local n = 0
   for _, block in ipairs(self.layers) do n = n + block.attention:state_bytes(t) end
   return n
 end
 
 -- What attention runs for T tokens and why, one line for each plan that occurs among the layers.
-function Llama:plan(T)
+function LanguageModel:plan(T)
   local seen, list = {}, {}
   for i, block in ipairs(self.layers) do
     local text = block.attention.family:plan(T)
@@ -236,12 +228,12 @@ function Llama:plan(T)
 end
 
 -- m:generate{prompt=, tokens=, temperature=, top_k=, seed=, on_token=}: see generate.lua.
-function Llama:generate(opts)
+function LanguageModel:generate(opts)
   return generate.run(self, opts)
 end
 
 -- The same model to operate on, in this one's memory until either is written: see surgery.lua.
-function Llama:fork()
+function LanguageModel:fork()
   return surgery.fork(self)
 end
 
@@ -261,15 +253,15 @@ local function plugins_of(self)
 end
 
 -- Metadata that lets model.load rebuild this model.
-function Llama:metadata()
+function LanguageModel:metadata()
   return { attnlab = core.json.encode {
     version = core.version, model = self.config, attention = self.spec, seed = self.seed,
     dtype = self.dtype, vocabulary = vocabulary_of(self), plugins = plugins_of(self),
     trained_on = self.trained_on } }
 end
 
-function Llama:save(path)
+function LanguageModel:save(path)
   core.safetensors.save(path, self:tensors(), self:metadata())
 end
 
-return Llama
+return LanguageModel

@@ -1,0 +1,99 @@
+-- One more of what costs one Lua file: each is that file of more/, put among the modules of a copy.
+local T = ...
+local core = require "attnlab.core"
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+local json, sys = core.json, core.sys
+
+local home = sys.realpath(T.root == "" and "." or T.root)
+local copy = T.folder()
+sys.mkdir(copy .. "/lua")
+assert(os.execute(("cp -R '%slua/attnlab' '%s/lua/'"):format(T.root, copy)))
+
+-- Puts more/FILE where it belongs.
+local function add(file, folder)
+  sys.write(("%s/lua/attnlab/%s/%s"):format(copy, folder, file), sys.read(("%stests/lua/more/%s"):format(T.root, file)))
+end
+
+-- What the program of the copy prints, which ends with this status.
+local function run(status, ...)
+  local code, text = tiny.run({ ... }, { ATTNLAB_LUA = copy .. "/lua", ATTNLAB_HOME = home })
+  T.ok(code == status, ("status %d expected, got %d:\n%s"):format(status, code, text))
+  return text
+end
+
+local function script(text, ...)
+  local path = T.folder() .. "/script.lua"
+  sys.write(path, 'local core = require "attnlab.core"\nlocal lab = require "attnlab"\n' .. text)
+  return run(0, "lua", path, ...)
+end
+
+local SMALL = { "layers=2", "width=16", "heads=2", "mlp=24", "context=16", "batch_size=4", "steps=6", "warmup_steps=2", "eval_windows=8" }
+
+T.test("an architecture: trained, measured, stepped, saved, operated on", function()
+  for _, arch in ipairs { "neox", "gpt2" } do
+    T.ok(run(1, "train", "arch=" .. arch):find("unknown word '" .. arch .. "'", 1, true), "unknown before")
+    add(arch .. ".lua", "model/arch")
+    T.ok(run(0, "describe", "arch"):find(arch, 1, true), "in the help")
+    local words = table.move(SMALL, 1, #SMALL, 5, { "train", "arch=" .. arch, "out_dir=" .. copy .. "/runs", "attention.rope=none" })
+    local dir = run(0, table.unpack(words)):match "\n(%S+/train/%x+)\n"
+    T.ok(run(0, "eval", dir):find "nats per token", "eval")
+    T.ok(#run(0, "generate", dir, "tokens=20", "prompt=RO") > 20, "text")
+    script([[
+      local function near(a, b) assert((a - b):abs():max():item() < 1e-9, "logits differ") end
+      local m = lab.model.load(arg[1], { dtype = "f64" })
+      local ids = core.tensor { data = { 1, 2, 3, 4, 5, 6, 7, 8 }, shape = { 2, 4 }, dtype = "i32" }
+      local all, st = m:forward(ids), m:state { batch = 2 }
+      for t = 1, 4 do
+        local y
+        y, st = m:step(ids[{ {}, { t, t } }], st)
+        near(y, all[{ {}, { t, t } }])
+      end
+      st:save(arg[2] .. "/st")
+      assert(m:load_state(arg[2] .. "/st"):position() == 4)
+      m:save(arg[2] .. "/m")
+      near(lab.model.load(arg[2] .. "/m", { dtype = "f64" }):forward(ids), all)
+      local s = m:fork()
+      s.layer[2]:set { output_norm = "l2" }
+      near(m:forward(ids), all)
+      s:undo()
+      near(s:forward(ids), all)
+      local x = core.tensor { data = { 5, 6, 7, 1 }, shape = { 1, 4 }, dtype = "i32" }
+      m:loss(x, x):backward()
+      for name, t in pairs(m:parameters()) do assert(t:grad(), name) end
+      assert(m:state_bytes(4) > 0 and #m:plan(4) > 0)
+    ]], dir, copy)
+    local f = T.folder()
+    sys.write(f .. "/x.lua", ([[
+return require("attnlab").experiment { name = "x", seeds = { 1 }, base = { arch = %q, layers = 1, width = 16, heads = 2,
+  context = 16, batch_size = 4, steps = 4, eval_windows = 8 }, arms = { { name = "a" }, { name = "b", attention = "p1/linear_elu" } } }
+]]):format(arch))
+    T.ok(run(0, "run", f .. "/x.lua", "out_dir=" .. f):find "\nb +1 ", "an experiment")
+    T.eq(json.decode(run(0, "run", f .. "/x.lua", "--dry-run", "--json")).runs, 2)
+  end
+end)
+
+T.test("a layer", function()
+  add("rescale.lua", "nn")
+  script [=[
+    local y = lab.nn.Rescale(2)(core.tensor { 3, 4 }):flat()
+    assert(math.abs(y[1] * 4 / 3 - y[2]) < 1e-6 and math.abs(y[1] ^ 2 + y[2] ^ 2 - 2) < 1e-4)
+    local ok, why = pcall(lab.nn.Rescale, 2, { epz = 1 })
+    assert(not ok and why:find "did you mean 'eps'", why)
+  ]=]
+end)
+
+T.test("an architecture is held against a file's tensors as every other", function()
+  script([[
+    local m = lab.model.new { arch = "neox", layers = 2, width = 16, heads = 2, mlp = 24, context = 8, vocab = 11, seed = 1 }
+    local saved = core.json.decode(m:metadata().attnlab)
+    for key, why in pairs { mlp = "layers.0.mlp.dense_h_to_4h.weight': shape %(1000,16%)", vocab = "embed_in.weight': shape",
+                            layers = "gpt_neox.layers.2.attention.q_proj.weight' is missing", heads = "q_proj.weight': shape" } do
+      local old = saved.model[key]
+      saved.model[key] = key == "layers" and 3 or 1000
+      core.safetensors.save(arg[1] .. "/m", m:tensors(), { attnlab = core.json.encode(saved) })
+      saved.model[key] = old
+      local ok, text = pcall(lab.model.load, arg[1] .. "/m")
+      assert(not ok and text:find("/m': tensor '[^']*" .. why), text)
+    end
+  ]], copy)
+end)
