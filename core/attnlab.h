@@ -227,6 +227,9 @@ AL_API double al_opt_num(const al_opts *o, const char *key);
 AL_API const char *al_opt_word(const al_opts *o,
                                const char *key); /* WORD or TEXT; lives as long as o */
 AL_API bool al_opt_is(const al_opts *o, const char *key, const char *word);
+/* Which of its row's choices the word is, from 0; -1 where something else than a word is held. An
+ * enum in the order of the choices reads an option. */
+AL_API int al_opt_choice(const al_opts *o, const char *key);
 /* How many numbers. Those of an AL_T_NAMED option are in the order of their names, which
  * al_opt_word gives, sorted, separated by spaces. */
 AL_API int al_opt_list(const al_opts *o, const char *key, const double **v);

@@ -558,6 +558,20 @@ const char *al_opt_word(const al_opts *o, const char *key) {
 bool al_opt_is(const al_opts *o, const char *key, const char *word) {
   return strcmp(al_opt_word(o, key), word) == 0;
 }
+int al_opt_choice(const al_opts *o, const char *key) {
+  al_opts *at = (al_opts *)(uintptr_t)o; /* locate walks, it does not write */
+  int i = locate(&at, key);
+  while (i >= 0 && at->v[i].kind == AL_T_RECORD) at = at->v[i].record, i = 0;
+  if (i < 0 || at->v[i].kind != AL_T_WORD) return -1;
+  const char *word = at->v[i].word, *p = at->rows[i].choices;
+  for (int n = 0;; n++) {
+    p += strspn(p, " ");
+    const size_t k = strcspn(p, " ");
+    if (!k) return -1;
+    if (strlen(word) == k && strncmp(p, word, k) == 0) return n;
+    p += k;
+  }
+}
 int al_opt_list(const al_opts *o, const char *key, const double **x) {
   const al_value *v = leaf(o, key);
   *x = v->list;

@@ -11,15 +11,16 @@
  * returned as a constant. */
 #ifndef ALK_ATTN_H
 #define ALK_ATTN_H
+#include "attn_slots.h"
 #include "program.h"
 
-enum { ALK_MAP_IDENTITY, ALK_MAP_RELU, ALK_MAP_ELU1, ALK_MAP_L2, ALK_MAP_SOFTPLUS };
 enum { ALK_STAT_NONE, ALK_STAT_SUM, ALK_STAT_ABS, ALK_STAT_L2 };
 
 typedef struct alk_attn_spec {
   alk_visible g;
   alk_weight_spec weight;
-  int map, stat;
+  alk_map map;
+  int stat;
   bool normalise;
   int64_t D, E; /* channels of q and k, of v */
   double scale;

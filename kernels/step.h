@@ -14,7 +14,8 @@
 
 typedef struct alk_step_spec {
   int64_t B, H, Hkv, Hd, Hs, D, E, R; /* Hd: heads of the decay, 0: none */
-  int map, stat;                      /* stat none or sum */
+  alk_map map;
+  int stat; /* none or sum */
   bool normalise;
   int n_coefficients;
   const double *kept, *base, *factors; /* not 0 where order n has rows; factors, c_n scale^n, are

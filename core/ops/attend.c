@@ -155,8 +155,7 @@ static const al_op attend = {
                       "similarity; polynomial = sum of c_n s^n", NULL},
                      {"coefficients", AL_T_LIST | AL_T_NUM, "{}", NULL, 0, 0,
                       "c_0, c_1, ..: ones when only the input is given", NULL},
-                     {"feature_map", AL_T_WORD, "identity", "identity relu elu1 l2 softplus", 0, 0,
-                      "phi", NULL},
+                     ATTEND_MAP_ARG,
                      {"stat", AL_T_WORD, "sum", "none sum abs l2", 0, 0,
                       "W: nothing, sum of w, of |w|, root of the sum of w^2", NULL},
                      {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
@@ -188,14 +187,7 @@ static const al_op attend = {
             {"(2,6,4,3) (2,6,2,3) (2,6,2,5) - - - p(2,6,2)",
              .args = "f=polynomial coefficients={1,1,0.5} normalise=true causal=true"},
             {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
-             .args = "feature_map=relu f=polynomial coefficients={0,1} causal=true normalise=true",
-             .lo = 0.1, .hi = 1},
-            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
-             .args = "feature_map=elu1 f=polynomial coefficients={0,1} causal=true normalise=true"},
-            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
              .args = "feature_map=l2 f=polynomial coefficients={0,1} causal=true stat=none"},
-            {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
-             .args = "feature_map=softplus f=polynomial coefficients={0,1} normalise=true"},
             {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",
              .args = "f=polynomial coefficients={0.5,1} clamp=9 softcap=2 causal=true stat=none"},
             {"(2,70,2,3) (2,70,1,3) (2,70,1,2)",
@@ -223,6 +215,12 @@ static const al_op attend = {
              .args = "f=polynomial causal=true normalise=true scale=0.7 clamp=2 "
                      "coefficients={1,1,0.5,0.2,0,9e-3,0,0,2e-5,0,0,0,0,0,0,0,0,0,2e-16}",
              .lo = -0.9, .hi = 0.1},
+#define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
+                  ...)                                                                             \
+  ALK_IF_MAP_##slots(ATTEND_MAP_SAMPLE(#name, lo, hi, gap, "(1,5,2,3) (1,5,2,3) (1,5,2,2)",        \
+                                       "f=polynomial coefficients={0.5,1} causal=true stat=none"))
+#include "../../kernels/pointwise.def"
+#undef POINTWISE
             {0}},
 };
 

@@ -6,9 +6,15 @@
 
 enum { Q, K, V, DECAY }; /* the first inputs of both */
 
-/* ORDER of the kernel's enums */
-static const char *const attend_maps[] = {"identity", "relu", "elu1", "l2", "softplus", NULL};
+/* ORDER of the kernel's enum */
 static const char *const attend_stats[] = {"none", "sum", "abs", "l2", NULL};
+
+#define ATTEND_MAP_ARG                                                                             \
+  { "feature_map", AL_T_WORD, "identity", alk_map_words, 0, 0, "phi", NULL }
+
+/* A map that is an entry of pointwise.def, on one side of its kink. */
+#define ATTEND_MAP_SAMPLE(map, lo, hi, gap, shapes, options)                                       \
+  {shapes, "feature_map=" map " " options, (gap) > 0 ? (gap) : (lo), hi, NULL},
 
 static inline int attend_word(const al_call *k, const char *key, const char *const *words) {
   int i = 0;
@@ -102,7 +108,7 @@ static inline alk_attn_spec attend_spec(const al_call *k, int lengths) {
   alk_attn_spec a = {.g = visible_of(k, k->in[lengths]),
                      .D = q[3],
                      .E = v[3],
-                     .map = attend_word(k, "feature_map", attend_maps),
+                     .map = (alk_map)al_opt_choice(k->opts, "feature_map"),
                      .stat = attend_word(k, "stat", attend_stats),
                      .normalise = al_opt_bool(k->opts, "normalise"),
                      .scale = al_opt_num(k->opts, "scale")};

@@ -281,8 +281,7 @@ static const al_op attend_chunked = {
                  (const al_arg[]){
                      {"coefficients", AL_T_LIST | AL_T_NUM, "{0,1}", NULL, 0, 0,
                       "c_0, c_1, .. of f(s) = sum of c_n s^n; orders other than 0 are kept", NULL},
-                     {"feature_map", AL_T_WORD, "identity", "identity relu elu1 l2 softplus", 0, 0,
-                      "phi", NULL},
+                     ATTEND_MAP_ARG,
                      {"stat", AL_T_WORD, "sum", "none sum", 0, 0, "W: nothing, or sum of w", NULL},
                      {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
                      {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
@@ -300,25 +299,23 @@ static const al_op attend_chunked = {
         (const al_sample[]){
             {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "causal=true"},
             {"(2,6,2,3) (2,6,2,3) (2,6,2,5)", .args = "stat=none scale=0.7"},
-            {"(2,5,4,3) (2,7,2,3) (2,7,2,4) - - i(2)<8 p(2,7,2)",
-             .args = "feature_map=softplus normalise=true"},
-            {"(2,6,4,3) (2,6,2,3) (2,6,2,5) - - i(2)<7 p(2,6,2)",
-             .args = "feature_map=elu1 normalise=true causal=true"},
-            {"(1,5,2,3) (1,5,2,3) (1,5,2,2) (1,5,1)",
-             .args = "feature_map=relu causal=true normalise=true", .lo = 0.1, .hi = 1},
+            {"p(2,5,4,3) p(2,7,2,3) (2,7,2,4) - - i(2)<8 p(2,7,2)", .args = "normalise=true"},
+            {"p(2,6,4,3) p(2,6,2,3) (2,6,2,5) - - i(2)<7 p(2,6,2)",
+             .args = "normalise=true causal=true"},
+            {"p(1,5,2,3) p(1,5,2,3) (1,5,2,2) (1,5,1)", .args = "causal=true normalise=true",
+             .lo = 0.1, .hi = 1},
             {"(2,6,6,3) (2,6,2,3) (2,6,2,5) (2,6,3) - i(2)<7 p(2,6,2)",
              .args = "feature_map=l2 stat=none causal=true"},
-            {"(2,6,4,3) (2,6,2,3) (2,6,2,5) (2,6,4) - i(2)<7",
-             .args = "feature_map=softplus normalise=true causal=true", .lo = -0.9, .hi = 0.1},
-            {"(2,131,4,3) (2,131,2,3) (2,131,2,17) - - i(2)<132",
-             .args = "feature_map=elu1 normalise=true causal=true scale=0.5"},
-            {"(2,131,4,18) (2,131,2,18) (2,131,2,3) (2,131,2) - i(2)<132 p(2,131,2)",
-             .args = "feature_map=elu1 causal=true", .lo = -0.9, .hi = 0.1},
-            {"(1,1100,2,3) (1,1100,1,3) (1,1100,1,2) (1,1100,1) - i(1)<1101",
-             .args = "feature_map=elu1 normalise=true causal=true", .lo = -0.9, .hi = 0.1},
-            {"(1,1100,2,3) (1,1100,1,3) (1,1100,1,2)",
-             .args = "feature_map=softplus normalise=true causal=true"},
-            {"(1,1100,2,3) (1,1300,1,3) (1,1300,1,2)", .args = "feature_map=elu1 normalise=true"},
+            {"p(2,6,4,3) p(2,6,2,3) (2,6,2,5) (2,6,4) - i(2)<7",
+             .args = "normalise=true causal=true", .lo = -0.9, .hi = 0.1},
+            {"p(2,131,4,3) p(2,131,2,3) (2,131,2,17) - - i(2)<132",
+             .args = "normalise=true causal=true scale=0.5"},
+            {"p(2,131,4,18) p(2,131,2,18) (2,131,2,3) (2,131,2) - i(2)<132 p(2,131,2)",
+             .args = "causal=true", .lo = -0.9, .hi = 0.1},
+            {"p(1,1100,2,3) p(1,1100,1,3) (1,1100,1,2) (1,1100,1) - i(1)<1101",
+             .args = "normalise=true causal=true", .lo = -0.9, .hi = 0.1},
+            {"p(1,1100,2,3) p(1,1100,1,3) (1,1100,1,2)", .args = "normalise=true causal=true"},
+            {"p(1,1100,2,3) p(1,1300,1,3) (1,1300,1,2)", .args = "normalise=true"},
             {"(1,5,2,3) (1,5,2,3) (1,5,2,2)", .args = "coefficients={1,1,0.5} causal=true"},
             {"(1,6,2,3) (1,6,1,3) (1,6,1,2) (1,6,2) (3) - - (1,2,10,2) (1,2,10)",
              .args = "coefficients={1,0.5,0.3} causal=true carry=true scale=0.7", .lo = -0.9,
@@ -326,14 +323,13 @@ static const al_op attend_chunked = {
             {"(2,5,2,3) (2,5,1,3) (2,5,1,2) (2,5,1) (5) i(2)<6 p(2,5,1) (2,1,22,2)",
              .args = "coefficients={1,0,0.5,0,0.2} causal=true carry=true stat=none", .lo = -0.9,
              .hi = 0.3},
-            {"(1,4,1,4) (1,4,1,4) (1,4,1,3) - - i(1)<5 - (1,1,24,3) p(1,1,24)",
-             .args = "coefficients={0,0.5,0,0.3} feature_map=softplus causal=true carry=true "
+            {"p(1,4,1,4) p(1,4,1,4) (1,4,1,3) - - i(1)<5 - (1,1,24,3) p(1,1,24)",
+             .args = "coefficients={0,0.5,0,0.3} causal=true carry=true "
                      "normalise=true",
              .lo = 0.1, .hi = 0.9},
             {"(1,5,2,3) (1,7,1,3) (1,7,1,2) - (3)", .args = "coefficients={1,1,0.5} scale=0.5"},
-            {"(2,5,2,3) (2,5,2,3) (2,5,2,2) (2,5,1) - i(2)<6 - (2,2,3,2) p(2,2,3)",
-             .args = "feature_map=elu1 causal=true carry=true normalise=true", .lo = -0.9,
-             .hi = 0.1},
+            {"p(2,5,2,3) p(2,5,2,3) (2,5,2,2) (2,5,1) - i(2)<6 - (2,2,3,2) p(2,2,3)",
+             .args = "causal=true carry=true normalise=true", .lo = -0.9, .hi = 0.1},
             {"(2,131,4,5) (2,131,2,5) (2,131,2,17) (2,131,2) (4) i(2)<132 p(2,131,2) (2,2,56,17) "
              "p(2,2,56)",
              .args = "coefficients={1,1,0.5,0.2} causal=true carry=true scale=0.2", .lo = -0.5,
@@ -345,8 +341,14 @@ static const al_op attend_chunked = {
             {"(1,70,2,14) (1,70,1,14) (1,70,1,3) (1,70,1) (4) - - (1,1,679,3) p(1,1,679)",
              .args = "coefficients={0,1,1,0.5} causal=true carry=true scale=0.3", .lo = -0.6,
              .hi = 0.2},
-            {"(1,1100,2,3) (1,1300,1,3) (1,1300,1,2) - p(3)",
-             .args = "coefficients={1,1,0.5} feature_map=elu1 normalise=true scale=0.3"},
+            {"p(1,1100,2,3) p(1,1300,1,3) (1,1300,1,2) - p(3)",
+             .args = "coefficients={1,1,0.5} normalise=true scale=0.3"},
+#define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
+                  ...)                                                                             \
+  ALK_IF_MAP_##slots(ATTEND_MAP_SAMPLE(#name, lo, hi, gap, "(1,6,2,3) (1,6,1,3) (1,6,1,2)",        \
+                                       "coefficients={0.5,1} stat=none causal=true"))
+#include "../../kernels/pointwise.def"
+#undef POINTWISE
             {0}},
 };
 

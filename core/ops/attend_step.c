@@ -24,7 +24,7 @@ static alk_step_spec spec_of(const al_call *k, orders *o) {
                      .Hd = k->in_meta[DECAY].ndim == 3 ? k->in_meta[DECAY].shape[2] : 0,
                      .D = q[3],
                      .E = k->in_meta[V].shape[3],
-                     .map = attend_word(k, "feature_map", attend_maps),
+                     .map = (alk_map)al_opt_choice(k->opts, "feature_map"),
                      .stat = attend_word(k, "stat", attend_stats),
                      .normalise = al_opt_bool(k->opts, "normalise"),
                      .n_coefficients = f.n,
@@ -193,8 +193,7 @@ static const al_op attend_step = {
                  (const al_arg[]){
                      {"coefficients", AL_T_LIST | AL_T_NUM, "{0,1}", NULL, 0, 0,
                       "c_0, c_1, ..: weights A sum c_n s^n; orders with 0 have no rows", NULL},
-                     {"feature_map", AL_T_WORD, "identity", "identity relu elu1 l2 softplus", 0, 0,
-                      "phi", NULL},
+                     ATTEND_MAP_ARG,
                      {"stat", AL_T_WORD, "sum", "none sum", 0, 0, "W: nothing, or sum of w", NULL},
                      {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
                      {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
@@ -208,24 +207,31 @@ static const al_op attend_step = {
     .samples =
         (const al_sample[]){
             {.inputs = "(2,1,2,3) (2,1,2,3) (2,1,2,4) - - - - (2,2,3,4) (2,2,3)"},
-            {"(2,1,4,3) (2,1,2,3) (2,1,2,5) (2,1,2) - - p(2,1,2) (2,2,3,5) p(2,2,3)",
-             .args = "feature_map=softplus normalise=true", .lo = 0.1, .hi = 0.9},
+            {"p(2,1,4,3) p(2,1,2,3) (2,1,2,5) (2,1,2) - - p(2,1,2) (2,2,3,5) p(2,2,3)",
+             .args = "normalise=true", .lo = 0.1, .hi = 0.9},
             {"(2,1,4,3) (2,1,2,3) (2,1,2,5) - (3) i(2)<2 p(2,1,2) (2,2,10,5)",
              .args = "coefficients={1,1,0.5} stat=none scale=0.7"},
-            {"(1,1,6,3) (1,1,2,3) (1,1,2,2) (1,1,3) (4) - - (1,6,14,2) (1,6,14)",
-             .args = "coefficients={1,1,0,0.3} feature_map=elu1 scale=0.5", .lo = -0.9, .hi = 0.1},
+            {"p(1,1,6,3) p(1,1,2,3) (1,1,2,2) (1,1,3) (4) - - (1,6,14,2) (1,6,14)",
+             .args = "coefficients={1,1,0,0.3} scale=0.5", .lo = -0.9, .hi = 0.1},
             {"(3,1,2,2) (3,1,1,2) (3,1,1,3) (3,1,1) - i(3)<2 p(3,1,1) p(3,1,3,3) p(3,1,3)",
              .args = "coefficients={0,0,1} normalise=true scale=-1.5"},
             {"(1,1,2,3) (1,1,1,3) (1,1,1,3) (1,1,2) - - - (1,2,3,3) (1,2,3)",
              .args = "feature_map=l2"},
             {"(1,1,1,30) (1,1,1,30) (1,1,1,2) - - - - (1,1,30,2) (1,1,30)",
              .args = "coefficients={0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}"},
-            {"(1,1,2,3) (1,1,1,3) (1,1,1,3) - - - - (1,1,4,3) p(1,1,4)",
-             .args = "feature_map=relu coefficients={1,1} normalise=true", .lo = 0.1, .hi = 1},
+            {"p(1,1,2,3) p(1,1,1,3) (1,1,1,3) - - - - (1,1,4,3) p(1,1,4)",
+             .args = "coefficients={1,1} normalise=true", .lo = 0.1, .hi = 1},
             {"(2,1,4,4) (2,1,2,4) (2,1,2,67) (2,1,1) - - - (2,2,34,67) (2,2,34)",
              .args = "coefficients={0,0.5,1,2}", .lo = -0.8, .hi = 0.8},
             {"(1,1,3,16) (1,1,1,16) (1,1,1,49) - - - - (1,1,153,49) p(1,1,153)",
              .args = "coefficients={1,1,0.5} normalise=true scale=0.25"},
+#define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
+                  ...)                                                                             \
+  ALK_IF_MAP_##slots(ATTEND_MAP_SAMPLE(#name, lo, hi, gap,                                         \
+                                       "(2,1,4,3) (2,1,2,3) (2,1,2,4) - - - - (2,2,4,4)",          \
+                                       "coefficients={0.5,1} stat=none"))
+#include "../../kernels/pointwise.def"
+#undef POINTWISE
             {0}},
 };
 

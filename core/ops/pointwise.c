@@ -52,7 +52,8 @@ static const al_row outputs[] = {{"y", 0, "(..), the shape of x"}, {0}};
 #define EXEMPT_STRAIGHT "the gradient is passed straight through by definition"
 #define EXEMPT_NEVER NULL
 /* Where there is a gap one sample lies on each side of it. */
-#define POINTWISE(stem, value, gradient, reads, lo, hi, gap, sample_args, text, ...)               \
+#define POINTWISE(stem, value, gradient, reads, lo, hi, gap, sample_args, text, torch, latex,      \
+                  sign, slots, ...)                                                                \
   [ALK_PW_##stem] = {.info = {.name = #stem,                                                       \
                               .doc = "Each element of x (..): " text ".",                          \
                               .inputs = inputs,                                                    \

@@ -274,7 +274,7 @@ static void run_keys(pair *k, int64_t j0, int64_t j1) {
   const real *v = (const real *)k->t->v + at * a->E,
              *b = k->t->b ? (const real *)k->t->b + at : NULL;
   if (b)
-    pack_rows(ALK_MAP_IDENTITY, j1 - j0, a->E, v, Hkv * a->E, b, Hkv, k->x + l->dv,
+    pack_rows(ALK_MAP_identity, j1 - j0, a->E, v, Hkv * a->E, b, Hkv, k->x + l->dv,
               l->Ew); /* dv is free till below */
   pack_columns(b ? k->x + l->dv : v, b ? l->Ew : Hkv * a->E, j1 - j0, a->E, k->x + l->vt);
   memset(k->x + l->dk, 0, (size_t)(KEYS * (l->Dw + l->Ew)) * sizeof(real));

@@ -222,14 +222,14 @@ static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, co
     const int64_t n = least(KEYS, S - j);
     const real *from = k + ((b * S + j) * Hkv + hk) * a->D;
     real *panel = x + l->keys + j * a->D;
-    if (a->map == ALK_MAP_IDENTITY) {
+    if (a->map == ALK_MAP_identity) {
       pack_columns(from, Hkv * a->D, n, a->D, panel);
     } else {
       pack_rows(a->map, n, a->D, from, Hkv * a->D, NULL, 0, x + l->row, l->Dw);
       pack_columns(x + l->row, l->Dw, n, a->D, panel);
     }
   }
-  pack_rows(ALK_MAP_IDENTITY, S, a->E, v + (b * S * Hkv + hk) * a->E, Hkv * a->E,
+  pack_rows(ALK_MAP_identity, S, a->E, v + (b * S * Hkv + hk) * a->E, Hkv * a->E,
             scale ? scale + b * S * Hkv + hk : NULL, Hkv, x + l->values, l->Ew);
 }
 

@@ -61,7 +61,7 @@ static void load_keys(const walk *w, const chunk *c) {
   const int64_t Hkv = a->g.Hkv;
   pack_rows(a->map, c->keys, a->D, w->k + c->at * Hkv * a->D, Hkv * a->D, NULL, 0, w->x_k, w->n.Dw);
   pack_columns(w->x_k, w->n.Dw, c->keys, a->D, w->x_kt);
-  pack_rows(ALK_MAP_IDENTITY, c->keys, a->E, w->v + c->at * Hkv * a->E, Hkv * a->E,
+  pack_rows(ALK_MAP_identity, c->keys, a->E, w->v + c->at * Hkv * a->E, Hkv * a->E,
             w->b ? w->b + c->at * Hkv : NULL, Hkv, w->x_v, w->n.Ew);
 }
 

@@ -1,34 +1,9 @@
 /* pointwise.c: the entries of pointwise.def as functions of one element, then as loops. */
 #include "../pointwise.h"
 #include "reached.h"
-#include "vmath.h"
+#include "functions.h"
 
-#define UNUSED __attribute__((unused))
-
-static inline real erf_slope(real x) {
-  return R(1.1283791670955126) * vgauss(x * R(1.4142135623730951));
-}
-static inline real silu_slope(real x) {
-  const real s = vsigmoid(x);
-  return s * (1 + x * vsigmoid(-x));
-}
-static inline real gelu_slope(real x) { return vphi(x) + x * R(0.39894228040143268) * vgauss(x); }
-/* gelu_new is x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3): the same as with tanh, without its
- * cancellation for x < 0 */
-static inline real gelu_arg(real x) {
-  return R(1.5957691216057308) * (x + R(0.044715) * x * x * x);
-}
-static inline real gelu_new_slope(real x) {
-  const real u = gelu_arg(x), s = vsigmoid(u);
-  return s * (1 + x * vsigmoid(-u) * R(1.5957691216057308) * (1 + R(0.134145) * x * x));
-}
-
-#define POINTWISE(name, value, gradient, ...)                                                      \
-  static inline real name##_value(real x, real a UNUSED, real b UNUSED) { return value; }          \
-  static inline real name##_gradient(real g UNUSED, real x UNUSED, real y UNUSED, real a UNUSED,   \
-                                     real b UNUSED) {                                              \
-    return gradient;                                                                               \
-  }                                                                                                \
+#define POINTWISE(name, ...)                                                                       \
   static void name##_fwd(int64_t n, const real *restrict x, real *restrict y, real a, real b) {    \
     for (int64_t i = 0; i < n; i++) y[i] = name##_value(x[i], a, b);                               \
   }                                                                                                \

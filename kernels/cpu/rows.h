@@ -1,12 +1,12 @@
-/* rows.h: vectors of one head as packed rows: feature map and its backward, dot products: what the fused and the chunked attention share.
- */
+/* rows.h: vectors of one head as packed rows: feature map and its backward, dot products: what the
+ * fused and the chunked attention share. */
 #ifndef ALK_ROWS_H
 #define ALK_ROWS_H
 #include "../attn.h"
+#include "functions.h"
 #include "jobs.h"
 #include "reached.h"
 #include "tile.h"
-#include "vmath.h"
 #include <string.h>
 
 /* Below it |W| counts as nothing, in every precision. */
@@ -57,58 +57,62 @@ TILE_INLINE real row_sum(int64_t n, const real *x) {
   return lane_sum(sum[0] + sum[1]) + tail;
 }
 
+/* ---- feature maps ---------------------------------------------------------------------------- */
+
+/* dx from dy at x, element by element; an entry whose gradient reads y makes it again. */
+#define POINTWISE(name, ...)                                                                       \
+  static inline void name##_row(int64_t n, const real *x, real *y) {                               \
+    for (int64_t d = 0; d < n; d++) y[d] = name##_value(x[d], 0, 0);                               \
+  }                                                                                                \
+  static inline void name##_row_bwd(int64_t n, const real *x, const real *dy, real *dx) {          \
+    for (int64_t d = 0; d < n; d++)                                                                \
+      dx[d] = PASSED(dy[d], name##_gradient(dy[d], x[d], name##_value(x[d], 0, 0), 0, 0));         \
+  }
+#include "../pointwise.def"
+#undef POINTWISE
+
+/* x / max(||x||, 1e-12) */
+static inline void l2_row(int64_t n, const real *x, real *y) {
+  const real norm = vsqrt(row_dot(n, x, x)), r = 1 / (norm > R(1e-12) ? norm : R(1e-12));
+  for (int64_t d = 0; d < n; d++) y[d] = x[d] * r;
+}
+
+/* (dy - y (y.dy)) / r */
+static inline void l2_row_bwd(int64_t n, const real *x, const real *dy, real *dx) {
+  const real r = vsqrt(row_dot(n, x, x));
+  if (!(r > R(1e-12)) || !reached(n, dy)) {
+    memset(dx, 0, (size_t)n * sizeof *dx);
+    return;
+  }
+  const real s = 1 / r, t = row_dot(n, x, dy) * s * s * s;
+  for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * s - x[d] * t;
+}
+
+static const struct {
+  void (*row)(int64_t, const real *, real *);
+  void (*bwd)(int64_t, const real *, const real *, real *);
+} maps[ALK_MAP_COUNT] = {
+#define MAP_ROW(name) [ALK_MAP_##name] = {name##_row, name##_row_bwd},
+#define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
+                  ...)                                                                             \
+  ALK_IF_MAP_##slots(MAP_ROW(name))
+#include "../pointwise.def"
+#undef POINTWISE
+    MAP_ROW(l2)};
+
 /* y = phi(x) */
-static inline void map_row(int map, int64_t n, const real *x, real *y) {
-  switch (map) {
-  case ALK_MAP_RELU:
-    for (int64_t d = 0; d < n; d++) y[d] = x[d] < 0 ? 0 : x[d];
-    break;
-  case ALK_MAP_ELU1:
-    for (int64_t d = 0; d < n; d++) y[d] = x[d] > 0 ? x[d] + 1 : vexp(x[d]);
-    break;
-  case ALK_MAP_SOFTPLUS:
-    for (int64_t d = 0; d < n; d++) y[d] = vsoftplus(x[d]);
-    break;
-  case ALK_MAP_L2: {
-    const real norm = vsqrt(row_dot(n, x, x)), r = 1 / (norm > R(1e-12) ? norm : R(1e-12));
-    for (int64_t d = 0; d < n; d++) y[d] = x[d] * r;
-    break;
-  }
-  default:
-    memcpy(y, x, (size_t)n * sizeof *y);
-  }
+static inline void map_row(alk_map map, int64_t n, const real *x, real *y) {
+  maps[map].row(n, x, y);
 }
 
 /* dx from dy at x. */
-static inline void map_row_bwd(int map, int64_t n, const real *x, const real *dy, real *dx) {
-  switch (map) {
-  case ALK_MAP_RELU:
-    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : 0;
-    break;
-  case ALK_MAP_ELU1:
-    for (int64_t d = 0; d < n; d++) dx[d] = x[d] > 0 ? dy[d] : PASSED(dy[d], dy[d] * vexp(x[d]));
-    break;
-  case ALK_MAP_SOFTPLUS:
-    for (int64_t d = 0; d < n; d++) dx[d] = PASSED(dy[d], dy[d] * vsigmoid(x[d]));
-    break;
-  case ALK_MAP_L2: { /* (dy - y (y.dy)) / r */
-    const real r = vsqrt(row_dot(n, x, x));
-    if (!(r > R(1e-12)) || !reached(n, dy)) {
-      memset(dx, 0, (size_t)n * sizeof *dx);
-      break;
-    }
-    const real s = 1 / r, t = row_dot(n, x, dy) * s * s * s;
-    for (int64_t d = 0; d < n; d++) dx[d] = dy[d] * s - x[d] * t;
-    break;
-  }
-  default:
-    memcpy(dx, dy, (size_t)n * sizeof *dx);
-  }
+static inline void map_row_bwd(alk_map map, int64_t n, const real *x, const real *dy, real *dx) {
+  maps[map].bwd(n, x, dy, dx);
 }
 
 /* y[i] (width apart, zero past n) = b_i phi(x[i]) for `rows` vectors `stride` apart; b may be
  * NULL. */
-static inline void pack_rows(int map, int64_t rows, int64_t n, const real *x, int64_t stride,
+static inline void pack_rows(alk_map map, int64_t rows, int64_t n, const real *x, int64_t stride,
                              const real *b, int64_t b_stride, real *y, int64_t width) {
   for (int64_t i = 0; i < rows; i++) {
     real *to = y + i * width;
