@@ -151,7 +151,7 @@ static double *truth_at(attn_check *k, int64_t T) {
 
 /* Moves every number of t by its rounding in f32, up or down. */
 static void nudge(al_tensor *t, uint64_t stream) {
-  double *x = t && al_numel(t) > 0 ? al_data(t) : NULL;
+  double *x = t && al_numel(t) > 0 ? al_host(t) : NULL;
   for (int64_t i = 0; x && i < al_numel(t); i++) {
     stream = stream * 6364136223846793005u + 1442695040888963407u;
     x[i] *= 1 + (stream >> 63 ? f32_rounding : -f32_rounding);

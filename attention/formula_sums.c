@@ -360,7 +360,7 @@ static al_tensor *grown(const run *r, const char *name, al_tensor *more, int64_t
 }
 
 al_status formula_join_cache(run *r, sums *n) {
-  const int32_t *seen = al_data(r->before);
+  const int32_t *seen = al_host(r->before);
   int64_t most = 0, all = 0;
   bool even = true; /* all rows have seen as many */
   double *total = calloc((size_t)r->B, sizeof *total), *new = calloc((size_t)r->B, sizeof *new);

@@ -47,8 +47,8 @@ static al_status put_count(al_ctx *c, const attn_state *st, const attn_in *in, a
   al_tensor *t = al_tensor_new(c, AL_I32, 1, &B);
   const al_tensor *before = attn_state_get(st, "count");
   for (int64_t b = 0; t && b < B; b++) {
-    const int32_t n = in->lengths ? ((const int32_t *)al_data(in->lengths))[b] : (int32_t)T;
-    ((int32_t *)al_data(t))[b] = ((const int32_t *)al_data(before))[b] + n;
+    const int32_t n = in->lengths ? ((const int32_t *)al_host(in->lengths))[b] : (int32_t)T;
+    ((int32_t *)al_host(t))[b] = ((const int32_t *)al_host(before))[b] + n;
   }
   attn_state_put(c, next, "count", t, count_doc);
   al_scope_end(c, NULL);
@@ -104,7 +104,7 @@ static al_status restore_count(al_ctx *c, attn_state *st) {
   al_scope_end(c, NULL);
   AL_TRY(al_error(c));
   for (int64_t b = 0; b < st->batch; b++) {
-    const int32_t n = ((const int32_t *)al_data(attn_state_get(st, "count")))[b];
+    const int32_t n = ((const int32_t *)al_host(attn_state_get(st, "count")))[b];
     if (n < 0 || n > st->position)
       return al_fail(c, AL_EFORMAT,
                      "attention: state: count of row %lld: 0..%lld (the position) "
@@ -169,7 +169,7 @@ attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n
 }
 
 static al_status same_counts(al_ctx *c, const attn_state *st) {
-  const int32_t *n = al_data(attn_state_get(st, "count"));
+  const int32_t *n = al_host(attn_state_get(st, "count"));
   for (int64_t b = 0; b < st->batch; b++)
     if (n[b] != (int32_t)st->position)
       return al_fail(c, AL_ESTATE,
@@ -200,7 +200,7 @@ static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state
   if (in->lengths) {
     al_tensor *n = al_tensor_new(c, AL_I32, 1, &B);
     for (int64_t b = 0; n && b < B; b++)
-      ((int32_t *)al_data(n))[b] = (int32_t)before + ((const int32_t *)al_data(in->lengths))[b];
+      ((int32_t *)al_host(n))[b] = (int32_t)before + ((const int32_t *)al_host(in->lengths))[b];
     whole.lengths = n;
   }
   al_tensor *o = al_error(c) == AL_OK ? attn_run_family(c, a, &whole) : NULL;
@@ -224,8 +224,8 @@ static al_tensor *lengths_within(al_ctx *c, const al_tensor *lengths, int64_t T)
   const int64_t B = al_size(lengths, 0);
   al_tensor *t = al_tensor_new(c, AL_I32, 1, &B);
   for (int64_t b = 0; t && b < B; b++) {
-    const int32_t n = ((const int32_t *)al_data(lengths))[b * al_stride(lengths)[0]];
-    ((int32_t *)al_data(t))[b] = n < 0 ? 0 : n > T ? (int32_t)T : n;
+    const int32_t n = ((const int32_t *)al_host(lengths))[b * al_stride(lengths)[0]];
+    ((int32_t *)al_host(t))[b] = n < 0 ? 0 : n > T ? (int32_t)T : n;
   }
   return t;
 }
@@ -279,8 +279,8 @@ static attn_in token(al_ctx *c, const attn_in *in, int64_t t) {
   const int64_t B = al_size(in->lengths, 0);
   one.lengths = al_tensor_new(c, AL_I32, 1, &B);
   for (int64_t b = 0; one.lengths && b < B; b++)
-    ((int32_t *)al_data(one.lengths))[b] =
-        ((const int32_t *)al_data(in->lengths))[b * al_stride(in->lengths)[0]] > t;
+    ((int32_t *)al_host(one.lengths))[b] =
+        ((const int32_t *)al_host(in->lengths))[b * al_stride(in->lengths)[0]] > t;
   return one;
 }
 

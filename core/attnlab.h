@@ -125,7 +125,12 @@ AL_API const int64_t *al_shape(const al_tensor *t);
 AL_API const int64_t *al_stride(const al_tensor *t);
 AL_API int64_t al_numel(const al_tensor *t);
 AL_API bool al_contiguous(const al_tensor *t);
-AL_API void *al_data(const al_tensor *t);            /* first element; host memory */
+/* The first element, wherever it lies: for kernels and nobody else, so the type is incomplete. */
+typedef struct al_numbers al_numbers;
+AL_API al_numbers *al_data(const al_tensor *t);
+/* The same where the numbers lie on the host, in al_type(t)'s own C type. Else, and of NULL: NULL
+ * with the error pending. Borrowed from t. */
+AL_API void *al_host(const al_tensor *t);
 AL_API int64_t al_storage_bytes(const al_tensor *t); /* of the storage behind it */
 AL_API al_status al_read(const al_tensor *t, double *out,
                          int64_t n); /* row-major copy as doubles */

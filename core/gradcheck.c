@@ -40,7 +40,7 @@ al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *us
   if (y && c->error == AL_OK) {
     al_meta m = al_meta_of(y);
     al_tensor *w = al_new_meta(c, &m);
-    double *p = al_data(w);
+    double *p = al_host(w);
     for (int64_t i = 0; p && i < al_numel(y); i++) p[i] = 1.0 + 0.5 * sin(1.7 * (double)i + 0.3);
     al_backward(c, y, w);
   }
@@ -51,7 +51,7 @@ al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *us
     al_tensor *x = al_contiguous(in[i]) ? in[i] : NULL;
     if (!x) return al_fail(c, AL_ESTATE, "gradcheck: input %d: must be contiguous", i);
     AL_TRY(al_storage_own(c, x->storage));
-    double *v = al_data(x);
+    double *v = al_host(x);
     for (int64_t j = 0; j < count && c->error == AL_OK; j++) {
       const double keep = v[j];
       v[j] = keep + step;
@@ -60,7 +60,7 @@ al_status al_gradcheck(al_ctx *c, al_fn f, al_tensor *const *in, int n, void *us
       const double lo = weighted(c, f, in, n, user);
       v[j] = keep;
       const double numeric = (hi - lo) / (2 * step);
-      const double exact = al_grad(x) ? ((const double *)al_data(al_grad(x)))[j] : 0;
+      const double exact = al_grad(x) ? ((const double *)al_host(al_grad(x)))[j] : 0;
       const double e = fabs(exact - numeric) / (1 + fabs(numeric));
       if (!(e <= *worst)) *worst = e; /* also when e is NaN */
     }

@@ -194,10 +194,11 @@ bool al_contiguous(const al_tensor *t) {
   return true;
 }
 
-void *al_data(const al_tensor *t) {
+al_numbers *al_data(const al_tensor *t) {
   if (!t) return NULL;
-  return (char *)t->storage->data + t->offset * al_dtype_size(t->dtype);
+  return (void *)((char *)t->storage->data + t->offset * al_dtype_size(t->dtype));
 }
+void *al_host(const al_tensor *t) { return al_data(t); }
 int64_t al_storage_bytes(const al_tensor *t) { return t ? t->storage->bytes : 0; }
 
 alk_view al_view(const al_tensor *t) {

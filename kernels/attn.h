@@ -35,15 +35,14 @@ ALK_ROOM(attn_bwd, const alk_attn_spec *a)
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
  * y (B,T,H,E), W and m (B,H,T). */
 ALK_KERNEL(attn_fwd, const alk_attn_spec *a, const void *q, const void *k, const void *v,
-           const void *b, const double *sums, void *y, void *W, void *m, void *scratch)
+           const void *b, const void *sums, void *y, void *W, void *m, void *scratch)
 
 /* b and dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients
  * (B,H,n), dscalars (B,H,n_scalars) of the program or NULL. y, W, m as the forward gave them. */
 typedef struct alk_attn_grad {
-  const void *q, *k, *v, *b, *y, *W, *m, *dy, *dW;
-  const double *sums;
+  const void *q, *k, *v, *b, *y, *W, *m, *dy, *dW, *sums;
   void *dq, *dk, *dv, *db;
-  double *dsums, *dcoefficients, *dscalars;
+  void *dsums, *dcoefficients, *dscalars; /* f64 */
 } alk_attn_grad;
 ALK_KERNEL(attn_bwd, const alk_attn_spec *a, const alk_attn_grad *t, void *scratch)
 #endif

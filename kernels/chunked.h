@@ -47,9 +47,7 @@ static inline int64_t alk_chunked_shared(const alk_attn_spec *a) {
  * (B,Hs,R): before the first token, NULL: zeros; norm only where stat is not none. */
 typedef struct alk_chunked_in {
   const double *kept;
-  const void *q, *k, *v, *b;
-  const double *sums;
-  const void *state, *norm;
+  const void *q, *k, *v, *b, *sums, *state, *norm;
 } alk_chunked_in;
 
 /* y (B,T,H,E), W (B,H,T); states: at the ends of segments, for the backward; state, norm: after the
@@ -73,7 +71,7 @@ ALK_KERNEL(chunked_fwd, const alk_attn_spec *a, const alk_chunked_in *in,
 typedef struct alk_chunked_grad {
   const void *y, *W, *states, *dy, *dW, *dstate_out, *dnorm_out;
   void *dq, *dk, *dv, *db, *ddecay, *dstate, *dnorm;
-  double *steps, *dcoefficients;
+  void *steps, *dcoefficients; /* f64 */
 } alk_chunked_grad;
 ALK_KERNEL(chunked_bwd, const alk_attn_spec *a, const alk_chunked_in *in, const alk_chunked_grad *t,
            void *scratch)

@@ -2,6 +2,8 @@
  *
  * A CPU kernel source is compiled once per element type (ALK_REAL = float, double) and, for float,
  * once per instruction set; ALK_KERNEL declares all of them and a selector by place.
+ * Of a contract and of the data it points to, what is `void *` lies at the place (on a device: in its
+ * memory); a pointer with a type is read on the host before the call returns.
  * Kernels know no tensors and allocate nothing. Sizes, strides and index products are int64_t;
  * strides count elements. Unless a contract says otherwise, outputs are written (=), inputs may not
  * alias outputs, and results do not depend on the number of threads.

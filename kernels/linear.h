@@ -26,15 +26,14 @@ ALK_ROOM(linear_bwd, const alk_attn_spec *a)
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
  * y (B,T,H,E), W (B,H,T). */
 ALK_KERNEL(linear_fwd, const alk_attn_spec *a, const void *q, const void *k, const void *v,
-           const void *b, const double *sums, void *y, void *W, void *states, void *scratch)
+           const void *b, const void *sums, void *y, void *W, void *states, void *scratch)
 
 /* y, W, states as the forward gave them; b, sums, dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b;
  * ddecay (B,S,Hd), or NULL, with `steps` (B,H,S) as room for it. */
 typedef struct alk_linear_grad {
-  const void *q, *k, *v, *b, *y, *W, *states, *dy, *dW;
-  const double *sums;
+  const void *q, *k, *v, *b, *y, *W, *states, *dy, *dW, *sums;
   void *dq, *dk, *dv, *db, *ddecay;
-  double *steps;
+  void *steps; /* f64 */
 } alk_linear_grad;
 ALK_KERNEL(linear_bwd, const alk_attn_spec *a, const alk_linear_grad *t, void *scratch)
 #endif

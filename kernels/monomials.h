@@ -46,7 +46,7 @@ static inline int64_t alk_monomial_room(int64_t D, int n_coefficients) {
 
 /* w (R) of coefficients c_0 .. c_{n-1}; room in double, whatever w is. */
 ALK_KERNEL(monomial_weights, int64_t D, int n_coefficients, const double *coefficients, void *w,
-           double *room)
+           void *room)
 /* m (R) of x (D). Of the coefficients only which are zero is read, here and below. */
 ALK_ANSWER(monomial_row, void,
            (int64_t D, int n_coefficients, const double *coefficients, const void *x, void *m,

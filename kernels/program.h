@@ -51,5 +51,5 @@ ALK_KERNEL(program_fwd, const alk_visible *g, const alk_weight_spec *spec, const
 /* ds (B,H,T,S), hidden entries 0, and dscalars (B,H,n_scalars), each head's part, either of which
  * may be NULL. An entry whose dy is 0 adds nothing, whatever its derivatives are. */
 ALK_KERNEL(program_bwd, const alk_visible *g, const alk_weight_spec *spec, const void *s,
-           const void *dy, void *ds, double *dscalars)
+           const void *dy, void *ds, void *dscalars)
 #endif

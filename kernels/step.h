@@ -18,9 +18,9 @@ typedef struct alk_step_spec {
   int stat; /* none or sum */
   bool normalise;
   int n_coefficients;
-  const double *kept, *base, *factors; /* not 0 where order n has rows; factors, c_n scale^n, are
-                                          base_n k_n, and gradients are those of k_n */
-  const int32_t *lengths;              /* (B), or NULL: all 1 */
+  const double *kept, *base; /* kept: not 0 where order n has rows; c_n scale^n = base_n k_n */
+  const void *factors;       /* k_n, f64, or NULL: all 1; gradients are those of k_n */
+  const void *lengths;       /* (B) i32, or NULL: all 1 */
 } alk_step_spec;
 
 /* States: of n heads a, of key heads, of decay heads (0: no decay), how many in all. */
@@ -52,7 +52,7 @@ ALK_KERNEL(step_fwd, const alk_step_spec *a, const alk_step_in *t, void *y, void
 typedef struct alk_step_grad {
   const void *y, *W, *dy, *dW, *dnext, *dnext_norm;
   void *dq, *dk, *dv, *db, *ddecay, *dstate, *dnorm;
-  double *steps, *dcoefficients;
+  void *steps, *dcoefficients; /* f64 */
 } alk_step_grad;
 ALK_KERNEL(step_bwd, const alk_step_spec *a, const alk_step_in *t, const alk_step_grad *g,
            void *scratch)

@@ -17,7 +17,7 @@
 
 typedef struct alk_visible {
   int64_t B, T, S, H, Hkv; /* Hkv divides H */
-  const int32_t *lengths;  /* (B), or NULL: all S keys */
+  const void *lengths;     /* (B) i32, or NULL: all S keys */
   int64_t offset;          /* row i stands at key position i + offset; read when causal, and by
                               programs */
   bool causal;
@@ -25,7 +25,7 @@ typedef struct alk_visible {
 
 /* Number of keys that row i of batch row b sees, 0..S. */
 static inline int64_t alk_visible_keys(const alk_visible *g, int64_t b, int64_t i) {
-  int64_t n = g->lengths ? g->lengths[b] : g->S;
+  int64_t n = g->lengths ? ((const int32_t *)g->lengths)[b] : g->S;
   if (n > g->S) n = g->S;
   if (g->causal && i + g->offset + 1 < n) n = i + g->offset + 1;
   return n > 0 ? n : 0;
@@ -34,7 +34,7 @@ static inline int64_t alk_visible_keys(const alk_visible *g, int64_t b, int64_t 
 /* First row that sees key j of batch row b; T when none does. */
 static inline int64_t alk_visible_row(const alk_visible *g, int64_t b, int64_t j) {
   int64_t i = g->causal ? j - g->offset : 0;
-  if ((g->lengths && j >= g->lengths[b]) || i > g->T) return g->T;
+  if ((g->lengths && j >= ((const int32_t *)g->lengths)[b]) || i > g->T) return g->T;
   return i > 0 ? i : 0;
 }
 
@@ -64,35 +64,33 @@ typedef struct alk_weight_spec {
   double softcap; /* 0: none */
   double clamp;   /* INFINITY: none */
   int n_coefficients;
-  const double *coefficients; /* f(s) = sum c_n s^n */
-  const double *base; /* c_n = base_n k_n, and gradients are those of k_n; read by a backward that
-                         makes them */
+  const double *base;  /* f(s) = sum c_n s^n, c_n = base_n k_n */
+  const void *factors; /* k_n, f64, or NULL: all 1; gradients are those of k_n */
   int64_t Hd; /* heads of the decay, divides H; head h reads decay head h / (H / Hd); 0: no decay */
   const struct alk_program *program; /* or NULL */
-  const double *scalars;             /* (n_scalars,H) of the program */
+  const void *scalars;               /* (n_scalars,H) f64 of the program */
 } alk_weight_spec;
 
 /* sums (B,Hd,S), always f64: sums_j = a_0 + .. + a_j of the log-decay a (B,S,Hd). Row i whose last
  * visible key is p has A_ij = exp(sums_p - sums_j); the difference is taken before it is rounded.
  */
-ALK_KERNEL(decay_sums, int64_t B, int64_t S, int64_t Hd, const void *a, double *sums)
+ALK_KERNEL(decay_sums, int64_t B, int64_t S, int64_t Hd, const void *a, void *sums)
 /* da (B,S,Hd) from dsums (B,H,S), the gradient that each head leaves on the sums. */
-ALK_KERNEL(decay_sums_bwd, int64_t B, int64_t S, int64_t H, int64_t Hd, const double *dsums,
-           void *da)
+ALK_KERNEL(decay_sums_bwd, int64_t B, int64_t S, int64_t H, int64_t Hd, const void *dsums, void *da)
 
 /* w from s; exp(s' + log A - m) and cosh(s') A exp(-m) with m (B,H,T) from `reference`, NULL: m =
  * 0. sums: see above, NULL without decay. Hidden entries of w = 0. */
 ALK_KERNEL(weights_fwd, const alk_visible *g, const alk_weight_spec *spec, const void *s,
-           const void *reference, const double *sums, void *w)
+           const void *reference, const void *sums, void *w)
 /* ds (B,H,T,S), hidden entries 0; dsums (B,H,S) for decay_sums_bwd; dcoefficients
  * (B,H,n_coefficients), each head's part of the gradient of k_n. All three may be NULL. */
 ALK_KERNEL(weights_bwd, const alk_visible *g, const alk_weight_spec *spec, const void *s,
-           const double *sums, const void *w, const void *dw, void *ds, double *dsums,
-           double *dcoefficients)
+           const void *sums, const void *w, const void *dw, void *ds, void *dsums,
+           void *dcoefficients)
 /* m (B,H,T) = max over visible j of s'_ij + log A_ij, or of |s'_ij| + log A_ij; 0 where a row sees
  * no key or every such entry is -inf. Of spec, f and the coefficients are not read. */
 ALK_KERNEL(visible_max, const alk_visible *g, const alk_weight_spec *spec, bool absolute,
-           const void *s, const double *sums, void *m)
+           const void *s, const void *sums, void *m)
 /* n (B,T): visible keys of each row, and before[b] more; before (B) may be NULL. */
-ALK_KERNEL(visible_count, const alk_visible *g, const int32_t *before, void *n)
+ALK_KERNEL(visible_count, const alk_visible *g, const void *before, void *n)
 #endif

@@ -18,13 +18,13 @@ static double element(const al_tensor *t, const int64_t *index) {
   for (int i = 0; i < al_ndim(t); i++) at += index[i] * al_stride(t)[i];
   switch (al_type(t)) {
   case AL_F64:
-    return ((const double *)al_data(t))[at];
+    return ((const double *)al_host(t))[at];
   case AL_F32:
-    return (double)((const float *)al_data(t))[at];
+    return (double)((const float *)al_host(t))[at];
   case AL_I32:
-    return ((const int32_t *)al_data(t))[at];
+    return ((const int32_t *)al_host(t))[at];
   case AL_BF16: {
-    const uint32_t bits = (uint32_t)((const uint16_t *)al_data(t))[at]
+    const uint32_t bits = (uint32_t)((const uint16_t *)al_host(t))[at]
                           << 16; /* the upper half of an f32 */
     float x;
     memcpy(&x, &bits, sizeof x);

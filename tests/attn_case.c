@@ -92,7 +92,7 @@ static const double *find_param(void *user, const char *name) {
   const char *p_name;
   for (int i = 0; attn_param_at(k->a, i, &p_name); i++) {
     al_tensor *p = attn_param_at(k->a, i, &p_name);
-    if (strcmp(p_name, name) == 0) return al_data(p);
+    if (strcmp(p_name, name) == 0) return al_host(p);
   }
   return NULL;
 }
@@ -108,10 +108,10 @@ oracle_in attn_case_oracle(attn_case *k) {
                      .D = k->D,
                      .E = k->E,
                      .C = k->C,
-                     .q = al_data(k->q),
-                     .k = al_data(k->k),
-                     .v = al_data(k->v),
-                     .x = al_data(k->x),
+                     .q = al_host(k->q),
+                     .k = al_host(k->k),
+                     .v = al_host(k->v),
+                     .x = al_host(k->x),
                      .lengths = k->lengths ? k->len : NULL,
                      .causal = k->causal,
                      .offset = k->offset,
@@ -289,8 +289,8 @@ void attn_case_check_gradients(const char *name, const char *options) {
   in.fill = false;
   const double h = 1e-5;
   for (int i = 0; i < n; i++) {
-    double *p = al_data(t[i]), worst = 0;
-    const double *g = al_grad(t[i]) ? al_data(al_grad(t[i])) : NULL;
+    double *p = al_host(t[i]), worst = 0;
+    const double *g = al_grad(t[i]) ? al_host(al_grad(t[i])) : NULL;
     for (int64_t j = 0; j < al_numel(t[i]); j++) {
       double d = 0;
       const double keep = p[j];

@@ -123,14 +123,14 @@ START_TEST(the_future_is_not_read) {
   al_tensor *in[] = {k.q, k.k, k.v, k.x};
   for (int i = 0; i < 4; i++) {
     const int64_t row = al_numel(in[i]) / (2 * T);
-    float *p = al_data(in[i]);
+    float *p = al_host(in[i]);
     for (int64_t e = CUT * row; e < T * row; e++) p[e] = p[T * row + e] = NAN;
   }
   al_tensor *poisoned = attn_case_run(&k);
   const int64_t row = al_numel(clean) / (2 * T);
   for (int b = 0; b < 2; b++)
-    ck_assert_msg(memcmp((float *)al_data(clean) + b * T * row,
-                         (float *)al_data(poisoned) + b * T * row,
+    ck_assert_msg(memcmp((float *)al_host(clean) + b * T * row,
+                         (float *)al_host(poisoned) + b * T * row,
                          (size_t)(CUT * row) * sizeof(float)) == 0,
                   "%s: a row depends on a later token", options_of(_i));
   al_release(clean);

@@ -17,7 +17,7 @@ static void teardown(void) {
 
 static al_tensor *vec(int64_t n, double first) {
   al_tensor *t = al_tensor_new(c, AL_F64, 1, &n);
-  for (int64_t i = 0; i < n; i++) ((double *)al_data(t))[i] = first + (double)i;
+  for (int64_t i = 0; i < n; i++) ((double *)al_host(t))[i] = first + (double)i;
   return t;
 }
 
@@ -39,7 +39,7 @@ START_TEST(no_tensor_has_no_shape) {
   ck_assert_int_eq(al_numel(NULL), 0);
   ck_assert_int_eq(al_type(NULL), AL_F32);
   ck_assert(al_contiguous(NULL));
-  ck_assert_ptr_null(al_data(NULL));
+  ck_assert_ptr_null(al_host(NULL));
   ck_assert_int_eq(al_storage_bytes(NULL), 0);
   ck_assert_int_ne(al_read(NULL, NULL, 0), AL_OK);
   ck_assert_int_ne(al_write(NULL, NULL, 0), AL_OK);
@@ -76,7 +76,7 @@ END_TEST
 START_TEST(memory_is_counted_and_reused) {
   const int64_t shape[] = {1000};
   al_tensor *a = al_tensor_new(c, AL_F32, 1, shape);
-  void *where = al_data(a);
+  void *where = al_host(a);
   ck_assert_int_eq((uintptr_t)where % 64, 0);
   ck_assert_int_eq(al_memory(c).live, 4000);
   al_release(a);
@@ -85,7 +85,7 @@ START_TEST(memory_is_counted_and_reused) {
 #ifndef __SANITIZE_ADDRESS__
   ck_assert_int_ge(al_memory(c).cached, 4000);
   a = al_tensor_new(c, AL_F32, 1, shape);
-  ck_assert_ptr_eq(al_data(a), where);
+  ck_assert_ptr_eq(al_host(a), where);
   al_release(a);
 #endif
   al_memory_trim(c);
@@ -95,7 +95,7 @@ START_TEST(memory_is_counted_and_reused) {
   says(AL_ENOMEM, "out of memory");
   al_memory_poison(c, true);
   a = al_tensor_new(c, AL_F32, 1, shape);
-  ck_assert(isnan(((float *)al_data(a))[999]));
+  ck_assert(isnan(((float *)al_host(a))[999]));
   al_release(a);
 }
 END_TEST
@@ -213,7 +213,7 @@ START_TEST(forks_share_until_either_is_written) {
   al_tensor *t = al_tensor_from(c, AL_F32, 1, (int64_t[]){2}, v, 2);
   const int64_t alone = al_memory(c).live;
   al_tensor *f = al_fork(c, t);
-  ck_assert_ptr_eq(al_data(f), al_data(t));
+  ck_assert_ptr_eq(al_host(f), al_host(t));
   ck_assert_int_eq(al_memory(c).live, alone);
   al_tensor *written = _i % 2 ? t : f, *other = _i % 2 ? f : t;
   write_into(written, _i / 2);
@@ -222,10 +222,10 @@ START_TEST(forks_share_until_either_is_written) {
   ck_assert(got[0] == 1 && got[1] == 2);
   al_read(written, got, 2);
   ck_assert(got[0] != 1 && got[1] != 2);
-  ck_assert_ptr_ne(al_data(f), al_data(t));
-  void *at = al_data(other); /* alone again, it is written in place */
+  ck_assert_ptr_ne(al_host(f), al_host(t));
+  void *at = al_host(other); /* alone again, it is written in place */
   al_write(other, v, 2);
-  ck_assert_ptr_eq(al_data(other), at);
+  ck_assert_ptr_eq(al_host(other), at);
   al_release(t);
   al_release(f);
   ck_assert_int_eq(al_memory(c).live, 0);
@@ -253,7 +253,7 @@ END_TEST
 START_TEST(size_classes) {
   for (int64_t n = 1; n < ((int64_t)1 << 24); n = n + n / 3 + 1) {
     al_tensor *t = al_tensor_new(c, AL_F32, 1, &n);
-    memset(al_data(t), 1, (size_t)n * 4);
+    memset(al_host(t), 1, (size_t)n * 4);
     al_release(t);
 #ifndef __SANITIZE_ADDRESS__
     const int64_t kept = al_memory(c).cached;
@@ -306,7 +306,7 @@ START_TEST(scopes_own_what_ops_return) {
   al_tensor *b = al_run(c, "mul", AL_IN(a, a), "");
   b = al_scope_end(c, al_run(c, "add", AL_IN(b, a), ""));
   al_tensor *keep = al_scope_end(c, b);
-  ck_assert_double_eq_tol(((double *)al_data(keep))[0], exp(2) + exp(1), 1e-12);
+  ck_assert_double_eq_tol(((double *)al_host(keep))[0], exp(2) + exp(1), 1e-12);
   ck_assert_int_eq(al_memory(c).live, 2 * 4 * 8);
   al_release(keep);
   al_release(x);
@@ -344,7 +344,7 @@ START_TEST(no_grad_and_detach_record_nothing) {
   y = al_run(c, "mul", AL_IN(x, al_detach(c, al_run(c, "exp", AL_IN(x), ""))), "");
   al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(y), ""));
   ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
-  ck_assert_double_eq_tol(((double *)al_data(al_grad(x)))[1], exp(2), 1e-12); /* not 2 e^2 + e^2 */
+  ck_assert_double_eq_tol(((double *)al_host(al_grad(x)))[1], exp(2), 1e-12); /* not 2 e^2 + e^2 */
   al_release(loss);
   al_release(x);
 }
@@ -366,7 +366,7 @@ START_TEST(gradients_add_without_aliasing) {
     al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(y), ""));
     ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
     for (int i = 0; i < 6; i++)
-      ck_assert_double_eq(((double *)al_data(al_grad(x)))[i], 4.0 * round);
+      ck_assert_double_eq(((double *)al_host(al_grad(x)))[i], 4.0 * round);
     al_release(loss);
   }
   al_release(x);
@@ -383,7 +383,7 @@ START_TEST(bf16_gradients_add) {
             *b = al_run(c, "cast", AL_IN(h), "dtype=f32");
   al_tensor *loss = al_scope_end(c, al_run(c, "sum", AL_IN(al_run(c, "add", AL_IN(a, b), "")), ""));
   ck_assert_int_eq(al_backward(c, loss, NULL), AL_OK);
-  for (int i = 0; i < 5; i++) ck_assert_double_eq(((double *)al_data(al_grad(x)))[i], 2);
+  for (int i = 0; i < 5; i++) ck_assert_double_eq(((double *)al_host(al_grad(x)))[i], 2);
   al_release(loss);
   al_release(x);
 }
@@ -447,15 +447,15 @@ START_TEST(streams) {
   al_set_threads(1);
   al_fill_normal(b, al_stream(1, "layer.weight"), 2, 3);
   al_set_threads(threads);
-  ck_assert(memcmp(al_data(a), al_data(b), (size_t)n * 4) == 0);
+  ck_assert(memcmp(al_host(a), al_host(b), (size_t)n * 4) == 0);
   double mean = 0, square = 0;
-  for (int64_t i = 0; i < n; i++) mean += ((float *)al_data(a))[i] / (double)n;
-  for (int64_t i = 0; i < n; i++) square += pow(((float *)al_data(a))[i] - mean, 2) / (double)n;
+  for (int64_t i = 0; i < n; i++) mean += ((float *)al_host(a))[i] / (double)n;
+  for (int64_t i = 0; i < n; i++) square += pow(((float *)al_host(a))[i] - mean, 2) / (double)n;
   ck_assert_double_eq_tol(mean, 2, 5 * 3 / 200.0); /* five standard errors */
   ck_assert_double_eq_tol(sqrt(square), 3, 5 * 3 / 283.0);
   al_fill_uniform(b, al_stream(2, "layer.weight"), -1, 1);
   mean = 0;
-  for (int64_t i = 0; i < n; i++) mean += ((float *)al_data(b))[i] / (double)n;
+  for (int64_t i = 0; i < n; i++) mean += ((float *)al_host(b))[i] / (double)n;
   ck_assert_double_eq_tol(mean, 0, 5 * 0.577 / 200);
   ck_assert(al_stream(1, "a") != al_stream(1, "b") && al_stream(1, "a") != al_stream(2, "a"));
   al_seed(c, 5);

@@ -14,14 +14,14 @@
 
 static al_tensor *counting(int64_t n) {
   al_tensor *t = al_tensor_new(c, AL_I32, 1, &n);
-  for (int64_t i = 0; i < n; i++) ((int32_t *)al_data(t))[i] = (int32_t)i;
+  for (int64_t i = 0; i < n; i++) ((int32_t *)al_host(t))[i] = (int32_t)i;
   return t;
 }
 
 /* Rows are runs of consecutive tokens, y one further; returns the start of row b. */
 static int64_t start_of(const al_tensor *x, const al_tensor *y, int64_t b) {
   const int64_t T = al_size(x, 1);
-  const int32_t *px = (int32_t *)al_data(x) + b * T, *py = (int32_t *)al_data(y) + b * T;
+  const int32_t *px = (int32_t *)al_host(x) + b * T, *py = (int32_t *)al_host(y) + b * T;
   for (int64_t t = 0; t < T; t++) {
     ck_assert_int_eq(px[t], px[0] + t);
     ck_assert_int_eq(py[t], px[t] + 1);
@@ -58,9 +58,9 @@ START_TEST(windows_are_pure) {
   ck_assert_int_eq(al_windows_random(c, tokens, 0, 1000, 2, 16, 9, 3, &x[1], &y[1]), AL_OK);
   ck_assert_int_eq(al_windows_random(c, tokens, 0, 1000, 4, 16, 9, 4, &x[2], &y[2]), AL_OK);
   ck_assert_int_eq(al_windows_random(c, tokens, 0, 1000, 4, 16, 10, 3, &x[3], &y[3]), AL_OK);
-  ck_assert(memcmp(al_data(x[0]), al_data(x[1]), 2 * 16 * 4) == 0);
-  ck_assert(memcmp(al_data(x[0]), al_data(x[2]), 4 * 16 * 4) != 0);
-  ck_assert(memcmp(al_data(x[0]), al_data(x[3]), 4 * 16 * 4) != 0);
+  ck_assert(memcmp(al_host(x[0]), al_host(x[1]), 2 * 16 * 4) == 0);
+  ck_assert(memcmp(al_host(x[0]), al_host(x[2]), 4 * 16 * 4) != 0);
+  ck_assert(memcmp(al_host(x[0]), al_host(x[3]), 4 * 16 * 4) != 0);
   for (int i = 0; i < 4; i++) al_release(x[i]), al_release(y[i]);
   al_release(tokens);
 }
@@ -77,7 +77,7 @@ START_TEST(even_windows) {
   }
   for (int64_t first = 0; first < 10; first += 5) { /* in two batches: the same windows */
     ck_assert_int_eq(al_windows_even(c, tokens, 100, 400, 5, 32, first, 10, &px, &py), AL_OK);
-    ck_assert(memcmp(al_data(px), (int32_t *)al_data(x) + first * 32, 5 * 32 * 4) == 0);
+    ck_assert(memcmp(al_host(px), (int32_t *)al_host(x) + first * 32, 5 * 32 * 4) == 0);
     al_release(px);
     al_release(py);
   }
@@ -102,8 +102,8 @@ START_TEST(least_text_and_strides) {
   }
   al_tensor *odd = al_tensor_view(c, tokens, 1, (const int64_t[]){20}, (const int64_t[]){2}, 1);
   ck_assert_int_eq(al_windows_even(c, odd, 0, 20, 1, 3, 0, 1, &x, &y), AL_OK);
-  ck_assert_int_eq(((int32_t *)al_data(x))[2], 5);
-  ck_assert_int_eq(((int32_t *)al_data(y))[2], 7);
+  ck_assert_int_eq(((int32_t *)al_host(x))[2], 5);
+  ck_assert_int_eq(((int32_t *)al_host(y))[2], 7);
   al_release(x);
   al_release(y);
   al_release(odd);
@@ -165,7 +165,7 @@ START_TEST(stories) {
     al_tensor *t = al_llama2c_tensor(c, m, al_llama2c_name(m, i));
     expect_ok();
     total += al_numel(t);
-    for (int64_t k = 0; k < al_numel(t); k++) ck_assert(fabsf(((float *)al_data(t))[k]) < 10);
+    for (int64_t k = 0; k < al_numel(t); k++) ck_assert(fabsf(((float *)al_host(t))[k]) < 10);
     al_release(t);
   }
   ck_assert_int_eq(total, 264128 - 512 * 8); /* all but the rotary tables */
@@ -261,7 +261,7 @@ START_TEST(every_place) {
     ck_assert_int_eq(al_size(t, 0), places[i].rows);
     if (places[i].columns) ck_assert_int_eq(al_size(t, 1), places[i].columns);
     for (int64_t k = 0; k < al_numel(t); k++)
-      ck_assert(((float *)al_data(t))[k] == (float)(places[i].at + k));
+      ck_assert(((float *)al_host(t))[k] == (float)(places[i].at + k));
     al_release(t);
   }
   al_llama2c_close(m);
@@ -346,7 +346,7 @@ static bool all_of_it(al_tensor *tokens, const char *text, size_t n) {
   if (!(ids = al_vocab_encode(c, chars, text, n))) goto done;
   al_release(ids);
   if (!(ids = al_vocab_encode(c, table, text, n))) goto done;
-  if (!(back = al_vocab_decode(c, table, al_data(ids), al_numel(ids), NULL))) goto done;
+  if (!(back = al_vocab_decode(c, table, al_host(ids), al_numel(ids), NULL))) goto done;
   ok = (w = al_llama2c_tensor(c, m, "model.norm.weight")) != NULL;
 done:
   al_release(x);

@@ -265,8 +265,8 @@ static void differences(const attn_case *k, int i, const double *w, int64_t n) {
   double *out = malloc((size_t)n * sizeof *out);
   for (int l = 0; leaf(k, l, &label); l++) {
     al_tensor *t = leaf(k, l, &label);
-    double *p = al_data(t), worst = 0;
-    const double *g = al_grad(t) ? al_data(al_grad(t)) : NULL;
+    double *p = al_host(t), worst = 0;
+    const double *g = al_grad(t) ? al_host(al_grad(t)) : NULL;
     for (int64_t j = 0; j < al_numel(t); j++) {
       const double keep = p[j];
       p[j] = keep + h;
@@ -370,7 +370,7 @@ START_TEST(padding_leaves_no_trace_in_a_state) {
   al_tensor *const t[] = {k.q, k.k, k.v, k.x};
   for (int i = 0; i < 4; i++) {
     const int64_t row = al_numel(t[i]) / 16;
-    double *p = al_data(t[i]);
+    double *p = al_host(t[i]);
     for (int64_t e = (8 + 2) * row; e < (8 + 5) * row; e++) p[e] = NAN;
   }
   attn_in in = part(&k, 0, 5);
@@ -382,7 +382,7 @@ START_TEST(padding_leaves_no_trace_in_a_state) {
   double *got = attn_case_values(go_on(&k, &in, &st));
   for (int i = 0; i < 4; i++) { /* the same without the gap */
     const int64_t row = al_numel(t[i]) / 16;
-    double *p = al_data(t[i]);
+    double *p = al_host(t[i]);
     memmove(p + (8 + 2) * row, p + (8 + 5) * row, (size_t)(3 * row) * sizeof *p);
   }
   double *want = malloc((size_t)(2 * 8 * k.H * k.E) * sizeof *want);
@@ -442,10 +442,10 @@ START_TEST(keys_before_the_window_do_not_matter) {
     }
     al_tensor *poisoned = attn_case_run(&k);
     const int64_t row = k.H * k.E * al_dtype_size(k.dtype);
-    ck_assert(memcmp((char *)al_data(clean) + FROM * row, (char *)al_data(poisoned) + FROM * row,
+    ck_assert(memcmp((char *)al_host(clean) + FROM * row, (char *)al_host(poisoned) + FROM * row,
                      (size_t)((T - FROM) * row)) == 0);
-    ck_assert(memcmp((char *)al_data(clean) + (FROM - 1) * row,
-                     (char *)al_data(poisoned) + (FROM - 1) * row, (size_t)row) != 0);
+    ck_assert(memcmp((char *)al_host(clean) + (FROM - 1) * row,
+                     (char *)al_host(poisoned) + (FROM - 1) * row, (size_t)row) != 0);
     al_release(clean);
     al_release(poisoned);
     attn_case_free(&k);

@@ -32,8 +32,8 @@ static al_tensor *normal(al_dtype t, uint64_t stream, int ndim, const int64_t *s
   return x;
 }
 static double at(const al_tensor *t, int64_t i) {
-  return al_type(t) == AL_F64 ? ((const double *)al_data(t))[i]
-                              : (double)((const float *)al_data(t))[i];
+  return al_type(t) == AL_F64 ? ((const double *)al_host(t))[i]
+                              : (double)((const float *)al_host(t))[i];
 }
 /* y and x's gradient are these n numbers each, NaN equal to NaN; both are released but x. */
 static void expect_run(al_tensor *y, al_tensor *x, const double *want, const double *dx,

@@ -224,13 +224,13 @@ START_TEST(foreign_types) {
   ck_assert_int_eq(al_type(t), AL_F32);
   ck_assert_int_eq(al_size(t, 1), 3);
   for (int i = 0; i < 9; i++) {
-    const double v = ((float *)al_data(t))[i];
+    const double v = ((float *)al_host(t))[i];
     ck_assert_msg(isnan(value[i]) ? isnan(v) : v == value[i] && signbit(v) == signbit(value[i]),
                   "half %d: %g", i, v);
   }
   al_release(t);
   t = al_st_tensor(c, s, "x");
-  ck_assert(memcmp(al_data(t), x, sizeof x) == 0);
+  ck_assert(memcmp(al_host(t), x, sizeof x) == 0);
   al_release(t);
   t = al_st_tensor(c, s, "none");
   ck_assert_int_eq(al_numel(t), 0);
@@ -279,7 +279,7 @@ START_TEST(all_halves) {
     const double size = e == 31 ? (f ? NAN : INFINITY)
                         : e     ? ldexp(1024 + f, e - 25)
                                 : ldexp(f, -24);
-    const float v = ((float *)al_data(t))[i];
+    const float v = ((float *)al_host(t))[i];
     ck_assert(isnan(size) ? isnan(v) : v == (float)(i >= 32768 ? -size : size));
   }
   al_release(t);
@@ -432,7 +432,7 @@ END_TEST
 START_TEST(large_strided) {
   enum { ROWS = 301, COLUMNS = 257 };
   al_tensor *a = al_tensor_new(c, AL_F32, 2, (const int64_t[]){ROWS, COLUMNS});
-  for (int i = 0; i < ROWS * COLUMNS; i++) ((float *)al_data(a))[i] = (float)i;
+  for (int i = 0; i < ROWS * COLUMNS; i++) ((float *)al_host(a))[i] = (float)i;
   al_tensor *v =
       al_tensor_view(c, a, 2, (const int64_t[]){COLUMNS, ROWS}, (const int64_t[]){1, COLUMNS}, 0);
   const char *name = "v";
@@ -441,7 +441,7 @@ START_TEST(large_strided) {
   al_tensor *u = al_st_tensor(c, s, "v");
   for (int i = 0; i < COLUMNS; i++)
     for (int k = 0; k < ROWS; k++)
-      ck_assert(((float *)al_data(u))[i * ROWS + k] == (float)(k * COLUMNS + i));
+      ck_assert(((float *)al_host(u))[i * ROWS + k] == (float)(k * COLUMNS + i));
   al_st_close(s);
   al_release(u);
   al_release(v);

@@ -37,7 +37,7 @@ START_TEST(from_state_to_state) {
     st = next;
   }
   al_tensor *joined = al_run(c, "concat", AL_IN(parts[0], parts[1], parts[2]), "axis=1");
-  const double *a = al_data(whole), *b = al_data(joined), *t = al_data(tokens);
+  const double *a = al_host(whole), *b = al_host(joined), *t = al_host(tokens);
   for (int64_t i = 0; i < al_numel(whole); i++) {
     ck_assert_msg(fabs(a[i] - b[i]) < 1e-10, "%s: split: element %d: %g, %g", name, (int)i, a[i],
                   b[i]);
@@ -80,13 +80,13 @@ START_TEST(lengths_out_of_range) {
   for (int i = 0; i < 2; i++) {
     attn_in in = part(&k, 5, 3);
     in.lengths = al_tensor_new(c, AL_I32, 1, (int64_t[]){2});
-    int32_t *n = al_data(in.lengths);
+    int32_t *n = al_host(in.lengths);
     n[0] = i ? INT32_MAX : 3, n[1] = i ? INT32_MIN : 0;
     y[i] = attn_continue(c, k.a, &in, st, true, &next[i]);
     ck_assert_msg(y[i] != NULL, "%s: %s", name, al_error_message(c, NULL, NULL));
   }
-  ck_assert_msg(memcmp(al_data(y[0]), al_data(y[1]), (size_t)al_numel(y[0]) * 8) == 0, "%s", name);
-  const int32_t *n = al_data(attn_state_get(next[1], "count"));
+  ck_assert_msg(memcmp(al_host(y[0]), al_host(y[1]), (size_t)al_numel(y[0]) * 8) == 0, "%s", name);
+  const int32_t *n = al_host(attn_state_get(next[1], "count"));
   ck_assert_int_eq(n[0], 8);
   ck_assert_int_eq(n[1], 5);
   al_scope_end(c, NULL);
@@ -118,7 +118,7 @@ START_TEST(restored_count) {
   attn_state *st = after_five(&k), *next = NULL;
   al_scope_begin(c);
   al_tensor *wide = al_tensor_new(c, AL_I32, 2, (int64_t[]){2, 2});
-  for (int i = 0; i < 4; i++) ((int32_t *)al_data(wide))[i] = i % 2 ? 99 : 5;
+  for (int i = 0; i < 4; i++) ((int32_t *)al_host(wide))[i] = i % 2 ? 99 : 5;
   al_tensor *column = al_run(c, "slice", AL_IN(wide), "axis=1 start=0 stop=1");
   column = al_run(c, "squeeze", AL_IN(column), "axis=1");
   attn_state *own = restored(&k, st, 5, column); /* not packed */
@@ -127,7 +127,7 @@ START_TEST(restored_count) {
   ck_assert_msg(attn_continue(c, k.a, &in, own, true, &next) != NULL, "%s: %s", name,
                 al_error_message(c, NULL, NULL));
   for (int b = 0; b < 2; b++)
-    ck_assert_int_eq(((int32_t *)al_data(attn_state_get(next, "count")))[b], 6);
+    ck_assert_int_eq(((int32_t *)al_host(attn_state_get(next, "count")))[b], 6);
   attn_state_free(own);
   attn_state_free(next);
 

@@ -538,7 +538,7 @@ START_TEST(refusals) {
   refused("weights", AL_IN(s, NULL, NULL, c3), "", "f=exp");
   refused("weights", AL_IN(s), "softcap=0", "above 0");
   refused("weights", AL_IN(s), "clamp=true", "false or a number");
-  refused("weights", AL_IN(s, NULL, NULL, NULL, long_rows), "", "got 6 in batch row 1");
+  refused("weights", AL_IN(s, NULL, NULL, NULL, long_rows), "", "got 6 at position 1 of ");
   refused("weights", AL_IN(s, NULL, NULL, NULL, n3), "", "shape (2) needed");
   refused("visible_max", AL_IN(s, a), "", "causal=true needed");
   refused("scores", AL_IN(q, al_tensor_full(c, AL_F32, 4, ks, 0)), "", "divides the 4");

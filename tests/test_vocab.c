@@ -13,7 +13,7 @@ static void expect_ids(const al_vocab *v, const char *text, const json_t *ids) {
   expect_ok();
   ck_assert_int_eq(al_numel(t), (int64_t)json_array_size(ids));
   for (int64_t i = 0; i < al_numel(t); i++)
-    ck_assert_int_eq(((int32_t *)al_data(t))[i],
+    ck_assert_int_eq(((int32_t *)al_host(t))[i],
                      json_integer_value(json_array_get(ids, (size_t)i)));
   al_release(t);
 }
@@ -23,7 +23,7 @@ static int64_t there_and_back(const al_vocab *v, const char *text, size_t n) {
   al_tensor *t = al_vocab_encode(c, v, text, n);
   expect_ok();
   size_t len = 0;
-  char *back = al_vocab_decode(c, v, al_data(t), al_numel(t), &len);
+  char *back = al_vocab_decode(c, v, al_host(t), al_numel(t), &len);
   ck_assert_uint_eq(len, n);
   ck_assert(memcmp(back, text, n) == 0);
   const int64_t n_ids = al_numel(t);
@@ -199,8 +199,8 @@ START_TEST(joins_as_defined) {
     const int64_t count = encode_slowly(v, text, ids);
     al_tensor *t = al_vocab_encode(c, v, text + 1, (size_t)n - 1);
     ck_assert_int_eq(al_numel(t), count + 1);
-    ck_assert_int_eq(*(int32_t *)al_data(t), 1);
-    ck_assert_msg(memcmp((int32_t *)al_data(t) + 1, ids, (size_t)count * 4) == 0, "'%s'", text + 1);
+    ck_assert_int_eq(*(int32_t *)al_host(t), 1);
+    ck_assert_msg(memcmp((int32_t *)al_host(t) + 1, ids, (size_t)count * 4) == 0, "'%s'", text + 1);
     al_release(t);
   }
   al_vocab_free(v);
@@ -226,10 +226,10 @@ START_TEST(any_bytes) {
   al_tensor *t =
       al_vocab_encode(c, v, "\xf0\x9f\x8c\x8d", 4); /* no such piece: BOS, space, four bytes */
   ck_assert_int_eq(al_numel(t), 6);
-  ck_assert_int_eq(((int32_t *)al_data(t))[2], 3 + 0xf0);
+  ck_assert_int_eq(((int32_t *)al_host(t))[2], 3 + 0xf0);
   al_release(t);
   t = al_vocab_encode(c, v, "<0x41>", 6); /* text, not a byte */
-  for (int64_t i = 0; i < al_numel(t); i++) ck_assert_int_ne(((int32_t *)al_data(t))[i], 3 + 0x41);
+  for (int64_t i = 0; i < al_numel(t); i++) ck_assert_int_ne(((int32_t *)al_host(t))[i], 3 + 0x41);
   al_release(t);
   ck_assert_ptr_null(al_vocab_decode(c, v, (const int32_t[]){1, 512}, 2, NULL));
   expect(AL_EVALUE, "id 512 at position 2", "511");

@@ -113,7 +113,7 @@ static int64_t chunk_length(const run *r, int64_t b, int64_t n) {
 /* 1 where row t of a chunk sees key j: (B N,1,rows,C,1), `rows` = C, or 1 = the chunk's last. */
 static al_tensor *seen(const run *r, int64_t rows) {
   al_tensor *t = al_tensor_new(r->c, AL_I32, 5, (int64_t[]){r->B * r->N, 1, rows, r->C, 1});
-  int32_t *v = al_data(t);
+  int32_t *v = (int32_t *)al_data(t);
   for (int64_t b = 0; v && b < r->B; b++)
     for (int64_t n = 0; n < r->N; n++)
       for (int64_t i = r->C - rows; i < r->C; i++)

@@ -119,7 +119,7 @@ static al_tensor *pick(const run *r, al_tensor *table, al_tensor *ids, int64_t h
 
 static al_tensor *numbers(const run *r, int ndim, int64_t n, int64_t m, int32_t **v) {
   al_tensor *t = al_tensor_new(r->c, AL_I32, ndim, (int64_t[]){n, m});
-  *v = al_data(t);
+  *v = (int32_t *)al_data(t);
   return t;
 }
 

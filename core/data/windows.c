@@ -45,7 +45,7 @@ static uint64_t below(uint64_t key, uint64_t row, uint64_t n) {
 
 static void copy_row(const al_tensor *tokens, int64_t start, int64_t T, int32_t *x, int32_t *y) {
   const int64_t step = al_stride(tokens)[0];
-  const int32_t *from = (const int32_t *)al_data(tokens) + start * step;
+  const int32_t *from = (const int32_t *)al_host(tokens) + start * step;
   for (int64_t t = 0; t < T; t++) x[t] = from[t * step], y[t] = from[(t + 1) * step];
 }
 
@@ -82,7 +82,7 @@ al_status al_windows_random(al_ctx *c, const al_tensor *tokens, int64_t lo, int6
   const uint64_t key = (uint64_t)r[1] << 32 | r[0];
   for (int64_t b = 0; b < B; b++) {
     const int64_t start = lo + (int64_t)below(key, (uint64_t)b, (uint64_t)(hi - lo - T));
-    copy_row(tokens, start, T, (int32_t *)al_data(px) + b * T, (int32_t *)al_data(py) + b * T);
+    copy_row(tokens, start, T, (int32_t *)al_host(px) + b * T, (int32_t *)al_host(py) + b * T);
   }
   return hand_over(c, px, py, x, y);
 }
@@ -101,7 +101,7 @@ al_status al_windows_even(al_ctx *c, const al_tensor *tokens, int64_t lo, int64_
   for (int64_t b = 0; b < B; b++) {
     const int64_t start =
         n_total == 1 ? lo : lo + (int64_t)((__int128)(first + b) * span / (n_total - 1));
-    copy_row(tokens, start, T, (int32_t *)al_data(px) + b * T, (int32_t *)al_data(py) + b * T);
+    copy_row(tokens, start, T, (int32_t *)al_host(px) + b * T, (int32_t *)al_host(py) + b * T);
   }
   return hand_over(c, px, py, x, y);
 }

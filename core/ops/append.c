@@ -3,7 +3,7 @@
 
 enum { CACHE, NEW, COUNTS, LENGTHS };
 
-static al_status check_counts(al_ctx *c, const al_call *k, int i, int64_t most) {
+static al_status check_counts(al_ctx *c, al_call *k, int i, int64_t most) {
   const al_meta *n = &k->in_meta[i];
   const char *name = k->op->info.inputs[i].name;
   const int64_t B = k->in_meta[CACHE].shape[0];
@@ -11,12 +11,7 @@ static al_status check_counts(al_ctx *c, const al_call *k, int i, int64_t most) 
   if (n->ndim != 1 || n->shape[0] != B)
     return al_fail(c, AL_ESHAPE, "append: %s: shape (%lld) needed to match cache %s, got %s", name,
                    (long long)B, AL_META_STR(&k->in_meta[CACHE]), AL_META_STR(n));
-  const int32_t *v = al_data(k->in[i]);
-  for (int64_t b = 0; b < B; b++)
-    if (v[b] < 0 || v[b] > most)
-      return al_fail(c, AL_EVALUE, "append: %s: 0..%lld needed, got %d in batch row %lld", name,
-                     (long long)most, v[b], (long long)b);
-  return AL_OK;
+  return al_check_ids(c, k, i, most, NULL, 0);
 }
 
 static al_status shape(al_ctx *c, al_call *k) {
@@ -49,15 +44,15 @@ static parts parts_of(const al_call *k, int64_t b, const al_tensor *cache, const
   size_t entry = (size_t)al_dtype_size(m->dtype);
   for (int i = 2; i < m->ndim; i++) entry *= (size_t)m->shape[i];
   const size_t S = (size_t)m->shape[1], T = (size_t)k->in_meta[NEW].shape[1];
-  const int32_t *lengths = al_data(k->in[LENGTHS]);
-  parts p = {.kept = entry * (size_t)((const int32_t *)al_data(k->in[COUNTS]))[b],
+  const int32_t *lengths = al_host(k->in[LENGTHS]);
+  parts p = {.kept = entry * (size_t)((const int32_t *)al_host(k->in[COUNTS]))[b],
              .added = entry * (lengths ? (size_t)lengths[b] : T),
              .cache_size = entry * S,
              .more_size = entry * T,
              .all_size = entry * (S + T)};
-  if (cache) p.cache = (char *)al_data(cache) + (size_t)b * p.cache_size;
-  if (more) p.more = (char *)al_data(more) + (size_t)b * p.more_size;
-  p.all = (char *)al_data(all) + (size_t)b * p.all_size;
+  if (cache) p.cache = (char *)al_host(cache) + (size_t)b * p.cache_size;
+  if (more) p.more = (char *)al_host(more) + (size_t)b * p.more_size;
+  p.all = (char *)al_host(all) + (size_t)b * p.all_size;
   return p;
 }
 

@@ -45,7 +45,6 @@ static alk_attn_spec spec_of(const al_call *k, const coefficient_list *f) {
   a.key = (uint64_t)al_opt_int(k->opts, "key");
   a.weight.f = attend_word(k, "f", fs);
   a.weight.n_coefficients = f->n;
-  a.weight.coefficients = f->factor;
   a.weight.base = f->base;
   return a;
 }
@@ -56,13 +55,15 @@ static al_status forward(al_ctx *c, al_call *k) {
   alk_program p;
   AL_TRY(program(c, k, &p, &a.weight));
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
-  al_tensor *scalars = expression_scalars(c, k, SCALARS, &a.weight),
+  al_tensor *scalars = input_f64(c, k, SCALARS), *factors = input_f64(c, k, COEFFICIENTS),
             *scratch = AL_ROOM(at, attn_fwd, &a);
+  a.weight.scalars = al_data(scalars), a.weight.factors = al_data(factors);
   if (al_error(c) == AL_OK)
     ALK_RUN(at, attn_fwd, &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
             al_data(k->in[VALUE_SCALE]), logit_sums(c, k->in[DECAY], k->out[SUMS]),
             al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[M]), al_data(scratch));
   al_release(scalars);
+  al_release(factors);
   al_release(scratch);
   return al_error(c);
 }
@@ -73,11 +74,12 @@ static al_status backward(al_ctx *c, al_call *k) {
   alk_attn_spec a = spec_of(k, &f);
   alk_program p;
   AL_TRY(program(c, k, &p, &a.weight));
-  const int n = a.weight.n_coefficients;
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
-  al_tensor *scalars = expression_scalars(c, k, SCALARS, &a.weight), *dscalars = NULL;
+  al_tensor *scalars = input_f64(c, k, SCALARS), *factors = input_f64(c, k, COEFFICIENTS),
+            *dscalars = NULL;
   al_tensor *dsums = NULL, *parts = NULL, *scratch = AL_ROOM(at, attn_bwd, &a);
+  a.weight.scalars = al_data(scalars), a.weight.factors = al_data(factors);
   for (int i = Q; i <= V; i++)
     k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
   if (k->in[VALUE_SCALE]) k->din[VALUE_SCALE] = al_new_meta(c, &k->in_meta[VALUE_SCALE]);
@@ -85,10 +87,8 @@ static al_status backward(al_ctx *c, al_call *k) {
     k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
     dsums = al_tensor_new(c, AL_F64, 3, (int64_t[]){a.g.B, a.g.H, a.g.S});
   }
-  if (k->need[COEFFICIENTS]) {
-    k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]);
-    parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.g.B * a.g.H, n});
-  }
+  if (k->need[COEFFICIENTS])
+    parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.g.B * a.g.H, a.weight.n_coefficients});
   if (k->need[SCALARS])
     dscalars = al_tensor_new(c, AL_F64, 3, (int64_t[]){a.g.B, a.g.H, p.n_scalars});
   if (al_error(c) == AL_OK) {
@@ -113,10 +113,11 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (dsums)
       ALK_RUN(at, decay_sums_bwd, a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),
               al_data(k->din[DECAY]));
-    if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), a.g.B * a.g.H, n);
-    if (dscalars) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(dscalars), a.g.B);
+    if (parts) k->din[COEFFICIENTS] = coefficients_grad(c, k, COEFFICIENTS, parts);
+    if (dscalars) k->din[SCALARS] = expression_grad(c, k, SCALARS, dscalars);
   }
   al_release(scalars);
+  al_release(factors);
   al_release(dscalars);
   al_release(dy);
   al_release(dsums);

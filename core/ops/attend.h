@@ -40,7 +40,7 @@ static inline al_status attend_decay(al_ctx *c, const al_call *k) {
 }
 
 /* Checks q, k, v, decay, and the inputs with these numbers. */
-static inline al_status attend_inputs(al_ctx *c, const al_call *k, int lengths, int value_scale) {
+static inline al_status attend_inputs(al_ctx *c, al_call *k, int lengths, int value_scale) {
   const char *name = k->op->info.name;
   const al_meta *q = &k->in_meta[Q], *key = &k->in_meta[K], *v = &k->in_meta[V],
                 *b = &k->in_meta[value_scale];

@@ -16,7 +16,7 @@ static alk_attn_spec spec_of(const al_call *k, const coefficient_list *w) {
   alk_attn_spec a = attend_spec(k, LENGTHS);
   a.weight.Hd = k->in_meta[DECAY].ndim == 3 ? k->in_meta[DECAY].shape[2] : 0;
   a.weight.n_coefficients = w->n;
-  a.weight.coefficients = w->factor;
+  a.weight.base = w->base;
   return a;
 }
 
@@ -31,7 +31,7 @@ static int64_t features(const alk_attn_spec *a, const coefficient_list *w) {
 }
 
 static alk_attn_spec linear_spec(alk_attn_spec a) {
-  a.scale *= a.weight.coefficients[1];
+  a.scale *= a.weight.base[1];
   return a;
 }
 
@@ -83,7 +83,7 @@ static al_status shape(al_ctx *c, al_call *k) {
                    "%lld and offset %lld",
                    (long long)T, (long long)S, (long long)offset);
   AL_TRY(coefficients_check(c, k, COEFFICIENTS, true));
-  const coefficient_list w = coefficients_base(k, COEFFICIENTS);
+  const coefficient_list w = coefficients_of(k, COEFFICIENTS);
   const alk_attn_spec a = spec_of(k, &w);
   const int64_t R = features(&a, &w), Hs = a.g.H / alk_chunked_shared(&a);
   if (R < 1)
@@ -124,7 +124,7 @@ static al_status linear_forward(al_ctx *c, al_call *k, alk_attn_spec a) {
   return al_error(c);
 }
 
-static alk_chunked_in inputs(const al_call *k, const coefficient_list *w, const double *sums) {
+static alk_chunked_in inputs(const al_call *k, const coefficient_list *w, const al_numbers *sums) {
   return (alk_chunked_in){.kept = w->base,
                           .q = al_data(k->in[Q]),
                           .k = al_data(k->in[K]),
@@ -137,12 +137,14 @@ static alk_chunked_in inputs(const al_call *k, const coefficient_list *w, const 
 
 static al_status forward(al_ctx *c, al_call *k) {
   const coefficient_list w = coefficients_of(k, COEFFICIENTS);
-  const alk_attn_spec a = spec_of(k, &w);
+  alk_attn_spec a = spec_of(k, &w);
   if (is_linear(k, &w)) return linear_forward(c, k, linear_spec(a));
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   const bool carry = al_opt_bool(k->opts, "carry");
-  al_tensor *scratch = AL_ROOM(at, chunked_fwd, &a, w.base);
-  if (scratch) {
+  al_tensor *scratch = AL_ROOM(at, chunked_fwd, &a, w.base),
+            *factors = input_f64(c, k, COEFFICIENTS);
+  a.weight.factors = al_data(factors);
+  if (al_error(c) == AL_OK) {
     const alk_chunked_in in = inputs(k, &w, logit_sums(c, k->in[DECAY], k->out[SUMS]));
     const alk_chunked_out out = {
         .y = al_data(k->out[Y]),
@@ -152,6 +154,7 @@ static al_status forward(al_ctx *c, al_call *k) {
         .norm = carry && a.stat != ALK_STAT_NONE ? al_data(k->out[NEXT_NORM]) : NULL};
     ALK_RUN(at, chunked_fwd, &a, &in, &out, al_data(scratch));
   }
+  al_release(factors);
   al_release(scratch);
   return al_error(c);
 }
@@ -216,19 +219,17 @@ static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, true));
   const coefficient_list w = coefficients_of(k, COEFFICIENTS);
   const bool linear = is_linear(k, &w), states = k->need[STATE] || k->need[NORM_STATE];
-  const alk_attn_spec a = linear ? linear_spec(spec_of(k, &w)) : spec_of(k, &w);
+  alk_attn_spec a = linear ? linear_spec(spec_of(k, &w)) : spec_of(k, &w);
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   const int64_t parts_of = a.g.B * a.g.H * alk_chunk_segments(features(&a, &w), a.g.T);
   al_tensor *scratch = linear ? AL_ROOM(at, linear_bwd, &a) : AL_ROOM(at, chunked_bwd, &a, w.base),
-            *steps = NULL, *parts = NULL;
+            *steps = NULL, *parts = NULL, *factors = input_f64(c, k, COEFFICIENTS);
+  a.weight.factors = al_data(factors);
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0),
             *dstate = state_gradient(c, k, NEXT), *dnorm = state_gradient(c, k, NEXT_NORM);
   for (int i = STATE; i <= NORM_STATE; i++)
     if (states && k->in[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
-  if (k->need[COEFFICIENTS]) {
-    k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]);
-    parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){parts_of, w.n});
-  }
+  if (k->need[COEFFICIENTS]) parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){parts_of, w.n});
   if (new_gradients(c, k, &steps) == AL_OK) {
     if (linear) linear_backward(c, k, &a, dy, steps, scratch);
     else
@@ -238,8 +239,9 @@ static al_status backward(al_ctx *c, al_call *k) {
                                           .dnorm_out = al_data(dnorm),
                                           .dcoefficients = al_data(parts)},
                        steps, scratch);
-    if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), parts_of, w.n);
+    if (parts) k->din[COEFFICIENTS] = coefficients_grad(c, k, COEFFICIENTS, parts);
   }
+  al_release(factors);
   al_release(scratch);
   al_release(steps);
   al_release(parts);

@@ -10,7 +10,7 @@ enum { Y, W, NEXT_NORM = NEXT + 1 };
 
 /* The spec points to these. */
 typedef struct orders {
-  double kept[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS], factors[ALK_MAX_COEFFICIENTS];
+  double kept[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
 } orders;
 
 /* base_n: what the input's coefficient of order n is multiplied by. */
@@ -30,13 +30,11 @@ static alk_step_spec spec_of(const al_call *k, orders *o) {
                      .n_coefficients = f.n,
                      .kept = o->kept,
                      .base = o->base,
-                     .factors = o->factors,
                      .lengths = al_data(k->in[LENGTHS])};
   double power = 1;
   for (int i = 0; i < f.n; i++, power *= scale) {
     o->kept[i] = f.base[i] != 0;
     o->base[i] = f.base[i] * power;
-    o->factors[i] = f.factor[i] * power;
   }
   a.Hs = alk_step_states(a.H, a.Hkv, a.Hd);
   a.R = alk_features(a.D, f.n, o->kept);
@@ -106,15 +104,18 @@ static alk_step_in inputs(const al_call *k, const al_tensor *multiplicity) {
 
 static al_status forward(al_ctx *c, al_call *k) {
   orders o;
-  const alk_step_spec a = spec_of(k, &o);
+  alk_step_spec a = spec_of(k, &o);
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
-  al_tensor *m = multiplicities(c, k, &a), *scratch = AL_ROOM(at, step_fwd, &a);
-  if (m && scratch) {
+  al_tensor *m = multiplicities(c, k, &a), *scratch = AL_ROOM(at, step_fwd, &a),
+            *factors = input_f64(c, k, COEFFICIENTS);
+  a.factors = al_data(factors);
+  if (al_error(c) == AL_OK) {
     const alk_step_in t = inputs(k, m);
     ALK_RUN(at, step_fwd, &a, &t, al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[NEXT]),
             al_data(k->out[NEXT_NORM]), al_data(scratch));
   }
   al_release(m);
+  al_release(factors);
   al_release(scratch);
   return al_error(c);
 }
@@ -122,10 +123,11 @@ static al_status forward(al_ctx *c, al_call *k) {
 static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, true));
   orders o;
-  const alk_step_spec a = spec_of(k, &o);
+  alk_step_spec a = spec_of(k, &o);
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *m = multiplicities(c, k, &a), *scratch = AL_ROOM(at, step_bwd, &a), *steps = NULL,
-            *parts = NULL;
+            *parts = NULL, *factors = input_f64(c, k, COEFFICIENTS);
+  a.factors = al_data(factors);
   static const int made[] = {Q, K, V, VALUE_SCALE, STATE, NORM}; /* by the kernel, all at once */
   for (size_t i = 0; i < sizeof made / sizeof *made; i++)
     if (k->in_meta[made[i]].ndim) k->din[made[i]] = al_new_meta(c, &k->in_meta[made[i]]);
@@ -133,10 +135,8 @@ static al_status backward(al_ctx *c, al_call *k) {
     k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
     steps = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.B, a.Hs});
   }
-  if (k->need[COEFFICIENTS]) {
-    k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]);
+  if (k->need[COEFFICIENTS])
     parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.B * a.H, a.n_coefficients});
-  }
   if (al_error(c) == AL_OK) {
     const alk_step_in t = inputs(k, m);
     const alk_step_grad g = {.y = al_data(k->out[Y]),
@@ -155,9 +155,10 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .steps = al_data(steps),
                              .dcoefficients = al_data(parts)};
     ALK_RUN(at, step_bwd, &a, &t, &g, al_data(scratch));
-    if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), a.B * a.H, a.n_coefficients);
+    if (parts) k->din[COEFFICIENTS] = coefficients_grad(c, k, COEFFICIENTS, parts);
   }
   al_release(m);
+  al_release(factors);
   al_release(scratch);
   al_release(steps);
   al_release(parts);

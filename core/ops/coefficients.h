@@ -7,26 +7,16 @@
 
 typedef struct coefficient_list {
   int n;
-  double base[ALK_MAX_COEFFICIENTS];   /* the option's */
-  double factor[ALK_MAX_COEFFICIENTS]; /* c_n */
+  double base[ALK_MAX_COEFFICIENTS]; /* the option's: c_n over the input's */
 } coefficient_list;
 
-/* Those of the option; `input` says how many there are where it has none. */
-static inline coefficient_list coefficients_base(const al_call *k, int input) {
+/* `input` says how many there are where the option has none. */
+static inline coefficient_list coefficients_of(const al_call *k, int input) {
   const double *list;
   coefficient_list f = {.n = al_opt_list(k->opts, "coefficients", &list)};
   const int listed = f.n;
   if (k->in_meta[input].ndim == 1) f.n = (int)k->in_meta[input].shape[0];
-  for (int i = 0; i < f.n; i++) f.base[i] = f.factor[i] = listed ? list[i] : 1;
-  return f;
-}
-
-static inline coefficient_list coefficients_of(const al_call *k, int input) {
-  double by[ALK_MAX_COEFFICIENTS];
-  coefficient_list f = coefficients_base(k, input);
-  if (!k->in[input]) return f;
-  al_read(k->in[input], by, f.n);
-  for (int i = 0; i < f.n; i++) f.factor[i] *= by[i];
+  for (int i = 0; i < f.n; i++) f.base[i] = listed ? list[i] : 1;
   return f;
 }
 
@@ -67,11 +57,9 @@ static inline al_status coefficients_check_f(al_ctx *c, const al_call *k, int in
                  k->op->info.name, al_opt_word(k->opts, "f"));
 }
 
-/* The gradient t (n) of the input: each head's part of it, (heads,n), added up in order. */
-static inline void coefficients_sum(al_tensor *t, const double *parts, int64_t heads, int n) {
-  double sum[ALK_MAX_COEFFICIENTS] = {0};
-  for (int64_t h = 0; h < heads; h++)
-    for (int i = 0; i < n; i++) sum[i] += parts[h * n + i];
-  al_write(t, sum, n);
+/* The gradient (n) of the input: the sum of each head's part of it, `parts` (heads,n); new. */
+static inline al_tensor *coefficients_grad(al_ctx *c, const al_call *k, int input,
+                                           al_tensor *parts) {
+  return like_input(c, k, input, al_run(c, "sum", AL_IN(parts), "axes={0}"));
 }
 #endif

@@ -3,6 +3,8 @@
 #include "shape.h"
 #include "../../kernels/cross_entropy.h"
 
+enum { LOSS, LSE, SCALE };
+
 static int64_t rows_of(const al_meta *t) {
   int64_t n = 1;
   for (int i = 0; i < t->ndim; i++) n *= t->shape[i];
@@ -22,66 +24,42 @@ static al_status shape(al_ctx *c, al_call *k) {
     return al_fail(c, AL_ESHAPE, "cross_entropy: target: %s needed for logits %s, got %s",
                    AL_META_STR(&rows), AL_META_STR(x), AL_META_STR(t));
   }
-  al_meta *loss = &k->out_meta[0], *lse = &k->out_meta[1];
+  al_meta *loss = &k->out_meta[LOSS], *lse = &k->out_meta[LSE];
   *loss = *lse = *t;
   loss->dtype = lse->dtype = x->dtype;
   if (!al_opt_is(k->opts, "reduction", "none")) loss->ndim = 0;
+  k->out_meta[SCALE] = (al_meta){.dtype = AL_F64};
   return AL_OK;
-}
-
-/* Rows that count. */
-static int64_t counted(const al_tensor *target, int64_t ignore) {
-  const int32_t *t = al_data(target);
-  int64_t n = 0;
-  for (int64_t i = 0; i < al_numel(target); i++) n += t[i] != ignore;
-  return n;
-}
-
-static al_status check_targets(al_ctx *c, const al_tensor *target, int64_t V, int64_t ignore) {
-  const int32_t *t = al_data(target);
-  for (int64_t i = 0; i < al_numel(target); i++)
-    if ((t[i] < 0 || t[i] >= V) && t[i] != ignore)
-      return al_fail(
-          c, AL_EVALUE,
-          "cross_entropy: target: 0..%lld (or ignore = %lld) needed, got %d at position %lld of %s",
-          (long long)(V - 1), (long long)ignore, t[i], (long long)i, AL_STR(target));
-  return AL_OK;
-}
-
-static double scale_of(const al_call *k, const al_tensor *target) {
-  if (!al_opt_is(k->opts, "reduction", "mean")) return 1;
-  const int64_t n = counted(target, al_opt_int(k->opts, "ignore"));
-  return n > 0 ? 1.0 / (double)n : 0;
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
   const al_tensor *x = k->in[0], *t = k->in[1];
   const int64_t N = rows_of(&k->in_meta[1]), V = al_size(x, -1),
                 ignore = al_opt_int(k->opts, "ignore");
-  const alk_dtype type = (alk_dtype)al_type(x);
-  AL_TRY(check_targets(c, t, V, ignore));
+  const al_place *at = al_here(c, (alk_dtype)al_type(x));
+  AL_TRY(al_check_ids(c, k, 1, V - 1, "ignore", ignore));
   const bool none = al_opt_is(k->opts, "reduction", "none");
-  al_tensor *loss = none ? al_retain(k->out[0]) : al_new_meta(c, &k->out_meta[1]);
+  al_tensor *loss = none ? al_retain(k->out[LOSS]) : al_new_meta(c, &k->out_meta[LSE]);
   if (!loss) return al_error(c);
-  ALK_RUN(al_here(c, type), cross_entropy_fwd, N, V, ignore, al_data(x), al_data(t),
-          al_data(k->out[1]), al_data(loss));
+  ALK_RUN(at, cross_entropy_fwd, N, V, ignore, al_data(x), al_data(t), al_data(k->out[LSE]),
+          al_data(loss));
+  ALK_RUN(at, cross_entropy_scale, N, ignore, al_opt_is(k->opts, "reduction", "mean"), al_data(t),
+          al_data(k->out[SCALE]));
   if (!none)
-    ALK_RUN(al_here(c, type), cross_entropy_total, N, scale_of(k, t), al_data(loss),
-            al_data(k->out[0]));
+    ALK_RUN(at, cross_entropy_total, N, al_data(k->out[SCALE]), al_data(loss),
+            al_data(k->out[LOSS]));
   al_release(loss);
-  return AL_OK;
+  return al_error(c);
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
   const al_tensor *x = k->in[0], *t = k->in[1];
-  al_tensor *dx = al_new_meta(c, &k->in_meta[0]);
+  al_tensor *dx = k->din[0] = al_new_meta(c, &k->in_meta[0]);
   if (!dx) return al_error(c);
-  ALK_RUN(al_here(c, (alk_dtype)al_type(x)), cross_entropy_bwd, rows_of(&k->in_meta[1]),
-          al_size(x, -1), al_opt_int(k->opts, "ignore"), al_data(x), al_data(t), al_data(k->out[1]),
-          !al_opt_is(k->opts, "reduction", "none"), scale_of(k, t), al_data(k->dout[0]),
-          al_data(dx));
-  k->din[0] = dx;
-  return AL_OK;
+  return ALK_RUN(al_here(c, (alk_dtype)al_type(x)), cross_entropy_bwd, rows_of(&k->in_meta[1]),
+                 al_size(x, -1), al_opt_int(k->opts, "ignore"), al_data(x), al_data(t),
+                 al_data(k->out[LSE]), !al_opt_is(k->opts, "reduction", "none"),
+                 al_data(k->out[SCALE]), al_data(k->dout[LOSS]), al_data(dx));
 }
 
 static const al_op cross_entropy = {
@@ -94,6 +72,7 @@ static const al_op cross_entropy = {
                                         {0}},
              .outputs = (const al_row[]){{"loss", 0, "scalar, or (N..) with reduction none"},
                                          {"lse", AL_OUT_SAVED, "(N..) log sum exp of each row"},
+                                         {"scale", AL_OUT_SAVED, "of the sum over the rows"},
                                          {0}},
              .args =
                  (const al_arg[]){
@@ -111,7 +90,7 @@ static const al_op cross_entropy = {
     .forward = forward,
     .backward = backward,
     .reads_in = 1 | 2,
-    .reads_out = 2,
+    .reads_out = 1 << LSE | 1 << SCALE,
     .samples = (const al_sample[]){{.inputs = "(3,65) i(3)<65"},
                                    {"(2,3,5) i(2,3)<5", .args = "reduction=sum"},
                                    {"(4,7)t i(4)<7", .args = "reduction=none"},

@@ -18,18 +18,10 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  const int32_t *ids = al_data(k->in[1]);
-  const int64_t N = al_numel(k->in[1]), V = k->in_meta[0].shape[0], C = k->in_meta[0].shape[1];
-  const int64_t bad = alk_embedding_bad(ids, N, V);
-  if (bad >= 0)
-    return al_fail(
-        c, AL_EVALUE,
-        "embedding: ids: numbers in 0..%lld needed for table %s, got %d as number %lld of %s",
-        (long long)V - 1, AL_META_STR(&k->in_meta[0]), (int)ids[bad], (long long)bad + 1,
-        AL_META_STR(&k->in_meta[1]));
-  ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), embedding_fwd, al_data(k->out[0]),
-          al_data(k->in[0]), ids, N, C);
-  return AL_OK;
+  const int64_t V = k->in_meta[0].shape[0], C = k->in_meta[0].shape[1];
+  AL_TRY(al_check_ids(c, k, 1, V - 1, NULL, 0));
+  return ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), embedding_fwd, al_data(k->out[0]),
+                 al_data(k->in[0]), al_data(k->in[1]), al_numel(k->in[1]), C);
 }
 
 static al_status backward(al_ctx *c, al_call *k) {

@@ -32,7 +32,8 @@ static al_status forward(al_ctx *c, al_call *k) {
   alk_visible g;
   AL_TRY(expression_of(c, k, SCALARS, k->in_meta[S].shape[1], &p));
   alk_weight_spec spec = spec_of(k, &p, &g);
-  al_tensor *scalars = expression_scalars(c, k, SCALARS, &spec);
+  al_tensor *scalars = input_f64(c, k, SCALARS);
+  spec.scalars = al_data(scalars);
   if (al_error(c) == AL_OK)
     ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), program_fwd, &g, &spec, al_data(k->in[S]),
             al_data(k->out[0]));
@@ -45,13 +46,14 @@ static al_status backward(al_ctx *c, al_call *k) {
   alk_visible g;
   AL_TRY(expression_of(c, k, SCALARS, k->in_meta[S].shape[1], &p));
   alk_weight_spec spec = spec_of(k, &p, &g);
-  al_tensor *scalars = expression_scalars(c, k, SCALARS, &spec), *parts = NULL;
+  al_tensor *scalars = input_f64(c, k, SCALARS), *parts = NULL;
+  spec.scalars = al_data(scalars);
   if (k->need[S]) k->din[S] = al_new_meta(c, &k->in_meta[S]);
   if (k->need[SCALARS]) parts = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, p.n_scalars});
   if (al_error(c) == AL_OK) {
     ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), program_bwd, &g, &spec, al_data(k->in[S]),
             al_data(k->dout[0]), al_data(k->din[S]), al_data(parts));
-    if (parts) k->din[SCALARS] = expression_grad(c, k, SCALARS, al_data(parts), g.B);
+    if (parts) k->din[SCALARS] = expression_grad(c, k, SCALARS, parts);
   }
   al_release(scalars);
   al_release(parts);

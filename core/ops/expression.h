@@ -34,30 +34,11 @@ static inline al_status expression_of(al_ctx *c, const al_call *k, int i, int64_
                  name, p->n_scalars, (long long)H, AL_META_STR(&k->in_meta[i]));
 }
 
-/* The scalars as the kernels read them, or NULL without any: release it. */
-static inline al_tensor *expression_scalars(al_ctx *c, const al_call *k, int i,
-                                            alk_weight_spec *spec) {
-  if (!k->in[i]) return NULL;
-  al_tensor *t = al_tensor_new(c, AL_F64, 2, k->in_meta[i].shape);
-  if (t) al_read(k->in[i], al_data(t), al_numel(t));
-  if (t) spec->scalars = al_data(t);
-  return t;
-}
-
-/* The gradient (n,H) of the scalars from each head's part (B,H,n), added up in order. */
-static inline al_tensor *expression_grad(al_ctx *c, const al_call *k, int i, const double *parts,
-                                         int64_t B) {
-  const int64_t n = k->in_meta[i].shape[0], H = k->in_meta[i].shape[1];
-  al_tensor *wide = al_tensor_full(c, AL_F64, 2, k->in_meta[i].shape, 0),
-            *t = al_new_meta(c, &k->in_meta[i]);
-  if (wide && t) {
-    double *sum = al_data(wide);
-    for (int64_t b = 0; b < B; b++)
-      for (int64_t h = 0; h < H; h++)
-        for (int64_t m = 0; m < n; m++) sum[m * H + h] += parts[(b * H + h) * n + m];
-    al_write(t, sum, n * H);
-  }
-  al_release(wide);
-  return t;
+/* The gradient (n,H) of the scalars: the sum of each head's part (B,H,n) of it; new. */
+static inline al_tensor *expression_grad(al_ctx *c, const al_call *k, int i, al_tensor *parts) {
+  al_tensor *sum = al_run(c, "sum", AL_IN(parts), "axes={0}"),
+            *t = al_run(c, "permute", AL_IN(sum), "axes={1,0}");
+  al_release(sum);
+  return like_input(c, k, i, t);
 }
 #endif

@@ -73,7 +73,7 @@ static inline void logit_sizes(const al_call *k, alk_visible *g) {
 }
 
 /* Fills the running sums from decay (may be NULL) and returns them, or NULL. */
-static inline const double *logit_sums(al_ctx *c, const al_tensor *decay, al_tensor *sums) {
+static inline const al_numbers *logit_sums(al_ctx *c, const al_tensor *decay, al_tensor *sums) {
   if (!decay) return NULL;
   ALK_RUN(al_here(c, (alk_dtype)al_type(decay)), decay_sums, al_size(decay, 0), al_size(decay, 1),
           al_size(decay, 2), al_data(decay), al_data(sums));

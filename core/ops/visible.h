@@ -17,6 +17,17 @@
 #define LENGTHS_ROW                                                                                \
   { "lengths", AL_IN_OPTIONAL | AL_IN_I32, "(B), 0..S: keys at and past it are hidden" }
 
+/* Numbers that kernels read in f64 whatever the input's type is; new, NULL without input i. */
+static inline al_tensor *input_f64(al_ctx *c, const al_call *k, int i) {
+  return k->in[i] ? al_run(c, "cast", AL_IN(k->in[i]), "dtype=f64") : NULL;
+}
+/* The way back for gradients: t, which it takes, in the type of input i; new. */
+static inline al_tensor *like_input(al_ctx *c, const al_call *k, int i, al_tensor *t) {
+  al_tensor *y = al_run(c, "cast", AL_IN(t), "dtype=%s", al_dtype_name(k->in_meta[i].dtype));
+  al_release(t);
+  return y;
+}
+
 /* Checks that input i has ndim axes; `shape` is how the message writes them. */
 static inline al_status visible_axes(al_ctx *c, const al_call *k, int i, int ndim,
                                      const char *shape) {
@@ -26,19 +37,14 @@ static inline al_status visible_axes(al_ctx *c, const al_call *k, int i, int ndi
 }
 
 /* Checks lengths, input i, against B batch rows of S keys. */
-static inline al_status visible_lengths(al_ctx *c, const al_call *k, int i, int64_t B, int64_t S) {
+static inline al_status visible_lengths(al_ctx *c, al_call *k, int i, int64_t B, int64_t S) {
   const char *name = k->op->info.name;
   if (!k->in[i]) return AL_OK;
   if (k->in_meta[i].ndim != 1 || k->in_meta[i].shape[0] != B)
     return al_fail(c, AL_ESHAPE, "%s: lengths: shape (%lld) needed to match %s %s, got %s", name,
                    (long long)B, k->op->info.inputs[0].name, AL_META_STR(&k->in_meta[0]),
                    AL_META_STR(&k->in_meta[i]));
-  const int32_t *n = al_data(k->in[i]);
-  for (int64_t b = 0; b < B; b++)
-    if (n[b] < 0 || n[b] > S)
-      return al_fail(c, AL_EVALUE, "%s: lengths: 0..%lld needed, got %d in batch row %lld", name,
-                     (long long)S, n[b], (long long)b);
-  return AL_OK;
+  return al_check_ids(c, k, i, S, NULL, 0);
 }
 
 /* Checks that the Hkv heads of input i divide the H heads of input 0. */

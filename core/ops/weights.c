@@ -43,38 +43,40 @@ static alk_weight_spec spec_of(const al_call *k, const coefficient_list *f) {
   alk_weight_spec spec = logit_spec(k, DECAY);
   spec.f = f_of(k);
   spec.n_coefficients = f->n;
-  spec.coefficients = f->factor;
   spec.base = f->base;
   return spec;
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
   const coefficient_list f = coefficients_of(k, COEFFICIENTS);
-  const alk_weight_spec spec = spec_of(k, &f);
+  alk_weight_spec spec = spec_of(k, &f);
   alk_visible g = visible_of(k, k->in[LENGTHS]);
   logit_sizes(k, &g);
+  al_tensor *factors = input_f64(c, k, COEFFICIENTS);
+  spec.factors = al_data(factors);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), weights_fwd, &g, &spec, al_data(k->in[S]),
           al_data(k->in[REFERENCE]), logit_sums(c, k->in[DECAY], k->out[1]), al_data(k->out[0]));
-  return AL_OK;
+  al_release(factors);
+  return al_error(c);
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
   const coefficient_list f = coefficients_of(k, COEFFICIENTS);
-  const alk_weight_spec spec = spec_of(k, &f);
+  alk_weight_spec spec = spec_of(k, &f);
   const alk_dtype dtype = (alk_dtype)k->out_meta[0].dtype;
   const al_meta *s = &k->in_meta[S];
-  const int n = spec.n_coefficients;
   alk_visible g = visible_of(k, k->in[LENGTHS]);
   logit_sizes(k, &g);
-  al_tensor *ds = NULL, *dsums = NULL, *parts = NULL;
+  al_tensor *ds = NULL, *dsums = NULL, *parts = NULL, *factors = input_f64(c, k, COEFFICIENTS);
+  spec.factors = al_data(factors);
   if (k->need[S] && !(ds = k->din[S] = al_new_meta(c, s))) goto done;
   if (k->need[DECAY]) {
     if (!(k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]))) goto done;
     if (!(dsums = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, g.S}))) goto done;
   }
   if (k->need[COEFFICIENTS]) {
-    if (!(k->din[COEFFICIENTS] = al_new_meta(c, &k->in_meta[COEFFICIENTS]))) goto done;
-    if (!(parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){g.B * g.H, n}))) goto done;
+    const int64_t each[] = {g.B * g.H, spec.n_coefficients};
+    if (!(parts = al_tensor_new(c, AL_F64, 2, each))) goto done;
   }
   ALK_RUN(al_here(c, dtype), weights_bwd, &g, &spec, al_data(k->in[S]),
           spec.Hd ? al_data(k->out[1]) : NULL, al_data(k->out[0]), al_data(k->dout[0]), al_data(ds),
@@ -82,8 +84,9 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (dsums)
     ALK_RUN(al_here(c, dtype), decay_sums_bwd, g.B, g.S, g.H, spec.Hd, al_data(dsums),
             al_data(k->din[DECAY]));
-  if (parts) coefficients_sum(k->din[COEFFICIENTS], al_data(parts), g.B * g.H, n);
+  if (parts) k->din[COEFFICIENTS] = coefficients_grad(c, k, COEFFICIENTS, parts);
 done:
+  al_release(factors);
   al_release(dsums);
   al_release(parts);
   return al_error(c);

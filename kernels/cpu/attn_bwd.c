@@ -212,11 +212,13 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
     tile_for(true, rows, 2)(a->D, &q, k->x + l->kt + j, KEYS, false, (real)a->scale, s + j, KEYS);
     tile_for(true, rows, 2)(a->E, &g, k->x + l->vt + j, KEYS, false, 1, p + j, KEYS);
   }
-  const double *sums =
-      k->t->sums ? k->t->sums + (k->b * a->weight.Hd + h / (a->g.H / a->weight.Hd)) * S : NULL;
-  double *dsums = k->t->dsums ? k->t->dsums + (k->b * a->g.H + h) * S : NULL;
-  double *dscalars =
-      k->t->dscalars ? k->t->dscalars + (k->b * a->g.H + h) * a->weight.program->n_scalars : NULL;
+  const int64_t head = k->b * a->g.H + h;
+  const double *sums = NULL;
+  if (k->t->sums)
+    sums = (const double *)k->t->sums + (k->b * a->weight.Hd + h / (a->g.H / a->weight.Hd)) * S;
+  double *dsums = k->t->dsums ? (double *)k->t->dsums + head * S : NULL, *dscalars = NULL,
+         *dc = k->t->dcoefficients;
+  if (k->t->dscalars) dscalars = (double *)k->t->dscalars + head * a->weight.program->n_scalars;
   const int together = k->program ? at_once(a->weight.program) : rows;
   for (int e = 0; e < rows; e++) {
     const int64_t last = alk_visible_keys(&a->g, k->b, i + e) - 1;
@@ -236,9 +238,7 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
         .keep = keep,
         .dsums = dsums ? dsums + j0 : NULL,
         .dsum_last = dsums ? dsums + last : NULL,
-        .dc = k->t->dcoefficients
-                  ? k->t->dcoefficients + (k->b * a->g.H + h) * a->weight.n_coefficients
-                  : NULL};
+        .dc = dc ? dc + head * a->weight.n_coefficients : NULL};
     if (k->program) slope_program(k, &t, e % together, s + e * KEYS, p + e * KEYS, dscalars);
     else k->slope(k->p, &t, s + e * KEYS, p + e * KEYS);
   }
@@ -305,22 +305,26 @@ static void run_keys(pair *k, int64_t j0, int64_t j1) {
   }
 }
 
+/* Part `at` of n numbers each; x may be NULL. */
+static void clear_part(double *x, int64_t at, int64_t n) {
+  if (x) memset(x + at * n, 0, (size_t)n * sizeof *x);
+}
+
 static void run_pair(pair *k) {
   const alk_attn_spec *a = k->a;
   const int64_t T = a->g.T, H = a->g.H, S = a->g.S;
   for (int64_t n = 0; n < k->group; n++) {
     const int64_t h = k->b * H + k->hk * k->group + n;
     load_head(k, n);
-    if (k->t->dsums) memset(k->t->dsums + h * S, 0, (size_t)S * sizeof(double));
-    if (k->t->dcoefficients)
-      memset(k->t->dcoefficients + h * k->p->n, 0, (size_t)k->p->n * sizeof(double));
     const int scalars = a->weight.program ? a->weight.program->n_scalars : 0;
-    if (k->t->dscalars) memset(k->t->dscalars + h * scalars, 0, (size_t)scalars * sizeof(double));
+    clear_part(k->t->dsums, h, S);
+    clear_part(k->t->dcoefficients, h, k->p->n);
+    clear_part(k->t->dscalars, h, scalars);
   }
   for (int64_t j = 0; j < S; j += KEYS) run_keys(k, j, least(j + KEYS, S));
   for (int64_t n = 0; k->t->dcoefficients && n < k->group; n++)
     finish_powers(k->p, a->weight.base,
-                  k->t->dcoefficients + (k->b * H + k->hk * k->group + n) * k->p->n);
+                  (double *)k->t->dcoefficients + (k->b * H + k->hk * k->group + n) * k->p->n);
   for (int64_t n = 0; n < k->group; n++) {
     const int64_t at = (k->b * T * H + k->hk * k->group + n) * a->D;
     for (int64_t i = 0; i < T; i++)

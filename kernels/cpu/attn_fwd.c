@@ -234,9 +234,10 @@ static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, co
 }
 
 alk_status ALK_NAME(attn_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
-                              const void *k, const void *v, const void *scale, const double *sums,
+                              const void *k, const void *v, const void *scale, const void *vsums,
                               void *y, void *W, void *m, void *scratch) {
   const alk_visible *g = &a->g;
+  const double *sums = vsums;
   const layout l = layout_of(a);
   const plan p = plan_after(&a->weight);
   const int64_t group = g->H / g->Hkv, pairs = g->B * g->Hkv, jobs = jobs_of(place, a);

@@ -22,16 +22,16 @@ typedef struct basis {
   int64_t segment;           /* tokens */
 } basis;
 
-static inline basis basis_of(int64_t D, int n, const double *kept, const double *coefficients,
-                             double scale) {
+/* by (n): k_n, or NULL: all 1 */
+static inline basis basis_of(int64_t D, int n, const double *kept, const double *by, double scale) {
   basis s = {.D = D, .n = n};
   double power = 1;
   for (int i = 0; i < n; i++, power *= scale) {
     s.first[i] = s.R;
     if (kept[i] == 0) continue;
     s.R += alk_monomials(D, i);
-    s.k[i] = coefficients[i] / kept[i];
-    s.c[i] = (real)coefficients[i];
+    s.k[i] = by ? by[i] : 1;
+    s.c[i] = (real)(kept[i] * s.k[i]);
     s.kept[i] = (real)kept[i];
     s.power[i] = power;
   }

@@ -13,7 +13,11 @@
 enum { SLAB = 512 };
 
 static inline basis basis_for(const alk_attn_spec *a, const double *kept) {
-  return basis_of(a->D, a->weight.n_coefficients, kept, a->weight.coefficients, a->scale);
+  return basis_of(a->D, a->weight.n_coefficients, kept, a->weight.factors, a->scale);
+}
+/* Without the k_n, whose memory a question of room must not read. */
+static inline basis basis_sizes(const alk_attn_spec *a, const double *kept) {
+  return basis_of(a->D, a->weight.n_coefficients, kept, NULL, a->scale);
 }
 
 typedef struct held { /* a state in memory; H NULL: zeros, or not wanted */

@@ -14,7 +14,7 @@
 
 int64_t ALK_NAME(chunked_bwd_room)(const alk_place *place, const alk_attn_spec *a,
                                    const double *kept) {
-  const basis s = basis_for(a, kept);
+  const basis s = basis_sizes(a, kept);
   const int64_t each = layout_of(a, &s).total, jobs = chunked_jobs(place, a, s.R);
   return (s.R + after_size(a, &s) + jobs * each) * (int64_t)sizeof(real);
 }
@@ -383,10 +383,10 @@ static walk walk_of(const task *t, int64_t n, int64_t job) {
   w.init = held_at(a, &t->s, (void *)in->state, (void *)in->norm, n);
   w.dinit = held_at(a, &t->s, g->dstate, g->dnorm, n);
   w.dfinal = held_at(a, &t->s, (void *)g->dstate_out, (void *)g->dnorm_out, n);
-  w.steps = g->ddecay ? g->steps + n * a->g.S : NULL;
+  w.steps = g->ddecay ? (double *)g->steps + n * a->g.S : NULL;
   if (g->dcoefficients)
-    w.coefficients =
-        g->dcoefficients + (b * a->g.H + h0) * alk_chunk_segments(t->s.R, a->g.T) * t->s.n;
+    w.coefficients = (double *)g->dcoefficients +
+                     (b * a->g.H + h0) * alk_chunk_segments(t->s.R, a->g.T) * t->s.n;
   real *x = t->scratch + job * t->l.total;
   w.x_k = x + t->l.k, w.x_kt = x + t->l.kt, w.x_u = x + t->l.u, w.x_us = x + t->l.us;
   w.x_ut = x + t->l.ut, w.x_ust = x + t->l.ust, w.x_q = x + t->l.q, w.x_qt = x + t->l.qt;
@@ -430,12 +430,13 @@ static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
 static void sum_steps(const task *t, real *ddecay) {
   const alk_attn_spec *a = t->a;
   const int64_t S = a->g.S, Hd = a->weight.Hd, lines = t->lines / Hd;
+  const double *steps = t->t->steps;
   for (int64_t b = 0; b < a->g.B; b++)
     for (int64_t s = 0; s < S; s++)
       for (int64_t d = 0; d < Hd; d++) {
         double sum = 0;
         for (int64_t n = d * lines; n < (d + 1) * lines; n++)
-          sum += t->t->steps[(b * t->lines + n) * S + s];
+          sum += steps[(b * t->lines + n) * S + s];
         ddecay[(b * S + s) * Hd + d] = (real)sum;
       }
 }

@@ -5,8 +5,9 @@
 typedef ALK_REAL real;
 
 alk_status ALK_NAME(embedding_fwd)(const alk_place *place, void *y, const void *table,
-                                   const int32_t *ids, int64_t N, int64_t C) {
+                                   const void *vids, int64_t N, int64_t C) {
   real *out = y;
+  const int32_t *ids = vids;
   const real *rows = table;
 #pragma omp parallel for num_threads(place->threads) schedule(static) if (N * C > 32768)
   for (int64_t i = 0; i < N; i++) memcpy(out + i * C, rows + ids[i] * C, (size_t)C * sizeof *out);
@@ -14,8 +15,9 @@ alk_status ALK_NAME(embedding_fwd)(const alk_place *place, void *y, const void *
 }
 
 alk_status ALK_NAME(embedding_bwd)(const alk_place *place, void *dtable, const void *dy,
-                                   const int32_t *ids, int64_t N, int64_t V, int64_t C) {
+                                   const void *vids, int64_t N, int64_t V, int64_t C) {
   enum { SLAB = 32 }; /* channels: two cache lines of f32, so threads do not share lines */
+  const int32_t *ids = vids;
 #pragma omp parallel for num_threads(place->threads) schedule(static) if ((N + V) * C > 32768)
   for (int64_t c0 = 0; c0 < C; c0 += SLAB) {
     const int64_t w = C - c0 < SLAB ? C - c0 : SLAB;

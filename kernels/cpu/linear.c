@@ -242,7 +242,7 @@ static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
 }
 
 alk_status ALK_NAME(linear_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
-                                const void *k, const void *v, const void *b, const double *sums,
+                                const void *k, const void *v, const void *b, const void *sums,
                                 void *y, void *W, void *states, void *scratch) {
   const int64_t jobs = linear_jobs(place, a);
   const task t = {.a = a,

@@ -153,7 +153,7 @@ static inline line line_of(const alk_attn_spec *a, const double *sums, int64_t b
             .Dw = lanes_width(a->D),
             .Ew = lanes_width(a->E),
             .state = state_size(a)};
-  n.len = a->g.lengths ? least(most(a->g.lengths[b], 0), a->g.S) : a->g.S;
+  n.len = a->g.lengths ? least(most(((const int32_t *)a->g.lengths)[b], 0), a->g.S) : a->g.S;
   if (sums) n.sums = sums + (b * a->weight.Hd + h0 / (a->g.H / a->weight.Hd)) * a->g.S;
   return n;
 }

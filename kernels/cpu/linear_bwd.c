@@ -451,7 +451,7 @@ static walk walk_of(const task *t, int64_t n, int64_t job) {
   w.db = g->b ? (real *)g->db + keys : NULL;
   w.before = (const real *)g->states + n * alk_linear_segments(a->g.S) * w.n.state;
   w.after = t->after + n * alk_linear_segments(a->g.T) * w.n.state;
-  w.steps = g->ddecay ? g->steps + (b * a->g.H + h0) * a->g.S : NULL;
+  w.steps = g->ddecay ? (double *)g->steps + (b * a->g.H + h0) * a->g.S : NULL;
   real *x = t->scratch + job * t->l.total;
   w.x_k = x + t->l.k, w.x_kt = x + t->l.kt, w.x_u = x + t->l.u, w.x_ut = x + t->l.ut,
   w.x_q = x + t->l.q, w.x_g = x + t->l.g;
@@ -494,12 +494,13 @@ static void run_parts(const task *t, int step, int64_t job, int64_t jobs) {
 static void sum_steps(const task *t, real *ddecay) {
   const alk_attn_spec *a = t->a;
   const int64_t S = a->g.S, Hd = a->weight.Hd, heads = a->g.H / Hd, step = line_heads(a);
+  const double *steps = t->t->steps;
   for (int64_t b = 0; b < a->g.B; b++)
     for (int64_t s = 0; s < S; s++)
       for (int64_t d = 0; d < Hd; d++) {
         double sum = 0;
         for (int64_t h = d * heads; h < (d + 1) * heads; h += step)
-          sum += t->t->steps[(b * a->g.H + h) * S + s];
+          sum += steps[(b * a->g.H + h) * S + s];
         ddecay[(b * S + s) * Hd + d] = (real)sum;
       }
 }

@@ -37,7 +37,7 @@ static void next_order(int64_t D, int n, const real *x, const real *from, real *
 }
 
 alk_status ALK_NAME(monomial_weights)(const alk_place *place, int64_t D, int n_coefficients,
-                                      const double *coefficients, void *vw, double *room) {
+                                      const double *coefficients, void *vw, void *room) {
   real *w = vw;
   const int top = alk_orders(n_coefficients, coefficients) - 1;
   double *from = room, *to = room;

@@ -34,8 +34,9 @@ static inline plan plan_of(const alk_weight_spec *spec) {
             .softcap = (real)spec->softcap,
             .limit = (real)spec->clamp,
             .n = spec->n_coefficients};
+  const double *by = spec->factors;
   for (int i = 0; i < p.n; i++) {
-    const double c = spec->coefficients[i], size = c < 0 ? -c : c;
+    const double c = spec->base[i] * (by ? by[i] : 1), size = c < 0 ? -c : c;
     if (c != 0) p.terms = i + 1;
     p.c[i] = (real)c, p.wide_c[i] = c;
     if (i > 0) p.slope[i - 1] = R(i) * p.c[i];

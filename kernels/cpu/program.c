@@ -104,7 +104,8 @@ void ALK_NAME(program_head)(const alk_weight_spec *spec, int64_t h, int64_t H, p
   bare.n_coefficients = 0;
   t->limits = plan_of(&bare);
   for (int k = 0; k < p->n_uniforms; k++) t->uniform[k] = (real)p->uniform[k];
-  for (int k = 0; k < p->n_scalars; k++) t->uniform[1 + k] = (real)spec->scalars[k * H + h];
+  const double *scalars = spec->scalars;
+  for (int k = 0; k < p->n_scalars; k++) t->uniform[1 + k] = (real)scalars[k * H + h];
   if (!p->reads_i) prelude(t);
 }
 
@@ -184,7 +185,7 @@ alk_status ALK_NAME(program_fwd)(const alk_place *place, const alk_visible *g,
 
 alk_status ALK_NAME(program_bwd)(const alk_place *place, const alk_visible *g,
                                  const alk_weight_spec *spec, const void *s, const void *dy,
-                                 void *ds, double *dscalars) {
+                                 void *ds, void *dscalars) {
   const int64_t items = g->B * g->H;
 #pragma omp parallel for num_threads(place->threads)                                               \
     schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
@@ -209,7 +210,8 @@ alk_status ALK_NAME(program_bwd)(const alk_place *place, const alk_visible *g,
       }
       for (int64_t j = seen; ds && j < g->S; j++) ((real *)ds)[at + j] = 0;
     }
-    for (int k = 0; dscalars && k < t.p->n_scalars; k++) dscalars[n * t.p->n_scalars + k] = sum[k];
+    for (int k = 0; dscalars && k < t.p->n_scalars; k++)
+      ((double *)dscalars)[n * t.p->n_scalars + k] = sum[k];
   }
   return ALK_OK;
 }

@@ -71,12 +71,13 @@ static work work_at(const alk_step_spec *a, real *scratch, bool backward) {
   return w;
 }
 
-/* to = factor_n multiplicity x, row by row of order n. */
+/* to = c_n scale^n multiplicity x, row by row of order n. */
 static void weigh_rows(const alk_step_spec *a, const real *multiplicity, const real *x, real *to) {
+  const double *by = a->factors;
   for (int n = 0; n < a->n_coefficients; n++) {
     if (a->kept[n] == 0) continue;
     const int64_t count = alk_monomials(a->D, n);
-    const real f = (real)a->factors[n];
+    const real f = (real)(a->base[n] * (by ? by[n] : 1));
     for (int64_t r = 0; r < count; r++) to[r] = f * multiplicity[r] * x[r];
     multiplicity += count, x += count, to += count;
   }
@@ -93,7 +94,10 @@ typedef struct place { /* a state among all */
 } place;
 
 static place place_of(const alk_step_spec *a, const alk_step_in *t, int64_t b, int64_t s) {
-  place x = {.b = b, .s = s, .h = s * (a->H / a->Hs), .present = !a->lengths || a->lengths[b] > 0};
+  place x = {.b = b,
+             .s = s,
+             .h = s * (a->H / a->Hs),
+             .present = !a->lengths || ((const int32_t *)a->lengths)[b] > 0};
   x.kv = x.h / (a->H / a->Hkv);
   x.A = 1;
   if (t->decay && x.present) x.A = vexp(((const real *)t->decay)[b * a->Hd + x.h / (a->H / a->Hd)]);
@@ -290,7 +294,7 @@ static void query_bwd(const work *w, const alk_step_in *t, const alk_step_grad *
     const int64_t end = a->kept[n] != 0 ? r + alk_monomials(a->D, (int)n) : r;
     for (; r < end; r++)
       sum += a->base[n] * (double)(multiplicity[r] * w->mq[i * a->R + r]) * (double)dp[r];
-    g->dcoefficients[head * a->n_coefficients + n] = sum;
+    ((double *)g->dcoefficients)[head * a->n_coefficients + n] = sum;
   }
   weigh_rows(a, multiplicity, dp, dp);
   memset(dqh, 0, (size_t)a->D * sizeof(real));
@@ -338,7 +342,7 @@ static void step_back(const work *w, const alk_step_in *t, const alk_step_grad *
     steps += norm_bwd(w, x->A, (const real *)t->norm + s * a->R,
                       g->dnext_norm ? (const real *)g->dnext_norm + s * a->R : NULL,
                       (real *)g->dnorm + s * a->R);
-  if (g->steps) g->steps[s] = x->present ? steps * (double)x->A : 0;
+  if (g->steps) ((double *)g->steps)[s] = x->present ? steps * (double)x->A : 0;
   for (int64_t i = 0; i < w->group; i++) query_bwd(w, t, g, head + i, i);
   key_bwd(w, t, g, x, add);
 }
@@ -359,8 +363,9 @@ alk_status ALK_NAME(step_bwd)(const alk_place *at, const alk_step_spec *a, const
   }
   for (int64_t n = 0; g->ddecay && n < a->B * a->Hd; n++) {
     const int64_t each = a->Hs / a->Hd;
+    const double *steps = g->steps;
     double sum = 0;
-    for (int64_t i = 0; i < each; i++) sum += g->steps[n / a->Hd * a->Hs + n % a->Hd * each + i];
+    for (int64_t i = 0; i < each; i++) sum += steps[n / a->Hd * a->Hs + n % a->Hd * each + i];
     ((real *)g->ddecay)[n] = (real)sum;
   }
   return ALK_OK;

@@ -96,7 +96,7 @@ static block block_at(const alk_visible *g, bool whole_heads, int64_t n) {
 
 alk_status ALK_NAME(weights_fwd)(const alk_place *place, const alk_visible *g,
                                  const alk_weight_spec *spec, const void *s, const void *reference,
-                                 const double *sums, void *w) {
+                                 const void *sums, void *w) {
   static void (*const rows[3][2])(const plan *, const row *, real *) = {
       [ALK_WEIGHT_EXP] = {exp_row, exp_decay_row},
       [ALK_WEIGHT_COSH] = {cosh_row, cosh_decay_row},
@@ -209,9 +209,9 @@ static slope_fn *slope_for(const plan *p, int f, bool decay) {
 }
 
 alk_status ALK_NAME(weights_bwd)(const alk_place *place, const alk_visible *g,
-                                 const alk_weight_spec *spec, const void *s, const double *sums,
-                                 const void *w, const void *dw, void *ds, double *dsums,
-                                 double *dcoefficients) {
+                                 const alk_weight_spec *spec, const void *s, const void *sums,
+                                 const void *w, const void *dw, void *ds, void *dsums,
+                                 void *dcoefficients) {
   const plan p = plan_of(spec);
   slope_fn *run = slope_for(&p, spec->f, sums != NULL);
   const bool whole = dsums || dcoefficients; /* a head's totals are summed by one thread */
@@ -222,7 +222,7 @@ alk_status ALK_NAME(weights_bwd)(const alk_place *place, const alk_visible *g,
     const block k = block_at(g, whole, n);
     double powers[ALK_MAX_COEFFICIENTS][LANES];
     for (int c = 0; dcoefficients && c < p.n; c++) EACH_LANE powers[c][l] = 0;
-    const totals t = {dsums ? dsums + n * g->S : NULL, dcoefficients ? powers : NULL};
+    const totals t = {dsums ? (double *)dsums + n * g->S : NULL, dcoefficients ? powers : NULL};
     for (int64_t j = 0; t.sums && j < g->S; j++) t.sums[j] = 0;
     for (int64_t i = k.i0; i < k.i1; i++) {
       const int64_t at = (k.b * g->H + k.h) * g->T + i;
@@ -237,9 +237,9 @@ alk_status ALK_NAME(weights_bwd)(const alk_place *place, const alk_visible *g,
     for (int c = 0; dcoefficients && c < p.n; c++) {
       double sum = 0;
       EACH_LANE sum += powers[c][l];
-      dcoefficients[n * p.n + c] = sum;
+      ((double *)dcoefficients)[n * p.n + c] = sum;
     }
-    if (dcoefficients) finish_powers(&p, spec->base, dcoefficients + n * p.n);
+    if (dcoefficients) finish_powers(&p, spec->base, (double *)dcoefficients + n * p.n);
   }
   return ALK_OK;
 }
@@ -247,7 +247,8 @@ alk_status ALK_NAME(weights_bwd)(const alk_place *place, const alk_visible *g,
 /* ---- decay and row statistics --------------------------------------------------------------- */
 
 alk_status ALK_NAME(decay_sums)(const alk_place *place, int64_t B, int64_t S, int64_t Hd,
-                                const void *a, double *sums) {
+                                const void *a, void *vsums) {
+  double *sums = vsums;
   for (int64_t b = 0; b < B; b++)
     for (int64_t h = 0; h < Hd; h++) {
       double sum = 0;
@@ -260,8 +261,9 @@ alk_status ALK_NAME(decay_sums)(const alk_place *place, int64_t B, int64_t S, in
 }
 
 alk_status ALK_NAME(decay_sums_bwd)(const alk_place *place, int64_t B, int64_t S, int64_t H,
-                                    int64_t Hd, const double *dsums, void *da) {
+                                    int64_t Hd, const void *vdsums, void *da) {
   const int64_t heads = H / Hd;
+  const double *dsums = vdsums;
   for (int64_t b = 0; b < B; b++)
     for (int64_t hd = 0; hd < Hd; hd++) {
       double sum = 0;
@@ -297,7 +299,7 @@ static real max_row(const plan *p, bool absolute, const row *r) {
 
 alk_status ALK_NAME(visible_max)(const alk_place *place, const alk_visible *g,
                                  const alk_weight_spec *spec, bool absolute, const void *s,
-                                 const double *sums, void *m) {
+                                 const void *sums, void *m) {
   alk_weight_spec bare = *spec;
   bare.n_coefficients = 0;
   const plan p = plan_of(&bare);
@@ -320,7 +322,8 @@ alk_status ALK_NAME(visible_max)(const alk_place *place, const alk_visible *g,
 }
 
 alk_status ALK_NAME(visible_count)(const alk_place *place, const alk_visible *g,
-                                   const int32_t *before, void *n) {
+                                   const void *vbefore, void *n) {
+  const int32_t *before = vbefore;
   for (int64_t b = 0; b < g->B; b++)
     for (int64_t i = 0; i < g->T; i++)
       ((real *)n)[b * g->T + i] = (real)(alk_visible_keys(g, b, i) + (before ? before[b] : 0));

@@ -57,7 +57,7 @@ static void write_and_read(al_ctx *c, const char *path, int n, const char *const
   for (int i = 0; i < n; i++) {
     al_tensor *u = al_st_tensor(c, s, names[i]);
     HOLDS(u && al_type(u) == al_type(t[i]) && al_numel(u) == al_numel(t[i]));
-    HOLDS(al_numel(u) == 0 || memcmp(al_data(u), al_data(t[i]),
+    HOLDS(al_numel(u) == 0 || memcmp(al_host(u), al_host(t[i]),
                                      (size_t)(al_numel(u) * al_dtype_size(al_type(u)))) == 0);
     al_release(u);
   }

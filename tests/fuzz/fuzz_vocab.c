@@ -34,7 +34,7 @@ static void round_trip(al_ctx *c, const al_vocab *v, const char *text, size_t n,
   al_tensor *ids = al_vocab_encode(c, v, text, n);
   HOLDS(ids || !possible);
   if (fuzz_refused(c, ids)) return;
-  const int32_t *id = al_data(ids);
+  const int32_t *id = al_host(ids);
   for (int64_t i = 0; i < al_numel(ids); i++) HOLDS(id[i] >= 0 && id[i] < al_vocab_size(v));
   size_t len;
   char *back = al_vocab_decode(c, v, id, al_numel(ids), &len);
