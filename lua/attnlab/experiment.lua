@@ -13,7 +13,7 @@
 --   expect    {{arm=, versus=, equal_within=x | worse=true | better=true} or {arm=, diverges=true} or
 --              {arm=, value=x, within=y}, ...}: kept with the runs when they start
 --              {arm=, measure="series", shows="falls"} judges what a measure found
---   measure   names of measures.lua that are taken of every trained model they fit, such as {"series"}
+--   measure   names of measures/ that are taken of every trained model they fit, such as {"series"}
 --   plot      {metric="valid/loss", by="order p"}: by names the axis of a second figure, in which arms
 --             with at = {line, number} stand at that number on that line
 --   measured_apart  true: arms may be measured on different windows or texts, and the table says so

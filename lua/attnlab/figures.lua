@@ -44,6 +44,13 @@ local function common(plan, get)
   return v
 end
 
+-- The measure that has a panel in the figure of the losses: its name, and the measure.
+local function profiled()
+  for _, name in ipairs(measures()) do
+    if measures[name].profile then return name, measures[name] end
+  end
+end
+
 -- How to read the panels of a figure.
 local function notes_of(result, fig)
   local n, margin, diverged, out = #result.plan.seeds, result.plan.margin, false, {}
@@ -55,8 +62,7 @@ local function notes_of(result, fig)
       margin and "; grey: the margin, within which arms count as equal" or "")
   end
   if #fig.profile > 0 then
-    out[#out + 1] = "(c) trained arms whose weights f(s), softmax's exp(s), are positive: mean of log10 over layers, heads, "
-      .. "text and seeds; grey: t, as if every f(s) were 1"
+    out[#out + 1] = "(c) " .. fig.profile_note
   end
   return out
 end
@@ -72,6 +78,8 @@ function M.figure(result)
   end
   parts[#parts + 1] = ("%d seed%s"):format(n, n == 1 and "" or "s")
   if plan.apart then parts[#parts + 1] = "arms measured apart: on different windows or texts" end
+  local name, measure = profiled()
+  local profile = name and measure.profile or {}
   local tokens = common(plan, function(c) return c.train.batch_size * c.model.context end)
   local fig = { title = ("%s   (%s)"):format(plan.title, table.concat(parts, ", ")),
                 reference = plan.arms[1].name, margin = plan.margin, curves = {}, forest = {}, profile = {},
@@ -79,12 +87,12 @@ function M.figure(result)
                 xlabel = tokens and ("step (%d tokens each)"):format(tokens) or "step",
                 forest_label = (n > 1 and "mean, seeds (circles), the table's interval"
                   or "one seed: no interval") .. (result.other_margins and "; margin changed after the runs" or ""),
-                profile_title = "row sum of f(s)", profile_label = "position t" }
+                profile_title = profile.title, profile_label = profile.label, profile_note = profile.note }
   for i, arm in ipairs(result.arms) do
     fig.curves[i] = { name = arm.unfit and ("%s (%s)"):format(arm.name, arm.unfit) or arm.name, points = arm.curve,
                       diverged = arm.diverged_from }
     if i > 1 then fig.forest[#fig.forest + 1] = forest_row(result, i) end
-    if arm.profile then fig.profile[#fig.profile + 1] = { index = i, values = arm.profile } end
+    if arm.measured[name] then fig.profile[#fig.profile + 1] = { index = i, values = arm.measured[name] } end
   end
   fig.notes = notes_of(result, fig)
   return fig

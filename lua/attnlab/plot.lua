@@ -1,5 +1,5 @@
 -- The figure of an experiment, drawn by gnuplot as a child process: (a) log-log loss curves with seed
--- bands, (b) forest plot of paired differences, (c) the row sum by position. plot.script builds the
+-- bands, (b) forest plot of paired differences, (c) a measure by position. plot.script builds the
 -- text from numbers and quoted names only: data travel in datablocks of the script file, nothing
 -- passes a shell, and the axes may be scaled but no value is changed.
 -- A change here makes no run stale.

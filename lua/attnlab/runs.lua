@@ -77,30 +77,7 @@ local function curve(arm_runs, metric)
   return points
 end
 
-local function are_numbers(list)
-  if type(list) ~= "table" then return false end
-  for _, v in ipairs(list) do
-    if type(v) ~= "number" then return false end
-  end
-  return true
-end
-
--- Mean over seeds of log10 row sums by position, from the runs that were probed.
-local function profile(arm_runs)
-  local sum, n = nil, 0
-  for _, run in ipairs(arm_runs) do
-    local values = run.probe and run.probe.log10_row_sum
-    if are_numbers(values) then
-      n, sum = n + 1, sum or {}
-      for t, v in ipairs(values) do sum[t] = (sum[t] or 0) + v end
-    end
-  end
-  if not sum then return nil end
-  for t, v in ipairs(sum) do sum[t] = v / n end
-  return sum
-end
-
--- What the experiment's measures found in the arm, by name.
+-- What the measures found in the arm, by name.
 local function measured(arm_runs, names)
   local out = {}
   for _, name in ipairs(names) do
@@ -134,7 +111,7 @@ end
 
 -- runs = {{dir, arm = index, seed, spec}, ...} of the plan. Returns {plan, arms, comparison, judged,
 -- other_margins = those that runs were made with, as text}. An arm of whose seeds some diverged has no
--- values, row sums or measures: what is left of it is chosen by how it came out.
+-- values or measures: what is left of it is chosen by how it came out.
 function M.gather(plan, runs)
   local arms, by_name = {}, {}
   for i, a in ipairs(plan.arms) do
@@ -165,8 +142,7 @@ function M.gather(plan, runs)
     arm.status, arm.unfit = status_text(arm), expect.unfit(arm)
     local whole = arm.count.diverged == 0 and arm.runs or {}
     if arm.count.diverged > 0 then arm.values = {} end
-    arm.profile = profile(whole)
-    arm.measured = measured(whole, plan.experiment.measure)
+    arm.measured = measured(whole, measures(plan.experiment.measure))
   end
   return { plan = plan, arms = arms, comparison = stats.compare(arms, plan.seeds, plan.margin),
            other_margins = expect.other_margins(plan.margin, arms),

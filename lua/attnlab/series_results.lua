@@ -1,4 +1,4 @@
--- What the measure "series" (series.lua) makes of its records: over the seeds, as a table, as a panel of a
+-- What the measure "series" (measures/series.lua) makes of its records: over the seeds, as a table, as a panel of a
 -- figure, and as what an experiment expected of it.
 -- A change here makes no run stale.
 local stats = require "attnlab.stats"

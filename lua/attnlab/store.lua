@@ -4,7 +4,7 @@
 --   times.jsonl             wall-clock records, kept apart so that metrics.jsonl is equal bit for bit
 --   status                  state (running finished diverged interrupted failed), step, reason
 --   checkpoint.safetensors  the last checkpoint; its metadata holds the length metrics.jsonl had then
---   probe.json, live        row sums of the trained model; where a running worker stands
+--   probe.json, live        what was measured of the trained model; where a running worker stands
 --   log, lock               output of the worker; flock
 -- id = first 12 hex digits of sha256 over the canonical JSON of the resolved configuration with every
 -- default written out, seed, device, dtype, hashes of the data and of the plug-ins that its families came

@@ -4,7 +4,6 @@ local core = require "attnlab.core"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local measures = require "attnlab.measures"
-local probe = require "attnlab.probe"
 local store = require "attnlab.store"
 local train = require "attnlab.train"
 local json, sys = core.json, core.sys
@@ -57,9 +56,8 @@ local function look_into(dir, spec, model)
     io.stderr:write("not measured: ", name, ": ", why, "\n")
     failed[name] = why:gsub("\n.*", "")
   end
-  found = take("row_sum", probe.row_sum) or found
   local function unknown() error("this program has no such measure", 0) end
-  for _, name in ipairs(spec.measure or {}) do
+  for _, name in ipairs(measures(spec.measure)) do
     found[name] = take(name, measures[name] and measures[name].measure or unknown)
   end
   found.failed = next(failed) and failed

@@ -4,7 +4,7 @@ local T = ...
 local core = require "attnlab.core"
 local lab = require "attnlab"
 local measures = require "attnlab.measures"
-local series = require "attnlab.series"
+local series = measures.series
 local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 local json, sys = core.json, core.sys
 
@@ -117,6 +117,21 @@ T.test("series: what it shows", function()
   T.eq(curves, { { "up to p, even", 5, 2, 4 }, { "up to p, odd", 5, 1, 3 }, { "p alone", 10, 1, 2 } })
 end)
 
+T.test("row sums: gathered over what is a list of numbers, shown, a panel", function()
+  local m = measures.log10_row_sum
+  T.eq(m.gather { { 0, 1, 2 }, 7, { 1, "x" }, { 2, 3, 4 } }, { 1, 2, 3 })
+  T.eq(m.gather { 7, { "x" } }, nil)
+  T.eq(m.text("a", { 0, 1, 2, 3.001, 4 }), "Row sums of the trained arm 'a', mean of log10 by position:\n  1: 0.00  2: 1.00  4: 3.00")
+  local curve = m.panel({ { arm = "a", record = { 0, 2 } } }).curves[1]
+  T.eq({ curve.name, curve.points }, { "a", { { 1, 1.0 }, { 2, 100.0 } } })
+end)
+
+T.test("row sums are taken unasked, and once where they are asked for", function()
+  T.eq(measures(), { "log10_row_sum" })
+  T.eq(measures { "series" }, { "log10_row_sum", "series" })
+  T.eq(measures { "series", "log10_row_sum" }, { "log10_row_sum", "series" })
+end)
+
 T.test("what an experiment refuses", function()
   local function refuses(pattern, more)
     local e = { name = "x", seeds = { 1 }, arms = { { name = "a" } } }
@@ -145,6 +160,8 @@ T.test("an experiment measures, shows, judges; the measure is part of a run's id
   T.ok(text:find "up to order p" and text:find "by.png", text)
   T.ok(text:find "softmax [^\n]*iB %(grows%) " and not text:find "one [^\n]*%(grows%)", text)
   T.ok(text:find "data: shakespeare, 1115394 tokens, vocabulary 65; guessing costs ln 65 = 4.174 nats per token", text)
+  local record = json.decode(sys.read(root .. "/tiny+seeds=1/table.json")).arms[1].measured
+  T.eq({ #record.log10_row_sum, record.log10_row_sum[1] < 3, #record.series.sum }, { 16, true, 10 })
   local by, known = sys.read(root .. "/tiny+seeds=1/by.gp"), {}
   for style, name in by:gmatch "set arrow %d+ [^\n]* (lc rgb '%S+') [^\n]*\nset label %d+ '([^\n]-)' at" do known[name] = style end
   T.ok(by:find("$p1c1 using 1:2 with lines " .. known["p alone"], 1, true) and by:find("$p2c3 using 1:2 with lines " .. known["p alone"], 1, true),

@@ -72,6 +72,22 @@ return require("attnlab").experiment { name = "x", seeds = { 1 }, base = { arch 
   end
 end)
 
+T.test("a measure: taken, shown, judged, drawn", function()
+  local f = T.folder()
+  sys.write(f .. "/x.lua", [=[
+return require("attnlab").experiment { name = "x", seeds = { 1 }, measure = { "largest_weight" }, plot = { by = "n" },
+  base = { layers = 1, width = 16, heads = 2, context = 16, batch_size = 4, steps = 4, eval_windows = 8 },
+  arms = { { name = "a" }, { name = "b", at = { "line", 1 }, attention = "p1/linear_elu" } },
+  expect = { { arm = "b", measure = "largest_weight", shows = "finite" } } }
+]=])
+  T.ok(run(1, "run", f .. "/x.lua", "out_dir=" .. f):find "unknown measure 'largest_weight'", "unknown before")
+  add("largest_weight.lua", "measures")
+  local text = run(0, "run", f .. "/x.lua", "out_dir=" .. f)
+  T.ok(text:find "The largest number in the trained arm 'b': %d" and text:find "held +b, largest_weight: finite", text)
+  local drawn = sys.exists(f .. "/x/by.gp")
+  T.ok(not drawn or sys.read(f .. "/x/by.gp"):find "largest number", "a panel")
+end)
+
 T.test("a layer", function()
   add("rescale.lua", "nn")
   script [=[

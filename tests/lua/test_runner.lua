@@ -439,7 +439,7 @@ T.test("Ctrl-C in the first second is an interrupt, not a failure", function()
 end)
 
 T.test("what could not be measured is measured by the same command", function()
-  local probe, worker = require "attnlab.probe", require "attnlab.worker"
+  local row_sum, worker = require("attnlab.measures").log10_row_sum, require "attnlab.worker"
   local path, other = tiny.experiment ""
   local words = { "run", path, "out_dir=" .. other, "--seeds", "1" }
   T.eq((tiny.run(words)), 0)
@@ -448,14 +448,14 @@ T.test("what could not be measured is measured by the same command", function()
 
   store.set_status(dir, "interrupted", 24)
   sys.remove(dir .. "/probe.json")
-  local row_sum = probe.row_sum
-  probe.row_sum = function() error "no luck" end
+  local measure = row_sum.measure
+  row_sum.measure = function() error "no luck" end
   local status = worker.run(dir, {})
-  probe.row_sum = row_sum
+  row_sum.measure = measure
   sys.catch_interrupts(false)
   T.eq(status, 1)
   T.eq(store.status(dir).state, "finished")
-  T.ok(store.status(dir).reason:find "not measured: row_sum: .*no luck", store.status(dir).reason)
+  T.ok(store.status(dir).reason:find "not measured: log10_row_sum: .*no luck", store.status(dir).reason)
   T.eq((tiny.run { "plot", path, "out_dir=" .. other, "--seeds", "1" }), 0)
 
   local code, text = tiny.run(words)

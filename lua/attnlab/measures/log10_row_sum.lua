@@ -1,12 +1,18 @@
--- What a trained model's attention weights sum to. The row sum W_t = sum_j w_tj is softmax's denominator,
--- and for an arm without one it is the number that nothing divides by. It is computed by the family
--- itself: the same options with denominator, gates and norm off, in f64, on values that are all 1.
+-- The measure "log10_row_sum" of a trained model: what its attention's weights sum to. The row sum W_t = sum_j w_tj
+-- is softmax's denominator, and for an arm without one it is the number that nothing divides by. It is computed by
+-- the family itself: the same options with denominator, gates and norm off, in f64, on values that are all 1.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local rows = require "attnlab.rows"
 
-local M = {}
+local M = {
+  always = true,
+  profile = { title = "row sum of f(s)", label = "position t",
+              note = "trained arms whose weights f(s), softmax's exp(s), are positive: mean of log10 over layers, heads, "
+                .. "text and seeds; grey: t, as if every f(s) were 1" },
+  expect = {},
+}
 
 local WINDOWS, BATCH = 8, 4
 local LOG10 = math.log(10)
@@ -50,9 +56,9 @@ local function add_rows(twin, q, k, sum, count)
   for t, v in ipairs(n:flat()) do count[t] = (count[t] or 0) + v end
 end
 
--- {log10_row_sum = {...}}: mean of log10 W_t by position over layers, heads and fixed validation windows
--- (rows whose weights are all 0 are left out), or nil where the arm has no such sum.
-function M.row_sum(model, cfg)
+-- Mean of log10 W_t by position over layers, heads and fixed validation windows (rows whose weights are all 0 are left
+-- out), or nil where the arm has no such sum.
+function M.measure(model, cfg)
   local twins = {}
   for i, block in ipairs(model.layers) do
     twins[i] = twin_of(block.attention, config.attention_of(model.spec, i))
@@ -73,7 +79,48 @@ function M.row_sum(model, cfg)
     if n == 0 then return nil end
     sum[t] = sum[t] / n / LOG10
   end
-  return { log10_row_sum = sum }
+  return sum
+end
+
+local function are_numbers(list)
+  if type(list) ~= "table" then return false end
+  for _, v in ipairs(list) do
+    if type(v) ~= "number" then return false end
+  end
+  return true
+end
+
+-- Means over the seeds; what is in a run's file may be anything, and counts where it is a list of numbers.
+function M.gather(list)
+  local sum, n = nil, 0
+  for _, values in ipairs(list) do
+    if are_numbers(values) then
+      n, sum = n + 1, sum or {}
+      for t, v in ipairs(values) do sum[t] = (sum[t] or 0) + v end
+    end
+  end
+  for t, v in ipairs(sum or {}) do sum[t] = v / n end
+  return sum
+end
+
+function M.text(arm, values)
+  local words, t = {}, 1
+  while t <= #values do
+    words[#words + 1] = ("%d: %.2f"):format(t, values[t])
+    t = 2 * t
+  end
+  return ("Row sums of the trained arm '%s', mean of log10 by position:\n  %s"):format(arm, table.concat(words, "  "))
+end
+
+-- For panels.lua, as of series.
+function M.panel(measured)
+  local panel = { title = M.profile.title, xlabel = M.profile.label, ylabel = "row sum", logy = true, curves = {} }
+  for i, x in ipairs(measured) do
+    local points = {}
+    for t, v in ipairs(x.record) do points[t] = { t, 10.0 ^ v } end
+    panel.curves[i] = { name = x.arm, points = points }
+  end
+  return panel
 end
 
 return M
