@@ -4,7 +4,7 @@
  *
  *   qh = phi(q), kh = phi(k);  s_ij = scale qh_i.kh_j;  w_ij = A_ij f(s'_ij)  (visible.h)
  *   N_i = sum_j keep_ij w_ij b_j v_j                    b = 1 without value_scale
- *   W_i = sum w, sum |w| or sqrt(sum w^2)               0 for ALK_STAT_NONE
+ *   W_i = outer(sum inner(w))  (statistics.def)         0 for ALK_STAT_none
  *   y_i = N_i, or N_i / W_i with `normalise`            0 where |W_i| is below the smallest normal
  *
  * exp and cosh carry a row reference m (its maximum) outside: N and W are relative to e^m, and m is
@@ -14,13 +14,11 @@
 #include "attn_slots.h"
 #include "program.h"
 
-enum { ALK_STAT_NONE, ALK_STAT_SUM, ALK_STAT_ABS, ALK_STAT_L2 };
-
 typedef struct alk_attn_spec {
   alk_visible g;
   alk_weight_spec weight;
   alk_map map;
-  int stat;
+  alk_stat stat;
   bool normalise;
   int64_t D, E; /* channels of q and k, of v */
   double scale;
@@ -33,14 +31,14 @@ ALK_ROOM(attn_fwd, const alk_attn_spec *a)
 ALK_ROOM(attn_bwd, const alk_attn_spec *a)
 
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
- * y (B,T,H,E), W and m (B,H,T). */
+ * y (B,T,H,E), W and m (B,H,T); inner (B,H,T): the inner sums, where alk_stat_inner, else NULL. */
 ALK_KERNEL(attn_fwd, const alk_attn_spec *a, const void *q, const void *k, const void *v,
-           const void *b, const void *sums, void *y, void *W, void *m, void *scratch)
+           const void *b, const void *sums, void *y, void *W, void *inner, void *m, void *scratch)
 
 /* b and dW may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients
- * (B,H,n), dscalars (B,H,n_scalars) of the program or NULL. y, W, m as the forward gave them. */
+ * (B,H,n), dscalars (B,H,n_scalars) of the program or NULL. y, W, inner, m as the forward gave them. */
 typedef struct alk_attn_grad {
-  const void *q, *k, *v, *b, *y, *W, *m, *dy, *dW, *sums;
+  const void *q, *k, *v, *b, *y, *W, *inner, *m, *dy, *dW, *sums;
   void *dq, *dk, *dv, *db;
   void *dsums, *dcoefficients, *dscalars; /* f64 */
 } alk_attn_grad;

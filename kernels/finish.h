@@ -3,21 +3,20 @@
  *   z = f x;  o = g Norm(z)
  *
  * x (N,n), a row being `sub` heads of n / sub channels; f, g (N,sub). Norm as in norm.h, over the
- * whole row (kind ALK_FINISH_NONE: z itself). */
+ * whole row (kind none: z itself). */
 #ifndef ALK_FINISH_H
 #define ALK_FINISH_H
 #include "norm.h"
 
-enum { ALK_FINISH_NONE = 3 }; /* beside ALK_NORM_RMS, _LAYER, _L2 */
-
 typedef struct alk_finish {
-  int kind;
+  alk_norm kind;
   int64_t N, n, sub;
   double eps;
   const void *x, *factor, *gain, *bias, *logscale, *gate; /* all but x may be NULL */
 } alk_finish;
 
-/* o (N,n); mean (layer) and scale (any norm) as norm_fwd leaves them, (N), else NULL. */
+/* o (N,n); mean and scale as norm_fwd leaves them, (N), else NULL: mean where the norm takes it off,
+ * scale with any norm. */
 ALK_ROOM(finish_fwd, const alk_finish *f)
 ALK_KERNEL(finish_fwd, const alk_finish *f, void *o, void *mean, void *scale, void *scratch)
 /* dx (N,n), dfactor and dgate (N,sub) where f and g are given; dgain and dbias as chunks of

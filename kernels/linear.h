@@ -2,7 +2,7 @@
  * a chunk of tokens, a state between chunks.
  *
  *   H_i = sum A_ij kh_j b_j v_j^T (D,E),  z_i = sum A_ij kh_j (D)   over j <= i; not causal: all j
- *   N_i = scale qh_i H_i;  W_i = scale qh_i.z_i (0 for ALK_STAT_NONE);  y, W as in attn.h
+ *   N_i = scale qh_i H_i;  W_i = scale qh_i.z_i (0 for ALK_STAT_none);  y, W as in attn.h
  *
  * Sums restart every ALK_LINEAR_SEGMENT tokens and are added to the state before: the numbers are
  * the same whether one thread walks through a head or several take a segment each. Sources: papers

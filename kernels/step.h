@@ -1,7 +1,7 @@
 /* step.h: attention with polynomial weights, one token after a state: the recurrent form.
  *
  *   H' = A H + m(kh) (b v)^T,  z' = A z + m(kh)            m: monomials.h, R of them
- *   N_h = sum_r p_hr H'_r,  W_h = sum_r p_hr z'_r           (0 for ALK_STAT_NONE)
+ *   N_h = sum_r p_hr H'_r,  W_h = sum_r p_hr z'_r           (0 for ALK_STAT_none)
  *   p_hr = c_n scale^n multiplicity_r m_r(qh_h), n the order of row r;  y, W as in attn.h
  *
  * A state H (R,E), z (R) serves a run of H / Hs query heads that share key head and decay. A batch

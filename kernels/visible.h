@@ -57,9 +57,9 @@ ALK_KERNEL(visible_reach, const alk_visible *g, const void *d, bool *row, bool *
  * then a program (program.h): the fused kernel alone reads it here, the others have a kernel of its
  * own before them. */
 struct alk_program;
-enum { ALK_WEIGHT_EXP, ALK_WEIGHT_COSH, ALK_WEIGHT_POLYNOMIAL };
+typedef enum alk_weight { ALK_WEIGHT_EXP, ALK_WEIGHT_COSH, ALK_WEIGHT_POLYNOMIAL } alk_weight;
 typedef struct alk_weight_spec {
-  int f;
+  alk_weight f;
   bool round;
   double softcap; /* 0: none */
   double clamp;   /* INFINITY: none */

@@ -8,10 +8,7 @@
 #include "expression.h"
 
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, SCALARS };
-enum { Y, W, M, SUMS };
-
-/* ORDER of the kernel's enum */
-static const char *const fs[] = {"exp", "cosh", "polynomial", NULL};
+enum { Y, W, M, SUMS, INNER };
 
 /* The program of option 'expr', where it is given: spec (may be NULL) points to it. */
 static al_status program(al_ctx *c, const al_call *k, alk_program *p, alk_weight_spec *spec) {
@@ -34,6 +31,9 @@ static al_status shape(al_ctx *c, al_call *k) {
   k->out_meta[Y] = attend_y(k);
   k->out_meta[W] = k->out_meta[M] = attend_row(k);
   k->out_meta[SUMS] = attend_sums(k);
+  k->out_meta[INNER] = alk_stat_inner((alk_stat)al_opt_choice(k->opts, "stat"))
+                           ? attend_row(k)
+                           : (al_meta){.dtype = k->in_meta[Q].dtype, .ndim = 1};
   return AL_OK;
 }
 
@@ -43,7 +43,7 @@ static alk_attn_spec spec_of(const al_call *k, const coefficient_list *f) {
   a.weight = logit_spec(k, DECAY);
   a.dropout = al_opt_num(k->opts, "dropout");
   a.key = (uint64_t)al_opt_int(k->opts, "key");
-  a.weight.f = attend_word(k, "f", fs);
+  a.weight.f = (alk_weight)al_opt_choice(k->opts, "f");
   a.weight.n_coefficients = f->n;
   a.weight.base = f->base;
   return a;
@@ -61,7 +61,9 @@ static al_status forward(al_ctx *c, al_call *k) {
   if (al_error(c) == AL_OK)
     ALK_RUN(at, attn_fwd, &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
             al_data(k->in[VALUE_SCALE]), logit_sums(c, k->in[DECAY], k->out[SUMS]),
-            al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[M]), al_data(scratch));
+            al_data(k->out[Y]), al_data(k->out[W]),
+            alk_stat_inner(a.stat) ? al_data(k->out[INNER]) : NULL, al_data(k->out[M]),
+            al_data(scratch));
   al_release(scalars);
   al_release(factors);
   al_release(scratch);
@@ -99,6 +101,7 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL,
                              .y = al_data(k->out[Y]),
                              .W = al_data(k->out[W]),
+                             .inner = alk_stat_inner(a.stat) ? al_data(k->out[INNER]) : NULL,
                              .m = al_data(k->out[M]),
                              .dy = al_data(dy),
                              .dW = al_data(k->dout[W]),
@@ -149,6 +152,7 @@ static const al_op attend = {
                                          {"W", 0, "(B,H,T)"},
                                          {"m", 0, "(B,H,T), a constant; 0 for polynomials"},
                                          {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
+                                         {"inner", AL_OUT_SAVED, "(B,H,T), inner sums of W"},
                                          {0}},
              .args =
                  (const al_arg[]){
@@ -157,8 +161,7 @@ static const al_op attend = {
                      {"coefficients", AL_T_LIST | AL_T_NUM, "{}", NULL, 0, 0,
                       "c_0, c_1, ..: ones when only the input is given", NULL},
                      ATTEND_MAP_ARG,
-                     {"stat", AL_T_WORD, "sum", "none sum abs l2", 0, 0,
-                      "W: nothing, sum of w, of |w|, root of the sum of w^2", NULL},
+                     {"stat", AL_T_WORD, "sum", alk_stat_words, 0, 0, alk_stat_doc, NULL},
                      {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
                      {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
                      {"dropout", AL_T_NUM, "0", NULL, 0, 0.999,
@@ -175,13 +178,16 @@ static const al_op attend = {
     .backward = backward,
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |
                 1 << VALUE_SCALE | 1 << SCALARS,
-    .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS,
+    .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS | 1 << INNER,
     .samples =
         (const al_sample[]){
-            {"(1,6,2,3) (1,6,2,3) (1,6,2,2)",
-             .args = "f=polynomial coefficients={1,1,0.5} stat=abs causal=true"},
-            {"(1,6,2,3) (1,6,2,3) (1,6,2,2) (1,6,2)",
-             .args = "f=polynomial coefficients={0,0,1} stat=l2 causal=true"},
+#define STATISTIC(word, ...)                                                                       \
+  {"(1,6,2,3) (1,6,2,3) (1,6,2,2)",                                                                \
+   .args = "f=polynomial coefficients={1,1,0.5} causal=true stat=" #word},                         \
+      {"(1,6,2,3) (1,6,2,3) (1,6,2,2) (1,6,2)",                                                    \
+       .args = "f=polynomial coefficients={0,0,1} causal=true stat=" #word},
+#include "../../kernels/statistics.def"
+#undef STATISTIC
             {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)",
              .args = "f=polynomial coefficients={1,0.5,0.3} normalise=true causal=true"},
             {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial stat=none"},

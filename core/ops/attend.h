@@ -6,21 +6,12 @@
 
 enum { Q, K, V, DECAY }; /* the first inputs of both */
 
-/* ORDER of the kernel's enum */
-static const char *const attend_stats[] = {"none", "sum", "abs", "l2", NULL};
-
 #define ATTEND_MAP_ARG                                                                             \
   { "feature_map", AL_T_WORD, "identity", alk_map_words, 0, 0, "phi", NULL }
 
 /* A map that is an entry of pointwise.def, on one side of its kink. */
 #define ATTEND_MAP_SAMPLE(map, lo, hi, gap, shapes, options)                                       \
   {shapes, "feature_map=" map " " options, (gap) > 0 ? (gap) : (lo), hi, NULL},
-
-static inline int attend_word(const al_call *k, const char *key, const char *const *words) {
-  int i = 0;
-  while (words[i + 1] && !al_opt_is(k->opts, key, words[i])) i++;
-  return i;
-}
 
 static inline al_status attend_decay(al_ctx *c, const al_call *k) {
   const char *name = k->op->info.name;
@@ -109,7 +100,7 @@ static inline alk_attn_spec attend_spec(const al_call *k, int lengths) {
                      .D = q[3],
                      .E = v[3],
                      .map = (alk_map)al_opt_choice(k->opts, "feature_map"),
-                     .stat = attend_word(k, "stat", attend_stats),
+                     .stat = (alk_stat)al_opt_choice(k->opts, "stat"),
                      .normalise = al_opt_bool(k->opts, "normalise"),
                      .scale = al_opt_num(k->opts, "scale")};
   a.g.B = q[0], a.g.T = q[1], a.g.H = q[2], a.g.S = v[1], a.g.Hkv = v[2];

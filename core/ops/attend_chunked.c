@@ -102,7 +102,7 @@ static al_status shape(al_ctx *c, al_call *k) {
   k->out_meta[Y] = attend_y(k);
   k->out_meta[W] = attend_row(k);
   k->out_meta[NEXT] = carry ? state : numbers(k, 0);
-  k->out_meta[NEXT_NORM] = carry && a.stat != ALK_STAT_NONE ? norm : numbers(k, 0);
+  k->out_meta[NEXT_NORM] = carry && a.stat != ALK_STAT_none ? norm : numbers(k, 0);
   k->out_meta[SUMS] = attend_sums(k);
   const alk_attn_spec linear = linear_spec(a);
   k->out_meta[STATES] =
@@ -151,7 +151,7 @@ static al_status forward(al_ctx *c, al_call *k) {
         .W = al_data(k->out[W]),
         .states = al_data(k->out[STATES]),
         .state = carry ? al_data(k->out[NEXT]) : NULL,
-        .norm = carry && a.stat != ALK_STAT_NONE ? al_data(k->out[NEXT_NORM]) : NULL};
+        .norm = carry && a.stat != ALK_STAT_none ? al_data(k->out[NEXT_NORM]) : NULL};
     ALK_RUN(at, chunked_fwd, &a, &in, &out, al_data(scratch));
   }
   al_release(factors);

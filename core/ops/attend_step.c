@@ -25,7 +25,7 @@ static alk_step_spec spec_of(const al_call *k, orders *o) {
                      .D = q[3],
                      .E = k->in_meta[V].shape[3],
                      .map = (alk_map)al_opt_choice(k->opts, "feature_map"),
-                     .stat = attend_word(k, "stat", attend_stats),
+                     .stat = (alk_stat)al_opt_choice(k->opts, "stat"),
                      .normalise = al_opt_bool(k->opts, "normalise"),
                      .n_coefficients = f.n,
                      .kept = o->kept,
@@ -68,7 +68,7 @@ static al_status shape(al_ctx *c, al_call *k) {
   const int64_t want[] = {a.B, a.Hs, a.R, a.E};
   AL_TRY(check_state(c, k, STATE, 4, want));
   if (k->in[NORM]) AL_TRY(check_state(c, k, NORM, 3, want));
-  if (!k->in[NORM] != (a.stat == ALK_STAT_NONE))
+  if (!k->in[NORM] != (a.stat == ALK_STAT_none))
     return al_fail(c, AL_EVALUE, "attend_step: norm_state: %s with stat=%s",
                    k->in[NORM] ? "none taken" : "needed", al_opt_word(k->opts, "stat"));
   k->out_meta[Y] = attend_y(k);

@@ -6,14 +6,7 @@
 enum { YIN, FACTOR, LOGSCALE, GAIN, BIAS, GATE };
 enum { OUT, SCALE, MEAN };
 
-/* ORDER of the kernel's kinds */
-static const char *const kinds[] = {"rms", "layer", "l2", "none"};
-
-static int kind_of(const al_call *k) {
-  int i = 0;
-  while (i < ALK_FINISH_NONE && !al_opt_is(k->opts, "norm", kinds[i])) i++;
-  return i;
-}
+static alk_norm kind_of(const al_call *k) { return (alk_norm)al_opt_choice(k->opts, "norm"); }
 
 static bool joint(const al_call *k) { return al_opt_bool(k->opts, "joint"); }
 
@@ -34,23 +27,24 @@ static al_status shape(al_ctx *c, al_call *k) {
   if (y->ndim != 4)
     return al_fail(c, AL_ESHAPE, "finish: y: shape (B,T,H,E) needed, got %s", AL_META_STR(y));
   const int64_t width = joint(k) ? y->shape[2] * y->shape[3] : y->shape[3];
-  const int kind = kind_of(k);
+  const alk_norm kind = kind_of(k);
   AL_TRY(want(c, k, FACTOR, 3, y->shape));
   AL_TRY(want(c, k, GATE, 3, y->shape));
   AL_TRY(want(c, k, LOGSCALE, joint(k) ? 2 : 3, y->shape));
   AL_TRY(want(c, k, GAIN, 1, &width));
   AL_TRY(want(c, k, BIAS, 1, &width));
-  if (kind == ALK_FINISH_NONE && (k->in[GAIN] || k->in[BIAS] || k->in[LOGSCALE]))
+  if (kind == ALK_NORM_none && (k->in[GAIN] || k->in[BIAS] || k->in[LOGSCALE]))
     return al_fail(c, AL_EVALUE, "finish: gain, bias, logscale: a norm needed, got norm=none");
-  if (kind != ALK_NORM_LAYER && k->in[BIAS])
-    return al_fail(c, AL_EVALUE, "finish: bias: norm=layer needed, got norm=%s", kinds[kind]);
+  if (!alk_norms[kind].mean && k->in[BIAS])
+    return al_fail(c, AL_EVALUE, "finish: bias: norm=layer needed, got norm=%s",
+                   alk_norms[kind].word);
   k->out_meta[OUT] = *y;
   const al_meta rows = {.dtype = y->dtype,
                         .ndim = joint(k) ? 2 : 3,
                         .shape = {y->shape[0], y->shape[1], joint(k) ? 0 : y->shape[2]}};
   const al_meta nothing = {.dtype = y->dtype, .ndim = 1};
-  k->out_meta[SCALE] = kind == ALK_FINISH_NONE ? nothing : rows;
-  k->out_meta[MEAN] = kind == ALK_NORM_LAYER ? rows : nothing;
+  k->out_meta[SCALE] = kind == ALK_NORM_none ? nothing : rows;
+  k->out_meta[MEAN] = alk_norms[kind].mean ? rows : nothing;
   return AL_OK;
 }
 
@@ -76,8 +70,8 @@ static al_status forward(al_ctx *c, al_call *k) {
   al_tensor *scratch = AL_ROOM(at, finish_fwd, &f);
   if (scratch && al_numel(k->out[OUT]))
     ALK_RUN(at, finish_fwd, &f, al_data(k->out[OUT]),
-            f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
-            f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(scratch));
+            alk_norms[f.kind].mean ? al_data(k->out[MEAN]) : NULL,
+            f.kind != ALK_NORM_none ? al_data(k->out[SCALE]) : NULL, al_data(scratch));
   al_release(scratch);
   return al_error(c);
 }
@@ -102,8 +96,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (f.factor) k->din[FACTOR] = al_new_meta(c, &k->in_meta[FACTOR]);
   if (f.gate) k->din[GATE] = al_new_meta(c, &k->in_meta[GATE]);
   if (al_error(c) == AL_OK && al_numel(k->din[YIN]) > 0)
-    ALK_RUN(at, finish_bwd, &f, f.kind == ALK_NORM_LAYER ? al_data(k->out[MEAN]) : NULL,
-            f.kind != ALK_FINISH_NONE ? al_data(k->out[SCALE]) : NULL, al_data(k->dout[OUT]),
+    ALK_RUN(at, finish_bwd, &f, alk_norms[f.kind].mean ? al_data(k->out[MEAN]) : NULL,
+            f.kind != ALK_NORM_none ? al_data(k->out[SCALE]) : NULL, al_data(k->dout[OUT]),
             al_data(k->din[YIN]), al_data(k->din[FACTOR]), al_data(k->din[GATE]), al_data(dgain),
             al_data(dbias), al_data(scratch));
   al_release(scratch);
@@ -128,7 +122,7 @@ static const al_op finish = {
                                          {"scale", AL_OUT_SAVED, "of each row"},
                                          {"mean", AL_OUT_SAVED, "of each row"},
                                          {0}},
-             .args = (const al_arg[]){{"norm", AL_T_WORD, "none", "none rms layer l2", 0, 0,
+             .args = (const al_arg[]){{"norm", AL_T_WORD, "none", alk_norm_words, 0, 0,
                                        "over the channels of a head", NULL},
                                       {"joint", AL_T_BOOL, "false", NULL, 0, 0,
                                        "over the channels of all heads together", NULL},

@@ -1,13 +1,13 @@
-/* norm.c: rms, layer and l2 norm over the last axis: y = gain xh + bias; the maths is in
- * kernels/norm.h. Backward makes xh again from x and the saved row statistics. */
+/* norm.c: one op for each row of kernels/norms.def, over the last axis: y = gain xh + bias; the maths is
+ * in kernels/norm.h. Backward makes xh again from x and the saved row statistics. */
 #include "shape.h"
 #include "../../kernels/norm.h"
 
-enum { OP_RMS = ALK_NORM_RMS, OP_LAYER = ALK_NORM_LAYER, OP_L2 = ALK_NORM_L2 };
-static int op_of(const al_call *k);
+static alk_norm kind_of(const al_call *k);
 
-/* Inputs in the order of the rows; layer alone has a bias. */
-static int logscale_at(const al_call *k) { return op_of(k) == OP_LAYER ? 3 : 2; }
+/* Inputs in the order of the rows; norms that take the mean off alone have a bias. */
+static bool has_mean(const al_call *k) { return alk_norms[kind_of(k)].mean; }
+static int logscale_at(const al_call *k) { return has_mean(k) ? 3 : 2; }
 
 static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[0], *L = &k->in_meta[logscale_at(k)];
@@ -34,13 +34,13 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  const bool layer = op_of(k) == OP_LAYER;
+  const bool mean = has_mean(k);
   const al_tensor *x = k->in[0];
   const int64_t n = al_size(x, -1);
-  ALK_RUN(al_here(c, (alk_dtype)al_type(x)), norm_fwd, op_of(k), n ? al_numel(x) / n : 0, n,
+  ALK_RUN(al_here(c, (alk_dtype)al_type(x)), norm_fwd, kind_of(k), n ? al_numel(x) / n : 0, n,
           al_opt_num(k->opts, "eps"), al_data(x), al_data(k->in[1]),
-          layer ? al_data(k->in[2]) : NULL, al_data(k->in[logscale_at(k)]), al_data(k->out[0]),
-          layer ? al_data(k->out[2]) : NULL, al_data(k->out[1]));
+          mean ? al_data(k->in[2]) : NULL, al_data(k->in[logscale_at(k)]), al_data(k->out[0]),
+          mean ? al_data(k->out[2]) : NULL, al_data(k->out[1]));
   return AL_OK;
 }
 
@@ -58,18 +58,18 @@ static al_tensor *summed(al_ctx *c, al_tensor *p) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  const bool layer = op_of(k) == OP_LAYER;
+  const bool mean = has_mean(k);
   const al_tensor *x = k->in[0], *dy = k->dout[0];
   const int64_t n = al_size(x, -1), N = n ? al_numel(x) / n : 0;
   al_tensor *dx = k->need[0] ? al_new_meta(c, &k->in_meta[0]) : NULL;
-  al_tensor *dgain = partials(c, k, 1, N, n), *dbias = layer ? partials(c, k, 2, N, n) : NULL;
+  al_tensor *dgain = partials(c, k, 1, N, n), *dbias = mean ? partials(c, k, 2, N, n) : NULL;
   if (al_error(c) == AL_OK)
-    ALK_RUN(al_here(c, (alk_dtype)al_type(x)), norm_bwd, op_of(k), N, n, al_data(x),
-            al_data(k->in[1]), layer ? al_data(k->out[2]) : NULL, al_data(k->out[1]), al_data(dy),
+    ALK_RUN(al_here(c, (alk_dtype)al_type(x)), norm_bwd, kind_of(k), N, n, al_data(x),
+            al_data(k->in[1]), mean ? al_data(k->out[2]) : NULL, al_data(k->out[1]), al_data(dy),
             al_data(dx), al_data(dgain), al_data(dbias));
   k->din[0] = dx;
   k->din[1] = summed(c, dgain);
-  if (layer) k->din[2] = summed(c, dbias);
+  if (mean) k->din[2] = summed(c, dbias);
   return al_error(c);
 }
 
@@ -84,72 +84,59 @@ static al_status backward(al_ctx *c, al_call *k) {
   }
 #define OUTPUTS                                                                                    \
   {"y", 0, "(..,n)"}, { "scale", AL_OUT_SAVED, "(..) factor of each row" }
-static const al_row inputs[] = {X_ROW, GAIN_ROW, LOGSCALE_ROW, {0}};
-static const al_row layer_inputs[] = {
+static const al_row plain_inputs[] = {X_ROW, GAIN_ROW, LOGSCALE_ROW, {0}};
+static const al_row mean_inputs[] = {
     X_ROW, GAIN_ROW, {"bias", AL_IN_OPTIONAL, "(n), added to each channel"}, LOGSCALE_ROW, {0}};
-static const al_row outputs[] = {OUTPUTS, {0}};
-static const al_row layer_outputs[] = {
+static const al_row plain_outputs[] = {OUTPUTS, {0}};
+static const al_row mean_outputs[] = {
     OUTPUTS, {"mean", AL_OUT_SAVED, "(..) mean of each row"}, {0}};
 
-#define EPS(value, text)                                                                           \
-  (const al_arg[]) {                                                                               \
-    {.name = "eps", .type = AL_T_NUM, .def = value, .min = 0, .max = 1e300, .doc = text}, { 0 }    \
-  }
-static const al_sample samples[] = {{.inputs = "(3,7)"},
-                                    {.inputs = "(2,3,8) (8)"},
-                                    {"(2,3,8)t (8) (2,3)", .args = "eps=0.1", .lo = 0.5, .hi = 2},
-                                    {"(2,3,5) - (2,3)", .args = "eps=0.3", .lo = 0.5, .hi = 2},
-                                    {"(70,3) (3)", .args = "eps=0"},
-                                    {.inputs = "(9) (9) ()"},
-                                    {0}};
+static const al_sample plain_samples[] = {
+    {.inputs = "(3,7)"},
+    {.inputs = "(2,3,8) (8)"},
+    {"(2,3,8)t (8) (2,3)", .args = "eps=0.1", .lo = 0.5, .hi = 2},
+    {"(2,3,5) - (2,3)", .args = "eps=0.3", .lo = 0.5, .hi = 2},
+    {"(70,3) (3)", .args = "eps=0"},
+    {.inputs = "(9) (9) ()"},
+    {0}};
+static const al_sample mean_samples[] = {{.inputs = "(3,7)"},
+                                         {.inputs = "(2,3,8) (8) (8)"},
+                                         {"(2,3,8)t (8) - (2,3)", .args = "eps=0.1"},
+                                         {"(2,3,5) - (5) (2,3)", .args = "eps=0.3"},
+                                         {"(70,3) (3) (3)", .args = "eps=0.01"},
+                                         {.inputs = "(9) (9) (9) ()"},
+                                         {0}};
 
+#define IF_MEAN(x) mean_##x
+#define IF_PLAIN(x) plain_##x
+#define READS_MEAN (2 | 4)
+#define READS_PLAIN 2
+#define NORM(word, mean, gain, homogeneous, op_eps, eps_, text, eps_doc, latex, torch)             \
+  [ALK_NORM_##word] = {.info = {.name = #word "norm",                                              \
+                                .doc = text,                                                       \
+                                .inputs = IF_##mean(inputs),                                       \
+                                .outputs = IF_##mean(outputs),                                     \
+                                .args = (const al_arg[]){{.name = "eps",                           \
+                                                          .type = AL_T_NUM,                        \
+                                                          .def = op_eps,                           \
+                                                          .min = 0,                                \
+                                                          .max = 1e300,                            \
+                                                          .doc = eps_doc},                         \
+                                                         {0}}},                                    \
+                       .shape = shape,                                                             \
+                       .forward = forward,                                                         \
+                       .backward = backward,                                                       \
+                       .reads_in = 1 | 2,                                                          \
+                       .reads_out = READS_##mean,                                                  \
+                       .samples = IF_##mean(samples)},
 static const al_op table[] = {
-    [OP_RMS] = {.info = {.name = "rmsnorm",
-                         .doc =
-                             "x / sqrt(mean x^2 + eps) over the last axis of x (..,n), times gain.",
-                         .inputs = inputs,
-                         .outputs = outputs,
-                         .args = EPS("1e-5", "added to the mean square")},
-                .shape = shape,
-                .forward = forward,
-                .backward = backward,
-                .reads_in = 1 | 2,
-                .reads_out = 2,
-                .samples = samples},
-    [OP_LAYER] = {.info = {.name = "layernorm",
-                           .doc = "(x - mean) / sqrt(variance + eps) over the last axis of x "
-                                  "(..,n), times gain, plus "
-                                  "bias.",
-                           .inputs = layer_inputs,
-                           .outputs = layer_outputs,
-                           .args = EPS("1e-5", "added to the variance")},
-                  .shape = shape,
-                  .forward = forward,
-                  .backward = backward,
-                  .reads_in = 1 | 2,
-                  .reads_out = 2 | 4,
-                  .samples = (const al_sample[]){{.inputs = "(3,7)"},
-                                                 {.inputs = "(2,3,8) (8) (8)"},
-                                                 {"(2,3,8)t (8) - (2,3)", .args = "eps=0.1"},
-                                                 {"(2,3,5) - (5) (2,3)", .args = "eps=0.3"},
-                                                 {"(70,3) (3) (3)", .args = "eps=0.01"},
-                                                 {.inputs = "(9) (9) (9) ()"},
-                                                 {0}}},
-    [OP_L2] = {.info = {.name = "l2norm",
-                        .doc = "x / max(||x||, eps) over the last axis of x (..,n), times gain; no "
-                               "gradient to x where "
-                               "||x|| <= eps.",
-                        .inputs = inputs,
-                        .outputs = outputs,
-                        .args = EPS("1e-12", "least length divided by")},
-               .shape = shape,
-               .forward = forward,
-               .backward = backward,
-               .reads_in = 1 | 2,
-               .reads_out = 2,
-               .samples = samples},
+#include "../../kernels/norms.def"
 };
+#undef NORM
 
-static int op_of(const al_call *k) { return (int)(k->op - table); }
+static alk_norm kind_of(const al_call *k) { return (alk_norm)(k->op - table); }
 
-AL_OPS(norm, &table[OP_RMS], &table[OP_LAYER], &table[OP_L2]);
+#define NORM(word, ...) &table[ALK_NORM_##word],
+const al_op *const al_ops_norm[] = {
+#include "../../kernels/norms.def"
+    NULL};

@@ -3,7 +3,7 @@
 #include "../op.h"
 #include "../../kernels/pointwise.h"
 
-static int index_of(const al_call *k);
+static alk_pointwise index_of(const al_call *k);
 
 static al_status shape(al_ctx *c, al_call *k) {
   (void)c;
@@ -71,7 +71,7 @@ static const al_op table[] = {
 };
 #undef POINTWISE
 
-static int index_of(const al_call *k) { return (int)(k->op - table); }
+static alk_pointwise index_of(const al_call *k) { return (alk_pointwise)(k->op - table); }
 
 #define POINTWISE(name, ...) &table[ALK_PW_##name],
 const al_op *const al_ops_pointwise[] = {

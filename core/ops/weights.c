@@ -12,11 +12,7 @@
 
 enum { S, REFERENCE, DECAY, COEFFICIENTS, LENGTHS };
 
-static int f_of(const al_call *k) {
-  return al_opt_is(k->opts, "f", "exp")    ? ALK_WEIGHT_EXP
-         : al_opt_is(k->opts, "f", "cosh") ? ALK_WEIGHT_COSH
-                                           : ALK_WEIGHT_POLYNOMIAL;
-}
+static alk_weight f_of(const al_call *k) { return (alk_weight)al_opt_choice(k->opts, "f"); }
 
 static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(visible_axes(c, k, S, 4, "(B,H,T,S)"));

@@ -23,6 +23,53 @@ WEIGH_INLINE void group_decay(const tile_row *r, int64_t j, real *e) {
   log_decay(u, r->top, e);
 }
 
+/* ---- the statistic of a row ------------------------------------------------------------------ */
+
+/* inner(c), by which the inner sum of w becomes that of c w. */
+static inline real stat_inner(alk_stat stat, real c) {
+  switch (stat) {
+  case ALK_STAT_none:
+  case ALK_STAT_COUNT:
+    break;
+#define STATISTIC(word, inner, p, outer, q, doc)                                                   \
+  case ALK_STAT_##word:                                                                            \
+    return inner##_value(c, R(p), 0);
+#include "../statistics.def"
+#undef STATISTIC
+  }
+  return 0;
+}
+
+/* W of the inner sum. */
+static inline real stat_outer(alk_stat stat, real sum) {
+  switch (stat) {
+  case ALK_STAT_none:
+  case ALK_STAT_COUNT:
+    break;
+#define STATISTIC(word, inner, p, outer, q, doc)                                                   \
+  case ALK_STAT_##word:                                                                            \
+    return outer##_value(sum, R(q), 0);
+#include "../statistics.def"
+#undef STATISTIC
+  }
+  return 0;
+}
+
+/* The gradient of the inner sum from dW, of a W that is above 0. */
+static inline real stat_outer_bwd(alk_stat stat, real dW, real sum, real W) {
+  switch (stat) {
+  case ALK_STAT_none:
+  case ALK_STAT_COUNT:
+    break;
+#define STATISTIC(word, inner, p, outer, q, doc)                                                   \
+  case ALK_STAT_##word:                                                                            \
+    return outer##_gradient(dW, sum, W, R(q), 0);
+#include "../statistics.def"
+#undef STATISTIC
+  }
+  return dW;
+}
+
 /* The spec of f alone: limits and program come first, then. */
 static inline plan plan_after(const alk_weight_spec *spec) {
   alk_weight_spec bare = *spec;

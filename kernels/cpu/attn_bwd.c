@@ -4,7 +4,7 @@
  * keys meet blocks of ROW_BLOCK query rows: scores and dy.v are computed again in register tiles,
  * become w and ds in L1, and go at once into dq (rows), dk and dv (keys). With y = N / W the
  * gradient of a weight is dw_ij = g_i.v_j + delta_i,  g = dy / W,  delta = dW - dy.y / W;  without
- * it g = dy, delta = dW. Every sum runs in a fixed order that does not know the number of threads.
+ * it g = dy, delta = dW, a statistic with an outer function that of the inner sum. Every sum runs in a fixed order that does not know the number of threads.
  */
 #include "attn.h"
 
@@ -15,7 +15,7 @@ enum { ROW_BLOCK = 48 };
 typedef struct slope_row {
   tile_row t;
   real m, delta, scale;
-  int stat;
+  alk_stat stat;
   bool keep_all; /* no dropout */
   const real *keep;
   double *dsums;     /* of the head at key j0, or NULL */
@@ -24,8 +24,8 @@ typedef struct slope_row {
 } slope_row;
 
 /* s (scores) becomes w as the values see it (kept weights), p (g.v) becomes ds. */
-WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slope_row *r, real *s,
-                        real *gv) {
+WEIGH_INLINE void slope(const plan *p, const alk_weight f, const bool decay, const slope_row *r,
+                        real *s, real *gv) {
   double row_sum[GROUP], powers[ALK_MAX_COEFFICIENTS][GROUP];
   EACH_LANE row_sum[l] = 0;
   for (int n = 0; r->dc && n < p->n; n++) EACH_LANE powers[n][l] = 0;
@@ -51,10 +51,17 @@ WEIGH_INLINE void slope(const plan *p, const int f, const bool decay, const slop
       weigh_slope(p, f, decay, y, e, r->m, w, df);
     }
     EACH_LANE dw[l] = r->keep_all ? gv[j + l] : gv[j + l] * r->keep[j + l];
-    if (r->stat == ALK_STAT_SUM) EACH_LANE dw[l] += r->delta;
-    else if (r->stat == ALK_STAT_ABS)
-      EACH_LANE dw[l] += w[l] > 0 ? r->delta : w[l] < 0 ? -r->delta : 0;
-    else if (r->stat == ALK_STAT_L2) EACH_LANE dw[l] += w[l] * r->delta;
+    switch (r->stat) {
+    case ALK_STAT_none:
+    case ALK_STAT_COUNT:
+      break;
+#define STATISTIC(word, inner, a, outer, b, doc)                                                   \
+  case ALK_STAT_##word:                                                                            \
+    EACH_LANE dw[l] += inner##_gradient(r->delta, w[l], inner##_value(w[l], R(a), 0), R(a), 0);    \
+    break;
+#include "../statistics.def"
+#undef STATISTIC
+    }
     if (r->dsums) {
       double E[GROUP];
       EACH_LANE E[l] = l < left ? (double)w[l] * (double)dw[l] : 0;
@@ -149,6 +156,7 @@ static void load_head(const pair *k, int64_t n) {
   const int64_t at = k->b * T * H + h;
   const real *dy = (const real *)k->t->dy + at * a->E, *y = (const real *)k->t->y + at * a->E;
   const real *W = (const real *)k->t->W + row, *dW = k->t->dW ? (const real *)k->t->dW + row : NULL;
+  const real *inner = k->t->inner ? (const real *)k->t->inner + row : NULL;
   real *g = k->x + k->l->g + n * T * k->l->Ew, *delta = k->x + k->l->delta + n * T;
   pack_rows(a->map, T, a->D, (const real *)k->t->q + at * a->D, H * a->D, NULL, 0,
             k->x + k->l->q + n * T * k->l->Dw, k->l->Dw);
@@ -162,7 +170,7 @@ static void load_head(const pair *k, int64_t n) {
       for (int64_t e = 0; e < a->E; e++) dot += d[e] * o[e];
       delta[i] = by == 0 ? 0 : delta[i] - dot * by;
     }
-    if (a->stat == ALK_STAT_L2) delta[i] = W[i] < SMALLEST ? 0 : delta[i] / W[i];
+    if (inner) delta[i] = W[i] < SMALLEST ? 0 : stat_outer_bwd(a->stat, delta[i], inner[i], W[i]);
     for (int64_t e = 0; e < k->l->Ew; e++) g[i * k->l->Ew + e] = e < a->E ? d[e] * by : 0;
   }
 }

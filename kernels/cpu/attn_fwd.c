@@ -14,7 +14,7 @@ enum { BLOCK = 96, SPAN = 4 * KEYS };
 /* ---- rows ------------------------------------------------------------------------------------ */
 
 /* s becomes s' (+ log A); returns the maximum of it (cosh: of |s'| + log A) and the old one. */
-WEIGH_INLINE real limit_row(const plan *p, const int f, const bool decay, const tile_row *r,
+WEIGH_INLINE real limit_row(const plan *p, const alk_weight f, const bool decay, const tile_row *r,
                             real *s, real m) {
   real best[GROUP];
   EACH_LANE best[l] = m;
@@ -35,8 +35,8 @@ WEIGH_INLINE real limit_row(const plan *p, const int f, const bool decay, const 
   return top;
 }
 
-/* s' becomes w relative to e^m, 0 past n; adds the row's statistic to *W. */
-WEIGH_INLINE void weigh_row(const plan *p, const int f, const bool decay, int stat,
+/* s' becomes w relative to e^m, 0 past n; adds the row's inner sum to *W. */
+WEIGH_INLINE void weigh_row(const plan *p, const alk_weight f, const bool decay, alk_stat stat,
                             const tile_row *r, real m, real *s, real *W) {
   real sum[GROUP];
   EACH_LANE sum[l] = 0;
@@ -61,9 +61,17 @@ WEIGH_INLINE void weigh_row(const plan *p, const int f, const bool decay, int st
     const int64_t left = r->n - j;
     if (left < GROUP) EACH_LANE w[l] = l < left ? w[l] : 0;
     EACH_LANE s[j + l] = w[l];
-    if (stat == ALK_STAT_SUM) EACH_LANE sum[l] += w[l];
-    else if (stat == ALK_STAT_ABS) EACH_LANE sum[l] += vabs(w[l]);
-    else if (stat == ALK_STAT_L2) EACH_LANE sum[l] += w[l] * w[l];
+    switch (stat) {
+    case ALK_STAT_none:
+    case ALK_STAT_COUNT:
+      break;
+#define STATISTIC(word, inner, p, outer, q, doc)                                                   \
+  case ALK_STAT_##word:                                                                            \
+    EACH_LANE sum[l] += inner##_value(w[l], R(p), 0);                                              \
+    break;
+#include "../statistics.def"
+#undef STATISTIC
+    }
   }
   for (int half = GROUP / 2; half > 0; half /= 2)
     for (int l = 0; l < half; l++) sum[l] += sum[l + half];
@@ -74,7 +82,8 @@ WEIGH_INLINE void weigh_row(const plan *p, const int f, const bool decay, int st
   static real name##_limit(const plan *p, const tile_row *r, real *s, real m) {                    \
     return f == ALK_WEIGHT_POLYNOMIAL ? m : limit_row(p, f, decay, r, s, m);                       \
   }                                                                                                \
-  static void name##_weigh(const plan *p, int stat, const tile_row *r, real m, real *s, real *W) { \
+  static void name##_weigh(const plan *p, alk_stat stat, const tile_row *r, real m, real *s,       \
+                           real *W) {                                                              \
     weigh_row(p, f, decay, stat, r, m, s, W);                                                      \
   }
 ROW_FNS(exp_plain, ALK_WEIGHT_EXP, false)
@@ -86,7 +95,7 @@ ROW_FNS(poly_decay, ALK_WEIGHT_POLYNOMIAL, true)
 
 typedef struct row_fns {
   real (*limit)(const plan *, const tile_row *, real *, real);
-  void (*weigh)(const plan *, int, const tile_row *, real, real *, real *);
+  void (*weigh)(const plan *, alk_stat, const tile_row *, real, real *, real *);
 } row_fns;
 static const row_fns fns[3][2] = {
     [ALK_WEIGHT_EXP] = {{exp_plain_limit, exp_plain_weigh}, {exp_decay_limit, exp_decay_weigh}},
@@ -103,13 +112,13 @@ typedef struct head { /* what the rows of one query head work with */
   const row_fns *fn;
   program_state *program; /* or NULL */
   int64_t b, h, Dw, Ew;
-  const double *sums; /* (S) of the head, or NULL */
-  const real *keys;   /* panels [S/KEYS][D][KEYS] */
-  const real *values; /* [S][Ew] */
-  real *q;            /* [BLOCK][Dw] packed rows */
-  real *acc;          /* [BLOCK][Ew] N, relative to e^m */
-  real *s;            /* [ROWS][SPAN] */
-  real m[BLOCK], W[BLOCK];
+  const double *sums;      /* (S) of the head, or NULL */
+  const real *keys;        /* panels [S/KEYS][D][KEYS] */
+  const real *values;      /* [S][Ew] */
+  real *q;                 /* [BLOCK][Dw] packed rows */
+  real *acc;               /* [BLOCK][Ew] N, relative to e^m */
+  real *s;                 /* [ROWS][SPAN] */
+  real m[BLOCK], W[BLOCK]; /* W: inner sums */
 } head;
 
 /* Logits of row i against n keys from j0 become what the program makes of them. */
@@ -147,7 +156,7 @@ static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1
     if (top > old && old > -INFINITY) {
       const real shrink = vexp(old - top);
       for (int64_t e = 0; e < k->Ew; e++) acc[e] *= shrink;
-      *W *= a->stat == ALK_STAT_L2 ? shrink * shrink : shrink;
+      *W *= stat_inner(a->stat, shrink);
     }
     k->m[r + n] = top;
     k->fn->weigh(k->p, a->stat, &t, m, s, W);
@@ -164,7 +173,8 @@ static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1
               k->acc + r * k->Ew + e, k->Ew);
 }
 
-static void run_block(head *k, const real *q, int64_t i0, int64_t i1, real *y, real *W, real *m) {
+static void run_block(head *k, const real *q, int64_t i0, int64_t i1, real *y, real *W, real *inner,
+                      real *m) {
   const alk_attn_spec *a = k->a;
   pack_rows(a->map, i1 - i0, a->D, q + i0 * a->g.H * a->D, a->g.H * a->D, NULL, 0, k->q, k->Dw);
   memset(k->acc, 0, (size_t)((i1 - i0) * k->Ew) * sizeof(real));
@@ -176,12 +186,13 @@ static void run_block(head *k, const real *q, int64_t i0, int64_t i1, real *y, r
       meet(k, i0 + r, r, (int)rows, j, least(j + SPAN, seen));
     }
   for (int64_t r = 0; r < i1 - i0; r++) {
-    real total = a->stat == ALK_STAT_L2 ? vsqrt(k->W[r]) : k->W[r];
+    const real total = stat_outer(a->stat, k->W[r]);
     const real *acc = k->acc + r * k->Ew;
     real *out = y + (i0 + r) * a->g.H * a->E;
     const real by = !a->normalise ? 1 : vabs(total) < SMALLEST ? 0 : 1 / total;
     for (int64_t e = 0; e < a->E; e++) out[e] = acc[e] * by;
     W[i0 + r] = total;
+    if (inner) inner[i0 + r] = k->W[r];
     m[i0 + r] = k->m[r] > -INFINITY ? k->m[r] : 0;
   }
 }
@@ -235,7 +246,7 @@ static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, co
 
 alk_status ALK_NAME(attn_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
                               const void *k, const void *v, const void *scale, const void *vsums,
-                              void *y, void *W, void *m, void *scratch) {
+                              void *y, void *W, void *inner, void *m, void *scratch) {
   const alk_visible *g = &a->g;
   const double *sums = vsums;
   const layout l = layout_of(a);
@@ -276,6 +287,7 @@ alk_status ALK_NAME(attn_fwd)(const alk_place *place, const alk_attn_spec *a, co
         for (int64_t i = part * BLOCK; i < g->T; i += parts * BLOCK)
           run_block(&hd, (const real *)q + (b * g->T * g->H + h) * a->D, i, least(i + BLOCK, g->T),
                     (real *)y + (b * g->T * g->H + h) * a->E, (real *)W + (b * g->H + h) * g->T,
+                    inner ? (real *)inner + (b * g->H + h) * g->T : NULL,
                     (real *)m + (b * g->H + h) * g->T);
       }
     }

@@ -46,7 +46,7 @@ static inline held state_after(const line *n, const basis *b, const real *states
   const int64_t E = n->a->E;
   if (s >= kept_segments(n->a, b)) return final;
   real *H = (real *)states + s * b->R * (E + 1);
-  return (held){H, n->a->stat == ALK_STAT_NONE ? NULL : H + b->R * E};
+  return (held){H, n->a->stat == ALK_STAT_none ? NULL : H + b->R * E};
 }
 
 static inline void copy_held(const alk_attn_spec *a, const basis *s, const held *from,

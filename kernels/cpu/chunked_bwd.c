@@ -375,7 +375,7 @@ static walk walk_of(const task *t, int64_t n, int64_t job) {
   w.v = (const real *)in->v + keys * a->E, w.b = in->b ? (const real *)in->b + keys : NULL;
   w.y = (const real *)g->y + rows * a->E, w.W = (const real *)g->W + stats;
   w.dy = (const real *)g->dy + rows * a->E;
-  w.dW = g->dW && a->stat != ALK_STAT_NONE ? (const real *)g->dW + stats : NULL;
+  w.dW = g->dW && a->stat != ALK_STAT_none ? (const real *)g->dW + stats : NULL;
   w.dq = (real *)g->dq + rows * a->D, w.dk = (real *)g->dk + keys * a->D;
   w.dv = (real *)g->dv + keys * a->E, w.db = in->b ? (real *)g->db + keys : NULL;
   w.states = (const real *)g->states + n * kept_segments(a, &t->s) * state;

@@ -71,7 +71,7 @@ typedef struct part { /* of a segment: a slab of a chunk */
   double inside[CHUNK], row[CHUNK], key[CHUNK]; /* parts of the decay's gradient */
 } part;
 
-static inline bool sums_weights(const walk *w) { return w->n.a->stat != ALK_STAT_NONE; }
+static inline bool sums_weights(const walk *w) { return w->n.a->stat != ALK_STAT_none; }
 
 static inline held before(const walk *w, int64_t s) {
   return s > 0 ? state_after(&w->n, w->s, w->states, s - 1, (held){NULL, NULL}) : w->init;

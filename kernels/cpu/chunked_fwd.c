@@ -47,7 +47,7 @@ typedef struct walk { /* one line by one job */
   real *x_k, *x_kt, *x_v, *x_u, *x_q, *x_qt, *x_f, *x_s, *x_n, *local, *whole;
 } walk;
 
-static bool sums_weights(const walk *w) { return w->n.a->stat != ALK_STAT_NONE; }
+static bool sums_weights(const walk *w) { return w->n.a->stat != ALK_STAT_none; }
 
 static held end_of(const walk *w, int64_t s) {
   return state_after(&w->n, w->s, w->states, s, w->final);

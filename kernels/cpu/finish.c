@@ -18,7 +18,7 @@ static void factored(const alk_finish *f, int64_t r, real *restrict z) {
 /* y = gain (z - m) s + bias; the norm of a row before its gate. y may be z. */
 static void normed(const alk_finish *f, real m, real s, const real *z, real *y) {
   const real *gain = f->gain, *bias = f->bias;
-  if (f->kind == ALK_FINISH_NONE) {
+  if (f->kind == ALK_NORM_none) {
     for (int64_t e = 0; e < f->n; e++) y[e] = z[e];
     return;
   }
@@ -55,8 +55,8 @@ alk_status ALK_NAME(finish_fwd)(const alk_place *place, const alk_finish *f, voi
          r < end_of(f, chunks * (job + 1) / jobs - 1); r++) {
       real *out = (real *)o + r * f->n, m = 0, s = 1;
       factored(f, r, z);
-      if (f->kind != ALK_FINISH_NONE) {
-        if (f->kind == ALK_NORM_LAYER) ((real *)mean)[r] = m = R(total(f->n, z) / (double)f->n);
+      if (f->kind != ALK_NORM_none) {
+        if (mean) ((real *)mean)[r] = m = R(total(f->n, z) / (double)f->n);
         s = scale_of(f->kind, f->n, f->eps, m, z,
                      f->logscale ? (double)((const real *)f->logscale)[r] : 0);
         ((real *)scale)[r] = s;
@@ -103,7 +103,7 @@ static void row_bwd(const alk_finish *f, int64_t r, real m, real signed_s, const
   for (int64_t e = 0; t->dgain && e < f->n; e++) t->dgain[e] += d_o[e] * ((z[e] - m) * s);
   for (int64_t e = 0; t->dbias && e < f->n; e++) t->dbias[e] += d_o[e];
   real *dz = f->factor ? y : t->dx;
-  if (f->kind == ALK_FINISH_NONE)
+  if (f->kind == ALK_NORM_none)
     for (int64_t e = 0; e < f->n; e++) dz[e] = d_o[e];
   else row_dx(f->kind, f->n, z, f->gain, m, signed_s, d_o, dz);
   if (!f->factor) return;

@@ -54,7 +54,7 @@ static void take_keys(const walk *w, const chunk *c) {
   if (c->keys == 0) return;
   if (w->n.sums) scale_rows(c->keys, w->n.Dw, c->from_key, w->x_k);
   absorb(w->local, c->over, c->keys, w->x_k, a->D, w->n.Dw, w->x_v, w->n.Ew);
-  if (a->stat != ALK_STAT_NONE)
+  if (a->stat != ALK_STAT_none)
     absorb_sum(w->local + w->n.Dw * w->n.Ew, c->over, c->keys, w->x_k, w->n.Dw, NULL);
 }
 
@@ -70,7 +70,7 @@ static void run_rows(const walk *w, const chunk *c, int64_t h, const real *H, in
   real W[ROWS] = {0};
   if (H) {
     product(true, rows, a->D, &q, H, Ew, Ew, false, scale, w->x_n, Ew);
-    for (int i = 0; a->stat != ALK_STAT_NONE && i < rows; i++)
+    for (int i = 0; a->stat != ALK_STAT_none && i < rows; i++)
       W[i] = scale * row_dot(Dw, q.a + i * Dw, H + Dw * Ew);
     if (w->n.sums) {
       scale_rows(rows, Ew, c->to_row + r, w->x_n);
@@ -89,7 +89,7 @@ static void run_rows(const walk *w, const chunk *c, int64_t h, const real *H, in
       decay_row(&w->n, c, r + i, keys, A);
       for (int64_t j = 0; j < keys; j++) row[j] *= A[j];
     }
-    if (a->stat != ALK_STAT_NONE) W[i] += row_sum(keys, row);
+    if (a->stat != ALK_STAT_none) W[i] += row_sum(keys, row);
   }
   for (int64_t e = 0; seen > 0 && e < Ew; e += WIDTH) {
     const int nv = vectors_at(e, Ew);

@@ -62,7 +62,7 @@ typedef struct walk { /* one line by one job */
       *past, *local, *whole, *turned;
 } walk;
 
-static bool sums_weights(const walk *w) { return w->n.a->stat != ALK_STAT_NONE; }
+static bool sums_weights(const walk *w) { return w->n.a->stat != ALK_STAT_none; }
 static int64_t z_at(const walk *w) { return w->n.Dw * w->n.Ew; }
 
 /* ---- loading
@@ -445,7 +445,7 @@ static walk walk_of(const task *t, int64_t n, int64_t job) {
   w.b = g->b ? (const real *)g->b + keys : NULL, w.y = (const real *)g->y + rows * a->E,
   w.W = (const real *)g->W + stats;
   w.dy = (const real *)g->dy + rows * a->E,
-  w.dW = g->dW && a->stat != ALK_STAT_NONE ? (const real *)g->dW + stats : NULL;
+  w.dW = g->dW && a->stat != ALK_STAT_none ? (const real *)g->dW + stats : NULL;
   w.dq = (real *)g->dq + rows * a->D, w.dk = (real *)g->dk + keys * a->D,
   w.dv = (real *)g->dv + keys * a->E;
   w.db = g->b ? (real *)g->db + keys : NULL;

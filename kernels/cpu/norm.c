@@ -4,8 +4,8 @@
 
 enum { PARALLEL = 32768 };
 
-alk_status ALK_NAME(norm_fwd)(const alk_place *place, int kind, int64_t N, int64_t n, double eps,
-                              const void *vx, const void *vgain, const void *vbias,
+alk_status ALK_NAME(norm_fwd)(const alk_place *place, alk_norm kind, int64_t N, int64_t n,
+                              double eps, const void *vx, const void *vgain, const void *vbias,
                               const void *vlogscale, void *vy, void *vmean, void *vscale) {
   const real *x = vx, *gain = vgain, *bias = vbias, *logscale = vlogscale;
   real *y = vy, *mean = vmean, *scale = vscale;
@@ -13,7 +13,7 @@ alk_status ALK_NAME(norm_fwd)(const alk_place *place, int kind, int64_t N, int64
   for (int64_t r = 0; r < N; r++) {
     const real *p = x + r * n;
     real *q = y + r * n;
-    const real m = kind == ALK_NORM_LAYER ? R(total(n, p) / (double)n) : 0;
+    const real m = mean ? R(total(n, p) / (double)n) : 0;
     const real signed_s = scale_of(kind, n, eps, m, p, logscale ? (double)logscale[r] : 0);
     const real s = vabs(signed_s);
     if (mean) mean[r] = m;
@@ -30,7 +30,7 @@ alk_status ALK_NAME(norm_fwd)(const alk_place *place, int kind, int64_t N, int64
   return ALK_OK;
 }
 
-alk_status ALK_NAME(norm_bwd)(const alk_place *place, int kind, int64_t N, int64_t n,
+alk_status ALK_NAME(norm_bwd)(const alk_place *place, alk_norm kind, int64_t N, int64_t n,
                               const void *vx, const void *vgain, const void *vmean,
                               const void *vscale, const void *vg, void *vdx, void *vdgain,
                               void *vdbias) {

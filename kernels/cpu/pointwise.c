@@ -27,8 +27,8 @@ static const struct {
 
 enum { BLOCK = 4096, PARALLEL = 32768 };
 
-alk_status ALK_NAME(pointwise_fwd)(const alk_place *place, int op, int64_t n, const void *x,
-                                   void *y, const double *p) {
+alk_status ALK_NAME(pointwise_fwd)(const alk_place *place, alk_pointwise op, int64_t n,
+                                   const void *x, void *y, const double *p) {
   const real a = p ? R(p[0]) : 0, b = p ? R(p[1]) : 0;
 #pragma omp parallel for num_threads(place->threads) schedule(static) if (n > PARALLEL)
   for (int64_t i = 0; i < n; i += BLOCK)
@@ -36,8 +36,8 @@ alk_status ALK_NAME(pointwise_fwd)(const alk_place *place, int op, int64_t n, co
   return ALK_OK;
 }
 
-alk_status ALK_NAME(pointwise_bwd)(const alk_place *place, int op, int64_t n, const void *r,
-                                   const void *g, void *dx, const double *p) {
+alk_status ALK_NAME(pointwise_bwd)(const alk_place *place, alk_pointwise op, int64_t n,
+                                   const void *r, const void *g, void *dx, const double *p) {
   const real a = p ? R(p[0]) : 0, b = p ? R(p[1]) : 0;
   const real *read = r ? r : g; /* an op that reads nothing drops the loads */
 #pragma omp parallel for num_threads(place->threads) schedule(static) if (n > PARALLEL)

@@ -231,7 +231,7 @@ alk_status ALK_NAME(step_fwd)(const alk_place *at, const alk_step_spec *a, const
 static real open_head(const work *w, const alk_step_grad *g, int64_t head, real *dn) {
   const alk_step_spec *a = w->a;
   const real *dy = g->dy ? (const real *)g->dy + head * a->E : NULL;
-  real by = 1, dW = g->dW && a->stat != ALK_STAT_NONE ? ((const real *)g->dW)[head] : 0;
+  real by = 1, dW = g->dW && a->stat != ALK_STAT_none ? ((const real *)g->dW)[head] : 0;
   if (a->normalise) {
     const real W = ((const real *)g->W)[head];
     by = vabs(W) < SMALLEST ? 0 : 1 / W;

@@ -76,38 +76,44 @@ static inline void finish_powers(const plan *p, const double *base, double *sums
 }
 
 /* Entries of one group; e is read with decay only. */
-WEIGH_INLINE void weigh(const plan *p, const int f, const bool decay, const real *s, const real *e,
-                        real m, real *w) {
-  real x[GROUP];
+WEIGH_INLINE void weigh(const plan *p, const alk_weight f, const bool decay, const real *s,
+                        const real *e, real m, real *w) {
+  real x[GROUP], y[GROUP];
   cap(p, s, x);
   clamp(p, x);
-  if (f == ALK_WEIGHT_EXP) {
+  switch (f) {
+  case ALK_WEIGHT_EXP:
     EACH_LANE w[l] = vexp(decay ? x[l] + e[l] - m : x[l] - m);
-  } else if (f == ALK_WEIGHT_COSH) { /* two exponentials: cosh alone would overflow */
+    break;
+  case ALK_WEIGHT_COSH: /* two exponentials: cosh alone would overflow */
     EACH_LANE {
       const real a = vabs(x[l]), d = decay ? e[l] : 0;
       w[l] = R(0.5) * (vexp(a + d - m) + vexp(d - a - m));
     }
-  } else {
-    real y[GROUP];
+    break;
+  case ALK_WEIGHT_POLYNOMIAL:
     polynomial(p, x, y);
     EACH_LANE w[l] = decay ? y[l] * vexp(e[l]) : y[l];
+    break;
   }
 }
 
 /* w, and df = A f'(y), of one group; y is s' after the clamp. */
-WEIGH_INLINE void weigh_slope(const plan *p, const int f, const bool decay, const real *y,
+WEIGH_INLINE void weigh_slope(const plan *p, const alk_weight f, const bool decay, const real *y,
                               const real *e, real m, real *w, real *df) {
-  if (f == ALK_WEIGHT_EXP) {
+  switch (f) {
+  case ALK_WEIGHT_EXP:
     EACH_LANE w[l] = vexp(decay ? y[l] + e[l] - m : y[l] - m);
     EACH_LANE df[l] = w[l];
-  } else if (f == ALK_WEIGHT_COSH) {
+    break;
+  case ALK_WEIGHT_COSH:
     EACH_LANE {
       const real a = vabs(y[l]), d = decay ? e[l] : 0, up = vexp(a + d - m), down = vexp(d - a - m);
       w[l] = R(0.5) * (up + down);
       df[l] = R(0.5) * (y[l] < 0 ? down - up : up - down);
     }
-  } else {
+    break;
+  case ALK_WEIGHT_POLYNOMIAL:
     polynomial(p, y, w);
     polynomial_slope(p, y, df);
     if (decay) EACH_LANE {
@@ -115,20 +121,25 @@ WEIGH_INLINE void weigh_slope(const plan *p, const int f, const bool decay, cons
         w[l] *= A;
         df[l] *= A;
       }
+    break;
   }
 }
 
 /* g f'(y) of one group, of a w that is known: exp' = exp, cosh' = cosh tanh. A g of 0 stays 0. */
-WEIGH_INLINE void slope_of_weights(const plan *p, const int f, const real *y, const real *w,
+WEIGH_INLINE void slope_of_weights(const plan *p, const alk_weight f, const real *y, const real *w,
                                    const real *g, real *out) {
-  if (f == ALK_WEIGHT_EXP) {
+  real d[GROUP];
+  switch (f) {
+  case ALK_WEIGHT_EXP:
     EACH_LANE out[l] = PASSED(g[l], w[l] * g[l]);
-  } else if (f == ALK_WEIGHT_COSH) {
+    break;
+  case ALK_WEIGHT_COSH:
     EACH_LANE out[l] = PASSED(g[l], w[l] * vtanh(y[l]) * g[l]);
-  } else {
-    real d[GROUP];
+    break;
+  case ALK_WEIGHT_POLYNOMIAL:
     polynomial_slope(p, y, d);
     EACH_LANE out[l] = PASSED(g[l], g[l] * d[l]);
+    break;
   }
 }
 #endif

@@ -50,7 +50,7 @@ typedef struct row {
   real m;
 } row;
 
-INLINE void weigh_row(const plan *p, const int f, const bool decay, const row *r, real *w) {
+INLINE void weigh_row(const plan *p, const alk_weight f, const bool decay, const row *r, real *w) {
   for (int64_t j = 0; j < r->n; j += LANES) {
     const group k = group_at(j, r->n);
     real sc[LANES], e[LANES], wc[LANES];
@@ -131,8 +131,8 @@ typedef struct totals {
 } totals;
 
 /* g = dw A f'(s'), through the clamp and the cap to s. plain: f is exp and neither is there. */
-INLINE void slope(const plan *p, const int f, const bool plain, const bool decay, const real *s,
-                  const real *e, const real *w, const real *dw, const group k,
+INLINE void slope(const plan *p, const alk_weight f, const bool plain, const bool decay,
+                  const real *s, const real *e, const real *w, const real *dw, const group k,
                   double (*powers)[LANES], real *g) {
   if (plain) {
     EACH_LANE g[l] = PASSED(dw[l], w[l] * dw[l]);
@@ -167,8 +167,8 @@ INLINE void add_decay(const real *w, const real *dw, const group k, double *sums
     for (int64_t l = 0; l < k.size; l++) sums[l] -= e[l];
 }
 
-INLINE void slope_row(const plan *p, const int f, const bool plain, const bool decay, const row *r,
-                      const real *w, const real *dw, real *ds, const totals *t) {
+INLINE void slope_row(const plan *p, const alk_weight f, const bool plain, const bool decay,
+                      const row *r, const real *w, const real *dw, real *ds, const totals *t) {
   double row_sum[LANES] = {0};
   for (int64_t j = 0; j < r->n; j += LANES) {
     const group k = group_at(j, r->n);
@@ -202,9 +202,15 @@ SLOPE_ROW(polynomial_decay_slope, ALK_WEIGHT_POLYNOMIAL, false, true)
 typedef void slope_fn(const plan *p, const row *r, const real *w, const real *dw, real *ds,
                       const totals *t);
 
-static slope_fn *slope_for(const plan *p, int f, bool decay) {
-  if (f == ALK_WEIGHT_EXP) return p->cap || p->clamp ? exp_slope : plain_exp_slope;
-  if (f == ALK_WEIGHT_COSH) return cosh_slope;
+static slope_fn *slope_for(const plan *p, alk_weight f, bool decay) {
+  switch (f) {
+  case ALK_WEIGHT_EXP:
+    return p->cap || p->clamp ? exp_slope : plain_exp_slope;
+  case ALK_WEIGHT_COSH:
+    return cosh_slope;
+  case ALK_WEIGHT_POLYNOMIAL:
+    break;
+  }
   return decay ? polynomial_decay_slope : polynomial_slope_row;
 }
 
