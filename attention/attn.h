@@ -125,6 +125,10 @@ AL_API al_status attn_state_put(al_ctx *c, attn_state *st, const char *name, al_
                                 const char *doc);
 AL_API int64_t attn_state_batch(const attn_state *st);
 AL_API int64_t attn_state_position(const attn_state *st); /* tokens seen */
+/* Whether all rows have seen as many tokens, and how many (the position, where none was padded).
+ * The host knows it of a state that never met lengths; else the counts are read, which waits for
+ * them: ask only where it matters. */
+AL_API bool attn_state_even(const attn_state *st, int64_t *seen);
 AL_API int attn_state_count(const attn_state *st);
 AL_API al_tensor *attn_state_at(const attn_state *st, int i, const char **name, const char **doc);
 AL_API int64_t attn_state_size(const attn_state *st); /* bytes, measured from the tensors */

@@ -151,11 +151,13 @@ static double *truth_at(attn_check *k, int64_t T) {
 
 /* Moves every number of t by its rounding in f32, up or down. */
 static void nudge(al_tensor *t, uint64_t stream) {
-  double *x = t && al_numel(t) > 0 ? al_host(t) : NULL;
+  double *x = t && al_numel(t) > 0 ? probe_values(t) : NULL;
   for (int64_t i = 0; x && i < al_numel(t); i++) {
     stream = stream * 6364136223846793005u + 1442695040888963407u;
     x[i] *= 1 + (stream >> 63 ? f32_rounding : -f32_rounding);
   }
+  if (x) al_write(t, x, al_numel(t));
+  free(x);
 }
 
 /* How far the truth moves with its inputs and with what they become, in its worst block; the larger

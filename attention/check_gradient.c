@@ -27,6 +27,7 @@ static const int32_t lens[] = {T_LEN, 61};
 typedef struct target {
   probe *p;
   attn_state *from; /* NULL: the probe's own way */
+  int own;          /* tensors before the components of `from`, which are held here */
   int64_t at, n;    /* tokens after `from` */
   int n_t;
   al_tensor *t[MAX_TARGETS];
@@ -355,12 +356,13 @@ static bool open_state(attn_check *k, const way *w, int64_t n, probe *p, target 
   if (probe_open(k, p, w, &k->sizes, AL_F64, 2, 40, 1, NULL)) {
     attn_state *st = leaves(p);
     *g = of_probe(p);
-    g->from = st, g->at = 31, g->n = n;
+    g->from = st, g->at = 31, g->n = n, g->own = g->n_t;
     const char *name;
     for (int i = 0; st && i < attn_state_count(st); i++) {
       al_tensor *t = attn_state_at(st, i, &name, NULL);
       add(g, t, "state component ", name);
     }
+    for (int i = g->own; i < g->n_t; i++) al_retain(g->t[i]); /* a family may put others there */
     if (st && reverse(g, grad)) return true;
   }
   check_error(k, "state gradient", w->label, "f64");
@@ -370,6 +372,7 @@ static bool open_state(attn_check *k, const way *w, int64_t n, probe *p, target 
 static void close_state(probe *p, target *g, double **grad) {
   drop(grad, g->n_t);
   al_detach_tape(p->k->c, AL_TAPE_OFF);
+  for (int i = g->own; g->from && i < g->n_t; i++) al_release(g->t[i]);
   attn_state_free(g->from);
   probe_close(p);
 }

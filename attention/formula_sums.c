@@ -348,52 +348,33 @@ void formula_add_up_composed(const run *r, sums *n) {
 
 /* ---- keys and values of a state -------------------------------------------------------------- */
 
-/* The cache of `name`, its first `kept` entries of each row, and the new ones; `all` entries. */
-static al_tensor *grown(const run *r, const char *name, al_tensor *more, int64_t kept,
-                        int64_t all) {
-  al_tensor *t = component(r, name);
-  if (al_size(t, 1) > kept) t = OP("slice", AL_IN(t), "axis=1 stop=%lld", (long long)kept);
-  t = OP("append", AL_IN(t, more, r->before, r->in->lengths), "");
-  if (t && al_size(t, 1) > all) t = OP("slice", AL_IN(t), "axis=1 stop=%lld", (long long)all);
+/* The cache of `name` and the new entries. */
+static al_tensor *grown(const run *r, const char *name, al_tensor *more) {
+  al_tensor *t = OP("append", AL_IN(component(r, name), more, r->before, r->in->lengths), "");
   put(r, name, t);
   return t;
 }
 
 al_status formula_join_cache(run *r, sums *n) {
-  const int32_t *seen = al_host(r->before);
-  int64_t most = 0, all = 0;
-  bool even = true; /* all rows have seen as many */
-  double *total = calloc((size_t)r->B, sizeof *total), *new = calloc((size_t)r->B, sizeof *new);
-  if (!total || !new) {
-    free(total);
-    free(new);
-    return al_fail(r->c, AL_ENOMEM, "out of memory (lengths of %lld rows)", (long long)r->B);
-  }
-  if (r->in->lengths) al_read(r->in->lengths, new, r->B);
-  for (int64_t b = 0; b < r->B; b++) {
-    total[b] = seen[b] + (r->in->lengths ? new[b] : (double)r->T);
-    if (seen[b] > most) most = seen[b];
-    if ((int64_t)total[b] > all) all = (int64_t)total[b];
-    even &= seen[b] == seen[0];
-  }
-  r->lengths = al_tensor_from(r->c, AL_I32, 1, &r->B, total, r->B);
-  free(total);
-  free(new);
-  if (!even && r->T > 1)
-    return al_fail(r->c, AL_ESTATE,
-                   "kernel_attention: state: its rows have seen different numbers of tokens, so "
-                   "further ones must come one at a time, got %lld",
-                   (long long)r->T);
-  if (!even && formula_expr_reads_row(r->o))
-    return al_fail(r->c, AL_ESTATE,
-                   "kernel_attention: state: its rows have seen different numbers of tokens, but "
-                   "expr reads the row's position i");
-  n->k = grown(r, "k", n->k, most, all);
-  n->v = grown(r, "v", scaled(r, n->v, n->v_scale), most, all);
-  n->v_scale = NULL;
-  if (n->decay) n->decay = grown(r, "log_decay", n->decay, most, all);
-  r->S = all;
+  const attn_state *st = r->in->state;
+  int64_t seen = attn_state_position(st);
   /* a single row sees all that its length leaves, wherever it stands */
-  snprintf(r->vis, sizeof r->vis, "causal=true offset=%lld", (long long)most);
+  if ((r->T > 1 || formula_expr_reads_row(r->o)) && !attn_state_even(st, &seen))
+    return r->T > 1
+               ? al_fail(r->c, AL_ESTATE,
+                         "kernel_attention: state: its rows have seen different numbers of tokens, "
+                         "so further ones must come one at a time, got %lld",
+                         (long long)r->T)
+               : al_fail(r->c, AL_ESTATE,
+                         "kernel_attention: state: its rows have seen different numbers of tokens, "
+                         "but expr reads the row's position i");
+  r->lengths = OP("add_i32", AL_IN(r->before, r->in->lengths), "by=%lld",
+                  r->in->lengths ? 0LL : (long long)r->T);
+  n->k = grown(r, "k", n->k);
+  n->v = grown(r, "v", scaled(r, n->v, n->v_scale));
+  n->v_scale = NULL;
+  if (n->decay) n->decay = grown(r, "log_decay", n->decay);
+  r->S = al_size(n->k, 1);
+  snprintf(r->vis, sizeof r->vis, "causal=true offset=%lld", (long long)seen);
   return al_error(r->c);
 }

@@ -28,7 +28,7 @@ attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch) {
     al_fail(c, AL_EVALUE, "attention: state: batch: at least 1 needed, got %lld", (long long)batch);
     return NULL;
   }
-  attn_state *st = attn_state_make(c, a->kind, batch, 0);
+  attn_state *st = attn_state_make(c, a->kind, batch);
   if (!st) return NULL;
   al_scope_begin(c);
   if (a->family->state) a->family->state(c, a->opts, &a->sizes, batch, a->dtype, st);
@@ -40,19 +40,10 @@ attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch) {
   return NULL;
 }
 
-/* The next count: what each row had and how many of the T keys are present. */
-static al_status put_count(al_ctx *c, const attn_state *st, const attn_in *in, attn_state *next) {
-  const int64_t B = st->batch, T = al_size(in->k, 1);
-  al_scope_begin(c);
-  al_tensor *t = al_tensor_new(c, AL_I32, 1, &B);
-  const al_tensor *before = attn_state_get(st, "count");
-  for (int64_t b = 0; t && b < B; b++) {
-    const int32_t n = in->lengths ? ((const int32_t *)al_host(in->lengths))[b] : (int32_t)T;
-    ((int32_t *)al_host(t))[b] = ((const int32_t *)al_host(before))[b] + n;
-  }
-  attn_state_put(c, next, "count", t, count_doc);
-  al_scope_end(c, NULL);
-  return al_error(c);
+/* What each row had before and how many of the T keys are present; in a scope. */
+static al_tensor *total(al_ctx *c, const attn_state *st, const attn_in *in) {
+  return al_run(c, "add_i32", AL_IN(attn_state_get(st, "count"), in->lengths), "by=%lld",
+                in->lengths ? 0LL : (long long)al_size(in->k, 1));
 }
 
 bool attn_state_fits(const attn *a, const attn_state *st) { return st->kind == a->kind; }
@@ -95,23 +86,22 @@ static al_status check_component(al_ctx *c, const attn_component *x, const al_te
                  t ? al_shape_str(t, got, sizeof got) : "");
 }
 
-/* The count of a state is read in place: packed, and between 0 and the position. */
+/* A count of its own, between 0 and the position. */
 static al_status restore_count(al_ctx *c, attn_state *st) {
+  double *n = malloc((size_t)st->batch * sizeof *n);
+  if (!n) return al_fail(c, AL_ENOMEM, "out of memory (%lld counts)", (long long)st->batch);
   al_scope_begin(c);
-  al_tensor *t = al_tensor_new(c, AL_I32, 1, &st->batch);
-  if (t && al_copy_into(c, t, attn_state_get(st, "count")) == AL_OK)
-    attn_state_put(c, st, "count", t, count_doc);
+  al_read(attn_state_get(st, "count"), n, st->batch);
+  attn_state_put(c, st, "count", al_tensor_from(c, AL_I32, 1, &st->batch, n, st->batch), count_doc);
+  for (int64_t b = 0; b < st->batch && al_error(c) == AL_OK; b++)
+    if (n[b] < 0 || n[b] > (double)st->position)
+      al_fail(c, AL_EFORMAT,
+              "attention: state: count of row %lld: 0..%lld (the position) needed, got %.0f",
+              (long long)b, (long long)st->position, n[b]);
+    else st->padded |= n[b] != (double)st->position;
   al_scope_end(c, NULL);
-  AL_TRY(al_error(c));
-  for (int64_t b = 0; b < st->batch; b++) {
-    const int32_t n = ((const int32_t *)al_host(attn_state_get(st, "count")))[b];
-    if (n < 0 || n > st->position)
-      return al_fail(c, AL_EFORMAT,
-                     "attention: state: count of row %lld: 0..%lld (the position) "
-                     "needed, got %d",
-                     (long long)b, (long long)st->position, n);
-  }
-  return AL_OK;
+  free(n);
+  return al_error(c);
 }
 
 static al_tensor *given(const char *name, int n, const char *const *names, al_tensor *const *t) {
@@ -169,21 +159,19 @@ attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n
 }
 
 static al_status same_counts(al_ctx *c, const attn_state *st) {
-  const int32_t *n = al_host(attn_state_get(st, "count"));
-  for (int64_t b = 0; b < st->batch; b++)
-    if (n[b] != (int32_t)st->position)
-      return al_fail(c, AL_ESTATE,
-                     "attention: state: this family keeps all inputs, so no row may have been "
-                     "padded: row %lld has %d of %lld tokens",
-                     (long long)b, n[b], (long long)st->position);
-  return AL_OK;
+  int64_t seen;
+  if (attn_state_even(st, &seen) && seen == st->position) return AL_OK;
+  return al_fail(c, AL_ESTATE,
+                 "attention: state: this family keeps all inputs, so no row may have been padded: "
+                 "each needs %lld tokens",
+                 (long long)st->position);
 }
 
 /* Appends the inputs to those kept, runs forward on all, returns the last T rows. */
 static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state *st,
                          attn_state *next) {
   if (same_counts(c, st) != AL_OK) return NULL;
-  const int64_t B = st->batch, T = al_size(in->q, 1), before = st->position;
+  const int64_t T = al_size(in->q, 1), before = st->position;
   al_tensor *const now[] = {in->q, in->k, in->v, in->x};
   al_tensor *all[4] = {0};
   al_scope_begin(c);
@@ -197,12 +185,8 @@ static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state
     attn_state_put(c, next, "x", attn_state_get(st, "x"), NULL);
   attn_in whole = *in;
   whole.q = all[0], whole.k = all[1], whole.v = all[2], whole.x = all[3];
-  if (in->lengths) {
-    al_tensor *n = al_tensor_new(c, AL_I32, 1, &B);
-    for (int64_t b = 0; n && b < B; b++)
-      ((int32_t *)al_host(n))[b] = (int32_t)before + ((const int32_t *)al_host(in->lengths))[b];
-    whole.lengths = n;
-  }
+  if (in->lengths)
+    whole.lengths = al_run(c, "add_i32", AL_IN(in->lengths), "by=%lld", (long long)before);
   al_tensor *o = al_error(c) == AL_OK ? attn_run_family(c, a, &whole) : NULL;
   if (before)
     o = al_run(c, "slice", AL_IN(o), "axis=1 start=%lld stop=%lld", (long long)before,
@@ -211,7 +195,7 @@ static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state
 }
 
 static attn_state *detached(al_ctx *c, const attn_state *st) {
-  attn_state *out = attn_state_make(c, st->kind, st->batch, st->position);
+  attn_state *out = attn_state_after(c, st, 0);
   al_scope_begin(c);
   for (int i = 0; out && i < st->n; i++)
     attn_state_put(c, out, st->at[i].name, al_detach(c, st->at[i].t), st->at[i].doc);
@@ -219,31 +203,23 @@ static attn_state *detached(al_ctx *c, const attn_state *st) {
   return out;
 }
 
-/* lengths (B) packed and within 0..T, so that they add up; in a scope. */
-static al_tensor *lengths_within(al_ctx *c, const al_tensor *lengths, int64_t T) {
-  const int64_t B = al_size(lengths, 0);
-  al_tensor *t = al_tensor_new(c, AL_I32, 1, &B);
-  for (int64_t b = 0; t && b < B; b++) {
-    const int32_t n = ((const int32_t *)al_host(lengths))[b * al_stride(lengths)[0]];
-    ((int32_t *)al_host(t))[b] = n < 0 ? 0 : n > T ? (int32_t)T : n;
-  }
-  return t;
-}
-
 /* Of a state that was checked. */
 static al_tensor *advance(al_ctx *c, attn *a, const attn_in *in, const attn_state *st,
                           attn_state **next) {
-  *next = attn_state_make(c, st->kind, st->batch, st->position + al_size(in->q, 1));
+  *next = attn_state_after(c, st, al_size(in->q, 1));
   if (!*next) return NULL;
+  (*next)->padded |= in->lengths != NULL;
   al_scope_begin(c);
   attn_in with = *in;
   with.state = st;
   with.next = *next;
-  if (in->lengths) with.lengths = lengths_within(c, in->lengths, al_size(in->q, 1));
+  if (in->lengths) /* so that they add up */
+    with.lengths =
+        al_run(c, "add_i32", AL_IN(in->lengths), "min=0 max=%lld", (long long)al_size(in->q, 1));
   al_tensor *o = NULL;
   if (al_error(c) == AL_OK)
     o = a->family->state ? attn_run_family(c, a, &with) : replay(c, a, &with, st, *next);
-  put_count(c, st, &with, *next);
+  attn_state_put(c, *next, "count", total(c, st, &with), count_doc);
   for (int i = 0; al_error(c) == AL_OK && i < st->n; i++)
     if (!attn_state_get(*next, st->at[i].name))
       al_fail(c, AL_ESTATE, "attention: family %s: component '%s' of the state was not put",
@@ -275,12 +251,8 @@ static attn_in token(al_ctx *c, const attn_in *in, int64_t t) {
     if (*at[i])
       *at[i] = al_run(c, "slice", AL_IN(*at[i]), "axis=1 start=%lld stop=%lld", (long long)t,
                       (long long)t + 1);
-  if (!in->lengths) return one;
-  const int64_t B = al_size(in->lengths, 0);
-  one.lengths = al_tensor_new(c, AL_I32, 1, &B);
-  for (int64_t b = 0; one.lengths && b < B; b++)
-    ((int32_t *)al_host(one.lengths))[b] =
-        ((const int32_t *)al_host(in->lengths))[b * al_stride(in->lengths)[0]] > t;
+  if (in->lengths)
+    one.lengths = al_run(c, "add_i32", AL_IN(in->lengths), "by=%lld min=0 max=1", -(long long)t);
   return one;
 }
 

@@ -250,7 +250,7 @@ static void print_state(al_ctx *c, const attn_family *fam, const al_opts *o, con
     fprintf(f, "all inputs so far, run again for every token\n");
     return;
   }
-  attn_state *st = attn_state_make(c, 0, 1, 0);
+  attn_state *st = attn_state_make(c, 0, 1);
   al_scope_begin(c);
   if (st) fam->state(c, o, s, 1, AL_F32, st);
   al_scope_end(c, NULL);

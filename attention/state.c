@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-attn_state *attn_state_make(al_ctx *c, uint64_t kind, int64_t batch, int64_t position) {
+attn_state *attn_state_make(al_ctx *c, uint64_t kind, int64_t batch) {
   attn_state *st = calloc(1, sizeof *st);
   if (!st) {
     al_fail(c, AL_ENOMEM, "out of memory (attention state)");
@@ -11,8 +11,15 @@ attn_state *attn_state_make(al_ctx *c, uint64_t kind, int64_t batch, int64_t pos
   }
   st->kind = kind;
   st->batch = batch;
-  st->position = position;
   return st;
+}
+
+attn_state *attn_state_after(al_ctx *c, const attn_state *st, int64_t tokens) {
+  attn_state *next = attn_state_make(c, st->kind, st->batch);
+  if (!next) return NULL;
+  next->position = st->position + tokens;
+  next->padded = st->padded;
+  return next;
 }
 
 void attn_state_free(attn_state *st) {
@@ -57,6 +64,18 @@ al_status attn_state_put(al_ctx *c, attn_state *st, const char *name, al_tensor 
 
 int64_t attn_state_batch(const attn_state *st) { return st->batch; }
 int64_t attn_state_position(const attn_state *st) { return st->position; }
+
+bool attn_state_even(const attn_state *st, int64_t *seen) {
+  *seen = st->position;
+  if (!st->padded) return true;
+  double *n = malloc((size_t)st->batch * sizeof *n);
+  bool even = n && al_read(attn_state_get(st, "count"), n, st->batch) == AL_OK;
+  for (int64_t b = 0; even && b < st->batch; b++) even = n[b] == n[0];
+  if (even) *seen = (int64_t)n[0];
+  free(n);
+  return even;
+}
+
 int attn_state_count(const attn_state *st) { return st->n; }
 
 al_tensor *attn_state_at(const attn_state *st, int i, const char **name, const char **doc) {
@@ -74,7 +93,7 @@ int64_t attn_state_size(const attn_state *st) {
 }
 
 attn_state *attn_state_copy(al_ctx *c, const attn_state *st) {
-  attn_state *out = attn_state_make(c, st->kind, st->batch, st->position);
+  attn_state *out = attn_state_after(c, st, 0);
   al_scope_begin(c);
   for (int i = 0; out && i < st->n; i++) {
     const attn_component *x = &st->at[i];

@@ -11,6 +11,7 @@ typedef struct attn_component {
 struct attn_state {
   uint64_t kind; /* of the instance that made it */
   int64_t batch, position;
+  bool padded; /* lengths were given once, so that `count` alone says what each row has seen */
   int n;
   attn_component at[ATTN_MAX_COMPONENTS];
 };
@@ -33,6 +34,7 @@ struct attn {
 al_status attn_check_inputs(al_ctx *c, const attn *a, const attn_in *in);
 /* The family's forward in a scope of its own. */
 al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in);
-/* Without components. NULL when out of memory. */
-attn_state *attn_state_make(al_ctx *c, uint64_t kind, int64_t batch, int64_t position);
+/* Without components, `tokens` after st (NULL: no tokens were seen). NULL when out of memory. */
+attn_state *attn_state_make(al_ctx *c, uint64_t kind, int64_t batch);
+attn_state *attn_state_after(al_ctx *c, const attn_state *st, int64_t tokens);
 #endif

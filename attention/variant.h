@@ -3,6 +3,7 @@
 #define ATTN_VARIANT_H
 #include "attn.h"
 #include <stdio.h>
+#include <stdlib.h>
 
 /* What a family needs whose state follows the tokens: causal order, and rows that are the keys' own
  * tokens. `who`: the family's name. */
@@ -36,5 +37,31 @@ static inline al_tensor *attn_reshape(al_ctx *c, al_tensor *t, int n, const int6
     at +=
         (size_t)snprintf(text + at, sizeof text - at, "%s%lld", i ? "," : "", (long long)shape[i]);
   return al_run(c, "reshape", AL_IN(t), "shape={%s}", text);
+}
+
+/* (n) i32: 0, step, 2 step, ... */
+static inline al_tensor *attn_multiples(al_ctx *c, int64_t n, int64_t step) {
+  double *v = malloc((size_t)(n ? n : 1) * sizeof *v);
+  if (!v) {
+    al_fail(c, AL_ENOMEM, "out of memory (%lld positions)", (long long)n);
+    return NULL;
+  }
+  for (int64_t i = 0; i < n; i++) v[i] = (double)(i * step);
+  al_tensor *t = al_tensor_from(c, AL_I32, 1, &n, v, n);
+  free(v);
+  return t;
+}
+
+/* How many tokens are present in each part of `size`, the last part filled up: (B parts) i32.
+ * lengths NULL: all T. */
+static inline al_tensor *attn_part_lengths(al_ctx *c, al_tensor *lengths, int64_t B, int64_t T,
+                                           int64_t size) {
+  const int64_t parts = (T + size - 1) / size;
+  lengths = lengths ? al_run(c, "add_i32", AL_IN(lengths), "max=%lld", (long long)T)
+                    : al_tensor_full(c, AL_I32, 1, &B, (double)T);
+  lengths = al_run(c, "unsqueeze", AL_IN(lengths), "axis=-1");
+  lengths = al_run(c, "add_i32", AL_IN(lengths, attn_multiples(c, parts, -size)), "min=0 max=%lld",
+                   (long long)size);
+  return attn_reshape(c, lengths, ATTN_SHAPE(B * parts));
 }
 #endif

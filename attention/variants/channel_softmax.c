@@ -98,27 +98,11 @@ static al_tensor *widen(const run *r, al_tensor *t, int axis) {
   return OP("unsqueeze", AL_IN(t), "axis=%d", axis);
 }
 
-static int64_t length(const run *r, int64_t b) {
-  const al_tensor *l = r->in->lengths;
-  const int64_t n = l ? ((const int32_t *)al_data(l))[b * al_stride(l)[0]] : r->T;
-  return n < 0 ? 0 : n > r->T ? r->T : n;
-}
-
-/* Keys of a chunk that are present, (B N). */
-static int64_t chunk_length(const run *r, int64_t b, int64_t n) {
-  const int64_t left = length(r, b) - n * r->C;
-  return left < 0 ? 0 : left > r->C ? r->C : left;
-}
-
 /* 1 where row t of a chunk sees key j: (B N,1,rows,C,1), `rows` = C, or 1 = the chunk's last. */
 static al_tensor *seen(const run *r, int64_t rows) {
-  al_tensor *t = al_tensor_new(r->c, AL_I32, 5, (int64_t[]){r->B * r->N, 1, rows, r->C, 1});
-  int32_t *v = (int32_t *)al_data(t);
-  for (int64_t b = 0; v && b < r->B; b++)
-    for (int64_t n = 0; n < r->N; n++)
-      for (int64_t i = r->C - rows; i < r->C; i++)
-        for (int64_t j = 0; j < r->C; j++) *v++ = j <= i && j < chunk_length(r, b, n);
-  return t;
+  al_tensor *n = attn_part_lengths(r->c, r->in->lengths, r->B, r->T, r->C);
+  n = OP("present", AL_IN(n), "size=%lld rows=%lld", (long long)r->C, (long long)rows);
+  return attn_reshape(r->c, n, ATTN_SHAPE(r->B * r->N, 1, rows, r->C, 1));
 }
 
 /* ---- inputs as chunks ------------------------------------------------------------------------ */
@@ -138,10 +122,9 @@ static al_tensor *heads_first(const run *r, al_tensor *t) {
 /* Log decay a step (B,T,Hkv,D), 0 where no key is present; NULL without decay. */
 static al_tensor *log_decay(const run *r) {
   if (is(r->o, "decay", "none")) return NULL;
-  al_tensor *a, *present = al_tensor_new(r->c, AL_I32, 4, (int64_t[]){r->B, r->T, 1, 1});
-  for (int64_t b = 0; present && b < r->B; b++)
-    for (int64_t t = 0; t < r->T; t++)
-      ((int32_t *)al_data(present))[b * r->T + t] = t < length(r, b);
+  al_tensor *a, *present = attn_part_lengths(r->c, r->in->lengths, r->B, r->T, r->T);
+  present = OP("present", AL_IN(present), "size=%lld", (long long)r->T);
+  present = attn_reshape(r->c, present, ATTN_SHAPE(r->B, r->T, 1, 1));
   al_tensor *zero = full(r, ATTN_SHAPE(1), 0);
   if (r->gate) {
     al_tensor *x = OP("squeeze", AL_IN(present), "axis=-1");
@@ -188,11 +171,15 @@ static al_tensor *weigh(const run *r, al_tensor *c, al_tensor *mask, al_tensor *
 /* c plus the bonus on the diagonal. */
 static al_tensor *with_bonus(const run *r, al_tensor *c) {
   if (!has_bonus(r->o)) return c;
-  al_tensor *one = full(r, ATTN_SHAPE(r->C, r->C, 1), 0);
-  for (int64_t i = 0; one && i < r->C; i++) {
-    if (al_type(one) == AL_F64) ((double *)al_data(one))[i * (r->C + 1)] = 1;
-    else ((float *)al_data(one))[i * (r->C + 1)] = 1;
+  double *v = calloc((size_t)(r->C * r->C), sizeof *v);
+  if (!v) {
+    al_fail(r->c, AL_ENOMEM, "out of memory (bonus of %lld tokens)", (long long)r->C);
+    return NULL;
   }
+  for (int64_t i = 0; i < r->C; i++) v[i * (r->C + 1)] = 1;
+  al_tensor *one =
+      al_tensor_from(r->c, al_type(r->in->q), ATTN_SHAPE(r->C, r->C, 1), v, r->C * r->C);
+  free(v);
   if (!r->bonus) return add(r, c, OP("scale", AL_IN(one), "by=%.17g", al_opt_num(r->o, "bonus")));
   return add(r, c, mul(r, one, attn_reshape(r->c, r->bonus, ATTN_SHAPE(r->Hkv, 1, 1, r->D))));
 }

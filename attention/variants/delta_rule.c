@@ -118,14 +118,8 @@ static al_tensor *by_head(const run *r, al_tensor *t, al_tensor *f) {
 
 /* (B,T) i32, 1 where a key is present, or NULL where all are. */
 static al_tensor *presence(const run *r) {
-  const al_tensor *l = r->in->lengths;
-  if (!l) return NULL;
-  al_tensor *t = al_tensor_new(r->c, AL_I32, 2, (int64_t[]){r->B, r->T});
-  for (int64_t b = 0; t && b < r->B; b++)
-    for (int64_t i = 0; i < r->T; i++)
-      ((int32_t *)al_data(t))[b * r->T + i] =
-          i < ((const int32_t *)al_data(l))[b * al_stride(l)[0]];
-  return t;
+  if (!r->in->lengths) return NULL;
+  return OP("present", AL_IN(r->in->lengths), "size=%lld", (long long)r->T);
 }
 
 /* t (B,T,...) where present, else 0: selected, so that what padding holds is not read. */

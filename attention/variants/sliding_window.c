@@ -64,72 +64,18 @@ typedef struct run {
   const attn_in *in;
   al_tensor *q;               /* with a learned scale in it */
   al_tensor *scale, *sink;    /* parameters or NULL */
-  al_tensor *k_rows, *v_rows; /* (B kept + B T + 1, Hkv D or E): see `rows` */
-  int64_t B, T, W, R, N;      /* N blocks of R rows */
-  int64_t kept;               /* entries of the state's ring */
+  al_tensor *k_last, *v_last; /* (B,m,Hkv,D or E): the last tokens, the latest first */
+  al_tensor *held;       /* (B) i32: how many of the ring's entries are tokens; NULL: no ring */
+  int64_t B, T, W, R, N; /* N blocks of R rows */
+  int64_t kept;          /* entries of the state's ring */
 } run;
 
 #define OP(name, ...) al_run(r->c, name, __VA_ARGS__)
 
 static int64_t clip(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
 
-/* Keys that batch row b saw before this call, and has in it. */
-static int64_t before(const run *r, int64_t b) {
-  return r->in->state ? ((const int32_t *)al_data(attn_state_get(r->in->state, "count")))[b] : 0;
-}
-static int64_t length(const run *r, int64_t b) {
-  const al_tensor *l = r->in->lengths;
-  return l ? clip(((const int32_t *)al_data(l))[b * al_stride(l)[0]], 0, r->T) : r->T;
-}
-
-/* ---- rows by number ---------------------------------------------------------------------------
- * A table holds one token a row: those of the ring, those of this call, and a last row of zeros for
- * what is absent. Picking is a selection: what is not picked is not read. */
-
-static al_tensor *flat(const run *r, al_tensor *t) {
-  return OP("reshape", AL_IN(t), "shape={%lld,%lld}", (long long)(al_size(t, 0) * al_size(t, 1)),
-            (long long)(al_size(t, 2) * al_size(t, 3)));
-}
-
-static al_tensor *rows(const run *r, const char *name, al_tensor *now) {
-  const int64_t none[] = {1, al_size(now, 2) * al_size(now, 3)};
-  al_tensor *zero = al_tensor_full(r->c, al_type(now), 2, none, 0);
-  if (!r->kept) return OP("concat", AL_IN(flat(r, now), zero), "axis=0");
-  return OP("concat", AL_IN(flat(r, attn_state_get(r->in->state, name)), flat(r, now), zero),
-            "axis=0");
-}
-
-/* The row of the table for the token `back` steps before new token `at` of batch row b: 0 is token
- * at - 1. */
-static int32_t row_before(const run *r, int64_t b, int64_t at, int64_t back) {
-  const int64_t i = at - 1 - back, past = -1 - i; /* new token i, or the past-th of the ring */
-  if (i >= 0 && i < length(r, b)) return (int32_t)(r->B * r->kept + b * r->T + i);
-  if (i < 0 && past < clip(before(r, b), 0, r->kept)) return (int32_t)(b * r->kept + past);
-  return (int32_t)(r->B * (r->kept + r->T));
-}
-
-/* (n,m) ids -> (n,m,heads,C) */
-static al_tensor *pick(const run *r, al_tensor *table, al_tensor *ids, int64_t heads) {
-  al_tensor *t = OP("embedding", AL_IN(table, ids), "");
-  return t ? OP("reshape", AL_IN(t), "shape={%lld,%lld,%lld,%lld}", (long long)al_size(ids, 0),
-                (long long)al_size(ids, 1), (long long)heads,
-                (long long)(al_size(table, 1) / heads))
-           : NULL;
-}
-
-static al_tensor *numbers(const run *r, int ndim, int64_t n, int64_t m, int32_t **v) {
-  al_tensor *t = al_tensor_new(r->c, AL_I32, ndim, (int64_t[]){n, m});
-  *v = (int32_t *)al_data(t);
-  return t;
-}
-
-/* The m tokens before the end, the latest first: (B,m). */
-static al_tensor *latest(const run *r, int64_t m) {
-  int32_t *v;
-  al_tensor *ids = numbers(r, 2, r->B, m, &v);
-  for (int64_t b = 0; v && b < r->B; b++)
-    for (int64_t i = 0; i < m; i++) *v++ = row_before(r, b, length(r, b), i);
-  return ids;
+static al_tensor *ring(const run *r, const char *name) {
+  return r->kept ? attn_state_get(r->in->state, name) : NULL;
 }
 
 /* ---- one part of a row's keys ---------------------------------------------------------------- */
@@ -197,69 +143,50 @@ static al_tensor *blocks(const run *r, al_tensor *t) {
 
 /* The order of the rows in every block turned round: (B N,R,...) */
 static al_tensor *turned(const run *r, al_tensor *t) {
-  if (r->R == 1 || !t) return t;
-  int32_t *v;
-  const bool row = al_ndim(t) == 3;
-  if (row) t = OP("unsqueeze", AL_IN(t), "axis=-1");
-  al_tensor *ids = numbers(r, 2, r->B * r->N, r->R, &v);
-  for (int64_t n = 0; v && n < r->B * r->N; n++)
-    for (int64_t u = 0; u < r->R; u++) *v++ = (int32_t)(n * r->R + r->R - 1 - u);
-  t = t ? pick(r, flat(r, t), ids, al_size(t, 2)) : NULL;
-  return row ? OP("squeeze", AL_IN(t), "axis=-1") : t;
+  return r->R == 1 || !t ? t : OP("latest", AL_IN(t), "size=%lld", (long long)r->R);
 }
 
 static part own_keys(const run *r) {
-  int32_t *v;
-  al_tensor *lengths = numbers(r, 1, r->B * r->N, 1, &v);
-  for (int64_t b = 0; v && b < r->B; b++)
-    for (int64_t n = 0; n < r->N; n++) *v++ = (int32_t)clip(length(r, b) - n * r->R, 0, r->R);
+  al_tensor *lengths = attn_part_lengths(r->c, r->in->lengths, r->B, r->T, r->R);
   return attend(r, blocks(r, r->q), blocks(r, r->in->k), blocks(r, r->in->v), lengths,
                 "causal=true");
 }
 
+/* The P tokens before each block, the latest first: (B N,P,H,C). */
+static al_tensor *before_blocks(const run *r, const char *name, al_tensor *now, int64_t P) {
+  return OP("latest", AL_IN(now, ring(r, name), r->held, r->in->lengths), "size=%lld every=%lld",
+            (long long)P, (long long)r->R);
+}
+
 static part keys_before(const run *r) {
-  int64_t P = 0;
-  for (int64_t b = 0; b < r->B; b++)
-    P = clip(clip(before(r, b), 0, r->kept) + (r->N - 1) * r->R, P, r->W - 1);
+  const int64_t P = clip(r->kept + (r->N - 1) * r->R, 0, r->W - 1), zero = 0;
   if (P == 0) return (part){0};
-  int32_t *v, *l;
   char mask[64];
-  al_tensor *ids = numbers(r, 2, r->B * r->N, P, &v), *lengths = numbers(r, 1, r->B * r->N, 1, &l);
-  for (int64_t b = 0; v && l && b < r->B; b++)
-    for (int64_t n = 0; n < r->N; n++) {
-      for (int64_t i = 0; i < P; i++) *v++ = row_before(r, b, n * r->R, i);
-      *l++ = (int32_t)clip(clip(before(r, b), 0, r->kept) + n * r->R, 0, P);
-    }
+  al_tensor *held = r->held ? r->held : al_tensor_full(r->c, AL_I32, 1, &r->B, (double)zero);
+  held = OP("unsqueeze", AL_IN(held), "axis=-1");
+  al_tensor *lengths =
+      OP("add_i32", AL_IN(held, attn_multiples(r->c, r->N, r->R)), "min=0 max=%lld", (long long)P);
+  lengths = attn_reshape(r->c, lengths, ATTN_SHAPE(r->B * r->N));
   snprintf(mask, sizeof mask, "causal=true offset=%lld", (long long)(r->W - 1 - r->R));
-  part p = attend(r, turned(r, blocks(r, r->q)), pick(r, r->k_rows, ids, r->s->kv_heads),
-                  pick(r, r->v_rows, ids, r->s->kv_heads), lengths, mask);
+  part p = attend(r, turned(r, blocks(r, r->q)), before_blocks(r, "k", r->in->k, P),
+                  before_blocks(r, "v", r->in->v, P), lengths, mask);
   return (part){turned(r, p.y), turned(r, p.W), turned(r, p.m)};
 }
 
 /* Rows past the length see the last keys there are. */
 static al_tensor *padding(const run *r, al_tensor *y) {
-  bool any = false;
-  for (int64_t b = 0; b < r->B; b++) any |= length(r, b) < r->T;
-  if (!any) return y;
-  const int64_t m = clip(r->W, 0, r->kept + r->T);
-  int32_t *v, *l;
-  al_tensor *lengths = numbers(r, 1, r->B, 1, &l), *present = numbers(r, 2, r->B, r->T, &v);
-  for (int64_t b = 0; v && l && b < r->B; b++) {
-    *l++ = (int32_t)clip(before(r, b) + length(r, b), 0, m);
-    for (int64_t i = 0; i < r->T; i++) *v++ = i < length(r, b);
-  }
-  al_tensor *ids = latest(r, m);
-  const part last = attend(r, r->q, pick(r, r->k_rows, ids, r->s->kv_heads),
-                           pick(r, r->v_rows, ids, r->s->kv_heads), lengths, "");
+  if (!r->in->lengths) return y;
+  al_tensor *lengths = OP("add_i32", AL_IN(r->in->lengths), "min=0 max=%lld", (long long)r->T);
+  lengths = OP("add_i32", AL_IN(lengths, r->held), "max=%lld", (long long)al_size(r->k_last, 1));
+  const part last = attend(r, r->q, r->k_last, r->v_last, lengths, "");
+  al_tensor *present = OP("present", AL_IN(r->in->lengths), "size=%lld", (long long)r->T);
   present = OP("unsqueeze", AL_IN(OP("unsqueeze", AL_IN(present), "axis=-1")), "axis=-1");
   return OP("select", AL_IN(present, y, merge(r, last, (part){0})), "");
 }
 
-static void keep(const run *r) {
-  if (!r->in->next) return;
-  al_tensor *ids = latest(r, clip(r->W, 0, r->kept + r->T));
-  attn_state_put(r->c, r->in->next, "k", pick(r, r->k_rows, ids, r->s->kv_heads), NULL);
-  attn_state_put(r->c, r->in->next, "v", pick(r, r->v_rows, ids, r->s->kv_heads), NULL);
+static al_tensor *last_tokens(const run *r, const char *name, al_tensor *now) {
+  return OP("latest", AL_IN(now, ring(r, name), r->held, r->in->lengths), "size=%lld",
+            (long long)clip(r->W, 0, r->kept + r->T));
 }
 
 static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
@@ -273,9 +200,17 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   if (al_opt_is(o, "logit_scale", "learned")) r->scale = *p++;
   if (al_opt_is(o, "sink", "learned")) r->sink = *p;
   if (r->scale) r->q = OP("mul", AL_IN(in->q, OP("unsqueeze", AL_IN(r->scale), "axis=-1")), "");
-  r->k_rows = rows(r, "k", in->k);
-  r->v_rows = rows(r, "v", in->v);
-  keep(r);
+  if (r->kept)
+    r->held =
+        OP("add_i32", AL_IN(attn_state_get(in->state, "count")), "max=%lld", (long long)r->kept);
+  if (in->next || in->lengths) {
+    r->k_last = last_tokens(r, "k", in->k);
+    r->v_last = last_tokens(r, "v", in->v);
+  }
+  if (in->next) {
+    attn_state_put(c, in->next, "k", r->k_last, NULL);
+    attn_state_put(c, in->next, "v", r->v_last, NULL);
+  }
   if (r->T == 0)
     return al_tensor_full(c, al_type(in->q), 4, (int64_t[]){r->B, 0, s->heads, s->value_dim}, 0);
   al_tensor *y = merge(r, own_keys(r), keys_before(r));

@@ -203,6 +203,10 @@ function M.no_environment(file)
   return banned(file, set "getenv secure_getenv setenv putenv unsetenv environ", "only core/ctx.c and lua/ read it")
 end
 
+function M.no_address(file)
+  return banned(file, set "al_data al_host", "numbers may lie where only kernels reach: attention is made of ops")
+end
+
 -- What one machine has and another has not; `long double` has 80, 64 or 128 bits.
 local MACHINE = { "__x86_64__", "__i386__", "__aarch64__", "__builtin_cpu_%w+", "__builtin_ia32_%w+", "__AVX%w*", "__SSE%w*", "long%s+double" }
 

@@ -154,6 +154,10 @@ end)
 local MACHINES = { ["kernels/kernel.h"] = true, ["kernels/cpu/isa.c"] = true, ["kernels/cpu/product.c"] = true,
                    ["kernels/cpu/tile.h"] = true, ["kernels/cpu/weigh.h"] = true, ["attention/plugin_file.c"] = true }
 
+T.test("attention is made of ops and takes no address of numbers", function()
+  holds("^attention/", house.no_address)
+end)
+
 T.test("no code is for one machine but in the files that pick", function()
   holds("^kernels/ ^core/ ^attention/ ^lua/.*%.[ch]$ ^experiments/", function(f) return MACHINES[f.path] and {} or house.no_machine(f) end)
 end)
@@ -278,6 +282,11 @@ T.test("includes against the arrows are found", function()
   end
   accepts(house.arrows, "core/ops/x.c", '/* #include "../../attention/attn.h" */\n#include "../../kernels/x.h"\n#include <math.h>')
   accepts(house.arrows, "tests/x.c", '#include "../core/core.h"')
+end)
+
+T.test("addresses of numbers are found", function()
+  refuses(house.no_address, "attention/x.c", "int a;\ndouble *x = al_data(t);", ":2: al_data: numbers may lie")
+  accepts(house.no_address, "attention/x.c", "/* al_data */ al_read(t, v, n);")
 end)
 
 T.test("what is for one machine is found", function()
