@@ -11,7 +11,7 @@
 #define ATTN_H
 #include "../core/attnlab.h"
 
-#define ATTN_ABI 1
+#define ATTN_ABI 2
 
 typedef struct attn_state attn_state; /* see "state" below */
 
@@ -44,7 +44,7 @@ typedef struct attn_in {
    * lengths count the keys of this call. NULL otherwise. */
   const attn_state *state;
   attn_state *next;
-  /* since ABI 1 up to here */
+  /* since ABI 2 up to here */
 } attn_in;
 
 /* Claims that the conformance tests hold a variant to. */
@@ -109,7 +109,7 @@ typedef struct attn_family {
   bool (*source)(const al_opts *o, const attn_sizes *s, const char *kind, char *buf, size_t n);
   /* Runs once before the family is registered; an error refuses it. May be NULL. */
   al_status (*init)(al_ctx *c);
-  /* ABI 1 ends here */
+  /* ABI 2 ends here */
 } attn_family;
 
 /* ---- state ---------------------------------------------------------------------------------- */
@@ -136,16 +136,17 @@ AL_API int64_t attn_state_size(const attn_state *st); /* bytes, measured from th
 /* ---- plug-ins ------------------------------------------------------------------------------- */
 
 /* A plug-in reaches the program only through this table, so that it loads wherever the program's
- * symbols are not global (stock lua5.4). With ATTN_PLUGIN the same names go through it. */
+ * symbols are not global (stock lua5.4). With ATTN_PLUGIN the same names go through it. There is no
+ * address of numbers in it: they may lie where only kernels reach, so a plug-in is made of ops. */
 /* clang-format off */
 #define ATTN_HOST_CALLS(X) \
   X(al_fail_at) X(al_error) X(al_nearest) X(al_dtype_name) X(al_dtype_size) X(al_tensor_new) \
   X(al_tensor_full) X(al_tensor_from) X(al_retain) X(al_release) X(al_type) X(al_ndim) \
-  X(al_size) X(al_shape) X(al_stride) X(al_numel) X(al_data) X(al_read) X(al_shape_str) \
+  X(al_size) X(al_shape) X(al_numel) X(al_read) X(al_shape_str) \
   X(al_scope_begin) X(al_scope_end) X(al_detach) X(al_grad_mode) X(al_opts_has) X(al_opts_given) \
   X(al_opt_kind) X(al_opt_bool) X(al_opt_int) X(al_opt_num) X(al_opt_word) X(al_opt_is) \
   X(al_opt_list) X(al_opts_text) X(al_run) X(al_run_into) X(attn_state_get) X(attn_state_put) \
-  X(attn_state_batch) X(attn_state_position)
+  X(attn_state_batch) X(attn_state_position) X(attn_state_even)
 /* clang-format on */
 typedef struct attn_host {
   uint32_t abi, size; /* ATTN_ABI, sizeof(attn_host); grows only at the end */

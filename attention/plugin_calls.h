@@ -19,9 +19,7 @@ static const attn_host *attn_host_;
 #define al_ndim attn_host_->al_ndim
 #define al_size attn_host_->al_size
 #define al_shape attn_host_->al_shape
-#define al_stride attn_host_->al_stride
 #define al_numel attn_host_->al_numel
-#define al_data attn_host_->al_data
 #define al_read attn_host_->al_read
 #define al_shape_str attn_host_->al_shape_str
 #define al_scope_begin attn_host_->al_scope_begin
@@ -44,6 +42,7 @@ static const attn_host *attn_host_;
 #define attn_state_put attn_host_->attn_state_put
 #define attn_state_batch attn_host_->attn_state_batch
 #define attn_state_position attn_host_->attn_state_position
+#define attn_state_even attn_host_->attn_state_even
 
 /* A name that is routed expands to one with the table before it, so its text is longer. */
 #define ATTN_TEXT_(x) #x

@@ -7,10 +7,10 @@
  * `lengths` of new (B,T,width). */
 typedef struct alk_latest {
   int64_t B, K, T, width;
-  int64_t size;           /* entries looked back at */
-  int64_t every;          /* from before each every-th entry of new; 0: from the end */
-  const int32_t *held;    /* (B), more than K as K; NULL: K */
-  const int32_t *lengths; /* (B), below 0 as 0, more than T as T; NULL: T */
+  int64_t size;        /* entries looked back at */
+  int64_t every;       /* from before each every-th entry of new; 0: from the end */
+  const void *held;    /* (B), more than K as K; NULL: K */
+  const void *lengths; /* (B), below 0 as 0, more than T as T; NULL: T */
 } alk_latest;
 
 /* Places of a row that are looked back from. */

@@ -7,10 +7,10 @@ typedef ALK_REAL real;
 static int64_t within(int64_t x, int64_t most) { return x < 0 ? 0 : x > most ? most : x; }
 
 static int64_t length(const alk_latest *g, int64_t b) {
-  return g->lengths ? within(g->lengths[b], g->T) : g->T;
+  return g->lengths ? within(((const int32_t *)g->lengths)[b], g->T) : g->T;
 }
 static int64_t held(const alk_latest *g, int64_t b) {
-  return g->held ? within(g->held[b], g->K) : g->K;
+  return g->held ? within(((const int32_t *)g->held)[b], g->K) : g->K;
 }
 
 alk_status ALK_NAME(latest_fwd)(const alk_place *place, const alk_latest *g, const void *old,

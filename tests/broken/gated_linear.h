@@ -6,7 +6,8 @@
  * sum_j elu1(k_j) (B,Hkv,D). A file defines what it breaks (the names below) before it includes
  * this, and ends with BROKEN(stem). */
 #include "attn.h"
-#include <string.h>
+#include <math.h>
+#include <stdlib.h>
 
 #ifndef OFFSET
 #define OFFSET 0 /* of the rows against the keys */
@@ -47,11 +48,17 @@
 
 static const al_arg options[] = {{0}};
 
-/* A copy of the numbers alone: what follows does not know where they came from. */
-static inline al_tensor *numbers(al_ctx *c, al_tensor *t) {
-  if (!t || !(t = OP("contiguous", AL_IN(t), ""))) return NULL;
-  al_tensor *copy = al_tensor_new(c, al_type(t), al_ndim(t), al_shape(t));
-  if (copy) memcpy(al_data(copy), al_data(t), (size_t)(al_numel(t) * al_dtype_size(al_type(t))));
+/* A copy of the numbers alone: what follows does not know where they came from. finite: 1 where they
+ * are numbers, else 0. */
+static inline al_tensor *numbers(al_ctx *c, al_tensor *t, bool finite) {
+  const int64_t n = al_numel(t);
+  double *v = malloc((size_t)n * sizeof *v + 1);
+  al_tensor *copy = NULL;
+  if (v && t && al_read(t, v, n) == AL_OK) {
+    for (int64_t i = 0; finite && i < n; i++) v[i] = isfinite(v[i]);
+    copy = al_tensor_from(c, al_type(t), al_ndim(t), al_shape(t), v, n);
+  }
+  free(v);
   return copy;
 }
 
@@ -78,16 +85,10 @@ static al_status state(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_t
 /* (B,S,H,D) with zeros where a key is absent. */
 static al_tensor *present(al_ctx *c, const attn_in *in, al_tensor *t) {
   if (!t || !LENGTHS) return t;
-  const int64_t B = al_size(t, 0), S = al_size(t, 1), one = 1;
-  double zero = 0, len[8];
-  al_tensor *there = al_tensor_full(c, al_type(t), 4, (int64_t[]){B, S, 1, 1}, 1);
-  if (!there || al_read(LENGTHS, len, B) != AL_OK) return NULL;
-  for (int64_t b = 0; b < B; b++)
-    for (int64_t j = 0; j < S; j++) {
-      const double here = (double)j < len[b];
-      if (al_type(t) == AL_F64) ((double *)al_data(there))[b * S + j] = here;
-      else ((float *)al_data(there))[b * S + j] = (float)here;
-    }
+  const int64_t one = 1;
+  double zero = 0;
+  al_tensor *there = OP("present", AL_IN(LENGTHS), "size=%lld", (long long)al_size(t, 1));
+  there = OP("unsqueeze", AL_IN(OP("unsqueeze", AL_IN(there), "axis=-1")), "axis=-1");
   return OP("select", AL_IN(there, t, al_tensor_from(c, al_type(t), 1, &one, &zero, 1)), "");
 }
 

@@ -14,6 +14,9 @@ static __attribute__((unused)) al_tensor *forward(al_ctx *c, const al_opts *o, c
 #ifdef FAULT_UNDEFINED /* not in ATTN_HOST_CALLS */
 #define INIT init
 static al_status init(al_ctx *c) { return al_ctx_new() == c ? AL_OK : AL_ESTATE; }
+#elif defined FAULT_ADDRESS /* of numbers: they may lie where no plug-in reaches */
+#define INIT init
+static al_status init(al_ctx *c) { return (void)c, al_host(NULL) ? AL_ESTATE : AL_OK; }
 #elif defined FAULT_INIT
 #define INIT init
 static al_status init(al_ctx *c) { return al_fail(c, AL_ESTATE, "no %s today", "moon"); }
@@ -95,7 +98,7 @@ AL_API const attn_plugin_stamp stamp __asm__("attn_plugin_stamp") =
 #ifdef FAULT_STAMP_NAME
     ATTN_STAMP(other);
 #elif defined FAULT_STAMP_ABI
-    {ATTN_MAGIC, ATTN_ABI + 1, {0}, "fault"};
+    {ATTN_MAGIC, ATTN_ABI - 1, {0}, "fault"};
 #else
     ATTN_STAMP(fault);
 #endif
