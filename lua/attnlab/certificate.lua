@@ -38,17 +38,20 @@ function M.write(root, checked)
   return names.shown(path)
 end
 
--- {variant, certificate = file, sha256, passed, date, stale} of a family with options; without a
--- certificate {variant, certificate = "none"}. stale: it is of other sources.
+-- {variant, certificate = file, sha256, passed, date, stale} of a family with options; without a certificate {variant,
+-- certificate = "none"}, of a file that is not a whole one {variant, certificate = file, damaged = true}. stale: it is
+-- of other sources.
 function M.find(root, family, text)
   local path = M.path(root, family, text)
-  local none = { variant = family, certificate = "none" }
+  if sys.exists(path) ~= "file" then return { variant = family, certificate = "none" } end
   local readable, bytes = pcall(sys.read, path, 1 << 26)
   local ok, record = pcall(json.decode, readable and bytes or "")
-  if not ok or type(record) ~= "table" or type(record.source) ~= "table" then return none end
+  if not ok or type(record) ~= "table" or type(record.source) ~= "table" or type(record.passed) ~= "boolean" then
+    return { variant = family, certificate = names.shown(path), damaged = true }
+  end
   local now = source(family)
   local same = record.source.program == now.program and record.source.sha256 == now.sha256
-  return { variant = family, certificate = names.shown(path), sha256 = sys.sha256(bytes), passed = record.passed == true,
+  return { variant = family, certificate = names.shown(path), sha256 = sys.sha256(bytes), passed = record.passed,
            date = type(record.date) == "string" and record.date or nil, stale = not same or nil }
 end
 
@@ -59,13 +62,13 @@ function M.of(root, cfg)
   return list
 end
 
--- One word for a table: "passed", "FAILED", "stale", "none", of several the worst.
+-- One word for a table: "passed", "stale", "none", "damaged", "FAILED", of several the worst.
 function M.word(list)
   local word
-  local rank = { passed = 1, stale = 2, none = 3, FAILED = 4 }
+  local rank = { passed = 1, stale = 2, none = 3, damaged = 4, FAILED = 5 }
   for _, c in ipairs(type(list) == "table" and list or {}) do
     local none = type(c) ~= "table" or c.certificate == "none"
-    local w = none and "none" or not c.passed and "FAILED" or c.stale and "stale" or "passed"
+    local w = none and "none" or c.damaged and "damaged" or not c.passed and "FAILED" or c.stale and "stale" or "passed"
     if not word or rank[w] > rank[word] then word = w end
   end
   return word

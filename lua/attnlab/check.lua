@@ -57,13 +57,13 @@ local function examples()
   return out
 end
 
--- {{name =, plugins = {paths}}, ...}
+-- {{name =, plugins = {paths}, typed = the user wrote it}, ...}
 local function targets(args)
   local list, loaded = {}, args.flags.plugin or {}
-  local function add(variants, more)
+  local function add(variants, more, typed)
     local paths = table.move(loaded, 1, #loaded, 1, {})
     paths[#paths + 1] = more
-    for _, name in ipairs(variants) do list[#list + 1] = { name = name, plugins = paths } end
+    for _, name in ipairs(variants) do list[#list + 1] = { name = name, plugins = paths, typed = typed } end
   end
   local without = {} -- what every worker has: read before files bring more
   for _, f in ipairs(core.attn.families()) do of_family(f.name, without) end
@@ -74,7 +74,7 @@ local function targets(args)
       of_family(plugins.load(path), variants)
       add(variants, path)
     else
-      add({ word })
+      add({ word }, nil, true)
     end
   end
   if args.flags.all then
@@ -239,6 +239,8 @@ function M.run(args, usage)
   local list, began = targets(args), sys.clock()
   for _, job in ipairs(list) do -- unknown names, before anything runs
     local ok, family, options = pcall(core.check.canonical, job.name, text)
+    local typed = not ok and (job.typed or text ~= "" and pcall(core.check.canonical, job.name, ""))
+    if typed then usage("%s", family) end
     if not ok then error(family, 0) end
     job.family, job.options = family, options
   end

@@ -179,7 +179,9 @@ local function check_attention(cfg, i)
     sizes.bare = false
     Attention.family_of(spec, sizes)
   end
-  return a, Attention.layer_options(a:layer(), layer)
+  layer = Attention.layer_options(a:layer(), layer)
+  Attention.rotation_of(layer, m.head_dim)
+  return a, layer
 end
 
 M.instance_of = check_attention

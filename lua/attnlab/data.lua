@@ -43,7 +43,9 @@ local function own(name)
   return not name:find("/", 1, true) and core.sys.exists(path) == "file" and path or nil
 end
 
+-- Whether a name can only be a file's.
 local function is_path(name) return name:find("/", 1, true) or name:find "%.%w+$" end
+M.is_path = is_path
 
 -- What a configuration holds for a text named in a file of `folder` (nil: in the current one): the name of a text
 -- of the project's as it is, another file's absolute path. A file is looked for in the folder, then in the current one.

@@ -117,13 +117,17 @@ end
 local Decoder = {}
 Decoder.__index = Decoder
 
-local function decoder(m, past)
+local function past_of(m, past)
   if past == nil then past = m:has_positions() and "slide" or "continue" end
   local known = false
   for _, word in ipairs(PAST) do known = known or past == word end
   if not known then
     error("generate: option 'past_context': " .. names.unknown("word", tostring(past), PAST), 0)
   end
+  return past
+end
+
+local function decoder(m, past)
   return setmetatable({ m = m, past = past, fed = 0, seconds = 0, n = 0, slides = 0 }, Decoder)
 end
 
@@ -215,17 +219,22 @@ function M.summary(r)
   return table.concat(parts, "; ")
 end
 
-function M.run(m, opts)
+-- What the options mean for the model: those given, checked, the others as they are without; ids = the prompt's.
+function M.options(m, opts)
   opts = names.options("generate", opts)
   check(opts)
-  local tokens, top_k = whole(opts, "tokens", 256, 0), whole(opts, "top_k", 0, 0)
-  local temperature = number(opts, "temperature", 0, 0)
-  local seed, vocabulary = whole(opts, "seed", 1, 0), m.vocabulary
-  local eos = opts.eos
-  if eos == nil and vocabulary then eos = vocabulary.eos end
-  local ids = start(m, opts.prompt)
-  if #ids == 0 then error("generate: the prompt is empty", 0) end
-  local prompt, mode, decode = #ids, m.training, decoder(m, opts.past_context)
+  local o = { tokens = whole(opts, "tokens", 256, 0), top_k = whole(opts, "top_k", 0, 0),
+              temperature = number(opts, "temperature", 0, 0), seed = whole(opts, "seed", 1, 0), eos = opts.eos,
+              ids = start(m, opts.prompt), past = past_of(m, opts.past_context), on_token = opts.on_token }
+  if o.eos == nil and m.vocabulary then o.eos = m.vocabulary.eos end
+  if #o.ids == 0 then error("generate: the prompt is empty", 0) end
+  return o
+end
+
+function M.run(m, opts)
+  local o, vocabulary = M.options(m, opts), m.vocabulary
+  local ids, tokens, temperature, top_k, seed, eos = o.ids, o.tokens, o.temperature, o.top_k, o.seed, o.eos
+  local prompt, mode, decode = #ids, m.training, decoder(m, o.past)
   m:eval()
   local ok, message = pcall(core.no_grad, function()
     for n = 1, tokens do
@@ -242,7 +251,7 @@ function M.run(m, opts)
       -- a start token in the middle begins another text
       if eos and (id == eos or (vocabulary and id == vocabulary.bos)) then break end
       ids[#ids + 1] = id
-      if opts.on_token then opts.on_token(vocabulary and vocabulary:piece(id), id) end
+      if o.on_token then o.on_token(vocabulary and vocabulary:piece(id), id) end
     end
   end)
   m:train(mode)

@@ -43,15 +43,16 @@ function M.reason(e)
   return rest and not rest:find "^attempt to" and not rest:find "^bad argument" and rest or e
 end
 
--- f(...) behind true; a failure is told on stderr as `what`, and is false. An interrupt goes on.
+-- f(...) behind true; a failure is told on stderr as `what`, and is false and this text. An interrupt goes on.
 function M.attempt(what, f, ...)
   local out = table.pack(pcall(f, ...))
   if out[1] then return table.unpack(out, 1, out.n) end
   local why = tostring(out[2])
   if why:find "interrupted$" then error(why, 0) end
+  local text = what .. ": " .. tables.clean(M.reason(why))
   io.stdout:flush()
-  io.stderr:write(what, ": ", tables.clean(M.reason(why)), "\n")
-  return false
+  io.stderr:write(text, "\n")
+  return false, text
 end
 
 -- For messages, tables and files: without the border, and UTF-8 that no name in it can keep it from being.

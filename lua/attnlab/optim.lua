@@ -6,6 +6,7 @@
 -- global gradient norm; o:zero_grad(); o:steps([n]); o:state().
 local core = require "attnlab.core"
 local names = require "attnlab.names"
+local rows = require "attnlab.rows"
 
 local M = {}
 local Optimiser = {}
@@ -17,6 +18,9 @@ local function build(kind, opts)
   local params = opts[1] or opts.params
   if type(params) ~= "table" then
     error(("%s: table of parameters expected as first entry, got %s"):format(kind, type(params)), 3)
+  end
+  if type(opts.eps) == "number" and not (opts.eps > 0) then -- a parameter of no gradient would be divided by 0
+    error(("%s: option 'eps': number > 0 expected, got %s"):format(kind, rows.show(opts.eps)), 3)
   end
   local decay, rest = opts.decay or "matrices", {}
   if decay ~= "matrices" and decay ~= "all" then

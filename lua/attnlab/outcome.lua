@@ -5,6 +5,7 @@ local figures = require "attnlab.figures"
 local names = require "attnlab.names"
 local report = require "attnlab.report"
 local runs = require "attnlab.runs"
+local words = require "attnlab.words"
 local sys = core.sys
 
 local M = {}
@@ -30,7 +31,7 @@ function M.show(plan, list, root, as_json)
   local dir = names.inside(root, plan.results)
   if as_json then
     local written, all_made = names.attempt("results not written", write_results, result, dir)
-    if written then print(sys.read(dir .. "/table.json")) end
+    if written then print(sys.read(dir .. "/table.json")) else words.no_value(all_made) end
     return written and all_made
   end
   if e.question then print("\n" .. e.question) end

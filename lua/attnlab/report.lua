@@ -26,7 +26,7 @@ local COLUMNS = {
   { key = "state", title = "state", right = true, doc = "state: computed, not used in training: bytes that a sequence carries from token to token at the "
     .. "context's end; (grows): with the context" },
   { key = "check", title = "check", doc = "check: the worst of the conformance certificates that the run began with (./lab check NAME writes "
-    .. "one); none: not checked" },
+    .. "one); none: not checked; damaged: its file is not whole" },
   { key = "status", title = "status", doc = "status: diverged is a result; stale = made by another source, library or thread count" },
 }
 

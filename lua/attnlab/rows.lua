@@ -1,5 +1,6 @@
 -- Options declared as rows, in the shape in which the C core hands out its own:
---   { name=, type="word|number|...", default="text", choices={..}, min=, max=, doc= }
+--   { name=, type="word|number|...", default="text", choices={..}, min=, max=, above=, below=, doc= }
+-- above, below: bounds that are no values themselves.
 -- Types: bool integer number word list (of numbers) named (numbers by name) text table (of anything), or
 -- several with "|". Checking, reading from the command line, defaults and help all come from the row.
 local core = require "attnlab.core"
@@ -52,8 +53,11 @@ function M.expected(row)
       parts[#parts + 1] = "true or false"
     elseif k == "list" then
       parts[#parts + 1] = "list of numbers" .. (row.min and (" >= %g"):format(row.min) or "")
+        .. (row.below and (", < %g"):format(row.below) or "")
     elseif k == "named" then
       parts[#parts + 1] = "numbers by name, as {t=1}"
+    elseif k == "number" and row.above then
+      parts[#parts + 1] = ("number > %g"):format(row.above)
     elseif (k == "integer" or k == "number") and row.min and row.max then
       parts[#parts + 1] = ("%s in %g..%g"):format(k, row.min, row.max)
     elseif (k == "integer" or k == "number") and row.min then
@@ -89,6 +93,7 @@ end
 
 local function in_range(row, v)
   return finite(v) and (not row.min or v >= row.min) and (not row.max or v <= row.max)
+    and (not row.above or v > row.above) and (not row.below or v < row.below)
 end
 
 -- Integers beyond it are not each a number of the core.

@@ -2,6 +2,8 @@
 -- ranges and help. Read by config.lua.
 local found = require "attnlab.found"
 
+local MOST_LR = 1e30 -- far above any use; the schedule's products stay in their range
+
 return {
   model = {
     { name = "arch", type = "word", default = "llama", choices = found "model/arch",
@@ -33,17 +35,17 @@ return {
     { name = "steps", type = "integer", default = "400", min = 1, doc = "optimiser steps" },
     { name = "batch_size", type = "integer", default = "16", min = 1,
       doc = "windows of `context` tokens a step" },
-    { name = "lr", type = "number", default = "3e-3", min = 0, doc = "highest learning rate" },
-    { name = "min_lr", type = "number", default = "0", min = 0,
+    { name = "lr", type = "number", default = "3e-3", min = 0, max = MOST_LR, doc = "highest learning rate" },
+    { name = "min_lr", type = "number", default = "0", min = 0, max = MOST_LR,
       doc = "learning rate that the decay goes to" },
     { name = "warmup_steps", type = "integer", default = "40", min = 0,
       doc = "linear rise from 0 to lr" },
     { name = "schedule", type = "word", default = "linear",
       choices = { "linear", "cosine", "constant" },
       doc = "from the end of the warm-up to the last step" },
-    { name = "betas", type = "list", default = "{0.9,0.99}", min = 0, max = 1, length = 2,
+    { name = "betas", type = "list", default = "{0.9,0.99}", min = 0, below = 1, length = 2,
       doc = "of AdamW" },
-    { name = "eps", type = "number", default = "1e-8", min = 0, doc = "of AdamW" },
+    { name = "eps", type = "number", default = "1e-8", above = 0, doc = "of AdamW" },
     { name = "weight_decay", type = "number", default = "0.01", min = 0,
       doc = "decoupled, times the learning rate" },
     { name = "decay", type = "word", default = "matrices", choices = { "matrices", "all" },

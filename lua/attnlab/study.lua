@@ -29,6 +29,7 @@ local results = require "attnlab.results"
 local rows = require "attnlab.rows"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
+local words = require "attnlab.words"
 local json, sys = core.json, core.sys
 
 local Study = {}
@@ -341,8 +342,8 @@ function Study:report(list, root, options)
   local out = self:outcome(list, root)
   local function write() return names.attempt("results not written", self.write, self, out, dir) end
   if options.json then
-    local written, _, _, broken = write()
-    if written then print(sys.read(dir .. "/table.json")) end
+    local written, why, _, broken = write()
+    if written then print(sys.read(dir .. "/table.json")) else words.no_value(why) end
     return written and not broken
   end
   if self.question then print("\n" .. self.question) end

@@ -30,8 +30,6 @@ local DIVERGED_BY = 1.0
 -- to 0.8 up.
 local DIVERGED_STEPS = 20
 
-local MOST_LR = 1e30 -- far above any use; the schedule's products stay in their range
-
 -- m may be nil: the model that cfg describes is built, with the data's vocabulary. dataset: of
 -- data.open, where it is at hand.
 function M.trainer(m, cfg, seed, dataset)
@@ -55,9 +53,6 @@ function M.trainer(m, cfg, seed, dataset)
   dataset:need("train", m.config.context)
   local context = t.eval_context > 0 and t.eval_context or m.config.context
   dataset:need("valid", context)
-  for _, key in ipairs { "lr", "min_lr" } do
-    if t[key] > MOST_LR then error(("train: %s: at most %g expected, got %g"):format(key, MOST_LR, t[key]), 0) end
-  end
   local optimiser = optim.adamw {
     m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps, weight_decay = t.weight_decay,
     grad_clip = t.grad_clip, decay = t.decay }

@@ -86,12 +86,12 @@ end)
 
 T.test("what cannot be checked is an error that names it", function()
   local code, text = run "p1/sofmax"
-  T.eq(code, 1)
+  T.eq(code, 2)
   T.ok(text:find("did you mean", 1, true), text)
   code, text = run()
   T.eq(code, 2, text)
   code, text = run("p1/softmax", "denominater=none")
-  T.eq(code, 1)
+  T.eq(code, 2)
   T.ok(text:find("did you mean 'denominator'", 1, true), text)
 end)
 
@@ -102,10 +102,10 @@ T.test("options arrive as they were written", function()
     T.ok(text:find("option 'feature_map'", 1, true), ("%d: %s"):format(i, text)) -- expr was taken
   end
   local code, text = run("softmax", "feature_map=it's 'x'")
-  T.eq(code, 1)
+  T.eq(code, 2)
   T.ok(text:find("got 'it's 'x''", 1, true), text)
   code, text = run("softmax", "feature_map='\"")
-  T.eq(code, 1)
+  T.eq(code, 2)
   T.ok(text:find("got ''\"'", 1, true), text)
 end)
 
@@ -131,5 +131,16 @@ T.test("runs carry the certificates of what they use", function()
   T.eq(certificate.of(root, cfg)[1].certificate, "none")
   T.eq(certificate.word(certificate.of(root, cfg)), "none")
   T.eq(certificate.word { { certificate = "x", passed = true, stale = true } }, "stale")
+  cfg.attention = { preset = "p1/linear_elu" }
+  local path = sys.realpath(list[1].certificate)
+  local whole = sys.read(path)
+  for _, bytes in ipairs { whole:sub(1, #whole // 2), "", "{}", '{"source":{},"passed":"true"}', "\0" } do
+    sys.write(path, bytes)
+    local c = certificate.of(root, cfg)
+    T.eq({ c[1].certificate, c[1].damaged, c[1].passed, certificate.word(c) }, { list[1].certificate, true, nil, "damaged" })
+  end
+  sys.write(path, whole)
+  T.eq(certificate.word(certificate.of(root, cfg)), "passed")
+  T.eq(certificate.word { { certificate = "x", damaged = true }, { certificate = "none" } }, "damaged")
   T.eq(certificate.word { { certificate = "x", passed = true }, { certificate = "y", passed = false } }, "FAILED")
 end)

@@ -32,7 +32,8 @@ mkdir -p "$folder/CMakeFiles"
 printf '%s\n' CMAKE_PROJECT_NAME:STATIC=attnlab "CMAKE_CACHEFILE_DIR:INTERNAL=$folder" \
   "CMAKE_HOME_DIRECTORY:INTERNAL=$source" >"$cache"
 ]],
-  ctest = 'echo "ctest $*" >>"$STAND_IN/log"',
+  ctest = [=[
+case "$*" in -N*none*) echo "Total Tests: 0" ;; -N*) echo "Total Tests: 1" ;; *bad*) exit 8 ;; *) echo "ctest $*" >>"$STAND_IN/log" ;; esac]=],
   ["apt-get"] = [[echo "apt-get $*" >>"$STAND_IN/log"; case "$*" in *" check"*) touch "$STAND_IN/has-check" ;; esac]],
   ["pkg-config"] = [[case $2 in check) [ -e "$STAND_IN/has-check" ] ;; esac]],
   id = "echo 0", gcc = ":", gnuplot = ":", make = ":",
@@ -212,6 +213,9 @@ T.test("the program needs no package of the tests, and the tests do not build th
   T.eq(sys.exists(c.root .. "/build/attnlab_tests"), nil)
   T.eq((c.lab { "test", "--ful" }), 2)
   T.eq((c.lab { "test", "--full", "one" }), 2)
+  T.eq((c.lab { "test", "one", "bad" }), 1)
+  status, text = c.lab { "test", "one", "none" }
+  T.ok(status == 2 and text:find "unknown test 'none'", text)
 end)
 
 T.test("a first build that was cut short, or failed, is taken up", function()

@@ -31,7 +31,7 @@ local SMALL = { "layers=2", "width=16", "heads=2", "mlp=24", "context=16", "batc
 
 T.test("an architecture: trained, measured, stepped, saved, operated on", function()
   for _, arch in ipairs { "neox", "gpt2" } do
-    T.ok(run(1, "train", "arch=" .. arch):find("unknown word '" .. arch .. "'", 1, true), "unknown before")
+    T.ok(run(2, "train", "arch=" .. arch):find("unknown word '" .. arch .. "'", 1, true), "unknown before")
     add(arch .. ".lua", "model/arch")
     T.ok(run(0, "describe", "arch"):find(arch, 1, true), "in the help")
     local words = table.move(SMALL, 1, #SMALL, 5, { "train", "arch=" .. arch, "out_dir=" .. copy .. "/runs", "attention.rope=none" })
@@ -86,6 +86,18 @@ return require("attnlab").experiment { name = "x", seeds = { 1 }, measure = { "l
   T.ok(text:find "The largest number in the trained arm 'b': %d" and text:find "held +b, largest_weight: finite", text)
   local drawn = sys.exists(f .. "/x/by.gp")
   T.ok(not drawn or sys.read(f .. "/x/by.gp"):find "largest number", "a panel")
+end)
+
+T.test("a command: in the help, parsed, run", function()
+  T.ok(run(2, "count", "x"):find("unknown command 'count'", 1, true), "unknown before")
+  add("count.lua", "commands")
+  T.ok(run(0):find "\n  count MODEL +the number", "in the help")
+  T.ok(run(0, "count", "--help"):find "%-%-least N", "its own help")
+  local stories = T.root .. "experiments/models/stories260K.bin"
+  T.eq(run(0, "count", stories), "260032\n")
+  T.eq(run(1, "count", stories, "--least", "1e6"), "260032\n")
+  T.ok(run(2, "count", stories, "--leest", "3"):find "did you mean %-%-least", "unknown option")
+  T.ok(run(2, "count"):find "usage: ./lab count MODEL", "usage")
 end)
 
 T.test("a layer", function()

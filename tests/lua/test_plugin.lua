@@ -51,7 +51,7 @@ T.test("new-variant writes a source once, under a fit name", function()
                            softmax = "it means the preset p1/softmax", [("x"):rep(61)] = "has 61 letters",
                            kernel_attention = "a family of attention has that name" } do
     T.ok((scaffold.unfit(name) or "fit"):find(why), name)
-    expects(1, why, "new-variant", name, "--out", dir .. "/no.c")
+    expects(2, why, "new-variant", name, "--out", dir .. "/no.c")
   end
   expects(2, "NAME expected", "new-variant")
   only_files(dir, { "mine.c" })
@@ -97,7 +97,7 @@ T.test("--plugin, again and again", function()
   local text = expects(0, "mine/plain", "list", "attention", "--plugin", mine, "--plugin=" .. MEAN)
   T.ok(text:find "test/twice_the_mean" and text:find("plug-in " .. mine, 1, true), text)
   expects(0, "plug%-in:  " .. mine .. " %(sha256 %x+%)", "describe", "mine", "--plugin", dir .. "/mine.c")
-  expects(1, "unknown name 'mine'", "describe", "mine")
+  expects(2, "unknown name 'mine'", "describe", "mine")
   expects(1, "plug%-in 'nowhere.so': No such file", "list", "--plugin", "nowhere.so")
   expects(2, "%-%-plugin needs PATH", "list", "--plugin")
   local script = dir .. "/s.lua"

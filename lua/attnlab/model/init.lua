@@ -117,6 +117,9 @@ local function saved_vocabulary(saved, path, tokenizer)
   local given = saved.vocabulary
   if given == nil or given == core.json.null then return nil end
   if type(given) == "table" and given.kind == "characters" and type(given.characters) == "string" then
+    if tokenizer ~= nil then
+      error("option 'tokenizer': the model has a vocabulary of its own, of characters; a table would read its ids as other text", 0)
+    end
     return vocabulary.characters(given.characters)
   elseif type(given) == "table" and given.kind == "llama2c" then
     return llama2c_vocabulary(path, saved.model.vocab, tokenizer)

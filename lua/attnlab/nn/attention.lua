@@ -31,15 +31,7 @@ local function assemble(self, spec, old)
   layer = Attention.layer_options(self.family:layer(), layer)
   self.layer, self.spec = layer, type(spec) == "string" and { preset = spec } or spec
   self.preset = self.spec.preset or ""
-  if layer.rope ~= "none" then
-    local dims = layer.rope_dims < 0 and dim or layer.rope_dims
-    if dims % 2 ~= 0 or dims > dim then
-      error(("attention: option 'rope_dims': even number up to head_dim (%d) expected, got %d")
-        :format(dim, dims), 0)
-    end
-    self.rotation = { base = layer.rope_base, dims = dims,
-                      interleaved = layer.rope == "interleaved" }
-  end
+  self.rotation = Attention.rotation_of(layer, dim)
   if old and old.layer.bias ~= layer.bias then
     error("attention: option 'bias': changes the projections, which a living layer keeps", 0)
   end

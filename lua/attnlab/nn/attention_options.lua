@@ -116,4 +116,14 @@ function M.layer_options(text, given)
   return out
 end
 
+-- How heads of `dim` channels turn by their position, of resolved layer options; nil: they do not.
+function M.rotation_of(layer, dim)
+  if layer.rope == "none" then return nil end
+  local dims = layer.rope_dims < 0 and dim or layer.rope_dims
+  if dims % 2 ~= 0 or dims > dim then
+    error(("attention: option 'rope_dims': even number up to head_dim (%d) expected, got %d"):format(dim, dims), 0)
+  end
+  return { base = layer.rope_base, dims = dims, interleaved = layer.rope == "interleaved" }
+end
+
 return M

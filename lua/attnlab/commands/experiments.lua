@@ -1,5 +1,4 @@
--- The commands of cli.lua that run experiments and show what came out; those about models, runs on disk
--- and the registry are in inspect.lua. Each is a function of (args, usage) that returns an exit status.
+-- Commands that run experiments and show what came out.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
@@ -7,18 +6,17 @@ local data = require "attnlab.data"
 local experiment = require "attnlab.experiment"
 local names = require "attnlab.names"
 local outcomes = require "attnlab.outcome"
-local plugins = require "attnlab.plugins"
 local runs = require "attnlab.runs"
 local store = require "attnlab.store"
 local study = require "attnlab.study"
 local tables = require "attnlab.table"
+local words = require "attnlab.words"
 local written = require "attnlab.written"
 local json, sys = core.json, core.sys
 
-local M = {}
-
--- Takes out_dir from the key=value words and checks the keys of the others.
-local function sets_of(args, usage)
+-- Takes out_dir from the key=value words and checks the keys of the others. new: what they ask for may not exist, so
+-- that their text has to.
+local function sets_of(args, usage, new)
   local root, list = "runs", {}
   for _, kv in ipairs(args.sets) do
     if kv[1] == "out_dir" then
@@ -28,6 +26,7 @@ local function sets_of(args, usage)
       local ok, message = pcall(config.key, kv[1])
       if not ok then usage("%s", message) end
       list[#list + 1] = kv
+      if new and config.key(kv[1]) == "train.data" then words.text(kv[2], usage) end
     end
   end
   return list, root
@@ -38,12 +37,6 @@ local function check_device(args, usage)
   if device == "cpu" then return end
   if device ~= "cuda" then usage("%s", names.unknown("device", device, { "cpu", "cuda" })) end
   error("device cuda: this version has no GPU kernels yet; it runs on the CPU (" .. core.info() .. ")", 0)
-end
-
-local function whole(text, option, usage)
-  local n = math.tointeger(tonumber(text))
-  if not n or n < 1 then usage("--%s: a whole number >= 1 expected, got '%s'", option, text) end
-  return n
 end
 
 -- "3" = the first three (1.. when there are fewer), "1,2,5" = these.
@@ -58,7 +51,7 @@ local function seeds_of(text, declared, usage)
     end
     return list
   end
-  local n, last = whole(text, "seeds", usage), 0
+  local n, last = words.whole(text, "seeds", usage, 1), 0
   for i = 1, n do
     list[i] = declared[i] or last + 1
     last = math.max(last, list[i])
@@ -76,7 +69,7 @@ local function run_study(s, args, usage, measure)
   local declared = flags.quick and s.quick.seeds or s.seeds
   local options = { quick = flags.quick, root = root, seeds = seeds_of(flags.seeds, declared, usage), fresh = flags.fresh,
                     quiet = flags.json, json = flags.json }
-  local list = s:plan(options)
+  local list = words.blame(usage, function(o) return s:plan(o) end, options, { quick = flags.quick, root = root })
   if flags["print-config"] or flags["dry-run"] then
     local cases = {}
     for i, item in ipairs(list) do cases[i] = item.identity end
@@ -87,16 +80,17 @@ local function run_study(s, args, usage, measure)
   if measure then outcome = s:work(list, options) end
   if outcome == "interrupted" then
     io.stderr:write("stopped; the same command goes on with what is left\n")
+    if flags.json then words.no_value "interrupted" end
     return 130
   end
   return s:report(list, root, options) and outcome ~= "failed" and 0 or 1
 end
 
-local function plan_of(e, args, usage)
-  local sets, root = sets_of(args, usage)
+local function plan_of(e, args, usage, new)
+  local sets, root = sets_of(args, usage, new)
   local declared = args.flags.quick and e.quick.seeds or e.seeds
-  local plan = e:plan { quick = args.flags.quick, set = sets, seeds = seeds_of(args.flags.seeds, declared, usage) }
-  return plan, root
+  local given = { quick = args.flags.quick, set = sets, seeds = seeds_of(args.flags.seeds, declared, usage) }
+  return words.blame(usage, function(o) return e:plan(o) end, given, { quick = given.quick }), root
 end
 
 local function print_config(plan)
@@ -136,33 +130,34 @@ end
 
 -- The command that goes on with an interrupted experiment.
 local function same_command(args)
-  local words = { "./lab run", names.word(args.words[1]) }
+  local line = { "./lab run", names.word(args.words[1]) }
   for _, name in ipairs { "quick", "force" } do
-    if args.flags[name] then words[#words + 1] = "--" .. name end
+    if args.flags[name] then line[#line + 1] = "--" .. name end
   end
-  for _, path in ipairs(args.flags.plugin or {}) do words[#words + 1] = "--plugin " .. names.word(path) end
+  for _, path in ipairs(args.flags.plugin or {}) do line[#line + 1] = "--plugin " .. names.word(path) end
   for _, name in ipairs { "seeds", "jobs" } do
-    if args.flags[name] then words[#words + 1] = ("--%s %s"):format(name, names.word(args.flags[name])) end
+    if args.flags[name] then line[#line + 1] = ("--%s %s"):format(name, names.word(args.flags[name])) end
   end
   for _, kv in ipairs(args.sets) do
-    words[#words + 1] = names.word(kv[1] .. "=" .. kv[2])
+    line[#line + 1] = names.word(kv[1] .. "=" .. kv[2])
   end
-  return table.concat(words, " ")
+  return table.concat(line, " ")
 end
 
-function M.run(args, usage)
+local function run(args, usage)
   check_device(args, usage)
   local e = experiment.load(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, true) end
-  local plan, root = plan_of(e, args, usage)
+  local plan, root = plan_of(e, args, usage, true)
   if args.flags["print-config"] then return print_config(plan) end
   if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
   local runner = require "attnlab.runner"
   local list, outcome, missing = runner.work(plan, { root = root, program = sys.program(), fresh = args.flags.fresh,
-    force = args.flags.force, jobs = args.flags.jobs and whole(args.flags.jobs, "jobs", usage),
+    force = args.flags.force, jobs = args.flags.jobs and words.whole(args.flags.jobs, "jobs", usage, 1),
     quiet = args.flags.json })
   if outcome == "interrupted" then
     io.stderr:write("stopped; to go on where it was:  ", same_command(args), "\n")
+    if args.flags.json then words.no_value "interrupted" end
     return 130
   end
   local all_made = outcomes.show(plan, list, root, args.flags.json)
@@ -170,7 +165,7 @@ function M.run(args, usage)
   return all_made and status or 1
 end
 
-function M.plot(args, usage)
+local function plot(args, usage)
   local e = experiment.load(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
   local plan, root = plan_of(e, args, usage)
@@ -179,12 +174,12 @@ function M.plot(args, usage)
 end
 
 -- One run in this process: an experiment of one arm, without a comparison.
-function M.train(args, usage)
+local function train(args, usage)
   check_device(args, usage)
-  local sets, root = sets_of(args, usage)
+  local sets, root = sets_of(args, usage, true)
   local e = experiment { name = "train", arms = { { name = "train" } }, seeds = { 1 } }
-  local seed = args.flags.seed and whole(args.flags.seed, "seed", usage)
-  local plan = e:plan { set = sets, seeds = seed and { seed } }
+  local seed = args.flags.seed and words.whole(args.flags.seed, "seed", usage, 0)
+  local plan = words.meant(usage, e.plan, e, { set = sets, seeds = seed and { seed } })
   if args.flags["print-config"] then return print_config(plan) end
   if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
   local run = require("attnlab.runner").expand(plan, { root = root, jobs = 1 })[1]
@@ -208,6 +203,7 @@ function M.train(args, usage)
     store.restart(run.dir)
     sys.remove(store.file(run.dir, "lock"))
     sys.remove(run.dir)
+    if args.flags.json then words.no_value(status.reason or "failed") end
     return code
   end
   local result = runs.read(run.dir, 1, run.seed, "valid/loss")
@@ -226,33 +222,19 @@ function M.train(args, usage)
   return code
 end
 
-M["new-variant"] = function(args)
-  local path = require("attnlab.scaffold").new_variant(args.words[1], args.flags.out)
-  print(("%s\nnext    ./lab check %s      # builds it and holds it to what it claims"):format(path, names.word(path)))
-end
-
-M["build-plugin"] = function(args)
-  print(plugins.build(args.words[1], args.flags.out))
-end
-
-function M.bench(args, usage)
-  return require("attnlab.bench").run(args, usage)
-end
-
-function M.check(args, usage)
-  return require("attnlab.check").run(args, usage)
-end
-
-function M.checker(args, usage)
-  if not args.flags.out then usage("checker: --out FILE is needed") end
-  require("attnlab.check").work(args.words[1], args.words[2] or "", args.flags.out)
-end
-
-function M.worker(args, usage)
-  if not args.flags.run then usage("worker: --run DIR is needed") end
-  return require("attnlab.worker").run(args.flags.run, { force = args.flags.force, traces = true })
-end
-
-for name, f in pairs(require "attnlab.inspect") do M[name] = f end
-
-return M
+return {
+  { name = "run", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true, run = run,
+    doc = "run an experiment: all arms and seeds, resumable; table and figure",
+    options = { words.QUICK, words.SEEDS, words.DEVICE,
+                { name = "jobs", value = "N", doc = "runs at a time (default: one per core)" },
+                { name = "fresh", doc = "start every run of the experiment again" },
+                words.FORCE, words.PLUGIN, words.PRINT, words.DRY, words.JSON },
+    more = words.SETS },
+  { name = "plot", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true, run = plot,
+    doc = "table and figure again from the runs that exist", options = { words.QUICK, words.SEEDS, words.PLUGIN, words.JSON },
+    more = words.SETS },
+  { name = "train", args = "[key.sub=value ...]", least = 0, most = 0, sets = true, run = train, doc = "train one model",
+    options = { { name = "seed", value = "N", doc = "of weights and batches (1)" }, words.DEVICE,
+                { name = "fresh", doc = "start again" }, words.FORCE, words.PLUGIN, words.PRINT, words.DRY, words.JSON },
+    more = words.SETS },
+}

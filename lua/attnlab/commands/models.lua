@@ -1,0 +1,98 @@
+-- Commands about one model.
+-- A change here makes no run stale.
+local core = require "attnlab.core"
+local data = require "attnlab.data"
+local generating = require "attnlab.generate"
+local model = require "attnlab.model"
+local store = require "attnlab.store"
+local tables = require "attnlab.table"
+local words = require "attnlab.words"
+local json, sys = core.json, core.sys
+
+-- The text to measure on: the one asked for, else the one that the model was trained on.
+local function text_for(m, path, asked)
+  local on = m.trained_on
+  if asked or not on then return asked or "shakespeare" end
+  local ok, why = pcall(data.path, on.name)
+  if not ok then
+    error(("%s: %s. The model was trained on this text (sha256 %.12s), which is not here: --data FILE measures on "
+      .. "another one"):format(path, why, on.sha256), 0)
+  end
+  return on.name
+end
+
+-- The windows that a run's validation took: { windows, context }; {} for a model file.
+local function own_windows(path)
+  local ok, spec = pcall(store.config, path)
+  local function whole(key)
+    local v = ok and type(spec.config.train) == "table" and spec.config.train[key]
+    return math.type(v) == "integer" and v > 0 and v or nil -- what is in a folder may be anything
+  end
+  return { windows = whole "eval_windows", context = whole "eval_context" }
+end
+
+local MOST_EXP = 709 -- whose exponential is a number
+
+-- The model that the first word names, read by the tokenizer that another one gives.
+local function load(args, tokenizer, usage)
+  return words.blame(usage, function(o) return model.load(args.words[1], o) end, { tokenizer = tokenizer }, {})
+end
+
+local function eval(args, usage)
+  local given = words.values(args, { data = "text", tokenizer = "text" }, usage)
+  local windows = args.flags.windows and words.whole(args.flags.windows, "windows", usage, 1)
+  local asked = args.flags.data or given.data
+  if asked then words.text(asked, usage) end
+  local m = load(args, given.tokenizer, usage)
+  local text = text_for(m, args.words[1], asked)
+  local own = own_windows(args.words[1])
+  local context = own.context or m.config.context
+  local set = require("attnlab.evalset") { data = text, windows = windows or own.windows or 96, context = context,
+    other_text = args.flags["other-text"] or asked ~= nil }
+  local loss, se, each = set(m)
+  if not (math.abs(loss) < math.huge) then
+    error(("%s: the loss is %s: the model's numbers left their range"):format(args.words[1], loss ~= loss and "nan" or loss), 0)
+  end
+  local set_data = set:open(m)
+  local bytes = set_data.text_bytes / set_data.tokens:numel()
+  local bits = loss / math.log(2) / bytes
+  local result = { data = text, sha256 = set_data.sha256, windows = #each, context = context, loss = loss, standard_error = se,
+                   perplexity = loss < MOST_EXP and math.exp(loss) or nil, bits_per_byte = bits }
+  if args.flags.json then
+    print(json.encode(result, { pretty = true }))
+  else
+    print(("%s: %.4f nats per token%s, perplexity %s, %.4f bits per byte"):format(args.words[1], loss,
+      se and (" (standard error %.4f)"):format(se) or "", result.perplexity and ("%.3f"):format(result.perplexity) or "above all numbers", bits))
+    local on = m.trained_on
+    if on and on.sha256 ~= set_data.sha256 then
+      print(("not the text that the model was trained on ('%s', sha256 %.12s)"):format(on.name, on.sha256))
+    end
+    print(("validation part of '%s', %d windows of %d tokens, each from an empty context%s"):format(text, #each, context,
+      m.config.context < context and (", in pieces of %d"):format(m.config.context) or ""))
+  end
+end
+
+local function generate(args, usage)
+  local given = words.values(args, { prompt = "text", tokens = "number", temperature = "number", top_k = "number",
+                               seed = "number", tokenizer = "text", past_context = "text" }, usage)
+  local m = load(args, given.tokenizer, usage)
+  given.tokenizer = nil
+  if m.vocabulary then words.meant(usage, generating.options, m, given) end
+  local text, _, took = m:generate(given)
+  print(sys.isatty(1) and tables.clean(text) or text)
+  io.stderr:write(generating.summary(took), "\n")
+end
+
+return {
+  { name = "eval", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true, run = eval,
+    doc = "loss of a model file or run folder on validation text",
+    options = { { name = "windows", value = "N", doc = "validation windows (a run's own eval_windows; 96)" },
+                { name = "data", value = "TEXT", doc = "name or path (default: what the model was trained on)" },
+                { name = "other-text", doc = "measure though the text of that name has changed since" }, words.PLUGIN, words.JSON },
+    more = "Keys: data=TEXT as --data, tokenizer=FILE for llama2.c models." },
+  { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true, run = generate,
+    doc = "text from a model file or run folder",
+    more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE\n"
+      .. "past_context=slide|continue|stop (when the context is full). Speed and state go to stderr.",
+    options = { words.PLUGIN } },
+}

@@ -1,0 +1,100 @@
+-- Commands about what there is, and about variants of one's own.
+-- A change here makes no run stale.
+local core = require "attnlab.core"
+local config = require "attnlab.config"
+local data = require "attnlab.data"
+local help = require "attnlab.help"
+local names = require "attnlab.names"
+local plugins = require "attnlab.plugins"
+local tables = require "attnlab.table"
+local words = require "attnlab.words"
+local json = core.json
+
+local LISTS = {
+  attention = function()
+    local list = {}
+    for i, p in ipairs(core.attn.list()) do list[i] = { name = p.name, note = p.source } end
+    for _, f in ipairs(core.attn.families()) do
+      local from = f.plugin and (" (plug-in %s)"):format(f.plugin) or ""
+      list[#list + 1] = { name = f.name, note = "family: " .. f.doc .. from }
+    end
+    return list
+  end,
+  ops = function()
+    local list = {}
+    for i, op in ipairs(core.ops()) do list[i] = { name = op.name, note = op.doc } end
+    return list
+  end,
+  data = function()
+    local list = {}
+    for i, name in ipairs(data.list()) do list[i] = { name = name, note = data.path(name) } end
+    return list
+  end,
+  config = function()
+    local list = {}
+    for i, key in ipairs(config.keys()) do list[i] = { name = key, note = "" } end
+    return list
+  end,
+}
+
+local function list(args, usage)
+  local kind = args.words[1]
+  if kind and not LISTS[kind] then usage("list: %s", names.unknown("kind", kind, names.keys(LISTS))) end
+  local all = {}
+  for _, k in ipairs(kind and { kind } or { "attention", "ops", "data" }) do
+    local entries = LISTS[k]()
+    all[k] = entries
+    if not args.flags.json then
+      if not kind then print(k .. ":") end
+      print(tables.text({ { key = "name", title = "name" }, { key = "note", title = "what" } }, entries) .. "\n")
+    end
+  end
+  if args.flags.json then print(json.encode(all, { pretty = true })) end
+end
+
+local function describe(args, usage)
+  print((words.meant(usage, help.text, args.words[1])))
+end
+
+local function new_variant(args, usage)
+  local scaffold = require "attnlab.scaffold"
+  local why = scaffold.unfit(args.words[1])
+  if why then usage("new-variant: %s", why) end
+  local path = scaffold.new_variant(args.words[1], args.flags.out)
+  print(("%s\nnext    ./lab check %s      # builds it and holds it to what it claims"):format(path, names.word(path)))
+end
+
+local function build_plugin(args)
+  print(plugins.build(args.words[1], args.flags.out))
+end
+
+local function check(args, usage)
+  return require("attnlab.check").run(args, usage)
+end
+
+local function checker(args, usage)
+  if not args.flags.out then usage("checker: --out FILE is needed") end
+  require("attnlab.check").work(args.words[1], args.words[2] or "", args.flags.out)
+end
+
+return {
+  { name = "list", args = "[attention|ops|data|config]", least = 0, most = 1, run = list, doc = "what there is, by kind",
+    options = { words.PLUGIN, words.JSON } },
+  { name = "describe", args = "NAME", least = 1, most = 1, run = describe,
+    doc = "an attention preset or family, an op, or a configuration key", options = { words.PLUGIN } },
+  { name = "new-variant", args = "NAME", least = 1, most = 1, run = new_variant,
+    doc = "write the source of a new attention variant",
+    options = { { name = "out", value = "FILE", doc = "where to (NAME.c); what exists is never overwritten" } } },
+  { name = "build-plugin", args = "FILE.c", least = 1, most = 1, run = build_plugin,
+    doc = "compile a variant into a plug-in; prints its path",
+    options = { { name = "out", value = "FILE", doc = "where to (FILE.so beside FILE.c)" } },
+    more = "CC names the compiler, CFLAGS more of its options." },
+  { name = "check", args = "NAME|FILE.so|FILE.c|--all [option=value ...]", least = 0, most = 1, sets = true, run = check,
+    doc = "hold a variant to every form, its gradients and its claims; writes its certificate",
+    options = { { name = "all", doc = "every preset, family and example plug-in" },
+                { name = "json", value = "FILE", doc = "all rows of all variants" },
+                { name = "patience", value = "N", doc = "seconds without progress that end a variant (300)" }, words.PLUGIN },
+    more = "Options of the variant come on top of the preset's; out_dir=DIR is where certificates go (runs)." },
+  { name = "checker", args = "--out FILE NAME [OPTIONS]", least = 1, most = 2, hidden = true, run = checker,
+    doc = "one variant of a check (internal)", options = { { name = "out", value = "FILE", doc = "its result" }, words.PLUGIN } },
+}
