@@ -1,6 +1,7 @@
 /* alloc.c: storages from a caching allocator that counts.
  *
- * A block is a 64-byte header and 64-byte aligned data. Sizes are rounded up to a class: multiples
+ * On the host a block is a 64-byte header and 64-byte aligned data behind it; a device keeps blocks
+ * of its own, which only their data is of. Sizes are rounded up to a class: multiples
  * of 64 bytes to 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block
  * goes on its class's list and the next request of that class takes it: a training step asks for
  * the same sizes every time and soon allocates nothing. Under AddressSanitizer nothing is kept, so
@@ -14,8 +15,9 @@
 
 struct al_block {
   al_block *next;
+  void *data;
   int bin, holders; /* storages whose data this is: more than one after al_fork */
-  char pad[64 - sizeof(al_block *) - 2 * sizeof(int)];
+  char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int)];
 };
 _Static_assert(sizeof(al_block) == 64, "data must stay 64-byte aligned");
 
@@ -42,93 +44,124 @@ static int bin_of(int64_t bytes, int64_t *rounded) {
 
 static bool fails_now(al_ctx *c) { return c->fail_at > 0 && --c->fail_at == 0; }
 
-static al_block *block_of(const al_storage *s) { return (al_block *)s->data - 1; }
-
-/* Takes a block from the lists or the system, and counts it. */
-static al_block *take(al_ctx *c, int64_t bytes) {
+/* A block of the host, from the lists or the system. */
+static al_block *host_block(al_ctx *c, int64_t bytes) {
   int64_t size;
   const int bin = bin_of(bytes, &size);
   al_block *b = c->bins[bin];
   if (b) {
     c->bins[bin] = b->next;
-    c->mem.cached -= size;
+    c->cpu.mem.cached -= size;
   } else {
     b = aligned_alloc(64, (size_t)size + sizeof *b);
     if (!b) { /* what is cached may be what is missing */
       al_memory_trim(c);
       b = aligned_alloc(64, (size_t)size + sizeof *b);
     }
-    if (!b) {
-      al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld are in use",
-              (long long)bytes, (long long)c->mem.live);
-      return NULL;
-    }
+    if (!b) return NULL;
     b->bin = bin;
+    b->data = b + 1;
+  }
+  if (c->poison) memset(b->data, 0xff, (size_t)size); /* a NaN in every float type, -1 in i32 */
+  return b;
+}
+
+static al_block *device_block(al_device *d, int64_t bytes) {
+  static char nowhere[1];
+  al_block *b = malloc(sizeof *b);
+  if (!b) return NULL;
+  b->data = d->counts ? nowhere : d->take(d, bytes);
+  if (b->data) return b;
+  free(b);
+  return NULL;
+}
+
+static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
+  al_block *b = d->host ? host_block(c, bytes) : device_block(d, bytes);
+  if (!b) {
+    al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld are in use",
+            (long long)bytes, (long long)d->mem.live);
+    return NULL;
   }
   b->holders = 1;
-  c->mem.live += bytes;
-  c->mem.n_alloc++;
-  if (c->mem.live > c->mem.peak) c->mem.peak = c->mem.live;
-  if (c->poison) memset(b + 1, 0xff, (size_t)size); /* a NaN in every float type, -1 in i32 */
+  d->mem.live += bytes;
+  d->mem.n_alloc++;
+  if (d->mem.live > d->mem.peak) d->mem.peak = d->mem.live;
   return b;
 }
 
 /* Gives up one hold on a block of `bytes`. */
-static void drop(al_ctx *c, al_block *b, int64_t bytes) {
+static void drop(al_ctx *c, al_device *d, al_block *b, int64_t bytes) {
   if (--b->holders > 0) return;
-  c->mem.live -= bytes;
-  if (KEEP) {
+  d->mem.live -= bytes;
+  if (d->host && KEEP) {
     int64_t size;
     bin_of(bytes, &size);
     b->next = c->bins[b->bin];
     c->bins[b->bin] = b;
-    c->mem.cached += size;
-  } else {
-    free(b);
+    d->mem.cached += size;
+    return;
   }
+  if (!d->host && !d->counts) d->give(d, b->data, bytes);
+  free(b);
 }
 
-al_storage *al_storage_new(al_ctx *c, int64_t bytes) {
+al_storage *al_storage_new(al_ctx *c, al_device *d, int64_t bytes) {
   al_storage *s = fails_now(c) ? NULL : malloc(sizeof *s);
   if (!s) {
     al_fail(c, AL_ENOMEM, "out of memory (tensor of %lld bytes)", (long long)bytes);
     return NULL;
   }
-  al_block *b = take(c, bytes);
+  al_block *b = take(c, d, bytes);
   if (!b) {
     free(s);
     return NULL;
   }
-  *s = (al_storage){.refs = 1, .bytes = bytes, .data = b + 1};
+  *s = (al_storage){.refs = 1, .bytes = bytes, .device = d, .block = b, .data = b->data};
   return s;
 }
 
 void al_storage_release(al_ctx *c, al_storage *s) {
   if (!s || --s->refs > 0) return;
-  drop(c, block_of(s), s->bytes);
+  drop(c, s->device, s->block, s->bytes);
   free(s);
 }
 
 al_storage *al_storage_fork(al_ctx *c, const al_storage *s) {
   al_storage *f = al_calloc(c, 1, sizeof *f);
   if (!f) return NULL;
-  *f = (al_storage){.refs = 1, .bytes = s->bytes, .data = s->data};
-  block_of(f)->holders++;
+  *f = (al_storage){
+      .refs = 1, .bytes = s->bytes, .device = s->device, .block = s->block, .data = s->data};
+  s->block->holders++;
   return f;
 }
 
-bool al_storage_shared(const al_storage *s) { return block_of(s)->holders > 1; }
+bool al_storage_shared(const al_storage *s) { return s->block->holders > 1; }
 
 al_status al_storage_own(al_ctx *c, al_storage *s) {
   s->writes++;
   if (!al_storage_shared(s)) return AL_OK;
   if (fails_now(c))
     return al_fail(c, AL_ENOMEM, "out of memory (tensor of %lld bytes)", (long long)s->bytes);
-  al_block *b = take(c, s->bytes);
+  al_block *b = take(c, s->device, s->bytes);
   if (!b) return c->error;
-  memcpy(b + 1, s->data, (size_t)s->bytes);
-  drop(c, block_of(s), s->bytes);
-  s->data = b + 1;
+  const bool words = s->bytes % 4 == 0; /* or bf16 */
+  const alk_view to = {.data = b->data,
+                       .size = {s->bytes / (words ? 4 : 2)},
+                       .stride = {1},
+                       .ndim = 1,
+                       .dtype = words ? ALK_I32 : ALK_BF16},
+                 from = {.data = s->data,
+                         .size = {to.size[0]},
+                         .stride = {1},
+                         .ndim = 1,
+                         .dtype = to.dtype};
+  al_device *before = al_device_use(c, s->device);
+  ALK_RUN(al_here(c, to.dtype), copy, &to, &from);
+  al_device_use(c, before);
+  drop(c, s->device, s->block, s->bytes);
+  s->block = b;
+  s->data = b->data;
   return AL_OK;
 }
 
@@ -138,8 +171,8 @@ void *al_calloc(al_ctx *c, int64_t n, size_t size) {
   return p;
 }
 
-al_mem al_memory(const al_ctx *c) { return c->mem; }
-void al_memory_reset_peak(al_ctx *c) { c->mem.peak = c->mem.live; }
+al_mem al_memory(const al_ctx *c) { return c->device->mem; }
+void al_memory_reset_peak(al_ctx *c) { c->device->mem.peak = c->device->mem.live; }
 
 void al_memory_trim(al_ctx *c) {
   for (int i = 0; i < AL_BINS; i++)
@@ -148,7 +181,7 @@ void al_memory_trim(al_ctx *c) {
       c->bins[i] = b->next;
       free(b);
     }
-  c->mem.cached = 0;
+  c->cpu.mem.cached = 0;
 }
 
 void al_memory_fail_at(al_ctx *c, int64_t n) { c->fail_at = n; }

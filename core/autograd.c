@@ -150,7 +150,7 @@ static al_status accumulate(al_ctx *c, al_tensor **slot, al_tensor *g) {
     *slot = a = d;
   }
   al_tensor *dense = al_contiguous_ref(c, g);
-  if (dense) alk_add_into((alk_dtype)a->dtype, al_numel(a), al_data(a), al_data(dense));
+  if (dense) ALK_RUN(al_where(a), add_into, al_numel(a), al_data(a), al_data(dense));
   al_release(dense);
 done:
   al_release(g);
@@ -227,7 +227,12 @@ static al_status run_node(al_ctx *c, al_node *n) {
                .din = din,
                .need = need,
                .sum = sum};
+  const char *outer = c->running;
+  c->running = n->op->info.name;
+  al_device *before = al_device_use(c, n->out_meta[0].device);
   if (c->error == AL_OK) n->op->backward(c, &k);
+  al_device_use(c, before);
+  c->running = outer;
   for (int i = 0; i < n->n_in; i++) {
     if (!din[i]) {
       if (need[i] && c->error == AL_OK)

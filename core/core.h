@@ -4,8 +4,30 @@
 #define AL_CORE_H
 #include "op.h"
 
+typedef struct al_block al_block;
+
+/* What memory and kernels there are to a place. */
+struct al_device {
+  const char *name;
+  alk_device kernels;
+  bool host;   /* the host reads and writes its memory */
+  bool counts; /* its memory is counted and not there, and no kernel runs */
+  al_mem mem;
+  int64_t products; /* multiply-adds that ran, or were counted, so far */
+  void *queue;
+  /* Where the host does not: memory, NULL where there is no more, and copies, which wait for what
+   * was queued; `open` and `shut` are called around a kernel and may be NULL. */
+  void *(*take)(al_device *d, int64_t bytes);
+  void (*give)(al_device *d, void *data, int64_t bytes);
+  void (*to_host)(al_device *d, void *to, const void *from, int64_t bytes);
+  void (*from_host)(al_device *d, void *to, const void *from, int64_t bytes);
+  void (*open)(al_device *d), (*shut)(al_device *d);
+};
+
 typedef struct al_storage {
   int64_t refs, bytes;
+  al_device *device;
+  al_block *block;
   void *data;
   uint64_t writes; /* how often it was written to after it was made */
 } al_storage;
@@ -51,16 +73,16 @@ struct al_node {
   al_node *next; /* work lists */
 };
 
-typedef struct al_block al_block;
 enum { AL_BINS = 512, AL_MAX_SCOPES = 64 };
 
 struct al_ctx {
   al_status error;
   char message[1024];
+  const char *running; /* the op that runs, or NULL */
   const char *error_file;
   int error_line;
-  int axis_base; /* of axes in error texts */
-  al_mem mem;
+  int axis_base;                    /* of axes in error texts */
+  al_device cpu, counting, *device; /* the current one */
   int64_t fail_at;
   bool poison;
   al_place places[ALK_DTYPES];
@@ -82,7 +104,7 @@ struct al_ctx {
 };
 
 /* alloc.c */
-al_storage *al_storage_new(al_ctx *c, int64_t bytes);
+al_storage *al_storage_new(al_ctx *c, al_device *d, int64_t bytes);
 void al_storage_release(al_ctx *c, al_storage *s);
 /* Another storage of the same data, which is copied when either is first written. Whoever writes
  * into a tensor that was there before calls al_storage_own before it takes the data's address: it
@@ -92,6 +114,15 @@ bool al_storage_shared(const al_storage *s);
 al_status al_storage_own(al_ctx *c, al_storage *s);
 /* Zeroed host memory for bookkeeping; counts for al_memory_fail_at. free() it. */
 void *al_calloc(al_ctx *c, int64_t n, size_t size);
+
+/* device.c */
+void al_device_init(al_ctx *c);
+/* Makes d current, where what is made lies from now on, and returns the one before; NULL changes
+ * nothing. */
+al_device *al_device_use(al_ctx *c, al_device *d);
+/* Packed numbers of t's type, from the host and back; on a device that counts they are 0. */
+void al_put_packed(al_tensor *t, const void *from);
+void al_get_packed(const al_tensor *t, void *to);
 
 /* tensor.c */
 /* The most elements of a shape, its sizes of 0 taken as 1: every product of sizes, in any order and

@@ -3,6 +3,7 @@
 #include "../kernels/kernel.h"
 #include "../kernels/matmul.h"
 #include <stdio.h>
+#include <string.h>
 
 const char *al_cpu(void) {
   static _Thread_local char text[96];
@@ -19,24 +20,71 @@ const char *al_build_info(void) {
   return text;
 }
 
-const al_place *al_here(al_ctx *c, alk_dtype dtype) {
+/* ---- places ---------------------------------------------------------------------------------- */
+
+void al_device_init(al_ctx *c) {
+  c->cpu = (al_device){.name = "cpu", .kernels = ALK_CPU, .host = true};
+  c->counting = (al_device){.name = "counting", .kernels = ALK_CPU, .counts = true};
+  c->device = &c->cpu;
+}
+
+al_device *al_device_use(al_ctx *c, al_device *d) {
+  al_device *before = c->device;
+  if (d) c->device = d;
+  return before;
+}
+
+static const al_place *place(al_ctx *c, al_device *d, alk_dtype dtype) {
   al_place *at = &c->places[dtype];
-  *at = (al_place){.k = {.dtype = dtype, .device = ALK_CPU, .threads = al_threads()}, .c = c};
+  *at = (al_place){
+      .k = {.dtype = dtype, .device = d->kernels, .threads = al_threads(), .queue = d->queue},
+      .device = d,
+      .c = c};
   return at;
 }
 
+const al_place *al_here(al_ctx *c, alk_dtype dtype) { return place(c, c->device, dtype); }
+const al_place *al_where(const al_tensor *t) {
+  return place(t->ctx, t->storage->device, (alk_dtype)t->dtype);
+}
+
+bool al_runs(const al_place *at) {
+  if (al_error(at->c) != AL_OK || at->device->counts) return false;
+  if (at->device->open) at->device->open(at->device);
+  return true;
+}
+
 al_status al_ran(const al_place *at, const char *kernel, alk_status st) {
+  if (at->device->shut) at->device->shut(at->device);
   if (st != ALK_OK) al_fail(at->c, AL_ESTATE, "kernel %s: failed", kernel);
   return al_error(at->c);
 }
 
 al_status al_no_kernel(const al_place *at, const char *kernel) {
+  if (at->device->shut) at->device->shut(at->device);
   return al_fail(at->c, AL_ETYPE, "kernel %s: none for %s on %s", kernel,
-                 al_dtype_name((al_dtype)at->k.dtype),
-                 at->k.device == ALK_CPU ? "the cpu" : "this device");
+                 al_dtype_name((al_dtype)at->k.dtype), at->device->name);
+}
+
+void al_put_packed(al_tensor *t, const void *from) {
+  al_device *d = t->storage->device;
+  const int64_t bytes = al_numel(t) * al_dtype_size(t->dtype);
+  if (d->counts || bytes == 0) return;
+  if (d->host) memcpy(al_data(t), from, (size_t)bytes);
+  else d->from_host(d, al_data(t), from, bytes);
+}
+
+void al_get_packed(const al_tensor *t, void *to) {
+  al_device *d = t->storage->device;
+  const int64_t bytes = al_numel(t) * al_dtype_size(t->dtype);
+  if (bytes == 0) return;
+  if (d->counts) memset(to, 0, (size_t)bytes);
+  else if (d->host) memcpy(to, al_data(t), (size_t)bytes);
+  else d->to_host(d, to, al_data(t), bytes);
 }
 
 al_tensor *al_room_new(const al_place *at, int64_t bytes) {
   const int64_t n = (bytes + 7) / 8;
+  if (al_error(at->c) != AL_OK) return NULL;
   return al_tensor_new(at->c, AL_F64, 1, &n);
 }

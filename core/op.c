@@ -118,6 +118,23 @@ static al_status check_inputs(al_ctx *c, const al_op *op, al_tensor *const *in, 
   return AL_OK;
 }
 
+/* Where the inputs lie, or NULL without any: all of them in one place. */
+static al_status one_device(al_ctx *c, const al_op *op, al_tensor *const *in, int n_in,
+                            al_device **found) {
+  const int n_rows = count_rows(op->info.inputs);
+  int first = -1;
+  *found = NULL;
+  for (int i = 0; i < n_in; i++) {
+    if (!in[i]) continue;
+    if (first < 0) first = i, *found = in[i]->storage->device;
+    if (in[i]->storage->device != *found)
+      return al_fail(c, AL_ESTATE, "%s: %s: on %s needed as %s is, got one on %s", op->info.name,
+                     op->info.inputs[row_of(i, n_rows)].name, (*found)->name,
+                     op->info.inputs[row_of(first, n_rows)].name, in[i]->storage->device->name);
+  }
+  return AL_OK;
+}
+
 static bool wants_record(al_ctx *c, const al_op *op, al_tensor *const *in, int n_in) {
   if (!c->record || !op->backward) return false;
   const int n_rows = count_rows(op->info.inputs);
@@ -161,6 +178,8 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
   if (n_in > MAX_IN && op->flags & AL_OP_JOINS)
     return run_parts(c, info, in, n_in, opts, out, n_out);
   AL_TRY(check_inputs(c, op, in, n_in));
+  al_device *there;
+  AL_TRY(one_device(c, op, in, n_in, &there));
   const int n_rows = count_rows(op->info.inputs), n_results = count_rows(op->info.outputs);
 
   al_tensor *dense[MAX_IN] = {0}, *res[MAX_OUT] = {0};
@@ -176,6 +195,9 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
   const bool off = c->scope_off;
   c->scope_off = true;
   const bool record = c->record;
+  const char *outer = c->running;
+  c->running = op->info.name;
+  al_device *before = al_device_use(c, there);
 
   k.opts = opts ? al_opts_retain(opts) : al_opts_new(c, op->info.args, op->info.name);
   if (!k.opts) goto done;
@@ -203,6 +225,8 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
 
 done:
   c->scope_off = off;
+  c->running = outer;
+  al_device_use(c, before);
   for (int i = 0; i < k.n_in; i++) al_release(dense[i]);
   al_opts_release(k.opts);
   int visible = 0;

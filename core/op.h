@@ -9,7 +9,10 @@
 #include "attnlab.h"
 #include "../kernels/kernel.h"
 
+typedef struct al_device al_device;
+
 typedef struct al_meta { /* what an output will be, or what an input was */
+  al_device *device;     /* NULL: the context's current one */
   al_dtype dtype;
   int ndim;
   int64_t shape[AL_MAX_DIMS];
@@ -69,21 +72,26 @@ typedef struct al_op {
 /* Where kernels run on numbers of that type, and whose error a failure is. */
 typedef struct al_place {
   alk_place k;
+  al_device *device;
   al_ctx *c;
 } al_place;
-const al_place *al_here(al_ctx *c, alk_dtype dtype); /* of the context */
+const al_place *al_here(al_ctx *c, alk_dtype dtype); /* of the context's current device */
+const al_place *al_where(const al_tensor *t);        /* where t lies, with its type */
 /* Runs a kernel at an al_place, which goes to it first. A failure, or that there is no such kernel,
  * is the context's error, with the kernel's name; the status is al_error's. */
 #define ALK_RUN(at, name, ...)                                                                     \
-  (alk_##name(&(at)->k) ? al_ran(at, #name, alk_##name(&(at)->k)(&(at)->k, __VA_ARGS__))           \
-                        : al_no_kernel(at, #name))
+  (!al_runs(at)           ? al_error((at)->c)                                                      \
+   : alk_##name(&(at)->k) ? al_ran(at, #name, alk_##name(&(at)->k)(&(at)->k, __VA_ARGS__))         \
+                          : al_no_kernel(at, #name))
+/* False where nothing runs: an error is pending, or the device only counts. */
+bool al_runs(const al_place *at);
 al_status al_ran(const al_place *at, const char *kernel, alk_status st);
 al_status al_no_kernel(const al_place *at, const char *kernel);
-/* New room for a kernel, one block of the bytes that it asks for; NULL with the error pending. */
-#define AL_ROOM(at, name, ...)                                                                     \
-  (alk_##name##_room(&(at)->k)                                                                     \
-       ? al_room_new(at, alk_##name##_room(&(at)->k)(&(at)->k, __VA_ARGS__))                       \
-       : (al_no_kernel(at, #name), (al_tensor *)NULL))
+/* The bytes that a kernel asks for; 0 with the error pending. AL_ROOM: a new block of them, or NULL. */
+#define AL_BYTES(at, name, ...)                                                                    \
+  (alk_##name##_room(&(at)->k) ? alk_##name##_room(&(at)->k)(&(at)->k, __VA_ARGS__)                \
+                               : (al_no_kernel(at, #name), 0))
+#define AL_ROOM(at, name, ...) al_room_new(at, AL_BYTES(at, name, __VA_ARGS__))
 al_tensor *al_room_new(const al_place *at, int64_t bytes);
 
 /* A kernel view of a tensor. */

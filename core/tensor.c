@@ -50,13 +50,13 @@ static al_tensor *bare(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
   return t;
 }
 
-static al_tensor *fresh(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
+static al_tensor *fresh(al_ctx *c, al_device *d, al_dtype dt, int ndim, const int64_t *shape) {
   if (c->error != AL_OK) return NULL;
   if (al_shape_check(c, "tensor", ndim, shape) != AL_OK) return NULL;
   al_tensor *t = bare(c, dt, ndim, shape);
   if (!t) return NULL;
   pack_strides(t);
-  t->storage = al_storage_new(c, al_numel(t) * al_dtype_size(dt));
+  t->storage = al_storage_new(c, d, al_numel(t) * al_dtype_size(dt));
   if (!t->storage) {
     free(t);
     return NULL;
@@ -65,18 +65,18 @@ static al_tensor *fresh(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) 
 }
 
 al_tensor *al_tensor_new(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape) {
-  return al_scope_own(c, fresh(c, dt, ndim, shape));
+  return al_scope_own(c, fresh(c, c->device, dt, ndim, shape));
 }
 
 al_tensor *al_tensor_full(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape, double value) {
-  al_tensor *t = fresh(c, dt, ndim, shape);
-  if (t) alk_fill((alk_dtype)dt, al_numel(t), al_data(t), value);
+  al_tensor *t = fresh(c, c->device, dt, ndim, shape);
+  if (t) ALK_RUN(al_where(t), fill, al_numel(t), al_data(t), value);
   return al_scope_own(c, t);
 }
 
 al_tensor *al_tensor_from(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape,
                           const double *data, int64_t n) {
-  al_tensor *t = fresh(c, dt, ndim, shape);
+  al_tensor *t = fresh(c, c->device, dt, ndim, shape);
   if (!t) return NULL;
   if (al_write(t, data, n) != AL_OK) {
     al_release(t);
@@ -86,10 +86,12 @@ al_tensor *al_tensor_from(al_ctx *c, al_dtype dt, int ndim, const int64_t *shape
 }
 
 al_tensor *al_new_meta(al_ctx *c, const al_meta *m) {
-  return al_tensor_new(c, m->dtype, m->ndim, m->shape);
+  return al_scope_own(c, fresh(c, m->device ? m->device : c->device, m->dtype, m->ndim, m->shape));
 }
 al_tensor *al_new_meta_full(al_ctx *c, const al_meta *m, double value) {
-  return al_tensor_full(c, m->dtype, m->ndim, m->shape, value);
+  al_tensor *t = al_new_meta(c, m);
+  if (t) ALK_RUN(al_where(t), fill, al_numel(t), al_data(t), value);
+  return t;
 }
 
 al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t *shape,
@@ -144,10 +146,10 @@ al_status al_fork_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
 
 al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t) {
   if (!t || al_contiguous(t)) return al_retain(t);
-  al_tensor *d = fresh(c, t->dtype, t->ndim, t->shape);
+  al_tensor *d = fresh(c, t->storage->device, t->dtype, t->ndim, t->shape);
   if (!d) return NULL;
   const alk_view dv = al_view(d), sv = al_view(t);
-  alk_copy(&dv, &sv);
+  ALK_RUN(al_where(d), copy, &dv, &sv);
   return d;
 }
 
@@ -198,7 +200,13 @@ al_numbers *al_data(const al_tensor *t) {
   if (!t) return NULL;
   return (void *)((char *)t->storage->data + t->offset * al_dtype_size(t->dtype));
 }
-void *al_host(const al_tensor *t) { return al_data(t); }
+void *al_host(const al_tensor *t) {
+  if (!t) return NULL;
+  if (t->storage->device->host) return al_data(t);
+  al_fail(t->ctx, AL_ESTATE, "%s: a host pointer into %s asked for, which the host does not see",
+          t->ctx->running ? t->ctx->running : "host", t->storage->device->name);
+  return NULL;
+}
 int64_t al_storage_bytes(const al_tensor *t) { return t ? t->storage->bytes : 0; }
 
 alk_view al_view(const al_tensor *t) {
@@ -208,27 +216,43 @@ alk_view al_view(const al_tensor *t) {
   return v;
 }
 
-/* A packed host array of doubles seen as a tensor of t's shape. */
+static al_status convert(al_tensor *dst, const al_tensor *src) {
+  const alk_view d = al_view(dst), s = al_view(src);
+  return ALK_RUN(al_where(dst), copy, &d, &s);
+}
+
+/* Packed doubles of the host, seen as a tensor of t's shape. */
 static alk_view doubles_like(const al_tensor *t, double *data) {
   alk_view v = al_view(t);
   v.data = data;
   v.dtype = ALK_F64;
-  int64_t s = 1;
-  for (int i = v.ndim - 1; i >= 0; i--) {
-    v.stride[i] = s;
-    s *= v.size[i];
-  }
+  int64_t run = 1;
+  for (int i = v.ndim - 1; i >= 0; i--) v.stride[i] = run, run *= v.size[i];
   return v;
+}
+
+/* Numbers of t, to doubles or from them; off the host by way of a packed f64 tensor there. */
+static al_status exchange(const al_tensor *t, double *host, bool read) {
+  al_ctx *c = t->ctx;
+  const alk_view there = al_view(t), here = doubles_like(t, host);
+  if (t->storage->device->host) { /* whatever is pending: an error may be about these numbers */
+    alk_copy_any(&al_where(t)->k, read ? &here : &there, read ? &there : &here);
+    return AL_OK;
+  }
+  al_tensor *wide = fresh(c, t->storage->device, AL_F64, t->ndim, t->shape);
+  const alk_view w = wide ? al_view(wide) : there;
+  if (wide && !read) al_put_packed(wide, host);
+  if (wide) ALK_RUN(al_where(wide), copy, read ? &w : &there, read ? &there : &w);
+  if (wide && read) al_get_packed(wide, host);
+  al_release(wide);
+  return c->error;
 }
 
 al_status al_read(const al_tensor *t, double *out, int64_t n) {
   if (!t) return AL_ESTATE; /* the reason is pending where the tensor failed */
-  if (n != al_numel(t))
-    return al_fail(t->ctx, AL_ESHAPE, "read: room for %lld numbers needed for shape %s, got %lld",
-                   (long long)al_numel(t), AL_STR(t), (long long)n);
-  const alk_view d = doubles_like(t, out), s = al_view(t);
-  alk_copy(&d, &s);
-  return AL_OK;
+  if (n == al_numel(t)) return exchange(t, out, true);
+  return al_fail(t->ctx, AL_ESHAPE, "read: room for %lld numbers needed for shape %s, got %lld",
+                 (long long)al_numel(t), AL_STR(t), (long long)n);
 }
 
 al_status al_write(al_tensor *t, const double *in, int64_t n) {
@@ -237,10 +261,24 @@ al_status al_write(al_tensor *t, const double *in, int64_t n) {
     return al_fail(t->ctx, AL_ESHAPE, "tensor: %lld numbers needed for shape %s, got %lld",
                    (long long)al_numel(t), AL_STR(t), (long long)n);
   AL_TRY(al_storage_own(t->ctx, t->storage));
-  const alk_view s = doubles_like(t, (double *)(uintptr_t)in),
-                 d = al_view(t); /* alk_copy only reads s */
-  alk_copy(&d, &s);
-  return AL_OK;
+  return exchange(t, (double *)(uintptr_t)in, false); /* which only reads it */
+}
+
+/* src, packed and of its own type, where dst lies; new. */
+static al_tensor *moved(al_ctx *c, const al_tensor *src, const al_tensor *dst) {
+  al_tensor *packed = fresh(c, src->storage->device, src->dtype, src->ndim, src->shape),
+            *t = fresh(c, dst->storage->device, src->dtype, src->ndim, src->shape);
+  void *bytes = t ? malloc((size_t)(al_numel(t) * al_dtype_size(t->dtype)) + 1) : NULL;
+  if (t && !bytes) al_fail(c, AL_ENOMEM, "out of memory (copy between devices)");
+  if (packed && bytes && convert(packed, src) == AL_OK) {
+    al_get_packed(packed, bytes);
+    al_put_packed(t, bytes);
+  }
+  free(bytes);
+  al_release(packed);
+  if (al_error(c) == AL_OK) return t;
+  al_release(t);
+  return NULL;
 }
 
 al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
@@ -251,16 +289,17 @@ al_status al_copy_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
       memcmp(dst->shape, src->shape, (size_t)dst->ndim * sizeof *dst->shape) != 0)
     return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));
   AL_TRY(al_storage_own(c, dst->storage));
-  al_tensor *apart = NULL; /* two views of one storage may overlap */
-  if (dst->storage == src->storage) {
-    if (!(apart = al_tensor_new(c, src->dtype, src->ndim, src->shape))) return c->error;
-    const alk_view a = al_view(apart), s = al_view(src);
-    alk_copy(&a, &s);
+  al_tensor *apart = NULL;
+  if (dst->storage->device != src->storage->device) { /* packed, in dst's type, over the host */
+    if (!(apart = moved(c, src, dst))) return c->error;
+  } else if (dst->storage == src->storage) { /* two views of one storage may overlap */
+    if (!(apart = fresh(c, src->storage->device, src->dtype, src->ndim, src->shape)))
+      return c->error;
+    convert(apart, src);
   }
-  const alk_view d = al_view(dst), s = al_view(apart ? apart : src);
-  alk_copy(&d, &s);
+  convert(dst, apart ? apart : src);
   al_release(apart);
-  return AL_OK;
+  return al_error(c);
 }
 
 double al_item(const al_tensor *t) {
@@ -278,7 +317,7 @@ const char *al_meta_str(const al_meta *m, char *buf, size_t n) {
 }
 
 al_meta al_meta_of(const al_tensor *t) {
-  al_meta m = {.dtype = t->dtype, .ndim = t->ndim};
+  al_meta m = {.device = t->storage->device, .dtype = t->dtype, .ndim = t->ndim};
   memcpy(m.shape, t->shape, sizeof m.shape);
   return m;
 }
@@ -290,11 +329,13 @@ void al_jitter(al_ctx *c, double by, uint64_t stream) {
 
 void al_jitter_apply(al_ctx *c, al_tensor *t) {
   if (c->jitter == 0 || (t->dtype != AL_F32 && t->dtype != AL_F64)) return;
-  for (int64_t i = 0; i < al_numel(t); i++) {
+  double *wide = al_host(t); /* in t's type */
+  float *narrow = al_host(t);
+  for (int64_t i = 0; wide && i < al_numel(t); i++) {
     /* Knuth's MMIX generator, whose top bit is its best */
     c->jitter_at = c->jitter_at * 6364136223846793005u + 1442695040888963407u;
     const double f = 1 + (c->jitter_at >> 63 ? c->jitter : -c->jitter);
-    if (t->dtype == AL_F64) ((double *)al_data(t))[i] *= f;
-    else ((float *)al_data(t))[i] = (float)((double)((float *)al_data(t))[i] * f);
+    if (t->dtype == AL_F64) wide[i] *= f;
+    else narrow[i] = (float)((double)narrow[i] * f);
   }
 }

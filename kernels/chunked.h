@@ -56,8 +56,8 @@ typedef struct alk_chunked_out {
   void *y, *W, *states, *state, *norm;
 } alk_chunked_out;
 
-/* Elements of `states`. */
-ALK_ANSWER(chunked_states, int64_t, (const alk_attn_spec *a, const double *kept))
+/* Of `states`. */
+ALK_ROOM(chunked_states, const alk_attn_spec *a, const double *kept)
 ALK_ROOM(chunked_fwd, const alk_attn_spec *a, const double *kept)
 ALK_ROOM(chunked_bwd, const alk_attn_spec *a, const double *kept)
 

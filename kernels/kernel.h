@@ -48,7 +48,8 @@ alk_isa alk_isa_use(const char *name);
 /* What a kernel says when its work is queued or done. */
 typedef enum alk_status { ALK_OK, ALK_FAILED } alk_status;
 
-typedef enum alk_device { ALK_CPU } alk_device;
+/* The CPU, and what brings a table of its own kernels (table.h). */
+typedef enum alk_device { ALK_CPU, ALK_CUDA, ALK_PRETENDED, ALK_DEVICES } alk_device;
 
 /* Where a kernel runs and on which numbers. On a device work is put into the queue; the CPU has
  * none (NULL) and is done when the call returns. */
@@ -67,19 +68,29 @@ typedef struct alk_place {
   ret alk_##name##_f32(const alk_place *at, __VA_ARGS__);                                          \
   ret alk_##name##_f32_v3(const alk_place *at, __VA_ARGS__);                                       \
   ret alk_##name##_f32_v4(const alk_place *at, __VA_ARGS__);                                       \
+  alk_##name##_fn alk_##name##_slot(const alk_place *at); /* table.h */                            \
   static inline alk_##name##_fn alk_##name(const alk_place *at) {                                  \
-    return at->device != ALK_CPU  ? NULL                                                           \
+    return at->device != ALK_CPU  ? alk_##name##_slot(at)                                          \
            : at->dtype == ALK_F64 ? alk_##name##_f64                                               \
            : at->dtype == ALK_F32 ? ALK_PICK(name)                                                 \
                                   : NULL;                                                          \
   }
 #define ALK_KERNEL(name, ...) ALK_AT(name, alk_status, __VA_ARGS__)
-/* Room of kernel `name` at that place, in bytes: one block that the caller hands over. */
+/* Room of kernel `name` at that place, in bytes: one block that the caller hands over. Whatever is
+ * void * in its parameters is not read. */
 #define ALK_ROOM(name, ...) ALK_AT(name##_room, int64_t, __VA_ARGS__)
+/* A kernel that is compiled once and takes numbers of any type: alk_<name>_any. */
+#define ALK_ANY(name, ...)                                                                         \
+  typedef alk_status (*alk_##name##_fn)(const alk_place *at, __VA_ARGS__);                         \
+  alk_status alk_##name##_any(const alk_place *at, __VA_ARGS__);                                   \
+  alk_##name##_fn alk_##name##_slot(const alk_place *at);                                          \
+  static inline alk_##name##_fn alk_##name(const alk_place *at) {                                  \
+    return at->device != ALK_CPU ? alk_##name##_slot(at) : alk_##name##_any;                       \
+  }
 
-/* The same for what is asked and answered on the CPU: params in parentheses; alk_<name>(dtype)
- * returns the function, dtype must be ALK_F32 or ALK_F64. */
-#define ALK_ANSWER(name, ret, params)                                                              \
+/* Parts of CPU kernels, which run on the thread that calls them: params in parentheses;
+ * alk_<name>(dtype) returns the function, dtype must be ALK_F32 or ALK_F64. */
+#define ALK_PART(name, ret, params)                                                                \
   typedef ret(*alk_##name##_fn) params;                                                            \
   ret alk_##name##_f64 params;                                                                     \
   ret alk_##name##_f32 params;                                                                     \

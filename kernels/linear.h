@@ -17,9 +17,8 @@ static inline int64_t alk_linear_segments(int64_t tokens) {
   return (tokens + ALK_LINEAR_SEGMENT - 1) / ALK_LINEAR_SEGMENT;
 }
 
-/* Elements that the states at the ends of all segments take: made by the forward, read by the
- * backward. */
-ALK_ANSWER(linear_states, int64_t, (const alk_attn_spec *a))
+/* Of the states at the ends of all segments: made by the forward, read by the backward. */
+ALK_ROOM(linear_states, const alk_attn_spec *a)
 ALK_ROOM(linear_fwd, const alk_attn_spec *a)
 ALK_ROOM(linear_bwd, const alk_attn_spec *a)
 

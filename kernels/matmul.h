@@ -26,7 +26,7 @@ typedef struct alk_matmul_task {
  * K where the strides allow, so a 2-D b makes one product of all rows. Threads: over the batch,
  * else over the rows or columns; inside a parallel region it runs on the calling thread. The order
  * of summation depends on sizes, strides and the number of threads only. */
-void alk_matmul(const alk_matmul_task *t);
+ALK_ANY(matmul, const alk_matmul_task *t)
 
 /* True when a rows x cols operand with these strides goes to the fast product as it is; a copy with
  * adjacent columns is otherwise cheaper. */

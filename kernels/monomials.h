@@ -47,12 +47,4 @@ static inline int64_t alk_monomial_room(int64_t D, int n_coefficients) {
 /* w (R) of coefficients c_0 .. c_{n-1}; room in double, whatever w is. */
 ALK_KERNEL(monomial_weights, int64_t D, int n_coefficients, const double *coefficients, void *w,
            void *room)
-/* m (R) of x (D). Of the coefficients only which are zero is read, here and below. */
-ALK_ANSWER(monomial_row, void,
-           (int64_t D, int n_coefficients, const double *coefficients, const void *x, void *m,
-            void *room))
-/* dx (D) += (dm/dx)^T dm. room: twice that of a row. */
-ALK_ANSWER(monomial_row_bwd, void,
-           (int64_t D, int n_coefficients, const double *coefficients, const void *x,
-            const void *dm, void *dx, void *room))
 #endif

@@ -2,17 +2,30 @@
  * for. A product with a gradient of 0 would turn what such a row holds, a NaN say, into a NaN of
  * everything that it is summed with.
  *
- * A row is an entry of the first `rows` axes of a view, with all that the other axes hold.
+ * A row is an entry of the first `rows` axes of a view, with all that the other axes hold. A mask
+ * is one bool a row, in row-major order.
  */
 #ifndef ALK_REACH_H
 #define ALK_REACH_H
 #include "kernel.h"
 
-/* reached[r] |= is any number of row r of the gradient g other than 0? Rows in row-major order. A
- * row ends at its first such number. Returns whether all rows are reached. */
-ALK_ANSWER(reach, bool, (const alk_view *g, int rows, bool *reached))
-/* Does a row of x that is not reached hold what is not finite? */
-ALK_ANSWER(reach_dirty, bool, (const alk_view *x, int rows, const bool *reached))
+/* reached[r] |= is any number of row r of the gradient g other than 0? A row ends at its first such
+ * number. */
+ALK_KERNEL(reach, const alk_view *g, int rows, void *reached)
+/* *dirty (i32) = 1 where a row of x that is not reached holds what is not finite, else as it was. */
+ALK_KERNEL(reach_dirty, const alk_view *x, int rows, const void *reached, void *dirty)
 /* y (packed, of x's shape) = x, but 0 in each row that is not reached; y may be a packed x. */
-ALK_KERNEL(reach_clean, const alk_view *x, int rows, const bool *reached, void *y)
+ALK_KERNEL(reach_clean, const alk_view *x, int rows, const void *reached, void *y)
+
+/* Of attention: masks of rows (B,T,H), of the keys (B,S) that they see and of batch rows (B), each
+ * three: by a gradient of y, of W, of either. */
+enum { ALK_BY_Y, ALK_BY_W, ALK_BY_ANY, ALK_BY };
+typedef struct alk_attn_masks {
+  int64_t B, T, H, S, offset;
+  bool causal, divided; /* divided: y is N / W, so what reaches y reaches W */
+  void *row[ALK_BY], *key[ALK_BY], *batch[ALK_BY];
+} alk_attn_masks;
+/* From the rows by y and by W, and the batch rows that a state handed on is reached in, which all
+ * keys are in: all the other masks. */
+ALK_ANY(attn_reach, const alk_attn_masks *r)
 #endif

@@ -49,8 +49,8 @@ ALK_KERNEL(visible_gather, const alk_visible *g, int64_t D, double scale, const 
 ALK_KERNEL(visible_scatter, const alk_visible *g, int64_t D, double scale, const void *w,
            const void *y, void *x)
 
-/* row (B,T,H), key (B,S,Hkv): is any visible entry of theirs in d (B,H,T,S) other than 0? */
-ALK_KERNEL(visible_reach, const alk_visible *g, const void *d, bool *row, bool *key)
+/* Masks (reach.h): row (B,T,H), key (B,S,Hkv): is any visible entry of theirs in d (B,H,T,S) other than 0? */
+ALK_KERNEL(visible_reach, const alk_visible *g, const void *d, void *row, void *key)
 
 /* Weights: w_ij = A_ij f(s'_ij). From s to s', in this order: round to the nearest bf16 (gradient
  * straight through), softcap c: c tanh(s / c), clamp c: min(s, c) (gradient passes where s <= c),

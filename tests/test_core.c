@@ -132,7 +132,7 @@ END_TEST
 START_TEST(no_kernel_is_said) {
   int32_t y[1] = {7};
   ck_assert_int_eq(ALK_RUN(al_here(c, ALK_I32), cumsum, false, 1, 1, 1, y, y), AL_ETYPE);
-  says(AL_ETYPE, "kernel cumsum: none for i32 on the cpu");
+  says(AL_ETYPE, "kernel cumsum: none for i32 on cpu");
   ck_assert_int_eq(y[0], 7);
   al_place device = *al_here(c, ALK_F32);
   device.k.device = (alk_device)1;

@@ -1,6 +1,6 @@
 /* test_monomials.c: the features of a polynomial against a plain enumeration of index tuples in
  * double, in every instruction set: weights, monomials, their sum, the gradient. */
-#include "../kernels/monomials.h"
+#include "../kernels/cpu/monomials.h"
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>

@@ -105,10 +105,11 @@ static al_status shape(al_ctx *c, al_call *k) {
   k->out_meta[NEXT_NORM] = carry && a.stat != ALK_STAT_none ? norm : numbers(k, 0);
   k->out_meta[SUMS] = attend_sums(k);
   const alk_attn_spec linear = linear_spec(a);
-  k->out_meta[STATES] =
-      numbers(k, is_linear(k, &w) ? alk_linear_states((alk_dtype)dtype)(&linear)
-                                  : alk_chunked_states((alk_dtype)dtype)(&a, w.base));
-  return AL_OK;
+  const al_place *at = al_here(c, (alk_dtype)dtype);
+  k->out_meta[STATES] = numbers(k, (is_linear(k, &w) ? AL_BYTES(at, linear_states, &linear)
+                                                     : AL_BYTES(at, chunked_states, &a, w.base)) /
+                                       al_dtype_size(dtype));
+  return al_error(c);
 }
 
 /* ---- runs ------------------------------------------------------------------------------------ */

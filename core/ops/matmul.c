@@ -36,8 +36,8 @@ static mat flipped(mat m) {
 }
 
 /* c = alpha a b (+ bias), or c += alpha a b; c has packed columns. */
-static void product(const al_meta *y, double alpha, mat a, mat b, mat c, const void *bias,
-                    bool add) {
+static void product(al_ctx *ctx, const al_meta *y, double alpha, mat a, mat b, mat c,
+                    const al_numbers *bias, bool add) {
   alk_matmul_task t = {.dtype = (alk_dtype)y->dtype,
                        .m = a.rows,
                        .n = b.cols,
@@ -58,7 +58,7 @@ static void product(const al_meta *y, double alpha, mat a, mat b, mat c, const v
   memcpy(t.a_batch, a.batch, sizeof a.batch);
   memcpy(t.b_batch, b.batch, sizeof b.batch);
   memcpy(t.c_batch, c.batch, sizeof c.batch);
-  alk_matmul(&t);
+  ALK_RUN(al_here(ctx, t.dtype), matmul, &t);
 }
 
 /* True when all axes but the last are one axis of evenly spaced rows. */
@@ -117,7 +117,7 @@ static al_status forward(al_ctx *c, al_call *k) {
   if (a && b && (bias || !k->in[2])) {
     const al_meta *y = &k->out_meta[0];
     const mat ma = matrix(a, y), mb = matrix(b, y);
-    product(y, al_opt_num(k->opts, "alpha"), ta ? flipped(ma) : ma, tb ? flipped(mb) : mb,
+    product(c, y, al_opt_num(k->opts, "alpha"), ta ? flipped(ma) : ma, tb ? flipped(mb) : mb,
             matrix(k->out[0], y), al_data(bias), false);
   }
   al_release(a);
@@ -151,17 +151,15 @@ static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) 
     if (x->batch[i] == 0) g.size[g.ndim] = y->shape[i], g.stride[g.ndim++] = d.batch[i];
   g.size[g.ndim] = d.cols, g.stride[g.ndim++] = d.col;
   v.size[v.ndim] = x->cols, v.stride[v.ndim++] = x->col;
-  bool *reached = reach_rows(c, &g, rows);
-  al_tensor *t = NULL;
-  if (reached && alk_reach_dirty(v.dtype)(&v, rows, reached) &&
-      (t = al_tensor_new(c, y->dtype, v.ndim, v.size))) {
+  al_tensor *reached = reach_rows(c, &g, rows), *t = NULL;
+  if (reach_dirty(c, &v, rows, reached) && (t = al_tensor_new(c, y->dtype, v.ndim, v.size))) {
     const int64_t *stride = al_stride(t);
-    ALK_RUN(al_here(c, v.dtype), reach_clean, &v, rows, reached, al_data(t));
+    ALK_RUN(al_here(c, v.dtype), reach_clean, &v, rows, al_data(reached), al_data(t));
     x->data = al_data(t), x->row = stride[rows - 1], x->col = stride[rows];
     for (int i = 0, own = 0; i < nb; i++)
       if (x->batch[i] != 0) x->batch[i] = stride[own++];
   }
-  free(reached);
+  al_release(reached);
   return t;
 }
 
@@ -186,14 +184,14 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (k->need[0]) {
     if (!gradient(c, k, 0, &add)) goto done;
     const mat out = matrix(k->din[0], y);
-    if (ta) product(y, alpha, flipped(mb), flipped(d), out, NULL, add);
-    else product(y, alpha, d, mb, out, NULL, add);
+    if (ta) product(c, y, alpha, flipped(mb), flipped(d), out, NULL, add);
+    else product(c, y, alpha, d, mb, out, NULL, add);
   }
   if (k->need[1]) {
     if (!gradient(c, k, 1, &add)) goto done;
     const mat out = matrix(k->din[1], y);
-    if (tb) product(y, alpha, flipped(d), ma, out, NULL, add);
-    else product(y, alpha, flipped(ma), d, out, NULL, add);
+    if (tb) product(c, y, alpha, flipped(d), ma, out, NULL, add);
+    else product(c, y, alpha, flipped(ma), d, out, NULL, add);
   }
   if (k->need[2] && (k->din[2] = al_new_meta(c, &k->in_meta[2]))) {
     const int64_t N = k->in_meta[2].shape[0];

@@ -39,21 +39,21 @@ static al_status backward(al_ctx *c, al_call *k) {
   const alk_dtype t = (alk_dtype)k->out_meta[0].dtype;
   const int64_t E = k->in_meta[1].shape[3];
   const alk_view rows = reach_heads(k->dout[0]); /* (B,H,T,E) */
-  bool *reached = reach_rows(c, &rows, 3);
-  al_tensor *w = reach_clean(c, k->in[0], 3, reached);
+  al_tensor *reached = reach_rows(c, &rows, 3);
+  al_tensor *w = reached ? reach_clean(c, k->in[0], 3, reached) : NULL;
   for (int i = 0; i < 2; i++)
     if (k->need[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
   if (al_error(c) == AL_OK && k->need[0]) {
     const alk_view dw = al_view(k->din[0]);
     ALK_RUN(al_here(c, t), visible_scores, &g, E, 1, al_data(k->dout[0]), al_data(k->in[1]),
             dw.data);
-    if (reached) ALK_RUN(al_here(c, t), reach_clean, &dw, 3, reached, dw.data);
+    ALK_RUN(al_here(c, t), reach_clean, &dw, 3, al_data(reached), dw.data);
   }
   if (al_error(c) == AL_OK && k->need[1])
     ALK_RUN(al_here(c, t), visible_scatter, &g, E, 1, al_data(w), al_data(k->dout[0]),
             al_data(k->din[1]));
   al_release(w);
-  free(reached);
+  al_release(reached);
   return al_error(c);
 }
 

@@ -4,7 +4,6 @@
 #define AL_OPS_REACH_H
 #include "../../kernels/reach.h"
 #include "../op.h"
-#include <stdlib.h>
 
 /* The view of t with its axes 1 and 2 exchanged. */
 static inline alk_view reach_heads(const al_tensor *t) {
@@ -14,32 +13,44 @@ static inline alk_view reach_heads(const al_tensor *t) {
   return v;
 }
 
-/* Which rows (first `rows` axes) of g are reached: free() it. NULL: all of them, or out of memory,
- * with the error pending. */
-static inline bool *reach_rows(al_ctx *c, const alk_view *g, int rows) {
-  int64_t n = 1;
-  for (int a = 0; a < rows; a++) n *= g->size[a];
-  bool *reached = calloc((size_t)n + 1, sizeof *reached);
-  if (!reached) al_fail(c, AL_ENOMEM, "out of memory (rows of a gradient)");
-  else if (!alk_reach(g->dtype)(g, rows, reached)) return reached;
-  free(reached);
-  return NULL;
+/* A mask of n rows; new. `reached`: of none of them. */
+static inline al_tensor *reach_mask(al_ctx *c, int64_t n) {
+  return al_room_new(al_here(c, ALK_F64), n);
+}
+static inline al_tensor *reach_none(al_ctx *c, int64_t n) {
+  const int64_t words = (n + 7) / 8;
+  return al_tensor_full(c, AL_F64, 1, &words, 0);
 }
 
-/* New reference to a copy of t that is 0 in the rows that are not reached; to t itself where
- * `reached` is NULL. */
-static inline al_tensor *reach_zeroed(al_ctx *c, al_tensor *t, int rows, const bool *reached) {
-  if (!reached) return al_retain(t);
+/* The mask of the rows (first `rows` axes) of g that are reached; new. */
+static inline al_tensor *reach_rows(al_ctx *c, const alk_view *g, int rows) {
+  int64_t n = 1;
+  for (int a = 0; a < rows; a++) n *= g->size[a];
+  al_tensor *reached = reach_none(c, n);
+  if (reached) ALK_RUN(al_here(c, g->dtype), reach, g, rows, al_data(reached));
+  return reached;
+}
+
+/* Does a row of x that is not reached hold what is not finite? The answer is awaited. */
+static inline bool reach_dirty(al_ctx *c, const alk_view *x, int rows, const al_tensor *reached) {
+  al_tensor *dirty = al_tensor_full(c, AL_I32, 0, NULL, 0);
+  if (dirty) ALK_RUN(al_here(c, x->dtype), reach_dirty, x, rows, al_data(reached), al_data(dirty));
+  const bool yes = al_error(c) == AL_OK && al_item(dirty) != 0;
+  al_release(dirty);
+  return yes;
+}
+
+/* New reference to a copy of t that is 0 in the rows that are not reached. */
+static inline al_tensor *reach_zeroed(al_ctx *c, al_tensor *t, int rows, const al_tensor *reached) {
   const alk_view x = al_view(t);
   al_tensor *y = al_tensor_new(c, al_type(t), al_ndim(t), al_shape(t));
-  if (y) ALK_RUN(al_here(c, x.dtype), reach_clean, &x, rows, reached, al_data(y));
+  if (y) ALK_RUN(al_here(c, x.dtype), reach_clean, &x, rows, al_data(reached), al_data(y));
   return y;
 }
 
 /* reach_zeroed, but t itself where those rows are finite: 0 times what they hold is 0. */
-static inline al_tensor *reach_clean(al_ctx *c, al_tensor *t, int rows, const bool *reached) {
+static inline al_tensor *reach_clean(al_ctx *c, al_tensor *t, int rows, const al_tensor *reached) {
   const alk_view x = al_view(t);
-  const bool dirty = reached && alk_reach_dirty(x.dtype)(&x, rows, reached);
-  return reach_zeroed(c, t, rows, dirty ? reached : NULL);
+  return reach_dirty(c, &x, rows, reached) ? reach_zeroed(c, t, rows, reached) : al_retain(t);
 }
 #endif

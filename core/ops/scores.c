@@ -42,24 +42,27 @@ static al_status backward(al_ctx *c, al_call *k) {
   const int64_t D = k->in_meta[0].shape[3];
   const double scale = al_opt_num(k->opts, "scale");
   const int64_t rows = g.B * g.T * g.H;
-  bool *row = calloc((size_t)(rows + g.B * g.S * g.Hkv + 1), sizeof *row), *keys = row + rows;
-  if (!row) return al_fail(c, AL_ENOMEM, "scores: out of memory (rows)");
-  ALK_RUN(al_here(c, t), visible_reach, &g, al_data(k->dout[0]), row, keys);
-  al_tensor *q = reach_clean(c, k->in[0], 3, row), *key = reach_clean(c, k->in[1], 3, keys);
+  al_tensor *row = reach_mask(c, rows), *keys = reach_mask(c, g.B * g.S * g.Hkv), *q = NULL,
+            *key = NULL;
+  if (row && keys) {
+    ALK_RUN(al_here(c, t), visible_reach, &g, al_data(k->dout[0]), al_data(row), al_data(keys));
+    q = reach_clean(c, k->in[0], 3, row), key = reach_clean(c, k->in[1], 3, keys);
+  }
   for (int i = 0; i < 2; i++)
     if (k->need[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
   if (al_error(c) == AL_OK && k->need[0]) {
     const alk_view dq = al_view(k->din[0]);
     ALK_RUN(al_here(c, t), visible_gather, &g, D, scale, al_data(k->dout[0]), al_data(key),
             dq.data);
-    ALK_RUN(al_here(c, t), reach_clean, &dq, 3, row, dq.data);
+    ALK_RUN(al_here(c, t), reach_clean, &dq, 3, al_data(row), dq.data);
   }
   if (al_error(c) == AL_OK && k->need[1])
     ALK_RUN(al_here(c, t), visible_scatter, &g, D, scale, al_data(k->dout[0]), al_data(q),
             al_data(k->din[1]));
   al_release(q);
   al_release(key);
-  free(row);
+  al_release(row);
+  al_release(keys);
   return al_error(c);
 }
 

@@ -27,9 +27,11 @@ static layout layout_of(const alk_attn_spec *a, const basis *s) {
   return l;
 }
 
-int64_t ALK_NAME(chunked_states)(const alk_attn_spec *a, const double *kept) {
+int64_t ALK_NAME(chunked_states_room)(const alk_place *place, const alk_attn_spec *a,
+                                      const double *kept) {
   const basis s = basis_sizes(a, kept);
-  return a->g.B * (a->g.H / alk_chunked_shared(a)) * kept_segments(a, &s) * s.R * (a->E + 1);
+  return a->g.B * (a->g.H / alk_chunked_shared(a)) * kept_segments(a, &s) * s.R * (a->E + 1) *
+         (int64_t)sizeof(real);
 }
 
 int64_t ALK_NAME(chunked_fwd_room)(const alk_place *place, const alk_attn_spec *a,

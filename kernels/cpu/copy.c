@@ -65,6 +65,10 @@ static void row(char *d, int64_t ds, alk_dtype dt, const char *s, int64_t ss, al
     double *x = (double *)(void *)d;
     const double *y = (const double *)(const void *)s;
     for (int64_t i = 0; i < n; i++) x[i * ds] = y[i * ss];
+  } else if (dt == st) {
+    uint16_t *x = (uint16_t *)(void *)d;
+    const uint16_t *y = (const uint16_t *)(const void *)s;
+    for (int64_t i = 0; i < n; i++) x[i * ds] = y[i * ss];
   } else {
     const int64_t db = dtype_size(dt), sb = dtype_size(st);
     for (int64_t i = 0; i < n; i++) store(d + i * ds * db, dt, load(s + i * ss * sb, st));
@@ -84,13 +88,13 @@ static void offsets(const alk_view *a, const alk_view *b, int inner, int64_t ind
   *oa = x, *ob = y;
 }
 
-void alk_copy(const alk_view *dst, const alk_view *src) {
+alk_status alk_copy_any(const alk_place *at, const alk_view *dst, const alk_view *src) {
   const int64_t n = alk_numel(dst);
-  if (n == 0) return;
+  if (n == 0) return ALK_OK;
   const int64_t db = dtype_size(dst->dtype), sb = dtype_size(src->dtype);
   if (dst->ndim == 0) {
     row(dst->data, 1, dst->dtype, src->data, 1, src->dtype, 1);
-    return;
+    return ALK_OK;
   }
   const int last = dst->ndim - 1;
   const bool tiled = dst->ndim >= 2 && dst->stride[last] == 1 && src->stride[last - 1] == 1 &&
@@ -98,7 +102,7 @@ void alk_copy(const alk_view *dst, const alk_view *src) {
   const int inner = tiled ? 2 : 1;
   const int64_t cols = dst->size[last], rows = tiled ? dst->size[last - 1] : 1;
   const int64_t outer = n / (cols * rows), tiles = (rows + 31) / 32;
-#pragma omp parallel for schedule(static) if (n > 32768)
+#pragma omp parallel for num_threads(at->threads) schedule(static) if (n > 32768)
   for (int64_t job = 0; job < outer * tiles; job++) {
     int64_t od, os;
     offsets(dst, src, inner, job / tiles, &od, &os);
@@ -116,15 +120,16 @@ void alk_copy(const alk_view *dst, const alk_view *src) {
             s + (r + c0 * src->stride[last]) * sb, src->stride[last], src->dtype, width);
     }
   }
+  return ALK_OK;
 }
 
-void alk_add_into(alk_dtype dtype, int64_t n, void *dst, const void *src) {
-  if (dtype == ALK_F64) {
+alk_status alk_add_into_any(const alk_place *at, int64_t n, void *dst, const void *src) {
+  if (at->dtype == ALK_F64) {
     double *d = dst;
     const double *s = src;
-#pragma omp parallel for simd schedule(static) if (n > 32768)
+#pragma omp parallel for simd num_threads(at->threads) schedule(static) if (n > 32768)
     for (int64_t i = 0; i < n; i++) d[i] += s[i];
-  } else if (dtype == ALK_BF16) {
+  } else if (at->dtype == ALK_BF16) {
     uint16_t *d = dst;
     const uint16_t *s = src;
     for (int64_t i = 0; i < n; i++)
@@ -132,16 +137,15 @@ void alk_add_into(alk_dtype dtype, int64_t n, void *dst, const void *src) {
   } else {
     float *d = dst;
     const float *s = src;
-#pragma omp parallel for simd schedule(static) if (n > 32768)
+#pragma omp parallel for simd num_threads(at->threads) schedule(static) if (n > 32768)
     for (int64_t i = 0; i < n; i++) d[i] += s[i];
   }
+  return ALK_OK;
 }
 
-void alk_fill(alk_dtype dtype, int64_t n, void *dst, double value) {
-  const int64_t size = dtype_size(dtype);
-  if (value == 0) {
-    memset(dst, 0, (size_t)(n * size));
-    return;
-  }
-  for (int64_t i = 0; i < n; i++) store((char *)dst + i * size, dtype, value);
+alk_status alk_fill_any(const alk_place *at, int64_t n, void *dst, double value) {
+  const int64_t size = dtype_size(at->dtype);
+  if (value == 0) memset(dst, 0, (size_t)(n * size));
+  for (int64_t i = 0; value != 0 && i < n; i++) store((char *)dst + i * size, at->dtype, value);
+  return ALK_OK;
 }

@@ -24,8 +24,9 @@ static layout layout_of(const alk_attn_spec *a) {
   return l;
 }
 
-int64_t ALK_NAME(linear_states)(const alk_attn_spec *a) {
-  return a->g.B * (a->g.H / line_heads(a)) * alk_linear_segments(a->g.S) * state_size(a);
+int64_t ALK_NAME(linear_states_room)(const alk_place *place, const alk_attn_spec *a) {
+  return a->g.B * (a->g.H / line_heads(a)) * alk_linear_segments(a->g.S) * state_size(a) *
+         (int64_t)sizeof(real);
 }
 
 int64_t ALK_NAME(linear_fwd_room)(const alk_place *place, const alk_attn_spec *a) {

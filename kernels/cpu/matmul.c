@@ -203,16 +203,16 @@ static int sort_axes(alk_matmul_task *t) {
   return n_kept;
 }
 
-void alk_matmul(const alk_matmul_task *task) {
+alk_status alk_matmul_any(const alk_place *place, const alk_matmul_task *task) {
   alk_matmul_task t = *task;
-  if (t.m == 0 || t.n == 0) return;
+  if (t.m == 0 || t.n == 0) return ALK_OK;
   fold(&t);
   int n_kept = sort_axes(&t);
   int64_t n_out = 1, n_all = 1;
   for (int i = 0; i < t.n_batch; i++) n_all *= t.batch[i];
   for (int i = 0; i < n_kept; i++) n_out *= t.batch[i];
 
-  int64_t n_threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+  int64_t n_threads = omp_in_parallel() ? 1 : place->threads;
   if (2.0 * (double)t.m * (double)t.n * (double)t.k * (double)n_all < MIN_WORK) n_threads = 1;
   bool by_rows = t.m >= t.n;
   int64_t side = by_rows ? t.m : t.n, strips = 1;
@@ -222,11 +222,11 @@ void alk_matmul(const alk_matmul_task *task) {
   int64_t n_pieces = n_out * strips;
   if (n_pieces < n_threads || n_threads == 1) { /* oneDNN may still use threads inside */
     for (int64_t o = 0; o < n_out; o++) piece(&t, n_kept, o, 0, t.m, 0, t.n);
-    return;
+    return ALK_OK;
   }
   int64_t strip = (side + strips - 1) / strips;
   strip = (strip + 15) / 16 * 16;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads((int)n_threads) schedule(static)
   for (int64_t i = 0; i < n_pieces; i++) {
     int64_t s0 = i % strips * strip, s1 = s0 + strip < side ? s0 + strip : side;
     if (strips == 1) s1 = side;
@@ -234,4 +234,5 @@ void alk_matmul(const alk_matmul_task *task) {
     if (by_rows) piece(&t, n_kept, i / strips, s0, s1, 0, t.n);
     else piece(&t, n_kept, i / strips, 0, t.m, s0, s1);
   }
+  return ALK_OK;
 }

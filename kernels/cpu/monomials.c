@@ -4,7 +4,7 @@
  * times the tail of order n-1 that begins with its block of a; all loops run over such tails, which
  * are contiguous. The same walk backwards gives the gradient.
  */
-#include "../monomials.h"
+#include "monomials.h"
 
 #include <string.h>
 

@@ -28,19 +28,22 @@ static bool any(const alk_view *x, int axis, const real *p, bool finite) {
   return false;
 }
 
-bool ALK_NAME(reach)(const alk_view *g, int rows, bool *reached) {
-  bool all = true;
-  for (int64_t r = 0, n = count(g, 0, rows); r < n; r++) {
+alk_status ALK_NAME(reach)(const alk_place *place, const alk_view *g, int rows, void *mask) {
+  bool *reached = mask;
+  for (int64_t r = 0, n = count(g, 0, rows); r < n; r++)
     reached[r] = reached[r] || any(g, rows, row_at(g, rows, r), false);
-    all = all && reached[r];
-  }
-  return all;
+  return ALK_OK;
 }
 
-bool ALK_NAME(reach_dirty)(const alk_view *x, int rows, const bool *reached) {
+alk_status ALK_NAME(reach_dirty)(const alk_place *place, const alk_view *x, int rows,
+                                 const void *mask, void *dirty) {
+  const bool *reached = mask;
   for (int64_t r = 0, n = count(x, 0, rows); r < n; r++)
-    if (!reached[r] && any(x, rows, row_at(x, rows, r), true)) return true;
-  return false;
+    if (!reached[r] && any(x, rows, row_at(x, rows, r), true)) {
+      *(int32_t *)dirty = 1;
+      break;
+    }
+  return ALK_OK;
 }
 
 static real *copy(const alk_view *x, int axis, const real *p, real *y) {
@@ -51,12 +54,13 @@ static real *copy(const alk_view *x, int axis, const real *p, real *y) {
 }
 
 alk_status ALK_NAME(reach_clean)(const alk_place *place, const alk_view *x, int rows,
-                                 const bool *reached, void *y) {
+                                 const void *mask, void *y) {
+  const bool *reached = mask;
   const int64_t n = count(x, 0, rows), each = count(x, rows, x->ndim);
   for (int64_t r = 0; r < n; r++) {
     real *to = (real *)y + r * each;
-    if (reached[r]) copy(x, rows, row_at(x, rows, r), to);
-    else memset(to, 0, (size_t)each * sizeof(real));
+    if (!reached[r]) memset(to, 0, (size_t)each * sizeof(real));
+    else if (to != row_at(x, rows, r)) copy(x, rows, row_at(x, rows, r), to);
   }
   return ALK_OK;
 }

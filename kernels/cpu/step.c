@@ -4,6 +4,7 @@
  * query heads while it is in the cache. Sums run over blocks of BLOCK rows, then over the blocks.
  */
 #include "../step.h"
+#include "monomials.h"
 #include "rows.h"
 
 enum { BLOCK = 64 };         /* rows: 16 KiB of 64 channels */

@@ -214,7 +214,8 @@ static bool key_reached(const alk_visible *g, const real *d, int64_t b, int64_t 
 }
 
 alk_status ALK_NAME(visible_reach)(const alk_place *place, const alk_visible *g, const void *d,
-                                   bool *row, bool *key) {
+                                   void *vrow, void *vkey) {
+  bool *row = vrow, *key = vkey;
   const int64_t group = g->H / g->Hkv;
 #pragma omp parallel for num_threads(place->threads)                                               \
     schedule(static) if (g->B * g->H * g->T * g->S > PARALLEL)
