@@ -55,8 +55,8 @@ static al_status present_shape(al_ctx *c, al_call *k) {
   const int64_t rows = al_opt_int(k->opts, "rows"), size = al_opt_int(k->opts, "size");
   if (n->ndim != 1)
     return al_fail(c, AL_ESHAPE, "present: lengths: shape (B) needed, got %s", AL_META_STR(n));
-  k->out_meta[0] = rows ? (al_meta){AL_I32, 3, {n->shape[0], rows, size}}
-                        : (al_meta){AL_I32, 2, {n->shape[0], size}};
+  k->out_meta[0] = rows ? (al_meta){.dtype = AL_I32, .ndim = 3, .shape = {n->shape[0], rows, size}}
+                        : (al_meta){.dtype = AL_I32, .ndim = 2, .shape = {n->shape[0], size}};
   return AL_OK;
 }
 
