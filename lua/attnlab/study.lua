@@ -1,6 +1,6 @@
 -- lab.study{...}: a measurement over a grid of cases without training, as data.
 --   name      folder under runs/
---   kind      what is measured: a module of study/ (recurrence, surgery)
+--   kind      what is measured: a module of study/, by its name (recurrence, surgery)
 --   title, question, source, story, next   texts, as in an experiment
 --   cases     list of tables; the kind says which keys it knows (its rows)
 --   seeds     of the random inputs
@@ -12,15 +12,16 @@
 --
 -- A kind returns { rows (options of a case), expand(case, folder of the file) -> list of plain cases, seeded(case) -> false
 -- when no seed matters, title(case), cost(case), run(case, seed, stop) -> numbers by name, gather(list of
--- { case, results }) -> records, columns, keys, figure(records, study) or nil, expect (known keys),
--- judge(expect, records) -> { {text, outcome, detail}, .. } }. It may have prepare(cases, options) -> "done"
--- or how it ended, called before the first measurement; stale(case, result, root) -> whether it was measured on
--- something that is not there any more; shown(records) -> the records of the printed table;
--- document(records, study, table, figure, judged) -> text of report.md.
+-- { case, results }) -> records, columns, keys, expect (known keys), judge(expect, records) -> { {text, outcome, detail},
+-- .. } }. It may have figure(records, study) -> what panels.lua draws, or nil; inputs_hash(case) -> hash of the files
+-- that are measured; prepare(cases, options) -> "done" or how it ended, called before the first measurement;
+-- stale(case, result, root) -> whether it was measured on something that is not there any more; shown(records) -> the
+-- records of the printed table; document(records, study, table, figure, judged) -> text of report.md.
 -- A change here makes no run stale.
 local board = require "attnlab.board"
 local core = require "attnlab.core"
 local expect = require "attnlab.expect"
+local found = require "attnlab.found"
 local given = require "attnlab.given"
 local names = require "attnlab.names"
 local panels = require "attnlab.panels"
@@ -37,7 +38,7 @@ Study.__index = Study
 
 local TYPES = { name = "string", kind = "string", title = "string", question = "string", source = "string",
                 story = "string", next = "string", cases = "table", seeds = "table", expect = "table", quick = "table" }
-local KINDS = { "recurrence", "surgery" }
+local KINDS = found "study"
 
 local function fail(s, ...)
   error(("study%s: %s"):format(s.name and " '" .. s.name .. "'" or "", (...):format(select(2, ...))), 0)
@@ -150,7 +151,7 @@ function Study:plan(options)
     for k, seed in ipairs(seeds) do
       if k == 1 or self.module.seeded(case) then
         local identity = { kind = self.kind, case = case, seed = seed,
-                           inputs = self.module.inputs_hash(case) }
+                           inputs = self.module.inputs_hash and self.module.inputs_hash(case) }
         local counts = {} -- a text counts by its hash, which the inputs have
         for k, v in pairs(identity) do counts[k] = v end
         counts.case = {}
@@ -328,7 +329,9 @@ function Study:write(out, dir)
   sys.write(dir .. "/table.json", json.encode({ study = self.name, records = json.array(records),
     expectations = json.array(judged) }, { pretty = true }) .. "\n")
   if #records == 0 then return nil, "nothing was measured" end
-  local figure, why, broken = panels.draw(m.figure(records, self), dir, "figure")
+  local drawing = m.figure and m.figure(records, self)
+  local figure, why, broken = nil, "this kind of study has none", false
+  if drawing then figure, why, broken = panels.draw(drawing, dir, "figure") end
   if m.document then
     sys.write(dir .. "/report.md", m.document(records, self, text, figure ~= nil, expect.text(judged, "Expected:")) .. "\n")
   end

@@ -88,6 +88,18 @@ return require("attnlab").experiment { name = "x", seeds = { 1 }, measure = { "l
   T.ok(not drawn or sys.read(f .. "/x/by.gp"):find "largest number", "a panel")
 end)
 
+T.test("a kind of study: measured, shown, judged", function()
+  local f = T.folder()
+  sys.write(f .. "/x.lua", [=[
+return require("attnlab").study { name = "x", kind = "uniform", cases = { { n = 4 }, { n = 10000 } }, seeds = { 1, 2 },
+  expect = { { below = 0.5 } } }
+]=])
+  T.ok(run(1, "run", f .. "/x.lua"):find "unknown kind 'uniform'", "unknown before")
+  add("uniform.lua", "study")
+  local text = run(0, "run", f .. "/x.lua", "out_dir=" .. f)
+  T.ok(text:find "\n10000 +0.0%d+" and text:find "held +off by less than 0.5", text)
+end)
+
 T.test("a command: in the help, parsed, run", function()
   T.ok(run(2, "count", "x"):find("unknown command 'count'", 1, true), "unknown before")
   add("count.lua", "commands")

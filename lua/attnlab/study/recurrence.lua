@@ -7,7 +7,7 @@
 --   sqrt(sum ((r_ij - a_ij sum_j r_ij) / W_i)^2 / sum a_ij^2)   over the visible pairs.
 local core = require "attnlab.core"
 local check = require "attnlab.bench.check"
-local results = require "attnlab.study.recurrence_results"
+local results = require "attnlab.recurrence_results"
 local sys = core.sys
 
 local M = {}

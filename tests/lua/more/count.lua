@@ -1,4 +1,5 @@
 -- count: how many learned numbers a model file or run folder has.
+-- A change here makes no run stale.
 local model = require "attnlab.model"
 
 local function count(args, usage)
