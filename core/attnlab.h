@@ -146,6 +146,22 @@ AL_API double al_item(const al_tensor *t); /* the value of a one-element tensor,
 /* "(2,8,64)" into buf; returns buf. */
 AL_API const char *al_shape_str(const al_tensor *t, char *buf, size_t n);
 
+/* One number of t, wherever it lies, at `index` (one an axis); NaN with the error pending. */
+AL_API double al_number(const al_tensor *t, const int64_t *index);
+
+/* ---- devices -------------------------------------------------------------------------------- */
+
+/* A device has memory and kernels. Ops run where their inputs lie, all of them in one place; what
+ * has no inputs is made on the context's current device, "cpu" at first. "counting" has no memory:
+ * there tensors are counted (al_memory), no kernel runs, and every number reads as 0. */
+AL_API const char *al_on(al_ctx *c, const char *device); /* makes it current, NULL: changes nothing;
+                                                            returns the one before, or NULL */
+AL_API const char *al_device_name(const al_tensor *t);
+/* t itself where it lies there, else a copy without history; new reference. */
+AL_API al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device);
+/* Multiply-adds of matrix products and attention on the current device so far. */
+AL_API int64_t al_products(const al_ctx *c);
+
 /* ---- scopes --------------------------------------------------------------------------------- */
 
 /* While a scope is open, the references that ops and tensor constructors return belong to it: the
@@ -339,10 +355,10 @@ AL_API void al_optim_free(al_optim *o);
  * each would get a part of the gradient. */
 AL_API al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay);
 AL_API void al_optim_zero_grad(al_optim *o);
-/* One update with this learning rate. *norm (may be NULL) = global gradient norm before clipping.
- * When the norm is not finite nothing is changed and AL_OK is returned: the caller looks at *norm.
- */
-AL_API al_status al_optim_step(al_optim *o, double lr, double *norm);
+/* One update with this learning rate, queued where the parameters lie. *norm (may be NULL): the
+ * global gradient norm before clipping, new, one number of f64. Where it is not finite nothing is
+ * changed, no step is counted and AL_OK is returned: the caller looks at it when it likes. */
+AL_API al_status al_optim_step(al_optim *o, double lr, al_tensor **norm);
 AL_API int64_t al_optim_steps(const al_optim *o);
 AL_API void al_optim_set_steps(al_optim *o, int64_t n);
 /* State tensors for checkpoints: i-th name ("m.<param>", "v.<param>") and tensor, borrowed; NULL

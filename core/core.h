@@ -6,6 +6,15 @@
 
 typedef struct al_block al_block;
 
+/* A check of control numbers whose answer nobody has read: what was asked, and where it stands. */
+typedef struct al_ids_check {
+  const char *op, *input, *besides;
+  al_meta meta;
+  int64_t hi, other;
+  al_tensor *noted;
+} al_ids_check;
+enum { AL_CHECKS = 64 };
+
 /* What memory and kernels there are to a place. */
 struct al_device {
   const char *name;
@@ -22,6 +31,8 @@ struct al_device {
   void (*to_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*from_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*open)(al_device *d), (*shut)(al_device *d);
+  al_ids_check checks[AL_CHECKS];
+  int n_checks;
 };
 
 typedef struct al_storage {
@@ -73,6 +84,7 @@ struct al_node {
   al_node *next; /* work lists */
 };
 
+enum { AL_DEVICES = 4 };
 enum { AL_BINS = 512, AL_MAX_SCOPES = 64 };
 
 struct al_ctx {
@@ -83,6 +95,7 @@ struct al_ctx {
   int error_line;
   int axis_base;                    /* of axes in error texts */
   al_device cpu, counting, *device; /* the current one */
+  al_device *devices[AL_DEVICES];   /* all, NULL behind the last */
   int64_t fail_at;
   bool poison;
   al_place places[ALK_DTYPES];
@@ -117,12 +130,25 @@ void *al_calloc(al_ctx *c, int64_t n, size_t size);
 
 /* device.c */
 void al_device_init(al_ctx *c);
+void al_device_add(al_ctx *c, al_device *d); /* borrowed, until the context ends */
 /* Makes d current, where what is made lies from now on, and returns the one before; NULL changes
  * nothing. */
 al_device *al_device_use(al_ctx *c, al_device *d);
 /* Packed numbers of t's type, from the host and back; on a device that counts they are 0. */
 void al_put_packed(al_tensor *t, const void *from);
 void al_get_packed(const al_tensor *t, void *to);
+
+/* Packed numbers of t as the host has them: t's own memory, or a copy of it that goes back to t where
+ * al_stage_end is told so. `filled`: with what t holds. False with the error pending. */
+typedef struct al_stage {
+  al_tensor *t;
+  void *bytes;
+} al_stage;
+bool al_stage_begin(al_stage *g, al_tensor *t, bool filled);
+void al_stage_end(al_stage *g, bool back);
+
+/* ids.c: tells what was noted on d. */
+al_status al_ids_report(al_ctx *c, al_device *d);
 
 /* tensor.c */
 /* The most elements of a shape, its sizes of 0 taken as 1: every product of sizes, in any order and

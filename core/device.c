@@ -3,6 +3,7 @@
 #include "../kernels/kernel.h"
 #include "../kernels/matmul.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char *al_cpu(void) {
@@ -25,8 +26,56 @@ const char *al_build_info(void) {
 void al_device_init(al_ctx *c) {
   c->cpu = (al_device){.name = "cpu", .kernels = ALK_CPU, .host = true};
   c->counting = (al_device){.name = "counting", .kernels = ALK_CPU, .counts = true};
-  c->device = &c->cpu;
+  c->device = c->devices[0] = &c->cpu;
+  c->devices[1] = &c->counting;
 }
+
+void al_device_add(al_ctx *c, al_device *d) {
+  for (int i = 0; i < AL_DEVICES; i++)
+    if (!c->devices[i]) {
+      c->devices[i] = d;
+      return;
+    }
+}
+
+static al_device *device_named(al_ctx *c, const char *name) {
+  const char *names[AL_DEVICES] = {0};
+  for (int i = 0; i < AL_DEVICES && c->devices[i]; i++) {
+    if (strcmp(c->devices[i]->name, name) == 0) return c->devices[i];
+    names[i] = c->devices[i]->name;
+  }
+  const char *near = al_nearest(name, names, AL_DEVICES);
+  al_fail(c, AL_ENAME, "no device '%s' here%s%s%s (%s)", name, near ? ", did you mean '" : "",
+          near ? near : "", near ? "'?" : "", al_build_info());
+  return NULL;
+}
+
+const char *al_on(al_ctx *c, const char *device) {
+  const char *before = c->device->name;
+  al_device *d = device ? device_named(c, device) : c->device;
+  if (!d) return NULL;
+  c->device = d;
+  return before;
+}
+
+const char *al_device_name(const al_tensor *t) { return t ? t->storage->device->name : "cpu"; }
+
+al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device) {
+  al_device *d = t && al_error(c) == AL_OK ? device_named(c, device) : NULL;
+  if (!d) return NULL;
+  if (d == t->storage->device) return al_scope_own(c, al_retain(t));
+  const bool off = c->scope_off;
+  c->scope_off = true;
+  al_device *before = al_device_use(c, d);
+  al_tensor *copy = al_tensor_new(c, t->dtype, t->ndim, t->shape);
+  al_device_use(c, before);
+  c->scope_off = off;
+  if (copy && al_copy_into(c, copy, t) == AL_OK) return al_scope_own(c, copy);
+  al_release(copy);
+  return NULL;
+}
+
+int64_t al_products(const al_ctx *c) { return c->device->products; }
 
 al_device *al_device_use(al_ctx *c, al_device *d) {
   al_device *before = c->device;
@@ -80,7 +129,24 @@ void al_get_packed(const al_tensor *t, void *to) {
   if (bytes == 0) return;
   if (d->counts) memset(to, 0, (size_t)bytes);
   else if (d->host) memcpy(to, al_data(t), (size_t)bytes);
-  else d->to_host(d, to, al_data(t), bytes);
+  else {
+    d->to_host(d, to, al_data(t), bytes);
+    al_ids_report(t->ctx, d);
+  }
+}
+
+bool al_stage_begin(al_stage *g, al_tensor *t, bool filled) {
+  *g = (al_stage){.t = t};
+  if (t->storage->device->host) g->bytes = al_host(t);
+  else g->bytes = al_calloc(t->ctx, al_numel(t), (size_t)al_dtype_size(t->dtype));
+  if (g->bytes && filled && !t->storage->device->host) al_get_packed(t, g->bytes);
+  return g->bytes != NULL;
+}
+
+void al_stage_end(al_stage *g, bool back) {
+  if (g->t->storage->device->host) return;
+  if (back && g->bytes) al_put_packed(g->t, g->bytes);
+  free(g->bytes);
 }
 
 al_tensor *al_room_new(const al_place *at, int64_t bytes) {

@@ -1,13 +1,70 @@
 /* ids.c: the one check of control tensors: lengths, counts, token numbers, targets. */
 #include "core.h"
+#include "../kernels/check_ids.h"
 #include <stdio.h>
+
+static al_ids_check check_of(const al_call *k, int i, int64_t hi, const char *besides,
+                             int64_t other) {
+  return (al_ids_check){.op = k->op->info.name,
+                        .input = k->op->info.inputs[i].name,
+                        .meta = k->in_meta[i],
+                        .hi = hi,
+                        .besides = besides,
+                        .other = other};
+}
+
+static al_status refuse(al_ctx *c, const al_ids_check *k, int32_t got, int64_t at) {
+  char or [64] = "";
+  if (k->besides) snprintf(or, sizeof or, " (or %s = %lld)", k->besides, (long long)k->other);
+  return al_fail(c, AL_EVALUE, "%s: %s: numbers in 0..%lld%s needed, got %d at position %lld of %s",
+                 k->op, k->input, (long long)k->hi, or, got, (long long)at + c->axis_base,
+                 al_meta_str(&k->meta, (char[96]){0}, 96));
+}
+
+/* On a device nobody waits for an answer: a bad number is taken as the one that stands for nothing,
+ * `other` or -1 or a length of 0, and noted there; al_ids_report tells at the next read. */
+static al_status check_there(al_ctx *c, al_call *k, int i, int64_t hi, const char *besides,
+                             int64_t other) {
+  al_device *d = k->in[i]->storage->device;
+  if (d->n_checks == AL_CHECKS) AL_TRY(al_ids_report(c, d));
+  al_ids_check *check = &d->checks[d->n_checks];
+  *check = check_of(k, i, hi, besides, other);
+  al_tensor *clean = al_new_meta(c, &k->in_meta[i]);
+  const bool off = c->scope_off;
+  c->scope_off = true;
+  check->noted = al_tensor_full(c, AL_I32, 1, (const int64_t[]){2}, -1);
+  c->scope_off = off;
+  if (clean && check->noted) {
+    ALK_RUN(al_where(clean), check_ids, al_numel(clean), hi, besides ? other : 0, besides != NULL,
+            al_data(k->in[i]), al_data(clean), al_data(check->noted));
+    al_release(k->in[i]);
+    k->in[i] = clean;
+    d->n_checks++;
+    return al_error(c);
+  }
+  al_release(clean);
+  al_release(check->noted);
+  return al_error(c);
+}
+
+al_status al_ids_report(al_ctx *c, al_device *d) {
+  const int n = d->n_checks;
+  d->n_checks = 0; /* before the reads below, which come here, too */
+  for (int i = 0; i < n; i++) {
+    int32_t noted[2];
+    al_get_packed(d->checks[i].noted, noted);
+    if (noted[0] >= 0) refuse(c, &d->checks[i], noted[1], noted[0]);
+    al_release(d->checks[i].noted);
+  }
+  return al_error(c);
+}
 
 al_status al_check_ids(al_ctx *c, al_call *k, int i, int64_t hi, const char *besides,
                        int64_t other) {
   const al_tensor *t = k->in[i];
-  const int32_t *v = t ? al_host(t) : NULL;
-  if (!t) return AL_OK;
-  if (!v && al_numel(t)) return al_error(c);
+  if (!t || t->storage->device->counts) return AL_OK;
+  if (!t->storage->device->host) return check_there(c, k, i, hi, besides, other);
+  const int32_t *v = al_host(t);
   for (int64_t at = 0, n = al_numel(t); at < n; at++) {
     if ((v[at] >= 0 && v[at] <= hi) || (besides && v[at] == other)) continue;
     char or [64] = "";

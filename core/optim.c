@@ -21,11 +21,9 @@ struct al_optim {
   al_opts *opts;
   int n, cap;
   slot *slots;
-  int64_t steps;
+  al_tensor *steps;      /* made so far, a number of f64 */
   alk_optim_task *tasks; /* room for one a slot */
-  double *parts;         /* and for one a block of gradients */
-  int64_t blocks;
-  char label[160]; /* of the last state name handed out */
+  char label[160];       /* of the last state name handed out */
 };
 
 #define COMMON                                                                                     \
@@ -72,6 +70,10 @@ al_optim *al_optim_new(al_ctx *c, const char *kind, al_opts *opts) {
   else if (n == 2 && !(betas[0] < 1 && betas[1] < 1))
     al_fail(c, AL_EVALUE, "adamw: option 'betas': numbers below 1 expected, got %g and %g",
             betas[0], betas[1]);
+  const bool off = c->scope_off;
+  c->scope_off = true; /* the optimiser's own */
+  if (c->error == AL_OK) o->steps = al_tensor_full(c, AL_F64, 0, NULL, 0);
+  c->scope_off = off;
   if (c->error == AL_OK) return o;
   al_optim_free(o);
   return NULL;
@@ -87,25 +89,20 @@ void al_optim_free(al_optim *o) {
   }
   free(o->slots);
   free(o->tasks);
-  free(o->parts);
+  al_release(o->steps);
   al_opts_release(o->opts);
   free(o);
 }
 
-/* For one more parameter of n elements. Numbers grow only once there is room for them. */
-static al_status make_room(al_optim *o, int64_t n) {
-  const int64_t blocks = o->blocks + (n + ALK_OPTIM_BLOCK - 1) / ALK_OPTIM_BLOCK;
-  double *parts = realloc(o->parts, (size_t)(blocks + 1) * sizeof *parts);
-  if (parts) o->parts = parts;
-  if (parts && o->n == o->cap) {
-    const int cap = o->cap ? 2 * o->cap : 32;
-    slot *slots = realloc(o->slots, (size_t)cap * sizeof *slots);
-    if (slots) o->slots = slots;
-    alk_optim_task *tasks = slots ? realloc(o->tasks, (size_t)cap * sizeof *tasks) : NULL;
-    if (tasks) o->tasks = tasks, o->cap = cap;
-  }
-  if (!parts || o->n == o->cap) return al_fail(o->ctx, AL_ENOMEM, "out of memory (optimiser)");
-  o->blocks = blocks;
+/* For one more parameter. */
+static al_status make_room(al_optim *o) {
+  if (o->n < o->cap) return AL_OK;
+  const int cap = o->cap ? 2 * o->cap : 32;
+  slot *slots = realloc(o->slots, (size_t)cap * sizeof *slots);
+  if (slots) o->slots = slots;
+  alk_optim_task *tasks = slots ? realloc(o->tasks, (size_t)cap * sizeof *tasks) : NULL;
+  if (!tasks) return al_fail(o->ctx, AL_ENOMEM, "out of memory (optimiser)");
+  o->tasks = tasks, o->cap = cap;
   return AL_OK;
 }
 
@@ -133,7 +130,7 @@ al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) 
                      "tensor under both names needed, or memory of its own for each",
                      s->name, name);
   }
-  AL_TRY(make_room(o, al_numel(p)));
+  AL_TRY(make_room(o));
   const al_meta m = al_meta_of(p);
   slot s = {.name = strdup(name), .decay = decay};
   const bool off = c->scope_off;
@@ -157,6 +154,8 @@ void al_optim_zero_grad(al_optim *o) {
   for (int i = 0; i < o->n; i++) al_set_grad(o->slots[i].p, NULL);
 }
 
+static int64_t blocks_of(int64_t n) { return (n + ALK_OPTIM_BLOCK - 1) / ALK_OPTIM_BLOCK; }
+
 /* Lists the parameters of one dtype that have a gradient. */
 static int list_tasks(al_optim *o, al_dtype dtype) {
   int n = 0;
@@ -171,7 +170,7 @@ static int list_tasks(al_optim *o, al_dtype dtype) {
                                      .m = al_data(t->m),
                                      .v = al_data(t->v),
                                      .decay = t->decay ? al_opt_num(o->opts, "weight_decay") : 0};
-    first += (al_numel(t->p) + ALK_OPTIM_BLOCK - 1) / ALK_OPTIM_BLOCK;
+    first += blocks_of(al_numel(t->p));
   }
   return n;
 }
@@ -188,42 +187,63 @@ static al_status own_slots(al_optim *o) {
   return AL_OK;
 }
 
-al_status al_optim_step(al_optim *o, double lr, double *norm) {
-  static const al_dtype types[] = {AL_F32, AL_F64};
-  double square = 0;
-  AL_TRY(own_slots(o));
-  for (int i = 0; i < 2; i++) {
+static const al_dtype types[] = {AL_F32, AL_F64};
+
+/* The norm of all gradients, a number of f64, and one step more where it is finite. */
+static al_tensor *gradient_norm(al_optim *o) {
+  al_ctx *c = o->ctx;
+  int64_t blocks = 1;
+  for (int i = 0; i < o->n; i++) blocks += blocks_of(al_numel(o->slots[i].p));
+  al_tensor *parts = al_tensor_new(c, AL_F64, 1, &blocks),
+            *sum = al_tensor_full(c, AL_F64, 0, NULL, 0), *norm = al_tensor_new(c, AL_F64, 0, NULL);
+  for (int i = 0; i < 2 && al_error(c) == AL_OK; i++) {
     const int n = list_tasks(o, types[i]);
     if (n)
-      ALK_RUN(al_here(o->ctx, (alk_dtype)types[i]), optim_squares, n, o->tasks, o->parts, &square);
+      ALK_RUN(al_here(c, (alk_dtype)types[i]), optim_squares, n, o->tasks, al_data(parts),
+              al_data(sum));
   }
-  if (al_error(o->ctx) != AL_OK) return al_error(o->ctx);
-  const double total = sqrt(square);
-  if (norm) *norm = total;
-  if (!isfinite(total)) return AL_OK;
-  const double clip = al_opt_num(o->opts, "grad_clip");
-  const double *betas = (const double[]){0, 0};
-  if (o->adamw) al_opt_list(o->opts, "betas", &betas);
-  o->steps++;
-  alk_optim_step s = {.lr = lr,
-                      .scale = clip > 0 && total > clip ? clip / total : 1,
-                      .beta1 = betas[0],
-                      .beta2 = betas[1],
-                      .correct1 = 1 - pow(betas[0], (double)o->steps),
-                      .correct2 = 1 - pow(betas[1], (double)o->steps)};
-  if (o->adamw) s.eps = al_opt_num(o->opts, "eps");
-  else s.momentum = al_opt_num(o->opts, "momentum");
+  if (al_error(c) == AL_OK)
+    ALK_RUN(al_where(norm), optim_norm, al_data(sum), al_data(norm), al_data(o->steps));
+  al_release(parts);
+  al_release(sum);
+  return norm;
+}
+
+static void update(al_optim *o, double lr, const al_tensor *norm) {
+  alk_optim_step s = {.lr = lr, .clip = al_opt_num(o->opts, "grad_clip")};
+  const double *betas;
+  if (o->adamw) {
+    al_opt_list(o->opts, "betas", &betas);
+    s.beta1 = betas[0], s.beta2 = betas[1], s.eps = al_opt_num(o->opts, "eps");
+  } else {
+    s.momentum = al_opt_num(o->opts, "momentum");
+  }
   for (int i = 0; i < 2; i++) {
     const int n = list_tasks(o, types[i]);
     const al_place *at = al_here(o->ctx, (alk_dtype)types[i]);
-    if (n && o->adamw) ALK_RUN(at, adamw, n, o->tasks, &s);
-    else if (n) ALK_RUN(at, sgd, n, o->tasks, &s);
+    if (n && o->adamw) ALK_RUN(at, adamw, n, o->tasks, &s, al_data(norm), al_data(o->steps));
+    else if (n) ALK_RUN(at, sgd, n, o->tasks, &s, al_data(norm));
   }
-  return al_error(o->ctx);
 }
 
-int64_t al_optim_steps(const al_optim *o) { return o->steps; }
-void al_optim_set_steps(al_optim *o, int64_t n) { o->steps = n; }
+al_status al_optim_step(al_optim *o, double lr, al_tensor **norm) {
+  al_ctx *c = o->ctx;
+  if (norm) *norm = NULL;
+  AL_TRY(own_slots(o));
+  const bool off = c->scope_off;
+  c->scope_off = true;
+  al_device *before = al_device_use(c, o->steps->storage->device);
+  al_tensor *n = gradient_norm(o);
+  if (al_error(c) == AL_OK) update(o, lr, n);
+  al_device_use(c, before);
+  c->scope_off = off;
+  if (norm && al_error(c) == AL_OK) *norm = al_scope_own(c, n);
+  else al_release(n);
+  return al_error(c);
+}
+
+int64_t al_optim_steps(const al_optim *o) { return (int64_t)al_item(o->steps); }
+void al_optim_set_steps(al_optim *o, int64_t n) { al_write(o->steps, (double[]){(double)n}, 1); }
 
 al_tensor *al_optim_state(al_optim *o, int i, const char **name) {
   const int each = o->adamw ? 2 : 1;

@@ -308,6 +308,18 @@ double al_item(const al_tensor *t) {
   return v;
 }
 
+double al_number(const al_tensor *t, const int64_t *index) {
+  int64_t at = 0;
+  for (int i = 0; i < t->ndim; i++) at += index[i] * t->stride[i];
+  const bool off = t->ctx->scope_off;
+  t->ctx->scope_off = true;
+  al_tensor *one = al_tensor_view(t->ctx, t, 0, NULL, NULL, at);
+  t->ctx->scope_off = off;
+  const double v = al_item(one);
+  al_release(one);
+  return v;
+}
+
 const char *al_shape_str(const al_tensor *t, char *buf, size_t n) {
   if (!t) return "no tensor";
   return shape_str(t->ndim, t->shape, buf, n);

@@ -4,10 +4,9 @@
 #include "kernel.h"
 
 typedef struct alk_optim_step {
-  double lr, scale;          /* scale multiplies the gradient (clipping) */
-  double beta1, beta2, eps;  /* AdamW */
-  double correct1, correct2; /* 1 - beta^step */
-  double momentum;           /* SGD */
+  double lr, clip;          /* clip: the largest norm that goes as it is, 0: any */
+  double beta1, beta2, eps; /* AdamW */
+  double momentum;          /* SGD */
 } alk_optim_step;
 
 /* One parameter of n elements. Threads share the list out in blocks of ALK_OPTIM_BLOCK elements,
@@ -20,12 +19,16 @@ typedef struct alk_optim_task {
   double decay;
 } alk_optim_task;
 
-/* *sum += the squares of all gradients; `parts` has room for the sum of each block, which are added
- * in order. */
-ALK_KERNEL(optim_squares, int n_tasks, const alk_optim_task *tasks, double *parts, double *sum)
-/* g' = scale g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; p -= lr (m/c1 / (sqrt(v/c2) + eps) +
+/* *sum (f64) += the squares of all gradients; `parts` (f64) has room for the sum of each block, which
+ * are added in order. */
+ALK_KERNEL(optim_squares, int n_tasks, const alk_optim_task *tasks, void *parts, void *sum)
+/* *norm = root of *sum; *steps += 1 where it is finite. All f64. */
+ALK_ANY(optim_norm, const void *sum, void *norm, void *steps)
+/* Both do nothing where *norm is not finite; n = *steps is the number of this one.
+ * g' = g min(1, clip / norm); c_i = 1 - b_i^n; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; p -= lr (m/c1 / (sqrt(v/c2) + eps) +
  * decay p) */
-ALK_KERNEL(adamw, int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s)
-/* m = momentum m + scale g; p -= lr (m + decay p) */
-ALK_KERNEL(sgd, int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s)
+ALK_KERNEL(adamw, int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s,
+           const void *norm, const void *steps)
+/* m = momentum m + g'; p -= lr (m + decay p) */
+ALK_KERNEL(sgd, int n_tasks, const alk_optim_task *tasks, const alk_optim_step *s, const void *norm)
 #endif

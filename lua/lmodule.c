@@ -34,6 +34,19 @@ static int core_memory(lua_State *L) {
   return 1;
 }
 
+/* core.on(device): makes it current; returns the one before. core.on(): which one is. */
+static int core_on(lua_State *L) {
+  const char *before = al_on(lal_ctx(L), luaL_optstring(L, 1, NULL));
+  if (!before) return lal_raise(L);
+  lua_pushstring(L, before);
+  return 1;
+}
+
+static int core_products(lua_State *L) {
+  lua_pushinteger(L, al_products(lal_ctx(L)));
+  return 1;
+}
+
 static int core_reset_peak(lua_State *L) {
   al_memory_reset_peak(lal_ctx(L));
   return 0;
@@ -133,6 +146,10 @@ static const luaL_Reg functions[] = {{"info", core_info},
                                      {"devices", core_devices},
                                      {"memory", core_memory},
                                      {"reset_peak", core_reset_peak},
+                                     {"on", core_on},
+                                     {"products", core_products},
+                                     {"on", core_on},
+                                     {"products", core_products},
                                      {"fail_allocation", core_fail_allocation},
                                      {"threads", core_threads},
                                      {"poison", core_poison},

@@ -13,27 +13,6 @@
 
 enum { EDGE = 4, MOST = 10, BLOCK_EDGE = 2, MOST_BLOCKS = 5 };
 
-static double element(const al_tensor *t, const int64_t *index) {
-  int64_t at = 0;
-  for (int i = 0; i < al_ndim(t); i++) at += index[i] * al_stride(t)[i];
-  switch (al_type(t)) {
-  case AL_F64:
-    return ((const double *)al_host(t))[at];
-  case AL_F32:
-    return (double)((const float *)al_host(t))[at];
-  case AL_I32:
-    return ((const int32_t *)al_host(t))[at];
-  case AL_BF16: {
-    const uint32_t bits = (uint32_t)((const uint16_t *)al_host(t))[at]
-                          << 16; /* the upper half of an f32 */
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return (double)x;
-  }
-  }
-  return NAN;
-}
-
 typedef struct printer {
   const al_tensor *t;
   enum { RANGE, WIDTH, WRITE } pass; /* all three over what is shown only */
@@ -56,7 +35,7 @@ static int number(const printer *p, double x, char *buf, size_t n) {
 }
 
 static void cell(printer *p) {
-  const double x = element(p->t, p->index);
+  const double x = al_number(p->t, p->index);
   if (p->pass == RANGE) {
     if (!isfinite(x)) return;
     p->whole &= x == floor(x);

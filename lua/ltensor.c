@@ -371,6 +371,11 @@ static int tensor_numel(lua_State *L) {
   return 1;
 }
 
+static int tensor_device(lua_State *L) {
+  lua_pushstring(L, al_device_name(lal_tensor_check(L, 1)));
+  return 1;
+}
+
 static int tensor_dtype(lua_State *L) {
   lua_pushstring(L, al_dtype_name(al_type(lal_tensor_check(L, 1))));
   return 1;
@@ -382,13 +387,16 @@ static int tensor_to(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   const char *to = luaL_checkstring(L, 2);
   al_ctx *c = lal_ctx(L);
-  if (strcmp(to, "cpu") == 0) return lua_pushvalue(L, 1), 1;
-  if (strcmp(to, "cuda") == 0)
-    return luaL_error(L, "to: no device 'cuda' here (%s)", al_build_info());
   al_dtype dtype;
-  if (al_dtype_parse(c, to, &dtype) != AL_OK) {
+  if (al_dtype_parse(c, to, &dtype) != AL_OK) { /* then it is a device */
     al_error_clear(c);
-    return lal_argerror(L, 2, "to", "one of f64 f32 bf16 i32 cpu cuda expected, got '%s'", to);
+    lal_box *there = lal_box_new(L, LAL_TENSOR);
+    there->p = al_to(c, t, to);
+    if (there->p) return 1;
+    if (al_error(c) != AL_ENAME) return lal_raise(L);
+    al_error_clear(c);
+    return lal_argerror(L, 2, "to", "a type, f64 f32 bf16 i32, or a device expected, got '%s' (%s)",
+                        to, al_build_info());
   }
   if (dtype == al_type(t)) return lua_pushvalue(L, 1), 1;
   lal_box *b = lal_box_new(L, LAL_TENSOR);
@@ -522,6 +530,7 @@ static const luaL_Reg methods[] = {{"totable", tensor_totable},
                                    {"ndim", tensor_ndim},
                                    {"numel", tensor_numel},
                                    {"dtype", tensor_dtype},
+                                   {"device", tensor_device},
                                    {"id", tensor_id},
                                    {"to", tensor_to},
                                    {"detach", tensor_detach},

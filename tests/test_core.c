@@ -482,6 +482,15 @@ static al_tensor *with_grad(double p, double g) {
   return t;
 }
 
+/* The norm that it went by. */
+static double step(al_optim *o, double lr) {
+  al_tensor *norm;
+  ck_assert_int_eq(al_optim_step(o, lr, &norm), AL_OK);
+  const double value = al_item(norm);
+  al_release(norm);
+  return value;
+}
+
 START_TEST(adamw_by_hand) {
   al_opts *o = al_opts_new(c, al_optim_args(c, "adamw"), "adamw");
   al_opts_parse(c, o, "betas={0.9,0.99} eps=1e-8 weight_decay=0.1 grad_clip=1");
@@ -489,8 +498,7 @@ START_TEST(adamw_by_hand) {
   al_tensor *a = with_grad(2, 3), *b = with_grad(1, 4);
   ck_assert_int_eq(al_optim_add(opt, "a", a, true), AL_OK);
   ck_assert_int_eq(al_optim_add(opt, "b", b, false), AL_OK);
-  double norm;
-  ck_assert_int_eq(al_optim_step(opt, 0.01, &norm), AL_OK);
+  const double norm = step(opt, 0.01);
   ck_assert_double_eq_tol(norm, 5, 1e-12);
   ck_assert_double_eq_tol(al_item(a), 2 * (1 - 0.001) - 0.01,
                           1e-8); /* first step: m/c1 / sqrt(v/c2) = 1 */
@@ -519,8 +527,7 @@ START_TEST(parameters_are_a_set) {
     ck_assert_int_eq(al_optim_add(opt, "a", a, true), AL_OK);
     ck_assert_int_eq(al_optim_add(opt, "again", a, true), AL_OK);
     ck_assert_int_eq(al_optim_add(opt, "b", b, true), AL_OK);
-    double norm;
-    ck_assert_int_eq(al_optim_step(opt, 0.5, &norm), AL_OK);
+    const double norm = step(opt, 0.5);
     ck_assert_double_eq_tol(norm, 5, 1e-12);
     ck_assert_double_eq_tol(al_item(a), i ? 1.5 : 0.5, 1e-6);
     const char *name;
@@ -563,8 +570,7 @@ START_TEST(not_finite_changes_nothing) {
   al_optim *opt = al_optim_new(c, "sgd", NULL);
   al_tensor *a = with_grad(2, INFINITY);
   al_optim_add(opt, "a", a, false);
-  double norm;
-  ck_assert_int_eq(al_optim_step(opt, 0.1, &norm), AL_OK);
+  const double norm = step(opt, 0.1);
   ck_assert(!isfinite(norm) && al_item(a) == 2 && al_optim_steps(opt) == 0);
   al_optim_free(opt);
   al_release(a);

@@ -215,7 +215,10 @@ static void train(const char *kind, int threads, double *out[N_PARAMETERS], doub
       al_set_grad(p[i], g);
       al_release(g);
     }
-    al_optim_step(opt, 0.01, norm);
+    al_tensor *n;
+    al_optim_step(opt, 0.01, &n);
+    *norm = al_item(n);
+    al_release(n);
   }
   al_optim_zero_grad(opt);
   for (int i = 0; i < N_PARAMETERS; i++) {

@@ -188,9 +188,12 @@ al_tensor *al_llama2c_tensor(al_ctx *c, const al_llama2c *m, const char *name) {
   al_tensor *t = al_tensor_new(c, AL_F32, e->ndim, e->shape);
   c->scope_off = off;
   if (!t) return NULL;
-  if (al_in_read(c, &m->in, e->offset, al_host(t), al_numel(t) * (int64_t)sizeof(float), name) ==
-      AL_OK)
-    return al_scope_own(c, t);
+  al_stage g;
+  if (al_stage_begin(&g, t, false)) {
+    al_in_read(c, &m->in, e->offset, g.bytes, al_numel(t) * (int64_t)sizeof(float), name);
+    al_stage_end(&g, true);
+  }
+  if (al_error(c) == AL_OK) return al_scope_own(c, t);
   al_release(t);
   return NULL;
 }

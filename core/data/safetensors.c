@@ -346,10 +346,13 @@ al_tensor *al_st_tensor(al_ctx *c, const al_st *s, const char *name) {
   al_tensor *t = al_tensor_new(c, half ? AL_F32 : (al_dtype)e->type->al, (int)e->ndim, e->shape);
   c->scope_off = off;
   if (!t) return NULL;
-  const al_status st =
-      half ? load_half(c, s, e, al_host(t))
-           : al_in_read(c, &s->in, s->data + e->begin, al_host(t), e->end - e->begin, e->name);
-  if (st == AL_OK) return al_scope_own(c, t);
+  al_stage g;
+  if (al_stage_begin(&g, t, false)) {
+    if (half) load_half(c, s, e, g.bytes);
+    else al_in_read(c, &s->in, s->data + e->begin, g.bytes, e->end - e->begin, e->name);
+    al_stage_end(&g, true);
+  }
+  if (al_error(c) == AL_OK) return al_scope_own(c, t);
   al_release(t);
   return NULL;
 }
@@ -456,9 +459,16 @@ static al_status put_metadata(al_ctx *c, json_t *header, const char *path, pair 
 static al_status put_tensor(al_ctx *c, al_out *o, const al_tensor *t) {
   const size_t size = (size_t)al_dtype_size(al_type(t));
   const int64_t n = al_numel(t);
-  if (al_contiguous(t)) return al_out_put(c, o, al_host(t), (size_t)n * size);
+  if (al_contiguous(t)) {
+    al_stage g;
+    if (al_stage_begin(&g, (al_tensor *)(uintptr_t)t, true)) /* only read */
+      al_out_put(c, o, g.bytes, (size_t)n * size);
+    al_stage_end(&g, false);
+    return al_error(c);
+  }
   char part[CHUNK];
   const char *data = al_host(t);
+  if (!data) return al_error(c);
   int64_t index[AL_MAX_DIMS] = {0}, at = 0; /* at: elements from the first */
   size_t fill = 0;
   for (int64_t i = 0; i < n; i++) {

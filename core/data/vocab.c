@@ -399,9 +399,12 @@ static al_tensor *encode_pieces(al_ctx *c, const al_vocab *v, const char *text, 
   memcpy(spaced + 1, text, (size_t)n);
   int64_t count = n > 0 ? split(&m, n + 1) : 0;
   if (merge(c, &m, &count) != AL_OK || !(ids = new_ids(c, count + 1))) goto done;
-  int32_t *out = al_host(ids);
+  al_stage g;
+  if (!al_stage_begin(&g, ids, false)) goto done;
+  int32_t *out = g.bytes;
   *out++ = BOS;
   for (int32_t i = count ? 0 : -1; i >= 0; i = symbols[i].next) *out++ = symbols[i].id;
+  al_stage_end(&g, true);
 done:
   free(m.heap);
   free(symbols);
@@ -418,7 +421,12 @@ al_tensor *al_vocab_encode(al_ctx *c, const al_vocab *v, const char *text, size_
   const int64_t count = count_chars(c, text, (int64_t)n);
   al_tensor *ids = count < 0 ? NULL : new_ids(c, count);
   if (!ids) return NULL;
-  if (encode_chars(c, v, text, (int64_t)n, al_host(ids)) == AL_OK) return al_scope_own(c, ids);
+  al_stage g;
+  if (al_stage_begin(&g, ids, false)) {
+    encode_chars(c, v, text, (int64_t)n, g.bytes);
+    al_stage_end(&g, true);
+  }
+  if (al_error(c) == AL_OK) return al_scope_own(c, ids);
   al_release(ids);
   return NULL;
 }

@@ -42,7 +42,8 @@ static double squares(int64_t n, const real *x) {
 }
 
 alk_status ALK_NAME(optim_squares)(const alk_place *place, int n_tasks, const alk_optim_task *tasks,
-                                   double *parts, double *sum) {
+                                   void *vparts, void *sum) {
+  double *parts = vparts;
   const int64_t blocks = blocks_of(n_tasks, tasks);
 #pragma omp parallel for num_threads(place->threads) schedule(static) if (blocks > SERIAL_BLOCKS)
   for (int64_t b = 0; b < blocks; b++) {
@@ -52,17 +53,26 @@ alk_status ALK_NAME(optim_squares)(const alk_place *place, int n_tasks, const al
   }
   double total = 0;
   for (int64_t b = 0; b < blocks; b++) total += parts[b];
-  *sum += total;
+  *(double *)sum += total;
   return ALK_OK;
 }
 
+/* What the gradient is multiplied by. */
+static real clipped(const alk_optim_step *s, const void *norm) {
+  const double n = *(const double *)norm;
+  return (real)(s->clip > 0 && n > s->clip ? s->clip / n : 1);
+}
+
 alk_status ALK_NAME(adamw)(const alk_place *place, int n_tasks, const alk_optim_task *tasks,
-                           const alk_optim_step *s) {
+                           const alk_optim_step *s, const void *norm, const void *steps) {
   const int64_t blocks = blocks_of(n_tasks, tasks);
+  const double n = *(const double *)steps, correct1 = 1 - pow(s->beta1, n),
+               correct2 = 1 - pow(s->beta2, n);
+  if (!isfinite(*(const double *)norm)) return ALK_OK;
   const real b1 = (real)s->beta1, b2 = (real)s->beta2, a1 = (real)(1 - s->beta1),
              a2 = (real)(1 - s->beta2);
-  const real scale = (real)s->scale, rate = (real)(s->lr / s->correct1);
-  const real root = (real)(1 / s->correct2), eps = (real)s->eps;
+  const real scale = clipped(s, norm), rate = (real)(s->lr / correct1);
+  const real root = (real)(1 / correct2), eps = (real)s->eps;
 #pragma omp parallel for num_threads(place->threads) schedule(static) if (blocks > SERIAL_BLOCKS)
   for (int64_t b = 0; b < blocks; b++) {
     int64_t from, to;
@@ -80,9 +90,10 @@ alk_status ALK_NAME(adamw)(const alk_place *place, int n_tasks, const alk_optim_
 }
 
 alk_status ALK_NAME(sgd)(const alk_place *place, int n_tasks, const alk_optim_task *tasks,
-                         const alk_optim_step *s) {
+                         const alk_optim_step *s, const void *norm) {
+  if (!isfinite(*(const double *)norm)) return ALK_OK;
   const int64_t blocks = blocks_of(n_tasks, tasks);
-  const real mu = (real)s->momentum, scale = (real)s->scale, rate = (real)s->lr;
+  const real mu = (real)s->momentum, scale = clipped(s, norm), rate = (real)s->lr;
 #pragma omp parallel for num_threads(place->threads) schedule(static) if (blocks > SERIAL_BLOCKS)
   for (int64_t b = 0; b < blocks; b++) {
     int64_t from, to;

@@ -57,6 +57,14 @@ function Optimiser:add(name, t, decay)
 end
 
 function Optimiser:step(lr)
+  local norm = self:queue(lr)
+  local value = norm:item()
+  norm:free()
+  return value
+end
+
+-- The same without waiting: the norm as a tensor of one number.
+function Optimiser:queue(lr)
   return self.core:step(lr or self.lr)
 end
 

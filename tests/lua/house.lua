@@ -92,7 +92,7 @@ local ARROWS = {
   { "^kernels/cpu/", "^kernels/[^/]+$ ^kernels/cpu/[^/]+%.h$", "omp dnnl" },
   { "^kernels/cuda/", "^kernels/[^/]+$ ^kernels/cuda/[^/]+%.cuh$",
     "cuda cuda_runtime cuda_bf16 cuda_fp16 cublas_v2 cublasLt cudnn cudnn_graph nccl" },
-  { "^kernels/", "^kernels/[^/]+$", "" },
+  { "^kernels/", "^kernels/[^/]+$ ^generated/alk_%a+%.inc$", "" },
   { "^core/attnlab%.h$", "", "" },
   { "^core/op%.h$", "^core/attnlab%.h$ ^kernels/kernel%.h$", "" },
   { "^core/ops/", "^core/op%.h$ ^core/ops/[^/]+%.h$ ^kernels/[^/]+$", "" },
