@@ -1,6 +1,7 @@
 -- The command bench: times beside what this machine could do at best, and only of results that were
 -- found right in the same process. bench/train, attention, ops and decode hold one kind each: the rows of
--- their options, the columns of their table, and run(o, given) -> {title, rows, rates, notes}.
+-- their options, check(o), which refuses what a row cannot tell, the columns of their table, and
+-- run(o, given) -> {title, rows, rates, notes}.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local ceiling = require "attnlab.bench.ceiling"
@@ -58,6 +59,7 @@ function M.options(kind, sets)
     if not row then error(names.unknown("key", kv[1], rows.names(known)), 0) end
     o[row.name], given[row.name] = rows.parse(row, kv[2], kv[1]), true
   end
+  require("attnlab.bench." .. kind).check(o)
   return o, given
 end
 

@@ -222,7 +222,6 @@ function M.run(args, usage)
   local root, words = "runs", {}
   for _, kv in ipairs(args.sets) do
     if kv[1] == "out_dir" then
-      if kv[2] == "" then usage "out_dir: a folder is needed" end
       root = kv[2]
     else
       words[#words + 1] = option(kv[1], kv[2])

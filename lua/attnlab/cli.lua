@@ -57,6 +57,7 @@ function M.parse(c, argv)
     if word:find "%c" and not word:find "^prompt=" then
       usage("%s: control characters in '%s'", c.name, tables.clean(word, true))
     end
+    if word == "" then usage("%s: an empty word", c.name) end
     local name, inline = word:match("^%-%-([^=]+)=?(.*)$")
     if name == "help" or word == "-h" then
       args.flags.help = true
@@ -88,6 +89,7 @@ function M.parse(c, argv)
       usage("%s: unknown option %s", c.name, word)
     elseif c.sets and word:match("^[%a_][%w_.]*=") then
       local key, value = word:match("^([^=]+)=(.*)$")
+      if key == "out_dir" and value == "" then usage("%s: out_dir: a folder is needed", c.name) end
       args.sets[#args.sets + 1] = { key, key == "out_dir" and names.plain(value) or value }
     else
       args.words[#args.words + 1] = names.plain(word) -- two slashes of a user's are no border

@@ -99,6 +99,10 @@ T.test("whatever is typed and cannot be meant is an error of usage", function()
     { "No such file", "eval", stories, "tokenizer=" .. T.folder() .. "/none" },
     { "option 'tokens': number >= 0", "generate", stories, "tokens=-1" }, { "a whole number", "generate", stories, "top_k=1.5" },
     { "did you mean 'slide'", "generate", stories, "past_context=slid" }, { "unknown kind", "bench", "trian" },
+    { "unknown preset 'foo'", "bench", "attention", "presets=foo" }, { "unknown preset 'foo'", "bench", "decode", "contrast=foo" },
+    { "ascending", "bench", "decode", "positions=9,3" }, { "unknown preset 'foo'", "bench", "train", "presets=softmax,foo" },
+    { "unknown form 'serial'", "bench", "attention", "forms=serial" }, { "unknown op 'foo'", "bench", "ops", "ops=foo" },
+    { "run: an empty word", "run", "" }, { "eval: an empty word", "eval", "" }, { "out_dir: a folder", "runs", "out_dir=" },
   } do
     expects(2, table.unpack(case))
   end

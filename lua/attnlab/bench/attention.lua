@@ -141,11 +141,16 @@ local function add(list, o, named, form, a, inputs, lengths, notes)
   end
 end
 
+function M.check(o)
+  specs.parse(o.presets)
+  specs.forms(o.forms)
+end
+
 -- All rows; a form that a preset refuses is left out and named in the notes.
 local function prepare(o, lengths, notes)
   local list, inputs = {}, {}
   for _, T in ipairs(lengths) do inputs[T] = inputs_of(o, T) end
-  for form in o.forms:gmatch "[^,%s]+" do
+  for _, form in ipairs(specs.forms(o.forms)) do
     local presets, missing = specs.parse(o.presets), {}
     for _, named in ipairs(presets) do
       local ok, a = has_form(named, form), nil

@@ -176,13 +176,23 @@ M.columns = {
   { title = "", show = verdict },
 }
 
+local function positions_of(o)
+  return type(o.positions) == "table" and o.positions or { o.positions }
+end
+
+function M.check(o)
+  local positions = positions_of(o)
+  for i = 2, #positions do
+    if positions[i] <= positions[i - 1] then error("positions: ascending ones expected", 0) end
+  end
+  specs.parse(o.presets)
+  if o.contrast ~= "none" then specs.parse(o.contrast) end
+end
+
 -- o: values of the rows, of ceiling.rows and of bench.lua's. Returns {title, rows, rates, notes}.
 function M.run(o)
   if o.kv_heads == 0 then o.kv_heads = o.heads end
-  local positions = type(o.positions) == "table" and o.positions or { o.positions }
-  for i = 2, #positions do
-    if positions[i] <= positions[i - 1] then error("bench decode: positions: ascending ones expected", 0) end
-  end
+  local positions = positions_of(o)
   local list, rows, rates = {}, {}, nil
   core.no_grad(function()
     local inputs = inputs_of(o, positions[#positions] + 1)

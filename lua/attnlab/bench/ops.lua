@@ -180,6 +180,7 @@ M.columns = {
   { title = "", show = function(r) return r.ok and "" or "WRONG" end },
 }
 
+-- Of these ops those that are asked for.
 local function wanted(o, list)
   if o.ops == "all" then return list end
   local by_name, out, known = {}, {}, {}
@@ -190,14 +191,20 @@ local function wanted(o, list)
   return out
 end
 
+local function every(o, tokens)
+  local list = all(o, tokens)
+  list[#list + 1] = adamw_op(o)
+  return list
+end
+
+function M.check(o) wanted(o, every(o, 1)) end
+
 -- o: values of the rows, of ceiling.rows and of bench.lua's; o.replace[name]: another function in
 -- f32 in the place of an op's. Returns {title, rows, rates, notes}.
 function M.run(o)
   local tokens = o.batch * o.seq_len
-  local full, small = all(o, tokens), {}
+  local full, small = wanted(o, every(o, tokens)), {}
   for _, op in ipairs(all(o, math.min(tokens, o.check_rows))) do small[op.name] = op end
-  full[#full + 1] = adamw_op(o)
-  full = wanted(o, full)
   local cases, errors = ceiling.cases(o), {}
   for i, op in ipairs(full) do
     o.say("checking " .. op.name)

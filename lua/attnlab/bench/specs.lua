@@ -75,6 +75,17 @@ function M.parse(text)
   return list
 end
 
+-- The forms that a text names.
+function M.forms(text)
+  local list, known = {}, rows.find(core.attn.options "", "form").choices
+  for form in text:gmatch "[^,%s]+" do
+    if not names.find(known, form) then error("forms: " .. names.unknown("form", form, known), 0) end
+    list[#list + 1] = form
+  end
+  if #list == 0 then error("forms: at least one form expected", 0) end
+  return list
+end
+
 -- spec with more options, where the family has them: a family without `impl` is its own reference.
 function M.with(spec, more)
   local out = {}

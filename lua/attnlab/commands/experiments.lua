@@ -20,7 +20,6 @@ local function sets_of(args, usage, new)
   local root, list = "runs", {}
   for _, kv in ipairs(args.sets) do
     if kv[1] == "out_dir" then
-      if kv[2] == "" then usage "out_dir: a folder is needed" end
       root = kv[2]
     else
       local ok, message = pcall(config.key, kv[1])
@@ -63,7 +62,7 @@ end
 local function run_study(s, args, usage, measure)
   local root, flags = "runs", args.flags
   for _, kv in ipairs(args.sets) do
-    if kv[1] ~= "out_dir" or kv[2] == "" then usage("a study takes out_dir=DIR alone, got '%s=%s'", kv[1], kv[2]) end
+    if kv[1] ~= "out_dir" then usage("a study takes out_dir=DIR alone, got '%s=%s'", kv[1], kv[2]) end
     root = kv[2]
   end
   local declared = flags.quick and s.quick.seeds or s.seeds
