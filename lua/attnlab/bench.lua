@@ -10,6 +10,7 @@ local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local show = require "attnlab.bench.show"
 local tables = require "attnlab.table"
+local words = require "attnlab.words"
 local json, sys = core.json, core.sys
 
 local M = {}
@@ -128,13 +129,14 @@ function M.run(args, usage)
   if not found then usage("bench: %s", names.unknown("kind", kind, M.KINDS)) end
   local ok, o, given = pcall(M.options, kind, args.sets)
   if not ok then usage("bench %s: %s", kind, o) end
-  local words = { "./lab bench " .. kind }
-  for _, kv in ipairs(args.sets) do words[#words + 1] = names.word(kv[1] .. "=" .. kv[2]) end
+  if args.flags.json then words.writable("bench", args.flags.json) end
+  local line = { "./lab bench " .. kind }
+  for _, kv in ipairs(args.sets) do line[#line + 1] = names.word(kv[1] .. "=" .. kv[2]) end
   local options = plain(o)
   o.say = progress()
   local result = M.measure(kind, o, given)
   if o.say then o.say "" end
-  result.command, result.options = table.concat(words, " "), options
+  result.command, result.options = table.concat(line, " "), options
   report(result)
   if args.flags.json then
     sys.write(args.flags.json, json.encode(plain(result), { pretty = true }) .. "\n")

@@ -7,6 +7,7 @@ local core = require "attnlab.core"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local progress = require "attnlab.progress"
+local words = require "attnlab.words"
 local json, sys = core.json, core.sys
 
 local M = {}
@@ -208,40 +209,30 @@ local function option(key, value)
   return ("%s='%s'"):format(key, (value:gsub("'", "''")))
 end
 
--- A file that cannot be written is known before anything runs.
-local function writable(path)
-  local folder = path:match "^(.*)/[^/]*$"
-  if folder and sys.exists(folder == "" and "/" or folder) ~= "dir" then
-    error(("check: --json %s: there is no folder '%s'"):format(path, folder), 0)
-  end
-  local there = sys.exists(path)
-  if there and there ~= "file" then error(("check: --json %s: a file expected, this is none"):format(path), 0) end
-end
-
 function M.run(args, usage)
-  local root, words = "runs", {}
+  local root, options = "runs", {}
   for _, kv in ipairs(args.sets) do
     if kv[1] == "out_dir" then
       root = kv[2]
     else
-      words[#words + 1] = option(kv[1], kv[2])
+      options[#options + 1] = option(kv[1], kv[2])
     end
   end
-  local text = table.concat(words, " ")
+  local text = table.concat(options, " ")
   if not args.flags.all and #args.words == 0 then usage "check: a name, a plug-in (.so, .c) or --all expected" end
   if args.flags.all and text ~= "" then usage "check: options belong to one name, not to --all" end
-  if args.flags.json then writable(args.flags.json) end
+  if args.flags.json then words.writable("check", args.flags.json) end
   local patience = args.flags.patience and math.tointeger(tonumber(args.flags.patience)) or PATIENCE
   if patience < 1 or args.flags.patience and not math.tointeger(tonumber(args.flags.patience)) then
     usage(("check: --patience: a whole number of seconds >= 1 expected, got '%s'"):format(args.flags.patience))
   end
   local list, began = targets(args), sys.clock()
   for _, job in ipairs(list) do -- unknown names, before anything runs
-    local ok, family, options = pcall(core.check.canonical, job.name, text)
+    local ok, family, canonical = pcall(core.check.canonical, job.name, text)
     local typed = not ok and (job.typed or text ~= "" and pcall(core.check.canonical, job.name, ""))
     if typed then usage("%s", family) end
     if not ok then error(family, 0) end
-    job.family, job.options = family, options
+    job.family, job.options = family, canonical
   end
   sys.mkdir(names.inside(root, "certificates"))
   for i, job in ipairs(list) do job.out = names.inside(root, ("certificates/.%d.%d"):format(sys.pid(), i)) end

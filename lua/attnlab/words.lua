@@ -63,6 +63,16 @@ function M.whole(text, option, usage, least)
   return n
 end
 
+-- A file for --json FILE that cannot be written is known before anything runs.
+function M.writable(command, path)
+  local folder = path:match "^(.*)/[^/]*$"
+  if folder and core.sys.exists(folder == "" and "/" or folder) ~= "dir" then
+    error(("%s: --json %s: there is no folder '%s'"):format(command, path, folder), 0)
+  end
+  local there = core.sys.exists(path)
+  if there and there ~= "file" then error(("%s: --json %s: a file expected, this is none"):format(command, path), 0) end
+end
+
 -- The name or path of a text as it is given; a name that no text has is an error of usage.
 function M.text(name, usage)
   if not data.is_path(name) then M.meant(usage, data.path, name) end

@@ -31,7 +31,10 @@ function M.run(bytes)
   end
   local status, out = tools.caught(function() return cli.main(argv) end)
   if status ~= 0 and status ~= 1 and status ~= 2 then error("status " .. tostring(status)) end
-  if status ~= 0 then tools.clean(out, "^attnlab: ") end
+  if status == 0 then return end
+  local value, rest = out:match "^({\"error\":[^\n]*)\n(.*)$" -- where --json was asked for
+  if value then require("attnlab.core").json.decode(value) end
+  tools.clean(rest or out, "^attnlab: ")
 end
 
 return M

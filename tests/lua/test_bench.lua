@@ -343,4 +343,6 @@ T.test("the command: table, JSON, exit status, usage", function()
   usage("did you mean 'rounds'", "ops", "round=3")
   usage("integer >= 1 expected, got 'x'", "ops", "rounds=x")
   usage("did you mean 'softmax'", "train", "presets=sofmax")
+  local code, out = tiny.run { "bench", "train", "--json", "/nowhere/x.json" }
+  T.ok(code == 1 and out:find "^attnlab: bench: %-%-json /nowhere/x.json: there is no folder", out)
 end)
