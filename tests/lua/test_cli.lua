@@ -122,7 +122,11 @@ T.test("a model of characters takes no tokenizer", function()
     expects(2, "option 'tokenizer': the model has a vocabulary of its own", command, dir, "tokenizer=" .. T.root .. "experiments/models/tok512.bin")
   end
   local lab = require "attnlab"
-  T.raises(function() lab.model.load(dir, { tokenizer = "x" }) end, "option 'tokenizer': the model has a vocabulary of its own")
+  T.raises(function() lab.model.load(dir, { tokenizer = "x" }) end, "^'[^']*': option 'tokenizer': the model has a vocabulary of its own")
+  local path, words = T.folder() .. "/m.safetensors", T.root .. "experiments/models/tok512.bin"
+  lab.model.new({ layers = 1, width = 8, heads = 2, context = 8, vocab = 512, seed = 1 }):save(path)
+  expects(1, "the model has no vocabulary: tokenizer=FILE names one", "generate", path)
+  expects(0, "3 tokens", "generate", path, "tokens=3", "tokenizer=" .. words)
 end)
 
 T.test("--json gives one value, in a folder that cannot be written, too", function()

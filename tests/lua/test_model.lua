@@ -147,6 +147,7 @@ T.test("files that are refused", function()
   end
   local bytes = core.sys.read(stories_path)
   T.raises(function() lab.model.load(dir .. "/none.bin") end, "none.bin': no such file")
+  T.raises(function() lab.model.load(dir, { tokeniser = "x" }) end, "model.load: unknown option 'tokeniser' %(did you mean 'tokenizer'")
   T.raises(function() lab.model.load(dir) end, "checkpoint.safetensors': no such file: a model file is expected, or the folder of a run")
   T.raises(function() lab.model.load(file("short.bin", bytes:sub(1, 5000))) end, "short.bin")
   T.raises(function() lab.model.load(file("long.bin", bytes .. "x")) end, "long.bin")

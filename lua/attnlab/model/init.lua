@@ -112,14 +112,14 @@ local function hold(m, tensors, path)
   end
 end
 
--- The vocabulary that a file's configuration names; nil where it names none, or a table that is not there.
+-- The vocabulary that a file's configuration names, or the table that was given where it names none; nil: there is
+-- none, or the table that it names is not there.
 local function saved_vocabulary(saved, path, tokenizer)
   local given = saved.vocabulary
-  if given == nil or given == core.json.null then return nil end
+  if given == nil or given == core.json.null then
+    return tokenizer and vocabulary.llama2c(tokenizer, saved.model.vocab)
+  end
   if type(given) == "table" and given.kind == "characters" and type(given.characters) == "string" then
-    if tokenizer ~= nil then
-      error("option 'tokenizer': the model has a vocabulary of its own, of characters; a table would read its ids as other text", 0)
-    end
     return vocabulary.characters(given.characters)
   elseif type(given) == "table" and given.kind == "llama2c" then
     return llama2c_vocabulary(path, saved.model.vocab, tokenizer)
@@ -138,6 +138,9 @@ local function load_safetensors(path, opts)
   if not ok or type(saved) ~= "table" or type(saved.model) ~= "table" then
     error(("'%s': the metadata 'attnlab' is not a configuration: %s")
       :format(shown, tostring(saved)), 0)
+  end
+  if opts.tokenizer ~= nil and type(saved.vocabulary) == "table" and saved.vocabulary.kind == "characters" then
+    error(("'%s': option 'tokenizer': the model has a vocabulary of its own, of characters"):format(shown), 0)
   end
   plugins.restore(saved.plugins, ("'%s'"):format(shown))
   local own = own_tensors(tensors, metadata)
@@ -160,6 +163,11 @@ end
 -- llama2.c tokenizer table).
 function M.load(path, opts)
   opts = names.options("model.load", opts)
+  for k in pairs(opts) do
+    if k ~= "dtype" and k ~= "tokenizer" then
+      error("model.load: " .. names.unknown("option", tostring(k), { "dtype", "tokenizer" }), 2)
+    end
+  end
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 2) end
   local kind = core.sys.exists(path)
   if kind == "dir" then
