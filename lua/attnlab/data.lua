@@ -85,6 +85,9 @@ end
 
 function M.open(name, opts)
   opts = names.options("data", opts)
+  for k in pairs(opts) do
+    if k ~= "vocab" then error("data: " .. names.unknown("option", tostring(k), { "vocab" }), 0) end
+  end
   local path = M.path(name)
   local text = core.sys.read(path)
   if text:find("%S") == nil then

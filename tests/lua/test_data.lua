@@ -53,6 +53,7 @@ T.test("names and paths that are refused say why", function()
   T.raises(function() data.open(text_file "") end, "is empty")
   T.raises(function() data.open(text_file " \n ") end, "is empty")
   T.raises(function() data.open(text_file "abc\xff\xfe") end, "^data: '.*text.txt': .*UTF%-8")
+  T.raises(function() data.open("shakespeare", { vocabulary = 1 }) end, "data: unknown option 'vocabulary' %(did you mean 'vocab'")
   T.raises(function() data.open(text_file "abz", { vocab = data.open(text_file("ab", "other.txt")).vocabulary }) end,
     "^data: '.*text.txt': .*'z' %(U%+007A%) is not among the 2 of the vocabulary")
 end)

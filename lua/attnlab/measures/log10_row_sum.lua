@@ -64,7 +64,7 @@ function M.measure(model, cfg)
     twins[i] = twin_of(block.attention, config.attention_of(model.spec, i))
     if not twins[i] then return nil end
   end
-  local text = data.open(cfg.train.data, { vocabulary = model.vocabulary })
+  local text = data.open(cfg.train.data, { vocab = model.vocabulary })
   local context = model.config.context
   local sum, count = {}, {}
   local mode = model.training
