@@ -159,8 +159,12 @@ AL_API const char *al_on(al_ctx *c, const char *device); /* makes it current, NU
 AL_API const char *al_device_name(const al_tensor *t);
 /* t itself where it lies there, else a copy without history; new reference. */
 AL_API al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device);
-/* Multiply-adds of matrix products and attention on the current device so far. */
-AL_API int64_t al_products(const al_ctx *c);
+/* On the current device so far: multiply-adds of matrix products and attention, and the bytes of the
+ * operands and results of the former. */
+typedef struct al_work {
+  int64_t products, bytes;
+} al_work;
+AL_API al_work al_work_done(const al_ctx *c);
 
 /* ---- scopes --------------------------------------------------------------------------------- */
 

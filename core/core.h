@@ -22,7 +22,7 @@ struct al_device {
   bool host;   /* the host reads and writes its memory */
   bool counts; /* its memory is counted and not there, and no kernel runs */
   al_mem mem;
-  int64_t products; /* multiply-adds that ran, or were counted, so far */
+  al_work work;
   void *queue;
   /* Where the host does not: memory, NULL where there is no more, and copies, which wait for what
    * was queued; `open` and `shut` are called around a kernel and may be NULL. */

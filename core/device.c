@@ -75,7 +75,9 @@ al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device) {
   return NULL;
 }
 
-int64_t al_products(const al_ctx *c) { return c->device->products; }
+void al_count(al_ctx *c, int64_t n) { c->device->work.products += n; }
+void al_count_bytes(al_ctx *c, int64_t n) { c->device->work.bytes += n; }
+al_work al_work_done(const al_ctx *c) { return c->device->work; }
 
 al_device *al_device_use(al_ctx *c, al_device *d) {
   al_device *before = c->device;

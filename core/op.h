@@ -94,6 +94,10 @@ al_status al_no_kernel(const al_place *at, const char *kernel);
 #define AL_ROOM(at, name, ...) al_room_new(at, AL_BYTES(at, name, __VA_ARGS__))
 al_tensor *al_room_new(const al_place *at, int64_t bytes);
 
+/* Note work on the current device: al_work_done. */
+void al_count(al_ctx *c, int64_t multiply_adds);
+void al_count_bytes(al_ctx *c, int64_t n);
+
 /* A kernel view of a tensor. */
 alk_view al_view(const al_tensor *t);
 /* New contiguous tensor with that meta: for gradients. Contents undefined. */

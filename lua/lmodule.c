@@ -42,9 +42,12 @@ static int core_on(lua_State *L) {
   return 1;
 }
 
-static int core_products(lua_State *L) {
-  lua_pushinteger(L, al_products(lal_ctx(L)));
-  return 1;
+/* Multiply-adds, and bytes of matrix products, on the current device so far. */
+static int core_work(lua_State *L) {
+  const al_work w = al_work_done(lal_ctx(L));
+  lua_pushinteger(L, w.products);
+  lua_pushinteger(L, w.bytes);
+  return 2;
 }
 
 static int core_reset_peak(lua_State *L) {
@@ -147,9 +150,9 @@ static const luaL_Reg functions[] = {{"info", core_info},
                                      {"memory", core_memory},
                                      {"reset_peak", core_reset_peak},
                                      {"on", core_on},
-                                     {"products", core_products},
+                                     {"work", core_work},
                                      {"on", core_on},
-                                     {"products", core_products},
+                                     {"work", core_work},
                                      {"fail_allocation", core_fail_allocation},
                                      {"threads", core_threads},
                                      {"poison", core_poison},

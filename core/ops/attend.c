@@ -58,6 +58,7 @@ static al_status forward(al_ctx *c, al_call *k) {
   al_tensor *scalars = input_f64(c, k, SCALARS), *factors = input_f64(c, k, COEFFICIENTS),
             *scratch = AL_ROOM(at, attn_fwd, &a);
   a.weight.scalars = al_data(scalars), a.weight.factors = al_data(factors);
+  al_count(c, visible_pairs(&a.g) * (a.D + a.E));
   if (al_error(c) == AL_OK)
     ALK_RUN(at, attn_fwd, &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
             al_data(k->in[VALUE_SCALE]), logit_sums(c, k->in[DECAY], k->out[SUMS]),
@@ -112,6 +113,7 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .dsums = al_data(dsums),
                              .dcoefficients = al_data(parts),
                              .dscalars = al_data(dscalars)};
+    al_count(c, visible_pairs(&a.g) * (3 * a.D + 2 * a.E)); /* the logits once more */
     ALK_RUN(at, attn_bwd, &a, &t, al_data(scratch));
     if (dsums)
       ALK_RUN(at, decay_sums_bwd, a.g.B, a.g.S, a.g.H, a.weight.Hd, al_data(dsums),

@@ -114,6 +114,12 @@ static al_status shape(al_ctx *c, al_call *k) {
 
 /* ---- runs ------------------------------------------------------------------------------------ */
 
+/* A multiply-add for each entry of a state that a token writes, and for each that a head reads. */
+static int64_t products(const alk_attn_spec *a, const coefficient_list *w) {
+  const int64_t heads = a->g.H / alk_chunked_shared(a) * a->g.S + a->g.H * a->g.T;
+  return a->g.B * heads * features(a, w) * a->E;
+}
+
 static al_status linear_forward(al_ctx *c, al_call *k, alk_attn_spec a) {
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *scratch = AL_ROOM(at, linear_fwd, &a);
@@ -139,6 +145,7 @@ static alk_chunked_in inputs(const al_call *k, const coefficient_list *w, const 
 static al_status forward(al_ctx *c, al_call *k) {
   const coefficient_list w = coefficients_of(k, COEFFICIENTS);
   alk_attn_spec a = spec_of(k, &w);
+  al_count(c, products(&a, &w));
   if (is_linear(k, &w)) return linear_forward(c, k, linear_spec(a));
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   const bool carry = al_opt_bool(k->opts, "carry");
@@ -231,6 +238,7 @@ static al_status backward(al_ctx *c, al_call *k) {
   for (int i = STATE; i <= NORM_STATE; i++)
     if (states && k->in[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
   if (k->need[COEFFICIENTS]) parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){parts_of, w.n});
+  al_count(c, 5 * products(&a, &w) / 2); /* two for each, and the states once more */
   if (new_gradients(c, k, &steps) == AL_OK) {
     if (linear) linear_backward(c, k, &a, dy, steps, scratch);
     else

@@ -91,6 +91,8 @@ static al_tensor *multiplicities(al_ctx *c, const al_call *k, const alk_step_spe
   return m;
 }
 
+static int64_t products(const alk_step_spec *a) { return a->B * (a->Hs + a->H) * a->R * a->E; }
+
 static alk_step_in inputs(const al_call *k, const al_tensor *multiplicity) {
   return (alk_step_in){.q = al_data(k->in[Q]),
                        .k = al_data(k->in[K]),
@@ -109,6 +111,7 @@ static al_status forward(al_ctx *c, al_call *k) {
   al_tensor *m = multiplicities(c, k, &a), *scratch = AL_ROOM(at, step_fwd, &a),
             *factors = input_f64(c, k, COEFFICIENTS);
   a.factors = al_data(factors);
+  al_count(c, products(&a));
   if (al_error(c) == AL_OK) {
     const alk_step_in t = inputs(k, m);
     ALK_RUN(at, step_fwd, &a, &t, al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[NEXT]),
@@ -154,6 +157,7 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .dnorm = k->in[NORM] ? al_data(k->din[NORM]) : NULL,
                              .steps = al_data(steps),
                              .dcoefficients = al_data(parts)};
+    al_count(c, 2 * products(&a));
     ALK_RUN(at, step_bwd, &a, &t, &g, al_data(scratch));
     if (parts) k->din[COEFFICIENTS] = coefficients_grad(c, k, COEFFICIENTS, parts);
   }

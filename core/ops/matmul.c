@@ -58,6 +58,10 @@ static void product(al_ctx *ctx, const al_meta *y, double alpha, mat a, mat b, m
   memcpy(t.a_batch, a.batch, sizeof a.batch);
   memcpy(t.b_batch, b.batch, sizeof b.batch);
   memcpy(t.c_batch, c.batch, sizeof c.batch);
+  int64_t n = 1;
+  for (int i = 0; i < t.n_batch; i++) n *= t.batch[i];
+  al_count(ctx, n * t.m * t.n * t.k);
+  al_count_bytes(ctx, n * (t.m * t.k + t.k * t.n + t.m * t.n) * al_dtype_size(y->dtype));
   ALK_RUN(al_here(ctx, t.dtype), matmul, &t);
 }
 

@@ -29,6 +29,7 @@ static al_status shape(al_ctx *c, al_call *k) {
 
 static al_status forward(al_ctx *c, al_call *k) {
   const alk_visible g = sizes(k, k->in[2]);
+  al_count(c, visible_pairs(&g) * k->in_meta[1].shape[3]);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_gather, &g, k->in_meta[1].shape[3],
           1, al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));
   return AL_OK;
@@ -43,6 +44,7 @@ static al_status backward(al_ctx *c, al_call *k) {
   al_tensor *w = reached ? reach_clean(c, k->in[0], 3, reached) : NULL;
   for (int i = 0; i < 2; i++)
     if (k->need[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
+  al_count(c, (k->need[0] + k->need[1]) * visible_pairs(&g) * E);
   if (al_error(c) == AL_OK && k->need[0]) {
     const alk_view dw = al_view(k->din[0]);
     ALK_RUN(al_here(c, t), visible_scores, &g, E, 1, al_data(k->dout[0]), al_data(k->in[1]),

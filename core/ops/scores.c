@@ -31,6 +31,7 @@ static al_status shape(al_ctx *c, al_call *k) {
 
 static al_status forward(al_ctx *c, al_call *k) {
   const alk_visible g = sizes(k, k->in[2]);
+  al_count(c, visible_pairs(&g) * k->in_meta[0].shape[3]);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_scores, &g, k->in_meta[0].shape[3],
           al_opt_num(k->opts, "scale"), al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));
   return AL_OK;
@@ -50,6 +51,7 @@ static al_status backward(al_ctx *c, al_call *k) {
   }
   for (int i = 0; i < 2; i++)
     if (k->need[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
+  al_count(c, (k->need[0] + k->need[1]) * visible_pairs(&g) * D);
   if (al_error(c) == AL_OK && k->need[0]) {
     const alk_view dq = al_view(k->din[0]);
     ALK_RUN(al_here(c, t), visible_gather, &g, D, scale, al_data(k->dout[0]), al_data(key),

@@ -30,6 +30,7 @@ static sizes sizes_of(const al_meta *b) {
 
 static al_status forward(al_ctx *c, al_call *k) {
   const sizes s = sizes_of(&k->in_meta[1]);
+  al_count(c, s.count * s.C * s.C * s.E / 2);
   ALK_RUN(al_here(c, (alk_dtype)k->in_meta[0].dtype), solve_lower_fwd, s.count, s.C, s.E,
           al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));
   return AL_OK;
@@ -40,6 +41,7 @@ static al_status backward(al_ctx *c, al_call *k) {
   k->din[1] = al_new_meta(c, &k->in_meta[1]);
   if (k->need[0]) k->din[0] = al_new_meta(c, &k->in_meta[0]);
   if (al_error(c) != AL_OK) return al_error(c);
+  al_count(c, s.count * s.C * s.C * s.E);
   ALK_RUN(al_here(c, (alk_dtype)k->in_meta[0].dtype), solve_lower_bwd, s.count, s.C, s.E,
           al_data(k->in[0]), al_data(k->out[0]), al_data(k->dout[0]), al_data(k->din[1]),
           al_data(k->din[0]));

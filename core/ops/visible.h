@@ -57,6 +57,16 @@ static inline al_status visible_heads(al_ctx *c, const al_call *k, int i, int64_
                  AL_META_STR(&k->in_meta[i]));
 }
 
+/* Entries of the (B,H,T,S) matrix that are visible, lengths not looked at: they may lie anywhere. */
+static inline int64_t visible_pairs(const alk_visible *g) {
+  int64_t n = g->causal ? 0 : g->T * g->S;
+  for (int64_t i = 0; g->causal && i < g->T; i++) {
+    const int64_t end = i + g->offset + 1;
+    n += end < 0 ? 0 : end < g->S ? end : g->S;
+  }
+  return g->B * g->H * n;
+}
+
 /* What is visible by the options and the lengths (may be NULL); sizes are the caller's to fill. */
 static inline alk_visible visible_of(const al_call *k, const al_tensor *lengths) {
   return (alk_visible){.lengths = lengths ? al_data(lengths) : NULL,

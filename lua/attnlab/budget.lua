@@ -1,58 +1,24 @@
--- What a run will need, before it runs: parameters, arithmetic, memory.
+-- What a run will need, before it runs: the run itself, on the device that only counts.
 -- A change here makes no run stale.
 local config = require "attnlab.config"
 local core = require "attnlab.core"
-local model = require "attnlab.model"
 local tables = require "attnlab.table"
+local train = require "attnlab.train"
 
 local M = {}
 
--- Parameters by count; multiply-adds of matrices are those with two axes, the embedding excepted where it is
--- looked up alone, not multiplied.
-local function count(m)
-  local all, products = 0, 0
-  for name, t in pairs(m:parameters()) do
-    all = all + t:numel()
-    if t:ndim() == 2 and (m.config.tied or not name:find("embed_tokens", 1, true)) then products = products + t:numel() end
-  end
-  return all, products
-end
-
-local SEQUENCES = 2 -- of one alone some views are packed already
-
--- Bytes that a layer holds for a sequence of T tokens until its backward, and what its forward or backward needs
--- beside them: measured, since they are other numbers for every variant, form and type.
-local function measured(layer, T, width, dtype)
-  local held, beside
-  for _ = 1, 2 do -- the second time the gradients of the parameters are there
-    local x = core.randn { shape = { SEQUENCES, T, width }, dtype = dtype, seed = 0, stream = "budget" }:requires_grad(true)
-    collectgarbage()
-    local before = core.memory().live
-    core.reset_peak()
-    local y, a = layer(x)
-    beside = core.memory().peak - before
-    collectgarbage()
-    held = core.memory().live - before
-    local sum = (y + a):sum()
-    core.reset_peak()
-    before = core.memory().live
-    sum:backward()
-    beside = math.max(beside - held, core.memory().peak - before)
-  end
-  return held / SEQUENCES, beside / SEQUENCES
-end
-
-local LENGTH = 1024 -- of the shorter of the two runs that stand for a long one
-
--- The same for any T. A long one is not run: each number is a T + b T^2 as long as the same form runs.
-local function of_layer(layer, T, width, dtype)
-  local function plan(n) return (layer.attention.family:plan(n):gsub("%d+", "")) end
-  if T <= 2 * LENGTH or plan(T) ~= plan(LENGTH) or plan(T) ~= plan(2 * LENGTH) then
-    return measured(layer, T, width, dtype)
-  end
-  local one, two, r = { measured(layer, LENGTH, width, dtype) }, { measured(layer, 2 * LENGTH, width, dtype) }, T / LENGTH
-  local function at(i) return r * (4 * one[i] - two[i]) / 2 + r * r * (two[i] - 2 * one[i]) / 2 end
-  return at(1), at(2)
+-- What f(..) gives, and the bytes that it held at once, when all that it makes is counted and nothing runs.
+function M.counted(f, ...)
+  local device = core.on "counting"
+  collectgarbage()
+  collectgarbage()
+  local before = core.memory().live
+  core.reset_peak()
+  local result = table.pack(pcall(f, ...))
+  local peak = core.memory().peak - before
+  core.on(device)
+  if not result[1] then error(result[2], 0) end
+  return peak, table.unpack(result, 2, result.n)
 end
 
 -- Bytes of a state as text; "(grows)" behind those of an arm that carries more at twice its context.
@@ -66,28 +32,25 @@ function M.state_text(bytes, cfg)
   return tables.human(bytes, true) .. (grows and " (grows)" or "")
 end
 
--- cfg: resolved, dataset: of data.open. Returns {parameters, flops (a step), memory (bytes), state_bytes}.
--- Forward and backward cost three times the forward; a multiply-add counts two. Memory: of each parameter itself,
--- its gradient and AdamW's two moments; what the layers hold, and what the greediest of them or the loss needs
--- beside it; the text's tokens, of 4 bytes.
+-- Two steps, since the second one finds the gradients of the first, and an evaluation.
+local function short_run(cfg, dataset)
+  local trainer = train.trainer(nil, cfg, 0, dataset)
+  trainer:step()
+  local before = core.work()
+  trainer:step()
+  local products, parameters = core.work() - before, 0
+  trainer:evaluate()
+  for _, t in pairs(trainer.model:parameters()) do parameters = parameters + t:numel() end
+  return { parameters = parameters, flops = 2 * products, state_bytes = trainer.model:state_bytes(cfg.model.context) }
+end
+
+-- cfg: resolved, dataset: of data.open. Returns {parameters, flops, memory, state_bytes}. flops: of a step's matrix
+-- products and attention, two a multiply-add. memory: the most bytes of tensors that a run holds at once, the text's
+-- tokens among them.
 function M.of(cfg, dataset)
-  local c, t = cfg.model, cfg.train
-  local sizes = {}
-  for k, v in pairs(c) do sizes[k] = v end
-  if sizes.vocab == 0 then sizes.vocab = dataset.vocabulary:size() end
-  local m = model.new { model = sizes, attention = cfg.attention, train = t, seed = 0 }
-  local parameters, products = count(m)
-  local bytes = t.dtype == "f64" and 8 or 4
-  local B, T = t.batch_size, c.context
-  local flops = 6 * products * B * T + c.layers * 3 * 4 * B * c.heads * T * T * c.head_dim
-  local held, beside, known = 0, 2 * bytes * T * sizes.vocab, {} -- the logits and their gradient
-  for _, layer in ipairs(m.layers) do
-    local text = core.json.encode(layer.attention.spec)
-    known[text] = known[text] or { of_layer(layer, T, c.width, t.dtype) }
-    held, beside = held + known[text][1], math.max(beside, known[text][2])
-  end
-  return { parameters = parameters, flops = flops, state_bytes = m:state_bytes(T),
-           memory = math.floor(4 * bytes * parameters + B * (held + beside) + 4 * dataset.tokens:numel()) }
+  local peak, said = M.counted(short_run, cfg, dataset)
+  said.memory = peak + 4 * dataset.tokens:numel()
+  return said
 end
 
 return M

@@ -36,12 +36,16 @@ local function text_hash(text, experiment, root)
   return hash
 end
 
--- Runs of the plan, seed-major: {{arm, seed, dir, spec, steps}, ...}. Creates nothing. jobs at once with
--- cores / jobs threads each; the number of threads belongs to the experiment, not to what is left of it.
+-- How many runs of the plan go at once, and the threads of each: those of the cores that it has. Both belong to the
+-- experiment, not to what is left of it.
+function M.shares(plan, options)
+  local jobs = math.max(1, math.min(options.jobs or sys.cores(), #plan.arms * #plan.seeds))
+  return jobs, options.threads or math.max(1, sys.cores() // jobs)
+end
+
+-- Runs of the plan, seed-major: {{arm, seed, dir, spec, steps}, ...}. Creates nothing.
 function M.expand(plan, options)
-  local n = #plan.arms * #plan.seeds
-  local jobs = math.max(1, math.min(options.jobs or sys.cores(), n))
-  local threads = options.threads or math.max(1, sys.cores() // jobs)
+  local jobs, threads = M.shares(plan, options)
   local list, hashes, used = {}, {}, {}
   local checked = {}
   for i, arm in ipairs(plan.arms) do

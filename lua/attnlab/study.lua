@@ -186,6 +186,11 @@ local function result_of(item)
   return nil, names.shown(path)
 end
 
+-- The most bytes of tensors that the measurement will hold at once.
+function Study:memory(item)
+  return (require("attnlab.budget").counted(core.no_grad, self.module.run, item.case, item.seed))
+end
+
 -- One case, under the lock of its folder. False: another process has it.
 local function measure(self, item)
   sys.mkdir(item.dir)
@@ -195,8 +200,12 @@ local function measure(self, item)
   local record = { expect = json.array(self.expect) }
   for k, v in pairs(item.identity) do record[k] = v end
   sys.write(item.dir .. "/case.json", json.encode(record, { pretty = true }) .. "\n")
+  collectgarbage()
+  collectgarbage()
+  core.reset_peak()
+  local before = core.memory().live
   local result = core.no_grad(self.module.run, item.case, item.seed)
-  result.made = { source = store.source_hash(), libraries = store.libraries(), threads = core.threads() }
+  result.made = { memory = core.memory().peak - before, source = store.source_hash(), libraries = store.libraries(), threads = core.threads() }
   result.made.sha256 = seal(result)
   sys.write(item.dir .. "/result.json", json.encode(result, { pretty = true }) .. "\n")
   return true

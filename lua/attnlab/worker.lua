@@ -99,6 +99,7 @@ local function train_run(dir, spec, progress)
       if progress then progress(info) end
     end,
   })
+  writer:time { step = result.step, event = "memory", bytes = core.memory().peak }
   local failed = result.status == "finished" and look_into(dir, spec, model) or nil
   writer:close()
   store.set_status(dir, result.status, result.step, result.reason or failed)

@@ -99,9 +99,8 @@ T.test("train: every value of a row, the loss of the composed path", function()
     T.ok(row.ratio > 0 and (i > 1 or row.ratio == 1))
   end
   -- 4 projections of 16 x 16, 3 matrices of 16 x 16, head of 11 x 16; 24 tokens
-  T.eq(r.rows[1].flop_products, 6 * 24 * (7 * 256 + 176))
-  -- 7 products of width 16 over 12 * 13 / 2 pairs in 2 sequences
-  T.eq(r.rows[1].flop_attention, 7 * 2 * 2 * 78 * 16)
+  -- and 7 products of width 16 over 12 * 13 / 2 pairs in 2 sequences
+  T.eq(r.rows[1].flop, 6 * 24 * (7 * 256 + 176) + 7 * 2 * 2 * 78 * 16)
 end)
 
 T.test("train: groups of presets each have the reference, and it has one row", function()

@@ -1,29 +1,25 @@
--- What --dry-run says of a run, against the run: its memory is the allocator's peak in training and evaluation.
+-- What --dry-run says of a run, against the run: its memory is the allocator's peak, byte for byte.
 local T = ...
 local core = require "attnlab.core"
 local lab = require "attnlab"
 local budget = require "attnlab.budget"
-
-core.threads(2) -- scratch of many threads does not grow with the sequences, by which it is counted
+local sys = core.sys
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 
 local text = lab.data.open "shakespeare"
 
-local function settle()
-  collectgarbage()
-  collectgarbage()
-  return core.memory().live - 4 * text.tokens:numel() -- the text is part of a run, and here already
-end
-
+-- Of a whole training; the text, which is here already, is a part of it.
 local function peak_of(cfg)
-  local before = settle()
+  collectgarbage()
+  collectgarbage()
   core.reset_peak()
-  local trainer = lab.train.trainer(nil, cfg, 1, text)
-  for _ = 1, 2 do trainer:step() end
-  trainer:evaluate()
+  local before = core.memory().live - 4 * text.tokens:numel()
+  lab.train.loop(lab.train.trainer(nil, cfg, 1, text), {})
   return core.memory().peak - before
 end
 
-local BASE = { layers = 2, width = 32, heads = 2, context = 128, batch_size = 8 }
+local BASE = { layers = 2, width = 32, heads = 2, context = 128, batch_size = 8, steps = 4, eval_interval = 2,
+               eval_windows = 4 }
 
 for _, case in ipairs {
   { "fused softmax" },
@@ -50,11 +46,41 @@ for _, case in ipairs {
       if k ~= 1 then given[k] = v end
     end
     local cfg = lab.config.resolve(given)
-    local peak = peak_of(cfg)
-    local ratio = budget.of(cfg, text).memory / peak
-    T.ok(ratio > 0.8 and ratio < 1.2, ("said %.2f of the peak of %.1f MiB; within 20 %%: it"):format(ratio, peak / 2 ^ 20))
+    T.eq(budget.of(cfg, text).memory, peak_of(cfg))
+    T.eq(core.on(), "cpu")
   end)
 end
+
+T.test("what fails while it is counted ends on the cpu", function()
+  T.raises(function() budget.counted(error, "by hand") end, "by hand")
+  T.eq(core.on(), "cpu")
+end)
+
+local function json_of(words)
+  local code, out = tiny.run(words)
+  T.eq(code, 0, out)
+  return core.json.decode(out:match "%b{}")
+end
+
+T.test("--dry-run says the memory that the worker of each run then has, a plug-in's among them", function()
+  local mean = tiny.program:match "^(.*)/[^/]*$" .. "/tests/plugins/mean.so"
+  local path, root = tiny.experiment '{ name = "mean", attention = "mean" }, { name = "cosine", attention = "p2/cottention" },'
+  local said, found = {}, 0
+  for _, arm in ipairs(json_of { "run", path, "--dry-run", "--json", "--plugin", mean, "out_dir=" .. root }.arms) do
+    said[arm.arm] = arm.memory
+  end
+  T.eq((tiny.run { "run", path, "--plugin", mean, "out_dir=" .. root }), 0)
+  for _, dir in ipairs(tiny.run_dirs(root)) do
+    local name = core.json.decode(sys.read(dir .. "/config.json")).arm
+    for _, record in ipairs(require("attnlab.store").times(dir)) do
+      if record.event == "memory" then
+        T.eq(record.bytes, said[name], name)
+        found = found + 1
+      end
+    end
+  end
+  T.eq(found, 6)
+end)
 
 T.test("a fused run is said to need no room for scores", function()
   local small = budget.of(lab.config.resolve { layers = 1, width = 16, heads = 1, context = 256, batch_size = 1 }, text)

@@ -2,13 +2,13 @@
 --
 -- A step is forward, backward, AdamW without clip or decay, gradients dropped. Work that has to be
 -- done:
---   products    2 FLOP a weight and token forward, twice that backward; the embedding is looked up
---   attention   2 products over the visible pairs forward, 5 backward (the weights are made again)
---   bytes       operands and result of the three products of each weight matrix, and 28 a parameter
---               (AdamW reads weight, gradient and two moments, writes all but the gradient)
+--   FLOP        2 a multiply-add of the matrix products and of attention, counted where they are called
+--   bytes       operands and results of the products, and 28 a parameter (AdamW reads weight, gradient
+--               and two moments, writes all but the gradient)
 -- The floor is the time of this work at the rates of ceiling.lua.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
+local budget = require "attnlab.budget"
 local ceiling = require "attnlab.bench.ceiling"
 local check = require "attnlab.bench.check"
 local model = require "attnlab.model"
@@ -100,19 +100,18 @@ local function checked(o, named, row)
   row.ok = check.passes(row.difference, check.LOSS_TOLERANCE, row.noise)
 end
 
--- FLOP of products and attention, bytes, parameters.
-function M.work(o, m)
-  local tokens, w = o.batch * o.seq_len, { products = 0, bytes = 0, parameters = 0 }
-  for name, t in pairs(m:parameters()) do
-    w.parameters = w.parameters + t:numel()
-    if t:ndim() == 2 and not name:find("embed_tokens", 1, true) then
-      w.products = w.products + 6 * tokens * t:numel()
-      w.bytes = w.bytes + 3 * 4 * (tokens * (t:size(1) + t:size(2)) + t:numel())
-    end
-  end
-  w.bytes = w.bytes + 28 * w.parameters
-  local pairs_seen = o.seq_len * (o.seq_len + 1) // 2
-  w.attention = o.layers * 7 * 2 * o.batch * pairs_seen * o.width
+-- FLOP, bytes and parameters of a step.
+function M.work(o, spec)
+  local _, w = budget.counted(function()
+    local s = M.stepper(o, spec, "f32", o.batch)
+    local products, bytes = core.work()
+    M.step(s)
+    local w = { parameters = 0 }
+    w.flop, w.bytes = core.work()
+    for _, t in pairs(s.model:parameters()) do w.parameters = w.parameters + t:numel() end
+    w.flop, w.bytes = 2 * (w.flop - products), w.bytes - bytes + 28 * w.parameters
+    return w
+  end)
   return w
 end
 
@@ -130,9 +129,8 @@ local function prepare(o, named)
   core.reset_peak()
   M.step(s)
   row.peak_bytes = core.memory().peak - before
-  local w = M.work(o, s.model)
-  row.parameters, row.bytes = w.parameters, w.bytes
-  row.flop_products, row.flop_attention = w.products, w.attention
+  local w = M.work(o, named.spec)
+  row.parameters, row.bytes, row.flop = w.parameters, w.bytes, w.flop
   return { stepper = s, row = row }
 end
 
@@ -150,7 +148,7 @@ local function measure(o, group, reference)
     if not row.seconds then -- the reference has its row from the first group
       row.seconds = timing.summary(samples)
       row.tokens_per_second = o.batch * o.seq_len / row.seconds.median
-      row.floor_seconds, row.limit = ceiling.floor(rates, row.flop_products + row.flop_attention,
+      row.floor_seconds, row.limit = ceiling.floor(rates, row.flop,
         row.bytes)
       row.of_floor = row.floor_seconds / row.seconds.median
       row.ratio = reference and timing.ratio(samples, results[reference + 2].step) or nil
@@ -168,7 +166,7 @@ M.columns = {
   { title = "x softmax", right = true,
     show = function(r) return r.ratio and ("%.2f"):format(r.ratio) end },
   { title = "GFLOP", right = true,
-    show = function(r) return ("%.1f"):format((r.flop_products + r.flop_attention) / 1e9) end },
+    show = function(r) return ("%.1f"):format(r.flop / 1e9) end },
   { title = "floor ms", right = true, show = function(r) return show.ms(r.floor_seconds) end },
   { title = "of floor", right = true, show = function(r) return show.percent(r.of_floor) end },
   { title = "peak", right = true, show = function(r) return show.bytes(r.peak_bytes) end },

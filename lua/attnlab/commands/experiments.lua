@@ -71,7 +71,11 @@ local function run_study(s, args, usage, measure)
   local list = words.blame(usage, function(o) return s:plan(o) end, options, { quick = flags.quick, root = root })
   if flags["print-config"] or flags["dry-run"] then
     local cases = {}
-    for i, item in ipairs(list) do cases[i] = item.identity end
+    for i, item in ipairs(list) do
+      cases[i] = {}
+      for k, v in pairs(item.identity) do cases[i][k] = v end
+      if flags["dry-run"] then cases[i].memory = s:memory(item) end
+    end
     print(json.encode({ study = s.name, measurements = cases }, { pretty = true }))
     return
   end
@@ -101,12 +105,19 @@ end
 
 local BUDGET_COLUMNS = {
   { key = "name", title = "arm" }, { key = "parameters", title = "parameters", right = true },
-  { key = "flops", title = "FLOP/step", right = true }, { key = "memory", title = "memory (about)", right = true },
+  { key = "flops", title = "FLOP/step", right = true }, { key = "memory", title = "memory", right = true },
   { key = "state", title = "state", right = true },
 }
 
-local function dry_run(plan, as_json)
+local function jobs_of(args, usage)
+  return args.flags.jobs and words.whole(args.flags.jobs, "jobs", usage, 1)
+end
+
+-- On as many threads as each run will have: they need room of their own.
+local function dry_run(plan, as_json, jobs)
   local budget = require "attnlab.budget"
+  local at_once, threads = require("attnlab.runner").shares(plan, { jobs = jobs })
+  core.threads(threads)
   local list, cells, flops, texts = {}, {}, 0, {}
   for i, arm in ipairs(plan.arms) do
     local text = arm.config.train.data
@@ -119,12 +130,12 @@ local function dry_run(plan, as_json)
   end
   local n = #plan.arms * #plan.seeds
   if as_json then
-    print(json.encode({ experiment = plan.name, runs = n, flops = flops, arms = list }, { pretty = true }))
+    print(json.encode({ experiment = plan.name, runs = n, flops = flops, jobs = at_once, threads = threads, arms = list }, { pretty = true }))
     return
   end
   print(tables.text(BUDGET_COLUMNS, cells))
-  print(("\n%d runs (%d arms x %d seeds), %s FLOP in all; %d run at a time need that many times the memory")
-    :format(n, #plan.arms, #plan.seeds, tables.human(flops), math.min(n, sys.cores())))
+  print(("\n%d runs (%d arms x %d seeds), %s FLOP in all; memory: of one on %d thread%s; %d at a time")
+    :format(n, #plan.arms, #plan.seeds, tables.human(flops), threads, threads == 1 and "" or "s", at_once))
 end
 
 -- The command that goes on with an interrupted experiment.
@@ -149,10 +160,10 @@ local function run(args, usage)
   if getmetatable(e) == study.class then return run_study(e, args, usage, true) end
   local plan, root = plan_of(e, args, usage, true)
   if args.flags["print-config"] then return print_config(plan) end
-  if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
+  if args.flags["dry-run"] then return dry_run(plan, args.flags.json, jobs_of(args, usage)) end
   local runner = require "attnlab.runner"
   local list, outcome, missing = runner.work(plan, { root = root, program = sys.program(), fresh = args.flags.fresh,
-    force = args.flags.force, jobs = args.flags.jobs and words.whole(args.flags.jobs, "jobs", usage, 1),
+    force = args.flags.force, jobs = jobs_of(args, usage),
     quiet = args.flags.json })
   if outcome == "interrupted" then
     io.stderr:write("stopped; to go on where it was:  ", same_command(args), "\n")
@@ -180,7 +191,7 @@ local function train(args, usage)
   local seed = args.flags.seed and words.whole(args.flags.seed, "seed", usage, 0)
   local plan = words.meant(usage, e.plan, e, { set = sets, seeds = seed and { seed } })
   if args.flags["print-config"] then return print_config(plan) end
-  if args.flags["dry-run"] then return dry_run(plan, args.flags.json) end
+  if args.flags["dry-run"] then return dry_run(plan, args.flags.json, 1) end
   local run = require("attnlab.runner").expand(plan, { root = root, jobs = 1 })[1]
   local new = not sys.exists(run.dir)
   if args.flags.fresh then store.restart(run.dir) end
