@@ -25,18 +25,25 @@ function M.no_value(why)
   print(core.json.encode { error = tables.clean(why, true) })
 end
 
+-- An error that is no interrupt and no fault of ours, which has the line of Lua that stumbled, as one of usage.
+local function refuse(usage, e)
+  local text = names.reason(tostring(e))
+  if text:find "interrupted$" or text:find "^[^\n]-%.lua:%d+: " then error(e, 0) end
+  usage("%s", text)
+end
+
 -- f(..), which looks at words and does no work: its errors are of usage.
 function M.meant(usage, f, ...)
-  local ok, result, more = pcall(f, ...)
-  if not ok then usage("%s", names.reason(tostring(result))) end
-  return result, more
+  local ok, result = pcall(f, ...)
+  if not ok then refuse(usage, result) end
+  return result
 end
 
 -- f(with): an error is of usage where f(without) has none, as then the words make the difference.
 function M.blame(usage, f, with, without)
   local ok, result = pcall(f, with)
   if ok then return result end
-  if not tostring(result):find "interrupted$" and pcall(f, without) then usage("%s", names.reason(tostring(result))) end
+  if pcall(f, without) then refuse(usage, result) end
   error(result, 0)
 end
 

@@ -108,6 +108,20 @@ T.test("whatever is typed and cannot be meant is an error of usage", function()
   end
 end)
 
+T.test("a fault of ours, or an interrupt, is no error of usage", function()
+  local words = require "attnlab.words"
+  local function usage(fmt, ...) error("usage: " .. fmt:format(...), 0) end
+  local function stumbles() return nil + 1 end
+  local function stops() error("interrupted", 0) end
+  local function refuses(x) if x then error("no " .. x, 0) end end
+  T.raises(function() words.meant(usage, stumbles) end, "^[^u].*%.lua:%d+: attempt to")
+  T.raises(function() words.meant(usage, stops) end, "^interrupted$")
+  T.raises(function() words.meant(usage, refuses, "x") end, "^usage: no x$")
+  T.raises(function() words.blame(usage, refuses, "x", nil) end, "^usage: no x$")
+  T.raises(function() words.blame(usage, refuses, "x", "y") end, "^no x$")
+  T.eq(words.blame(usage, function(x) return x end, 3, 4), 3)
+end)
+
 T.test("a seed may be 0", function()
   local root = T.folder()
   for _ = 1, 2 do expects(0, "finished at step 6", table.unpack(with("train", "--seed", "0", "out_dir=" .. root))) end

@@ -53,7 +53,7 @@ local function list(args, usage)
 end
 
 local function describe(args, usage)
-  print((words.meant(usage, help.text, args.words[1])))
+  print(words.meant(usage, help.text, args.words[1]))
 end
 
 local function new_variant(args, usage)
