@@ -126,6 +126,7 @@ int lal_tensor_tostring(lua_State *L) {
                    : 'e';
     p.pass = WIDTH, show(&p);
     p.pass = WRITE, show(&p);
+    if (al_error(lal_ctx(L)) != AL_OK) return lal_raise(L); /* a number could not be read */
   }
   luaL_pushresult(&b);
   return 1;
