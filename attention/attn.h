@@ -146,7 +146,7 @@ AL_API int64_t attn_state_size(const attn_state *st); /* bytes, measured from th
   X(al_scope_begin) X(al_scope_end) X(al_detach) X(al_grad_mode) X(al_opts_has) X(al_opts_given) \
   X(al_opt_kind) X(al_opt_bool) X(al_opt_int) X(al_opt_num) X(al_opt_word) X(al_opt_is) \
   X(al_opt_list) X(al_opts_text) X(al_run) X(al_run_into) X(attn_state_get) X(attn_state_put) \
-  X(attn_state_batch) X(attn_state_position) X(attn_state_even)
+  X(attn_state_batch) X(attn_state_position) X(attn_state_even) X(al_opt_choice)
 /* clang-format on */
 typedef struct attn_host {
   uint32_t abi, size; /* ATTN_ABI, sizeof(attn_host); grows only at the end */

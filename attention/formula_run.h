@@ -3,11 +3,12 @@
 #ifndef ATTN_FORMULA_RUN_H
 #define ATTN_FORMULA_RUN_H
 #include "formula.h"
+#include "variant.h"
 #include <stdio.h>
 
 typedef struct run {
   al_ctx *c;
-  const al_opts *o;
+  const formula *f;
   const attn_sizes *s;
   const attn_in *in;
   al_tensor *const *p;
@@ -65,8 +66,20 @@ static inline al_tensor *like(const run *r, int ndim, const int64_t *shape, doub
   return al_tensor_full(r->c, al_type(r->in->q), ndim, shape, value);
 }
 
-static inline al_tensor *activate(const run *r, const char *name, al_tensor *t) {
-  return strcmp(name, "none") == 0 ? t : OP(name, AL_IN(t), "");
+/* A function of x of every element of t (..). */
+static inline al_tensor *function_of(const run *r, const char *text, al_tensor *t) {
+  char of_s[512];
+  if (!t) return NULL;
+  formula_of_x(text, of_s, sizeof of_s);
+  al_tensor *row = OP("reshape", AL_IN(t), "shape={1,1,1,%lld}", (long long)al_numel(t));
+  row = OP("expression", AL_IN(row), "expr='%s'", of_s);
+  return attn_reshape(r->c, row, al_ndim(t), al_shape(t));
+}
+
+static inline al_tensor *activate(const run *r, const formula_gate *g, al_tensor *t) {
+  if (g->activation == ALK_GATE_none) return t;
+  if (g->activation == ALK_GATE_expr) return function_of(r, g->expr, t);
+  return OP(alk_gate_text(g->activation)->word, AL_IN(t), "");
 }
 
 /* x (B,T,C) -> x W^T + b (B,T,out) */

@@ -5,38 +5,48 @@
 #include <stdlib.h>
 
 static al_tensor *features(const run *r, al_tensor *t) {
-  const char *map = al_opt_word(r->o, "feature_map");
-  if (strcmp(map, "identity") == 0) return t;
-  return strcmp(map, "l2") == 0 ? OP("l2norm", AL_IN(t), "eps=1e-12") : OP(map, AL_IN(t), "");
+  const alk_map map = r->f->map;
+  if (map == ALK_MAP_identity) return t;
+  if (map == ALK_MAP_expr) return function_of(r, r->f->map_expr, t);
+  if (map == ALK_MAP_l2) return OP("l2norm", AL_IN(t), "eps=1e-12");
+  return OP(alk_map_text(map).word, AL_IN(t), "");
+}
+
+/* ln(1 - 2^(-5-h)) of head h: as RetNet spaces its heads. */
+static al_tensor *constant_decay(const run *r) {
+  const int64_t Hkv = r->s->kv_heads;
+  double *v = malloc((size_t)Hkv * sizeof *v);
+  if (!v) {
+    al_fail(r->c, AL_ENOMEM, "out of memory (decay of %lld heads)", (long long)Hkv);
+    return NULL;
+  }
+  for (int64_t h = 0; h < Hkv; h++) v[h] = log1p(-exp2(-5.0 - (double)h));
+  al_tensor *a = al_tensor_from(r->c, al_type(r->in->q), 1, &Hkv, v, Hkv);
+  free(v);
+  return a;
 }
 
 /* Log decay a step (B,S,Hkv), or NULL. */
 al_tensor *formula_log_decay(const run *r) {
-  if (!on(r->o, "decay")) return NULL;
-  if (!r->in->causal) {
+  const int64_t Hkv = r->s->kv_heads;
+  al_tensor *a = NULL;
+  if (r->f->decay != DECAY_none && !r->in->causal) {
     al_fail(r->c, AL_EVALUE,
             "kernel_attention: decay: causal=true needed, because decay follows the order of the "
             "tokens");
     return NULL;
   }
-  al_tensor *a;
-  if (is(r->o, "decay", "gated")) {
+  switch (r->f->decay) {
+  case DECAY_none:
+    return NULL;
+  case DECAY_gated:
     a = OP("matmul", AL_IN(r->in->x, param(r, "decay.weight")), "transpose_b=true");
     return OP("neg", AL_IN(OP("softplus", AL_IN(a), "")), "");
-  }
-  const int64_t Hkv = r->s->kv_heads;
-  if (is(r->o, "decay", "learned")) {
+  case DECAY_learned:
     a = OP("neg", AL_IN(OP("softplus", AL_IN(param(r, "decay")), "")), "");
-  } else {
-    double *v = malloc((size_t)Hkv * sizeof *v);
-    if (!v) {
-      al_fail(r->c, AL_ENOMEM, "out of memory (decay of %lld heads)", (long long)Hkv);
-      return NULL;
-    }
-    for (int64_t h = 0; h < Hkv; h++)
-      v[h] = log1p(-exp2(-5.0 - (double)h)); /* as RetNet spaces its heads */
-    a = al_tensor_from(r->c, al_type(r->in->q), 1, &Hkv, v, Hkv);
-    free(v);
+    break;
+  case DECAY_constant:
+    a = constant_decay(r);
   }
   return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
             (long long)Hkv);
@@ -56,24 +66,24 @@ typedef struct f_text {
 } f_text;
 
 /* The scalars of the expression as the ops take them, or NULL. */
-static al_tensor *scalars(const run *r) {
+static al_tensor *scalars(const run *r, const char *names) {
   al_tensor *list[8];
   char word[40], name[48];
   int n = 0;
-  for (; n < 8 && formula_word(al_opt_word(r->o, "expr_params"), n, word, sizeof word); n++) {
+  for (; n < 8 && formula_word(names, n, word, sizeof word); n++) {
     snprintf(name, sizeof name, "expr.%s", word);
     list[n] = OP("unsqueeze", AL_IN(param(r, name)), "axis=0");
   }
   return n ? al_run(r->c, "concat", list, n, "axis=0") : NULL;
 }
 
-static void f_expression(const run *r, f_text *t) {
+static void f_expression(const run *r, const weight_fn *w, f_text *t) {
   char g[512];
-  t->has_reference = formula_exponent(r->o, g, sizeof g);
+  t->has_reference = formula_exponent(w, g, sizeof g);
   strcpy(t->f, t->has_reference ? "f=exp" : "f=polynomial coefficients={0,1}");
-  snprintf(t->expr, sizeof t->expr, " expr='%s' expr_names='%s'",
-           t->has_reference ? g : al_opt_word(r->o, "expr"), al_opt_word(r->o, "expr_params"));
-  t->scalars = scalars(r);
+  snprintf(t->expr, sizeof t->expr, " expr='%s' expr_names='%s'", t->has_reference ? g : w->expr,
+           w->names);
+  t->scalars = scalars(r, w->names);
 }
 
 /* " coefficients={..}" */
@@ -85,22 +95,29 @@ static void list_text(const weight_fn *f, char *buf, size_t size) {
 }
 
 static f_text f_options(const run *r, bool denominator) {
-  const weight_fn f = formula_weight(r->o, denominator);
-  f_text t = {.has_reference = strcmp(f.f, "polynomial") != 0,
-              .absolute = strcmp(f.f, "cosh") == 0};
-  if (is(r->o, "logit_round", "bf16")) strcat(t.limits, " round_bf16=true");
-  if (number(r->o, "logit_softcap"))
-    append(t.limits, sizeof t.limits, "softcap", al_opt_num(r->o, "logit_softcap"));
-  if (number(r->o, "logit_clamp"))
-    append(t.limits, sizeof t.limits, "clamp", al_opt_num(r->o, "logit_clamp"));
-  if (formula_by_expr(r->o, denominator)) {
-    f_expression(r, &t);
-    return t;
+  const formula *f = r->f;
+  const weight_fn *w = denominator ? &f->own : &f->w;
+  f_text t = {0};
+  if (f->rounds) strcat(t.limits, " round_bf16=true");
+  if (f->caps) append(t.limits, sizeof t.limits, "softcap", f->cap);
+  if (f->clamps) append(t.limits, sizeof t.limits, "clamp", f->clamp);
+  switch (w->by) {
+  case BY_exp:
+    t.has_reference = true;
+    strcpy(t.f, "f=exp");
+    break;
+  case BY_cosh:
+    t.has_reference = t.absolute = true;
+    strcpy(t.f, "f=cosh");
+    break;
+  case BY_expression:
+    f_expression(r, w, &t);
+    break;
+  case BY_polynomial:
+    strcpy(t.f, "f=polynomial");
+    if (w->learned) t.coefficients = param(r, "coefficients");
+    list_text(w, t.f + strlen(t.f), sizeof t.f - strlen(t.f));
   }
-  const size_t at = (size_t)snprintf(t.f, sizeof t.f, "f=%s", f.f);
-  if (t.has_reference) return t;
-  if (f.learned) t.coefficients = param(r, "coefficients");
-  list_text(&f, t.f + at, sizeof t.f - at);
   return t;
 }
 
@@ -120,20 +137,20 @@ al_tensor *formula_power(const run *r, al_tensor *t, double sign) {
     al_tensor *e = OP("mul", AL_IN(OP("log", AL_IN(t), ""), OP("sigmoid", AL_IN(m), "")), "");
     return OP("exp", AL_IN(OP("scale", AL_IN(e), "by=%.17g", sign)), "");
   }
-  const double p = sign * al_opt_num(r->o, "denominator.power");
+  const double p = sign * r->f->power;
   return p == 1 ? t : OP("pow", AL_IN(t), "exponent=%.17g", p);
 }
 
 void formula_values(const run *r, sums *n) {
   n->v = r->in->v;
   n->v_scale = NULL;
-  if (on(r->o, "input_gate")) {
-    al_tensor *g =
-        activate(r, al_opt_word(r->o, "input_gate.activation"), project(r, r->in->x, "input_gate"));
-    if (is(r->o, "input_gate.per", "head")) n->v_scale = g;
+  const formula_gate *gate = &r->f->input_gate;
+  if (gate->activation != ALK_GATE_none) {
+    al_tensor *g = activate(r, gate, project(r, r->in->x, "input_gate"));
+    if (gate->per == PER_head) n->v_scale = g;
     else n->v = scaled(r, n->v, as_factor(r, g, r->s->kv_heads));
   }
-  if (is(r->o, "denominator.side", "value")) {
+  if (r->f->side == SIDE_value) {
     al_tensor *by = formula_power(r, formula_counts(r, r->in->v, 0), -1);
     by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
             (long long)r->s->kv_heads);
@@ -141,18 +158,23 @@ void formula_values(const run *r, sums *n) {
   }
 }
 
+/* The map that is left to the kernel. */
+static const char *kernel_map(const run *r, const sums *n) {
+  return alk_map_text(n->mapped ? ALK_MAP_identity : r->f->map).word;
+}
+
 /* One run of attend; W and m come as (B,T,H), m NULL for polynomials. Returns y. */
 static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v,
-                         al_tensor *v_scale, const char *stat, bool divide, double dropout,
+                         al_tensor *v_scale, alk_stat stat, bool divide, double dropout,
                          al_tensor **W, al_tensor **m) {
   const f_text f = f_options(r, denominator);
-  al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
+  al_tensor *decay = denominator && r->f->own_decay ? NULL : n->decay;
   al_tensor *out[3];
   *m = NULL;
   al_run_into(r->c, "attend",
               AL_IN(n->q, n->k, v, decay, f.coefficients, r->lengths, v_scale, f.scalars), out, 3,
               "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f,
-              f.limits, f.expr, n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), stat,
+              f.limits, f.expr, kernel_map(r, n), alk_statistics[stat].word,
               divide ? "true" : "false", n->scale, dropout, r->vis);
   *W = row_first(r, out[1]);
   if (f.has_reference) *m = row_first(r, out[2]);
@@ -162,7 +184,7 @@ static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tenso
 /* The weights (B,H,T,S) and their reference (B,H,T) or NULL. */
 static al_tensor *weigh(const run *r, const sums *n, bool denominator, al_tensor **reference) {
   f_text f = f_options(r, denominator);
-  al_tensor *decay = denominator && is(r->o, "denominator.decay", "none") ? NULL : n->decay;
+  al_tensor *decay = denominator && r->f->own_decay ? NULL : n->decay;
   al_tensor *s = n->logits;
   *reference = NULL;
   if (*f.expr) { /* it does what comes before f, the limits too */
@@ -177,11 +199,27 @@ static al_tensor *weigh(const run *r, const sums *n, bool denominator, al_tensor
             r->vis, f.limits);
 }
 
-/* The denominator's statistic of weights w (B,H,T,S) as (B,T,H). */
+static al_tensor *entry(const run *r, alk_pointwise function, double parameter, al_tensor *t) {
+  const alk_function *f = &alk_functions[function];
+  if (function == ALK_PW_identity) return t;
+  if (!*f->parameter) return OP(f->word, AL_IN(t), "");
+  return OP(f->word, AL_IN(t), "%s=%.17g", f->parameter, parameter);
+}
+
+/* The denominator's statistic of weights w (B,H,T,S) as (B,T,H); an outer function has neither value
+ * nor gradient where the sum is not above 0. */
+static al_tensor *outer(const run *r, al_tensor *sum) {
+  const alk_statistic *stat = &alk_statistics[r->f->weights];
+  if (stat->outer == ALK_PW_identity) return sum;
+  const int64_t one = 1;
+  al_tensor *live = OP("sign", AL_IN(OP("relu", AL_IN(sum), "")), "");
+  al_tensor *base = OP("select", AL_IN(live, sum, like(r, 1, &one, 1)), "");
+  return OP("mul", AL_IN(entry(r, stat->outer, stat->q, base), live), "");
+}
 static al_tensor *statistic(const run *r, al_tensor *w) {
-  const char *stat = al_opt_word(r->o, "denominator.stat");
-  if (strcmp(stat, "abs") == 0) w = OP("abs", AL_IN(w), "");
-  return row_first(r, OP(strcmp(stat, "l2") == 0 ? "l2" : "sum", AL_IN(w), "axes={-1}"));
+  const alk_statistic *stat = &alk_statistics[r->f->weights];
+  w = entry(r, stat->inner, stat->p, w);
+  return row_first(r, outer(r, OP("sum", AL_IN(w), "axes={-1}")));
 }
 
 static void map_inputs(const run *r, sums *n) {
@@ -192,7 +230,8 @@ static void map_inputs(const run *r, sums *n) {
 
 static void scale_inputs(const run *r,
                          sums *n) { /* learned: q's features are multiplied, one factor a head */
-  if (!is(r->o, "logit_scale", "learned")) return;
+  if (r->f->map == ALK_MAP_expr && !n->mapped) map_inputs(r, n);
+  if (r->f->scale != SCALE_learned) return;
   if (!n->mapped) map_inputs(r, n);
   n->scale = 1;
   n->q = OP("mul", AL_IN(n->q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
@@ -204,7 +243,7 @@ static void scale_inputs(const run *r,
 typedef struct pass {
   weight_fn f;
   al_tensor *coefficients, *decay, *v, *v_scale;
-  const char *stat;
+  alk_stat stat; /* none or sum */
   bool divide;
   al_tensor *state, *norm; /* before, and then after; NULL without a state */
 } pass;
@@ -219,9 +258,8 @@ static al_tensor *run_pass(const run *r, const sums *n, pass *p, al_tensor **W) 
   al_run_into(
       r->c, step ? "attend_step" : "attend_chunked",
       AL_IN(n->q, n->k, p->v, p->decay, p->coefficients, r->lengths, p->v_scale, p->state, p->norm),
-      out, 4, "feature_map=%s stat=%s normalise=%s scale=%.17g%s%s",
-      n->mapped ? "identity" : al_opt_word(r->o, "feature_map"), p->stat,
-      p->divide ? "true" : "false", n->scale, list, more);
+      out, 4, "feature_map=%s stat=%s normalise=%s scale=%.17g%s%s", kernel_map(r, n),
+      alk_statistics[p->stat].word, p->divide ? "true" : "false", n->scale, list, more);
   if (p->state) p->state = out[2];
   if (p->norm) p->norm = out[3];
   *W = out[1];
@@ -236,15 +274,15 @@ static void put(const run *r, const char *name, al_tensor *t) {
 }
 
 void formula_add_up_by_state(const run *r, sums *n) {
-  const al_opts *o = r->o;
+  const formula *f = r->f;
   scale_inputs(r, n);
-  const bool reads = formula_reads_weights(o) && !formula_own_rows(o);
-  n->divided = reads && is(o, "denominator.stat", "sum") && is(o, "denominator.gradient", "both");
-  pass p = {.f = formula_weight(o, false),
+  const bool reads = f->stat == STAT_weights && !formula_own_rows(f);
+  n->divided = reads && f->weights == ALK_STAT_sum && f->gradient == GRADIENT_both;
+  pass p = {.f = f->w,
             .decay = n->decay,
             .v = n->v,
             .v_scale = n->v_scale,
-            .stat = reads ? "sum" : "none",
+            .stat = reads ? ALK_STAT_sum : ALK_STAT_none,
             .divide = n->divided,
             .state = component(r, "numerator"),
             .norm = reads ? component(r, "denominator") : NULL};
@@ -275,35 +313,25 @@ static al_tensor *squared_coefficients(const run *r, const weight_fn *f) {
   return OP("squeeze", AL_IN(OP("matmul", AL_IN(k, which), "")), "axis=0");
 }
 
-/* sqrt(t) where t > 0, else 0 with gradient 0. */
-static al_tensor *root(const run *r, al_tensor *t) {
-  const int64_t one = 1;
-  al_tensor *live = OP("sign", AL_IN(OP("relu", AL_IN(t), "")), "");
-  al_tensor *base = OP("select", AL_IN(live, t, like(r, 1, &one, 1)), "");
-  return OP("mul", AL_IN(OP("sqrt", AL_IN(base), ""), live), "");
-}
-
 /* W of rows of their own: the sums of weights are those of values that are 1. */
 static al_tensor *own_by_state(const run *r, const sums *n) {
-  const al_opts *o = r->o;
-  const bool l2 = is(o, "denominator.stat", "l2");
-  pass p = {.f = formula_denominator_to(o, (int)al_opt_int(o, "order")),
-            .decay = is(o, "denominator.decay", "none") ? NULL : n->decay,
+  const formula *f = r->f;
+  const bool squares = alk_statistics[f->weights].inner == ALK_PW_square;
+  pass p = {.f = formula_denominator_to(f, f->order),
+            .decay = f->own_decay ? NULL : n->decay,
             .v = like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 1),
-            .stat = "none"};
-  if (p.f.learned && l2) {
-    const weight_fn f = formula_weight(o, true);
-    p.coefficients = squared_coefficients(r, &f);
+            .stat = ALK_STAT_none};
+  if (p.f.learned && squares) {
+    p.coefficients = squared_coefficients(r, &f->own);
   } else if (p.f.learned) {
     p.coefficients = param(r, "coefficients");
   }
-  if (l2 && p.decay) p.decay = OP("scale", AL_IN(p.decay), "by=2");
+  if (squares && p.decay) p.decay = OP("scale", AL_IN(p.decay), "by=2");
   if (r->in->state) p.state = OP("unsqueeze", AL_IN(component(r, "denominator")), "axis=-1");
   al_tensor *W;
   al_tensor *y = run_pass(r, n, &p, &W); /* (B,T,H,1) */
   if (r->in->state) put(r, "denominator", OP("squeeze", AL_IN(p.state), "axis=-1"));
-  W = OP("squeeze", AL_IN(y), "axis=-1");
-  return l2 ? root(r, W) : W;
+  return outer(r, OP("squeeze", AL_IN(y), "axis=-1"));
 }
 
 /* W of the denominator's own weights; *m its reference. */
@@ -313,7 +341,7 @@ al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m) {
   if (r->by_state) return own_by_state(r, n);
   if (!n->logits) {
     attend(r, n, true, like(r, 4, (int64_t[]){r->B, r->S, r->s->kv_heads, 1}, 0), NULL,
-           al_opt_word(r->o, "denominator.stat"), false, 0, &W, m);
+           r->f->weights, false, 0, &W, m);
     return W;
   }
   W = statistic(r, weigh(r, n, true, m));
@@ -322,27 +350,25 @@ al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m) {
 }
 
 void formula_add_up_fused(const run *r, sums *n) {
-  const al_opts *o = r->o;
+  const formula *f = r->f;
   scale_inputs(r, n);
-  const bool reads =
-      formula_reads_weights(o) && !formula_own_weights(o) && is(o, "denominator.side", "row");
-  n->divided = reads && is(o, "denominator.stat", "sum") && is(o, "denominator.gradient", "both");
+  const bool reads = f->stat == STAT_weights && !f->own_weights && f->side == SIDE_row;
+  n->divided = reads && f->weights == ALK_STAT_sum && f->gradient == GRADIENT_both;
   al_tensor *W;
-  n->y = attend(r, n, false, n->v, n->v_scale, reads ? al_opt_word(o, "denominator.stat") : "none",
-                n->divided, r->in->training ? al_opt_num(o, "dropout") : 0, &W, &n->reference);
+  n->y = attend(r, n, false, n->v, n->v_scale, reads ? f->weights : ALK_STAT_none, n->divided,
+                r->in->training ? f->dropout : 0, &W, &n->reference);
   n->W = reads ? W : NULL;
 }
 
 void formula_add_up_composed(const run *r, sums *n) {
-  const al_opts *o = r->o;
+  const formula *f = r->f;
   map_inputs(r, n);
   scale_inputs(r, n);
   n->logits = OP("scores", AL_IN(n->q, n->k, r->lengths), "scale=%.17g %s", n->scale, r->vis);
   al_tensor *reference, *w = weigh(r, n, false, &reference);
   n->reference = row_first(r, reference);
-  if (formula_reads_weights(o) && !formula_own_weights(o)) n->W = statistic(r, w);
-  if (r->in->training && al_opt_num(o, "dropout") > 0)
-    w = OP("dropout", AL_IN(w), "p=%.17g", al_opt_num(o, "dropout"));
+  if (f->stat == STAT_weights && !f->own_weights) n->W = statistic(r, w);
+  if (r->in->training && f->dropout > 0) w = OP("dropout", AL_IN(w), "p=%.17g", f->dropout);
   n->y = OP("mix", AL_IN(w, scaled(r, n->v, n->v_scale), r->lengths), "%s", r->vis);
 }
 
@@ -359,7 +385,7 @@ al_status formula_join_cache(run *r, sums *n) {
   const attn_state *st = r->in->state;
   int64_t seen = attn_state_position(st);
   /* a single row sees all that its length leaves, wherever it stands */
-  if ((r->T > 1 || formula_expr_reads_row(r->o)) && !attn_state_even(st, &seen))
+  if ((r->T > 1 || formula_expr_reads_row(r->f)) && !attn_state_even(st, &seen))
     return r->T > 1
                ? al_fail(r->c, AL_ESTATE,
                          "kernel_attention: state: its rows have seen different numbers of tokens, "

@@ -42,6 +42,7 @@ static const attn_host *attn_host_;
 #define attn_state_put attn_host_->attn_state_put
 #define attn_state_batch attn_host_->attn_state_batch
 #define attn_state_position attn_host_->attn_state_position
+#define al_opt_choice attn_host_->al_opt_choice
 #define attn_state_even attn_host_->attn_state_even
 
 /* A name that is routed expands to one with the table before it, so its text is longer. */

@@ -255,6 +255,10 @@ AL_API bool al_opt_is(const al_opts *o, const char *key, const char *word);
 /* Which of its row's choices the word is, from 0; -1 where something else than a word is held. An
  * enum in the order of the choices reads an option. */
 AL_API int al_opt_choice(const al_opts *o, const char *key);
+/* What `read` makes of the values, `size` bytes that begin as zeros: made at the first call, held until
+ * a value is set. Always the same `read` for the same rows. NULL without memory. */
+AL_API const void *al_opts_read(const al_opts *o, size_t size,
+                                void (*read)(const al_opts *o, void *into));
 /* How many numbers. Those of an AL_T_NAMED option are in the order of their names, which
  * al_opt_word gives, sorted, separated by spaces. */
 AL_API int al_opt_list(const al_opts *o, const char *key, const double **v);

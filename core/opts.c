@@ -86,6 +86,7 @@ static void value_clear(al_value *v) {
 void al_opts_release(al_opts *o) {
   if (!o || --o->refs > 0) return;
   for (int i = 0; i < o->n; i++) value_clear(&o->v[i]);
+  free(o->read);
   free(o);
 }
 
@@ -143,6 +144,8 @@ static al_status target(al_ctx *c, al_opts *o, const char *key, const al_arg **r
   al_opts *at = o;
   int i = locate(&at, key);
   if (i < 0) return unknown(c, o, key);
+  free(o->read);
+  o->read = NULL;
   at->v[i].given = true;
   while (at->rows[i].type & AL_T_RECORD) {
     at = at->v[i].record;
@@ -571,6 +574,12 @@ int al_opt_choice(const al_opts *o, const char *key) {
     if (strlen(word) == k && strncmp(p, word, k) == 0) return n;
     p += k;
   }
+}
+const void *al_opts_read(const al_opts *o, size_t size,
+                         void (*read)(const al_opts *o, void *into)) {
+  al_opts *m = (al_opts *)(uintptr_t)o; /* what is made of the values is no part of them */
+  if (!m->read && (m->read = calloc(1, size))) read(o, m->read);
+  return m->read;
 }
 int al_opt_list(const al_opts *o, const char *key, const double **x) {
   const al_value *v = leaf(o, key);

@@ -20,6 +20,7 @@ struct al_opts {
   int64_t refs;
   const al_arg *rows;
   const char *owner;
+  void *read; /* what al_opts_read made of the values, or NULL */
   int n;
   al_value v[];
 };

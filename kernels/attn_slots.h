@@ -53,7 +53,8 @@ static const alk_function alk_functions[ALK_PW_COUNT] = {
 typedef enum alk_map {
 #include "pointwise.def"
   ALK_MAP_l2,
-  ALK_MAP_COUNT
+  ALK_MAP_COUNT,
+  ALK_MAP_expr = ALK_MAP_COUNT /* of families: an expression, which no kernel of attention reads */
 } alk_map;
 #undef POINTWISE
 
@@ -61,14 +62,25 @@ typedef enum alk_map {
 #define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
                   ...)                                                                             \
   ALK_IF_MAP_##slots(" " #name)
-static const char alk_map_words[] =
+static const char alk_map_entries[] =
+#include "pointwise.def"
+    ;
+static const char alk_map_kernels[] =
 #include "pointwise.def"
     " l2";
+static const char alk_map_families[] =
+#include "pointwise.def"
+    " l2 expr";
+/* Entries alone; what kernels take; what families may take. */
+#define ALK_MAP_ENTRIES (&alk_map_entries[1])
+#define ALK_MAP_WORDS (&alk_map_kernels[1])
+#define ALK_MAP_OR_EXPR (&alk_map_families[1])
 #undef POINTWISE
 
 #define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
                   ...)                                                                             \
   ALK_IF_MAP_##slots(ALK_COMMA([ALK_MAP_##name] = ALK_PW_##name))
+/* Of a map other than an expression. */
 static inline alk_function alk_map_text(alk_map map) {
   static const alk_pointwise entry[ALK_MAP_COUNT] = {
 #include "pointwise.def"
@@ -86,6 +98,7 @@ static inline alk_function alk_map_text(alk_map map) {
 typedef enum alk_gate {
   ALK_GATE_none,
 #include "pointwise.def"
+  ALK_GATE_expr, /* an expression */
   ALK_GATE_COUNT
 } alk_gate;
 #undef POINTWISE
@@ -95,10 +108,10 @@ typedef enum alk_gate {
   ALK_IF_GATE_##slots(" " #name)
 static const char alk_gate_words[] = "none"
 #include "pointwise.def"
-    ;
+                                     " expr";
 #undef POINTWISE
 
-/* Of an activation other than none. */
+/* Of an activation that is an entry. */
 #define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
                   ...)                                                                             \
   ALK_IF_GATE_##slots(ALK_COMMA([ALK_GATE_##name] = ALK_PW_##name))

@@ -201,7 +201,11 @@ static const char *const extra[] = {
     "denominator.times_length=true",
     "similarity=cosh decay=gated denominator=none output_norm=l2",
     "similarity=linear denominator=abs",
-    "denominator=cumulative_gate denominator.power=0.5"};
+    "denominator=cumulative_gate denominator.power=0.5",
+    "feature_map=silu similarity=taylor order=2",
+    "feature_map=expr map_expr='1+tanh(x)' similarity=linear logit_scale=learned",
+    "input_gate=expr input_gate.expr='x^2' output_gate=expr output_gate.expr='x^2' "
+    "output_gate.per=channel"};
 enum { N_EXTRA = sizeof extra / sizeof *extra };
 
 /* The formula's presets; *count of them. Returns the i-th, or NULL. */

@@ -90,9 +90,10 @@ static const struct {
     {"p1/sofmax", "", "did you mean"},
     {"p1/softmax", "denominater=none", "did you mean 'denominator'"},
     {"p1/softmax", "denominator=lenght", "did you mean 'length'"},
-    {"p1/softmax", "similarity=exqr", "one of: exp linear square power taylor cosh expr"},
+    {"p1/softmax", "similarity=exqr",
+     "one of: exp linear square power taylor cosh sigmoid softplus expr"},
     {"p1/softmax", "denominator.similarity=expr",
-     "one of: inherited exp linear square power taylor cosh expected"},
+     "one of: inherited exp linear square power taylor cosh sigmoid softplus expected"},
     {"p1/softmax", "similarity=expr", "option 'expr': an expression of s expected"},
     {"p1/softmax", "expr=s", "option 'expr' belongs to similarity=expr, but similarity is exp"},
     {"p1/softmax", "expr_params={t=1}", "option 'expr_params' belongs to similarity=expr"},
@@ -106,6 +107,14 @@ static const struct {
     {"p1/softmax", "similarity=expr expr=s expr_params=1", "numbers by name, as {t=1} expected"},
     {"p1/softmax", "similarity=expr expr=s form=chunked", "form=chunked: "},
     {"p1/softmax", "similarity=expr expr=s orders={0,1}", "belongs to similarity=taylor"},
+    {"p1/softmax", "feature_map=expr", "option 'map_expr': a function of x expected"},
+    {"p1/softmax", "map_expr=x", "option 'map_expr' belongs to feature_map=expr"},
+    {"p1/softmax", "feature_map=expr map_expr='1+tanh(x'", "option 'map_expr': character 9: "},
+    {"p1/softmax", "feature_map=expr map_expr='1+t*x'", "unknown name 't'"},
+    {"p1/softmax", "feature_map=expr map_expr='s*x'", "a function of x alone expected, got 's'"},
+    {"p1/softmax", "output_gate=expr", "option 'output_gate.expr': a function of x expected"},
+    {"p1/softmax", "output_gate.expr=x", "belongs to output_gate.activation=expr"},
+    {"p1/softmax", "input_gate=expr input_gate.expr='x+i'", "of x alone expected, got 'i'"},
     {"p1/softmax", "orders={0,1}", "belongs to similarity=taylor"},
     {"p1/softmax", "order=4", "belongs to similarity=taylor or power"},
     {"p1/softmax", "denominator.side=value", "needs denominator.stat=length"},
@@ -121,7 +130,8 @@ static const struct {
 /* What a hidden key holds, NaN or an infinity, leaves it the gradient 0 and the others theirs: by a
  * length, and past the rows' last position. */
 START_TEST(hidden_keys_have_no_gradient) {
-  static const char *const maps[] = {"identity", "relu", "elu1", "l2", "softplus"};
+  static const char *const maps[] = {
+      "identity", "relu", "elu1", "l2", "softplus", "silu", "expr map_expr='1+log1p(x^2)'"};
   static const char *const rest[] = {"similarity=linear denominator=none",
                                      "similarity=linear impl=composed",
                                      "similarity=linear form=chunked decay=learned",
@@ -270,7 +280,7 @@ Suite *suite_check_attn(void) {
   tcase_set_timeout(t, 300);
   tcase_add_test(t, claims_are_declared);
   tcase_add_loop_test(t, fewer_rows_than_keys, 0, 8);
-  tcase_add_loop_test(t, hidden_keys_have_no_gradient, 0, 5);
+  tcase_add_loop_test(t, hidden_keys_have_no_gradient, 0, 7);
   suite_add_tcase(s, t);
   t = tcase_create("refusals");
   tcase_add_loop_test(t, refusals_name_the_reason, 0, sizeof refused / sizeof *refused);

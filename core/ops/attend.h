@@ -7,7 +7,7 @@
 enum { Q, K, V, DECAY }; /* the first inputs of both */
 
 #define ATTEND_MAP_ARG                                                                             \
-  { "feature_map", AL_T_WORD, "identity", alk_map_words, 0, 0, "phi", NULL }
+  { "feature_map", AL_T_WORD, "identity", ALK_MAP_WORDS, 0, 0, "phi", NULL }
 
 /* A map that is an entry of pointwise.def, on one side of its kink. */
 #define ATTEND_MAP_SAMPLE(map, lo, hi, gap, shapes, options)                                       \

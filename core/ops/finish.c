@@ -134,18 +134,22 @@ static const al_op finish = {
     .backward = backward,
     .reads_in = 1 << YIN | 1 << FACTOR | 1 << GAIN | 1 << BIAS | 1 << GATE | 1 << LOGSCALE,
     .reads_out = 1 << SCALE | 1 << MEAN,
-    .samples =
-        (const al_sample[]){
-            {"(2,3,2,5) p(2,3,2)", .args = ""},
-            {"(2,3,2,5) p(2,3,2) - - - (2,3,2)", .args = "norm=none"},
-            {"(2,3,2,5) p(2,3,2) - (5) - (2,3,2)", .args = "norm=rms eps=0.1"},
-            {"(2,3,2,5) - (2,3,2) (5) (5)", .args = "norm=layer eps=0.3", .lo = 0.5, .hi = 2},
-            {"(2,3,2,5) p(2,3,2) - - - (2,3,2)", .args = "norm=l2 eps=1e-12"},
-            {"(2,3,2,5) p(2,3,2) (2,3) (10) - (2,3,2)", .args = "norm=rms joint=true eps=0.2",
-             .lo = 0.5, .hi = 2},
-            {"(2,3,2,5) (2,3,2) - (10) (10)", .args = "norm=layer joint=true", .lo = 0.5, .hi = 2},
-            {"(1,70,2,3) p(1,70,2) - (3) - (1,70,2)", .args = "norm=rms"},
-            {0}},
+    .samples = (const al_sample[]){{"(2,3,2,5) p(2,3,2)", .args = ""},
+                                   {"(2,3,2,5) p(2,3,2) - - - (2,3,2)", .args = "norm=none"},
+#define BIAS_MEAN(x) x,
+#define BIAS_PLAIN(x)
+#define NORM(word, mean, ...)                                                                      \
+  {"(2,3,2,5) p(2,3,2) - (5) - (2,3,2)", .args = "eps=0.1 norm=" #word},                           \
+      {"(2,3,2,5) - (2,3,2) (5)", .args = "eps=0.3 norm=" #word, .lo = 0.5, .hi = 2},              \
+      {"(2,3,2,5) p(2,3,2) (2,3) (10) - (2,3,2)", .args = "joint=true eps=0.2 norm=" #word,        \
+       .lo = 0.5, .hi = 2},                                                                        \
+      {"(1,70,2,3) p(1,70,2) - (3) - (1,70,2)", .args = "norm=" #word},                            \
+      BIAS_##mean(BIAS_SAMPLE(word))
+#define BIAS_SAMPLE(word)                                                                          \
+  { "(2,3,2,5) (2,3,2) - (10) (10)", "joint=true norm=" #word, 0.5, 2, NULL }
+#include "../../kernels/norms.def"
+#undef NORM
+                                   {0}},
 };
 
 AL_OPS(finish, &finish);

@@ -103,7 +103,7 @@ local ARROWS = {
   { "^attention/variants/", "^attention/[^/]+%.h$ ^attention/variants/[^/]+%.def$ ^attention/variants/attn%.h$ ^attention/variants/variant%.h$", "" },
   { "^attention/template/", "^attention/template/attn%.h$", "" },
   { "^experiments/plugins/", "^experiments/plugins/attn%.h$", "" },
-  { "^attention/", "^core/attnlab%.h$ ^attention/[^/]+%.h$ ^kernels/attn[^/]*%.h$ ^generated/attn_families%.inc$",
+  { "^attention/", "^core/attnlab%.h$ ^attention/[^/]+%.h$ ^attention/[^/]+%.def$ ^kernels/attn[^/]*%.h$ ^kernels/[^/]+%.def$ ^generated/attn_families%.inc$",
     "pthread dlfcn elf sha2 sys/stat" },
   { "^lua/", "^core/attnlab%.h$ ^attention/attn%.h$ ^attention/check%.h$ ^lua/[^/]+%.h$", POSIX .. "lua lauxlib lualib jansson sha2" },
 }
