@@ -117,7 +117,8 @@ typedef struct attn_family {
 /* What a sequence carries from token to token, the same struct in training and in decoding: tensors
  * by name ("numerator", "denominator", "count", "k", "v"), the batch first. They may carry history,
  * so a backward pass goes through a state into what made it. A call never changes the state it was
- * given; it makes the next one. */
+ * given; it makes the next one, which may show the same memory and more of it (the op append): a
+ * tensor of a state is not written to. */
 AL_API al_tensor *attn_state_get(const attn_state *st, const char *name); /* borrowed, or NULL */
 /* Adds or replaces a component; takes a reference of its own. doc is a constant,
  * or NULL: what it was. */
@@ -132,6 +133,7 @@ AL_API bool attn_state_even(const attn_state *st, int64_t *seen);
 AL_API int attn_state_count(const attn_state *st);
 AL_API al_tensor *attn_state_at(const attn_state *st, int i, const char **name, const char **doc);
 AL_API int64_t attn_state_size(const attn_state *st); /* bytes, measured from the tensors */
+AL_API int64_t attn_state_held(const attn_state *st); /* with the room behind what grows */
 
 /* ---- plug-ins ------------------------------------------------------------------------------- */
 

@@ -381,6 +381,19 @@ static al_tensor *grown(const run *r, const char *name, al_tensor *more) {
   return t;
 }
 
+/* A cache as kernels take it, packed: with its room, whose entries no length reaches, where there
+ * are rows with room between them. All have the same number of entries, or none of them its room
+ * (some of them may be recorded). */
+static void with_room(const run *r, al_tensor **t, int n) {
+  al_tensor *whole[3];
+  bool same = r->B > 1;
+  for (int i = 0; i < n; i++) {
+    whole[i] = t[i] ? al_growing_whole(r->c, t[i]) : NULL;
+    same = same && whole[i] && al_size(whole[i], 1) == al_size(whole[0], 1);
+  }
+  for (int i = 0; i < n && same; i++) t[i] = whole[i];
+}
+
 al_status formula_join_cache(run *r, sums *n) {
   const attn_state *st = r->in->state;
   int64_t seen = attn_state_position(st);
@@ -396,10 +409,11 @@ al_status formula_join_cache(run *r, sums *n) {
                          "but expr reads the row's position i");
   r->lengths = OP("add_i32", AL_IN(r->before, r->in->lengths), "by=%lld",
                   r->in->lengths ? 0LL : (long long)r->T);
-  n->k = grown(r, "k", n->k);
-  n->v = grown(r, "v", scaled(r, n->v, n->v_scale));
+  al_tensor *t[] = {grown(r, "k", n->k), grown(r, "v", scaled(r, n->v, n->v_scale)),
+                    n->decay ? grown(r, "log_decay", n->decay) : NULL};
+  with_room(r, t, n->decay ? 3 : 2);
+  n->k = t[0], n->v = t[1], n->decay = t[2];
   n->v_scale = NULL;
-  if (n->decay) n->decay = grown(r, "log_decay", n->decay);
   r->S = al_size(n->k, 1);
   snprintf(r->vis, sizeof r->vis, "causal=true offset=%lld", (long long)seen);
   return al_error(r->c);

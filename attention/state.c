@@ -92,6 +92,12 @@ int64_t attn_state_size(const attn_state *st) {
   return bytes;
 }
 
+int64_t attn_state_held(const attn_state *st) {
+  int64_t bytes = 0;
+  for (int i = 0; i < st->n; i++) bytes += al_growing_bytes(st->at[i].t);
+  return bytes;
+}
+
 attn_state *attn_state_copy(al_ctx *c, const attn_state *st) {
   attn_state *out = attn_state_after(c, st, 0);
   al_scope_begin(c);

@@ -142,6 +142,10 @@ AL_API al_status al_copy_into(al_ctx *c, al_tensor *dst,
  */
 AL_API al_tensor *al_fork(al_ctx *c, al_tensor *t);
 AL_API al_status al_fork_into(al_ctx *c, al_tensor *dst, const al_tensor *src);
+/* Of what the op append made: all of its memory as a packed tensor (B,capacity,..), of which only
+ * t's entries are defined; any other t itself. New reference. And how many bytes that is. */
+AL_API al_tensor *al_growing_whole(al_ctx *c, al_tensor *t);
+AL_API int64_t al_growing_bytes(const al_tensor *t);
 AL_API double al_item(const al_tensor *t); /* the value of a one-element tensor, else NaN */
 /* "(2,8,64)" into buf; returns buf. */
 AL_API const char *al_shape_str(const al_tensor *t, char *buf, size_t n);

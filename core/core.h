@@ -41,6 +41,7 @@ typedef struct al_storage {
   al_block *block;
   void *data;
   uint64_t writes; /* how often it was written to after it was made */
+  int64_t ends;    /* of one that grows: entries of axis 1 that were given out; else 0 (grow.c) */
 } al_storage;
 
 typedef struct al_node al_node;

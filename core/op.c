@@ -191,7 +191,8 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
                .in = dense,
                .out = res,
                .in_meta = in_meta,
-               .out_meta = out_meta};
+               .out_meta = out_meta,
+               .recorded = wants_record(c, op, in, n_in)};
   const bool off = c->scope_off;
   c->scope_off = true;
   const bool record = c->record;
@@ -221,7 +222,7 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
     if (!(op->flags & AL_OP_VIEW) && !(op->info.outputs[i].flags & AL_OUT_SAVED))
       al_jitter_apply(c, res[i]);
   c->record = record;
-  if (c->error == AL_OK && wants_record(c, op, in, n_in)) al_record(c, &k, in);
+  if (c->error == AL_OK && k.recorded) al_record(c, &k, in);
 
 done:
   c->scope_off = off;

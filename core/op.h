@@ -30,6 +30,7 @@ typedef struct al_call {
   al_meta *in_meta, *out_meta;
   al_tensor **dout, **din;
   bool *need;
+  bool recorded; /* forward: a backward may follow */
   al_tensor *
       *sum; /* backward: sum[i] NULL, or the gradient input i has so far, packed and seen by nobody
              * else: adding to it and giving a reference to it as din[i] saves a pass */
@@ -108,6 +109,11 @@ al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t);
 /* New reference to t itself where it is packed and nobody else sees it, so that backward may write
  * over it, else a new tensor like it. For gradients of outputs. */
 al_tensor *al_overwrite(al_ctx *c, al_tensor *t);
+/* New tensor with that meta whose axis 1 has room for `capacity` entries: al_growing_more gives it
+ * `more` of them in the same memory. NULL without an error where it cannot (see grow.c). Contents
+ * undefined. */
+al_tensor *al_growing_new(al_ctx *c, const al_meta *m, int64_t capacity);
+al_tensor *al_growing_more(al_ctx *c, const al_tensor *t, int64_t more);
 /* New view of t's storage; offset in elements, relative to t's first element. No history. */
 al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t *shape,
                           const int64_t *stride, int64_t offset);

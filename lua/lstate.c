@@ -175,7 +175,7 @@ int lal_attn_restore(lua_State *L) {
 static attn_state *check(lua_State *L) { return lal_check(L, 1, &state_type); }
 
 static int state_bytes(lua_State *L) {
-  lua_pushinteger(L, attn_state_size(check(L)));
+  lua_pushinteger(L, attn_state_held(check(L)));
   return 1;
 }
 static int state_position(lua_State *L) {
@@ -222,7 +222,7 @@ static int state_components(lua_State *L) {
     lua_setfield(L, -2, "name");
     lua_pushstring(L, doc);
     lua_setfield(L, -2, "doc");
-    lua_pushinteger(L, al_numel(t) * al_dtype_size(al_type(t)));
+    lua_pushinteger(L, al_growing_bytes(t));
     lua_setfield(L, -2, "bytes");
     lal_tensor_set(L, "tensor", t);
     lua_rawseti(L, -2, i + 1);

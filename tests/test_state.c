@@ -3,6 +3,7 @@
 #include "attn_case.h"
 #include <check.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* window=1..T of the inputs of k from `at` on; in a scope. */
@@ -147,6 +148,184 @@ START_TEST(restored_count) {
 }
 END_TEST
 
+/* ---- caches ---------------------------------------------------------------------------------- */
+
+static const char *const caches[] = {"", "decay=constant", "impl=fused decay=constant",
+                                     "expr='exp(s)+j/i' similarity=expr",
+                                     "input_gate.activation=sigmoid"};
+
+/* Token `at` of k after st, which is freed when `over`; *y its output. */
+static attn_state *token(const attn_case *k, attn_state *st, int64_t at, bool over, al_tensor **y) {
+  attn_state *next;
+  const attn_in in = part(k, at, 1);
+  *y = attn_continue(k->c, k->a, &in, st, true, &next);
+  ck_assert_msg(*y != NULL, "%s", al_error_message(k->c, NULL, NULL));
+  if (over) attn_state_free(st);
+  return next;
+}
+
+/* The output of row b of the tokens `at` (n of them) as one text. */
+static al_tensor *as_text(const attn_case *k, const int64_t *at, int64_t n, int64_t b) {
+  attn_in in = part(k, 0, 1);
+  al_tensor **const t[] = {&in.q, &in.k, &in.v, &in.x};
+  al_tensor *const from[] = {k->q, k->k, k->v, k->x};
+  for (int i = 0; i < 4; i++) {
+    al_tensor *one[32];
+    for (int64_t j = 0; from[i] && j < n; j++)
+      one[j] = al_run(k->c, "slice", AL_IN(from[i]), "axis=1 start=%lld stop=%lld",
+                      (long long)at[j], (long long)at[j] + 1);
+    if (from[i]) *t[i] = al_run(k->c, "concat", one, (int)n, "axis=1");
+    if (from[i])
+      *t[i] = al_run(k->c, "slice", AL_IN(*t[i]), "axis=0 start=%lld stop=%lld", (long long)b,
+                     (long long)b + 1);
+  }
+  return attn_forward(k->c, k->a, &in);
+}
+
+static void same_token(al_tensor *y, int64_t b, al_tensor *text, int64_t row, const char *what) {
+  double *got = attn_case_values(y), *want = attn_case_values(text);
+  const int64_t n = al_size(y, 2) * al_size(y, 3);
+  const double limit = al_type(y) == AL_F64 ? 1e-12 : 2e-6;
+  for (int64_t i = 0; i < n; i++)
+    ck_assert_msg(fabs(got[b * n + i] - want[row * n + i]) < limit, "%s: row %d: %.17g, not %.17g",
+                  what, (int)b, got[b * n + i], want[row * n + i]);
+  free(got);
+  free(want);
+}
+
+/* Two texts go on from one state in turns, a third from its copy; new memory is NaN. None sees what
+ * another wrote, and the state shows what it showed. */
+START_TEST(caches_grow_apart) {
+  const char *options = caches[_i / 4];
+  al_ctx *c = al_ctx_new();
+  al_memory_poison(c, true);
+  attn_case k = attn_case_new(c, "kernel_attention", options, _i & 1 ? AL_F64 : AL_F32,
+                              _i & 2 ? 2 : 1, 16, 2, true, NULL, 1);
+  const bool record = al_grad_mode(c, false);
+  al_scope_begin(c);
+  al_tensor *y;
+  attn_state *st = attn_state_new(c, k.a, k.B);
+  for (int64_t i = 0; i < 6; i++) st = token(&k, st, i, true, &y);
+  double *shown = attn_case_values(attn_state_get(st, "k"));
+  attn_state *go[] = {st, st, attn_state_copy(c, st)};
+  for (int64_t i = 0; i < 3; i++)
+    for (int j = 0; j < 3; j++) {
+      const int64_t next = 6 + 3 * j + i;
+      int64_t at[16] = {0, 1, 2, 3, 4, 5};
+      go[j] = token(&k, go[j], next, go[j] != st, &y);
+      for (int64_t m = 0; m <= i; m++) at[6 + m] = 6 + 3 * j + m;
+      for (int64_t b = 0; b < k.B; b++) same_token(y, b, as_text(&k, at, 7 + i, b), 6 + i, options);
+    }
+  double *after = attn_case_values(attn_state_get(st, "k"));
+  ck_assert_msg(memcmp(shown, after, (size_t)al_numel(attn_state_get(st, "k")) * 8) == 0, "%s",
+                options);
+  free(shown);
+  free(after);
+  for (int j = 0; j < 3; j++) attn_state_free(go[j]);
+  attn_state_free(st);
+  al_scope_end(c, NULL);
+  al_grad_mode(c, record);
+  attn_case_free(&k);
+  ck_assert_int_eq(al_memory(c).live, 0);
+  al_ctx_free(c);
+}
+END_TEST
+
+/* Rows of other lengths: row 1 has 3 of the first 5 tokens. What lies past a row's count is NaN. */
+START_TEST(caches_of_uneven_rows) {
+  if (strstr(caches[_i / 2], "expr=")) return; /* reads the position of the row: refused */
+  al_ctx *c = al_ctx_new();
+  al_memory_poison(c, true);
+  attn_case k = attn_case_new(c, "kernel_attention", caches[_i / 2], _i & 1 ? AL_F64 : AL_F32, 2,
+                              16, 2, true, NULL, 1);
+  const bool record = al_grad_mode(c, false);
+  al_scope_begin(c);
+  attn_state *st = attn_state_new(c, k.a, 2), *next;
+  attn_in in = part(&k, 0, 5);
+  in.lengths = al_tensor_from(c, AL_I32, 1, (int64_t[]){2}, (double[]){5, 3}, 2);
+  ck_assert(attn_continue(c, k.a, &in, st, true, &next) != NULL);
+  attn_state_free(st);
+  int64_t at[] = {0, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0}, less[] = {0, 1, 2, 0, 0, 0, 0, 0, 0};
+  st = next;
+  for (int64_t i = 0; i < 6; i++) {
+    al_tensor *y;
+    const int64_t behind = attn_state_position(st);
+    for (int n = 0; i == 1 && n < attn_state_count(st); n++) { /* past the count of row 1 */
+      al_tensor *t = attn_state_at(st, n, NULL, NULL);
+      if (al_type(t) == AL_I32) continue;
+      al_tensor *rest = al_run(c, "slice", AL_IN(t), "axis=0 start=1 stop=2");
+      rest = al_run(c, "slice", AL_IN(rest), "axis=1 start=4 stop=%lld", (long long)behind);
+      double *nan = attn_case_values(rest);
+      for (int64_t j = 0; j < al_numel(rest); j++) nan[j] = NAN;
+      al_write(rest, nan, al_numel(rest));
+      free(nan);
+    }
+    at[5 + i] = less[3 + i] = 7 + i;
+    st = token(&k, st, 7 + i, true, &y);
+    same_token(y, 0, as_text(&k, at, 6 + i, 0), 5 + i, caches[_i / 2]);
+    same_token(y, 1, as_text(&k, less, 4 + i, 1), 3 + i, caches[_i / 2]);
+  }
+  attn_state_free(st);
+  al_scope_end(c, NULL);
+  al_grad_mode(c, record);
+  attn_case_free(&k);
+  ck_assert_int_eq(al_memory(c).live, 0);
+  al_ctx_free(c);
+}
+END_TEST
+
+/* Keys with history are copied, values without grow where they are: the same outputs, and gradients
+ * that no later token spoils. */
+START_TEST(caches_partly_recorded) {
+  al_ctx *c = al_ctx_new();
+  attn_case k = attn_case_new(c, "kernel_attention", "impl=fused", AL_F64, 2, 16, 2, true, NULL, 1);
+  al_scope_begin(c);
+  al_tensor *y[2][3];
+  for (int j = 0; j < 2; j++) {
+    attn_state *st = attn_state_new(c, k.a, 2);
+    for (int64_t i = 0; i < 6; i++) st = token(&k, st, i, true, &y[j][0]);
+    for (int64_t i = 0; i < 3; i++) {
+      al_requires_grad(k.k, j && i == 1);
+      st = token(&k, st, 6 + i, true, &y[j][i]);
+    }
+    attn_state_free(st);
+  }
+  for (int i = 0; i < 3; i++)
+    for (int64_t b = 0; b < 2; b++) same_token(y[0][i], b, y[1][i], b, "partly recorded");
+  ck_assert_int_eq(al_backward(c, al_run(c, "sum", AL_IN(y[1][1]), ""), NULL), AL_OK);
+  ck_assert_ptr_nonnull(al_grad(k.k));
+  al_scope_end(c, NULL);
+  attn_case_free(&k);
+  al_ctx_free(c);
+}
+END_TEST
+
+/* 400 tokens take a few copies of the cache, which has at most half as much room again. */
+START_TEST(caches_are_not_copied) {
+  al_ctx *c = al_ctx_new();
+  attn_case k = attn_case_new(c, "kernel_attention", "", AL_F32, 1 + _i, 400, 2, true, NULL, 1);
+  const bool record = al_grad_mode(c, false);
+  attn_state *st = attn_state_new(c, k.a, k.B);
+  const void *at = NULL;
+  int copies = 0;
+  for (int64_t i = 0; i < 400; i++) {
+    al_tensor *y;
+    al_scope_begin(c);
+    st = token(&k, st, i, true, &y);
+    al_scope_end(c, NULL);
+    copies += al_data(attn_state_get(st, "k")) != at;
+    at = al_data(attn_state_get(st, "k"));
+    ck_assert_int_le(attn_state_held(st), attn_state_size(st) * 3 / 2 + 64);
+  }
+  ck_assert_msg(copies < 20, "%d copies", copies);
+  attn_state_free(st);
+  al_grad_mode(c, record);
+  attn_case_free(&k);
+  ck_assert_int_eq(al_memory(c).live, 0);
+  al_ctx_free(c);
+}
+END_TEST
+
 Suite *suite_test_state(void);
 Suite *suite_test_state(void) {
   Suite *s = suite_create("attention: state");
@@ -155,6 +334,11 @@ Suite *suite_test_state(void) {
   tcase_add_loop_test(t, from_state_to_state, 0, attn_case_variants());
   tcase_add_loop_test(t, lengths_out_of_range, 0, attn_case_variants());
   tcase_add_loop_test(t, restored_count, 0, attn_case_variants());
+  const int n = (int)(sizeof caches / sizeof *caches);
+  tcase_add_loop_test(t, caches_grow_apart, 0, 4 * n);
+  tcase_add_loop_test(t, caches_of_uneven_rows, 0, 2 * n);
+  tcase_add_test(t, caches_partly_recorded);
+  tcase_add_loop_test(t, caches_are_not_copied, 0, 2);
   suite_add_tcase(s, t);
   return s;
 }

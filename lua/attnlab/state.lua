@@ -2,7 +2,7 @@
 -- attention families, further tensors (the last inputs of a convolution), states of parts. Like
 -- those of the families a state is never changed: a call makes the next one.
 --   st:position()    tokens seen                st:batch()   sequences
---   st:bytes()       measured from the tensors  st:copy()    own storage, no history
+--   st:bytes()       held, a cache's room too   st:copy()    own storage, no history
 --   st:components()  array of {name=, doc=, bytes=, tensor=}; names are paths ("layer.1.count")
 --   st:cache()       what grows with the sequence: names, and bytes a token; nil: a finite state
 --   st:save(path)    a file that m:load_state(path) takes
@@ -61,12 +61,16 @@ end
 function State:position() return self.at end
 function State:batch() return self.n end
 
+local function size(t)
+  return t:numel() * (t:dtype() == "f64" and 8 or 4)
+end
+
 function State:components()
   local list = {}
   for _, p in ipairs(self.parts) do
     if p.tensor then
       list[#list + 1] = { name = p.name, doc = p.doc, tensor = p.tensor,
-                          bytes = p.tensor:numel() * (p.tensor:dtype() == "f64" and 8 or 4) }
+                          bytes = size(p.tensor) }
     else
       for _, c in ipairs(p.state:components()) do
         c.name = p.name .. "." .. c.name
@@ -98,9 +102,9 @@ end
 -- one sequence; nil where there are none, as in a finite state.
 function State:cache()
   local empty, names, grown, seen = {}, {}, 0, {}
-  for _, c in ipairs(self.owner:fresh(self.n):components()) do empty[c.name] = c.bytes end
+  for _, c in ipairs(self.owner:fresh(self.n):components()) do empty[c.name] = size(c.tensor) end
   for _, c in ipairs(self:components()) do
-    local more, name = c.bytes - empty[c.name], c.name:match "[^.]+$"
+    local more, name = size(c.tensor) - empty[c.name], c.name:match "[^.]+$"
     grown = grown + more
     if more > 0 and not seen[name] then
       seen[name], names[#names + 1] = true, name
