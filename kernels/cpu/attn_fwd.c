@@ -6,10 +6,14 @@
  * once. The row maximum is kept as the spans go by and the sums are rescaled when it grows. A tile
  * reads only what all its rows see; the rest of the diagonal goes row by row, so a hidden value is
  * never touched.
+ *
+ * A few rows (a token that is decoded) are not worth packing a head for: they meet PART keys of all
+ * heads as soon as these are packed, and the sums of the parts are joined in order: keys and values
+ * are read once, as they lie in memory, by all threads.
  */
 #include "attn.h"
 
-enum { BLOCK = 96, SPAN = 4 * KEYS };
+enum { BLOCK = 96, SPAN = 4 * KEYS, FEW_ROWS = 8, PART = 2 * KEYS };
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
@@ -113,8 +117,10 @@ typedef struct head { /* what the rows of one query head work with */
   program_state *program; /* or NULL */
   int64_t b, h, Dw, Ew;
   const double *sums;      /* (S) of the head, or NULL */
+  int64_t first, v_row;    /* key that keys and values begin with; numbers from value to value */
+  const real *raw;         /* keys as they lie in memory, for one row; NULL: they are packed */
   const real *keys;        /* panels [S/KEYS][D][KEYS] */
-  const real *values;      /* [S][Ew] */
+  const real *values;      /* [S][v_row] */
   real *q;                 /* [BLOCK][Dw] packed rows */
   real *acc;               /* [BLOCK][Ew] N, relative to e^m */
   real *s;                 /* [ROWS][SPAN] */
@@ -131,6 +137,25 @@ static void run_program(const head *k, int64_t i, int64_t j0, int64_t n, real *s
   if (y != s) memcpy(s, y, (size_t)n * sizeof(real));
 }
 
+/* s_j = scale q.k_j of n vectors, `stride` apart, as they lie in memory; D a multiple of LANES. */
+static void dot_keys(int64_t D, const real *q, const real *k, int64_t stride, int64_t n, real scale,
+                     real *s) {
+  for (int64_t j = 0; j < n; j += LANES) {
+    real part[LANES * LANES], turned[LANES * LANES];
+    for (int64_t l = 0; l < LANES; l++) {
+      vec sum = {0};
+      const real *x = k + (j + l < n ? j + l : n - 1) * stride;
+      for (int64_t d = 0; d < D; d += LANES)
+        sum += *(const vec_at *)(q + d) * *(const vec_at *)(x + d);
+      *(vec_at *)(part + l * LANES) = sum;
+    }
+    transpose(part, LANES, turned, LANES);
+    vec sum = {0};
+    for (int l = 0; l < LANES; l++) sum += *(const vec_at *)(turned + l * LANES);
+    *(vec_at *)(s + j) = sum * scale;
+  }
+}
+
 /* `rows` query rows from i (the r-th of the block) against the keys [j0, j1). */
 static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1) {
   const alk_attn_spec *a = k->a;
@@ -139,9 +164,11 @@ static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1
     lo[n] = j0, hi[n] = least(alk_visible_keys(&a->g, k->b, i + n), j1);
   if (hi[rows - 1] <= j0) return;
   const factor q = {k->q + r * k->Dw, k->Dw, 1};
-  for (int64_t j = j0; j < hi[rows - 1]; j += WIDTH)
-    tile_for(true, rows, 2)(a->D, &q, k->keys + j / KEYS * a->D * KEYS + j % KEYS, KEYS, false,
-                            (real)a->scale, k->s + (j - j0), SPAN);
+  if (k->raw) dot_keys(a->D, q.a, k->raw, a->g.Hkv * a->D, hi[0] - j0, (real)a->scale, k->s);
+  for (int64_t j = j0; j < hi[rows - 1] && !k->raw; j += WIDTH)
+    tile_for(true, rows, 2)(a->D, &q,
+                            k->keys + (j - k->first) / KEYS * a->D * KEYS + (j - k->first) % KEYS,
+                            KEYS, false, (real)a->scale, k->s + (j - j0), SPAN);
   for (int n = 0; n < rows; n++) {
     real *s = k->s + n * SPAN;
     const int64_t last = alk_visible_keys(&a->g, k->b, i + n) - 1;
@@ -169,70 +196,132 @@ static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1
   }
   const factor w = {k->s - j0, SPAN, 1}; /* terms are numbered by key */
   for (int64_t e = 0; e < k->Ew; e += WIDTH)
-    add_range(true, rows, 2, lo, hi, j0, j1, &w, k->values + j0 * k->Ew + e, k->Ew, 1,
-              k->acc + r * k->Ew + e, k->Ew);
+    add_range(true, rows, 2, lo, hi, j0, j1, &w, k->values + (j0 - k->first) * k->v_row + e,
+              k->v_row, 1, k->acc + r * k->Ew + e, k->Ew);
 }
 
-static void run_block(head *k, const real *q, int64_t i0, int64_t i1, real *y, real *W, real *inner,
-                      real *m) {
+/* Where the results of one query head lie: y of row 0, (T) of the others. */
+typedef struct results {
+  real *y, *W, *inner, *m; /* inner may be NULL */
+} results;
+
+/* Rows [i0, i1) begin with nothing. */
+static void begin_rows(head *k, const real *q, int64_t i0, int64_t i1) {
   const alk_attn_spec *a = k->a;
   pack_rows(a->map, i1 - i0, a->D, q + i0 * a->g.H * a->D, a->g.H * a->D, NULL, 0, k->q, k->Dw);
   memset(k->acc, 0, (size_t)((i1 - i0) * k->Ew) * sizeof(real));
   for (int64_t r = 0; r < i1 - i0; r++) k->m[r] = -INFINITY, k->W[r] = 0;
-  const int64_t seen = alk_visible_keys(&a->g, k->b, i1 - 1);
-  for (int64_t j = 0; j < seen; j += SPAN)
-    for (int64_t r = 0, rows; r < i1 - i0; r += rows) {
-      rows = rows_at(r, i1 - i0);
-      meet(k, i0 + r, r, (int)rows, j, least(j + SPAN, seen));
-    }
-  for (int64_t r = 0; r < i1 - i0; r++) {
-    const real total = stat_outer(a->stat, k->W[r]);
-    const real *acc = k->acc + r * k->Ew;
-    real *out = y + (i0 + r) * a->g.H * a->E;
-    const real by = !a->normalise ? 1 : vabs(total) < SMALLEST ? 0 : 1 / total;
-    for (int64_t e = 0; e < a->E; e++) out[e] = acc[e] * by;
-    W[i0 + r] = total;
-    if (inner) inner[i0 + r] = k->W[r];
-    m[i0 + r] = k->m[r] > -INFINITY ? k->m[r] : 0;
+}
+
+static void meet_rows(head *k, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
+  for (int64_t r = 0, rows; r < i1 - i0; r += rows) {
+    rows = rows_at(r, i1 - i0);
+    meet(k, i0 + r, r, (int)rows, j0, j1);
   }
+}
+
+static void finish_row(const alk_attn_spec *a, const real *acc, real W, real m, int64_t i,
+                       const results *to) {
+  const real total = stat_outer(a->stat, W);
+  real *out = to->y + i * a->g.H * a->E;
+  const real by = !a->normalise ? 1 : vabs(total) < SMALLEST ? 0 : 1 / total;
+  for (int64_t e = 0; e < a->E; e++) out[e] = acc[e] * by;
+  to->W[i] = total;
+  if (to->inner) to->inner[i] = W;
+  to->m[i] = m > -INFINITY ? m : 0;
+}
+
+static void run_block(head *k, const real *q, int64_t i0, int64_t i1, const results *to) {
+  const int64_t seen = alk_visible_keys(&k->a->g, k->b, i1 - 1);
+  begin_rows(k, q, i0, i1);
+  for (int64_t j = 0; j < seen; j += SPAN) meet_rows(k, i0, i1, j, least(j + SPAN, seen));
+  for (int64_t i = i0; i < i1; i++)
+    finish_row(k->a, k->acc + (i - i0) * k->Ew, k->W[i - i0], k->m[i - i0], i, to);
 }
 
 /* ---- heads ----------------------------------------------------------------------------------- */
 
+typedef struct inputs { /* of a call, as in ../attn.h */
+  const alk_attn_spec *a;
+  const plan *p;
+  const real *q, *k, *v, *scale;
+  const double *sums;
+  real *y, *W, *inner, *m;
+} inputs;
+
+static results results_of(const inputs *in, int64_t b, int64_t h) {
+  const alk_visible *g = &in->a->g;
+  const int64_t row = (b * g->H + h) * g->T;
+  return (results){.y = in->y + (b * g->T * g->H + h) * in->a->E,
+                   .W = in->W + row,
+                   .inner = in->inner ? in->inner + row : NULL,
+                   .m = in->m + row};
+}
+
+static const real *queries(const inputs *in, int64_t b, int64_t h) {
+  return in->q + (b * in->a->g.T * in->a->g.H + h) * in->a->D;
+}
+
+/* Without keys, values and scratch. */
+static head head_of(const inputs *in, int64_t b, int64_t h, program_state *program) {
+  const alk_attn_spec *a = in->a;
+  const alk_visible *g = &a->g;
+  if (a->weight.program) ALK_NAME(program_head)(&a->weight, h, g->H, program);
+  head k;
+  k.a = a, k.p = in->p, k.fn = &fns[a->weight.f][in->sums != NULL];
+  k.program = a->weight.program ? program : NULL;
+  k.b = b, k.h = h, k.Dw = padded_width(a->D), k.Ew = padded_width(a->E);
+  k.first = 0, k.v_row = k.Ew, k.raw = NULL;
+  k.sums = in->sums ? in->sums + (b * a->weight.Hd + h / (g->H / a->weight.Hd)) * g->S : NULL;
+  return k;
+}
+
 static int64_t panels(int64_t S) { return (S + KEYS - 1) / KEYS; }
+
+static bool few(const alk_attn_spec *a) { return a->g.T * (a->g.H / a->g.Hkv) <= FEW_ROWS; }
 
 typedef struct layout { /* of a thread's scratch, in elements */
   int64_t Dw, Ew, row, keys, values, q, acc, s, total;
 } layout;
 
 static layout layout_of(const alk_attn_spec *a) {
+  const int64_t S = few(a) ? least(a->g.S, PART) : a->g.S, rows = few(a) ? FEW_ROWS : BLOCK;
   layout l = {.Dw = padded_width(a->D), .Ew = padded_width(a->E)};
   l.row = 0; /* one packed key panel before it is turned */
   l.keys = l.row + KEYS * l.Dw;
-  l.values = l.keys + panels(a->g.S) * KEYS * a->D;
-  l.q = l.values + a->g.S * l.Ew;
-  l.acc = l.q + BLOCK * l.Dw;
-  l.s = l.acc + BLOCK * l.Ew;
+  l.values = l.keys + panels(S) * KEYS * a->D;
+  l.q = l.values + S * l.Ew;
+  l.acc = l.q + rows * l.Dw;
+  l.s = l.acc + rows * l.Ew;
   l.total = l.s + ROWS * SPAN;
   return l;
 }
 
+/* Parts of the keys that a few rows meet apart. */
+static int64_t key_parts(const alk_attn_spec *a) { return most((a->g.S + PART - 1) / PART, 1); }
+/* What a part leaves of a row: m, the inner sum, N. */
+static int64_t part_size(const alk_attn_spec *a) { return 2 + padded_width(a->E); }
+
 /* Blocks of query rows are shared out where there are few heads. */
 static int64_t jobs_of(const alk_place *place, const alk_attn_spec *a) {
-  return jobs_for(a->g.B * a->g.Hkv * ((a->g.T + BLOCK - 1) / BLOCK), place);
+  return jobs_for(a->g.B * (few(a) ? key_parts(a) : a->g.Hkv * ((a->g.T + BLOCK - 1) / BLOCK)),
+                  place);
 }
 
 int64_t ALK_NAME(attn_fwd_room)(const alk_place *place, const alk_attn_spec *a) {
-  return jobs_of(place, a) * layout_of(a).total * (int64_t)sizeof(real);
+  const int64_t left = few(a) ? a->g.B * a->g.H * a->g.T * key_parts(a) * part_size(a) : 0;
+  return (jobs_of(place, a) * layout_of(a).total + left) * (int64_t)sizeof(real);
 }
 
-static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, const real *v,
-                      const real *scale, int64_t b, int64_t hk, real *x) {
+/* Keys and values [j0, j1) of a key/value head. */
+static void pack_keys(const inputs *in, const layout *l, int64_t b, int64_t hk, int64_t j0,
+                      int64_t j1, real *x) {
+  const alk_attn_spec *a = in->a;
   const int64_t S = a->g.S, Hkv = a->g.Hkv;
-  for (int64_t j = 0; j < S; j += KEYS) {
-    const int64_t n = least(KEYS, S - j);
-    const real *from = k + ((b * S + j) * Hkv + hk) * a->D;
-    real *panel = x + l->keys + j * a->D;
+  for (int64_t j = j0; j < j1; j += KEYS) {
+    const int64_t n = least(KEYS, j1 - j);
+    const real *from = in->k + ((b * S + j) * Hkv + hk) * a->D;
+    real *panel = x + l->keys + (j - j0) * a->D;
     if (a->map == ALK_MAP_identity) {
       pack_columns(from, Hkv * a->D, n, a->D, panel);
     } else {
@@ -240,17 +329,19 @@ static void pack_head(const alk_attn_spec *a, const layout *l, const real *k, co
       pack_columns(x + l->row, l->Dw, n, a->D, panel);
     }
   }
-  pack_rows(ALK_MAP_identity, S, a->E, v + (b * S * Hkv + hk) * a->E, Hkv * a->E,
-            scale ? scale + b * S * Hkv + hk : NULL, Hkv, x + l->values, l->Ew);
 }
 
-alk_status ALK_NAME(attn_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
-                              const void *k, const void *v, const void *scale, const void *vsums,
-                              void *y, void *W, void *inner, void *m, void *scratch) {
+static void pack_values(const inputs *in, const layout *l, int64_t b, int64_t hk, int64_t j0,
+                        int64_t j1, real *x) {
+  const int64_t S = in->a->g.S, Hkv = in->a->g.Hkv, E = in->a->E;
+  pack_rows(ALK_MAP_identity, j1 - j0, E, in->v + ((b * S + j0) * Hkv + hk) * E, Hkv * E,
+            in->scale ? in->scale + (b * S + j0) * Hkv + hk : NULL, Hkv, x + l->values, l->Ew);
+}
+
+static void whole_heads(const alk_place *place, const inputs *in, real *scratch) {
+  const alk_attn_spec *a = in->a;
   const alk_visible *g = &a->g;
-  const double *sums = vsums;
   const layout l = layout_of(a);
-  const plan p = plan_after(&a->weight);
   const int64_t group = g->H / g->Hkv, pairs = g->B * g->Hkv, jobs = jobs_of(place, a);
   /* few heads: the blocks of a head are shared out, and each job packs the keys for itself */
   const int64_t blocks = (g->T + BLOCK - 1) / BLOCK,
@@ -258,39 +349,125 @@ alk_status ALK_NAME(attn_fwd)(const alk_place *place, const alk_attn_spec *a, co
   const int64_t items = pairs * parts;
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
-    real *x = (real *)scratch + job * l.total;
+    real *x = scratch + job * l.total;
     int64_t from, to, packed = -1;
     share(items, job, jobs, &from, &to);
     for (int64_t n = from; n < to; n++) {
       const int64_t pair = n / parts, part = n % parts, b = pair / g->Hkv, hk = pair % g->Hkv;
-      if (pair != packed) pack_head(a, &l, k, v, scale, b, hk, x);
+      if (pair != packed) {
+        pack_keys(in, &l, b, hk, 0, g->S, x);
+        pack_values(in, &l, b, hk, 0, g->S, x);
+      }
       packed = pair;
       for (int64_t h = hk * group; h < (hk + 1) * group; h++) {
         program_state program;
-        if (a->weight.program) ALK_NAME(program_head)(&a->weight, h, g->H, &program);
-        head hd = {.a = a,
-                   .p = &p,
-                   .fn = &fns[a->weight.f][sums != NULL],
-                   .program = a->weight.program ? &program : NULL,
-                   .b = b,
-                   .h = h,
-                   .Dw = l.Dw,
-                   .Ew = l.Ew,
-                   .sums =
-                       sums ? sums + (b * a->weight.Hd + h / (g->H / a->weight.Hd)) * g->S : NULL,
-                   .keys = x + l.keys,
-                   .values = x + l.values,
-                   .q = x + l.q,
-                   .acc = x + l.acc,
-                   .s = x + l.s};
+        head hd = head_of(in, b, h, &program);
+        hd.keys = x + l.keys, hd.values = x + l.values;
+        hd.q = x + l.q, hd.acc = x + l.acc, hd.s = x + l.s;
+        const results r = results_of(in, b, h);
         /* every parts-th block, so that short and long rows are shared fairly */
         for (int64_t i = part * BLOCK; i < g->T; i += parts * BLOCK)
-          run_block(&hd, (const real *)q + (b * g->T * g->H + h) * a->D, i, least(i + BLOCK, g->T),
-                    (real *)y + (b * g->T * g->H + h) * a->E, (real *)W + (b * g->H + h) * g->T,
-                    inner ? (real *)inner + (b * g->H + h) * g->T : NULL,
-                    (real *)m + (b * g->H + h) * g->T);
+          run_block(&hd, queries(in, b, h), i, least(i + BLOCK, g->T), &r);
       }
     }
   }
+}
+
+/* ---- a few rows ------------------------------------------------------------------------------ */
+
+/* The rows of query head h against the keys [j, to) and their values, which are packed; what they
+ * leave of row i is at left + i stride. */
+static void meet_part(const inputs *in, const layout *l, int64_t b, int64_t h, int64_t j,
+                      int64_t to, bool packed_values, bool raw, real *x, real *left,
+                      int64_t stride) {
+  const alk_attn_spec *a = in->a;
+  const int64_t T = a->g.T, hk = h / (a->g.H / a->g.Hkv);
+  program_state program;
+  head k = head_of(in, b, h, &program);
+  k.first = j;
+  k.keys = x + l->keys, k.values = x + l->values;
+  k.q = x + l->q, k.acc = x + l->acc, k.s = x + l->s;
+  if (!packed_values) {
+    k.values = in->v + ((b * a->g.S + j) * a->g.Hkv + hk) * a->E;
+    k.v_row = a->g.Hkv * a->E;
+  }
+  if (raw) k.raw = in->k + ((b * a->g.S + j) * a->g.Hkv + hk) * a->D;
+  begin_rows(&k, queries(in, b, h), 0, T);
+  meet_rows(&k, 0, T, j, to);
+  for (int64_t i = 0; i < T; i++) {
+    real *out = left + i * stride;
+    out[0] = k.m[i], out[1] = k.W[i];
+    memcpy(out + 2, k.acc + i * l->Ew, (size_t)l->Ew * sizeof(real));
+  }
+}
+
+/* Joins what n parts left of a row, in the first of them. */
+static void join_parts(const alk_attn_spec *a, int64_t n, real *left) {
+  const int64_t size = part_size(a);
+  real m = left[0];
+  for (int64_t p = 1; p < n; p++) m = left[p * size] > m ? left[p * size] : m;
+  for (int64_t p = 0; p < n; p++) {
+    const real *from = left + p * size;
+    /* polynomials have no reference: all are -inf */
+    const real by = from[0] == m ? 1 : from[0] > -INFINITY ? vexp(from[0] - m) : 0;
+    const real W = from[1] * stat_inner(a->stat, by);
+    left[1] = p ? left[1] + W : W;
+    for (int64_t e = 2; e < size; e++) left[e] = p ? left[e] + from[e] * by : from[e] * by;
+  }
+  left[0] = m;
+}
+
+static void few_rows(const alk_place *place, const inputs *in, real *scratch) {
+  const alk_attn_spec *a = in->a;
+  const alk_visible *g = &a->g;
+  const layout l = layout_of(a);
+  const int64_t parts = key_parts(a), jobs = jobs_of(place, a), size = part_size(a),
+                group = g->H / g->Hkv;
+  const bool pack = in->scale || l.Ew != a->E,
+             raw = group * g->T == 1 && a->map == ALK_MAP_identity && a->D % LANES == 0;
+  real *left = scratch + jobs * l.total; /* (B,H,T,parts,size) */
+#pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
+  for (int64_t job = 0; job < jobs; job++) {
+    int64_t from, to;
+    real *x = scratch + job * l.total;
+    share(g->B * parts, job, jobs, &from, &to);
+    for (int64_t n = from; n < to; n++) {
+      const int64_t b = n / parts, part = n % parts, j = part * PART,
+                    end = most(j, least(j + PART, alk_visible_keys(g, b, g->T - 1)));
+      for (int64_t h = 0; h < g->H; h++) {
+        if (h % group == 0) {
+          if (!raw) pack_keys(in, &l, b, h / group, j, end, x);
+          if (pack) pack_values(in, &l, b, h / group, j, end, x);
+        }
+        meet_part(in, &l, b, h, j, end, pack, raw, x,
+                  left + ((b * g->H + h) * g->T * parts + part) * size, parts * size);
+      }
+    }
+  }
+  for (int64_t r = 0; r < g->B * g->H * g->T; r++) {
+    real *row = left + r * parts * size;
+    const results to = results_of(in, r / g->T / g->H, r / g->T % g->H);
+    join_parts(a, parts, row);
+    finish_row(a, row + 2, row[1], row[0], r % g->T, &to);
+  }
+}
+
+alk_status ALK_NAME(attn_fwd)(const alk_place *place, const alk_attn_spec *a, const void *q,
+                              const void *k, const void *v, const void *scale, const void *sums,
+                              void *y, void *W, void *inner, void *m, void *scratch) {
+  const plan p = plan_after(&a->weight);
+  const inputs in = {.a = a,
+                     .p = &p,
+                     .q = q,
+                     .k = k,
+                     .v = v,
+                     .scale = scale,
+                     .sums = sums,
+                     .y = y,
+                     .W = W,
+                     .inner = inner,
+                     .m = m};
+  if (few(a)) few_rows(place, &in, scratch);
+  else whole_heads(place, &in, scratch);
   return ALK_OK;
 }
