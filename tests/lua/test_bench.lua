@@ -243,6 +243,7 @@ T.test("decode: finite states are held to time and memory, others are shown", fu
   T.eq({ b.state_bytes, b.peak, b.left, b.grows }, { a.state_bytes, a.peak, 0, false })
   T.ok(b.error < 1e-5 and b.token.median > 0 and r.title:find "B=2 H=2 Hkv=1 D=4")
   T.ok(d.grows and d.state_bytes > c.state_bytes and d.ok and not d.finite)
+  T.ok(d.passes > 0 and d.of_floor == 1 / d.passes and not a.passes)
   -- a cache among the finite ones is a failure
   table.move({ "presets=softmax", "contrast=none" }, 1, 2, 1, list)
   r = measure("decode", options("decode", list))
