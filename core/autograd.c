@@ -53,6 +53,7 @@ static void delete (al_node *n) {
   free(n->saved_in);
   free(n->saved_out);
   free(n->grads);
+  free(n->plan);
   free(n);
 }
 
@@ -80,8 +81,10 @@ al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin) {
                  .seq = ++c->seq,
                  .op = k->op,
                  .opts = al_opts_retain(k->opts),
+                 .plan = k->plan,
                  .n_in = k->n_in,
                  .n_out = k->n_out};
+  k->plan = NULL;
   n->in_meta = al_calloc(c, n->n_in, sizeof *n->in_meta);
   n->out_meta = al_calloc(c, n->n_out, sizeof *n->out_meta);
   n->edges = al_calloc(c, n->n_in, sizeof *n->edges);
@@ -217,6 +220,7 @@ static al_status run_node(al_ctx *c, al_node *n) {
     }
   al_call k = {.op = n->op,
                .opts = n->opts,
+               .plan = n->plan,
                .n_in = n->n_in,
                .n_out = n->n_out,
                .in = n->saved_in,

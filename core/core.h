@@ -75,6 +75,7 @@ struct al_node {
   uint64_t seq; /* creation order: consumers have larger numbers */
   const al_op *op;
   al_opts *opts;
+  void *plan;
   int n_in, n_out;
   al_meta *in_meta, *out_meta;
   al_edge *edges;
@@ -166,8 +167,8 @@ al_tensor *al_scope_own(al_ctx *c,
                         al_tensor *t); /* hand a new reference to the open scope, if any */
 
 /* autograd.c */
-al_status al_record(al_ctx *c, al_call *k,
-                    al_tensor *const *origin); /* origin: inputs as the caller passed them */
+/* Takes the plan. origin: inputs as the caller passed them. */
+al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin);
 void al_node_release(al_node *n);
 
 /* op.c */

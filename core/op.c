@@ -210,6 +210,7 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
                                                                    : al_contiguous_ref(c, t)))
       goto done;
   }
+  if (op->plan_size && !(k.plan = al_calloc(c, 1, op->plan_size))) goto done;
   if (op->shape(c, &k) != AL_OK) goto done;
   for (int i = 0; i < n_results; i++)
     if (al_shape_check(c, op->info.name, out_meta[i].ndim, out_meta[i].shape) != AL_OK) goto done;
@@ -230,6 +231,7 @@ done:
   al_device_use(c, before);
   for (int i = 0; i < k.n_in; i++) al_release(dense[i]);
   al_opts_release(k.opts);
+  free(k.plan);
   int visible = 0;
   for (int i = 0; i < n_results; i++) {
     const bool keep =

@@ -25,6 +25,8 @@ typedef struct al_meta { /* what an output will be, or what an input was */
 typedef struct al_call {
   const struct al_op *op;
   al_opts *opts;
+  void *plan; /* what shape derived from options and shapes, for forward and backward; it may point
+                 into itself and holds no address of a tensor's numbers: other ones may come */
   int n_in, n_out; /* n_in counts list members one by one */
   al_tensor **in, **out;
   al_meta *in_meta, *out_meta;
@@ -58,11 +60,12 @@ enum {
 typedef struct al_op {
   al_op_info info;
   unsigned flags;
-  /* Checks inputs and options, fills out_meta. */
+  /* Checks inputs and options, fills out_meta and the plan: plan_size bytes that begin as zeros. */
   al_status (*shape)(al_ctx *c, al_call *k);
   al_status (*forward)(al_ctx *c, al_call *k);
   /* NULL: not differentiable. Runs with recording off. */
   al_status (*backward)(al_ctx *c, al_call *k);
+  size_t plan_size;
   unsigned reads_in,
       reads_out; /* bit i: backward reads in[i] / out[i] (a list counts as its first bit) */
   const al_sample *samples; /* end with {0} */

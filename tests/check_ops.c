@@ -180,12 +180,14 @@ static void check_shapes(const sample_case *k) {
   const int n_rows = count_rows(op->info.inputs);
   al_call call = {.op = op,
                   .opts = o,
+                  .plan = calloc(1, op->plan_size + 1),
                   .n_in = k->n > n_rows ? k->n : n_rows,
                   .n_out = count_rows(op->info.outputs),
                   .in = in,
                   .in_meta = in_meta,
                   .out_meta = out_meta};
   op->shape(c, &call);
+  free(call.plan);
   al_op_run(c, &op->info, in, k->n, o, out, visible_outputs());
   expect_ok();
   for (int i = 0, v = 0; i < call.n_out; i++) {

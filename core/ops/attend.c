@@ -10,53 +10,45 @@
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, SCALARS };
 enum { Y, W, M, SUMS, INNER };
 
-/* The program of option 'expr', where it is given: spec (may be NULL) points to it. */
-static al_status program(al_ctx *c, const al_call *k, alk_program *p, alk_weight_spec *spec) {
-  if (*al_opt_word(k->opts, "expr")) {
-    AL_TRY(expression_of(c, k, SCALARS, k->in_meta[Q].shape[2], p));
-    if (spec) spec->program = p;
-  } else if (*al_opt_word(k->opts, "expr_names") || k->in[SCALARS]) {
-    return al_fail(c, AL_EVALUE, "attend: expr_scalars: only an expression has them");
-  }
-  return AL_OK;
-}
+typedef struct plan {
+  alk_attn_spec spec; /* points to the others */
+  coefficient_list f;
+  alk_program program;
+} plan;
 
 static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(attend_inputs(c, k, LENGTHS, VALUE_SCALE));
   AL_TRY(logit_number(c, k, "softcap"));
   AL_TRY(logit_number(c, k, "clamp"));
   AL_TRY(coefficients_check_f(c, k, COEFFICIENTS));
-  alk_program p;
-  AL_TRY(program(c, k, &p, NULL));
+  plan *p = k->plan;
+  alk_attn_spec *a = &p->spec;
+  *a = attend_spec(k);
+  a->dropout = al_opt_num(k->opts, "dropout");
+  a->key = (uint64_t)al_opt_int(k->opts, "key");
+  a->weight = logit_spec(k, DECAY);
+  a->weight.f = (alk_weight)al_opt_choice(k->opts, "f");
+  coefficients_plan(k, COEFFICIENTS, &p->f, &a->weight);
+  if (*al_opt_word(k->opts, "expr")) {
+    AL_TRY(expression_of(c, k, SCALARS, a->g.H, &p->program));
+    a->weight.program = &p->program;
+  } else if (*al_opt_word(k->opts, "expr_names") || k->in[SCALARS]) {
+    return al_fail(c, AL_EVALUE, "attend: expr_scalars: only an expression has them");
+  }
   k->out_meta[Y] = attend_y(k);
   k->out_meta[W] = k->out_meta[M] = attend_row(k);
   k->out_meta[SUMS] = attend_sums(k);
-  k->out_meta[INNER] = alk_stat_inner((alk_stat)al_opt_choice(k->opts, "stat"))
-                           ? attend_row(k)
-                           : (al_meta){.dtype = k->in_meta[Q].dtype, .ndim = 1};
+  k->out_meta[INNER] =
+      alk_stat_inner(a->stat) ? attend_row(k) : (al_meta){.dtype = k->in_meta[Q].dtype, .ndim = 1};
   return AL_OK;
 }
 
-/* It points to f. */
-static alk_attn_spec spec_of(const al_call *k, const coefficient_list *f) {
-  alk_attn_spec a = attend_spec(k, LENGTHS);
-  a.weight = logit_spec(k, DECAY);
-  a.dropout = al_opt_num(k->opts, "dropout");
-  a.key = (uint64_t)al_opt_int(k->opts, "key");
-  a.weight.f = (alk_weight)al_opt_choice(k->opts, "f");
-  a.weight.n_coefficients = f->n;
-  a.weight.base = f->base;
-  return a;
-}
-
 static al_status forward(al_ctx *c, al_call *k) {
-  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
-  alk_attn_spec a = spec_of(k, &f);
-  alk_program p;
-  AL_TRY(program(c, k, &p, &a.weight));
+  alk_attn_spec a = ((const plan *)k->plan)->spec;
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *scalars = input_f64(c, k, SCALARS), *factors = input_f64(c, k, COEFFICIENTS),
             *scratch = AL_ROOM(at, attn_fwd, &a);
+  a.g.lengths = al_data(k->in[LENGTHS]);
   a.weight.scalars = al_data(scalars), a.weight.factors = al_data(factors);
   al_count(c, visible_pairs(&a.g) * (a.D + a.E));
   if (al_error(c) == AL_OK)
@@ -73,15 +65,13 @@ static al_status forward(al_ctx *c, al_call *k) {
 
 static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, false));
-  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
-  alk_attn_spec a = spec_of(k, &f);
-  alk_program p;
-  AL_TRY(program(c, k, &p, &a.weight));
+  alk_attn_spec a = ((const plan *)k->plan)->spec;
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
   al_tensor *scalars = input_f64(c, k, SCALARS), *factors = input_f64(c, k, COEFFICIENTS),
             *dscalars = NULL;
   al_tensor *dsums = NULL, *parts = NULL, *scratch = AL_ROOM(at, attn_bwd, &a);
+  a.g.lengths = al_data(k->in[LENGTHS]);
   a.weight.scalars = al_data(scalars), a.weight.factors = al_data(factors);
   for (int i = Q; i <= V; i++)
     k->din[i] = al_new_meta(c, &k->in_meta[i]); /* the kernel makes all three at once */
@@ -93,7 +83,7 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (k->need[COEFFICIENTS])
     parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.g.B * a.g.H, a.weight.n_coefficients});
   if (k->need[SCALARS])
-    dscalars = al_tensor_new(c, AL_F64, 3, (int64_t[]){a.g.B, a.g.H, p.n_scalars});
+    dscalars = al_tensor_new(c, AL_F64, 3, (int64_t[]){a.g.B, a.g.H, a.weight.program->n_scalars});
   if (al_error(c) == AL_OK) {
     const alk_attn_grad t = {.q = al_data(k->in[Q]),
                              .k = al_data(k->in[K]),
@@ -178,6 +168,7 @@ static const al_op attend = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(plan),
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |
                 1 << VALUE_SCALE | 1 << SCALARS,
     .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS | 1 << INNER,

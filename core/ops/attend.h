@@ -93,10 +93,10 @@ static inline al_meta attend_sums(const al_call *k) {
   return (al_meta){.dtype = AL_F64, .ndim = 3, .shape = {a->shape[0], a->shape[2], a->shape[1]}};
 }
 
-/* All but the weights. */
-static inline alk_attn_spec attend_spec(const al_call *k, int lengths) {
+/* All but the weights and the lengths. */
+static inline alk_attn_spec attend_spec(const al_call *k) {
   const int64_t *q = k->in_meta[Q].shape, *v = k->in_meta[V].shape;
-  alk_attn_spec a = {.g = visible_of(k, k->in[lengths]),
+  alk_attn_spec a = {.g = visible_of(k),
                      .D = q[3],
                      .E = v[3],
                      .map = (alk_map)al_opt_choice(k->opts, "feature_map"),

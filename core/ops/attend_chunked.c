@@ -12,28 +12,12 @@ enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM_STATE };
 enum { Y, W, NEXT_NORM = NEXT + 1, SUMS, STATES };
 enum { MOST_FEATURES = 1 << 24 }; /* far past use; sizes are products of it and must fit */
 
-static alk_attn_spec spec_of(const al_call *k, const coefficient_list *w) {
-  alk_attn_spec a = attend_spec(k, LENGTHS);
-  a.weight.Hd = k->in_meta[DECAY].ndim == 3 ? k->in_meta[DECAY].shape[2] : 0;
-  a.weight.n_coefficients = w->n;
-  a.weight.base = w->base;
-  return a;
-}
-
-/* Linear weights with no state: that kernel, with the coefficient in the scale. */
-static bool is_linear(const al_call *k, const coefficient_list *w) {
-  return w->n == 2 && w->base[0] == 0 && k->in_meta[COEFFICIENTS].ndim == 0 &&
-         k->in_meta[STATE].ndim == 0 && !al_opt_bool(k->opts, "carry");
-}
-
-static int64_t features(const alk_attn_spec *a, const coefficient_list *w) {
-  return alk_features(a->D, w->n, w->base);
-}
-
-static alk_attn_spec linear_spec(alk_attn_spec a) {
-  a.scale *= a.weight.base[1];
-  return a;
-}
+typedef struct plan {
+  alk_attn_spec spec; /* points to w */
+  coefficient_list w;
+  int64_t features;
+  bool carry, linear; /* linear weights with no state: that kernel, the coefficient in the scale */
+} plan;
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
 
@@ -83,9 +67,16 @@ static al_status shape(al_ctx *c, al_call *k) {
                    "%lld and offset %lld",
                    (long long)T, (long long)S, (long long)offset);
   AL_TRY(coefficients_check(c, k, COEFFICIENTS, true));
-  const coefficient_list w = coefficients_of(k, COEFFICIENTS);
-  const alk_attn_spec a = spec_of(k, &w);
-  const int64_t R = features(&a, &w), Hs = a.g.H / alk_chunked_shared(&a);
+  plan *p = k->plan;
+  alk_attn_spec *a = &p->spec;
+  *a = attend_spec(k);
+  a->weight.Hd = k->in_meta[DECAY].ndim == 3 ? k->in_meta[DECAY].shape[2] : 0;
+  coefficients_plan(k, COEFFICIENTS, &p->w, &a->weight);
+  p->carry = al_opt_bool(k->opts, "carry");
+  p->linear = p->w.n == 2 && p->w.base[0] == 0 && k->in_meta[COEFFICIENTS].ndim == 0 &&
+              k->in_meta[STATE].ndim == 0 && !p->carry;
+  const int64_t R = p->features = alk_features(a->D, p->w.n, p->w.base),
+                Hs = a->g.H / alk_chunked_shared(a);
   if (R < 1)
     return al_fail(c, AL_ESHAPE, "attend_chunked: q: at least one channel needed, got %s",
                    AL_META_STR(&k->in_meta[Q]));
@@ -93,46 +84,46 @@ static al_status shape(al_ctx *c, al_call *k) {
     return al_fail(c, AL_EVALUE,
                    "attend_chunked: option 'coefficients': orders of at most %d features in all "
                    "needed, got more of the %lld channels of q %s",
-                   MOST_FEATURES, (long long)a.D, AL_META_STR(&k->in_meta[Q]));
-  if (!is_linear(k, &w)) AL_TRY(attend_held(c, k, w.n, w.base));
-  const al_meta state = {.dtype = dtype, .ndim = 4, .shape = {a.g.B, Hs, R, a.E}},
-                norm = {.dtype = dtype, .ndim = 3, .shape = {a.g.B, Hs, R}};
+                   MOST_FEATURES, (long long)a->D, AL_META_STR(&k->in_meta[Q]));
+  if (!p->linear) AL_TRY(attend_held(c, k, p->w.n, p->w.base));
+  const al_meta state = {.dtype = dtype, .ndim = 4, .shape = {a->g.B, Hs, R, a->E}},
+                norm = {.dtype = dtype, .ndim = 3, .shape = {a->g.B, Hs, R}};
   AL_TRY(check_states(c, k, &state, &norm));
-  const bool carry = al_opt_bool(k->opts, "carry");
+  if (p->linear) a->scale *= p->w.base[1];
   k->out_meta[Y] = attend_y(k);
   k->out_meta[W] = attend_row(k);
-  k->out_meta[NEXT] = carry ? state : numbers(k, 0);
-  k->out_meta[NEXT_NORM] = carry && a.stat != ALK_STAT_none ? norm : numbers(k, 0);
+  k->out_meta[NEXT] = p->carry ? state : numbers(k, 0);
+  k->out_meta[NEXT_NORM] = p->carry && a->stat != ALK_STAT_none ? norm : numbers(k, 0);
   k->out_meta[SUMS] = attend_sums(k);
-  const alk_attn_spec linear = linear_spec(a);
   const al_place *at = al_here(c, (alk_dtype)dtype);
-  k->out_meta[STATES] = numbers(k, (is_linear(k, &w) ? AL_BYTES(at, linear_states, &linear)
-                                                     : AL_BYTES(at, chunked_states, &a, w.base)) /
-                                       al_dtype_size(dtype));
+  k->out_meta[STATES] = numbers(
+      k, (p->linear ? AL_BYTES(at, linear_states, a) : AL_BYTES(at, chunked_states, a, p->w.base)) /
+             al_dtype_size(dtype));
   return al_error(c);
 }
 
 /* ---- runs ------------------------------------------------------------------------------------ */
 
 /* A multiply-add for each entry of a state that a token writes, and for each that a head reads. */
-static int64_t products(const alk_attn_spec *a, const coefficient_list *w) {
+static int64_t products(const plan *p) {
+  const alk_attn_spec *a = &p->spec;
   const int64_t heads = a->g.H / alk_chunked_shared(a) * a->g.S + a->g.H * a->g.T;
-  return a->g.B * heads * features(a, w) * a->E;
+  return a->g.B * heads * p->features * a->E;
 }
 
-static al_status linear_forward(al_ctx *c, al_call *k, alk_attn_spec a) {
+static al_status linear_forward(al_ctx *c, al_call *k, const alk_attn_spec *a) {
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
-  al_tensor *scratch = AL_ROOM(at, linear_fwd, &a);
+  al_tensor *scratch = AL_ROOM(at, linear_fwd, a);
   if (scratch)
-    ALK_RUN(at, linear_fwd, &a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
+    ALK_RUN(at, linear_fwd, a, al_data(k->in[Q]), al_data(k->in[K]), al_data(k->in[V]),
             al_data(k->in[VALUE_SCALE]), logit_sums(c, k->in[DECAY], k->out[SUMS]),
             al_data(k->out[Y]), al_data(k->out[W]), al_data(k->out[STATES]), al_data(scratch));
   al_release(scratch);
   return al_error(c);
 }
 
-static alk_chunked_in inputs(const al_call *k, const coefficient_list *w, const al_numbers *sums) {
-  return (alk_chunked_in){.kept = w->base,
+static alk_chunked_in inputs(const al_call *k, const alk_attn_spec *a, const al_numbers *sums) {
+  return (alk_chunked_in){.kept = a->weight.base,
                           .q = al_data(k->in[Q]),
                           .k = al_data(k->in[K]),
                           .v = al_data(k->in[V]),
@@ -143,23 +134,23 @@ static alk_chunked_in inputs(const al_call *k, const coefficient_list *w, const 
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  const coefficient_list w = coefficients_of(k, COEFFICIENTS);
-  alk_attn_spec a = spec_of(k, &w);
-  al_count(c, products(&a, &w));
-  if (is_linear(k, &w)) return linear_forward(c, k, linear_spec(a));
+  const plan *p = k->plan;
+  alk_attn_spec a = p->spec;
+  a.g.lengths = al_data(k->in[LENGTHS]);
+  al_count(c, products(p));
+  if (p->linear) return linear_forward(c, k, &a);
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
-  const bool carry = al_opt_bool(k->opts, "carry");
-  al_tensor *scratch = AL_ROOM(at, chunked_fwd, &a, w.base),
+  al_tensor *scratch = AL_ROOM(at, chunked_fwd, &a, p->w.base),
             *factors = input_f64(c, k, COEFFICIENTS);
   a.weight.factors = al_data(factors);
   if (al_error(c) == AL_OK) {
-    const alk_chunked_in in = inputs(k, &w, logit_sums(c, k->in[DECAY], k->out[SUMS]));
+    const alk_chunked_in in = inputs(k, &a, logit_sums(c, k->in[DECAY], k->out[SUMS]));
     const alk_chunked_out out = {
         .y = al_data(k->out[Y]),
         .W = al_data(k->out[W]),
         .states = al_data(k->out[STATES]),
-        .state = carry ? al_data(k->out[NEXT]) : NULL,
-        .norm = carry && a.stat != ALK_STAT_none ? al_data(k->out[NEXT_NORM]) : NULL};
+        .state = p->carry ? al_data(k->out[NEXT]) : NULL,
+        .norm = p->carry && a.stat != ALK_STAT_none ? al_data(k->out[NEXT_NORM]) : NULL};
     ALK_RUN(at, chunked_fwd, &a, &in, &out, al_data(scratch));
   }
   al_release(factors);
@@ -169,12 +160,12 @@ static al_status forward(al_ctx *c, al_call *k) {
 
 /* The gradients that both kernels make at once, and of the decay with the room it takes. */
 static al_status new_gradients(al_ctx *c, al_call *k, al_tensor **steps) {
-  const alk_visible g = attend_spec(k, LENGTHS).g;
+  const alk_visible *g = &((const plan *)k->plan)->spec.g;
   for (int i = Q; i <= V; i++) k->din[i] = al_new_meta(c, &k->in_meta[i]);
   if (k->in[VALUE_SCALE]) k->din[VALUE_SCALE] = al_new_meta(c, &k->in_meta[VALUE_SCALE]);
   if (k->need[DECAY]) {
     k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
-    *steps = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, g.S});
+    *steps = al_tensor_new(c, AL_F64, 3, (int64_t[]){g->B, g->H, g->S});
   }
   return al_error(c);
 }
@@ -208,10 +199,9 @@ static al_tensor *state_gradient(al_ctx *c, const al_call *k, int i) {
   return k->dout[NEXT] || k->dout[NEXT_NORM] ? al_new_meta_full(c, &k->out_meta[i], 0) : NULL;
 }
 
-static void chunked_backward(al_ctx *c, al_call *k, const alk_attn_spec *a,
-                             const coefficient_list *w, alk_chunked_grad t, const al_tensor *steps,
-                             al_tensor *scratch) {
-  const alk_chunked_in in = inputs(k, w, a->weight.Hd ? al_data(k->out[SUMS]) : NULL);
+static void chunked_backward(al_ctx *c, al_call *k, const alk_attn_spec *a, alk_chunked_grad t,
+                             const al_tensor *steps, al_tensor *scratch) {
+  const alk_chunked_in in = inputs(k, a, a->weight.Hd ? al_data(k->out[SUMS]) : NULL);
   t.y = al_data(k->out[Y]), t.W = al_data(k->out[W]), t.states = al_data(k->out[STATES]);
   t.dW = al_data(k->dout[W]);
   t.dq = al_data(k->din[Q]), t.dk = al_data(k->din[K]), t.dv = al_data(k->din[V]);
@@ -225,24 +215,26 @@ static void chunked_backward(al_ctx *c, al_call *k, const alk_attn_spec *a,
 
 static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, true));
-  const coefficient_list w = coefficients_of(k, COEFFICIENTS);
-  const bool linear = is_linear(k, &w), states = k->need[STATE] || k->need[NORM_STATE];
-  alk_attn_spec a = linear ? linear_spec(spec_of(k, &w)) : spec_of(k, &w);
+  const plan *p = k->plan;
+  const bool states = k->need[STATE] || k->need[NORM_STATE];
+  alk_attn_spec a = p->spec;
+  a.g.lengths = al_data(k->in[LENGTHS]);
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
-  const int64_t parts_of = a.g.B * a.g.H * alk_chunk_segments(features(&a, &w), a.g.T);
-  al_tensor *scratch = linear ? AL_ROOM(at, linear_bwd, &a) : AL_ROOM(at, chunked_bwd, &a, w.base),
+  const int64_t parts_of = a.g.B * a.g.H * alk_chunk_segments(p->features, a.g.T);
+  al_tensor *scratch =
+                p->linear ? AL_ROOM(at, linear_bwd, &a) : AL_ROOM(at, chunked_bwd, &a, p->w.base),
             *steps = NULL, *parts = NULL, *factors = input_f64(c, k, COEFFICIENTS);
   a.weight.factors = al_data(factors);
   al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0),
             *dstate = state_gradient(c, k, NEXT), *dnorm = state_gradient(c, k, NEXT_NORM);
   for (int i = STATE; i <= NORM_STATE; i++)
     if (states && k->in[i]) k->din[i] = al_new_meta(c, &k->in_meta[i]);
-  if (k->need[COEFFICIENTS]) parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){parts_of, w.n});
-  al_count(c, 5 * products(&a, &w) / 2); /* two for each, and the states once more */
+  if (k->need[COEFFICIENTS]) parts = al_tensor_new(c, AL_F64, 2, (int64_t[]){parts_of, p->w.n});
+  al_count(c, 5 * products(p) / 2); /* two for each, and the states once more */
   if (new_gradients(c, k, &steps) == AL_OK) {
-    if (linear) linear_backward(c, k, &a, dy, steps, scratch);
+    if (p->linear) linear_backward(c, k, &a, dy, steps, scratch);
     else
-      chunked_backward(c, k, &a, &w,
+      chunked_backward(c, k, &a,
                        (alk_chunked_grad){.dy = al_data(dy),
                                           .dstate_out = al_data(dstate),
                                           .dnorm_out = al_data(dnorm),
@@ -303,6 +295,7 @@ static const al_op attend_chunked = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(plan),
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |
                 1 << VALUE_SCALE | 1 << STATE | 1 << NORM_STATE,
     .reads_out = 1 << Y | 1 << W | 1 << SUMS | 1 << STATES,

@@ -8,37 +8,36 @@
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, STATE, NORM };
 enum { Y, W, NEXT_NORM = NEXT + 1 };
 
-/* The spec points to these. */
-typedef struct orders {
+typedef struct plan {
+  alk_step_spec spec; /* points to these */
   double kept[ALK_MAX_COEFFICIENTS], base[ALK_MAX_COEFFICIENTS];
-} orders;
+} plan;
 
 /* base_n: what the input's coefficient of order n is multiplied by. */
-static alk_step_spec spec_of(const al_call *k, orders *o) {
+static void fill(const al_call *k, plan *p) {
   const int64_t *q = k->in_meta[Q].shape;
   const coefficient_list f = coefficients_of(k, COEFFICIENTS);
   const double scale = al_opt_num(k->opts, "scale");
-  alk_step_spec a = {.B = q[0],
-                     .H = q[2],
-                     .Hkv = k->in_meta[K].shape[2],
-                     .Hd = k->in_meta[DECAY].ndim == 3 ? k->in_meta[DECAY].shape[2] : 0,
-                     .D = q[3],
-                     .E = k->in_meta[V].shape[3],
-                     .map = (alk_map)al_opt_choice(k->opts, "feature_map"),
-                     .stat = (alk_stat)al_opt_choice(k->opts, "stat"),
-                     .normalise = al_opt_bool(k->opts, "normalise"),
-                     .n_coefficients = f.n,
-                     .kept = o->kept,
-                     .base = o->base,
-                     .lengths = al_data(k->in[LENGTHS])};
+  alk_step_spec *a = &p->spec;
+  *a = (alk_step_spec){.B = q[0],
+                       .H = q[2],
+                       .Hkv = k->in_meta[K].shape[2],
+                       .Hd = k->in_meta[DECAY].ndim == 3 ? k->in_meta[DECAY].shape[2] : 0,
+                       .D = q[3],
+                       .E = k->in_meta[V].shape[3],
+                       .map = (alk_map)al_opt_choice(k->opts, "feature_map"),
+                       .stat = (alk_stat)al_opt_choice(k->opts, "stat"),
+                       .normalise = al_opt_bool(k->opts, "normalise"),
+                       .n_coefficients = f.n,
+                       .kept = p->kept,
+                       .base = p->base};
   double power = 1;
   for (int i = 0; i < f.n; i++, power *= scale) {
-    o->kept[i] = f.base[i] != 0;
-    o->base[i] = f.base[i] * power;
+    p->kept[i] = f.base[i] != 0;
+    p->base[i] = f.base[i] * power;
   }
-  a.Hs = alk_step_states(a.H, a.Hkv, a.Hd);
-  a.R = alk_features(a.D, f.n, o->kept);
-  return a;
+  a->Hs = alk_step_states(a->H, a->Hkv, a->Hd);
+  a->R = alk_features(a->D, f.n, p->kept);
 }
 
 static al_status check_state(al_ctx *c, const al_call *k, int i, int ndim, const int64_t *want) {
@@ -63,12 +62,12 @@ static al_status shape(al_ctx *c, al_call *k) {
   const double *list;
   const int n = al_opt_list(k->opts, "coefficients", &list);
   AL_TRY(attend_held(c, k, n, list));
-  orders o;
-  const alk_step_spec a = spec_of(k, &o);
-  const int64_t want[] = {a.B, a.Hs, a.R, a.E};
+  const alk_step_spec *a = &((plan *)k->plan)->spec;
+  fill(k, k->plan);
+  const int64_t want[] = {a->B, a->Hs, a->R, a->E};
   AL_TRY(check_state(c, k, STATE, 4, want));
   if (k->in[NORM]) AL_TRY(check_state(c, k, NORM, 3, want));
-  if (!k->in[NORM] != (a.stat == ALK_STAT_none))
+  if (!k->in[NORM] != (a->stat == ALK_STAT_none))
     return al_fail(c, AL_EVALUE, "attend_step: norm_state: %s with stat=%s",
                    k->in[NORM] ? "none taken" : "needed", al_opt_word(k->opts, "stat"));
   k->out_meta[Y] = attend_y(k);
@@ -105,12 +104,11 @@ static alk_step_in inputs(const al_call *k, const al_tensor *multiplicity) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  orders o;
-  alk_step_spec a = spec_of(k, &o);
+  alk_step_spec a = ((const plan *)k->plan)->spec;
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *m = multiplicities(c, k, &a), *scratch = AL_ROOM(at, step_fwd, &a),
             *factors = input_f64(c, k, COEFFICIENTS);
-  a.factors = al_data(factors);
+  a.lengths = al_data(k->in[LENGTHS]), a.factors = al_data(factors);
   al_count(c, products(&a));
   if (al_error(c) == AL_OK) {
     const alk_step_in t = inputs(k, m);
@@ -125,12 +123,11 @@ static al_status forward(al_ctx *c, al_call *k) {
 
 static al_status backward(al_ctx *c, al_call *k) {
   AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, true));
-  orders o;
-  alk_step_spec a = spec_of(k, &o);
+  alk_step_spec a = ((const plan *)k->plan)->spec;
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
   al_tensor *m = multiplicities(c, k, &a), *scratch = AL_ROOM(at, step_bwd, &a), *steps = NULL,
             *parts = NULL, *factors = input_f64(c, k, COEFFICIENTS);
-  a.factors = al_data(factors);
+  a.lengths = al_data(k->in[LENGTHS]), a.factors = al_data(factors);
   static const int made[] = {Q, K, V, VALUE_SCALE, STATE, NORM}; /* by the kernel, all at once */
   for (size_t i = 0; i < sizeof made / sizeof *made; i++)
     if (k->in_meta[made[i]].ndim) k->din[made[i]] = al_new_meta(c, &k->in_meta[made[i]]);
@@ -206,6 +203,7 @@ static const al_op attend_step = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(plan),
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |
                 1 << VALUE_SCALE | 1 << STATE | 1 << NORM,
     .reads_out = 1 << Y | 1 << W,

@@ -20,6 +20,14 @@ static inline coefficient_list coefficients_of(const al_call *k, int input) {
   return f;
 }
 
+/* Into a plan: spec points to f. */
+static inline void coefficients_plan(const al_call *k, int input, coefficient_list *f,
+                                     alk_weight_spec *spec) {
+  *f = coefficients_of(k, input);
+  spec->n_coefficients = f->n;
+  spec->base = f->base;
+}
+
 /* kept: the option says which orders there are, so it is needed. */
 static inline al_status coefficients_check(al_ctx *c, const al_call *k, int input, bool kept) {
   const double *list;

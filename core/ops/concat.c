@@ -6,8 +6,8 @@
 static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *first = &k->in_meta[0];
   al_meta *y = &k->out_meta[0];
-  int axis;
-  AL_TRY(al_axis(c, k, "axis", first->ndim, &axis));
+  AL_TRY(al_axis(c, k, "axis", first->ndim, k->plan));
+  const int axis = *(int *)k->plan;
   *y = *first;
   for (int i = 1; i < k->n_in; i++) {
     const al_meta *x = &k->in_meta[i];
@@ -25,7 +25,8 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 /* Where input i lies in t, which has the output's shape. */
-static al_tensor *window(al_ctx *c, const al_call *k, const al_tensor *t, int axis, int i) {
+static al_tensor *window(al_ctx *c, const al_call *k, const al_tensor *t, int i) {
+  const int axis = *(int *)k->plan;
   int64_t start = 0;
   for (int j = 0; j < i; j++) start += k->in_meta[j].shape[axis];
   return al_tensor_view(c, t, al_ndim(t), k->in_meta[i].shape, al_stride(t),
@@ -33,10 +34,8 @@ static al_tensor *window(al_ctx *c, const al_call *k, const al_tensor *t, int ax
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  int axis;
-  AL_TRY(al_axis(c, k, "axis", k->in_meta[0].ndim, &axis));
   for (int i = 0; i < k->n_in; i++) {
-    al_tensor *w = window(c, k, k->out[0], axis, i);
+    al_tensor *w = window(c, k, k->out[0], i);
     if (w) al_copy_into(c, w, k->in[i]);
     al_release(w);
   }
@@ -44,10 +43,8 @@ static al_status forward(al_ctx *c, al_call *k) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  int axis;
-  AL_TRY(al_axis(c, k, "axis", k->in_meta[0].ndim, &axis));
   for (int i = 0; i < k->n_in; i++)
-    if (k->need[i]) k->din[i] = window(c, k, k->dout[0], axis, i);
+    if (k->need[i]) k->din[i] = window(c, k, k->dout[0], i);
   return al_error(c);
 }
 
@@ -65,6 +62,7 @@ static const al_op concat = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(int),
     .samples = (const al_sample[]){{.inputs = "(2,3) (2,5) (2,1)"},
                                    {"(2,3,4)t (1,3,4) (3,3,4)t", .args = "axis=0"},
                                    {"(2,3,4) (2,0,4) (2,2,4)t", .args = "axis=-2"},

@@ -3,16 +3,14 @@
 #include "../../kernels/cumsum.h"
 
 static al_status shape(al_ctx *c, al_call *k) {
-  int axis;
   k->out_meta[0] = k->in_meta[0];
-  return al_axis(c, k, "axis", k->in_meta[0].ndim, &axis);
+  return al_axis(c, k, "axis", k->in_meta[0].ndim, k->plan);
 }
 
 static al_status run(al_ctx *c, const al_call *k, bool reverse, const al_tensor *from,
                      al_tensor *to) {
   const al_meta *x = &k->in_meta[0];
-  int axis;
-  AL_TRY(al_axis(c, k, "axis", x->ndim, &axis));
+  const int axis = *(int *)k->plan;
   int64_t O = 1, I = 1;
   for (int i = 0; i < axis; i++) O *= x->shape[i];
   for (int i = axis + 1; i < x->ndim; i++) I *= x->shape[i];
@@ -42,6 +40,7 @@ static const al_op cumsum = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(int),
     .samples = (const al_sample[]){{.inputs = "(3,37)"},
                                    {"(5,67)", .args = "axis=0"},
                                    {"(2,3,5)t", .args = "axis=1"},

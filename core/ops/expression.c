@@ -7,31 +7,30 @@
 
 enum { S, LENGTHS, SCALARS };
 
+typedef struct plan {
+  alk_visible g;        /* the first member: visible_plan */
+  alk_weight_spec spec; /* points to the program */
+  alk_program program;
+} plan;
+
 static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(visible_axes(c, k, S, 4, "(B,H,T,S)"));
   const al_meta *s = &k->in_meta[S];
-  alk_program p;
+  plan *p = k->plan;
   AL_TRY(logit_number(c, k, "softcap"));
   AL_TRY(logit_number(c, k, "clamp"));
   AL_TRY(visible_lengths(c, k, LENGTHS, s->shape[0], s->shape[3]));
-  AL_TRY(expression_of(c, k, SCALARS, s->shape[1], &p));
+  AL_TRY(expression_of(c, k, SCALARS, s->shape[1], &p->program));
+  p->g = visible_of_matrix(k);
+  p->spec = logit_limits(k);
+  p->spec.program = &p->program;
   k->out_meta[0] = *s;
   return AL_OK;
 }
 
-static alk_weight_spec spec_of(const al_call *k, const alk_program *p, alk_visible *g) {
-  *g = visible_of(k, k->in[LENGTHS]);
-  logit_sizes(k, g);
-  alk_weight_spec spec = logit_limits(k);
-  spec.program = p;
-  return spec;
-}
-
 static al_status forward(al_ctx *c, al_call *k) {
-  alk_program p;
-  alk_visible g;
-  AL_TRY(expression_of(c, k, SCALARS, k->in_meta[S].shape[1], &p));
-  alk_weight_spec spec = spec_of(k, &p, &g);
+  const alk_visible g = visible_plan(k, LENGTHS);
+  alk_weight_spec spec = ((const plan *)k->plan)->spec;
   al_tensor *scalars = input_f64(c, k, SCALARS);
   spec.scalars = al_data(scalars);
   if (al_error(c) == AL_OK)
@@ -42,14 +41,13 @@ static al_status forward(al_ctx *c, al_call *k) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  alk_program p;
-  alk_visible g;
-  AL_TRY(expression_of(c, k, SCALARS, k->in_meta[S].shape[1], &p));
-  alk_weight_spec spec = spec_of(k, &p, &g);
+  const alk_visible g = visible_plan(k, LENGTHS);
+  alk_weight_spec spec = ((const plan *)k->plan)->spec;
   al_tensor *scalars = input_f64(c, k, SCALARS), *parts = NULL;
   spec.scalars = al_data(scalars);
   if (k->need[S]) k->din[S] = al_new_meta(c, &k->in_meta[S]);
-  if (k->need[SCALARS]) parts = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, p.n_scalars});
+  if (k->need[SCALARS])
+    parts = al_tensor_new(c, AL_F64, 3, (int64_t[]){g.B, g.H, spec.program->n_scalars});
   if (al_error(c) == AL_OK) {
     ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), program_bwd, &g, &spec, al_data(k->in[S]),
             al_data(k->dout[0]), al_data(k->din[S]), al_data(parts));
@@ -70,6 +68,7 @@ static const al_op expression = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(plan),
     .reads_in = 1 << S | 1 << LENGTHS | 1 << SCALARS,
     .samples =
         (const al_sample[]){

@@ -6,10 +6,6 @@
 enum { YIN, FACTOR, LOGSCALE, GAIN, BIAS, GATE };
 enum { OUT, SCALE, MEAN };
 
-static alk_norm kind_of(const al_call *k) { return (alk_norm)al_opt_choice(k->opts, "norm"); }
-
-static bool joint(const al_call *k) { return al_opt_bool(k->opts, "joint"); }
-
 static al_status want(al_ctx *c, const al_call *k, int i, int ndim, const int64_t *shape) {
   const al_meta *m = &k->in_meta[i];
   bool fits = !k->in[i] || m->ndim == ndim;
@@ -26,11 +22,17 @@ static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *y = &k->in_meta[YIN];
   if (y->ndim != 4)
     return al_fail(c, AL_ESHAPE, "finish: y: shape (B,T,H,E) needed, got %s", AL_META_STR(y));
-  const int64_t width = joint(k) ? y->shape[2] * y->shape[3] : y->shape[3];
-  const alk_norm kind = kind_of(k);
+  const bool joint = al_opt_bool(k->opts, "joint");
+  const alk_norm kind = (alk_norm)al_opt_choice(k->opts, "norm");
+  const int64_t *n = y->shape, width = joint ? n[2] * n[3] : n[3];
+  *(alk_finish *)k->plan = (alk_finish){.kind = kind,
+                                        .N = joint ? n[0] * n[1] : n[0] * n[1] * n[2],
+                                        .n = width,
+                                        .sub = joint ? n[2] : 1,
+                                        .eps = al_opt_num(k->opts, "eps")};
   AL_TRY(want(c, k, FACTOR, 3, y->shape));
   AL_TRY(want(c, k, GATE, 3, y->shape));
-  AL_TRY(want(c, k, LOGSCALE, joint(k) ? 2 : 3, y->shape));
+  AL_TRY(want(c, k, LOGSCALE, joint ? 2 : 3, y->shape));
   AL_TRY(want(c, k, GAIN, 1, &width));
   AL_TRY(want(c, k, BIAS, 1, &width));
   if (kind == ALK_NORM_none && (k->in[GAIN] || k->in[BIAS] || k->in[LOGSCALE]))
@@ -39,29 +41,21 @@ static al_status shape(al_ctx *c, al_call *k) {
     return al_fail(c, AL_EVALUE, "finish: bias: norm=layer needed, got norm=%s",
                    alk_norms[kind].word);
   k->out_meta[OUT] = *y;
-  const al_meta rows = {.dtype = y->dtype,
-                        .ndim = joint(k) ? 2 : 3,
-                        .shape = {y->shape[0], y->shape[1], joint(k) ? 0 : y->shape[2]}};
+  const al_meta rows = {
+      .dtype = y->dtype, .ndim = joint ? 2 : 3, .shape = {n[0], n[1], joint ? 0 : n[2]}};
   const al_meta nothing = {.dtype = y->dtype, .ndim = 1};
   k->out_meta[SCALE] = kind == ALK_NORM_none ? nothing : rows;
   k->out_meta[MEAN] = alk_norms[kind].mean ? rows : nothing;
   return AL_OK;
 }
 
+/* The plan, and where the inputs lie. */
 static alk_finish task_of(const al_call *k) {
-  const al_meta *y = &k->in_meta[YIN];
-  const int64_t H = y->shape[2], rows = y->shape[0] * y->shape[1];
-  return (alk_finish){.kind = kind_of(k),
-                      .N = joint(k) ? rows : rows * H,
-                      .n = joint(k) ? H * y->shape[3] : y->shape[3],
-                      .sub = joint(k) ? H : 1,
-                      .eps = al_opt_num(k->opts, "eps"),
-                      .x = al_data(k->in[YIN]),
-                      .factor = al_data(k->in[FACTOR]),
-                      .gain = al_data(k->in[GAIN]),
-                      .bias = al_data(k->in[BIAS]),
-                      .logscale = al_data(k->in[LOGSCALE]),
-                      .gate = al_data(k->in[GATE])};
+  alk_finish f = *(const alk_finish *)k->plan;
+  f.x = al_data(k->in[YIN]), f.factor = al_data(k->in[FACTOR]), f.gain = al_data(k->in[GAIN]);
+  f.bias = al_data(k->in[BIAS]), f.logscale = al_data(k->in[LOGSCALE]);
+  f.gate = al_data(k->in[GATE]);
+  return f;
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
@@ -132,6 +126,7 @@ static const al_op finish = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(alk_finish),
     .reads_in = 1 << YIN | 1 << FACTOR | 1 << GAIN | 1 << BIAS | 1 << GATE | 1 << LOGSCALE,
     .reads_out = 1 << SCALE | 1 << MEAN,
     .samples = (const al_sample[]){{"(2,3,2,5) p(2,3,2)", .args = ""},

@@ -5,17 +5,10 @@
 
 enum { NEW, OLD, HELD, LENGTHS };
 
-static alk_latest spec_of(const al_call *k, const al_tensor *held, const al_tensor *lengths) {
-  const al_meta *m = &k->in_meta[NEW];
-  alk_latest g = {.B = m->shape[0],
-                  .T = m->shape[1],
-                  .width = 1,
-                  .size = al_opt_int(k->opts, "size"),
-                  .every = al_opt_int(k->opts, "every"),
-                  .held = al_data(held),
-                  .lengths = al_data(lengths)};
-  for (int i = 2; i < m->ndim; i++) g.width *= m->shape[i];
-  if (k->in_meta[OLD].ndim) g.K = k->in_meta[OLD].shape[1];
+/* The plan, and where the counts lie. */
+static alk_latest spec_of(const al_call *k) {
+  alk_latest g = *(const alk_latest *)k->plan;
+  g.held = al_data(k->in[HELD]), g.lengths = al_data(k->in[LENGTHS]);
   return g;
 }
 
@@ -36,23 +29,30 @@ static al_status shape(al_ctx *c, al_call *k) {
       return al_fail(c, AL_ESHAPE, "latest: %s: shape (%lld) needed to match new %s, got %s",
                      k->op->info.inputs[i].name, (long long)m->shape[0], AL_META_STR(m),
                      AL_META_STR(&k->in_meta[i]));
-  const alk_latest g = spec_of(k, NULL, NULL);
+  alk_latest *g = k->plan;
+  *g = (alk_latest){.B = m->shape[0],
+                    .T = m->shape[1],
+                    .width = 1,
+                    .K = k->in[OLD] ? want.shape[1] : 0,
+                    .size = al_opt_int(k->opts, "size"),
+                    .every = al_opt_int(k->opts, "every")};
+  for (int i = 2; i < m->ndim; i++) g->width *= m->shape[i];
   k->out_meta[0] = *m;
-  if (m->shape[0] && alk_latest_places(&g) > INT64_MAX / m->shape[0])
+  if (m->shape[0] && alk_latest_places(g) > INT64_MAX / m->shape[0])
     return al_fail(c, AL_ESHAPE, "latest: too many places in new %s", AL_META_STR(m));
-  k->out_meta[0].shape[0] = m->shape[0] * alk_latest_places(&g);
-  k->out_meta[0].shape[1] = g.size;
+  k->out_meta[0].shape[0] = m->shape[0] * alk_latest_places(g);
+  k->out_meta[0].shape[1] = g->size;
   return AL_OK;
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  const alk_latest g = spec_of(k, k->in[HELD], k->in[LENGTHS]);
+  const alk_latest g = spec_of(k);
   return ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), latest_fwd, &g, al_data(k->in[OLD]),
                  al_data(k->in[NEW]), al_data(k->out[0]));
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  const alk_latest g = spec_of(k, k->in[HELD], k->in[LENGTHS]);
+  const alk_latest g = spec_of(k);
   for (int i = NEW; i <= OLD; i++)
     if (k->need[i] && !(k->din[i] = al_new_meta(c, &k->in_meta[i]))) return al_error(c);
   return ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), latest_bwd, &g, al_data(k->dout[0]),
@@ -80,6 +80,7 @@ static const al_op latest = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(alk_latest),
     .reads_in = 1 << HELD | 1 << LENGTHS,
     .samples = (const al_sample[]){{"(2,5,3)", .args = "size=7"},
                                    {"(2,5,3)t (2,4,3) i(2)<6 i(2)<7", .args = "size=6"},

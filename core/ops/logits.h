@@ -67,11 +67,6 @@ static inline alk_weight_spec logit_spec(const al_call *k, int i) {
   return spec;
 }
 
-static inline void logit_sizes(const al_call *k, alk_visible *g) {
-  const int64_t *n = k->in_meta[0].shape;
-  g->B = n[0], g->H = g->Hkv = n[1], g->T = n[2], g->S = n[3];
-}
-
 /* Fills the running sums from decay (may be NULL) and returns them, or NULL. */
 static inline const al_numbers *logit_sums(al_ctx *c, const al_tensor *decay, al_tensor *sums) {
   if (!decay) return NULL;

@@ -8,6 +8,11 @@
 #include "shape.h"
 #include "../../kernels/matmul.h"
 
+typedef struct plan {
+  bool ta, tb, as_one; /* transposed; all rows of a are one product */
+  double alpha;
+} plan;
+
 /* One operand as the kernel sees it: a matrix for each entry of the batch. */
 typedef struct mat {
   void *data;
@@ -88,6 +93,7 @@ static al_tensor *usable(al_ctx *c, al_tensor *t, bool as_one) {
 static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *a = &k->in_meta[0], *b = &k->in_meta[1];
   const bool ta = al_opt_bool(k->opts, "transpose_a"), tb = al_opt_bool(k->opts, "transpose_b");
+  *(plan *)k->plan = (plan){ta, tb, !ta && b->ndim == 2, al_opt_num(k->opts, "alpha")};
   for (int i = 0; i < 2; i++)
     if (k->in_meta[i].ndim < 2)
       return al_fail(c, AL_ESHAPE, "matmul: %s: 2 or more axes needed, got %s", i ? "b" : "a",
@@ -114,14 +120,13 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  const bool ta = al_opt_bool(k->opts, "transpose_a"), tb = al_opt_bool(k->opts, "transpose_b");
-  al_tensor *a = usable(c, k->in[0], !ta && k->in_meta[1].ndim == 2),
-            *b = usable(c, k->in[1], false);
+  const plan *p = k->plan;
+  al_tensor *a = usable(c, k->in[0], p->as_one), *b = usable(c, k->in[1], false);
   al_tensor *bias = al_contiguous_ref(c, k->in[2]);
   if (a && b && (bias || !k->in[2])) {
     const al_meta *y = &k->out_meta[0];
     const mat ma = matrix(a, y), mb = matrix(b, y);
-    product(c, y, al_opt_num(k->opts, "alpha"), ta ? flipped(ma) : ma, tb ? flipped(mb) : mb,
+    product(c, y, p->alpha, p->ta ? flipped(ma) : ma, p->tb ? flipped(mb) : mb,
             matrix(k->out[0], y), al_data(bias), false);
   }
   al_release(a);
@@ -170,12 +175,11 @@ static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) 
 /* da' = alpha dy b'^T and db' = alpha a'^T dy, each written in the layout of its input and summed
  * over the batch axes that the input lacks; dbias = dy summed over all rows. */
 static al_status backward(al_ctx *c, al_call *k) {
-  const bool ta = al_opt_bool(k->opts, "transpose_a"), tb = al_opt_bool(k->opts, "transpose_b");
-  const double alpha = al_opt_num(k->opts, "alpha");
+  const plan *p = k->plan;
+  const bool ta = p->ta, tb = p->tb;
   const al_meta *y = &k->out_meta[0];
-  const bool as_one = !ta && k->in_meta[1].ndim == 2;
-  al_tensor *a = usable(c, k->in[0], as_one), *b = usable(c, k->in[1], false);
-  al_tensor *dy = k->need[2] ? al_contiguous_ref(c, k->dout[0]) : usable(c, k->dout[0], as_one);
+  al_tensor *a = usable(c, k->in[0], p->as_one), *b = usable(c, k->in[1], false);
+  al_tensor *dy = k->need[2] ? al_contiguous_ref(c, k->dout[0]) : usable(c, k->dout[0], p->as_one);
   al_tensor *rows_a = NULL, *columns_b = NULL;
   if (!a || !b || !dy) goto done;
   const mat d = matrix(dy, y);
@@ -188,14 +192,14 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (k->need[0]) {
     if (!gradient(c, k, 0, &add)) goto done;
     const mat out = matrix(k->din[0], y);
-    if (ta) product(c, y, alpha, flipped(mb), flipped(d), out, NULL, add);
-    else product(c, y, alpha, d, mb, out, NULL, add);
+    if (ta) product(c, y, p->alpha, flipped(mb), flipped(d), out, NULL, add);
+    else product(c, y, p->alpha, d, mb, out, NULL, add);
   }
   if (k->need[1]) {
     if (!gradient(c, k, 1, &add)) goto done;
     const mat out = matrix(k->din[1], y);
-    if (tb) product(c, y, alpha, flipped(d), ma, out, NULL, add);
-    else product(c, y, alpha, flipped(ma), d, out, NULL, add);
+    if (tb) product(c, y, p->alpha, flipped(d), ma, out, NULL, add);
+    else product(c, y, p->alpha, flipped(ma), d, out, NULL, add);
   }
   if (k->need[2] && (k->din[2] = al_new_meta(c, &k->in_meta[2]))) {
     const int64_t N = k->in_meta[2].shape[0];
@@ -238,6 +242,7 @@ static const al_op matmul = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(plan),
     .reads_in = 1 | 2,
     .samples = (const al_sample[]){{.inputs = "(3,5) (5,4)"},
                                    {"(3,5)t (5,4)t", .args = "alpha=0.5"},

@@ -6,13 +6,6 @@
 #include "reach.h"
 #include "visible.h"
 
-static alk_visible sizes(const al_call *k, const al_tensor *lengths) {
-  const int64_t *w = k->in_meta[0].shape;
-  alk_visible g = visible_of(k, lengths);
-  g.B = w[0], g.H = w[1], g.T = w[2], g.S = w[3], g.Hkv = k->in_meta[1].shape[2];
-  return g;
-}
-
 static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(visible_axes(c, k, 0, 4, "(B,H,T,S)"));
   AL_TRY(visible_axes(c, k, 1, 4, "(B,S,Hkv,E)"));
@@ -22,13 +15,16 @@ static al_status shape(al_ctx *c, al_call *k) {
                    (long long)w->shape[0], (long long)w->shape[3], AL_META_STR(w), AL_META_STR(v));
   AL_TRY(visible_heads(c, k, 1, w->shape[1], v->shape[2]));
   AL_TRY(visible_lengths(c, k, 2, w->shape[0], w->shape[3]));
+  alk_visible *g = k->plan;
+  *g = visible_of_matrix(k);
+  g->Hkv = v->shape[2];
   k->out_meta[0] = (al_meta){
       .dtype = w->dtype, .ndim = 4, .shape = {w->shape[0], w->shape[2], w->shape[1], v->shape[3]}};
   return AL_OK;
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  const alk_visible g = sizes(k, k->in[2]);
+  const alk_visible g = visible_plan(k, 2);
   al_count(c, visible_pairs(&g) * k->in_meta[1].shape[3]);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_gather, &g, k->in_meta[1].shape[3],
           1, al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));
@@ -36,7 +32,7 @@ static al_status forward(al_ctx *c, al_call *k) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  const alk_visible g = sizes(k, k->in[2]);
+  const alk_visible g = visible_plan(k, 2);
   const alk_dtype t = (alk_dtype)k->out_meta[0].dtype;
   const int64_t E = k->in_meta[1].shape[3];
   const alk_view rows = reach_heads(k->dout[0]); /* (B,H,T,E) */
@@ -73,6 +69,7 @@ static const al_op mix = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(alk_visible),
     .reads_in = 1 | 2 | 4,
     .samples = (const al_sample[]){{.inputs = "(2,2,3,4) (2,4,2,5)"},
                                    {"(1,2,7,7) (1,7,2,3)", .args = "causal=true"},

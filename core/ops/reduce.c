@@ -13,7 +13,12 @@ typedef struct groups { /* merged axes, alternately kept and reduced */
   bool reduced[AL_MAX_DIMS];
 } groups;
 
-/* Which axes of x go. An empty list means all. */
+typedef struct plan {
+  bool gone[AL_MAX_DIMS]; /* which axes of x go */
+  groups s;
+} plan;
+
+/* An empty list means all. */
 static al_status reduced_axes(al_ctx *c, const al_call *k, bool *gone) {
   const al_meta *x = &k->in_meta[0];
   const double *list;
@@ -74,8 +79,10 @@ static int op_of(const al_call *k);
 static al_status shape(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[0];
   al_meta *y = &k->out_meta[0];
-  bool gone[AL_MAX_DIMS];
-  AL_TRY(reduced_axes(c, k, gone));
+  plan *p = k->plan;
+  const bool *gone = p->gone;
+  AL_TRY(reduced_axes(c, k, p->gone));
+  p->s = merged(x, gone);
   y->dtype = x->dtype;
   y->ndim = 0;
   int64_t count = 1;
@@ -114,9 +121,7 @@ static al_tensor *reduce_middle(al_ctx *c, int kind, int64_t O, int64_t R, int64
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  bool gone[AL_MAX_DIMS];
-  AL_TRY(reduced_axes(c, k, gone));
-  groups s = merged(&k->in_meta[0], gone);
+  groups s = ((const plan *)k->plan)->s;
   const int64_t count = al_numel(k->out[0]);
   const double scale = op_of(k) == OP_MEAN ? (double)count / (double)al_numel(k->in[0]) : 1;
   int kind = kinds[op_of(k)];
@@ -151,8 +156,8 @@ static alk_view repeated(al_tensor *y, const al_meta *x, const bool *gone) {
 
 static al_status backward(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[0];
-  bool gone[AL_MAX_DIMS], all[AL_MAX_DIMS];
-  AL_TRY(reduced_axes(c, k, gone));
+  const bool *gone = ((const plan *)k->plan)->gone;
+  bool all[AL_MAX_DIMS];
   for (int i = 0; i < x->ndim; i++) all[i] = true;
   al_tensor *dx = al_new_meta(c, x), *dy = k->dout[0], *f = NULL;
   if (!dx) return al_error(c);
@@ -188,9 +193,7 @@ static al_status backward(al_ctx *c, al_call *k) {
  * order. */
 static al_status backward_pick(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[0];
-  bool gone[AL_MAX_DIMS];
-  AL_TRY(reduced_axes(c, k, gone));
-  groups s = merged(x, gone);
+  groups s = ((const plan *)k->plan)->s;
   const alk_dtype t = (alk_dtype)x->dtype;
   al_tensor *step[AL_MAX_DIMS + 1] = {al_retain(k->in[0])}, *g = al_retain(k->dout[0]);
   int64_t O[AL_MAX_DIMS], R[AL_MAX_DIMS], I[AL_MAX_DIMS];
@@ -239,7 +242,7 @@ static const al_sample samples[] = {{.inputs = "(3,5)"},
 #define REDUCTION(stem, text, ...)                                                                 \
   {                                                                                                \
     .info = {.name = #stem, .doc = text, .inputs = inputs, .outputs = outputs, .args = args},      \
-    .shape = shape, .forward = forward, .samples = samples, __VA_ARGS__                            \
+    .shape = shape, .forward = forward, .plan_size = sizeof(plan), .samples = samples, __VA_ARGS__ \
   }
 static const al_op table[] = {
     [OP_SUM] = REDUCTION(sum, "Sum of x over the given axes.", .backward = backward),

@@ -6,13 +6,6 @@
 #include "reach.h"
 #include "visible.h"
 
-static alk_visible sizes(const al_call *k, const al_tensor *lengths) {
-  const int64_t *q = k->in_meta[0].shape, *key = k->in_meta[1].shape;
-  alk_visible g = visible_of(k, lengths);
-  g.B = q[0], g.T = q[1], g.H = q[2], g.S = key[1], g.Hkv = key[2];
-  return g;
-}
-
 static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(visible_axes(c, k, 0, 4, "(B,T,H,D)"));
   AL_TRY(visible_axes(c, k, 1, 4, "(B,S,Hkv,D)"));
@@ -23,6 +16,10 @@ static al_status shape(al_ctx *c, al_call *k) {
                    AL_META_STR(key));
   AL_TRY(visible_heads(c, k, 1, q->shape[2], key->shape[2]));
   AL_TRY(visible_lengths(c, k, 2, q->shape[0], key->shape[1]));
+  alk_visible *g = k->plan;
+  *g = visible_of(k);
+  g->B = q->shape[0], g->T = q->shape[1], g->H = q->shape[2];
+  g->S = key->shape[1], g->Hkv = key->shape[2];
   k->out_meta[0] = (al_meta){.dtype = q->dtype,
                              .ndim = 4,
                              .shape = {q->shape[0], q->shape[2], q->shape[1], key->shape[1]}};
@@ -30,7 +27,7 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  const alk_visible g = sizes(k, k->in[2]);
+  const alk_visible g = visible_plan(k, 2);
   al_count(c, visible_pairs(&g) * k->in_meta[0].shape[3]);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_scores, &g, k->in_meta[0].shape[3],
           al_opt_num(k->opts, "scale"), al_data(k->in[0]), al_data(k->in[1]), al_data(k->out[0]));
@@ -38,7 +35,7 @@ static al_status forward(al_ctx *c, al_call *k) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  const alk_visible g = sizes(k, k->in[2]);
+  const alk_visible g = visible_plan(k, 2);
   const alk_dtype t = (alk_dtype)k->out_meta[0].dtype;
   const int64_t D = k->in_meta[0].shape[3];
   const double scale = al_opt_num(k->opts, "scale");
@@ -87,6 +84,7 @@ static const al_op scores = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(alk_visible),
     .reads_in = 1 | 2 | 4,
     .samples = (const al_sample[]){{.inputs = "(2,3,2,5) (2,4,2,5)"},
                                    {"(1,7,2,3) (1,7,2,3)", .args = "causal=true scale=0.25"},

@@ -4,16 +4,12 @@
 
 static const al_op softmax, log_softmax;
 
+/* The plan is x as (O,R,I) with the axis in the middle. */
 static al_status shape(al_ctx *c, al_call *k) {
-  int axis;
-  k->out_meta[0] = k->in_meta[0];
-  return al_axis(c, k, "axis", k->in_meta[0].ndim, &axis);
-}
-
-/* x as (O,R,I) with the axis in the middle */
-static al_status middle(al_ctx *c, const al_call *k, int64_t d[3]) {
   const al_meta *x = &k->in_meta[0];
+  int64_t *d = k->plan;
   int axis;
+  k->out_meta[0] = *x;
   AL_TRY(al_axis(c, k, "axis", x->ndim, &axis));
   d[0] = d[2] = 1;
   d[1] = x->shape[axis];
@@ -23,16 +19,14 @@ static al_status middle(al_ctx *c, const al_call *k, int64_t d[3]) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  int64_t d[3];
-  AL_TRY(middle(c, k, d));
+  const int64_t *d = k->plan;
   ALK_RUN(al_here(c, (alk_dtype)al_type(k->in[0])), softmax_fwd, k->op == &log_softmax, d[0], d[1],
           d[2], al_data(k->in[0]), al_data(k->out[0]));
   return AL_OK;
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  int64_t d[3];
-  AL_TRY(middle(c, k, d));
+  const int64_t *d = k->plan;
   al_tensor *dx = al_new_meta(c, &k->in_meta[0]);
   if (!dx) return al_error(c);
   ALK_RUN(al_here(c, (alk_dtype)al_type(dx)), softmax_bwd, k->op == &log_softmax, d[0], d[1], d[2],
@@ -60,6 +54,7 @@ static const al_op softmax = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = 3 * sizeof(int64_t),
     .reads_out = 1,
     .samples = samples,
 };
@@ -72,6 +67,7 @@ static const al_op log_softmax = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = 3 * sizeof(int64_t),
     .reads_out = 1,
     .samples = samples,
 };

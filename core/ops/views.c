@@ -134,6 +134,7 @@ static al_tensor *permuted(al_ctx *c, const al_tensor *t, const int *order, bool
   return al_tensor_view(c, t, al_ndim(t), shape, stride, 0);
 }
 
+/* The plan of both: order[AL_MAX_DIMS]. */
 static al_status permute_order(al_ctx *c, const al_call *k, int *order) {
   const double *v;
   const int n = al_opt_list(k->opts, "axes", &v), ndim = k->in_meta[0].ndim;
@@ -166,7 +167,7 @@ static al_status order_of(al_ctx *c, const al_call *k, int *order) {
 }
 
 static al_status permute_shape(al_ctx *c, al_call *k) {
-  int order[AL_MAX_DIMS];
+  int *order = k->plan;
   AL_TRY(order_of(c, k, order));
   k->out_meta[0] = k->in_meta[0];
   for (int i = 0; i < k->in_meta[0].ndim; i++)
@@ -175,16 +176,12 @@ static al_status permute_shape(al_ctx *c, al_call *k) {
 }
 
 static al_status permute_forward(al_ctx *c, al_call *k) {
-  int order[AL_MAX_DIMS];
-  AL_TRY(order_of(c, k, order));
-  k->out[0] = permuted(c, k->in[0], order, false);
+  k->out[0] = permuted(c, k->in[0], k->plan, false);
   return al_error(c);
 }
 
 static al_status permute_back(al_ctx *c, al_call *k) {
-  int order[AL_MAX_DIMS];
-  AL_TRY(order_of(c, k, order));
-  k->din[0] = permuted(c, k->dout[0], order, true);
+  k->din[0] = permuted(c, k->dout[0], k->plan, true);
   return al_error(c);
 }
 
@@ -201,6 +198,7 @@ static const al_op permute = {
     .shape = permute_shape,
     .forward = permute_forward,
     .backward = permute_back,
+    .plan_size = AL_MAX_DIMS * sizeof(int),
     .samples = (const al_sample[]){{"(2,3,4)", .args = "axes={2,0,1}"},
                                    {"(2,3,4,5)t", .args = "axes={0,2,-3,-1}"},
                                    {0}},
@@ -219,17 +217,23 @@ static const al_op transpose = {
     .shape = permute_shape,
     .forward = permute_forward,
     .backward = permute_back,
+    .plan_size = AL_MAX_DIMS * sizeof(int),
     .samples = (const al_sample[]){{.inputs = "(3,5)"}, {"(2,3,4)t", .args = "a=0 b=-1"}, {0}},
 };
 
 /* ---- slice ---- */
 
-/* start, length and step along the axis; positions count from 0, negative ones from the end. */
-static al_status slice_range(al_ctx *c, const al_call *k, int *axis, int64_t *start, int64_t *count,
-                             int64_t *step) {
+typedef struct range {
+  int axis;
+  int64_t start, count, step;
+} range;
+
+/* Positions count from 0, negative ones from the end. */
+static al_status slice_shape(al_ctx *c, al_call *k) {
   const al_meta *x = &k->in_meta[0];
-  AL_TRY(al_axis(c, k, "axis", x->ndim, axis));
-  const int64_t n = x->shape[*axis];
+  range *r = k->plan;
+  AL_TRY(al_axis(c, k, "axis", x->ndim, &r->axis));
+  const int64_t n = x->shape[r->axis];
   int64_t at[2] = {al_opt_int(k->opts, "start"), n};
   if (al_opts_given(k->opts, "stop")) at[1] = al_opt_int(k->opts, "stop");
   for (int i = 0; i < 2; i++) {
@@ -242,32 +246,23 @@ static al_status slice_range(al_ctx *c, const al_call *k, int *axis, int64_t *st
     if (at[i] < 0) at[i] += n;
   }
   /* a step past the end is the same slice, and its stride cannot overflow */
-  *step = al_opt_int(k->opts, "step");
-  if (*step > n) *step = n > 0 ? n : 1;
-  *start = at[0];
-  *count = at[1] > at[0] ? (at[1] - at[0] + *step - 1) / *step : 0;
-  return AL_OK;
-}
-
-static al_status slice_shape(al_ctx *c, al_call *k) {
-  int axis;
-  int64_t start, count, step;
-  AL_TRY(slice_range(c, k, &axis, &start, &count, &step));
-  k->out_meta[0] = k->in_meta[0];
-  k->out_meta[0].shape[axis] = count;
+  r->step = al_opt_int(k->opts, "step");
+  if (r->step > n) r->step = n > 0 ? n : 1;
+  r->start = at[0];
+  r->count = at[1] > at[0] ? (at[1] - at[0] + r->step - 1) / r->step : 0;
+  k->out_meta[0] = *x;
+  k->out_meta[0].shape[r->axis] = r->count;
   return AL_OK;
 }
 
 static al_tensor *sliced(al_ctx *c, const al_call *k, const al_tensor *t) {
-  int axis;
-  int64_t start, count, step;
-  if (slice_range(c, k, &axis, &start, &count, &step) != AL_OK) return NULL;
+  const range *r = k->plan;
   dims shape, stride;
   memcpy(shape, al_shape(t), sizeof shape[0] * (size_t)al_ndim(t));
   memcpy(stride, al_stride(t), sizeof stride[0] * (size_t)al_ndim(t));
-  const int64_t offset = count ? start * stride[axis] : 0;
-  shape[axis] = count;
-  stride[axis] *= step;
+  const int64_t offset = r->count ? r->start * stride[r->axis] : 0;
+  shape[r->axis] = r->count;
+  stride[r->axis] *= r->step;
   return al_tensor_view(c, t, al_ndim(t), shape, stride, offset);
 }
 
@@ -308,6 +303,7 @@ static const al_op slice = {
     .shape = slice_shape,
     .forward = slice_forward,
     .backward = slice_back,
+    .plan_size = sizeof(range),
     .samples = (const al_sample[]){{"(3,7)", .args = "start=1 stop=6 step=2"},
                                    {"(5,3)t", .args = "axis=0 start=-3"},
                                    {"(2,5,3)", .args = "axis=1 stop=-1 step=3"},

@@ -13,8 +13,8 @@ static al_status max_shape(al_ctx *c, al_call *k) {
 }
 
 static al_status max_forward(al_ctx *c, al_call *k) {
-  alk_visible g = visible_of(k, k->in[2]);
-  logit_sizes(k, &g);
+  alk_visible g = visible_of_matrix(k);
+  g.lengths = al_data(k->in[2]);
   const alk_weight_spec spec = logit_spec(k, 1);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_max, &g, &spec,
           al_opt_bool(k->opts, "abs"), al_data(k->in[0]), logit_sums(c, k->in[1], k->out[1]),
@@ -69,7 +69,8 @@ static al_status count_shape(al_ctx *c, al_call *k) {
 
 static al_status count_forward(al_ctx *c, al_call *k) {
   const int64_t keys = al_opt_int(k->opts, "keys");
-  alk_visible g = visible_of(k, k->in[1]);
+  alk_visible g = visible_of(k);
+  g.lengths = al_data(k->in[1]);
   g.B = k->in_meta[0].shape[0], g.T = k->in_meta[0].shape[1], g.S = keys < 0 ? g.T : keys,
   g.H = g.Hkv = 1;
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), visible_count, &g, al_data(k->in[2]),

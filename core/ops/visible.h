@@ -67,10 +67,24 @@ static inline int64_t visible_pairs(const alk_visible *g) {
   return g->B * g->H * n;
 }
 
-/* What is visible by the options and the lengths (may be NULL); sizes are the caller's to fill. */
-static inline alk_visible visible_of(const al_call *k, const al_tensor *lengths) {
-  return (alk_visible){.lengths = lengths ? al_data(lengths) : NULL,
-                       .causal = al_opt_bool(k->opts, "causal"),
+/* What is visible by the options; sizes are the caller's to fill. */
+static inline alk_visible visible_of(const al_call *k) {
+  return (alk_visible){.causal = al_opt_bool(k->opts, "causal"),
                        .offset = al_opt_int(k->opts, "offset")};
+}
+
+/* The same with the sizes of input 0, (B,H,T,S). */
+static inline alk_visible visible_of_matrix(const al_call *k) {
+  const int64_t *n = k->in_meta[0].shape;
+  alk_visible g = visible_of(k);
+  g.B = n[0], g.H = g.Hkv = n[1], g.T = n[2], g.S = n[3];
+  return g;
+}
+
+/* A plan that is, or begins with, an alk_visible, and the lengths, input i. */
+static inline alk_visible visible_plan(const al_call *k, int i) {
+  alk_visible g = *(const alk_visible *)k->plan;
+  g.lengths = al_data(k->in[i]);
+  return g;
 }
 #endif

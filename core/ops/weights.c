@@ -12,11 +12,16 @@
 
 enum { S, REFERENCE, DECAY, COEFFICIENTS, LENGTHS };
 
-static alk_weight f_of(const al_call *k) { return (alk_weight)al_opt_choice(k->opts, "f"); }
+typedef struct plan {
+  alk_visible g;        /* the first member: visible_plan */
+  alk_weight_spec spec; /* points to f */
+  coefficient_list f;
+} plan;
 
 static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(visible_axes(c, k, S, 4, "(B,H,T,S)"));
   const al_meta *s = &k->in_meta[S], *m = &k->in_meta[REFERENCE];
+  plan *p = k->plan;
   if (k->in[REFERENCE] && (m->ndim != 3 || m->shape[0] != s->shape[0] ||
                            m->shape[1] != s->shape[1] || m->shape[2] != s->shape[2]))
     return al_fail(c, AL_ESHAPE,
@@ -24,30 +29,23 @@ static al_status shape(al_ctx *c, al_call *k) {
                    (long long)s->shape[0], (long long)s->shape[1], (long long)s->shape[2],
                    AL_META_STR(s), AL_META_STR(m));
   AL_TRY(logit_shape(c, k, DECAY, &k->out_meta[1]));
-  if (k->in[REFERENCE] && f_of(k) == ALK_WEIGHT_POLYNOMIAL)
+  p->spec = logit_spec(k, DECAY);
+  p->spec.f = (alk_weight)al_opt_choice(k->opts, "f");
+  if (k->in[REFERENCE] && p->spec.f == ALK_WEIGHT_POLYNOMIAL)
     return al_fail(
         c, AL_EVALUE,
         "weights: reference: only exp and cosh can take a factor exp(-m) out, got f=polynomial");
   AL_TRY(coefficients_check_f(c, k, COEFFICIENTS));
   AL_TRY(visible_lengths(c, k, LENGTHS, s->shape[0], s->shape[3]));
+  coefficients_plan(k, COEFFICIENTS, &p->f, &p->spec);
+  p->g = visible_of_matrix(k);
   k->out_meta[0] = *s;
   return AL_OK;
 }
 
-/* It points to f. */
-static alk_weight_spec spec_of(const al_call *k, const coefficient_list *f) {
-  alk_weight_spec spec = logit_spec(k, DECAY);
-  spec.f = f_of(k);
-  spec.n_coefficients = f->n;
-  spec.base = f->base;
-  return spec;
-}
-
 static al_status forward(al_ctx *c, al_call *k) {
-  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
-  alk_weight_spec spec = spec_of(k, &f);
-  alk_visible g = visible_of(k, k->in[LENGTHS]);
-  logit_sizes(k, &g);
+  const alk_visible g = visible_plan(k, LENGTHS);
+  alk_weight_spec spec = ((const plan *)k->plan)->spec;
   al_tensor *factors = input_f64(c, k, COEFFICIENTS);
   spec.factors = al_data(factors);
   ALK_RUN(al_here(c, (alk_dtype)k->out_meta[0].dtype), weights_fwd, &g, &spec, al_data(k->in[S]),
@@ -57,12 +55,10 @@ static al_status forward(al_ctx *c, al_call *k) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  const coefficient_list f = coefficients_of(k, COEFFICIENTS);
-  alk_weight_spec spec = spec_of(k, &f);
+  const alk_visible g = visible_plan(k, LENGTHS);
+  alk_weight_spec spec = ((const plan *)k->plan)->spec;
   const alk_dtype dtype = (alk_dtype)k->out_meta[0].dtype;
   const al_meta *s = &k->in_meta[S];
-  alk_visible g = visible_of(k, k->in[LENGTHS]);
-  logit_sizes(k, &g);
   al_tensor *ds = NULL, *dsums = NULL, *parts = NULL, *factors = input_f64(c, k, COEFFICIENTS);
   spec.factors = al_data(factors);
   if (k->need[S] && !(ds = k->din[S] = al_new_meta(c, s))) goto done;
@@ -123,6 +119,7 @@ static const al_op weights = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .plan_size = sizeof(plan),
     .reads_in = 1 << S | 1 << COEFFICIENTS | 1 << LENGTHS,
     .reads_out = 1 | 2,
     .samples =
