@@ -302,10 +302,10 @@ static int64_t key_parts(const alk_attn_spec *a) { return most((a->g.S + PART - 
 /* What a part leaves of a row: m, the inner sum, N. */
 static int64_t part_size(const alk_attn_spec *a) { return 2 + padded_width(a->E); }
 
-/* Blocks of query rows are shared out where there are few heads. */
+/* Blocks of query rows, or parts of the keys, are shared out, too. */
 static int64_t jobs_of(const alk_place *place, const alk_attn_spec *a) {
-  return jobs_for(a->g.B * (few(a) ? key_parts(a) : a->g.Hkv * ((a->g.T + BLOCK - 1) / BLOCK)),
-                  place);
+  const int64_t parts = few(a) ? key_parts(a) : (a->g.T + BLOCK - 1) / BLOCK;
+  return jobs_for(a->g.B * a->g.Hkv * parts, place);
 }
 
 int64_t ALK_NAME(attn_fwd_room)(const alk_place *place, const alk_attn_spec *a) {
@@ -430,18 +430,16 @@ static void few_rows(const alk_place *place, const inputs *in, real *scratch) {
   for (int64_t job = 0; job < jobs; job++) {
     int64_t from, to;
     real *x = scratch + job * l.total;
-    share(g->B * parts, job, jobs, &from, &to);
-    for (int64_t n = from; n < to; n++) {
-      const int64_t b = n / parts, part = n % parts, j = part * PART,
+    share(g->B * parts * g->Hkv, job, jobs, &from, &to);
+    for (int64_t n = from; n < to; n++) { /* all heads of a part: as they lie in memory */
+      const int64_t hk = n % g->Hkv, part = n / g->Hkv % parts, b = n / g->Hkv / parts;
+      const int64_t j = part * PART,
                     end = most(j, least(j + PART, alk_visible_keys(g, b, g->T - 1)));
-      for (int64_t h = 0; h < g->H; h++) {
-        if (h % group == 0) {
-          if (!raw) pack_keys(in, &l, b, h / group, j, end, x);
-          if (pack) pack_values(in, &l, b, h / group, j, end, x);
-        }
+      if (!raw) pack_keys(in, &l, b, hk, j, end, x);
+      if (pack) pack_values(in, &l, b, hk, j, end, x);
+      for (int64_t h = hk * group; h < (hk + 1) * group; h++)
         meet_part(in, &l, b, h, j, end, pack, raw, x,
                   left + ((b * g->H + h) * g->T * parts + part) * size, parts * size);
-      }
     }
   }
   for (int64_t r = 0; r < g->B * g->H * g->T; r++) {
