@@ -5,9 +5,9 @@
 #include <stdio.h>
 
 bool formula_reads_x(const formula *f) {
+  const formula_count *count = formula_count_of(f);
   return f->decay == DECAY_gated || f->input_gate.activation != ALK_GATE_none ||
-         f->stat == STAT_cumulative_gate ||
-         (formula_learned_gate(f) && f->output_gate.input == INPUT_x);
+         (count && count->reads_x) || (formula_learned_gate(f) && f->output_gate.input == INPUT_x);
 }
 
 /* ---- what is refused ------------------------------------------------------------------------- */
@@ -16,7 +16,8 @@ static const char *const owner = "kernel_attention";
 
 static al_status check_denominator(al_ctx *c, const al_opts *o, const formula *f) {
   const char *stat = al_opt_word(o, "denominator.stat");
-  if (f->side == SIDE_value && f->stat != STAT_length)
+  const formula_count *count = formula_count_of(f);
+  if (f->side == SIDE_value && !(count && count->by_key))
     return al_fail(c, AL_EVALUE,
                    "%s: denominator.side=value needs denominator.stat=length (D_j must not depend "
                    "on the row), got stat=%s",
@@ -124,11 +125,8 @@ int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
   if (f->sink == SINK_learned)
     rows[n++] = (attn_param){"denominator.sink", 1, {H},
                              ATTN_ZEROS,         0, "exp of it is added to the denominator"};
-  if (f->stat == STAT_cumulative_gate) {
-    rows[n++] = (attn_param){"denominator.weight", 2,   {H, C},
-                             ATTN_UNIFORM,         fan, "p = x W + b of the cumulative gate"};
-    rows[n++] = (attn_param){"denominator.bias", 1, {H}, ATTN_UNIFORM, fan, ""};
-  }
+  const formula_count *count = formula_count_of(f);
+  if (count && count->params) n += count->params(s, rows + n);
   if (formula_learned_gate(f)) {
     const int64_t out = f->output_gate.per == PER_head ? H : H * E;
     const bool x = f->output_gate.input == INPUT_x;
@@ -286,24 +284,17 @@ static void call_text(alk_pointwise function, const char *x, char *buf, size_t n
 
 static void stat_text(const formula *f, char *buf, size_t n) {
   const alk_statistic *stat = &alk_statistics[f->weights];
+  const formula_count *count = formula_count_of(f);
   char w[640], inner[700], sum[720];
-  switch (f->stat) {
-  case STAT_none:
-    snprintf(buf, n, "1");
+  if (count) {
+    snprintf(buf, n, "%s", count->text);
     return;
-  case STAT_length:
-    snprintf(buf, n, "n_i");
-    return;
-  case STAT_cumulative_gate:
-    snprintf(buf, n, "max(1, sum_j exp(x_j Wp))");
-    return;
-  case STAT_weights:
-    snprintf(w, sizeof w, "%s", f->decay != DECAY_none && !f->own_decay ? "A_ij " : "");
-    f_text(f, true, w + strlen(w), sizeof w - strlen(w));
-    call_text(stat->inner, w, inner, sizeof inner);
-    snprintf(sum, sizeof sum, "sum_j %s", inner);
-    call_text(stat->outer, sum, buf, n);
   }
+  snprintf(w, sizeof w, "%s", f->decay != DECAY_none && !f->own_decay ? "A_ij " : "");
+  f_text(f, true, w + strlen(w), sizeof w - strlen(w));
+  call_text(stat->inner, w, inner, sizeof inner);
+  snprintf(sum, sizeof sum, "sum_j %s", inner);
+  call_text(stat->outer, sum, buf, n);
 }
 
 static void denominator_text(const formula *f, const char *power, char *D, size_t n) {

@@ -63,12 +63,12 @@ typedef enum formula_similarity {
   SIM_expr
 } formula_similarity;
 
-/* What the denominator counts: nothing, its row's weights by a statistic, keys, gates. */
+/* What the denominator counts: nothing, its row's weights by a statistic, what formula_counts.c has. */
+#define FORMULA_COUNTS(X) X(STAT_, length) X(STAT_, cumulative_gate)
 typedef enum formula_stat {
   STAT_none,
   STAT_weights,
-  STAT_length,
-  STAT_cumulative_gate
+  FORMULA_COUNTS(FORMULA_ENUM) STAT_first_count = STAT_weights + 1
 } formula_stat;
 
 /* ---- f ---------------------------------------------------------------------------------------- */
@@ -144,6 +144,19 @@ typedef struct formula {
 
 /* What the options say: held by them, or where there is no memory for that in *room. */
 const formula *formula_of(const al_opts *o, formula *room);
+
+/* A denominator that reads no weights. */
+struct run;
+typedef struct formula_count {
+  const char *text, *latex, *torch;
+  bool reads_x; /* at key positions */
+  bool reads_n; /* its torch text reads n */
+  bool by_key;  /* it may stand on the values' side: D_j does not depend on the row */
+  int (*params)(const attn_sizes *s, attn_param *rows);    /* or NULL */
+  al_tensor *(*value)(const struct run *r, bool composed); /* W (B,T,H) */
+  const char *state, *state_doc; /* the component (B,H) it carries, or NULL */
+} formula_count;
+const formula_count *formula_count_of(const formula *f); /* NULL: none, or of weights */
 
 /* f with another `order`. */
 weight_fn formula_weight_to(const formula *f, bool denominator, int order);

@@ -8,7 +8,7 @@ static const char stat_words[] = "none"
 #define STATISTIC(word, ...) " " #word
 #include "../kernels/statistics.def"
 #undef STATISTIC
-                                 " length cumulative_gate";
+    FORMULA_COUNTS(FORMULA_WORD);
 
 static const char stat_doc[] =
     "W_i of the denominator's weights w: none: nothing"
@@ -233,7 +233,7 @@ static void read_denominator(const al_opts *o, formula *f) {
     f->weights = (alk_stat)stat;
     f->stat = f->weights == ALK_STAT_none ? STAT_none : STAT_weights;
   } else {
-    f->stat = stat == ALK_STAT_COUNT ? STAT_length : STAT_cumulative_gate;
+    f->stat = (formula_stat)(STAT_first_count + stat - ALK_STAT_COUNT);
   }
   f->power_learned = al_opt_kind(o, "denominator.power") != AL_T_NUM;
   f->power = al_opt_num(o, "denominator.power");

@@ -78,13 +78,19 @@ static double features(const weight_fn *f, int64_t D) {
   return floor(sum + 0.5);
 }
 
+/* Numbers that a denominator without weights carries. */
+static double counted(const formula *f, const attn_sizes *s) {
+  const formula_count *count = formula_count_of(f);
+  return count && count->state ? (double)s->heads : 0;
+}
+
 /* Numbers of a finite state of one sequence, with another `order`. */
 static double numbers(const formula *f, const attn_sizes *s, int order) {
   const weight_fn w = formula_weight_to(f, false, order), own = formula_denominator_to(f, order);
   double n = features(&w, s->head_dim) * (double)s->value_dim;
   if (f->stat == STAT_weights) n += features(formula_own_rows(f) ? &own : &w, s->head_dim);
   n *= (double)s->kv_heads;
-  return f->stat == STAT_cumulative_gate ? n + (double)s->heads : n;
+  return n + counted(f, s);
 }
 
 al_status formula_state_fits(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_t size) {
@@ -149,7 +155,7 @@ int64_t formula_state_bytes(const al_opts *o, const attn_sizes *s, int64_t t, al
   if (formula_not_finite(f)) {
     const int64_t key = s->head_dim + s->value_dim + (f->decay != DECAY_none ? 1 : 0);
     n = (double)t * (double)s->kv_heads * (double)key;
-    if (f->stat == STAT_cumulative_gate) n += (double)s->heads;
+    n += counted(f, s);
   } else {
     n = numbers(f, s, f->order);
   }
@@ -185,8 +191,10 @@ al_status formula_state(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_
       AL_TRY(put_zeros(c, st, "denominator", dtype, 3, (int64_t[]){batch, H, rows},
                        "sums of A m(phi(k)), m: monomials of its kept orders, ascending"));
   }
-  if (f->stat == STAT_cumulative_gate)
-    AL_TRY(put_zeros(c, st, "gate_sum", dtype, 2, (int64_t[]){batch, s->heads}, "sum of exp(p)"));
+  const formula_count *count = formula_count_of(f);
+  if (count && count->state)
+    AL_TRY(
+        put_zeros(c, st, count->state, dtype, 2, (int64_t[]){batch, s->heads}, count->state_doc));
   return AL_OK;
 }
 

@@ -105,6 +105,7 @@ static void latex_denominator(FILE *out, const formula *f) {
   const bool own = f->stat == STAT_weights && f->own_weights;
   const char *w = own ? "w'_{ij}" : "w_{ij}";
   const double floor = f->floor, eps = f->eps;
+  const formula_count *count = formula_count_of(f);
   const bool stopped = f->gradient == GRADIENT_stopped;
   const bool plain = formula_whole_power(f);
   const bool grouped = !plain || f->times_length;
@@ -112,18 +113,8 @@ static void latex_denominator(FILE *out, const formula *f) {
   if (floor > 0) PUT("\\max\\left(%s, ", LNUM(floor));
   else if (grouped) PUT("\\left(");
   if (stopped) PUT("\\mathrm{stop}\\left[");
-  switch (f->stat) {
-  case STAT_none:
-    break;
-  case STAT_weights:
-    latex_statistic(out, f, w);
-    break;
-  case STAT_length:
-    PUT("n_i");
-    break;
-  case STAT_cumulative_gate:
-    PUT("\\max\\left(1, \\sum_j e^{x_j W_p + b_p}\\right)");
-  }
+  if (count) PUT("%s", count->latex);
+  else latex_statistic(out, f, w);
   if (stopped) PUT("\\right]");
   if (f->sink == SINK_learned) PUT(" + e^{a}");
   else if (f->sink == SINK_number) PUT(" + e^{%s}", LNUM(f->sink_at));

@@ -14,7 +14,8 @@ static bool all_ones(const weight_fn *p) {
 }
 
 static bool reads_count(const formula *f) {
-  return (formula_divides_row(f) && (f->stat == STAT_length || f->times_length)) ||
+  const formula_count *count = formula_count_of(f);
+  return (formula_divides_row(f) && ((count && count->reads_n) || f->times_length)) ||
          (formula_learned_gate(f) && f->output_gate.input == INPUT_position);
 }
 
@@ -272,20 +273,9 @@ static void torch_weights_statistic(FILE *out, const formula *f) {
 }
 
 static void torch_statistic(FILE *out, const formula *f) {
-  switch (f->stat) {
-  case STAT_none:
-    return;
-  case STAT_weights:
-    torch_weights_statistic(out, f);
-    break;
-  case STAT_length:
-    PUT("    W = n[..., None].expand(B, T, H)\n");
-    break;
-  case STAT_cumulative_gate:
-    PUT("    e = torch.exp(%s)\n"
-        "    W = torch.einsum(\"bts,bsh->bth\", seen.to(q.dtype), e).clamp(min=1)\n",
-        torch_project("denominator", "x", true, (char[160]){0}));
-  }
+  const formula_count *count = formula_count_of(f);
+  if (count) PUT("%s", count->torch);
+  else torch_weights_statistic(out, f);
   if (f->gradient == GRADIENT_stopped) PUT("    W = W.detach()\n");
 }
 

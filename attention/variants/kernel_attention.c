@@ -27,52 +27,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* n_i of every head (B,T,H) */
-static al_tensor *lengths(const run *r) {
-  al_tensor *n = formula_counts(r, r->in->q, r->in->offset);
-  return OP("expand", AL_IN(n), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->T,
-            (long long)r->s->heads);
-}
-
-/* W of the denominator (B,T,H) when it is not a statistic of the numerator's weights. */
-static al_tensor *other_statistic(const run *r, bool composed) {
-  if (r->f->stat == STAT_length) return lengths(r);
-  /* cumulative_gate: sum over visible j of exp(p_j), by the same selection as the values */
-  al_tensor *e = OP("exp", AL_IN(project(r, r->in->x, "denominator")), "");
-  al_tensor *gates = as_factor(r, e, r->s->heads), *sum;
-  if (composed && !r->in->state) {
-    const int64_t shape[] = {r->B, r->s->heads, r->T, r->S};
-    sum = OP("mix", AL_IN(like(r, 4, shape, 1), gates, r->in->lengths), "%s", r->now);
-  } else if (r->by_state && r->T > 1) { /* weights of 1 */
-    al_tensor *one = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 1);
-    sum = OP("attend_chunked", AL_IN(one, one, gates, NULL, NULL, r->in->lengths), "stat=none %s",
-             r->now);
-  } else {
-    al_tensor *none = like(r, 4, (int64_t[]){r->B, r->T, r->s->heads, 1}, 0);
-    sum = OP("attend", AL_IN(none, none, gates, NULL, NULL, r->in->lengths),
-             "f=polynomial coefficients={1} stat=none %s", r->now);
-  }
-  if (r->in->state) {
-    const long long B = r->B, H = r->s->heads, T = r->T;
-    al_tensor *earlier = attn_state_get(r->in->state, "gate_sum");
-    sum = OP("add", AL_IN(sum, OP("reshape", AL_IN(earlier), "shape={%lld,1,%lld,1}", B, H)), "");
-    al_tensor *last = OP("slice", AL_IN(sum), "axis=1 start=%lld", T - 1);
-    attn_state_put(r->c, r->in->next, "gate_sum",
-                   OP("reshape", AL_IN(last), "shape={%lld,%lld}", B, H), "");
-  }
-  return OP("squeeze", AL_IN(OP("clamp", AL_IN(sum), "min=1")), "axis=-1");
-}
-
 /* 1 / D as a factor (B,T,H), and *log_scale (B,T,H): what y must still be multiplied by, as a log.
  * NULL factor = no division. */
 static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale) {
   const formula *f = r->f;
+  const formula_count *count = formula_count_of(f);
   *log_scale = n->reference;
   if (!formula_divides_row(f)) return NULL;
   al_tensor *W = n->W, *m = n->W ? n->reference : NULL;
-  if (!W)
-    W = f->stat == STAT_weights ? formula_own_statistic(r, n, &m)
-                                : other_statistic(r, n->logits != NULL);
+  if (!W) W = count ? count->value(r, n->logits != NULL) : formula_own_statistic(r, n, &m);
   if (f->gradient == GRADIENT_stopped) W = al_detach(r->c, W);
   al_tensor *shrink = m ? OP("exp", AL_IN(OP("neg", AL_IN(m), "")), "") : NULL; /* e^-m */
   al_tensor *D = W;
@@ -103,8 +66,10 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
   }
   if (n->divided && inverse) inverse = OP("mul", AL_IN(inverse, W), "");
   if (f->times_length) {
-    al_tensor *by = OP("inverse", AL_IN(lengths(r)), "");
-    inverse = times(r, inverse, by);
+    al_tensor *n_i = formula_counts(r, r->in->q, r->in->offset); /* (B,T,1) */
+    al_tensor *by = OP("expand", AL_IN(n_i), "shape={%lld,%lld,%lld}", (long long)r->B,
+                       (long long)r->T, (long long)r->s->heads);
+    inverse = times(r, inverse, OP("inverse", AL_IN(by), ""));
   }
   if (m) { /* L = m_N - power m_D */
     if (whole && !f->own_weights) {
@@ -247,12 +212,13 @@ static al_status pick_form(run *r) {
 
 static al_status check_x(const run *r) {
   const formula *f = r->f;
+  const formula_count *count = formula_count_of(f);
   if (formula_reads_x(f) && !r->in->x)
     return al_fail(
         r->c, AL_EVALUE,
         "kernel_attention: x: needed, because a gate or decay of these options reads it");
   const bool keys_from_x = f->decay == DECAY_gated || f->input_gate.activation != ALK_GATE_none ||
-                           f->stat == STAT_cumulative_gate;
+                           (count && count->reads_x);
   if (keys_from_x && r->T != r->S)
     return al_fail(r->c, AL_ESHAPE,
                    "kernel_attention: x: these options read x at key positions, so as many queries "
@@ -263,11 +229,10 @@ static al_status check_x(const run *r) {
 
 /* No token: the state is what it was. */
 static void pass_on(al_ctx *c, const attn_in *in) {
-  static const char *const names[] = {"numerator", "denominator", "k",
-                                      "v",         "log_decay",   "gate_sum"};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    al_tensor *t = attn_state_get(in->state, names[i]);
-    if (t) attn_state_put(c, in->next, names[i], t, "");
+  for (int i = 0; i < attn_state_count(in->state); i++) {
+    const char *name, *doc;
+    al_tensor *t = attn_state_at(in->state, i, &name, &doc);
+    attn_state_put(c, in->next, name, t, doc);
   }
 }
 
