@@ -62,7 +62,8 @@ const formula_count *formula_count_of(const formula *f) {
        .latex = "\\max\\left(1, \\sum_j e^{x_j W_p + b_p}\\right)",
        .torch =
            "    e = torch.exp(F.linear(x, p[\"denominator.weight\"], p[\"denominator.bias\"]))\n"
-           "    W = torch.einsum(\"bts,bsh->bth\", seen.to(q.dtype), e).clamp(min=1)\n",
+           "    W = torch.einsum(\"bts,bsh->bth\", seen.to(q.dtype), e)\n"
+           "    W = torch.where(W < 1, 1, W)\n",
        .reads_x = true,
        .params = gate_params,
        .value = gate_sum,

@@ -120,7 +120,9 @@ static void torch_logits(FILE *out, const formula *f) {
     PUT("    s = s + (s.to(torch.bfloat16).to(q.dtype) - s).detach()  # gradient straight "
         "through\n");
   if (f->caps) PUT("    s = %s * torch.tanh(s / %s)\n", NUM(f->cap), NUM(f->cap));
-  if (f->clamps) PUT("    s = s.clamp(max=%s)\n", NUM(f->clamp));
+  if (f->clamps)
+    PUT("    s = torch.where(s > %s, %s, s)  # at the limit the gradient passes\n", NUM(f->clamp),
+        NUM(f->clamp));
 }
 
 static void torch_decay(FILE *out, const formula *f) {
@@ -300,7 +302,7 @@ static void torch_denominator(FILE *out, const formula *f) {
   if (f->sink == SINK_learned) PUT("    W = W + torch.exp(p[\"denominator.sink\"])\n");
   else if (f->sink == SINK_number) PUT("    W = W + math.exp(%s)\n", NUM(f->sink_at));
   if (f->eps > 0) PUT("    W = W + %s\n", NUM(f->eps));
-  if (f->floor > 0) PUT("    W = W.clamp(min=%s)\n", NUM(f->floor));
+  if (f->floor > 0) PUT("    W = torch.where(W < %s, %s, W)\n", NUM(f->floor), NUM(f->floor));
   const bool whole = formula_whole_power(f);
   if (f->stat == STAT_weights) {
     /* with a reference W is relative to the row's largest weight: only a row without a key has

@@ -69,6 +69,8 @@ local SETS = {
     { input_gate = { activation = "expr", expr = "x^2 + min(x, 0.1)" }, denominator = "none",
       output_gate = { activation = "expr", expr = "log1p(exp(x)) - abs(x)/3", per = "channel", place = "pre_norm" }, output_norm = "rms" },
     { output_norm = { kind = "rms", gain = "width", eps = 0.3, scope = "joint" } },
+    { logit_scale = 1, logit_round = "bf16", logit_clamp = 0.08642578125 }, -- one of the rounded logits
+    { feature_map = "expr", map_expr = "max(x, x) + min(x, x)", similarity = "linear", denominator = "none" },
   },
   delta_rule = {
     { feature_map = "relu", norm = "sum", beta = 0.75, decay = "constant", output_norm = "l2" },
