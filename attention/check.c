@@ -91,6 +91,7 @@ attn_check *attn_check_new(al_ctx *c, const attn_family *f, const al_opts *o) {
   if (al_error(c) != AL_OK) return NULL;
   attn_check *k = calloc(1, sizeof *k);
   if (k) k->c = al_ctx_new();
+  if (k && k->c) al_on(k->c, al_on(c, NULL));
   if (k && k->c) k->opts = al_opts_copy(k->c, o);
   if (!k || !k->c || !k->opts) {
     attn_check_free(k);

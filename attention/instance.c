@@ -290,7 +290,9 @@ static void check_result(al_ctx *c, const attn *a, const attn_in *in, const al_t
 al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in) {
   AL_PLAIN_NUMBERS;
   al_scope_begin(c);
+  const al_turn before = al_turn_begin(c, a->family->name);
   al_tensor *o = a->family->forward(c, a->opts, &a->sizes, a->p, in);
+  al_turn_end(c, &before);
   check_result(c, a, in, o);
   return al_scope_end(c, al_error(c) == AL_OK ? o : NULL);
 }

@@ -163,6 +163,13 @@ AL_API const char *al_on(al_ctx *c, const char *device); /* makes it current, NU
 AL_API const char *al_device_name(const al_tensor *t);
 /* t itself where it lies there, else a copy without history; new reference. */
 AL_API al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device);
+/* The turn of a layer or a family: what it does is queued, and the host may not wait for numbers of a
+ * device meanwhile: reading one is an error that names who has the turn. Turns nest. */
+typedef struct al_turn {
+  char who[64]; /* of the one before */
+} al_turn;
+AL_API al_turn al_turn_begin(al_ctx *c, const char *who);
+AL_API void al_turn_end(al_ctx *c, const al_turn *t);
 /* On the current device so far: multiply-adds of matrix products and attention, and the bytes of the
  * operands and results of the former. */
 typedef struct al_work {

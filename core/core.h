@@ -11,7 +11,6 @@ typedef struct al_ids_check {
   const char *op, *input, *besides;
   al_meta meta;
   int64_t hi, other;
-  al_tensor *noted;
 } al_ids_check;
 enum { AL_CHECKS = 64 };
 
@@ -31,8 +30,10 @@ struct al_device {
   void (*to_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*from_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*open)(al_device *d), (*shut)(al_device *d);
+  void (*close)(al_device *d); /* the context ends */
   al_ids_check checks[AL_CHECKS];
   int n_checks;
+  void *notes; /* of each check, where the host does not see: (AL_CHECKS,2) i32 */
 };
 
 typedef struct al_storage {
@@ -93,6 +94,7 @@ struct al_ctx {
   al_status error;
   char message[1024];
   const char *running; /* the op that runs, or NULL */
+  al_turn turn;        /* whose turn it is, or nobody's */
   const char *error_file;
   int error_line;
   int axis_base;                    /* of axes in error texts */
@@ -132,7 +134,9 @@ void *al_calloc(al_ctx *c, int64_t n, size_t size);
 
 /* device.c */
 void al_device_init(al_ctx *c);
-void al_device_add(al_ctx *c, al_device *d); /* borrowed, until the context ends */
+void al_device_end(al_ctx *c);
+/* From now on new contexts have the device that `make` gives, NULL: none. */
+void al_device_offer(al_device *(*make)(al_ctx *c));
 /* Makes d current, where what is made lies from now on, and returns the one before; NULL changes
  * nothing. */
 al_device *al_device_use(al_ctx *c, al_device *d);

@@ -39,6 +39,7 @@ void al_ctx_free(al_ctx *c) {
   al_detach_tape(c, AL_TAPE_OFF);
   free(c->pool);
   al_memory_trim(c);
+  al_device_end(c);
   free(c);
 }
 

@@ -23,19 +23,34 @@ const char *al_build_info(void) {
 
 /* ---- places ---------------------------------------------------------------------------------- */
 
+enum { OFFERS = AL_DEVICES - 2 };
+static al_device *(*offers[OFFERS])(al_ctx *c);
+
+void al_device_offer(al_device *(*make)(al_ctx *c)) {
+  for (int i = 0; i < OFFERS; i++)
+    if (!offers[i] || offers[i] == make) {
+      offers[i] = make;
+      return;
+    }
+}
+
 void al_device_init(al_ctx *c) {
   c->cpu = (al_device){.name = "cpu", .kernels = ALK_CPU, .host = true};
   c->counting = (al_device){.name = "counting", .kernels = ALK_CPU, .counts = true};
   c->device = c->devices[0] = &c->cpu;
   c->devices[1] = &c->counting;
+  for (int i = 0, n = 2; i < OFFERS && offers[i] && n < AL_DEVICES; i++) {
+    al_device *d = offers[i](c);
+    if (d) c->devices[n++] = d;
+  }
 }
 
-void al_device_add(al_ctx *c, al_device *d) {
-  for (int i = 0; i < AL_DEVICES; i++)
-    if (!c->devices[i]) {
-      c->devices[i] = d;
-      return;
-    }
+void al_device_end(al_ctx *c) {
+  for (int i = 0; i < AL_DEVICES && c->devices[i]; i++) {
+    al_device *d = c->devices[i];
+    if (d->notes) d->give(d, d->notes, AL_CHECKS * (int64_t)sizeof(int32_t[2]));
+    if (d->close) d->close(d);
+  }
 }
 
 static al_device *device_named(al_ctx *c, const char *name) {
@@ -74,6 +89,14 @@ al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device) {
   al_release(copy);
   return NULL;
 }
+
+al_turn al_turn_begin(al_ctx *c, const char *who) {
+  const al_turn before = c->turn;
+  snprintf(c->turn.who, sizeof c->turn.who, "%s", who);
+  return before;
+}
+
+void al_turn_end(al_ctx *c, const al_turn *t) { c->turn = *t; }
 
 void al_count(al_ctx *c, int64_t n) { c->device->work.products += n; }
 void al_count_bytes(al_ctx *c, int64_t n) { c->device->work.bytes += n; }

@@ -2,6 +2,7 @@
 #include "core.h"
 #include "../kernels/check_ids.h"
 #include <stdio.h>
+#include <string.h>
 
 static al_ids_check check_of(const al_call *k, int i, int64_t hi, const char *besides,
                              int64_t other) {
@@ -21,41 +22,43 @@ static al_status refuse(al_ctx *c, const al_ids_check *k, int32_t got, int64_t a
                  al_meta_str(&k->meta, (char[96]){0}, 96));
 }
 
+/* Nothing noted: -1 in the place of each position. */
+static void clear_notes(al_device *d) {
+  int32_t none[AL_CHECKS][2];
+  memset(none, 0xff, sizeof none);
+  d->from_host(d, d->notes, none, (int64_t)sizeof none);
+}
+
 /* On a device nobody waits for an answer: a bad number is taken as the one that stands for nothing,
- * `other` or -1 or a length of 0, and noted there; al_ids_report tells at the next read. */
+ * `other` or a 0, and noted there; al_ids_report tells at the next read. */
 static al_status check_there(al_ctx *c, al_call *k, int i, int64_t hi, const char *besides,
                              int64_t other) {
   al_device *d = k->in[i]->storage->device;
   if (d->n_checks == AL_CHECKS) AL_TRY(al_ids_report(c, d));
-  al_ids_check *check = &d->checks[d->n_checks];
-  *check = check_of(k, i, hi, besides, other);
   al_tensor *clean = al_new_meta(c, &k->in_meta[i]);
-  const bool off = c->scope_off;
-  c->scope_off = true;
-  check->noted = al_tensor_full(c, AL_I32, 1, (const int64_t[]){2}, -1);
-  c->scope_off = off;
-  if (clean && check->noted) {
-    ALK_RUN(al_where(clean), check_ids, al_numel(clean), hi, besides ? other : 0, besides != NULL,
-            al_data(k->in[i]), al_data(clean), al_data(check->noted));
-    al_release(k->in[i]);
-    k->in[i] = clean;
-    d->n_checks++;
-    return al_error(c);
+  if (!clean) return al_error(c);
+  if (!d->notes && (d->notes = d->take(d, AL_CHECKS * (int64_t)sizeof(int32_t[2])))) clear_notes(d);
+  if (!d->notes) {
+    al_release(clean);
+    return al_fail(c, AL_ENOMEM, "out of memory (checks on %s)", d->name);
   }
-  al_release(clean);
-  al_release(check->noted);
+  d->checks[d->n_checks] = check_of(k, i, hi, besides, other);
+  ALK_RUN(al_where(clean), check_ids, al_numel(clean), hi, besides ? other : 0, besides != NULL,
+          al_data(k->in[i]), al_data(clean), d->notes, d->n_checks++);
+  al_release(k->in[i]);
+  k->in[i] = clean;
   return al_error(c);
 }
 
 al_status al_ids_report(al_ctx *c, al_device *d) {
+  int32_t noted[AL_CHECKS][2];
   const int n = d->n_checks;
-  d->n_checks = 0; /* before the reads below, which come here, too */
-  for (int i = 0; i < n; i++) {
-    int32_t noted[2];
-    al_get_packed(d->checks[i].noted, noted);
-    if (noted[0] >= 0) refuse(c, &d->checks[i], noted[1], noted[0]);
-    al_release(d->checks[i].noted);
-  }
+  if (n == 0) return al_error(c);
+  d->n_checks = 0;
+  d->to_host(d, noted, d->notes, (int64_t)sizeof noted);
+  for (int i = 0; i < n; i++)
+    if (noted[i][0] >= 0) refuse(c, &d->checks[i], noted[i][1], noted[i][0]);
+  clear_notes(d);
   return al_error(c);
 }
 

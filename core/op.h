@@ -122,7 +122,7 @@ al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t
                           const int64_t *stride, int64_t offset);
 /* Resolves a 0-based, possibly negative axis against ndim; error names the op. */
 al_status al_axis(al_ctx *c, const al_call *k, const char *key, int ndim, int *axis);
-/* Checks input i, packed i32 or absent: each number lies in 0..hi, or is `other` where the option of
+/* Checks input i, packed i32 or absent, which may then be another tensor in k->in: each number lies in 0..hi, or is `other` where the option of
  * that name, `besides` (or NULL), allows it. */
 al_status al_check_ids(al_ctx *c, al_call *k, int i, int64_t hi, const char *besides,
                        int64_t other);

@@ -1,6 +1,7 @@
 /* tensor.c: tensors: a typed, strided window on a counted storage. */
 #include "core.h"
 #include "../kernels/copy.h"
+#include "../kernels/random.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -239,6 +240,10 @@ static al_status exchange(const al_tensor *t, double *host, bool read) {
     alk_copy_any(&al_where(t)->k, read ? &here : &there, read ? &there : &here);
     return AL_OK;
   }
+  if (read && *c->turn.who && !t->storage->device->counts)
+    return al_fail(c, AL_ESTATE,
+                   "%s: numbers on %s read while it runs: what it does is queued, and nobody waits",
+                   c->turn.who, t->storage->device->name);
   al_tensor *wide = fresh(c, t->storage->device, AL_F64, t->ndim, t->shape);
   const alk_view w = wide ? al_view(wide) : there;
   if (wide && !read) al_put_packed(wide, host);
@@ -341,13 +346,5 @@ void al_jitter(al_ctx *c, double by, uint64_t stream) {
 
 void al_jitter_apply(al_ctx *c, al_tensor *t) {
   if (c->jitter == 0 || (t->dtype != AL_F32 && t->dtype != AL_F64)) return;
-  double *wide = al_host(t); /* in t's type */
-  float *narrow = al_host(t);
-  for (int64_t i = 0; wide && i < al_numel(t); i++) {
-    /* Knuth's MMIX generator, whose top bit is its best */
-    c->jitter_at = c->jitter_at * 6364136223846793005u + 1442695040888963407u;
-    const double f = 1 + (c->jitter_at >> 63 ? c->jitter : -c->jitter);
-    if (t->dtype == AL_F64) wide[i] *= f;
-    else narrow[i] = (float)((double)narrow[i] * f);
-  }
+  ALK_RUN(al_where(t), jitter, al_numel(t), c->jitter_at++, c->jitter, al_data(t));
 }

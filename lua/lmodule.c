@@ -50,6 +50,13 @@ static int core_work(lua_State *L) {
   return 2;
 }
 
+/* core.turn(who): a layer's turn, al_turn_begin; returns who had it before, "" for nobody. */
+static int core_turn(lua_State *L) {
+  const al_turn before = al_turn_begin(lal_ctx(L), luaL_checkstring(L, 1));
+  lua_pushstring(L, before.who);
+  return 1;
+}
+
 static int core_reset_peak(lua_State *L) {
   al_memory_reset_peak(lal_ctx(L));
   return 0;
@@ -150,6 +157,7 @@ static const luaL_Reg functions[] = {{"info", core_info},
                                      {"memory", core_memory},
                                      {"reset_peak", core_reset_peak},
                                      {"on", core_on},
+                                     {"turn", core_turn},
                                      {"work", core_work},
                                      {"on", core_on},
                                      {"work", core_work},

@@ -1,5 +1,6 @@
 /* op_case.c: reads samples, makes their inputs, runs ops; and the tests of that reading. */
 #include "op_case.h"
+#include "pretended/device.h"
 #include <math.h>
 
 al_ctx *c;
@@ -186,7 +187,7 @@ void each_sample(int op_index, void (*check)(const sample_case *k)) {
   op = al_op_table(&n)[op_index];
   sample_index = 0;
   ck_assert_msg(op->samples && op->samples[0].inputs, "%s: an op needs samples", op->info.name);
-  c = al_ctx_new();
+  c = test_context();
   for (; op->samples[sample_index].inputs; sample_index++) {
     const sample_case k = parse(&op->samples[sample_index]);
     check(&k);
@@ -212,7 +213,7 @@ END_TEST
 START_TEST(layouts_agree) {
   int n;
   op = al_op_table(&n)[0];
-  c = al_ctx_new();
+  c = test_context();
   const sample_case k = parse(&(al_sample){.inputs = "(2,3,5)t"});
   double truth[30], v[30];
   for (layout l = AS_WRITTEN; l <= SPREAD; l++) {

@@ -33,11 +33,12 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
-  const al_tensor *x = k->in[0], *t = k->in[1];
-  const int64_t N = rows_of(&k->in_meta[1]), V = al_size(x, -1),
+  const al_meta *m = &k->in_meta[0];
+  const int64_t N = rows_of(&k->in_meta[1]), V = m->shape[m->ndim - 1],
                 ignore = al_opt_int(k->opts, "ignore");
-  const al_place *at = al_here(c, (alk_dtype)al_type(x));
   AL_TRY(al_check_ids(c, k, 1, V - 1, "ignore", ignore));
+  const al_tensor *x = k->in[0], *t = k->in[1];
+  const al_place *at = al_here(c, (alk_dtype)m->dtype);
   const bool none = al_opt_is(k->opts, "reduction", "none");
   al_tensor *loss = none ? al_retain(k->out[LOSS]) : al_new_meta(c, &k->out_meta[LSE]);
   if (!loss) return al_error(c);

@@ -38,3 +38,17 @@ alk_status alk_fill_normal_any(const alk_place *at, int64_t n, uint64_t stream, 
   }
   return ALK_OK;
 }
+
+alk_status alk_jitter_any(const alk_place *at, int64_t n, uint64_t stream, double by, void *x) {
+#pragma omp parallel for num_threads(at->threads) schedule(static) if (n > 8192)
+  for (int64_t b = 0; b < (n + 127) / 128; b++) {
+    uint32_t bits[4]; /* of 128 numbers */
+    alk_philox(stream, (uint64_t)b, bits);
+    for (int64_t i = 128 * b; i < n && i < 128 * b + 128; i++) {
+      const double f = bits[i % 128 / 32] >> i % 32 & 1 ? 1 + by : 1 - by;
+      if (at->dtype == ALK_F64) ((double *)x)[i] *= f;
+      else ((float *)x)[i] = (float)((double)((float *)x)[i] * f);
+    }
+  }
+  return ALK_OK;
+}

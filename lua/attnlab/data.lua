@@ -93,10 +93,12 @@ function M.open(name, opts)
   if text:find("%S") == nil then
     error(("data: '%s' is empty, a text is expected"):format(path), 0)
   end
+  local device = core.on "cpu" -- a text is read there window by window
   local ok, vocab, tokens = pcall(function()
     local v = opts.vocab or vocabulary.characters(text)
     return v, v:encode(text)
   end)
+  core.on(device)
   if not ok then error(("data: '%s': %s"):format(path, names.reason(tostring(vocab))), 0) end
   local n = tokens:numel()
   local cut = math.floor(n * TRAIN_SHARE)

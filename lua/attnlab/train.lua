@@ -29,6 +29,8 @@ local DIVERGED_BY = 1.0
 -- main ablation: runs that end well never rise by more than 0.01, the stopped denominator stays 0.3
 -- to 0.8 up.
 local DIVERGED_STEPS = 20
+-- Steps by which losses and norms may be read late where the host would wait for each.
+local LATE = 8
 
 -- m may be nil: the model that cfg describes is built, with the data's vocabulary. dataset: of
 -- data.open, where it is at hand.
@@ -59,7 +61,7 @@ function M.trainer(m, cfg, seed, dataset)
   return setmetatable({
     model = m, config = cfg, options = t, seed = seed, data = dataset, optimiser = optimiser,
     yardstick = evalset { data = dataset, windows = t.eval_windows, context = context },
-    generation = m.generation, step_count = 0, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
+    generation = m.generation, step_count = 0, queued = {}, late = core.on() == "cpu" and 0 or LATE, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
 end
 
 -- Takes note of a model whose parts were changed: what stayed keeps the optimiser's moments.
@@ -92,8 +94,8 @@ function Trainer:observe(loss)
   self.high = self.smooth > self.lowest + self.options.divergence and self.high + 1 or 0
 end
 
--- One update. Returns { step=, loss=, lr=, norm= }; norm is that before clipping.
-function Trainer:step()
+-- Queues one update, whose numbers nobody has read.
+function Trainer:queue()
   local k, t = self.step_count + 1, self.options
   local lr = self:lr(k)
   self.model:train()
@@ -103,16 +105,31 @@ function Trainer:step()
   core.seed_restore { self.seed, k << 32 }
   local loss = self.model:loss(x, y)
   core.seed_restore(keys)
-  local value = loss:item()
   self.optimiser:zero_grad()
   loss:backward()
-  local norm = self.optimiser:step(lr)
-  loss:free()
+  local norm = self.optimiser:queue(lr)
   x:free()
   y:free()
   self.step_count = k
-  self:observe(value)
-  return { step = k, loss = value, lr = lr, norm = norm }
+  self.queued[#self.queued + 1] = { step = k, loss = loss, lr = lr, norm = norm }
+end
+
+-- The oldest update that is queued: { step=, loss=, lr=, norm= }; norm is that before clipping.
+function Trainer:take()
+  local s = table.remove(self.queued, 1)
+  for _, key in ipairs { "loss", "norm" } do
+    local t = s[key]
+    s[key] = t:item()
+    t:free()
+  end
+  self:observe(s.loss)
+  return s
+end
+
+-- One update, awaited.
+function Trainer:step()
+  self:queue()
+  return self:take()
 end
 
 -- Why the run has to end here, or nil.
@@ -209,24 +226,31 @@ Trainer.restore = core.plain(Trainer.restore)
 function M.loop(trainer, hooks)
   local t, per_step = trainer.options, trainer.options.batch_size * trainer.model.config.context
   local record, show = hooks.record or function() end, hooks.progress or function() end
-  local busy, since, rate, valid, n = 0, trainer.step_count, nil, nil, 0
+  local busy, since, rate, valid, n, s = 0, trainer.step_count, nil, nil, 0, nil
   local function every(k, interval)
     return k == t.steps or (interval > 0 and k % interval == 0)
   end
   while trainer.step_count < t.steps do
     local began = core.sys.clock()
-    local s = trainer:step()
+    trainer:queue()
+    local k = trainer.step_count
+    local stop = hooks.interrupted and hooks.interrupted()
+    local awaited = stop or k == 1 or every(k, t.log_interval) or every(k, t.eval_interval) or every(k, t.checkpoint_interval)
+    local reason
+    while not reason and #trainer.queued > (awaited and 0 or trainer.late) do
+      s = trainer:take()
+      reason = trainer:diverged(s)
+    end
     local seconds = core.sys.clock() - began
-    local k = s.step
     busy = busy + seconds
     n = n + 1 -- the first step makes what later ones reuse and says nothing about them
     rate = n <= 2 and per_step / seconds or rate + (per_step / seconds - rate) * math.max(0.1, 1 / (n - 1))
-    local reason = trainer:diverged(s)
-    if reason then
+    if reason then -- what was queued behind that step is as if it had not been
       local function finite(v) return math.abs(v) < math.huge and v or nil end
-      record { step = k, tokens = trainer:tokens(), ["train/loss"] = finite(s.loss), lr = s.lr,
+      trainer.queued = {}
+      record { step = s.step, tokens = s.step * per_step, ["train/loss"] = finite(s.loss), lr = s.lr,
                grad_norm = finite(s.norm), ["time/unix"] = core.sys.time() }
-      return { status = "diverged", step = k, reason = reason }
+      return { status = "diverged", step = s.step, reason = reason }
     end
     if k == 1 or every(k, t.log_interval) then
       local steps = k - since
@@ -248,7 +272,6 @@ function M.loop(trainer, hooks)
     show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr,
            norm = s.norm, tokens_per_s = rate, memory = core.memory().peak,
            eta = (t.steps - k) * per_step / rate }
-    local stop = hooks.interrupted and hooks.interrupted()
     if hooks.checkpoint and (stop or every(k, t.checkpoint_interval)) then
       hooks.checkpoint(trainer)
     end

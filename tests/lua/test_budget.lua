@@ -82,6 +82,27 @@ T.test("--dry-run says the memory that the worker of each run then has, a plug-i
   T.eq(found, 6)
 end)
 
+T.test("--dry-run says the memory of each measurement of a study", function()
+  local root = T.folder()
+  sys.write(root .. "/s.lua", [[
+return require("attnlab").study { name = "s", kind = "recurrence", question = "how much?", seeds = { 1 },
+  cases = { { head_dim = 4, orders = { 1, 2 }, tokens = 8 }, { inputs = "stories260K", orders = { 1 }, tokens = 8 } } }
+]])
+  local said = json_of { "run", root .. "/s.lua", "--dry-run", "out_dir=" .. root .. "/runs" }.measurements
+  T.eq((tiny.run { "run", root .. "/s.lua", "out_dir=" .. root .. "/runs" }), 0)
+  local measured, want = {}, {}
+  for _, id in ipairs(sys.list(root .. "/runs/s")) do
+    if sys.exists(root .. "/runs/s/" .. id .. "/result.json") then
+      measured[#measured + 1] = core.json.decode(sys.read(root .. "/runs/s/" .. id .. "/result.json")).made.memory
+    end
+  end
+  for i, m in ipairs(said) do want[i] = m.memory end
+  table.sort(measured)
+  table.sort(want)
+  T.eq(measured, want)
+  T.eq(#want, 3)
+end)
+
 T.test("a fused run is said to need no room for scores", function()
   local small = budget.of(lab.config.resolve { layers = 1, width = 16, heads = 1, context = 256, batch_size = 1 }, text)
   local large = budget.of(lab.config.resolve { layers = 1, width = 16, heads = 1, context = 8192, batch_size = 1 }, text)

@@ -249,6 +249,24 @@ T.test("a loss that runs away ends the run as diverged", function()
   T.ok(how.reason:find "loss" or how.reason:find "norm", how.reason)
 end)
 
+T.test("losses and norms that are read late are judged as if they had been awaited", function()
+  local function records_of(late, more)
+    local t = train.trainer(nil, config_of(more), 1)
+    t.late = late
+    local how, records = run(t)
+    for _, r in ipairs(records) do
+      for k in pairs(r) do
+        if k:find "^time/" then r[k] = nil end
+      end
+    end
+    return { how, records }
+  end
+  for _, more in ipairs { { steps = 40, eval_interval = 15, log_interval = 11 },
+                          { steps = 200, lr = 30, grad_clip = 0, schedule = "constant", dtype = "f64", log_interval = 50 } } do
+    T.eq(records_of(7, more), records_of(0, more))
+  end
+end)
+
 T.test("a loss that stays above its lowest ends the run as diverged, a spike does not", function()
   -- 60 losses of 1, `up` of 2, then 1 again; the step at which the run would end, and why
   local function ends(up, more)

@@ -8,6 +8,10 @@ static __attribute__((constructor)) void leave_mark(void) { setenv("FAULT_RAN", 
 static __attribute__((unused)) al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s,
                                                   al_tensor *const *p, const attn_in *in) {
   (void)o, (void)s, (void)p;
+#ifdef FAULT_READS /* numbers while it runs: found on a device */
+  double first[64];
+  if (al_numel(in->v) <= 64) al_read(in->v, first, al_numel(in->v));
+#endif
   return al_run(c, "neg", AL_IN(in->v), "");
 }
 

@@ -14,6 +14,9 @@ local parameters = require "attnlab.parameters"
 local Module = {}
 Module.__index = Module
 
+-- A layer that runs where its work is queued: reading numbers there is an error with its name.
+local TURN = { __close = function(t) core.turn(t.before) end }
+
 -- A new class, of a base class or of Module. Called, it makes an instance; an instance called runs forward.
 function Module.class(name, base)
   local class = setmetatable({}, {
@@ -23,7 +26,11 @@ function Module.class(name, base)
   class.__index = class
   class.__name = "attnlab.nn." .. name
   class.class_name = name
-  class.__call = function(self, ...) return self:forward(...) end
+  class.__call = function(self, ...)
+    if core.on() == "cpu" then return self:forward(...) end -- nothing is waited for
+    local turn <close> = setmetatable({ before = core.turn(name) }, TURN)
+    return self:forward(...)
+  end
   class.__tostring = function(self)
     return ("%s (%d parameters)"):format(name, self:n_parameters())
   end

@@ -1,0 +1,126 @@
+-- What must run where the host sees no number: a step of every preset, a resumed training, text, surgery. Run by
+-- attnlab_pretended, whose tensors lie on the pretended device (device.h); the numbers are the CPU's.
+local T = ...
+local core = require "attnlab.core"
+local lab = require "attnlab"
+
+T.eq(core.on(), "pretended")
+local text = lab.data.open "shakespeare"
+local TINY = { layers = 1, width = 16, heads = 2, mlp = 32, context = 24, batch_size = 2, steps = 6, warmup_steps = 1,
+               eval_windows = 2 }
+
+local function with(more)
+  local o = {}
+  for k, v in pairs(TINY) do o[k] = v end
+  for k, v in pairs(more) do o[k] = v end
+  return lab.config.resolve(o)
+end
+
+-- f(..) on that device.
+local function on(device, f, ...)
+  local before = core.on(device)
+  local r = table.pack(pcall(f, ...))
+  core.on(before)
+  if not r[1] then error(r[2], 0) end
+  return table.unpack(r, 2, r.n)
+end
+
+local function steps(cfg, n)
+  local trainer, out = lab.train.trainer(nil, cfg, 1, text), {}
+  for i = 1, n do
+    local s = trainer:step()
+    out[i] = { s.loss, s.norm }
+  end
+  out[n + 1] = trainer:evaluate()["valid/loss"]
+  return out, trainer
+end
+
+T.test("a tensor made there lies there, and its numbers are read by copies", function()
+  local x = core.randn { shape = { 2, 3 }, seed = 1 }
+  T.eq(x:device(), "pretended")
+  T.eq(x:to("cpu"):device(), "cpu")
+  T.eq(x:totable(), x:to("cpu"):totable())
+  T.raises(function() return x + x:to "cpu" end, "b: on pretended needed as a is, got one on cpu")
+end)
+
+for _, preset in ipairs(lab.attention.list()) do
+  T.test("a step of " .. preset.name, function()
+    local cfg = with { attention = preset.name }
+    T.near(on("pretended", steps, cfg, 2), on("cpu", steps, cfg, 2), 1e-5)
+  end)
+end
+
+T.test("a training goes on from its state", function()
+  local cfg = with { ["attention.dropout"] = 0.1 }
+  local whole = steps(cfg, 4)
+  local _, first = steps(cfg, 2)
+  local dir = T.folder()
+  core.safetensors.save(dir .. "/state.safetensors", first:state(), first:metadata())
+  local again = lab.train.trainer(nil, cfg, 1, text)
+  again:restore(core.safetensors.open(dir .. "/state.safetensors"))
+  for i = 3, 4 do
+    local s = again:step()
+    T.eq({ s.loss, s.norm }, whole[i])
+  end
+end)
+
+T.test("text is written, token by token", function()
+  local function write()
+    local m = select(2, steps(with { layers = 2 }, 1)).model
+    return (m:generate { prompt = "ROMEO", tokens = 12, temperature = 0 })
+  end
+  T.eq(on("pretended", write), on("cpu", write))
+end)
+
+T.test("surgery: a part is exchanged, measured, taken back", function()
+  local function operate()
+    local m = select(2, steps(with { layers = 2 }, 2)).model
+    local ev = lab.evalset { data = text, windows = 2, context = 24 }
+    local s = m:fork()
+    s.layer[2]:set { output_norm = "l2" }
+    s.layer[1].head[2]:set { denominator = "none" }
+    local d = ev:diff(s, m)
+    s:undo()
+    return { d.mean, (ev(s)), (ev(m)) }
+  end
+  T.near(on("pretended", operate), on("cpu", operate), 1e-5)
+end)
+
+T.test("bad ids are told at the next read, with the op", function()
+  local table_ = core.randn { shape = { 4, 3 }, seed = 1 }
+  local rows = core.op.embedding(table_, core.tensor { data = { 1, 9, 2 }, dtype = "i32" })
+  T.raises(function() return rows:totable() end, "embedding: ids: numbers in 0..3 needed, got 9 at position 2 of %(3%)")
+  T.eq(rows:totable()[2], table_:totable()[1])
+end)
+
+T.test("a read inside a layer fails with its name", function()
+  local Peek = lab.nn.Module.class "Peek"
+  function Peek.new() return lab.nn.Module.create(Peek) end
+  function Peek:forward(x) return x * x:sum():item() end
+  T.raises(function() return Peek()(core.ones { shape = { 2 } }) end, "Peek: numbers on pretended read")
+  T.eq(core.ones { shape = { 2 } }:sum():item(), 2)
+end)
+
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+local seen = {}
+for _, preset in ipairs(lab.attention.list()) do
+  if not seen[preset.family] then
+    seen[preset.family] = true
+    T.test("check " .. preset.name, function()
+      local code, out = tiny.run { "check", preset.name, "out_dir=" .. T.folder() }
+      T.eq(code, 0, out)
+    end)
+  end
+end
+
+T.test("a read inside a family fails with its name", function()
+  local program = core.sys.program()
+  lab.attention.load(program:match "^(.*)/[^/]*$" .. "/tests/plugins/fault_READS.so")
+  local x = core.randn { shape = { 1, 2, 1, 4 }, seed = 1 }
+  local a = lab.attention.new("fault", { heads = 1, head_dim = 4, width = 4 })
+  T.raises(function() a:forward { q = x, k = x, v = x, causal = true } end, "fault: numbers on pretended read")
+  T.eq(on("cpu", function()
+    local y = x:to "cpu"
+    return lab.attention.new("fault", { heads = 1, head_dim = 4, width = 4 }):forward { q = y, k = y, v = y, causal = true }:device()
+  end), "cpu")
+end)
