@@ -58,7 +58,7 @@ static const char *const of_two[][2] = {{"min", "lambda a, b: torch.where(a <= b
 
 /* Functions that any expression of the options calls; they also take plain numbers. */
 static void torch_functions(FILE *out, const formula *f) {
-  char all[4 * 520], call[128];
+  char all[5 * 520], call[128]; /* texts of options have at most 511 characters */
   snprintf(all, sizeof all, "%s %s %s %s %s", f->w.expr, f->own.expr, f->map_expr,
            f->input_gate.expr, f->output_gate.expr);
   if (strspn(all, " ") == strlen(all)) return;

@@ -70,6 +70,38 @@ START_TEST(options_parse_and_print) {
 }
 END_TEST
 
+/* What a reader makes of the values: how often it was called, and one of them. */
+static int reads;
+typedef struct view {
+  int stat, times;
+} view;
+static void read_view(const al_opts *o, void *into) {
+  view *v = into;
+  ck_assert(v->stat == 0 && v->times == 0);
+  v->stat = al_opt_choice(o, "denominator");
+  v->times = ++reads;
+}
+
+START_TEST(options_are_read_once) {
+  reads = 0;
+  al_opts *o = al_opts_new(c, rows, "demo");
+  ck_assert(al_opt_choice(o, "denominator") == 0 && al_opt_choice(o, "orders") == 0 &&
+            al_opt_choice(o, "rate") == -1 && al_opt_choice(o, "denominator.sink") == -1 &&
+            al_opt_choice(o, "none.such") == -1);
+  const view *v = al_opts_read(o, sizeof *v, read_view);
+  ck_assert(v->stat == 0 && v->times == 1 && al_opts_read(o, sizeof *v, read_view) == v);
+  ck_assert_int_eq(al_opts_parse(c, o, "denominator=length denominator.sink=learned"), AL_OK);
+  v = al_opts_read(o, sizeof *v, read_view);
+  ck_assert(v->stat == 2 && v->times == 2 && al_opt_choice(o, "denominator.sink") == 0);
+  al_opts *copy = al_opts_copy(c, o);
+  ck_assert_int_eq(al_opts_set_word(c, copy, "denominator.stat", "none"), AL_OK);
+  const view *other = al_opts_read(copy, sizeof *v, read_view);
+  ck_assert(other->stat == 1 && other->times == 3 && al_opts_read(o, sizeof *v, read_view) == v);
+  al_opts_release(copy);
+  al_opts_release(o);
+}
+END_TEST
+
 /* A text comes back from what is printed, whatever is in it; one that would not is refused. */
 START_TEST(texts_read_back_as_printed) {
   static const char *const texts[] = {"",    "'",    "\"",           "''",     "'\"",
@@ -173,6 +205,7 @@ Suite *suite_test_opts(void) {
   TCase *t = tcase_create("options");
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_test(t, options_parse_and_print);
+  tcase_add_test(t, options_are_read_once);
   tcase_add_test(t, texts_read_back_as_printed);
   tcase_add_test(t, the_locale_is_the_hosts_again);
   tcase_add_loop_test(t, wrong_options_are_named, 0, sizeof wrong_options / sizeof *wrong_options);

@@ -156,48 +156,75 @@ static void dot_keys(int64_t D, const real *q, const real *k, int64_t stride, in
   }
 }
 
-/* `rows` query rows from i (the r-th of the block) against the keys [j0, j1). */
-static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1) {
+/* Logits of `rows` packed query rows against the keys [j0, j1). */
+static void logits(const head *k, const real *q, int rows, int64_t j0, int64_t j1) {
   const alk_attn_spec *a = k->a;
-  int64_t lo[ROWS], hi[ROWS];
-  for (int n = 0; n < rows; n++)
-    lo[n] = j0, hi[n] = least(alk_visible_keys(&a->g, k->b, i + n), j1);
-  if (hi[rows - 1] <= j0) return;
-  const factor q = {k->q + r * k->Dw, k->Dw, 1};
-  if (k->raw) dot_keys(a->D, q.a, k->raw, a->g.Hkv * a->D, hi[0] - j0, (real)a->scale, k->s);
-  for (int64_t j = j0; j < hi[rows - 1] && !k->raw; j += WIDTH)
-    tile_for(true, rows, 2)(a->D, &q,
+  if (k->raw) {
+    dot_keys(a->D, q, k->raw, a->g.Hkv * a->D, j1 - j0, (real)a->scale, k->s);
+    return;
+  }
+  const factor f = {q, k->Dw, 1};
+  for (int64_t j = j0; j < j1; j += WIDTH)
+    tile_for(true, rows, 2)(a->D, &f,
                             k->keys + (j - k->first) / KEYS * a->D * KEYS + (j - k->first) % KEYS,
                             KEYS, false, (real)a->scale, k->s + (j - j0), SPAN);
-  for (int n = 0; n < rows; n++) {
-    real *s = k->s + n * SPAN;
-    const int64_t last = alk_visible_keys(&a->g, k->b, i + n) - 1;
-    const tile_row t = {.n = hi[n] - j0,
-                        .sums = k->sums ? k->sums + j0 : NULL,
-                        .top = k->sums && last >= 0 ? k->sums[last] : 0};
-    if (t.n <= 0) continue;
-    if (k->program) run_program(k, i + n, j0, t.n, s);
-    real *acc = k->acc + (r + n) * k->Ew, *W = &k->W[r + n];
-    const real old = k->m[r + n], top = k->fn->limit(k->p, &t, s, old);
-    const real m = top > -INFINITY ? top : 0; /* polynomials have none; a row of -inf neither */
-    if (top > old && old > -INFINITY) {
-      const real shrink = vexp(old - top);
-      for (int64_t e = 0; e < k->Ew; e++) acc[e] *= shrink;
-      *W *= stat_inner(a->stat, shrink);
-    }
-    k->m[r + n] = top;
-    k->fn->weigh(k->p, a->stat, &t, m, s, W);
-    if (a->dropout > 0) {
-      real keep[SPAN];
-      dropout_row(a, (uint64_t)(((k->b * a->g.H + k->h) * a->g.T + i + n) * a->g.S + j0), t.n,
-                  keep);
-      for (int64_t j = 0; j < t.n; j++) s[j] *= keep[j];
-    }
+}
+
+/* The logits s of row i (the r-th of the block) against n keys from j0 become weights, and what was
+ * summed becomes relative to the same reference. */
+static void weigh_keys(head *k, int64_t i, int64_t r, int64_t j0, int64_t n, real *s) {
+  const alk_attn_spec *a = k->a;
+  const int64_t last = alk_visible_keys(&a->g, k->b, i) - 1;
+  const tile_row t = {.n = n,
+                      .sums = k->sums ? k->sums + j0 : NULL,
+                      .top = k->sums && last >= 0 ? k->sums[last] : 0};
+  if (t.n <= 0) return;
+  if (k->program) run_program(k, i, j0, t.n, s);
+  real *acc = k->acc + r * k->Ew, *W = &k->W[r];
+  const real old = k->m[r], top = k->fn->limit(k->p, &t, s, old);
+  const real m = top > -INFINITY ? top : 0; /* polynomials have none; a row of -inf neither */
+  if (top > old && old > -INFINITY) {
+    const real shrink = vexp(old - top);
+    for (int64_t e = 0; e < k->Ew; e++) acc[e] *= shrink;
+    *W *= stat_inner(a->stat, shrink);
   }
+  k->m[r] = top;
+  k->fn->weigh(k->p, a->stat, &t, m, s, W);
+  if (a->dropout > 0) {
+    real keep[SPAN];
+    dropout_row(a, (uint64_t)(((k->b * a->g.H + k->h) * a->g.T + i) * a->g.S + j0), t.n, keep);
+    for (int64_t j = 0; j < t.n; j++) s[j] *= keep[j];
+  }
+}
+
+/* acc += the values of keys [lo, hi) of each row by its weights. */
+static void add_values(const head *k, int rows, const int64_t *lo, const int64_t *hi, int64_t j0,
+                       int64_t j1, real *acc) {
   const factor w = {k->s - j0, SPAN, 1}; /* terms are numbered by key */
   for (int64_t e = 0; e < k->Ew; e += WIDTH)
     add_range(true, rows, 2, lo, hi, j0, j1, &w, k->values + (j0 - k->first) * k->v_row + e,
-              k->v_row, 1, k->acc + r * k->Ew + e, k->Ew);
+              k->v_row, 1, acc + e, k->Ew);
+}
+
+/* `rows` query rows from i (the r-th of the block) against the keys [j0, j1). */
+static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1) {
+  int64_t lo[ROWS], hi[ROWS];
+  for (int n = 0; n < rows; n++)
+    lo[n] = j0, hi[n] = least(alk_visible_keys(&k->a->g, k->b, i + n), j1);
+  if (hi[rows - 1] <= j0) return;
+  logits(k, k->q + r * k->Dw, rows, j0, hi[rows - 1]);
+  for (int n = 0; n < rows; n++) weigh_keys(k, i + n, r + n, j0, hi[n] - j0, k->s + n * SPAN);
+  add_values(k, rows, lo, hi, j0, j1, k->acc + r * k->Ew);
+}
+
+/* Row 0 of `rows` heads that share keys, values and scratch, against the visible keys [j0, j1). */
+static void meet_heads(head *k, int rows, int64_t j0, int64_t j1) {
+  int64_t lo[ROWS], hi[ROWS];
+  for (int n = 0; n < rows; n++) lo[n] = j0, hi[n] = j1;
+  if (j1 <= j0) return;
+  logits(k, k->q, rows, j0, j1);
+  for (int n = 0; n < rows; n++) weigh_keys(&k[n], 0, 0, j0, j1 - j0, k->s + n * SPAN);
+  add_values(k, rows, lo, hi, j0, j1, k->acc);
 }
 
 /* Where the results of one query head lie: y of row 0, (T) of the others. */
@@ -375,29 +402,41 @@ static void whole_heads(const alk_place *place, const inputs *in, real *scratch)
 
 /* ---- a few rows ------------------------------------------------------------------------------ */
 
-/* The rows of query head h against the keys [j, to) and their values, which are packed; what they
- * leave of row i is at left + i stride. */
-static void meet_part(const inputs *in, const layout *l, int64_t b, int64_t h, int64_t j,
-                      int64_t to, bool packed_values, bool raw, real *x, real *left,
-                      int64_t stride) {
+/* How keys and values come: packed, or as they lie in memory. */
+typedef struct coming {
+  bool packed_keys, packed_values;
+} coming;
+
+/* The rows of the query heads of key/value head hk against the visible keys [j, to); what they leave
+ * of row i of the n-th head is at left + (n T + i) stride. */
+static void meet_part(const inputs *in, const layout *l, coming how, int64_t b, int64_t hk,
+                      int64_t j, int64_t to, real *x, real *left, int64_t stride) {
   const alk_attn_spec *a = in->a;
-  const int64_t T = a->g.T, hk = h / (a->g.H / a->g.Hkv);
-  program_state program;
-  head k = head_of(in, b, h, &program);
-  k.first = j;
-  k.keys = x + l->keys, k.values = x + l->values;
-  k.q = x + l->q, k.acc = x + l->acc, k.s = x + l->s;
-  if (!packed_values) {
-    k.values = in->v + ((b * a->g.S + j) * a->g.Hkv + hk) * a->E;
-    k.v_row = a->g.Hkv * a->E;
+  const int64_t T = a->g.T, group = a->g.H / a->g.Hkv, token = (b * a->g.S + j) * a->g.Hkv + hk;
+  program_state program[FEW_ROWS];
+  head hd[FEW_ROWS];
+  if (how.packed_keys) pack_keys(in, l, b, hk, j, to, x);
+  if (how.packed_values) pack_values(in, l, b, hk, j, to, x);
+  for (int64_t n = 0; n < group; n++) {
+    head *k = &hd[n];
+    *k = head_of(in, b, hk * group + n, &program[n]);
+    k->first = j;
+    k->raw = how.packed_keys ? NULL : in->k + token * a->D;
+    k->keys = x + l->keys;
+    k->values = how.packed_values ? x + l->values : in->v + token * a->E;
+    if (!how.packed_values) k->v_row = a->g.Hkv * a->E;
+    k->q = x + l->q + n * T * l->Dw, k->acc = x + l->acc + n * T * l->Ew, k->s = x + l->s;
+    begin_rows(k, queries(in, b, hk * group + n), 0, T);
+    if (T > 1) meet_rows(k, 0, T, j, to);
   }
-  if (raw) k.raw = in->k + ((b * a->g.S + j) * a->g.Hkv + hk) * a->D;
-  begin_rows(&k, queries(in, b, h), 0, T);
-  meet_rows(&k, 0, T, j, to);
-  for (int64_t i = 0; i < T; i++) {
-    real *out = left + i * stride;
-    out[0] = k.m[i], out[1] = k.W[i];
-    memcpy(out + 2, k.acc + i * l->Ew, (size_t)l->Ew * sizeof(real));
+  for (int64_t n = 0, rows; n < group && T == 1; n += rows) {
+    rows = rows_at(n, group);
+    meet_heads(&hd[n], (int)rows, j, to);
+  }
+  for (int64_t n = 0; n < group * T; n++) {
+    real *out = left + n * stride;
+    out[0] = hd[n / T].m[n % T], out[1] = hd[n / T].W[n % T];
+    memcpy(out + 2, x + l->acc + n * l->Ew, (size_t)l->Ew * sizeof(real));
   }
 }
 
@@ -423,8 +462,8 @@ static void few_rows(const alk_place *place, const inputs *in, real *scratch) {
   const layout l = layout_of(a);
   const int64_t parts = key_parts(a), jobs = jobs_of(place, a), size = part_size(a),
                 group = g->H / g->Hkv;
-  const bool pack = in->scale || l.Ew != a->E,
-             raw = group * g->T == 1 && a->map == ALK_MAP_identity && a->D % LANES == 0;
+  const coming how = {.packed_keys = group * g->T > 1 || a->map != ALK_MAP_identity || a->D % LANES,
+                      .packed_values = in->scale || l.Ew != a->E};
   real *left = scratch + jobs * l.total; /* (B,H,T,parts,size) */
 #pragma omp parallel for schedule(static, 1) num_threads((int)jobs)
   for (int64_t job = 0; job < jobs; job++) {
@@ -435,11 +474,8 @@ static void few_rows(const alk_place *place, const inputs *in, real *scratch) {
       const int64_t hk = n % g->Hkv, part = n / g->Hkv % parts, b = n / g->Hkv / parts;
       const int64_t j = part * PART,
                     end = most(j, least(j + PART, alk_visible_keys(g, b, g->T - 1)));
-      if (!raw) pack_keys(in, &l, b, hk, j, end, x);
-      if (pack) pack_values(in, &l, b, hk, j, end, x);
-      for (int64_t h = hk * group; h < (hk + 1) * group; h++)
-        meet_part(in, &l, b, h, j, end, pack, raw, x,
-                  left + ((b * g->H + h) * g->T * parts + part) * size, parts * size);
+      meet_part(in, &l, how, b, hk, j, end, x,
+                left + ((b * g->Hkv + hk) * group * g->T * parts + part) * size, parts * size);
     }
   }
   for (int64_t r = 0; r < g->B * g->H * g->T; r++) {

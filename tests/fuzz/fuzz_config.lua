@@ -9,14 +9,15 @@ local config = require "attnlab.config"
 local M = { words = { "\n", "=", ".", "attention=", "attention.", "model.", "train.", "layers=2", "width=8", "heads=2", "kv_heads=1",
   "head_dim=4", "preset=", "similarity=", "taylor", "power", "expr", "cosh", "linear", "order=3", "orders={0,2}", "coefficients=learned",
   "denominator.stat=", "denominator=none", "length", "abs", "cumulative_gate", "denominator.floor=1", "denominator.power=learned",
-  "sink=0", "feature_map=", "softplus", "l2", "input_gate=", "sigmoid", "output_gate=", "output_norm=", "rms", "layer", "decay=gated",
+  "sink=0", "feature_map=", "softplus", "l2", "map_expr=x^2", "input_gate=", "sigmoid", "output_gate=", "output_gate.expr=1+tanh(x)", "output_norm=", "rms", "layer", "decay=gated",
   "rope=none", "rope_dims=2", "conv=2", "qk_norm=true", "dropout=0.5", "form=recurrent", "form=chunked", "logit_clamp=2", "2.preset=softmax",
   "heads={", "{t=1}", "true", "false", "nan", "inf", "-1", "1e999", "0x7fffffffffffffff", '"attention":', '"model":{', '"1":' } }
 for _, p in ipairs(core.attn.list()) do M.words[#M.words + 1] = p.name end
 M.seeds = { 'j{"model":{"layers":2,"width":8,"heads":2},"attention":{"preset":"softmax","2":{"order":3,"similarity":"taylor"}},"train":{"lr":0.1}}',
             'j{"attention":["p1/softmax","p2/cottention"],"layers":2}', 'j{"attention":{"default":"softmax","heads":{"1":{"feature_map":"relu"}}}}',
             "klayers=2\nattention=softmax\nattention.denominator.floor=1\nattention.output_norm.kind=rms",
-            "kattention.similarity=expr\nattention.expr=t*s^2\nattention.expr_params={t=1}", "kattention.1.preset=window/mistral" }
+            "kattention.similarity=expr\nattention.expr=t*s^2\nattention.expr_params={t=1}",
+            "kattention.feature_map=expr\nattention.map_expr=max(x,0)^2\nattention.input_gate=expr\nattention.input_gate.expr=x", "kattention.1.preset=window/mistral" }
 for _, p in ipairs(core.attn.list()) do M.seeds[#M.seeds + 1] = "kattention=" .. p.name end
 for _, f in ipairs(core.attn.families()) do M.seeds[#M.seeds + 1] = "kattention.preset=" .. f.name end
 

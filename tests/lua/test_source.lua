@@ -92,6 +92,15 @@ T.test("an expression is printed as Python and cannot leave its comment", functi
   T.ok(text:find("    # [^\n]*lambda%*s %-  min[^\n]*\n    # q ", 1), text)
 end)
 
+T.test("the functions of every expression are defined, however long the texts are", function()
+  local function long(first, last) return first .. (" "):rep(460) .. last end
+  local a = new("kernel_attention", { similarity = "expr", expr = long("exp(s)", "+s"), feature_map = "expr",
+    map_expr = long("x", "+tanh(x)"), input_gate = { activation = "expr", expr = long("x", "+x") },
+    output_gate = { activation = "expr", expr = long("x", "+sin(x)") } })
+  local text = a:source "torch"
+  for _, name in ipairs { "exp", "tanh", "sin" } do T.ok(text:find("\n    " .. name .. " = number(lambda t: torch." .. name .. "(t))\n", 1, true), name) end
+end)
+
 -- 1/34! is below the smallest normal number of f32, in which a reader may run it.
 T.test("a series of high order is printed so that f32 can compute it", function()
   local text = new("p1/softmax_taylor_80terms"):source "torch"
