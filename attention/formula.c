@@ -10,6 +10,18 @@ bool formula_reads_x(const formula *f) {
          (count && count->reads_x) || (formula_learned_gate(f) && f->output_gate.input == INPUT_x);
 }
 
+double formula_scale_by(const formula *f, int64_t head_dim) {
+  switch (f->scale) {
+  case SCALE_number:
+    return f->scale_by;
+  case SCALE_rsqrt:
+    return 1 / sqrt((double)head_dim);
+  case SCALE_learned:
+    break;
+  }
+  return 1;
+}
+
 /* ---- what is refused ------------------------------------------------------------------------- */
 
 static const char *const owner = "kernel_attention";
@@ -107,11 +119,17 @@ int formula_params(const al_opts *o, const attn_sizes *s, attn_param *rows) {
     rows[n++] =
         (attn_param){"coefficients", 1, {f->order + 1}, ATTN_ONES, 0, "k_n of k_n s^n / n!"};
   n += formula_expr_params(f, s, rows + n);
-  if (f->decay == DECAY_learned)
+  switch (f->decay) {
+  case DECAY_none:
+  case DECAY_constant:
+    break;
+  case DECAY_learned:
     rows[n++] = (attn_param){"decay", 1, {Hkv}, ATTN_VALUE, -4, "log A = -softplus of it, a step"};
-  if (f->decay == DECAY_gated)
+    break;
+  case DECAY_gated:
     rows[n++] = (attn_param){"decay.weight", 2,   {Hkv, C},
                              ATTN_UNIFORM,   fan, "log A = -softplus(x W), a step"};
+  }
   if (f->input_gate.activation != ALK_GATE_none) {
     const int64_t out = f->input_gate.per == PER_head ? Hkv : Hkv * E;
     rows[n++] =
@@ -333,8 +351,7 @@ void formula_text(const al_opts *o, char *buf, size_t n) {
   if (f->side == SIDE_value) snprintf(u + strlen(u), sizeof u - strlen(u), " / n_j%s", power);
   snprintf(N, sizeof N, "sum_j %s %s", w, u);
   if (formula_divides_row(f)) denominator_text(f, power, D, sizeof D);
-  const bool gate = formula_has_gate(f), pre = gate && f->output_gate.place != PLACE_post_norm,
-             post = gate && f->output_gate.place != PLACE_pre_norm;
+  const bool pre = formula_gate_at(f, PLACE_pre_norm), post = formula_gate_at(f, PLACE_post_norm);
   char g[40] = "g_i ";
   if (f->output_gate.constant) snprintf(g, sizeof g, "%g ", f->output_gate.value);
   snprintf(y, sizeof y, "%s(%s)%s%s", pre ? g : "", N, *D ? " / " : "", D);

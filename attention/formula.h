@@ -167,6 +167,11 @@ static inline bool formula_learned_gate(const formula *f) { /* the output gate h
 static inline bool formula_has_gate(const formula *f) {
   return f->output_gate.activation != ALK_GATE_none || f->output_gate.constant;
 }
+/* Does it stand there: post_norm or pre_norm? */
+static inline bool formula_gate_at(const formula *f, formula_place place) {
+  return formula_has_gate(f) &&
+         (f->output_gate.place == place || f->output_gate.place == PLACE_both);
+}
 /* D divides the row's sum: it is not on the values' side. */
 static inline bool formula_divides_row(const formula *f) {
   return f->stat != STAT_none && f->side == SIDE_row;
@@ -174,6 +179,7 @@ static inline bool formula_divides_row(const formula *f) {
 static inline bool formula_whole_power(const formula *f) {
   return !f->power_learned && f->power == 1;
 }
+double formula_scale_by(const formula *f, int64_t head_dim); /* of the logits; 1: learned, with q */
 bool formula_reads_x(const formula *f); /* some gate or decay reads the layer's input */
 /* f(s) >= 0 for every s that can be, as far as the options tell */
 bool formula_nonnegative(const formula *f, bool denominator);

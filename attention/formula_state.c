@@ -113,18 +113,8 @@ al_status formula_state_fits(al_ctx *c, const al_opts *o, const attn_sizes *s, i
 }
 
 static int not_held(const weight_fn *w, const formula *f, const attn_sizes *s, al_dtype dtype) {
-  double scale = 1; /* learned: with q, by then */
-  switch (f->scale) {
-  case SCALE_number:
-    scale = f->scale_by;
-    break;
-  case SCALE_rsqrt:
-    scale = 1 / sqrt((double)s->head_dim);
-    break;
-  case SCALE_learned:
-    break;
-  }
-  return alk_not_held(s->head_dim, w->order + 1, w->c, scale, al_dtype_size(dtype));
+  return alk_not_held(s->head_dim, w->order + 1, w->c, formula_scale_by(f, s->head_dim),
+                      al_dtype_size(dtype));
 }
 
 /* The first order, of the numerator's weights or the denominator's own, that a state cannot hold,

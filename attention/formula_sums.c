@@ -233,7 +233,6 @@ static void scale_inputs(const run *r,
   if (r->f->map == ALK_MAP_expr && !n->mapped) map_inputs(r, n);
   if (r->f->scale != SCALE_learned) return;
   if (!n->mapped) map_inputs(r, n);
-  n->scale = 1;
   n->q = OP("mul", AL_IN(n->q, OP("unsqueeze", AL_IN(param(r, "logit_scale")), "axis=-1")), "");
 }
 

@@ -116,8 +116,15 @@ static void latex_denominator(FILE *out, const formula *f) {
   if (count) PUT("%s", count->latex);
   else latex_statistic(out, f, w);
   if (stopped) PUT("\\right]");
-  if (f->sink == SINK_learned) PUT(" + e^{a}");
-  else if (f->sink == SINK_number) PUT(" + e^{%s}", LNUM(f->sink_at));
+  switch (f->sink) {
+  case SINK_none:
+    break;
+  case SINK_learned:
+    PUT(" + e^{a}");
+    break;
+  case SINK_number:
+    PUT(" + e^{%s}", LNUM(f->sink_at));
+  }
   if (eps > 0) PUT(" + %s", LNUM(eps));
   if (floor > 0 || grouped) PUT("\\right)");
   latex_power(out, f);
@@ -131,19 +138,37 @@ static void latex_logit(FILE *out, const formula *f) {
   const bool plain = f->map == ALK_MAP_identity;
   char map[200];
   PUT(",\\\\\ns_{ij} &= ");
-  if (f->scale == SCALE_learned) PUT("t \\, ");
-  else if (f->scale == SCALE_number && f->scale_by != 1) PUT("%s \\, ", LNUM(f->scale_by));
+  const char *after = "";
+  switch (f->scale) {
+  case SCALE_rsqrt:
+    after = " / \\sqrt{d}";
+    break;
+  case SCALE_learned:
+    PUT("t \\, ");
+    break;
+  case SCALE_number:
+    if (f->scale_by != 1) PUT("%s \\, ", LNUM(f->scale_by));
+  }
   PUT(plain ? "q_i \\cdot k_j" : "\\phi(q_i) \\cdot \\phi(k_j)");
-  if (f->scale == SCALE_rsqrt) PUT(" / \\sqrt{d}");
+  PUT("%s", after);
   if (!plain) PUT(",\\\\\n\\phi(z) &= ");
   if (f->map == ALK_MAP_expr) latex_expression(out, f->map_expr, 'x', "z");
   else if (!plain)
     PUT("%s", attn_slot_text(map, sizeof map, alk_map_text(f->map).latex, "z", "", ""));
-  if (f->decay == DECAY_none) return;
-  PUT(",\\\\\nA_{ij} &= \\exp\\Big(\\sum_{r=j+1}^{i} a_r\\Big), \\quad a_r = %s",
-      f->decay == DECAY_gated     ? "-\\log(1 + e^{x_r W_a})"
-      : f->decay == DECAY_learned ? "-\\log(1 + e^{p})"
-                                  : "\\log(1 - 2^{-5-h}), \\ h = 0, 1, \\dots");
+  const char *a = NULL;
+  switch (f->decay) {
+  case DECAY_none:
+    return;
+  case DECAY_constant:
+    a = "\\log(1 - 2^{-5-h}), \\ h = 0, 1, \\dots";
+    break;
+  case DECAY_learned:
+    a = "-\\log(1 + e^{p})";
+    break;
+  case DECAY_gated:
+    a = "-\\log(1 + e^{x_r W_a})";
+  }
+  PUT(",\\\\\nA_{ij} &= \\exp\\Big(\\sum_{r=j+1}^{i} a_r\\Big), \\quad a_r = %s", a);
 }
 
 /* activation(x W + b) */
@@ -172,9 +197,20 @@ static void latex_norm(FILE *out, const formula *f) {
   if (f->norm == ALK_NORM_none) return;
   char text[160];
   PUT(",\\\\\n\\mathrm{Norm}(y) &= ");
-  if (f->gain == GAIN_on || f->gain == GAIN_learned) PUT("\\gamma \\odot ");
-  if (f->gain == GAIN_width) PUT("\\dim(y) \\, ");
-  if (f->gain == GAIN_number) PUT("%s \\, ", LNUM(f->gain_by));
+  switch (f->gain) {
+  case GAIN_auto:
+  case GAIN_off:
+    break;
+  case GAIN_on:
+  case GAIN_learned:
+    PUT("\\gamma \\odot ");
+    break;
+  case GAIN_width:
+    PUT("\\dim(y) \\, ");
+    break;
+  case GAIN_number:
+    PUT("%s \\, ", LNUM(f->gain_by));
+  }
   PUT("%s",
       attn_slot_text(text, sizeof text, alk_norms[f->norm].latex, "y", LNUM(f->norm_eps), ""));
   if (f->gain == GAIN_on && alk_norms[f->norm].mean) PUT(" + \\beta");
@@ -182,9 +218,8 @@ static void latex_norm(FILE *out, const formula *f) {
 }
 
 void source_latex(FILE *out, const formula *f) {
-  const bool gate = formula_has_gate(f), norm = f->norm != ALK_NORM_none;
-  const bool pre = gate && f->output_gate.place != PLACE_post_norm,
-             post = gate && f->output_gate.place != PLACE_pre_norm;
+  const bool norm = f->norm != ALK_NORM_none;
+  const bool pre = formula_gate_at(f, PLACE_pre_norm), post = formula_gate_at(f, PLACE_post_norm);
   PUT("\\begin{aligned}\no_i &= %s%s%s", post ? "g_i \\odot " : "",
       norm ? "\\mathrm{Norm}\\Big(" : "", pre ? "g_i \\odot " : "");
   PUT(formula_divides_row(f) ? "\\frac{1}{D_i} " : "");

@@ -113,9 +113,16 @@ static void torch_logits(FILE *out, const formula *f) {
     attn_slot_text(k, sizeof k, alk_map_text(f->map).torch, "k", "", "");
   }
   PUT("    s = torch.einsum(\"bthd,bshd->bhts\", %s, %s.repeat_interleave(H // Hkv, 2))\n", q, k);
-  if (f->scale == SCALE_learned) PUT("    s = p[\"logit_scale\"].view(H, 1, 1) * s\n");
-  else if (f->scale == SCALE_rsqrt) PUT("    s = s / math.sqrt(D)\n");
-  else if (f->scale_by != 1) PUT("    s = %s * s\n", NUM(f->scale_by));
+  switch (f->scale) {
+  case SCALE_learned:
+    PUT("    s = p[\"logit_scale\"].view(H, 1, 1) * s\n");
+    break;
+  case SCALE_rsqrt:
+    PUT("    s = s / math.sqrt(D)\n");
+    break;
+  case SCALE_number:
+    if (f->scale_by != 1) PUT("    s = %s * s\n", NUM(f->scale_by));
+  }
   if (f->rounds)
     PUT("    s = s + (s.to(torch.bfloat16).to(q.dtype) - s).detach()  # gradient straight "
         "through\n");
@@ -299,8 +306,15 @@ static bool has_reference(const formula *f) {
 static void torch_denominator(FILE *out, const formula *f) {
   if (!formula_divides_row(f)) return;
   torch_statistic(out, f);
-  if (f->sink == SINK_learned) PUT("    W = W + torch.exp(p[\"denominator.sink\"])\n");
-  else if (f->sink == SINK_number) PUT("    W = W + math.exp(%s)\n", NUM(f->sink_at));
+  switch (f->sink) {
+  case SINK_none:
+    break;
+  case SINK_learned:
+    PUT("    W = W + torch.exp(p[\"denominator.sink\"])\n");
+    break;
+  case SINK_number:
+    PUT("    W = W + math.exp(%s)\n", NUM(f->sink_at));
+  }
   if (f->eps > 0) PUT("    W = W + %s\n", NUM(f->eps));
   if (f->floor > 0) PUT("    W = torch.where(W < %s, %s, W)\n", NUM(f->floor), NUM(f->floor));
   const bool whole = formula_whole_power(f);
@@ -320,23 +334,35 @@ static void torch_denominator(FILE *out, const formula *f) {
       f->times_length ? " / n[..., None]" : "");
 }
 
-/* The gate, unless it stands at the other place alone. */
-static void torch_gate(FILE *out, const formula *f, formula_place other) {
-  if (!formula_has_gate(f) || f->output_gate.place == other) return;
-  PUT("    y = g * y\n");
+static void torch_gate(FILE *out, const formula *f, formula_place place) {
+  if (formula_gate_at(f, place)) PUT("    y = g * y\n");
 }
 
 static void torch_norm(FILE *out, const formula *f) {
   if (f->norm == ALK_NORM_none) return;
-  const bool joint = f->scope == SCOPE_joint, gain = f->gain == GAIN_on;
+  const bool joint = f->scope == SCOPE_joint;
   if (joint) PUT("    y = y.flatten(2)\n");
   PUT("    y = norm(y, %s)\n", NUM(f->norm_eps));
-  if (gain) PUT("    y = y * p[\"output_norm.gain\"]\n");
-  if (gain && alk_norms[f->norm].mean) PUT("    y = y + p[\"output_norm.bias\"]\n");
-  if (f->gain == GAIN_width) PUT("    y = y * y.shape[-1]\n");
-  if (f->gain == GAIN_number) PUT("    y = y * %s\n", NUM(f->gain_by));
+  const char *by_head = "";
+  switch (f->gain) {
+  case GAIN_auto:
+  case GAIN_off:
+    break;
+  case GAIN_on:
+    PUT("    y = y * p[\"output_norm.gain\"]\n");
+    if (alk_norms[f->norm].mean) PUT("    y = y + p[\"output_norm.bias\"]\n");
+    break;
+  case GAIN_width:
+    PUT("    y = y * y.shape[-1]\n");
+    break;
+  case GAIN_number:
+    PUT("    y = y * %s\n", NUM(f->gain_by));
+    break;
+  case GAIN_learned:
+    by_head = "    y = y * p[\"output_norm.gain\"].view(H, 1)\n";
+  }
   if (joint) PUT("    y = y.view(B, T, H, E)\n");
-  if (f->gain == GAIN_learned) PUT("    y = y * p[\"output_norm.gain\"].view(H, 1)\n");
+  PUT("%s", by_head);
 }
 
 static void torch_output_gate(FILE *out, const formula *f) {
@@ -360,8 +386,8 @@ void source_torch(FILE *out, const al_opts *o) {
   torch_values(out, f);
   torch_denominator(out, f);
   torch_output_gate(out, f);
-  torch_gate(out, f, PLACE_post_norm);
-  torch_norm(out, f);
   torch_gate(out, f, PLACE_pre_norm);
+  torch_norm(out, f);
+  torch_gate(out, f, PLACE_post_norm);
   PUT("    return y\n");
 }

@@ -124,12 +124,21 @@ static tail plan_tail(const run *r, const sums *n) {
     t.log_scale = OP("squeeze", AL_IN(top), "axis=-1");
   }
   al_tensor *gate = output_gate(r);
-  if (gate && f->output_gate.place != PLACE_post_norm) t.pre = gate;
-  if (gate && f->output_gate.place != PLACE_pre_norm) t.post = gate;
+  if (formula_gate_at(f, PLACE_pre_norm)) t.pre = gate;
+  if (formula_gate_at(f, PLACE_post_norm)) t.post = gate;
   if (!normed) return t;
-  if (f->gain == GAIN_width)
+  switch (f->gain) {
+  case GAIN_auto:
+  case GAIN_off:
+  case GAIN_on: /* in the norm */
+  case GAIN_learned:
+    break; /* head_gain */
+  case GAIN_number:
+    t.constant = f->gain_by;
+    break;
+  case GAIN_width:
     t.constant = (double)(joint ? r->s->heads : 1) * (double)r->s->value_dim;
-  if (f->gain == GAIN_number) t.constant = f->gain_by;
+  }
   return t;
 }
 
@@ -264,7 +273,7 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   if (check_x(r) != AL_OK || pick_form(r) != AL_OK) return NULL;
 
   sums n = {.q = in->q, .k = in->k, .decay = formula_log_decay(r)};
-  n.scale = f->scale == SCALE_number ? f->scale_by : 1 / sqrt((double)s->head_dim);
+  n.scale = formula_scale_by(f, s->head_dim);
   formula_values(r, &n);
   if (in->state && !r->by_state && formula_join_cache(r, &n) != AL_OK) return NULL;
   const bool whole = formula_fused(f, al_type(in->q));
