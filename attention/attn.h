@@ -82,7 +82,8 @@ typedef struct attn_family {
   /* Fills rows (at most ATTN_MAX_PARAMS), returns how many. May be NULL. */
   int (*params)(const al_opts *o, const attn_sizes *s, attn_param *rows);
   /* New reference or scope-owned tensor (B,T,H,E). p[i] belongs to the i-th declared parameter.
-   * Shapes and dtypes were checked by attn_forward, which also opened a scope. */
+   * Shapes and dtypes were checked by attn_forward, which also opened a scope; parameters and inputs of
+   * bf16 come as f32, and so does a state. What is made without inputs lies where q does. */
   al_tensor *(*forward)(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
                         const attn_in *in);
   unsigned (*claims)(const al_opts *o);

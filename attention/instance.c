@@ -53,8 +53,8 @@ attn *attn_new(al_ctx *c, const attn_family *f, const al_opts *opts, const attn_
                al_dtype dtype, uint64_t seed, const char *tag) {
   AL_PLAIN_NUMBERS;
   if (al_error(c) != AL_OK || check_sizes(c, s) != AL_OK) return NULL;
-  if (dtype != AL_F32 && dtype != AL_F64) {
-    al_fail(c, AL_ETYPE, "attention: dtype: f32 or f64 needed, got %s", al_dtype_name(dtype));
+  if (dtype == AL_I32) {
+    al_fail(c, AL_ETYPE, "attention: dtype: f32, f64 or bf16 needed, got i32");
     return NULL;
   }
   if (f->check && f->check(c, opts, s) != AL_OK) return NULL;
@@ -139,7 +139,7 @@ static int64_t tokens(int64_t n) {
 int64_t attn_state_bytes(const attn *a, int64_t t) {
   t = tokens(t);
   const attn_sizes *s = &a->sizes;
-  if (a->family->state_bytes) return a->family->state_bytes(a->opts, s, t, a->dtype);
+  if (a->family->state_bytes) return a->family->state_bytes(a->opts, s, t, attn_computes_in(a));
   if (a->family->state) return 0;
   /* replayed: q, k, v and x of every token */
   const int64_t token =
@@ -151,7 +151,7 @@ int64_t attn_state_bytes(const attn *a, int64_t t) {
 const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {
   AL_PLAIN_NUMBERS;
   if (n) buf[0] = 0;
-  if (a->family->plan) a->family->plan(a->opts, &a->sizes, a->dtype, tokens(T), buf, n);
+  if (a->family->plan) a->family->plan(a->opts, &a->sizes, attn_computes_in(a), tokens(T), buf, n);
   else snprintf(buf, n, "parallel, as %s computes it", a->family->name);
   return buf;
 }
@@ -275,26 +275,44 @@ static void check_result(al_ctx *c, const attn *a, const attn_in *in, const al_t
             a->family->name);
     return;
   }
-  bool ok = al_ndim(o) == 4 && al_type(o) == a->dtype;
+  bool ok = al_ndim(o) == 4 && al_type(o) == attn_computes_in(a);
   for (int i = 0; ok && i < 4; i++) ok = al_size(o, i) == want[i];
   if (!ok)
     al_fail(
         c, AL_ESHAPE,
         "attention: family %s: forward must return %s of shape (%lld,%lld,%lld,%lld), (B,T,H,E), "
         "it returned %s of %s",
-        a->family->name, al_dtype_name(a->dtype), (long long)want[0], (long long)want[1],
+        a->family->name, al_dtype_name(attn_computes_in(a)), (long long)want[0], (long long)want[1],
         (long long)want[2], (long long)want[3], al_dtype_name(al_type(o)),
         al_shape_str(o, got, sizeof got));
 }
 
+/* t itself where it is of that type; belongs to the open scope. */
+static al_tensor *typed(al_ctx *c, al_tensor *t, al_dtype dtype) {
+  return !t || al_type(t) == dtype ? t
+                                   : al_run(c, "cast", AL_IN(t), "dtype=%s", al_dtype_name(dtype));
+}
+
 al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in) {
   AL_PLAIN_NUMBERS;
+  const char *before = al_on(c, al_device_name(in->q)); /* what a family makes lies there */
+  const al_dtype dtype = attn_computes_in(a);
+  al_tensor *p[ATTN_MAX_PARAMS];
+  attn_in wide = *in;
   al_scope_begin(c);
-  const al_turn before = al_turn_begin(c, a->family->name);
-  al_tensor *o = a->family->forward(c, a->opts, &a->sizes, a->p, in);
-  al_turn_end(c, &before);
-  check_result(c, a, in, o);
-  return al_scope_end(c, al_error(c) == AL_OK ? o : NULL);
+  wide.q = typed(c, in->q, dtype), wide.k = typed(c, in->k, dtype);
+  wide.v = typed(c, in->v, dtype), wide.x = typed(c, in->x, dtype);
+  for (int i = 0; i < a->n; i++) p[i] = typed(c, a->p[i], dtype);
+  al_tensor *o = NULL;
+  if (al_error(c) == AL_OK) {
+    const al_turn turn = al_turn_begin(c, a->family->name);
+    o = a->family->forward(c, a->opts, &a->sizes, p, &wide);
+    al_turn_end(c, &turn);
+    check_result(c, a, in, o);
+  }
+  o = al_scope_end(c, al_error(c) == AL_OK ? typed(c, o, a->dtype) : NULL);
+  al_on(c, before);
+  return o;
 }
 
 al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {

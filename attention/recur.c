@@ -31,7 +31,7 @@ attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch) {
   attn_state *st = attn_state_make(c, a->kind, batch);
   if (!st) return NULL;
   al_scope_begin(c);
-  if (a->family->state) a->family->state(c, a->opts, &a->sizes, batch, a->dtype, st);
+  if (a->family->state) a->family->state(c, a->opts, &a->sizes, batch, attn_computes_in(a), st);
   else empty_replay(c, a, batch, st);
   attn_state_put(c, st, "count", al_tensor_full(c, AL_I32, 1, &batch, 0), count_doc);
   al_scope_end(c, NULL);
@@ -260,7 +260,9 @@ static attn_in token(al_ctx *c, const attn_in *in, int64_t t) {
 al_tensor *attn_recur(al_ctx *c, attn *a, const attn_in *in) {
   if (attn_check_inputs(c, a, in) != AL_OK) return NULL;
   const int64_t T = al_size(in->q, 1);
+  const char *before = al_on(c, al_device_name(in->q));
   attn_state *st = attn_state_new(c, a, al_size(in->q, 0));
+  al_on(c, before);
   if (!st || check_state(c, a, in, st) != AL_OK) {
     attn_state_free(st);
     return NULL;

@@ -32,6 +32,10 @@ struct attn {
   al_tensor *p[ATTN_MAX_PARAMS];
 };
 
+/* What a family of bf16 is handed and makes is f32: its sums and quotients are not to be rounded one
+ * by one. */
+static inline al_dtype attn_computes_in(const attn *a) { return al_statistic_type(a->dtype); }
+
 /* Every input against the sizes. */
 al_status attn_check_inputs(al_ctx *c, const attn *a, const attn_in *in);
 /* The family's forward in a scope of its own. */

@@ -102,6 +102,9 @@ al_build_info(void); /* "cpu x86-64-v4, products oneDNN 2.6.3, 2 threads, cuda: 
 typedef enum al_dtype { AL_F64, AL_F32, AL_BF16, AL_I32 } al_dtype; /* ORDER dtype */
 AL_API const char *al_dtype_name(al_dtype t);
 AL_API int64_t al_dtype_size(al_dtype t);
+/* Of what is made of numbers of that type and must not be rounded to it, gradients and statistics:
+ * f32 for bf16, else the same. */
+AL_API al_dtype al_statistic_type(al_dtype t);
 AL_API al_status al_dtype_parse(al_ctx *c, const char *name, al_dtype *out);
 
 typedef struct al_tensor al_tensor;
@@ -199,7 +202,8 @@ typedef enum al_tape { AL_TAPE_OFF, AL_TAPE_RECORD, AL_TAPE_REPLAY } al_tape;
 AL_API void al_detach_tape(al_ctx *c, al_tape mode);
 AL_API bool al_grad_mode(al_ctx *c, bool on); /* returns the old mode; off records nothing */
 /* Adds d t / d leaf to the gradient of each leaf that requires it and frees the graph. `seed` has
- * t's shape, or NULL for ones (t must then have one element). */
+ * t's shape, or NULL for ones (t must then have one element). Gradients of bf16 tensors are f32, the
+ * seed may be either. */
 AL_API al_status al_backward(al_ctx *c, al_tensor *t, al_tensor *seed);
 
 /* ---- options -------------------------------------------------------------------------------- */
@@ -282,11 +286,12 @@ AL_API void al_opts_text(const al_opts *o, bool all, char *buf, size_t n);
 enum { AL_MAX_INPUTS = 64 }; /* of one op, members of a list counted, but where it joins them */
 enum {                       /* input row flags */
        AL_IN_OPTIONAL = 1,
-       AL_IN_NODIFF = 2, /* no gradient flows to it */
-       AL_IN_LIST = 4,   /* last input only: one or more tensors */
-       AL_IN_I32 = 8,    /* must be i32 (else a floating type equal to the other inputs') */
-       AL_IN_ANY = 16,   /* any dtype */
-       AL_OUT_SAVED = 32 /* output row: kept for backward, not returned */
+       AL_IN_NODIFF = 2,  /* no gradient flows to it */
+       AL_IN_LIST = 4,    /* last input only: one or more tensors */
+       AL_IN_I32 = 8,     /* must be i32 (else a floating type equal to the other inputs') */
+       AL_IN_ANY = 16,    /* any dtype */
+       AL_OUT_SAVED = 32, /* output row: kept for backward, not returned */
+       AL_STAT = 64 /* either row: a statistic, of al_statistic_type of the other inputs' type */
 };
 typedef struct al_row {
   const char *name;

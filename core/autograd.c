@@ -73,7 +73,7 @@ void al_node_release(al_node *n) {
   drain(n);
 }
 
-al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin) {
+al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin, al_tensor *const *made) {
   al_node *n = al_calloc(c, 1, sizeof *n);
   if (!n) return c->error;
   *n = (al_node){.ctx = c,
@@ -110,7 +110,7 @@ al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin) {
   }
   for (int i = 0; i < n->n_out; i++) {
     n->out_meta[i] = al_meta_of(k->out[i]);
-    if (k->op->reads_out >> i & 1 && !(n->saved_out[i] = al_tensor_alias(c, k->out[i]))) goto fail;
+    if (k->op->reads_out >> i & 1 && !(n->saved_out[i] = al_tensor_alias(c, made[i]))) goto fail;
   }
   for (int i = 0; i < n->n_out; i++) {
     k->out[i]->node = n;
@@ -144,6 +144,11 @@ static al_status accumulate(al_ctx *c, al_tensor **slot, al_tensor *g) {
     return AL_OK;
   }
   al_tensor *a = *slot;
+  if (a->dtype != g->dtype) { /* of bf16: the sum is wider */
+    al_retype(c, slot, al_statistic_type(a->dtype));
+    a = *slot;
+    al_retype(c, &g, a->dtype);
+  }
   if (!own(a)) {
     const al_meta m = al_meta_of(a);
     al_tensor *d = al_new_meta(c, &m);
@@ -199,17 +204,33 @@ static al_status unchanged(al_ctx *c, const al_node *n) {
   return AL_OK;
 }
 
+/* A backward of bf16 runs in f32: what it reads is widened, and the gradients it makes stay so. */
+static al_status widen(al_ctx *c, al_node *n) {
+  for (int i = 0; i < n->n_in + n->n_out; i++) {
+    const bool in = i < n->n_in;
+    const int at = in ? i : i - n->n_in;
+    al_meta *m = in ? &n->in_meta[at] : &n->out_meta[at];
+    al_tensor **t = in ? &n->saved_in[at] : &n->saved_out[at];
+    m->dtype = al_statistic_type(m->dtype);
+    if (*t) AL_TRY(al_retype(c, t, al_statistic_type((*t)->dtype)));
+    if (!in && n->grads[at])
+      AL_TRY(al_retype(c, &n->grads[at], al_statistic_type(n->grads[at]->dtype)));
+  }
+  return c->error;
+}
+
 static al_status run_node(al_ctx *c, al_node *n) {
   bool any = false;
   for (int i = 0; i < n->n_out; i++) any |= n->grads[i] != NULL;
   if (!any) return AL_OK;
   AL_TRY(unchanged(c, n));
+  AL_TRY(widen(c, n));
   al_tensor *din[AL_MAX_INPUTS] = {0}, *sum[AL_MAX_INPUTS] = {0};
   bool need[AL_MAX_INPUTS] = {0};
   for (int i = 0; i < n->n_in; i++) {
     al_tensor **slot = slot_of(&n->edges[i]);
     need[i] = slot != NULL;
-    if (slot && *slot && own(*slot)) sum[i] = *slot;
+    if (slot && *slot && (*slot)->dtype == n->in_meta[i].dtype && own(*slot)) sum[i] = *slot;
   }
   for (int i = 0; i < n->n_out;
        i++) /* backward sees packed gradients unless the op takes strides */
@@ -289,8 +310,10 @@ oom:
 }
 
 static al_tensor *start_gradient(al_ctx *c, al_tensor *t, al_tensor *seed) {
-  const al_meta m = al_meta_of(t);
+  al_meta m = al_meta_of(t);
+  if (seed && seed->dtype == al_statistic_type(m.dtype)) m.dtype = seed->dtype;
   if (!seed) {
+    m.dtype = al_statistic_type(m.dtype);
     if (al_numel(t) == 1) return al_new_meta_full(c, &m, 1);
     al_fail(c, AL_ESHAPE,
             "backward: a tensor of one element needed without a seed gradient, got shape %s",

@@ -163,6 +163,8 @@ al_status al_ids_report(al_ctx *c, al_device *d);
 al_status al_shape_check(al_ctx *c, const char *owner, int ndim, const int64_t *shape);
 al_tensor *al_tensor_alias(al_ctx *c, const al_tensor *t); /* same storage, no history */
 al_meta al_meta_of(const al_tensor *t);
+/* *t, which it takes, as a packed copy of that type where it is of another; NULL stays NULL. */
+al_status al_retype(al_ctx *c, al_tensor **t, al_dtype dtype);
 /* What al_jitter asks for, of a packed tensor of numbers whose storage is its own. */
 void al_jitter_apply(al_ctx *c, al_tensor *t);
 
@@ -171,8 +173,9 @@ al_tensor *al_scope_own(al_ctx *c,
                         al_tensor *t); /* hand a new reference to the open scope, if any */
 
 /* autograd.c */
-/* Takes the plan. origin: inputs as the caller passed them. */
-al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin);
+/* Takes the plan. origin: inputs as the caller passed them; made: outputs before they were rounded,
+ * which the backward reads. */
+al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin, al_tensor *const *made);
 void al_node_release(al_node *n);
 
 /* op.c */

@@ -11,6 +11,8 @@ static const struct {
 const char *al_dtype_name(al_dtype t) { return types[t].name; }
 int64_t al_dtype_size(al_dtype t) { return types[t].size; }
 
+al_dtype al_statistic_type(al_dtype t) { return t == AL_BF16 ? AL_F32 : t; }
+
 al_status al_dtype_parse(al_ctx *c, const char *name, al_dtype *out) {
   for (int i = 0; i < 4; i++)
     if (strcmp(types[i].name, name) == 0) {

@@ -107,9 +107,16 @@ static al_status check_inputs(al_ctx *c, const al_op *op, al_tensor *const *in, 
                        al_dtype_name(t->dtype));
       continue;
     }
-    if (t->dtype != AL_F32 && t->dtype != AL_F64)
-      return al_fail(c, AL_ETYPE, "%s: %s: f32 or f64 needed, got %s (cast it first)", name,
-                     r->name, al_dtype_name(t->dtype));
+    if (t->dtype == AL_I32)
+      return al_fail(c, AL_ETYPE, "%s: %s: f32, f64 or bf16 needed, got i32 (cast it first)", name,
+                     r->name);
+    if (first && r->flags & AL_STAT) {
+      if (t->dtype != al_statistic_type(first->dtype))
+        return al_fail(c, AL_ETYPE, "%s: %s: %s needed as %s is %s, got %s", name, r->name,
+                       al_dtype_name(al_statistic_type(first->dtype)), first_name,
+                       al_dtype_name(first->dtype), al_dtype_name(t->dtype));
+      continue;
+    }
     if (first && t->dtype != first->dtype)
       return al_fail(c, AL_ETYPE, "%s: %s: %s needed as %s has it, got %s", name, r->name,
                      al_dtype_name(first->dtype), first_name, al_dtype_name(t->dtype));
@@ -142,6 +149,32 @@ static bool wants_record(al_ctx *c, const al_op *op, al_tensor *const *in, int n
     if (in[i] && al_needs_grad(in[i]) && !(op->info.inputs[row_of(i, n_rows)].flags & AL_IN_NODIFF))
       return true;
   return false;
+}
+
+/* There are no kernels of bf16 yet: inputs of that type come to an op as f32, but where it takes any
+ * type, and what it returns is rounded, but for statistics. */
+static bool composed(const al_row *r, const al_tensor *t) {
+  return t && t->dtype == AL_BF16 && !(r->flags & AL_IN_ANY);
+}
+
+static al_status round_outputs(al_ctx *c, al_call *k) {
+  for (int i = 0; i < k->n_out && c->error == AL_OK; i++)
+    if (k->out_meta[i].dtype == AL_F32 &&
+        !(k->op->info.outputs[i].flags & (AL_OUT_SAVED | AL_STAT)))
+      al_retype(c, &k->out[i], AL_BF16);
+  return c->error;
+}
+
+/* Inputs of bf16 are kept as they came: a backward widens them once more. */
+static al_status keep_narrow(al_ctx *c, al_call *k, al_tensor *const *in, int n_in) {
+  for (int i = 0; i < n_in; i++) {
+    if (!in[i] || in[i]->dtype == k->in[i]->dtype) continue;
+    k->in_meta[i].dtype = in[i]->dtype;
+    if (!(k->op->reads_in >> row_of(i, count_rows(k->op->info.inputs)) & 1)) continue;
+    al_release(k->in[i]);
+    k->in[i] = al_contiguous_ref(c, in[i]);
+  }
+  return c->error;
 }
 
 /* Draws the key of a random op into a copy of its options. */
@@ -182,7 +215,7 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
   AL_TRY(one_device(c, op, in, n_in, &there));
   const int n_rows = count_rows(op->info.inputs), n_results = count_rows(op->info.outputs);
 
-  al_tensor *dense[MAX_IN] = {0}, *res[MAX_OUT] = {0};
+  al_tensor *dense[MAX_IN] = {0}, *res[MAX_OUT] = {0}, *made[MAX_OUT] = {0};
   al_meta in_meta[MAX_IN], out_meta[MAX_OUT];
   memset(out_meta, 0, sizeof out_meta);
   al_call k = {.op = op,
@@ -193,9 +226,9 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
                .in_meta = in_meta,
                .out_meta = out_meta,
                .recorded = wants_record(c, op, in, n_in)};
-  const bool off = c->scope_off;
+  const bool off = c->scope_off, record = c->record;
   c->scope_off = true;
-  const bool record = c->record;
+  bool rounds = false; /* to bf16 what it returns */
   const char *outer = c->running;
   c->running = op->info.name;
   al_device *before = al_device_use(c, there);
@@ -206,12 +239,20 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
   for (int i = 0; i < k.n_in; i++) {
     al_tensor *t = i < n_in ? in[i] : NULL;
     in_meta[i] = t ? al_meta_of(t) : (al_meta){0};
-    if (t && !(dense[i] = op->flags & (AL_OP_STRIDED | AL_OP_VIEW) ? al_retain(t)
-                                                                   : al_contiguous_ref(c, t)))
+    const bool wide = composed(&op->info.inputs[row_of(i, n_rows)], t);
+    if (t &&
+        !(dense[i] = wide || op->flags & (AL_OP_STRIDED | AL_OP_VIEW) ? al_retain(t)
+                                                                      : al_contiguous_ref(c, t)))
       goto done;
+    if (!wide) continue;
+    in_meta[i].dtype = AL_F32, rounds = true;
+    if (al_retype(c, &dense[i], AL_F32) != AL_OK) goto done;
   }
   if (op->plan_size && !(k.plan = al_calloc(c, 1, op->plan_size))) goto done;
   if (op->shape(c, &k) != AL_OK) goto done;
+  for (int i = 0; i < n_results; i++)
+    if (op->info.outputs[i].flags & AL_STAT)
+      out_meta[i].dtype = al_statistic_type(out_meta[i].dtype);
   for (int i = 0; i < n_results; i++)
     if (al_shape_check(c, op->info.name, out_meta[i].ndim, out_meta[i].shape) != AL_OK) goto done;
   if (!(op->flags & AL_OP_VIEW))
@@ -223,13 +264,19 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
     if (!(op->flags & AL_OP_VIEW) && !(op->info.outputs[i].flags & AL_OUT_SAVED))
       al_jitter_apply(c, res[i]);
   c->record = record;
-  if (c->error == AL_OK && k.recorded) al_record(c, &k, in);
+  if (c->error == AL_OK && rounds) {
+    for (int i = 0; i < n_results; i++) made[i] = al_retain(res[i]);
+    round_outputs(c, &k);
+    if (k.recorded) keep_narrow(c, &k, in, n_in);
+  }
+  if (c->error == AL_OK && k.recorded) al_record(c, &k, in, rounds ? made : res);
 
 done:
   c->scope_off = off;
   c->running = outer;
   al_device_use(c, before);
   for (int i = 0; i < k.n_in; i++) al_release(dense[i]);
+  for (int i = 0; i < n_results; i++) al_release(made[i]);
   al_opts_release(k.opts);
   free(k.plan);
   int visible = 0;

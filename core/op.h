@@ -21,7 +21,8 @@ typedef struct al_meta { /* what an output will be, or what an input was */
 /* One run of an op. In forward: in, out, opts. In backward: in and out hold only what the
  * descriptor declares as read (else NULL), in_meta is always filled; dout[i] is NULL where no
  * gradient came; din[i] must be set to a new reference for every i with need[i]. All tensors handed
- * to forward and backward are contiguous unless the op has AL_OP_STRIDED. */
+ * to forward and backward are contiguous unless the op has AL_OP_STRIDED, and f32 where they were
+ * bf16, but for inputs of any type in forward (op.c). */
 typedef struct al_call {
   const struct al_op *op;
   al_opts *opts;

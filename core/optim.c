@@ -1,7 +1,8 @@
 /* optim.c: SGD with momentum and AdamW (Loshchilov & Hutter 2019: decay decoupled from the
- * gradient), with clipping of the global gradient norm. State is in the parameters' dtype. A step
- * is two passes over all parameters, one for the norm and one for the update; the norm's partial
- * sums go in fixed blocks, so the result does not depend on the number of threads. */
+ * gradient), with clipping of the global gradient norm. State is in the parameters' dtype, of bf16
+ * ones in f32, in which they are updated, too, and then rounded. A step is two passes over all
+ * parameters, one for the norm and one for the update; the norm's partial sums go in fixed blocks, so
+ * the result does not depend on the number of threads. */
 #include "core.h"
 #include "../kernels/optim.h"
 #include <math.h>
@@ -13,6 +14,7 @@ typedef struct slot {
   char *name;
   bool decay;
   al_tensor *p, *m, *v; /* v: AdamW only */
+  al_tensor *wide;      /* during a step: p, or its numbers in f32 */
 } slot;
 
 struct al_optim {
@@ -114,8 +116,9 @@ static bool overlap(const al_tensor *a, const al_tensor *b) {
 
 al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) {
   al_ctx *c = o->ctx;
-  if (!p || (p->dtype != AL_F32 && p->dtype != AL_F64) || !al_contiguous(p) || p->node)
-    return al_fail(c, AL_ETYPE, "optim: parameter '%s': a contiguous f32 or f64 leaf needed", name);
+  if (!p || p->dtype == AL_I32 || !al_contiguous(p) || p->node)
+    return al_fail(c, AL_ETYPE, "optim: parameter '%s': a contiguous f32, f64 or bf16 leaf needed",
+                   name);
   if (strlen(name) + sizeof "m." > sizeof o->label)
     return al_fail(c, AL_EVALUE, "optim: parameter '%s': a name of at most %zu characters needed",
                    name, sizeof o->label - sizeof "m.");
@@ -131,7 +134,8 @@ al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) 
                      s->name, name);
   }
   AL_TRY(make_room(o));
-  const al_meta m = al_meta_of(p);
+  al_meta m = al_meta_of(p);
+  m.dtype = al_statistic_type(m.dtype);
   slot s = {.name = strdup(name), .decay = decay};
   const bool off = c->scope_off;
   c->scope_off = true; /* the optimiser's own */
@@ -156,16 +160,16 @@ void al_optim_zero_grad(al_optim *o) {
 
 static int64_t blocks_of(int64_t n) { return (n + ALK_OPTIM_BLOCK - 1) / ALK_OPTIM_BLOCK; }
 
-/* Lists the parameters of one dtype that have a gradient. */
+/* Lists the parameters that are updated in that type and have a gradient. */
 static int list_tasks(al_optim *o, al_dtype dtype) {
   int n = 0;
   int64_t first = 0;
   for (int i = 0; i < o->n; i++) {
     const slot *t = &o->slots[i];
-    if (t->p->dtype != dtype || !t->p->grad) continue;
+    if (!t->wide || t->wide->dtype != dtype) continue;
     o->tasks[n++] = (alk_optim_task){.n = al_numel(t->p),
                                      .first = first,
-                                     .p = al_data(t->p),
+                                     .p = al_data(t->wide),
                                      .g = al_data(t->p->grad),
                                      .m = al_data(t->m),
                                      .v = al_data(t->v),
@@ -176,15 +180,28 @@ static int list_tasks(al_optim *o, al_dtype dtype) {
 }
 
 /* What a step writes must not be seen by a fork. */
-static al_status own_slots(al_optim *o) {
+static al_status take_slots(al_optim *o) {
   for (int i = 0; i < o->n; i++) {
-    const slot *t = &o->slots[i];
+    slot *t = &o->slots[i];
     if (!t->p->grad) continue;
+    const al_dtype dtype = al_statistic_type(t->p->dtype);
+    t->wide = al_retain(t->p);
+    AL_TRY(al_retype(o->ctx, &t->wide, dtype));
+    AL_TRY(al_retype(o->ctx, &t->p->grad, dtype));
     AL_TRY(al_storage_own(o->ctx, t->p->storage));
     AL_TRY(al_storage_own(o->ctx, t->m->storage));
     if (t->v) AL_TRY(al_storage_own(o->ctx, t->v->storage));
   }
   return AL_OK;
+}
+
+static void give_slots(al_optim *o) {
+  for (int i = 0; i < o->n; i++) {
+    slot *t = &o->slots[i];
+    if (t->wide && t->wide != t->p) al_copy_into(o->ctx, t->p, t->wide);
+    al_release(t->wide);
+    t->wide = NULL;
+  }
 }
 
 static const al_dtype types[] = {AL_F32, AL_F64};
@@ -229,12 +246,12 @@ static void update(al_optim *o, double lr, const al_tensor *norm) {
 al_status al_optim_step(al_optim *o, double lr, al_tensor **norm) {
   al_ctx *c = o->ctx;
   if (norm) *norm = NULL;
-  AL_TRY(own_slots(o));
   const bool off = c->scope_off;
   c->scope_off = true;
   al_device *before = al_device_use(c, o->steps->storage->device);
-  al_tensor *n = gradient_norm(o);
+  al_tensor *n = take_slots(o) == AL_OK ? gradient_norm(o) : NULL;
   if (al_error(c) == AL_OK) update(o, lr, n);
+  give_slots(o);
   al_device_use(c, before);
   c->scope_off = off;
   if (norm && al_error(c) == AL_OK) *norm = al_scope_own(c, n);

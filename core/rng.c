@@ -24,20 +24,35 @@ uint64_t al_draw_key(al_ctx *c) {
 void al_seed_state(const al_ctx *c, uint64_t s[2]) { s[0] = c->seed, s[1] = c->drawn; }
 void al_seed_restore(al_ctx *c, const uint64_t s[2]) { c->seed = s[0], c->drawn = s[1]; }
 
-/* Refuses other types; t may be written after it. */
-static al_status writable(const al_tensor *t, const char *what) {
-  if ((t->dtype == AL_F32 || t->dtype == AL_F64) && al_contiguous(t))
-    return al_storage_own(t->ctx, t->storage);
-  return al_fail(t->ctx, AL_ETYPE, "%s: a contiguous f32 or f64 tensor needed, got %s %s", what,
-                 al_dtype_name(t->dtype), AL_STR(t));
+/* What is drawn into: t, which may be written after it, or for bf16 a tensor of f32; NULL for other
+ * types. */
+static al_tensor *drawn(al_tensor *t, const char *what) {
+  if (t->dtype == AL_I32 || !al_contiguous(t)) {
+    al_fail(t->ctx, AL_ETYPE, "%s: a contiguous f32, f64 or bf16 tensor needed, got %s %s", what,
+            al_dtype_name(t->dtype), AL_STR(t));
+    return NULL;
+  }
+  if (al_storage_own(t->ctx, t->storage) != AL_OK) return NULL;
+  al_tensor *d = al_retain(t);
+  if (al_retype(t->ctx, &d, al_statistic_type(t->dtype)) == AL_OK) return d;
+  al_release(d);
+  return NULL;
+}
+
+static al_status put(al_tensor *t, al_tensor *d) {
+  if (d && d != t) al_copy_into(t->ctx, t, d);
+  al_release(d);
+  return al_error(t->ctx);
 }
 
 al_status al_fill_uniform(al_tensor *t, uint64_t stream, double lo, double hi) {
-  AL_TRY(writable(t, "fill_uniform"));
-  return ALK_RUN(al_where(t), fill_uniform, al_numel(t), stream, lo, hi, al_data(t));
+  al_tensor *d = drawn(t, "fill_uniform");
+  if (d) ALK_RUN(al_where(d), fill_uniform, al_numel(d), stream, lo, hi, al_data(d));
+  return put(t, d);
 }
 
 al_status al_fill_normal(al_tensor *t, uint64_t stream, double mean, double deviation) {
-  AL_TRY(writable(t, "fill_normal"));
-  return ALK_RUN(al_where(t), fill_normal, al_numel(t), stream, mean, deviation, al_data(t));
+  al_tensor *d = drawn(t, "fill_normal");
+  if (d) ALK_RUN(al_where(d), fill_normal, al_numel(d), stream, mean, deviation, al_data(d));
+  return put(t, d);
 }

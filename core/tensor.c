@@ -339,6 +339,16 @@ al_meta al_meta_of(const al_tensor *t) {
   return m;
 }
 
+al_status al_retype(al_ctx *c, al_tensor **t, al_dtype dtype) {
+  if (!*t || (*t)->dtype == dtype) return c->error;
+  al_tensor *copy = fresh(c, (*t)->storage->device, dtype, (*t)->ndim, (*t)->shape);
+  if (!copy) return c->error;
+  al_copy_into(c, copy, *t);
+  al_release(*t);
+  *t = copy;
+  return c->error;
+}
+
 void al_jitter(al_ctx *c, double by, uint64_t stream) {
   c->jitter = by;
   c->jitter_at = stream;

@@ -146,7 +146,7 @@ static const al_arg new_args[] = {
      "channels of a query and key head; absent, where no parameter needs it: as the first q", NULL},
     {"value_dim", AL_T_INT, "", NULL, 1, 65536, "channels of a value head; absent: head_dim", NULL},
     {"width", AL_T_INT, "0", NULL, 0, 1e9, "channels of x, where a part reads it", NULL},
-    {"dtype", AL_T_WORD, "f32", "f64 f32", 0, 0, "of the parameters", NULL},
+    {"dtype", AL_T_WORD, "f32", "f64 f32 bf16", 0, 0, "of the parameters", NULL},
     {"seed", AL_T_INT, "", NULL, 0, 0, "of the parameters; absent: the next of core.seed's", NULL},
     {"tag", AL_T_TEXT, "attention", NULL, 0, 0,
      "prefix of the names of the parameters' random streams", NULL},

@@ -154,7 +154,9 @@ static void make_scalars(al_ctx *c, args *a) {
   for (int i = 0; i < a->n_rows; i++) {
     if (!a->scalar[i]) continue;
     const al_row *r = &a->op->inputs[i];
-    const al_dtype dtype = r->flags & AL_IN_I32 ? AL_I32 : shared;
+    const al_dtype dtype = r->flags & AL_IN_I32 ? AL_I32
+                           : r->flags & AL_STAT ? al_statistic_type(shared)
+                                                : shared;
     if (dtype == AL_I32 && !lal_is_i32(a->value[i])) {
       al_fail(c, AL_ETYPE, "%s: %s: the number %g is no i32", a->op->name, r->name, a->value[i]);
       return;

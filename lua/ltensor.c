@@ -491,7 +491,8 @@ static int tensor_requires_grad(lua_State *L) {
   const bool on = lua_toboolean(L, 2);
   al_requires_grad(t, on);
   if (al_needs_grad(t) != on)
-    return on ? luaL_error(L, "requires_grad: f32 or f64 needed, got %s", al_dtype_name(al_type(t)))
+    return on ? luaL_error(L, "requires_grad: f32, f64 or bf16 needed, got %s",
+                           al_dtype_name(al_type(t)))
               : luaL_error(L, "requires_grad: this tensor was computed from others; t:detach() has "
                               "no history");
   lua_settop(L, 1);

@@ -205,14 +205,89 @@ static void check_shapes(const sample_case *k) {
   al_opts_release(o);
 }
 
+/* RMS of a - b over that of b; both are released. */
+static double distance(al_tensor *a, al_tensor *b) {
+  const int64_t n = al_numel(b);
+  double *x = malloc(2 * sizeof *x * (size_t)(n + 1)), *y = x + n + 1, d = 0, size = 0;
+  al_read(a, x, n);
+  al_read(b, y, n);
+  for (int64_t i = 0; i < n; i++) d += (x[i] - y[i]) * (x[i] - y[i]), size += y[i] * y[i];
+  free(x);
+  al_release(a);
+  al_release(b);
+  return size > 0 ? sqrt(d / size) : sqrt(d);
+}
+
+/* Outputs and gradients of inputs of bf16 against those of the same numbers in f32: what is returned
+ * is rounded (by 2^-9 at most, and once more by a kernel of bf16), statistics and gradients are f32. */
+static void check_bf16(const sample_case *k) {
+  al_tensor *in[2][MAX_WORDS] = {0}, *out[2][MAX_OUT] = {0};
+  const int n_out = visible_outputs();
+  const int64_t live = al_memory(c).live;
+  bool narrow = false;
+  for (int i = 0; i < k->n; i++) {
+    in[0][i] = make(k, i, AL_BF16, AS_WRITTEN);
+    if (!in[0][i]) continue;
+    narrow |= al_type(in[0][i]) == AL_BF16 && !(row_of(i)->flags & AL_IN_ANY);
+    al_grad_mode(c, false);
+    in[1][i] = al_type(in[0][i]) == AL_BF16 ? al_run(c, "cast", AL_IN(in[0][i]), "dtype=f32")
+                                            : al_run(c, "contiguous", AL_IN(in[0][i]), "");
+    al_grad_mode(c, true);
+    al_requires_grad(in[1][i], al_needs_grad(in[0][i]));
+  }
+  for (int which = 0; which < n_out; which++) {
+    for (int r = 0; r < 2; r++) {
+      al_seed(c, 5);
+      al_opts *o = options(k);
+      al_op_run(c, &op->info, in[r], k->n, o, out[r], n_out);
+      al_opts_release(o);
+      expect_ok();
+      al_tensor *y = out[r][which];
+      if (al_type(y) == AL_I32 || !al_needs_grad(y)) continue;
+      al_tensor *seed = al_tensor_new(c, al_statistic_type(al_type(y)), al_ndim(y), al_shape(y));
+      al_fill_uniform(seed, 3, 0.5, 1.5);
+      al_backward(c, y, seed);
+      al_release(seed);
+      expect_ok();
+    }
+    int row = -1;
+    for (int v = -1; v < which; v += !(op->info.outputs[row].flags & AL_OUT_SAVED)) row++;
+    if (narrow && al_type(out[1][which]) == AL_F32)
+      expect(al_type(out[0][which]) == (op->info.outputs[row].flags & AL_STAT ? AL_F32 : AL_BF16),
+             "output %d is %s", which, al_dtype_name(al_type(out[0][which])));
+    for (int v = 0; v < n_out; v++) {
+      if (v == which) {
+        const double d = distance(out[0][v], out[1][v]);
+        expect(d <= 0x1p-8, "output %d: %.3g off", v, d);
+      } else {
+        al_release(out[0][v]);
+        al_release(out[1][v]);
+      }
+    }
+    for (int i = 0; i < k->n; i++) {
+      if (!in[0][i] || !al_grad(in[0][i])) continue;
+      expect(al_type(al_grad(in[0][i])) == al_type(al_grad(in[1][i])), "gradient %d is %s", i,
+             al_dtype_name(al_type(al_grad(in[0][i]))));
+      const double d = distance(al_retain(al_grad(in[0][i])), al_retain(al_grad(in[1][i])));
+      expect(d <= 1e-6, "gradient %d: %.3g off", i, d);
+      al_set_grad(in[0][i], NULL);
+      al_set_grad(in[1][i], NULL);
+    }
+  }
+  for (int i = 0; i < k->n; i++) {
+    al_release(in[0][i]);
+    al_release(in[1][i]);
+  }
+  expect(al_memory(c).live == live, "%lld bytes leaked", (long long)(al_memory(c).live - live));
+}
+
 /* Every allocation of a run fails once: an error is set, nothing is kept, the next run works. */
-static void check_allocations(const sample_case *k) {
-  if (k->total > LARGE) return;
+static void fail_allocations(const sample_case *k, al_dtype dtype) {
   const int64_t live = al_memory(c).live;
   int n = 1;
   for (; n < 1000; n++) {
     al_memory_fail_at(c, n);
-    result r = run(k, AL_F32, AS_WRITTEN, 0, WEIGHTS);
+    result r = run(k, dtype, AS_WRITTEN, 0, WEIGHTS);
     al_memory_fail_at(c, 0);
     const al_status st = al_error(c);
     result_free(&r);
@@ -224,11 +299,17 @@ static void check_allocations(const sample_case *k) {
   }
   expect(n > 3 && n < 1000, "%d allocations failed", n - 1);
 }
+static void check_allocations(const sample_case *k) {
+  if (k->total > LARGE) return;
+  fail_allocations(k, AL_F32);
+  fail_allocations(k, AL_BF16);
+}
 
 FOR_EACH_SAMPLE(shapes)
 FOR_EACH_SAMPLE(gradient)
 FOR_EACH_SAMPLE(values)
 FOR_EACH_SAMPLE(allocations)
+FOR_EACH_SAMPLE(bf16)
 
 static int n_exempt_found;
 
@@ -269,7 +350,8 @@ Suite *suite_check_ops(void) {
   } tests[] = {{"shapes", &shapes},
                {"gradient", &gradient},
                {"values", &values},
-               {"allocations", &allocations}};
+               {"allocations", &allocations},
+               {"bf16", &bf16}};
   Suite *s = suite_create("ops");
   for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
     TCase *t = tcase_create(tests[i].name);

@@ -86,7 +86,9 @@ static double value(const sample_case *k, int input, int64_t i) {
 al_tensor *make(const sample_case *k, int i, al_dtype dtype, layout l) {
   const word *w = &k->w[i];
   if (w->kind == '-') return NULL;
-  const al_dtype dt = w->kind == 'i' ? AL_I32 : dtype;
+  const al_dtype dt = w->kind == 'i'               ? AL_I32
+                      : row_of(i)->flags & AL_STAT ? al_statistic_type(dtype)
+                                                   : dtype;
   const bool swap = w->ndim >= 2 && (l == SWAPPED || (l == AS_WRITTEN && w->swapped));
   const int64_t gap = l == SPREAD ? 2 : 1;
   int64_t stored[AL_MAX_DIMS], stride[AL_MAX_DIMS], run = gap;
@@ -164,7 +166,7 @@ result run(const sample_case *k, al_dtype dtype, layout l, int which, seeding ho
   if (o) al_op_run(c, &op->info, in, k->n, o, out, n_out);
   if (al_error(c) == AL_OK) {
     for (int i = 0; i < n_out; i++) append(&r.y, &r.n_y, out[i]);
-    if (al_type(out[which]) <= AL_F32 && al_needs_grad(out[which])) { /* ORDER dtype */
+    if (al_type(out[which]) != AL_I32 && al_needs_grad(out[which])) {
       al_tensor *seed = seed_like(out[which], how);
       if (seed) al_backward(c, out[which], seed);
       al_release(seed);

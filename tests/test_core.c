@@ -426,7 +426,7 @@ START_TEST(gradients_add_without_aliasing) {
 }
 END_TEST
 
-/* Two uses of a bf16 tensor: its gradient is summed in bf16. */
+/* Two uses of a bf16 tensor between others. */
 START_TEST(bf16_gradients_add) {
   al_tensor *x = vec(5, 1);
   al_requires_grad(x, true);

@@ -140,12 +140,13 @@ static const al_op attend = {
                      {"value_scale", AL_IN_OPTIONAL, "(B,S,Hkv) b: y sums w b v"},
                      EXPRESSION_ROW,
                      {0}},
-             .outputs = (const al_row[]){{"y", 0, "(B,T,H,E)"},
-                                         {"W", 0, "(B,H,T)"},
-                                         {"m", 0, "(B,H,T), a constant; 0 for polynomials"},
-                                         {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
-                                         {"inner", AL_OUT_SAVED, "(B,H,T), inner sums of W"},
-                                         {0}},
+             .outputs =
+                 (const al_row[]){{"y", 0, "(B,T,H,E)"},
+                                  {"W", AL_STAT, "(B,H,T)"},
+                                  {"m", AL_STAT, "(B,H,T), a constant; 0 for polynomials"},
+                                  {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
+                                  {"inner", AL_OUT_SAVED | AL_STAT, "(B,H,T), inner sums of W"},
+                                  {0}},
              .args =
                  (const al_arg[]){
                      {"f", AL_T_WORD, "exp", "exp cosh polynomial", 0, 0,

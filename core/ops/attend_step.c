@@ -183,14 +183,15 @@ static const al_op attend_step = {
                      {"lengths", AL_IN_OPTIONAL | AL_IN_I32,
                       "(B), 0 or 1: a row with 0 adds nothing and does not decay"},
                      {"value_scale", AL_IN_OPTIONAL, "(B,1,Hkv) b: y sums w b v"},
-                     {"state", 0, "(B,Hs,R,E)"},
-                     {"norm_state", AL_IN_OPTIONAL, "(B,Hs,R); not with stat=none"},
+                     {"state", AL_STAT, "(B,Hs,R,E)"},
+                     {"norm_state", AL_IN_OPTIONAL | AL_STAT, "(B,Hs,R); not with stat=none"},
                      {0}},
-             .outputs = (const al_row[]){{"y", 0, "(B,1,H,E)"},
-                                         {"W", 0, "(B,H,1)"},
-                                         {"state", 0, "(B,Hs,R,E), after the token"},
-                                         {"norm_state", 0, "(B,Hs,R), after the token, or (0)"},
-                                         {0}},
+             .outputs =
+                 (const al_row[]){{"y", 0, "(B,1,H,E)"},
+                                  {"W", AL_STAT, "(B,H,1)"},
+                                  {"state", AL_STAT, "(B,Hs,R,E), after the token"},
+                                  {"norm_state", AL_STAT, "(B,Hs,R), after the token, or (0)"},
+                                  {0}},
              .args =
                  (const al_arg[]){
                      {"coefficients", AL_T_LIST | AL_T_NUM, "{0,1}", NULL, 0, 0,

@@ -13,7 +13,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   if (k->out_meta[0].dtype == AL_I32)
     return al_fail(c, AL_ETYPE,
                    "cast: no gradient flows through i32 (detach the tensor that is cast)");
-  if ((k->din[0] = al_new_meta(c, &k->in_meta[0]))) al_copy_into(c, k->din[0], k->dout[0]);
+  if (al_type(k->dout[0]) == k->in_meta[0].dtype) k->din[0] = al_retain(k->dout[0]);
+  else if ((k->din[0] = al_new_meta(c, &k->in_meta[0]))) al_copy_into(c, k->din[0], k->dout[0]);
   return al_error(c);
 }
 

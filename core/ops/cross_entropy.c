@@ -71,10 +71,11 @@ static const al_op cross_entropy = {
                                         {"target", AL_IN_I32 | AL_IN_NODIFF,
                                          "(N..) i32 in 0..V-1, or `ignore`"},
                                         {0}},
-             .outputs = (const al_row[]){{"loss", 0, "scalar, or (N..) with reduction none"},
-                                         {"lse", AL_OUT_SAVED, "(N..) log sum exp of each row"},
-                                         {"scale", AL_OUT_SAVED, "of the sum over the rows"},
-                                         {0}},
+             .outputs =
+                 (const al_row[]){{"loss", AL_STAT, "scalar, or (N..) with reduction none"},
+                                  {"lse", AL_OUT_SAVED | AL_STAT, "(N..) log sum exp of each row"},
+                                  {"scale", AL_OUT_SAVED, "of the sum over the rows"},
+                                  {0}},
              .args =
                  (const al_arg[]){
                      {.name = "ignore",

@@ -79,17 +79,17 @@ static al_status backward(al_ctx *c, al_call *k) {
   { "gain", AL_IN_OPTIONAL, "(n), factor of each channel" }
 #define LOGSCALE_ROW                                                                               \
   {                                                                                                \
-    "logscale", AL_IN_OPTIONAL | AL_IN_NODIFF,                                                     \
+    "logscale", AL_IN_OPTIONAL | AL_IN_NODIFF | AL_STAT,                                           \
         "(..), x without its last axis: x stands for x e^logscale"                                 \
   }
 #define OUTPUTS                                                                                    \
-  {"y", 0, "(..,n)"}, { "scale", AL_OUT_SAVED, "(..) factor of each row" }
+  {"y", 0, "(..,n)"}, { "scale", AL_OUT_SAVED | AL_STAT, "(..) factor of each row" }
 static const al_row plain_inputs[] = {X_ROW, GAIN_ROW, LOGSCALE_ROW, {0}};
 static const al_row mean_inputs[] = {
     X_ROW, GAIN_ROW, {"bias", AL_IN_OPTIONAL, "(n), added to each channel"}, LOGSCALE_ROW, {0}};
 static const al_row plain_outputs[] = {OUTPUTS, {0}};
 static const al_row mean_outputs[] = {
-    OUTPUTS, {"mean", AL_OUT_SAVED, "(..) mean of each row"}, {0}};
+    OUTPUTS, {"mean", AL_OUT_SAVED | AL_STAT, "(..) mean of each row"}, {0}};
 
 static const al_sample plain_samples[] = {
     {.inputs = "(3,7)"},

@@ -93,7 +93,7 @@ static const al_op weights = {
          .inputs =
              (const al_row[]){
                  {"s", 0, "(B,H,T,S)"},
-                 {"reference", AL_IN_OPTIONAL | AL_IN_NODIFF,
+                 {"reference", AL_IN_OPTIONAL | AL_IN_NODIFF | AL_STAT,
                   "(B,H,T) m: exp and cosh are multiplied by exp(-m) without overflow; a constant"},
                  {"decay", AL_IN_OPTIONAL,
                   "(B,S,Hd) a, Hd divides H: A_ij = exp(a_{j+1} + .. + a_p), p the last key row i "

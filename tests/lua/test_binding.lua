@@ -79,7 +79,7 @@ T.test("constructors", function()
   T.raises(function() core.full {shape = {2}, value = 1.5, dtype = "i32"} end,
            "option 'value': an i32 expected")
   T.raises(function() core.randn {shape = {2}, stream = "x"} end, "needs the option 'seed'")
-  T.raises(function() core.randn {shape = {2}, dtype = "i32"} end, "f32 or f64")
+  T.raises(function() core.randn {shape = {2}, dtype = "i32"} end, "f32, f64 or bf16")
   T.raises(function() core.zeros(3) end, "a table expected, as zeros{shape=.*, got number")
 end)
 
@@ -224,7 +224,7 @@ T.test("gradients", function()
   T.eq(w:grad(), nil)
   T.raises(function() (w * w):backward() end, "backward")
   T.raises(function() tensor({data = {1}, dtype = "i32"}):requires_grad(true) end,
-           "f32 or f64 needed, got i32")
+           "f32, f64 or bf16 needed, got i32")
   T.raises(function() (w * w):requires_grad(false) end, "computed from others")
   local z = core.no_grad(function(x) return x * x end, w)
   T.eq(z:requires_grad(), false)

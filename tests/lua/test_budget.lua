@@ -31,6 +31,8 @@ for _, case in ipairs {
   { "f64", dtype = "f64" },
   { "f64, Taylor series", dtype = "f64", attention = "p1/softmax_taylor_80terms", context = 64 },
   { "another series, chunked", ["attention.similarity"] = "taylor", ["attention.order"] = 2, context = 256 },
+  { "bf16", dtype = "bf16" },
+  { "bf16, convolutions", dtype = "bf16", attention = "p3/2mamba" },
   { "gates", attention = "p1/gated_softmax" },
   { "convolutions", attention = "p3/2mamba" },
   { "a memory", attention = "delta/deltanet" },

@@ -159,7 +159,7 @@ local function load_safetensors(path, opts)
   return m
 end
 
--- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64"), tokenizer (path of a
+-- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64", "bf16"), tokenizer (path of a
 -- llama2.c tokenizer table).
 function M.load(path, opts)
   opts = names.options("model.load", opts)

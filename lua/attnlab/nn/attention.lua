@@ -255,7 +255,7 @@ end
 function Attention:state_bytes(t)
   local conv = self.layer.conv > 0 and self.layer.conv - 1 or 0
   local width = (self.heads + 2 * self.kv_heads) * self.head_dim
-  return self.family:state_bytes(t) + conv * width * (self.dtype == "f64" and 8 or 4)
+  return self.family:state_bytes(t) + conv * width * ({ f64 = 8, f32 = 4, bf16 = 2 })[self.dtype]
 end
 
 return Attention

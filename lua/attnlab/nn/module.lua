@@ -6,7 +6,7 @@
 --   seed   integer; initial weights are a function of (seed, full tensor name) alone. Without one
 --          the sequence of lab.manual_seed gives it
 --   name   full name of this module in its model ("model.layers.0.mlp"), the start of tensor names
---   dtype  "f32" (default) or "f64"
+--   dtype  "f32" (default), "f64" or "bf16"
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 local parameters = require "attnlab.parameters"
