@@ -1,9 +1,9 @@
 /* visible.h: attention in parts. Every kernel works on the visible entries of a (B,H,T,S) matrix
  * and on nothing else.
  *
- * Key j is visible to query row i when j < lengths[b] and, if causal, j <= i + offset: the keys of
- * a row are always a prefix [0, alk_visible_keys), and the rows of a key a suffix [alk_visible_row,
- * T). Hidden entries are selected away, never multiplied by a mask: no number depends on what they
+ * Key j is visible to query row i when j < lengths[b] and, if causal, j <= i + offset, of these the
+ * last `window`: the keys of a row are always a range whose two ends never fall from row to row, and
+ * so are the rows of a key. Hidden entries are selected away, never multiplied by a mask: no number depends on what they
  * hold, NaN included, nor does a rounding; the order of every sum follows from shapes, offset and
  * lengths.
  *
@@ -21,21 +21,33 @@ typedef struct alk_visible {
   int64_t offset;          /* row i stands at key position i + offset; read when causal, and by
                               programs */
   bool causal;
+  int64_t window; /* read when causal; 0: all */
 } alk_visible;
 
-/* Number of keys that row i of batch row b sees, 0..S. */
-static inline int64_t alk_visible_keys(const alk_visible *g, int64_t b, int64_t i) {
-  int64_t n = g->lengths ? ((const int32_t *)g->lengths)[b] : g->S;
-  if (n > g->S) n = g->S;
-  if (g->causal && i + g->offset + 1 < n) n = i + g->offset + 1;
-  return n > 0 ? n : 0;
+typedef struct alk_range {
+  int64_t from, to;
+} alk_range;
+
+/* Keys that row i of batch row b sees, in 0..S. */
+static inline alk_range alk_visible_keys(const alk_visible *g, int64_t b, int64_t i) {
+  int64_t to = g->lengths ? ((const int32_t *)g->lengths)[b] : g->S, from = 0;
+  const int64_t end = i + g->offset + 1;
+  if (to > g->S) to = g->S;
+  if (g->causal && end < to) to = end;
+  if (to < 0) to = 0;
+  if (g->causal && g->window && end > g->window) from = end - g->window;
+  return (alk_range){from < to ? from : to, to};
 }
 
-/* First row that sees key j of batch row b; T when none does. */
-static inline int64_t alk_visible_row(const alk_visible *g, int64_t b, int64_t j) {
-  int64_t i = g->causal ? j - g->offset : 0;
-  if ((g->lengths && j >= ((const int32_t *)g->lengths)[b]) || i > g->T) return g->T;
-  return i > 0 ? i : 0;
+/* Rows that see key j of batch row b; none at the end or, of keys that have left every window, at the
+ * start. */
+static inline alk_range alk_visible_rows(const alk_visible *g, int64_t b, int64_t j) {
+  int64_t from = g->causal ? j - g->offset : 0, to = g->T;
+  if (g->lengths && j >= ((const int32_t *)g->lengths)[b]) return (alk_range){g->T, g->T};
+  if (g->causal && g->window && from + g->window < to) to = from + g->window;
+  if (to < 0) to = 0;
+  if (from < 0) from = 0;
+  return (alk_range){from < to ? from : to, to};
 }
 
 /* s_ij = scale q_i.k_j; hidden entries 0. */

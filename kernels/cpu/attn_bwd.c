@@ -189,18 +189,23 @@ static void evaluate(evaluation *v, int64_t i, int64_t j0, int rows, real *s) {
   memcpy(s, program_output(v->t.p->value, v->z, v->registers), (size_t)n * sizeof(real));
 }
 
-/* slope() through the program for the e-th of the rows that were evaluated; dscalars may be
- * NULL. */
-static void slope_program(const pair *k, const slope_row *r, int e, real *s, real *gv,
+/* slope() through the program for entries `at` on of what was evaluated; dscalars may be NULL. */
+static void slope_program(const pair *k, const slope_row *r, int64_t at, real *s, real *gv,
                           double *dscalars) {
   const evaluation *v = k->program;
   const alk_program *p = v->t.p;
   k->slope(k->p, r, s, gv);
   for (int m = 0; dscalars && m < p->n_scalars; m++)
-    dscalars[m] +=
-        program_sum(r->t.n, gv, program_output(p->scalar[m], v->z, v->registers) + e * KEYS);
-  slope_entries(&v->t.limits, r->t.n, v->x + e * KEYS,
-                program_output(p->slope, v->z, v->registers) + e * KEYS, (real)k->a->scale, gv);
+    dscalars[m] += program_sum(r->t.n, gv, program_output(p->scalar[m], v->z, v->registers) + at);
+  slope_entries(&v->t.limits, r->t.n, v->x + at, program_output(p->slope, v->z, v->registers) + at,
+                (real)k->a->scale, gv);
+}
+
+/* n entries of two rows, from `late` on, to the rows' start, or back. */
+static void shift(int64_t late, int64_t n, real *s, real *p, bool back) {
+  if (late == 0) return;
+  memmove(back ? s + late : s, back ? s : s + late, (size_t)n * sizeof *s);
+  memmove(back ? p + late : p, back ? p : p + late, (size_t)n * sizeof *p);
 }
 
 /* `rows` query rows from i, the r-th of their block, against the keys [j0, j1): w and ds of the
@@ -210,9 +215,11 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
   const layout *l = k->l;
   const int64_t T = a->g.T, h = k->hk * k->group + n, row = (k->b * a->g.H + h) * T, S = a->g.S;
   int64_t lo[ROWS], hi[ROWS];
-  for (int e = 0; e < rows; e++)
-    lo[e] = j0, hi[e] = least(alk_visible_keys(&a->g, k->b, i + e), j1);
-  if (hi[rows - 1] <= j0) return;
+  for (int e = 0; e < rows; e++) {
+    const alk_range seen = alk_visible_keys(&a->g, k->b, i + e);
+    lo[e] = most(seen.from, j0), hi[e] = least(seen.to, j1);
+  }
+  if (hi[rows - 1] <= j0 || lo[0] >= j1) return;
   real *s = k->x + l->s + r * KEYS, *p = k->x + l->p + r * KEYS;
   const factor q = {k->x + l->q + (n * T + i) * l->Dw, l->Dw, 1},
                g = {k->x + l->g + (n * T + i) * l->Ew, l->Ew, 1};
@@ -229,26 +236,29 @@ static void meet(const pair *k, int64_t n, int64_t i, int64_t r, int rows, int64
   if (k->t->dscalars) dscalars = (double *)k->t->dscalars + head * a->weight.program->n_scalars;
   const int together = k->program ? at_once(a->weight.program) : rows;
   for (int e = 0; e < rows; e++) {
-    const int64_t last = alk_visible_keys(&a->g, k->b, i + e) - 1;
+    const int64_t last = alk_visible_keys(&a->g, k->b, i + e).to - 1, late = lo[e] - j0,
+                  count = hi[e] - lo[e];
     if (k->program && e % together == 0)
       evaluate(k->program, i + e + a->g.offset, j0, (int)least(together, rows - e), s + e * KEYS);
-    if (hi[e] <= j0) continue;
-    real keep[KEYS];
-    if (a->dropout > 0) dropout_row(a, (uint64_t)((row + i + e) * S + j0), hi[e] - j0, keep);
-    for (int64_t j = hi[e] - j0; a->dropout > 0 && j < KEYS; j++) keep[j] = 0;
+    if (count <= 0) continue;
+    real keep[KEYS], *se = s + e * KEYS, *pe = p + e * KEYS;
+    if (a->dropout > 0) dropout_row(a, (uint64_t)((row + i + e) * S + lo[e]), count, keep);
+    for (int64_t j = count; a->dropout > 0 && j < KEYS; j++) keep[j] = 0;
     const slope_row t = {
-        .t = {.n = hi[e] - j0, .sums = sums ? sums + j0 : NULL, .top = sums ? sums[last] : 0},
+        .t = {.n = count, .sums = sums ? sums + lo[e] : NULL, .top = sums ? sums[last] : 0},
         .m = ((const real *)k->t->m)[row + i + e],
         .delta = (k->x + l->delta)[n * T + i + e],
         .scale = k->program ? 1 : (real)a->scale,
         .stat = a->stat,
         .keep_all = !(a->dropout > 0),
         .keep = keep,
-        .dsums = dsums ? dsums + j0 : NULL,
+        .dsums = dsums ? dsums + lo[e] : NULL,
         .dsum_last = dsums ? dsums + last : NULL,
         .dc = dc ? dc + head * a->weight.n_coefficients : NULL};
-    if (k->program) slope_program(k, &t, e % together, s + e * KEYS, p + e * KEYS, dscalars);
-    else k->slope(k->p, &t, s + e * KEYS, p + e * KEYS);
+    shift(late, count, se, pe, false); /* whole vectors from a row's start */
+    if (k->program) slope_program(k, &t, e % together * KEYS + late, se, pe, dscalars);
+    else k->slope(k->p, &t, se, pe);
+    shift(late, count, se, pe, true);
   }
   const factor ds = {p - j0, KEYS, 1}; /* terms are numbered by key */
   for (int64_t d = 0; d < l->Dw; d += WIDTH)
@@ -262,8 +272,10 @@ static void to_keys(const pair *k, int64_t i0, int64_t i1, int64_t j0, int64_t j
   for (int64_t j = j0, keys; j < j1; j += keys) {
     int64_t lo[ROWS], hi[ROWS];
     keys = rows_at(j, j1);
-    for (int e = 0; e < keys; e++)
-      lo[e] = most(alk_visible_row(&k->a->g, k->b, j + e), i0), hi[e] = i1;
+    for (int e = 0; e < keys; e++) {
+      const alk_range rows = alk_visible_rows(&k->a->g, k->b, j + e);
+      lo[e] = most(rows.from, i0), hi[e] = most(least(rows.to, i1), lo[e]);
+    }
     if (lo[0] >= i1) break;
     const factor f = {a + (j - j0) - i0 * KEYS, 1, KEYS}; /* terms are numbered by row */
     for (int64_t d = 0; d < width; d += WIDTH)
@@ -289,8 +301,9 @@ static void run_keys(pair *k, int64_t j0, int64_t j1) {
   for (int64_t n = 0; n < k->group; n++) {
     if (k->program)
       ALK_NAME(program_head)(&a->weight, k->hk * k->group + n, a->g.H, &k->program->t);
-    for (int64_t i0 = alk_visible_row(&a->g, k->b, j0); i0 < T; i0 += ROW_BLOCK) {
-      const int64_t i1 = least(i0 + ROW_BLOCK, T);
+    const int64_t end = alk_visible_rows(&a->g, k->b, j1 - 1).to;
+    for (int64_t i0 = alk_visible_rows(&a->g, k->b, j0).from; i0 < end; i0 += ROW_BLOCK) {
+      const int64_t i1 = least(i0 + ROW_BLOCK, end);
       for (int64_t i = i0, rows; i < i1; i += rows) {
         rows = rows_at(i, i1);
         meet(k, n, i, i - i0, (int)rows, j0, j1);

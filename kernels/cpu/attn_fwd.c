@@ -174,7 +174,7 @@ static void logits(const head *k, const real *q, int rows, int64_t j0, int64_t j
  * summed becomes relative to the same reference. */
 static void weigh_keys(head *k, int64_t i, int64_t r, int64_t j0, int64_t n, real *s) {
   const alk_attn_spec *a = k->a;
-  const int64_t last = alk_visible_keys(&a->g, k->b, i) - 1;
+  const int64_t last = alk_visible_keys(&a->g, k->b, i).to - 1;
   const tile_row t = {.n = n,
                       .sums = k->sums ? k->sums + j0 : NULL,
                       .top = k->sums && last >= 0 ? k->sums[last] : 0};
@@ -197,6 +197,16 @@ static void weigh_keys(head *k, int64_t i, int64_t r, int64_t j0, int64_t n, rea
   }
 }
 
+/* The same for the keys [lo, hi) of what begins at j0: vectors begin where a row does. */
+static void weigh_range(head *k, int64_t i, int64_t r, int64_t j0, int64_t lo, int64_t hi,
+                        real *s) {
+  const int64_t late = lo - j0, n = hi - lo;
+  if (n <= 0) return;
+  if (late) memmove(s, s + late, (size_t)n * sizeof *s);
+  weigh_keys(k, i, r, lo, n, s);
+  if (late) memmove(s + late, s, (size_t)n * sizeof *s);
+}
+
 /* acc += the values of keys [lo, hi) of each row by its weights. */
 static void add_values(const head *k, int rows, const int64_t *lo, const int64_t *hi, int64_t j0,
                        int64_t j1, real *acc) {
@@ -209,21 +219,24 @@ static void add_values(const head *k, int rows, const int64_t *lo, const int64_t
 /* `rows` query rows from i (the r-th of the block) against the keys [j0, j1). */
 static void meet(head *k, int64_t i, int64_t r, int rows, int64_t j0, int64_t j1) {
   int64_t lo[ROWS], hi[ROWS];
-  for (int n = 0; n < rows; n++)
-    lo[n] = j0, hi[n] = least(alk_visible_keys(&k->a->g, k->b, i + n), j1);
-  if (hi[rows - 1] <= j0) return;
+  for (int n = 0; n < rows; n++) {
+    const alk_range seen = alk_visible_keys(&k->a->g, k->b, i + n);
+    lo[n] = most(seen.from, j0), hi[n] = least(seen.to, j1);
+  }
+  if (hi[rows - 1] <= j0 || lo[0] >= j1) return;
   logits(k, k->q + r * k->Dw, rows, j0, hi[rows - 1]);
-  for (int n = 0; n < rows; n++) weigh_keys(k, i + n, r + n, j0, hi[n] - j0, k->s + n * SPAN);
+  for (int n = 0; n < rows; n++) weigh_range(k, i + n, r + n, j0, lo[n], hi[n], k->s + n * SPAN);
   add_values(k, rows, lo, hi, j0, j1, k->acc + r * k->Ew);
 }
 
 /* Row 0 of `rows` heads that share keys, values and scratch, against the visible keys [j0, j1). */
 static void meet_heads(head *k, int rows, int64_t j0, int64_t j1) {
   int64_t lo[ROWS], hi[ROWS];
-  for (int n = 0; n < rows; n++) lo[n] = j0, hi[n] = j1;
-  if (j1 <= j0) return;
+  const int64_t first = most(alk_visible_keys(&k->a->g, k->b, 0).from, j0);
+  for (int n = 0; n < rows; n++) lo[n] = first, hi[n] = j1;
+  if (j1 <= first) return;
   logits(k, k->q, rows, j0, j1);
-  for (int n = 0; n < rows; n++) weigh_keys(&k[n], 0, 0, j0, j1 - j0, k->s + n * SPAN);
+  for (int n = 0; n < rows; n++) weigh_range(&k[n], 0, 0, j0, first, j1, k->s + n * SPAN);
   add_values(k, rows, lo, hi, j0, j1, k->acc);
 }
 
@@ -259,9 +272,10 @@ static void finish_row(const alk_attn_spec *a, const real *acc, real W, real m, 
 }
 
 static void run_block(head *k, const real *q, int64_t i0, int64_t i1, const results *to) {
-  const int64_t seen = alk_visible_keys(&k->a->g, k->b, i1 - 1);
+  const int64_t from = alk_visible_keys(&k->a->g, k->b, i0).from / SPAN * SPAN,
+                seen = alk_visible_keys(&k->a->g, k->b, i1 - 1).to;
   begin_rows(k, q, i0, i1);
-  for (int64_t j = 0; j < seen; j += SPAN) meet_rows(k, i0, i1, j, least(j + SPAN, seen));
+  for (int64_t j = from; j < seen; j += SPAN) meet_rows(k, i0, i1, j, least(j + SPAN, seen));
   for (int64_t i = i0; i < i1; i++)
     finish_row(k->a, k->acc + (i - i0) * k->Ew, k->W[i - i0], k->m[i - i0], i, to);
 }
@@ -473,7 +487,7 @@ static void few_rows(const alk_place *place, const inputs *in, real *scratch) {
     for (int64_t n = from; n < to; n++) { /* all heads of a part: as they lie in memory */
       const int64_t hk = n % g->Hkv, part = n / g->Hkv % parts, b = n / g->Hkv / parts;
       const int64_t j = part * PART,
-                    end = most(j, least(j + PART, alk_visible_keys(g, b, g->T - 1)));
+                    end = most(j, least(j + PART, alk_visible_keys(g, b, g->T - 1).to));
       meet_part(in, &l, how, b, hk, j, end, x,
                 left + ((b * g->Hkv + hk) * group * g->T * parts + part) * size, parts * size);
     }

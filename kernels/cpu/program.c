@@ -167,17 +167,19 @@ alk_status ALK_NAME(program_fwd)(const alk_place *place, const alk_visible *g,
     program_state t;
     ALK_NAME(program_head)(spec, n % g->H, g->H, &t);
     for (int64_t i = 0; i < g->T; i++) {
-      const int64_t seen = alk_visible_keys(g, n / g->H, i), at = (n * g->T + i) * g->S;
+      const alk_range seen = alk_visible_keys(g, n / g->H, i);
+      const int64_t at = (n * g->T + i) * g->S;
       ALK_NAME(program_row)(&t, i + g->offset);
-      for (int64_t j = 0; j < seen; j += LANES) {
-        const int64_t m = least(LANES, seen - j);
+      for (int64_t j = seen.from; j < seen.to; j += LANES) {
+        const int64_t m = least(LANES, seen.to - j);
         load((const real *)s + at + j, m, x);
         limit_entries(&t.limits, m, x, NULL, x);
         ALK_NAME(program_run)(&t, false, j, m, x, registers);
         memcpy((real *)y + at + j, program_output(t.p->value, x, registers),
                (size_t)m * sizeof(real));
       }
-      for (int64_t j = seen; j < g->S; j++) ((real *)y)[at + j] = 0;
+      for (int64_t j = 0; j < seen.from; j++) ((real *)y)[at + j] = 0;
+      for (int64_t j = seen.to; j < g->S; j++) ((real *)y)[at + j] = 0;
     }
   }
   return ALK_OK;
@@ -195,10 +197,11 @@ alk_status ALK_NAME(program_bwd)(const alk_place *place, const alk_visible *g,
     program_state t;
     ALK_NAME(program_head)(spec, n % g->H, g->H, &t);
     for (int64_t i = 0; i < g->T; i++) {
-      const int64_t seen = alk_visible_keys(g, n / g->H, i), at = (n * g->T + i) * g->S;
+      const alk_range seen = alk_visible_keys(g, n / g->H, i);
+      const int64_t at = (n * g->T + i) * g->S;
       ALK_NAME(program_row)(&t, i + g->offset);
-      for (int64_t j = 0; j < seen; j += LANES) {
-        const int64_t m = least(LANES, seen - j);
+      for (int64_t j = seen.from; j < seen.to; j += LANES) {
+        const int64_t m = least(LANES, seen.to - j);
         load((const real *)s + at + j, m, z);
         load((const real *)dy + at + j, m, d);
         limit_entries(&t.limits, m, z, x, z);
@@ -208,7 +211,8 @@ alk_status ALK_NAME(program_bwd)(const alk_place *place, const alk_visible *g,
         slope_entries(&t.limits, m, x, program_output(t.p->slope, z, registers), 1, d);
         if (ds) memcpy((real *)ds + at + j, d, (size_t)m * sizeof(real));
       }
-      for (int64_t j = seen; ds && j < g->S; j++) ((real *)ds)[at + j] = 0;
+      for (int64_t j = 0; ds && j < seen.from; j++) ((real *)ds)[at + j] = 0;
+      for (int64_t j = seen.to; ds && j < g->S; j++) ((real *)ds)[at + j] = 0;
     }
     for (int k = 0; dscalars && k < t.p->n_scalars; k++)
       ((double *)dscalars)[n * t.p->n_scalars + k] = sum[k];

@@ -21,14 +21,15 @@ enum {
 /* ---- scores --------------------------------------------------------------------------------- */
 
 /* Scores of one row block against WIDTH keys from j0 of a packed panel; s points at column 0 of the
- * first row. Row r sees the keys below seen[r]. */
-static void score_rows(int rows, const int64_t *seen, int64_t j0, int64_t S, const factor *q,
-                       int64_t depth, const real *panel, bool add, real scale, real *s) {
+ * first row. Row r sees the keys [from[r], seen[r]). */
+static void score_rows(int rows, const int64_t *from, const int64_t *seen, int64_t j0, int64_t S,
+                       const factor *q, int64_t depth, const real *panel, bool add, real scale,
+                       real *s) {
   const int64_t last = seen[rows - 1] - j0; /* of the row that sees most */
-  if (last <= 0) return;
+  if (last <= 0 || from[0] >= j0 + WIDTH) return;
   const int nv = last <= LANES ? 1 : 2;
   tile_fn *run = tile_for(true, rows, nv);
-  if (seen[0] - j0 >= nv * LANES) {
+  if (from[rows - 1] <= j0 && seen[0] - j0 >= nv * LANES) {
     run(depth, q, panel, KEYS, add, scale, s + j0, S);
     return;
   }
@@ -37,7 +38,8 @@ static void score_rows(int rows, const int64_t *seen, int64_t j0, int64_t S, con
   for (int r = 0; r < rows; r++) {
     real *row = s + r * S + j0;
     const int64_t n = least(seen[r] - j0, nv * LANES);
-    for (int64_t j = 0; j < n; j++) row[j] = (add ? row[j] : (real)0) + part[r * WIDTH + j];
+    for (int64_t j = most(from[r] - j0, 0); j < n; j++)
+      row[j] = (add ? row[j] : (real)0) + part[r * WIDTH + j];
   }
 }
 
@@ -49,20 +51,26 @@ static void score_tile(const alk_visible *g, int64_t D, real scale, const real *
   for (int64_t h = hk * group; h < (hk + 1) * group; h++)
     for (int64_t i = 0; i < g->T; i++) {
       real *row = s + ((b * g->H + h) * g->T + i) * g->S;
-      for (int64_t j = most(j0, alk_visible_keys(g, b, i)); j < j1; j++) row[j] = 0;
+      const alk_range seen = alk_visible_keys(g, b, i);
+      for (int64_t j = j0; j < least(j1, seen.from); j++) row[j] = 0;
+      for (int64_t j = most(j0, seen.to); j < j1; j++) row[j] = 0;
     }
   /* D = 0 still writes the empty sum */
   for (int64_t d = 0; d == 0 || d < D; d += DEPTH) {
     const int64_t depth = least(DEPTH, D - d);
     pack_columns(k + ((b * g->S + j0) * g->Hkv + hk) * D + d, g->Hkv * D, j1 - j0, depth, panel);
     for (int64_t h = hk * group; h < (hk + 1) * group; h++)
-      for (int64_t i = least(alk_visible_row(g, b, j0), g->T), rows; i < g->T; i += rows) {
+      for (int64_t i = alk_visible_rows(g, b, j0).from, rows; i < g->T; i += rows) {
         rows = rows_at(i, g->T);
-        int64_t seen[ROWS];
-        for (int r = 0; r < rows; r++) seen[r] = least(alk_visible_keys(g, b, i + r), j1);
+        int64_t from[ROWS], seen[ROWS];
+        for (int r = 0; r < rows; r++) {
+          const alk_range of = alk_visible_keys(g, b, i + r);
+          from[r] = of.from, seen[r] = least(of.to, j1);
+        }
+        if (from[0] >= j1) break;
         const factor f = {q + ((b * g->T + i) * g->H + h) * D + d, g->H * D, 1};
         for (int64_t j = j0; j < j1; j += WIDTH)
-          score_rows((int)rows, seen, j, g->S, &f, depth, panel + (j - j0), d > 0, scale,
+          score_rows((int)rows, from, seen, j, g->S, &f, depth, panel + (j - j0), d > 0, scale,
                      s + ((b * g->H + h) * g->T + i) * g->S);
       }
   }
@@ -96,8 +104,9 @@ typedef struct reduction {
 
 /* Terms [*lo, *hi) of result r. */
 static void range_of(const reduction *k, int64_t r, int64_t *lo, int64_t *hi) {
-  *lo = k->gather ? 0 : alk_visible_row(k->g, k->b, r);
-  *hi = k->gather ? alk_visible_keys(k->g, k->b, r) : k->g->T;
+  const alk_range of =
+      k->gather ? alk_visible_keys(k->g, k->b, r) : alk_visible_rows(k->g, k->b, r);
+  *lo = of.from, *hi = of.to;
 }
 
 /* Channels [d, d + width) of the results, width <= WIDTH. */
@@ -208,7 +217,8 @@ alk_status ALK_NAME(visible_scatter)(const alk_place *place, const alk_visible *
 
 /* The last row sees most keys and is tried first. */
 static bool key_reached(const alk_visible *g, const real *d, int64_t b, int64_t j) {
-  for (int64_t i = g->T; i-- > alk_visible_row(g, b, j);)
+  const alk_range rows = alk_visible_rows(g, b, j);
+  for (int64_t i = rows.to; i-- > rows.from;)
     if (d[i * g->S + j] != 0) return true;
   return false;
 }
@@ -224,8 +234,10 @@ alk_status ALK_NAME(visible_reach)(const alk_place *place, const alk_visible *g,
     for (int64_t j = 0; j < g->S; j++) key[(b * g->S + j) * g->Hkv + hk] = false;
     for (int64_t h = hk * group; h < (hk + 1) * group; h++) {
       const real *of = (const real *)d + (b * g->H + h) * g->T * g->S;
-      for (int64_t i = 0; i < g->T; i++)
-        row[(b * g->T + i) * g->H + h] = reached(alk_visible_keys(g, b, i), of + i * g->S);
+      for (int64_t i = 0; i < g->T; i++) {
+        const alk_range keys = alk_visible_keys(g, b, i);
+        row[(b * g->T + i) * g->H + h] = reached(keys.to - keys.from, of + i * g->S + keys.from);
+      }
       for (int64_t j = 0; j < g->S; j++) {
         bool *at = &key[(b * g->S + j) * g->Hkv + hk];
         *at = *at || key_reached(g, of, b, j);

@@ -72,10 +72,15 @@ WEIGH_ROW(cosh_decay_row, ALK_WEIGHT_COSH, true)
 WEIGH_ROW(polynomial_row, ALK_WEIGHT_POLYNOMIAL, false)
 WEIGH_ROW(polynomial_decay_row, ALK_WEIGHT_POLYNOMIAL, true)
 
-/* sums of head h of batch row b, or NULL. */
+/* sums of head h of batch row b from that key on, or NULL. */
 static const double *sums_of(const alk_visible *g, const alk_weight_spec *spec, const double *sums,
-                             int64_t b, int64_t h) {
-  return sums ? sums + (b * spec->Hd + h / (g->H / spec->Hd)) * g->S : NULL;
+                             int64_t b, int64_t h, int64_t key) {
+  return sums ? sums + (b * spec->Hd + h / (g->H / spec->Hd)) * g->S + key : NULL;
+}
+
+static void clear_hidden(const alk_visible *g, alk_range seen, real *out) {
+  for (int64_t j = 0; j < seen.from; j++) out[j] = 0;
+  for (int64_t j = seen.to; j < g->S; j++) out[j] = 0;
 }
 
 /* Rows [i0, i1) of head h of batch row b. */
@@ -109,14 +114,15 @@ alk_status ALK_NAME(weights_fwd)(const alk_place *place, const alk_visible *g,
     const block k = block_at(g, false, n);
     for (int64_t i = k.i0; i < k.i1; i++) {
       const int64_t at = (k.b * g->H + k.h) * g->T + i;
-      const row r = {.n = alk_visible_keys(g, k.b, i),
+      const alk_range seen = alk_visible_keys(g, k.b, i);
+      const row r = {.n = seen.to - seen.from,
                      .next = NEXT * g->S,
-                     .s = (const real *)s + at * g->S,
-                     .sums = sums_of(g, spec, sums, k.b, k.h),
+                     .s = (const real *)s + at * g->S + seen.from,
+                     .sums = sums_of(g, spec, sums, k.b, k.h, seen.from),
                      .m = reference ? ((const real *)reference)[at] : 0};
       real *out = (real *)w + at * g->S;
-      rows[spec->f][sums != NULL](&p, &r, out);
-      for (int64_t j = r.n; j < g->S; j++) out[j] = 0;
+      rows[spec->f][sums != NULL](&p, &r, out + seen.from);
+      clear_hidden(g, seen, out);
     }
   }
   return ALK_OK;
@@ -228,17 +234,20 @@ alk_status ALK_NAME(weights_bwd)(const alk_place *place, const alk_visible *g,
     const block k = block_at(g, whole, n);
     double powers[ALK_MAX_COEFFICIENTS][LANES];
     for (int c = 0; dcoefficients && c < p.n; c++) EACH_LANE powers[c][l] = 0;
-    const totals t = {dsums ? (double *)dsums + n * g->S : NULL, dcoefficients ? powers : NULL};
-    for (int64_t j = 0; t.sums && j < g->S; j++) t.sums[j] = 0;
+    double *own = dsums ? (double *)dsums + n * g->S : NULL;
+    for (int64_t j = 0; own && j < g->S; j++) own[j] = 0;
     for (int64_t i = k.i0; i < k.i1; i++) {
       const int64_t at = (k.b * g->H + k.h) * g->T + i;
-      const row r = {.n = alk_visible_keys(g, k.b, i),
+      const alk_range seen = alk_visible_keys(g, k.b, i);
+      const int64_t first = at * g->S + seen.from;
+      const totals t = {own ? own + seen.from : NULL, dcoefficients ? powers : NULL};
+      const row r = {.n = seen.to - seen.from,
                      .next = NEXT * g->S,
-                     .s = (const real *)s + at * g->S,
-                     .sums = sums_of(g, spec, sums, k.b, k.h)};
-      real *out = ds ? (real *)ds + at * g->S : NULL;
-      run(&p, &r, (const real *)w + at * g->S, (const real *)dw + at * g->S, out, &t);
-      for (int64_t j = r.n; out && j < g->S; j++) out[j] = 0;
+                     .s = (const real *)s + first,
+                     .sums = sums_of(g, spec, sums, k.b, k.h, seen.from)};
+      run(&p, &r, (const real *)w + first, (const real *)dw + first, ds ? (real *)ds + first : NULL,
+          &t);
+      if (ds) clear_hidden(g, seen, (real *)ds + at * g->S);
     }
     for (int c = 0; dcoefficients && c < p.n; c++) {
       double sum = 0;
@@ -316,10 +325,11 @@ alk_status ALK_NAME(visible_max)(const alk_place *place, const alk_visible *g,
     const block k = block_at(g, false, n);
     for (int64_t i = k.i0; i < k.i1; i++) {
       const int64_t at = (k.b * g->H + k.h) * g->T + i;
-      const row r = {.n = alk_visible_keys(g, k.b, i),
+      const alk_range seen = alk_visible_keys(g, k.b, i);
+      const row r = {.n = seen.to - seen.from,
                      .next = NEXT * g->S,
-                     .s = (const real *)s + at * g->S,
-                     .sums = sums_of(g, spec, sums, k.b, k.h)};
+                     .s = (const real *)s + at * g->S + seen.from,
+                     .sums = sums_of(g, spec, sums, k.b, k.h, seen.from)};
       const real best = max_row(&p, absolute, &r);
       ((real *)m)[at] = best > -INFINITY ? best : 0;
     }
@@ -331,7 +341,9 @@ alk_status ALK_NAME(visible_count)(const alk_place *place, const alk_visible *g,
                                    const void *vbefore, void *n) {
   const int32_t *before = vbefore;
   for (int64_t b = 0; b < g->B; b++)
-    for (int64_t i = 0; i < g->T; i++)
-      ((real *)n)[b * g->T + i] = (real)(alk_visible_keys(g, b, i) + (before ? before[b] : 0));
+    for (int64_t i = 0; i < g->T; i++) {
+      const alk_range seen = alk_visible_keys(g, b, i);
+      ((real *)n)[b * g->T + i] = (real)(seen.to - seen.from + (before ? before[b] : 0));
+    }
   return ALK_OK;
 }

@@ -1,0 +1,227 @@
+/* test_window.c: the keys of a row are a range (kernels/visible.h). Every kernel with a window gives
+ * what the same kernel without one gives for each row alone, whose keys are all there are. */
+#include "../core/op.h"
+#include "../kernels/attn.h"
+#include <check.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { B = 2, H = 4, Hkv = 2, D = 5, E = 3, MOST_T = 150, MOST_S = 200 };
+
+static uint64_t state;
+static double next(void) {
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return (double)(state >> 11) / 9007199254740992.0 - 0.5;
+}
+static double *numbers(int64_t n) {
+  double *x = malloc((size_t)(n + 1) * sizeof *x);
+  for (int64_t i = 0; i < n; i++) x[i] = next();
+  return x;
+}
+static double *zeros(int64_t n) { return calloc((size_t)(n + 1), sizeof(double)); }
+
+static void near(const char *what, int64_t n, const double *got, const double *want) {
+  for (int64_t i = 0; i < n; i++)
+    ck_assert_msg(fabs(got[i] - want[i]) <= 1e-12 * (1 + fabs(want[i])),
+                  "%s, number %d: %.17g, %.17g needed", what, (int)i, got[i], want[i]);
+}
+
+static alk_place at(void) { return (alk_place){.dtype = ALK_F64, .threads = 3}; }
+
+typedef struct tensors { /* kernels/attn.h has the shapes; sums for Hd = 2 heads */
+  double *q, *k, *v, *sums, *y, *W, *m, *dy, *dq, *dk, *dv, *dsums;
+} tensors;
+
+static void attend(const alk_attn_spec *a, const tensors *x) {
+  const alk_place p = at();
+  const int64_t bytes = alk_attn_fwd_room_f64(&p, a), more = alk_attn_bwd_room_f64(&p, a);
+  void *room = malloc((size_t)(bytes > more ? bytes : more) + 8);
+  alk_attn_fwd_f64(&p, a, x->q, x->k, x->v, NULL, a->weight.Hd ? x->sums : NULL, x->y, x->W, NULL,
+                   x->m, room);
+  const alk_attn_grad g = {.q = x->q,
+                           .k = x->k,
+                           .v = x->v,
+                           .y = x->y,
+                           .W = x->W,
+                           .m = x->m,
+                           .dy = x->dy,
+                           .sums = a->weight.Hd ? x->sums : NULL,
+                           .dq = x->dq,
+                           .dk = x->dk,
+                           .dv = x->dv,
+                           .dsums = a->weight.Hd ? x->dsums : NULL};
+  alk_attn_bwd_f64(&p, a, &g, room);
+  free(room);
+}
+
+static tensors empty(int64_t b, int64_t T, int64_t S) {
+  return (tensors){.y = zeros(b * T * H * E),
+                   .W = zeros(b * T * H),
+                   .m = zeros(b * T * H),
+                   .dq = zeros(b * T * H * D),
+                   .dk = zeros(b * S * Hkv * D),
+                   .dv = zeros(b * S * Hkv * E),
+                   .dsums = zeros(b * H * S)};
+}
+static void drop(tensors *x) {
+  double *all[] = {x->y, x->W, x->m, x->dq, x->dk, x->dv, x->dsums};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+/* Rows one by one, each with its keys alone. */
+static tensors by_rows(const alk_attn_spec *a, const tensors *x) {
+  const int64_t T = a->g.T, S = a->g.S, Hd = a->weight.Hd;
+  tensors r = empty(B, T, S);
+  for (int64_t b = 0; b < B; b++)
+    for (int64_t i = 0; i < T; i++) {
+      const alk_range seen = alk_visible_keys(&a->g, b, i);
+      const int64_t n = seen.to - seen.from, row = b * T + i, key = b * S + seen.from;
+      alk_attn_spec one = *a;
+      one.g = (alk_visible){.B = 1, .T = 1, .S = n, .H = H, .Hkv = Hkv, .offset = n - 1};
+      one.g.causal = true;
+      tensors o = empty(1, 1, n);
+      double *sums = zeros(Hd * n);
+      for (int64_t h = 0; h < Hd; h++)
+        for (int64_t j = 0; j < n; j++) sums[h * n + j] = x->sums[(b * Hd + h) * S + seen.from + j];
+      o.q = x->q + row * H * D, o.k = x->k + key * Hkv * D, o.v = x->v + key * Hkv * E;
+      o.sums = sums, o.dy = x->dy + row * H * E;
+      if (n) attend(&one, &o);
+      memcpy(r.y + row * H * E, o.y, sizeof(double[H * E]));
+      memcpy(r.dq + row * H * D, o.dq, sizeof(double[H * D]));
+      for (int64_t h = 0; h < H; h++) {
+        r.W[(b * H + h) * T + i] = o.W[h], r.m[(b * H + h) * T + i] = o.m[h];
+        for (int64_t j = 0; j < n; j++)
+          r.dsums[(b * H + h) * S + seen.from + j] += o.dsums[h * n + j];
+      }
+      for (int64_t j = 0; j < n * Hkv * D; j++) r.dk[key * Hkv * D + j] += o.dk[j];
+      for (int64_t j = 0; j < n * Hkv * E; j++) r.dv[key * Hkv * E + j] += o.dv[j];
+      free(sums);
+      drop(&o);
+    }
+  return r;
+}
+
+/* The same in parts: scores, their maximum, weights, sums with values, and back. */
+static tensors composed(const alk_attn_spec *a, const tensors *x) {
+  const int64_t T = a->g.T, S = a->g.S, n = B * H * T * S;
+  const alk_place p = at();
+  tensors r = empty(B, T, S);
+  double *s = zeros(n), *w = zeros(n), *dw = zeros(n), *ds = zeros(n), *dN = zeros(B * T * H * E),
+         *dW = zeros(B * H * T);
+  const double *sums = a->weight.Hd ? x->sums : NULL;
+  alk_visible_scores_f64(&p, &a->g, D, a->scale, x->q, x->k, s);
+  if (a->weight.f == ALK_WEIGHT_EXP)
+    alk_visible_max_f64(&p, &a->g, &a->weight, false, s, sums, r.m);
+  alk_weights_fwd_f64(&p, &a->g, &a->weight, s, a->weight.f == ALK_WEIGHT_EXP ? r.m : NULL, sums,
+                      w);
+  alk_visible_gather_f64(&p, &a->g, E, 1, w, x->v, r.y);
+  for (int64_t row = 0; row < B * H * T; row++) {
+    const int64_t b = row / T / H, h = row / T % H, i = row % T, o = (b * T + i) * H + h;
+    for (int64_t j = 0; j < S; j++) r.W[row] += w[row * S + j];
+    const double by = r.W[row] == 0 ? 0 : 1 / r.W[row];
+    double dot = 0;
+    for (int64_t e = 0; e < E; e++) {
+      r.y[o * E + e] *= by;
+      dN[o * E + e] = x->dy[o * E + e] * by;
+      dot += x->dy[o * E + e] * r.y[o * E + e];
+    }
+    dW[row] = -dot * by;
+  }
+  alk_visible_scores_f64(&p, &a->g, E, 1, dN, x->v, dw);
+  for (int64_t row = 0; row < B * H * T; row++) {
+    const alk_range seen = alk_visible_keys(&a->g, row / T / H, row % T);
+    for (int64_t j = seen.from; j < seen.to; j++) dw[row * S + j] += dW[row];
+  }
+  alk_visible_scatter_f64(&p, &a->g, E, 1, w, dN, r.dv);
+  alk_weights_bwd_f64(&p, &a->g, &a->weight, s, sums, w, dw, ds, r.dsums, NULL);
+  alk_visible_gather_f64(&p, &a->g, D, a->scale, ds, x->k, r.dq);
+  alk_visible_scatter_f64(&p, &a->g, D, a->scale, ds, x->q, r.dk);
+  free(s), free(w), free(dw), free(ds), free(dN), free(dW);
+  return r;
+}
+
+static void compare(const alk_attn_spec *a, const tensors *got, const tensors *want) {
+  const int64_t T = a->g.T, S = a->g.S;
+  near("W", B * H * T, got->W, want->W);
+  near("y", B * T * H * E, got->y, want->y);
+  near("dq", B * T * H * D, got->dq, want->dq);
+  near("dk", B * S * Hkv * D, got->dk, want->dk);
+  near("dv", B * S * Hkv * E, got->dv, want->dv);
+  if (a->weight.Hd) near("dsums", B * H * S, got->dsums, want->dsums);
+}
+
+static const struct {
+  int64_t T, S, offset, window;
+  int32_t lengths[B];
+  alk_weight f;
+  int64_t Hd;
+} cases[] = {{7, 7, 0, 3, {7, 5}, ALK_WEIGHT_EXP, 0},
+             {150, 150, 0, 1, {150, 90}, ALK_WEIGHT_EXP, 2},
+             {150, 150, 0, 70, {150, 149}, ALK_WEIGHT_POLYNOMIAL, 2},
+             {100, 200, 100, 33, {200, 130}, ALK_WEIGHT_EXP, 2},
+             {1, 200, 199, 17, {200, 190}, ALK_WEIGHT_EXP, 2},
+             {2, 200, 198, 150, {200, 60}, ALK_WEIGHT_POLYNOMIAL, 0},
+             {130, 64, -20, 9, {64, 0}, ALK_WEIGHT_EXP, 0},
+             {140, 140, 0, 0, {140, 20}, ALK_WEIGHT_EXP, 2}};
+
+START_TEST(a_window_is_what_each_row_sees) {
+  const double base[] = {2, 1, 0.5};
+  const int64_t T = cases[_i].T, S = cases[_i].S;
+  const alk_attn_spec a = {
+      .g = {.B = B,
+            .T = T,
+            .S = S,
+            .H = H,
+            .Hkv = Hkv,
+            .lengths = cases[_i].lengths,
+            .offset = cases[_i].offset,
+            .causal = true,
+            .window = cases[_i].window},
+      .weight = {.f = cases[_i].f,
+                 .clamp = INFINITY,
+                 .n_coefficients = cases[_i].f == ALK_WEIGHT_POLYNOMIAL ? 3 : 0,
+                 .base = base,
+                 .Hd = cases[_i].Hd},
+      .map = ALK_MAP_identity,
+      .stat = ALK_STAT_sum,
+      .normalise = true,
+      .D = D,
+      .E = E,
+      .scale = 0.7};
+  state = (uint64_t)_i;
+  tensors x = empty(B, T, S);
+  x.q = numbers(B * T * H * D), x.k = numbers(B * S * Hkv * D), x.v = numbers(B * S * Hkv * E);
+  x.dy = numbers(B * T * H * E), x.sums = numbers(B * 2 * S);
+  for (int64_t h = 0; h < B * 2; h++)
+    for (int64_t j = 0, n = h * S; j < S; j++)
+      x.sums[n + j] = (j ? x.sums[n + j - 1] : 0) - fabs(x.sums[n + j]) / 8;
+  attend(&a, &x);
+  tensors rows = by_rows(&a, &x), parts = composed(&a, &x);
+  compare(&a, &x, &rows);
+  compare(&a, &parts, &rows);
+  double *n = zeros(B * T);
+  const alk_place p = at();
+  alk_visible_count_f64(&p, &a.g, NULL, n);
+  for (int64_t i = 0; i < B * T; i++) {
+    const alk_range seen = alk_visible_keys(&a.g, i / T, i % T);
+    ck_assert(n[i] == (double)(seen.to - seen.from));
+    for (int64_t j = 0; j < S; j++) { /* both views of the same */
+      const alk_range of = alk_visible_rows(&a.g, i / T, j);
+      ck_assert_int_eq(j >= seen.from && j < seen.to, i % T >= of.from && i % T < of.to);
+    }
+  }
+  free(n);
+  free(x.q), free(x.k), free(x.v), free(x.dy), free(x.sums);
+  drop(&x), drop(&rows), drop(&parts);
+}
+END_TEST
+
+Suite *suite_test_window(void);
+Suite *suite_test_window(void) {
+  Suite *s = suite_create("windows");
+  TCase *t = tcase_create("kernels");
+  tcase_add_loop_test(t, a_window_is_what_each_row_sees, 0, sizeof cases / sizeof *cases);
+  suite_add_tcase(s, t);
+  return s;
+}
