@@ -1,5 +1,6 @@
 /* test_ops.c: what the samples of check_ops do not reach in the pointwise, broadcast, reduction,
- * softmax, norm and loss ops: sizes that run in parallel, long sums, ties, and extreme numbers. */
+ * softmax, norm and loss ops: sizes that run in parallel, long sums, ties, and extreme numbers; what a
+ * node holds of an op. */
 #include "../core/attnlab.h"
 #include <check.h>
 #include <math.h>
@@ -341,6 +342,61 @@ START_TEST(flat_parts_are_selected) {
 }
 END_TEST
 
+/* ---- plans ---- */
+
+/* What shape derived is the node's: options that change after the forward do not change its
+ * backward. */
+START_TEST(a_node_holds_what_shape_derived) {
+  static const struct {
+    const char *op, *before, *after;
+    int n_in, ndim;
+    int64_t shape[4];
+  } cases[] = {
+      {"softmax", "axis=0", "axis=1", 1, 2, {3, 4}},
+      {"cumsum", "axis=0", "axis=1", 1, 2, {3, 4}},
+      {"sum", "axes={0}", "axes={1}", 1, 2, {3, 3}},
+      {"transpose", "a=0 b=1", "a=1 b=2", 1, 3, {2, 2, 2}},
+      {"slice", "axis=0 start=1", "axis=1 start=0", 1, 2, {3, 3}},
+      {"concat", "axis=0", "axis=1", 2, 2, {3, 3}},
+      {"matmul", "alpha=2", "alpha=3 transpose_a=true", 2, 2, {3, 3}},
+      {"latest", "size=2", "size=3", 1, 3, {1, 5, 2}},
+      {"scores", "causal=true", "causal=false", 2, 4, {1, 4, 2, 3}},
+      {"mix", "causal=true", "causal=false", 2, 4, {1, 4, 4, 4}},
+      {"weights", "f=cosh", "f=polynomial coefficients={0,1}", 1, 4, {1, 2, 3, 3}},
+      {"expression", "expr='exp(s)'", "expr='sin(s)'", 1, 4, {1, 2, 3, 3}},
+      {"finish", "norm=rms", "norm=none", 1, 4, {1, 2, 2, 3}},
+      {"attend", "expr='s^2' scale=2", "expr='exp(s)' scale=3", 3, 4, {1, 4, 2, 3}},
+      {"attend_chunked", "coefficients={1,1,0.5}", "coefficients={0,1}", 3, 4, {1, 4, 2, 3}},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    const al_op_info *op = al_op_find(c, cases[i].op);
+    double grad[2][64];
+    for (int changed = 0; changed < 2; changed++) {
+      al_tensor *in[3] = {0}, *y = NULL;
+      for (int k = 0; k < cases[i].n_in; k++) {
+        in[k] = al_tensor_new(c, AL_F64, cases[i].ndim, cases[i].shape);
+        al_fill_normal(in[k], 1 + (uint64_t)k, 0, 1);
+        al_requires_grad(in[k], true);
+      }
+      al_opts *o = al_opts_new(c, op->args, op->name);
+      al_opts_parse(c, o, cases[i].before);
+      al_op_run(c, op, in, cases[i].n_in, o, &y, 1);
+      if (changed) al_opts_parse(c, o, cases[i].after);
+      al_tensor *seed = al_tensor_new(c, AL_F64, al_ndim(y), al_shape(y));
+      al_fill_normal(seed, 9, 0, 1);
+      al_backward(c, y, seed);
+      al_read(al_grad(in[0]), grad[changed], al_numel(in[0]));
+      ck_assert_msg(al_error(c) == AL_OK, "%s", al_error_message(c, NULL, NULL));
+      if (changed) ck_assert_mem_eq(grad[1], grad[0], sizeof(double) * (size_t)al_numel(in[0]));
+      al_opts_release(o);
+      al_release(seed);
+      al_release(y);
+      for (int k = 0; k < 3; k++) al_release(in[k]);
+    }
+  }
+}
+END_TEST
+
 Suite *suite_test_ops(void);
 Suite *suite_test_ops(void) {
   Suite *s = suite_create("ops beyond their samples");
@@ -357,6 +413,7 @@ Suite *suite_test_ops(void) {
   tcase_add_loop_test(t, norm_extremes, 0, 3);
   tcase_add_test(t, l2norm_below_eps);
   tcase_add_test(t, flat_parts_are_selected);
+  tcase_add_test(t, a_node_holds_what_shape_derived);
   suite_add_tcase(s, t);
   return s;
 }
