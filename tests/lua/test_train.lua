@@ -37,7 +37,7 @@ local function run(trainer, hooks)
 end
 
 local VARIANTS = { {}, { attention = { preset = "p1/gated_softmax", dropout = 0.3 } }, { attention = "p3/2mamba" },
-                   { attention = "p2/cottention", dtype = "f64", decay = "all" } }
+                   { attention = "p2/cottention", dtype = "f64", decay = "all" }, { attention = "softmax", dtype = "bf16" } }
 
 T.test("two runs of one seed are equal bit for bit, another seed is not", function()
   for _, more in ipairs(VARIANTS) do
