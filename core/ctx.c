@@ -25,11 +25,11 @@ al_ctx *al_ctx_new(void) {
   if (!c) return NULL;
   c->record = true;
   c->seed = 1;
-  al_device_init(c);
   const char *poison = getenv("ATTNLAB_POISON"); /* tests: fresh memory holds NaN */
   c->poison = poison && *poison && strcmp(poison, "0") != 0;
   al_op_check_table(c);
-  use_isa(c);
+  use_isa(c); /* before devices take kernels */
+  al_device_init(c);
   return c;
 }
 
