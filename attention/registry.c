@@ -28,6 +28,14 @@ static struct {
 } loaded[MAX_LOADED];
 static int n_loaded;
 
+/* Where a host unloads us, nobody else knows these. */
+static __attribute__((destructor)) void forget_paths(void) {
+  for (int i = 0; i < n_loaded; i++) {
+    free((char *)(uintptr_t)loaded[i].origin.path);
+    loaded[i].origin.path = NULL;
+  }
+}
+
 typedef struct entry {
   const attn_preset *preset;
   const attn_family *family;
