@@ -209,7 +209,6 @@ static al_tensor *advance(al_ctx *c, attn *a, const attn_in *in, const attn_stat
   *next = attn_state_after(c, st, al_size(in->q, 1));
   if (!*next) return NULL;
   (*next)->padded |= in->lengths != NULL;
-  attn_state_learn(c, st);
   al_scope_begin(c);
   attn_in with = *in;
   with.state = st;

@@ -9,6 +9,7 @@ attn_state *attn_state_make(al_ctx *c, uint64_t kind, int64_t batch) {
     al_fail(c, AL_ENOMEM, "out of memory (attention state)");
     return NULL;
   }
+  st->c = c;
   st->kind = kind;
   st->batch = batch;
   return st;
@@ -65,22 +66,17 @@ al_status attn_state_put(al_ctx *c, attn_state *st, const char *name, al_tensor 
 int64_t attn_state_batch(const attn_state *st) { return st->batch; }
 int64_t attn_state_position(const attn_state *st) { return st->position; }
 
-void attn_state_learn(al_ctx *c, const attn_state *of) {
-  attn_state *st = (attn_state *)(uintptr_t)of; /* what follows from its counts */
-  st->seen = st->position;
-  if (!st->padded) return;
-  const al_turn turn = al_turn_begin(c, ""); /* it waits, whoever goes on with the state */
-  double *n = malloc((size_t)st->batch * sizeof *n);
-  st->uneven = !n || al_read(attn_state_get(st, "count"), n, st->batch) != AL_OK;
-  for (int64_t b = 0; !st->uneven && b < st->batch; b++) st->uneven = n[b] != n[0];
-  if (!st->uneven) st->seen = (int64_t)n[0];
-  free(n);
-  al_turn_end(c, &turn);
-}
-
 bool attn_state_even(const attn_state *st, int64_t *seen) {
-  *seen = st->seen;
-  return !st->uneven;
+  *seen = st->position;
+  if (!st->padded) return true;
+  const al_turn turn = al_turn_begin(st->c, ""); /* waits, though it is the family's */
+  double *n = malloc((size_t)st->batch * sizeof *n);
+  bool even = n && al_read(attn_state_get(st, "count"), n, st->batch) == AL_OK;
+  for (int64_t b = 0; even && b < st->batch; b++) even = n[b] == n[0];
+  if (even) *seen = (int64_t)n[0];
+  free(n);
+  al_turn_end(st->c, &turn);
+  return even;
 }
 
 int attn_state_count(const attn_state *st) { return st->n; }

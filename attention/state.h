@@ -9,11 +9,10 @@ typedef struct attn_component {
   al_tensor *t;
 } attn_component;
 struct attn_state {
+  al_ctx *c;
   uint64_t kind; /* of the instance that made it */
   int64_t batch, position;
   bool padded; /* lengths were given once, so that `count` alone says what each row has seen */
-  bool uneven; /* of a padded one, and known before it goes on: see attn_state_learn */
-  int64_t seen;
   int n;
   attn_component at[ATTN_MAX_COMPONENTS];
 };
@@ -43,7 +42,4 @@ al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in);
 /* Without components, `tokens` after st (NULL: no tokens were seen). NULL when out of memory. */
 attn_state *attn_state_make(al_ctx *c, uint64_t kind, int64_t batch);
 attn_state *attn_state_after(al_ctx *c, const attn_state *st, int64_t tokens);
-/* What attn_state_even then says: where rows were padded their counts are read, before it is the
- * family's turn. */
-void attn_state_learn(al_ctx *c, const attn_state *st);
 #endif

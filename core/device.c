@@ -1,4 +1,5 @@
-/* device.c: what this build and this machine can compute on, in words. */
+/* device.c: devices and the places on them, how numbers get there and back; what this build and this
+ * machine can compute on, in words. */
 #include "core.h"
 #include "../kernels/kernel.h"
 #include "../kernels/matmul.h"

@@ -70,12 +70,8 @@ al_status al_check_ids(al_ctx *c, al_call *k, int i, int64_t hi, const char *bes
   const int32_t *v = al_host(t);
   for (int64_t at = 0, n = al_numel(t); at < n; at++) {
     if ((v[at] >= 0 && v[at] <= hi) || (besides && v[at] == other)) continue;
-    char or [64] = "";
-    if (besides) snprintf(or, sizeof or, " (or %s = %lld)", besides, (long long)other);
-    return al_fail(c, AL_EVALUE,
-                   "%s: %s: numbers in 0..%lld%s needed, got %d at position %lld of %s",
-                   k->op->info.name, k->op->info.inputs[i].name, (long long)hi, or, v[at],
-                   (long long)at + c->axis_base, AL_STR(t));
+    const al_ids_check check = check_of(k, i, hi, besides, other);
+    return refuse(c, &check, v[at], at);
   }
   return AL_OK;
 }
