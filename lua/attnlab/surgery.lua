@@ -12,6 +12,7 @@
 --   s:swaps()                              what differs from the original, in the order made
 --   s:undo(n)                              takes back the last n of them (1); s:undo("tune") the last
 --                                          training alone, the changes stay
+--   s:redo(n)                              does again what was undone last, until something else is done
 -- A change either happens as a whole or is refused with the reason. Parameters whose name and shape
 -- stay are the very tensors, so r:cont(100) after a change goes on with their moments; new ones are
 -- initialised by name. A training by s:tune is one entry of the list, with all that r:cont added to it:
@@ -19,147 +20,71 @@
 -- lab.train(s) trains the fork without an entry, and undo does not take it back.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
-local names = require "attnlab.names"
-local rows = require "attnlab.rows"
-local Attention = require "attnlab.nn.attention"
 local calibrate = require "attnlab.surgery.calibrate"
 local list = require "attnlab.surgery.list"
 local Module = require "attnlab.nn.module"
+local part = require "attnlab.surgery.part"
 local tune = require "attnlab.surgery.tune"
 local merge = require("attnlab.nn.heads").merge
 
 local M = {}
 local Session = {}
 
--- ---- specs ------------------------------------------------------------------------------------------
+-- ---- entries of the list ----------------------------------------------------------------------------
 
--- The options of the layer that another preset leaves alone: those that differ from the defaults and
--- that the preset does not bring.
-local function kept_options(layer, preset)
-  local family = Attention.family_of({ preset = preset }, {
-    heads = layer.heads, kv_heads = layer.kv_heads, head_dim = layer.head_dim, width = layer.width,
-    dtype = layer.dtype, seed = 0 })
-  local brought, out = {}, {}
-  for key in family:layer():gmatch("([%w_]+)=") do brought[key] = true end
-  for _, row in ipairs(Attention.rows) do
-    local v = layer.layer[row.name]
-    if not brought[row.name] and v ~= rows.default(row) then out[row.name] = v end
-  end
+local touched, clock = setmetatable({}, { __mode = "k" }), 0
+
+-- The fork's list is another one than it was.
+function Session:touch()
+  clock = clock + 1
+  touched[self] = clock
+end
+
+-- The forks whose list changed since the last call, in the order of their last changes.
+function M.changed()
+  local out, at = {}, touched
+  touched = setmetatable({}, { __mode = "k" })
+  for fork in pairs(at) do out[#out + 1] = fork end
+  table.sort(out, function(a, b) return at[a] < at[b] end)
   return out
 end
 
-local function without_preset(given)
-  local out = {}
-  for k, v in pairs(given) do out[k] = k ~= "preset" and v or nil end
-  return out
+-- Appends what was done to the fork: { kind =, change = (a text), take_back = f, again = f (what was taken back is
+-- done again), and list = (numbers of layers), head =, options = where they say what it is }. What had been undone
+-- before cannot be done again behind it.
+function Session:enter(entry)
+  self.log[#self.log + 1], self.undone = entry, {}
+  self:touch()
+  return entry
 end
 
--- The spec of a layer after set{given} of it, or of one of its heads.
-local function changed(layer, given, head)
-  local spec = config.copy(layer.spec)
-  if not head then
-    if not given.preset then return merge(spec.preset or "", spec, given) end
-    local kept = kept_options(layer, given.preset)
-    kept.heads = spec.heads
-    return merge(given.preset, kept, given)
-  end
-  spec.heads = spec.heads or {}
-  local key = tostring(head)
-  local own = spec.heads[key] or {}
-  local preset = given.preset or own.preset
-  spec.heads[key] = given.preset and config.copy(given)
-    or merge(preset or spec.preset or "", own, without_preset(given))
-  return spec
+local function put(self, attentions, before)
+  for i, a in pairs(attentions) do self.layers[i]:replace(before[i], a) end
+  self.spec, self.generation = {}, self.generation + 1
+  for i, block in ipairs(self.layers) do self.spec[tostring(i)] = config.copy(block.attention.spec) end
 end
 
--- "output_norm=l2 denominator.floor=1"
-local function text_of(options)
-  local words, flat = {}, config.flatten(options)
-  for _, k in ipairs(names.keys(flat)) do words[#words + 1] = k .. "=" .. rows.show(flat[k]) end
-  return table.concat(words, " ")
-end
-
--- ---- handles: s.layer[i], s.layer["*"], s.layer[i].head[h] -----------------------------------------
-
-local Handle = {}
-Handle.__name = "attnlab.part"
-
-function Handle:__index(key)
-  if key == "set" then return Handle.set end
-  if key ~= "head" or rawget(self, "number") then return nil end
-  return setmetatable({}, { __index = function(_, h)
-    local most = self.session.layers[self.list[1]].attention.heads
-    if math.type(h) ~= "integer" or h < 1 or h > most then
-      error(("head: a number in 1..%d expected, got %s"):format(most, tostring(h)), 2)
-    end
-    return setmetatable({ session = self.session, list = self.list, number = h }, Handle)
-  end })
-end
-
-function Handle:__tostring()
-  local lines = {}
-  for i, at in ipairs(self.list) do
-    local a = self.session.layers[at].attention
-    lines[i] = ("layer %d%s: %s"):format(at, self.number and " head " .. self.number or "",
-      text_of(a.spec))
-  end
-  return table.concat(lines, "\n")
-end
-
-local function layer_handles(session)
-  return setmetatable({}, { __index = function(_, i)
-    local list, n = {}, #session.layers
-    if i == "*" then
-      for k = 1, n do list[k] = k end
-    elseif math.type(i) == "integer" and i >= 1 and i <= n then
-      list[1] = i
-    else
-      error(("layer: a number in 1..%d or \"*\" expected, got %s"):format(n, tostring(i)), 2)
-    end
-    return setmetatable({ session = session, list = list }, Handle)
-  end })
-end
-
--- ---- changes ----------------------------------------------------------------------------------------
-
--- Puts attentions in the place of the layers' own, and returns those.
-local function install(self, attentions)
+-- Puts attentions by layer in the place of the layers' own and enters that into the list. All or none: what stops it
+-- halfway, an interrupt say, leaves the fork as it was.
+function Session:exchange(attentions, entry)
   local before = {}
   for i, a in pairs(attentions) do
     before[i] = self.layers[i].attention
     a:train(before[i].training)
-    self.layers[i]:replace(before[i], a)
   end
-  self.spec, self.generation = {}, self.generation + 1
-  for i, block in ipairs(self.layers) do self.spec[tostring(i)] = config.copy(block.attention.spec) end
-  return before
-end
-
--- A new entry of the list; take_back undoes it.
-local function enter(self, entry)
-  self.log[#self.log + 1] = entry
-  return entry
-end
-
--- options over those of each layer of the handle, or of its head. Returns the handle.
-function Handle:set(options)
-  if type(options) ~= "table" or next(options) == nil then
-    error("set: a table of options expected, such as {output_norm=\"l2\"}", 2)
-  end
-  local self_, new = self.session, {}
-  for _, i in ipairs(self.list) do
-    local layer = self_.layers[i].attention
-    local ok, result = pcall(function() return layer:with(changed(layer, options, self.number)) end)
-    if not ok then
-      error(("set: layer %d%s: %s"):format(i, self.number and " head " .. self.number or "",
-        config.plain(result)), 2)
+  local function way(to, from)
+    return function()
+      for i, a in pairs(to) do a:train(self.layers[i].attention.training) end
+      put(self, to, from)
     end
-    new[i] = result
   end
-  local before = install(self_, new)
-  enter(self_, { kind = "set", list = self.list, head = self.number, change = text_of(options),
-                 take_back = function() install(self_, before) end })
-  return self
+  entry.again, entry.take_back = way(attentions, before), way(before, attentions)
+  local ok, why = pcall(entry.again)
+  if not ok then
+    entry.take_back()
+    error(why, 0)
+  end
+  return self:enter(entry)
 end
 
 -- ---- calibration ------------------------------------------------------------------------------------
@@ -174,37 +99,64 @@ function Session:calibrate(opts)
     new[i]:place { ["attnlab.calibration"] = core.tensor { data = own, dtype = self.dtype } }
   end
   table.sort(layers)
-  local before = install(self, new)
-  enter(self, { kind = "calibrate", list = layers, change = ("rms of the heads, times %.3g to %.3g")
-    :format(least, most), take_back = function() install(self, before) end })
+  self:exchange(new, { kind = "calibrate", list = layers, change = ("rms of the heads, times %.3g to %.3g")
+    :format(least, most) })
   return self
 end
 
 function Session:tune(opts)
   local result, entry = tune(self, opts)
-  enter(self, entry)
+  self:enter(entry)
   return result
 end
 
 -- ---- the list ---------------------------------------------------------------------------------------
 
+-- Takes back entry `at`; those behind it, which stay, were measured with it.
+local function take_back(self, at)
+  local entry = self.log[at]
+  entry.take_back()
+  table.remove(self.log, at)
+  self.undone[#self.undone + 1] = { entry = entry, at = at }
+  list.strike(self.log, at)
+  self:touch()
+end
+
+local function last_tune(self)
+  for k = #self.log, 1, -1 do
+    if self.log[k].kind == "tune" then return k end
+  end
+  error("undo: the fork was not tuned", 3)
+end
+
 function Session:undo(n)
   if n == "tune" then
-    for k = #self.log, 1, -1 do
-      if self.log[k].kind == "tune" then
-        table.remove(self.log, k).take_back()
-        list.strike(self.log, k)
-        return self
-      end
-    end
-    error("undo: the fork was not tuned", 2)
+    take_back(self, last_tune(self))
+    return self
   end
   n = n == nil and 1 or n
   if #self.log == 0 then error("undo: there are no changes to take back", 2) end
   if math.type(n) ~= "integer" or n < 1 or n > #self.log then
     error(("undo: a number in 1..%d or \"tune\" expected, got %s"):format(#self.log, tostring(n)), 2)
   end
-  for _ = 1, n do table.remove(self.log).take_back() end
+  for _ = 1, n do take_back(self, #self.log) end
+  return self
+end
+
+function Session:redo(n)
+  n = n == nil and 1 or n
+  if #self.undone == 0 then error("redo: nothing was undone, or the fork was changed since", 2) end
+  if math.type(n) ~= "integer" or n < 1 or n > #self.undone then
+    error(("redo: a number in 1..%d expected, got %s"):format(#self.undone, tostring(n)), 2)
+  end
+  for _ = 1, n do
+    local last = self.undone[#self.undone]
+    last.entry.again()
+    table.remove(self.undone)
+    table.insert(self.log, last.at, last.entry)
+    list.strike(self.log, last.at + 1)
+    self:touch()
+  end
   return self
 end
 
@@ -237,7 +189,7 @@ end
 -- A fork copied as a module is a plain model: the list and the original stay with this one.
 function Session:clone_into(seen)
   local own = {}
-  for _, k in ipairs { "log", "original", "layer", "source", "untouched", "generation" } do
+  for _, k in ipairs { "log", "undone", "original", "layer", "source", "untouched", "generation" } do
     own[k], self[k] = self[k], nil
   end
   local ok, new = pcall(Module.clone_into, self, seen)
@@ -262,9 +214,9 @@ end
 
 function M.fork(m)
   local s = m:clone()
-  s.original, s.log, s.generation, s.untouched = m:clone(), {}, 0, {}
+  s.original, s.log, s.undone, s.generation, s.untouched = m:clone(), {}, {}, 0, {}
   s.source = setmetatable({ m }, { __mode = "v" })
-  s.layer = layer_handles(s)
+  s.layer = part.handles(s)
   return setmetatable(s, class_of(getmetatable(s)))
 end
 

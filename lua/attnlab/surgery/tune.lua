@@ -32,6 +32,8 @@ local function continued(fork, entry)
     local ok, why = pcall(getmetatable(result).__index.cont, result, steps)
     entry.change = text_of(result)
     list.strike(fork.log, at)
+    fork.undone = {}
+    fork:touch()
     if not ok then error(why, 0) end
     return result
   end
@@ -42,13 +44,17 @@ return function(fork, opts)
   for k, v in pairs(require("attnlab.names").options("tune", opts)) do o[k] = v end
   o.warmup_steps = o.warmup_steps or math.type(o.steps) == "integer" and math.min(20, o.steps // 10)
     or nil
-  local take_back = keep_values(fork)
+  local put_back = keep_values(fork)
   local ok, result = pcall(require "attnlab.train", fork, o)
   if not ok then
-    take_back()
+    put_back()
     error(result, 0)
   end
-  local entry = { kind = "tune", change = text_of(result), take_back = take_back }
+  local entry = { kind = "tune", change = text_of(result) }
+  function entry.take_back()
+    entry.again = keep_values(fork)
+    put_back()
+  end
   result.cont = continued(fork, entry)
   return result, entry
 end
