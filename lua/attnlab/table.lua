@@ -1,4 +1,5 @@
--- Tables for people and for machines: aligned text, TSV and plain records of the same rows.
+-- Tables for people and for machines: aligned text, TSV and plain records of the same rows; text in lines.
+-- A change here makes no run stale.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 
@@ -45,6 +46,41 @@ function M.human(n, bytes)
   while math.abs(n) >= base and i < #units do n, i = n / base, i + 1 end
   if i == 1 then return ("%.0f%s"):format(n, units[1]) end
   return (math.abs(n) < 10 and "%.2f%s" or math.abs(n) < 100 and "%.1f%s" or "%.0f%s"):format(n, units[i])
+end
+
+-- The columns that a text may take: the terminal's, 80 where there is none.
+function M.columns()
+  return core.sys.width() or 80
+end
+
+-- A text as lines of at most `width` cells, broken at blanks where there are some, else anywhere.
+function M.wrap(s, width)
+  local lines, line = {}, nil
+  for word in s:gmatch "%S+" do
+    if line and M.width(line) + 1 + M.width(word) <= width then
+      line = line .. " " .. word
+    else
+      lines[#lines + 1], line = line, word
+    end
+    while M.width(line) > width do
+      local at = utf8.len(line) and utf8.offset(line, width + 1) or width + 1
+      lines[#lines + 1], line = line:sub(1, at - 1), line:sub(at)
+    end
+  end
+  lines[#lines + 1] = line or ""
+  return lines
+end
+
+-- {{name, text}, ...} as lines, the texts in a column of their own that fits the terminal.
+function M.pairs(list)
+  local widest, lines = 0, {}
+  for _, x in ipairs(list) do widest = math.max(widest, M.width(x[1])) end
+  for _, x in ipairs(list) do
+    for i, part in ipairs(M.wrap(M.clean(x[2], true), math.max(20, M.columns() - widest - 4))) do
+      lines[#lines + 1] = ("  %s  %s"):format(M.pad(i == 1 and x[1] or "", widest), part)
+    end
+  end
+  return table.concat(lines, "\n")
 end
 
 -- columns = {{key, title, right = bool}, ...}; rows = {{[key] = text}, ...}. Columns in which every

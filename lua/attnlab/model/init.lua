@@ -159,16 +159,14 @@ local function load_safetensors(path, opts)
   return m
 end
 
--- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64", "bf16"), tokenizer (path of a
--- llama2.c tokenizer table).
-function M.load(path, opts)
+local function load(path, opts)
   opts = names.options("model.load", opts)
   for k in pairs(opts) do
     if k ~= "dtype" and k ~= "tokenizer" then
-      error("model.load: " .. names.unknown("option", tostring(k), { "dtype", "tokenizer" }), 2)
+      error("model.load: " .. names.unknown("option", tostring(k), { "dtype", "tokenizer" }), 3)
     end
   end
-  if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 2) end
+  if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 3) end
   local kind = core.sys.exists(path)
   if kind == "dir" then
     local checkpoint = names.inside(path:gsub("/+$", ""), "checkpoint.safetensors")
@@ -186,6 +184,14 @@ function M.load(path, opts)
     error(("'%s' is not a safetensors file: no header after the first 8 bytes"):format(path), 0)
   end
   return load_llama2c(path, opts)
+end
+
+-- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64", "bf16"), tokenizer (path of a
+-- llama2.c tokenizer table). m.origin says where it came from.
+function M.load(path, opts)
+  local m = load(path, opts)
+  m.origin = { path = core.sys.realpath(path) }
+  return m
 end
 
 return M

@@ -8,10 +8,10 @@
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
-local experiment = require "attnlab.experiment"
 local generate = require "attnlab.generate"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
+local open = require "attnlab.open"
 local store = require "attnlab.store"
 local sys = core.sys
 
@@ -20,12 +20,8 @@ local M = {}
 local KEYS = { "file", "experiment", "arm", "seed", "quick" }
 
 local function path_of(file)
-  local folder = data.home() .. "/experiments/models"
-  for _, ending in ipairs { ".bin", ".safetensors" } do
-    local path = ("%s/%s%s"):format(folder, file, ending)
-    if sys.exists(path) == "file" then return path end
-  end
-  error(("model: no file '%s.bin' or '.safetensors' in %s"):format(file, folder), 0)
+  return open.model_file(file)
+    or error(("model: no file '%s.bin' or '.safetensors' in %s/experiments/models"):format(file, data.home()), 0)
 end
 
 -- The checked description.
@@ -55,35 +51,13 @@ function M.title(subject)
     subject.quick and ", quick" or "")
 end
 
--- The plan of the subject's experiment with its arm alone, and that arm's run as the experiment itself
--- would make it: the number of threads depends on all its runs.
-local plans = {}
-
+-- The subject's run, and the plan of its experiment with that arm alone.
 local function run_of(subject, root)
-  local key = root .. " " .. core.json.encode(subject)
-  if plans[key] then return plans[key][1], plans[key][2] end
-  local e = experiment.load(("%s/experiments/%s.lua"):format(data.home(), subject.experiment))
-  local plan = e:plan { quick = subject.quick }
-  local listed = {}
-  for i, a in ipairs(plan.arms) do listed[i] = a.name end
-  if not names.find(listed, subject.arm) then
-    error(("model: experiment '%s': %s"):format(subject.experiment,
-      names.unknown("arm", subject.arm, listed)), 0)
-  end
-  local list = require("attnlab.runner").expand(plan, { root = root })
-  local found
-  for _, run in ipairs(list) do
-    if run.name == subject.arm and run.seed == subject.seed then found = run end
-  end
-  if not found then
+  local run, plan = open.run_of(subject, root)
+  if not run.declared then
     error(("model: experiment '%s' has no seed %d"):format(subject.experiment, subject.seed), 0)
   end
-  for i = #plan.arms, 1, -1 do
-    if plan.arms[i].name ~= subject.arm then table.remove(plan.arms, i) end
-  end
-  plan.seeds = { subject.seed }
-  plans[key] = { found, plan }
-  return found, plan
+  return run, plan
 end
 
 -- Number of layers and context, without the weights.
