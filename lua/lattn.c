@@ -55,6 +55,7 @@ static void set_text(lua_State *L, const char *key, const char *text) {
   lua_setfield(L, -2, key);
 }
 
+/* core.attn.list(): every preset, as lab.attention.list(). */
 static int attn_list(lua_State *L) {
   const int n = attn_preset_count();
   lua_createtable(L, n, 0);
@@ -73,6 +74,7 @@ static int attn_list(lua_State *L) {
   return 1;
 }
 
+/* core.attn.families(): array of { name=, doc=, plugin= }. */
 static int attn_families(lua_State *L) {
   const int n = attn_family_count();
   lua_createtable(L, n, 0);
@@ -111,6 +113,7 @@ static int attn_load(lua_State *L) {
   return 1;
 }
 
+/* core.attn.describe(name): of a preset or family, as lab.attention.describe. */
 static int attn_describe_name(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
   lal_guard *g = lal_guard_new(L, free);
@@ -213,6 +216,7 @@ static int attn_new_instance(lua_State *L) {
   return 1;
 }
 
+/* a:parameters(): its learned tensors by name. */
 static int attention_parameters(lua_State *L) {
   item *x = check(L);
   const char *name;
@@ -222,6 +226,7 @@ static int attention_parameters(lua_State *L) {
   return 1;
 }
 
+/* a:set_parameter(name, tensor): puts the tensor in the place of a parameter; returns a. */
 static int attention_set_parameter(lua_State *L) {
   item *x = check(L);
   const char *want = luaL_checkstring(L, 2), *names[ATTN_MAX_PARAMS];
@@ -239,6 +244,7 @@ static int attention_set_parameter(lua_State *L) {
               : lal_argerror(L, 2, "set_parameter", "no parameter '%s'", want);
 }
 
+/* a:claims(): what it says of itself and the conformance driver checks, as { [claim] = true }. */
 static int attention_claims(lua_State *L) {
   const unsigned held = attn_claims(check(L)->a);
   unsigned bit;
@@ -251,6 +257,7 @@ static int attention_claims(lua_State *L) {
   return 1;
 }
 
+/* a:state_bytes(t): bytes that a sequence carries at position t (0). */
 static int attention_state_bytes(lua_State *L) {
   item *x = check_sized(L);
   const lua_Integer t = luaL_optinteger(L, 2, 0);
@@ -280,6 +287,7 @@ static int attention_sizes(lua_State *L) {
   return 1;
 }
 
+/* a:dtype(): of its parameters. */
 static int attention_dtype(lua_State *L) {
   lua_pushstring(L, al_dtype_name(attn_dtype_of(check(L)->a)));
   return 1;
@@ -322,11 +330,13 @@ static int attention_text(lua_State *L) {
   return 1;
 }
 
+/* a:family(): name of its family. */
 static int attention_family(lua_State *L) {
   lua_pushstring(L, attn_family_of(check(L)->a)->name);
   return 1;
 }
 
+/* a:layer(): the options of the layer that its preset brings, as text. */
 static int attention_layer(lua_State *L) {
   const attn_preset *p = check(L)->preset;
   lua_pushstring(L, p && p->layer ? p->layer : "");

@@ -244,11 +244,13 @@ static int vocab_llama2c(lua_State *L) {
   return b->p ? 1 : lal_raise(L);
 }
 
+/* v:size(): number of ids. */
 static int vocab_size(lua_State *L) {
   lua_pushinteger(L, al_vocab_size(check_vocab(L)));
   return 1;
 }
 
+/* v:piece(id): its bytes, nil where there is no such id. */
 static int vocab_piece(lua_State *L) {
   const al_vocab *v = check_vocab(L);
   const lua_Integer id = luaL_checkinteger(L, 2);
@@ -261,6 +263,7 @@ static int vocab_piece(lua_State *L) {
   return 1;
 }
 
+/* v:encode(text): ids, an i32 tensor. */
 static int vocab_encode(lua_State *L) {
   const al_vocab *v = check_vocab(L);
   size_t n;

@@ -1,7 +1,9 @@
-/* lmodule.c: the module attnlab.core: what opens it, and the functions that belong to no other file. */
+/* lmodule.c: the module attnlab.core: what opens it, and the functions that belong to no other
+ * file. */
 #include "lua_attnlab.h"
 #include <stdio.h>
 
+/* lab.info(): version, threads, libraries as one line. */
 static int core_info(lua_State *L) {
   char text[400];
   const int n = al_threads();
@@ -11,6 +13,7 @@ static int core_info(lua_State *L) {
   return 1;
 }
 
+/* lab.devices(): array of the names of the devices there are; by name what each is. */
 static int core_devices(lua_State *L) {
   lua_createtable(L, 1, 1);
   lua_pushliteral(L, "cpu");
@@ -20,6 +23,7 @@ static int core_devices(lua_State *L) {
   return 1;
 }
 
+/* lab.memory(): { live=, peak=, cached= } bytes of tensors, n_alloc = allocations so far. */
 static int core_memory(lua_State *L) {
   const al_mem m = al_memory(lal_ctx(L));
   lua_createtable(L, 0, 4);
@@ -57,6 +61,7 @@ static int core_turn(lua_State *L) {
   return 1;
 }
 
+/* core.reset_peak(): memory().peak begins again at what is live. */
 static int core_reset_peak(lua_State *L) {
   al_memory_reset_peak(lal_ctx(L));
   return 0;
@@ -70,6 +75,7 @@ static int core_fail_allocation(lua_State *L) {
   return 0;
 }
 
+/* lab.threads(n): that many from now on; lab.threads(): how many there are. */
 static int core_threads(lua_State *L) {
   if (!lua_isnoneornil(L, 1)) {
     const lua_Integer n = luaL_checkinteger(L, 1);
@@ -85,16 +91,20 @@ static bool check_bool(lua_State *L, int arg) {
   return lua_toboolean(L, arg);
 }
 
+/* core.poison(bool): new memory holds NaN. For tests. */
 static int core_poison(lua_State *L) {
   al_memory_poison(lal_ctx(L), check_bool(L, 1));
   return 0;
 }
 
+/* lab.manual_seed(n): begins the sequence that random numbers without a seed of their own are
+ * drawn from. */
 static int core_seed(lua_State *L) {
   al_seed(lal_ctx(L), (uint64_t)luaL_checkinteger(L, 1));
   return 0;
 }
 
+/* core.seed_state(): where that sequence is, for seed_restore. */
 static int core_seed_state(lua_State *L) {
   uint64_t s[2];
   al_seed_state(lal_ctx(L), s);
@@ -106,6 +116,7 @@ static int core_seed_state(lua_State *L) {
   return 1;
 }
 
+/* core.seed_restore(state): goes back to where seed_state() said. */
 static int core_seed_restore(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   uint64_t s[2];
@@ -120,11 +131,13 @@ static int core_seed_restore(lua_State *L) {
   return 0;
 }
 
+/* core.grad_mode(bool): whether ops record from now on; returns whether they did. */
 static int core_grad_mode(lua_State *L) {
   lua_pushboolean(L, al_grad_mode(lal_ctx(L), check_bool(L, 1)));
   return 1;
 }
 
+/* lab.no_grad(f, ...): f(...) with nothing recorded for gradients. */
 static int core_no_grad(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   al_ctx *c = lal_ctx(L);

@@ -109,6 +109,8 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
   return st ? 2 : 1;
 }
 
+/* a:forward{q=, k=, v=, x=, lengths=, causal=true, state=}: what attention gives, (B,T,H,D);
+ * from a state also the next one. */
 int lal_attn_forward(lua_State *L) {
   luaL_checktype(L, 2, LUA_TTABLE);
   if (lua_gettop(L) > 2) return lal_argerror(L, 3, "forward", "one table of inputs expected");
@@ -123,6 +125,8 @@ int lal_attn_forward(lua_State *L) {
   return run(L, &f, b->p);
 }
 
+/* a:step(st, {q=, k=, v=, x=}): what attention gives of these tokens behind st, and the next
+ * state. */
 int lal_attn_step(lua_State *L) {
   const attn_state *st = lal_check(L, 2, &state_type);
   luaL_checktype(L, 3, LUA_TTABLE);
@@ -132,6 +136,7 @@ int lal_attn_step(lua_State *L) {
 
 /* ---- states ---- */
 
+/* a:state{batch=1}: the state of sequences of which nothing has been seen. */
 int lal_attn_state(lua_State *L) {
   static const al_arg state_args[] = {{"batch", AL_T_INT, "1", NULL, 1, 1e9, "sequences", NULL},
                                       {0}};
@@ -149,6 +154,7 @@ int lal_attn_state(lua_State *L) {
   return 1;
 }
 
+/* a:restore(position, {[name] = tensor}): the state with these components. */
 int lal_attn_restore(lua_State *L) {
   enum { MOST = 32 };
   attn *a = lal_attn_check(L);
@@ -174,14 +180,17 @@ int lal_attn_restore(lua_State *L) {
 
 static attn_state *check(lua_State *L) { return lal_check(L, 1, &state_type); }
 
+/* st:bytes(): how many it holds. */
 static int state_bytes(lua_State *L) {
   lua_pushinteger(L, attn_state_held(check(L)));
   return 1;
 }
+/* st:position(): tokens seen. */
 static int state_position(lua_State *L) {
   lua_pushinteger(L, attn_state_position(check(L)));
   return 1;
 }
+/* st:batch(): number of sequences. */
 static int state_batch(lua_State *L) {
   lua_pushinteger(L, attn_state_batch(check(L)));
   return 1;
@@ -197,6 +206,7 @@ static int state_attention(lua_State *L) {
   return 2;
 }
 
+/* st:copy(): the state again; what goes on from either leaves the other. */
 static int state_copy(lua_State *L) {
   const attn_state *st = check(L);
   al_ctx *c = lal_ctx(L);
@@ -230,6 +240,7 @@ static int state_components(lua_State *L) {
   return 1;
 }
 
+/* st:free(): gives its memory back now. */
 static int state_free(lua_State *L) {
   lal_box *b = lal_box_test(L, 1, &state_type);
   if (b) lal_box_free(L, b);

@@ -20,6 +20,7 @@ void lal_tensor_set(lua_State *L, const char *name, al_tensor *t) {
   lua_setfield(L, -2, name);
 }
 
+/* t:free(): gives its memory back now, before the collector would. */
 static int tensor_free(lua_State *L) {
   lal_box_free(L, luaL_checkudata(L, 1, LAL_TENSOR->name));
   return 0;
@@ -215,10 +216,16 @@ static int make(lua_State *L, const char *fname, int kind, const al_arg *rows) {
   return 1;
 }
 
+/* lab.zeros{shape={2,3}, dtype="f32", device=}: a tensor of zeros. */
 static int core_zeros(lua_State *L) { return make(L, "zeros", ZEROS, plain_args); }
+/* lab.ones{shape={2,3}, dtype="f32", device=}: a tensor of ones. */
 static int core_ones(lua_State *L) { return make(L, "ones", ONES, plain_args); }
+/* lab.full{shape={2,3}, value=0.5, dtype="f32", device=}: a tensor of one value. */
 static int core_full(lua_State *L) { return make(L, "full", FULL, full_args); }
+/* lab.rand{shape={2,3}, dtype="f32", seed=, stream=}: uniform in [0, 1), a function of (seed,
+ * stream); without a seed the next of the sequence. */
 static int core_rand(lua_State *L) { return make(L, "rand", UNIFORM, random_args); }
+/* lab.randn{shape={2,3}, dtype="f32", seed=, stream=}: N(0, 1), as lab.rand. */
 static int core_randn(lua_State *L) { return make(L, "randn", NORMAL, random_args); }
 
 /* Has the table at idx a key that is a name? */
@@ -232,7 +239,8 @@ static bool has_names(lua_State *L, int idx) {
   return false;
 }
 
-/* core.tensor{{1,2},{3,4}}, core.tensor(5) or core.tensor{data={...}, shape={2,3}, dtype="f32"} */
+/* lab.tensor{{1,2},{3,4}}: a tensor of these numbers, f32; lab.tensor(5); or the whole of it,
+ * lab.tensor{data={...}, shape={2,3}, dtype="f64", device=}. */
 static int core_tensor(lua_State *L) {
   static const char *const as = "{data={1,2,3}, dtype=\"f64\"}";
   const lal_where w = {.fname = "tensor", .opts_arg = 1};
@@ -265,6 +273,7 @@ static int core_tensor(lua_State *L) {
   return 1;
 }
 
+/* core.is_tensor(v): whether v is a tensor. */
 static int core_is_tensor(lua_State *L) {
   lua_pushboolean(L, lal_tensor_test(L, 1) != NULL);
   return 1;
@@ -300,12 +309,14 @@ static const double *push_nested(lua_State *L, const al_tensor *t, int axis, con
   return x;
 }
 
+/* t:totable(): its numbers as nested tables; of one number, the number. */
 static int tensor_totable(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   push_nested(L, t, 0, read_all(L, t));
   return 1;
 }
 
+/* t:flat(): its numbers as one array, the last axis fastest. */
 static int tensor_flat(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   const double *x = read_all(L, t);
@@ -318,6 +329,7 @@ static int tensor_flat(lua_State *L) {
   return 1;
 }
 
+/* t:item(): the number of a tensor that has one. */
 static int tensor_item(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   if (al_numel(t) != 1)
@@ -327,6 +339,7 @@ static int tensor_item(lua_State *L) {
   return 1;
 }
 
+/* t:shape(): array of its sizes. */
 static int tensor_shape(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   lua_createtable(L, al_ndim(t), 0);
@@ -337,6 +350,7 @@ static int tensor_shape(lua_State *L) {
   return 1;
 }
 
+/* t:size(axis): the size of an axis, from 1 or, from the end, -1. */
 static int tensor_size(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   const lua_Integer a = luaL_checkinteger(L, 2), n = al_ndim(t);
@@ -361,21 +375,25 @@ static int tensor_len(lua_State *L) {
   return 1;
 }
 
+/* t:ndim(): number of axes. */
 static int tensor_ndim(lua_State *L) {
   lua_pushinteger(L, al_ndim(lal_tensor_check(L, 1)));
   return 1;
 }
 
+/* t:numel(): number of elements. */
 static int tensor_numel(lua_State *L) {
   lua_pushinteger(L, al_numel(lal_tensor_check(L, 1)));
   return 1;
 }
 
+/* t:device(): where its numbers are. */
 static int tensor_device(lua_State *L) {
   lua_pushstring(L, al_device_name(lal_tensor_check(L, 1)));
   return 1;
 }
 
+/* t:dtype(): "f32", "f64", "bf16" or "i32". */
 static int tensor_dtype(lua_State *L) {
   lua_pushstring(L, al_dtype_name(al_type(lal_tensor_check(L, 1))));
   return 1;
@@ -383,6 +401,7 @@ static int tensor_dtype(lua_State *L) {
 
 /* ---- copies and writing in place ---- */
 
+/* t:to(dtype or device): the values as that type, gradients flow back; or on that device. */
 static int tensor_to(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   const char *to = luaL_checkstring(L, 2);
@@ -407,6 +426,7 @@ static int tensor_to(lua_State *L) {
   return 1;
 }
 
+/* t:detach(): the same numbers in the same memory, without history. */
 static int tensor_detach(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   al_ctx *c = lal_ctx(L);
@@ -444,6 +464,8 @@ static int tensor_clone(lua_State *L) {
   return 1;
 }
 
+/* t:copy_(src): writes the values of a tensor or table of the same shape into t, which it
+ * returns. */
 static int tensor_copy(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   al_ctx *c = lal_ctx(L);
@@ -455,6 +477,7 @@ static int tensor_copy(lua_State *L) {
   return 1;
 }
 
+/* t:fill(x): writes the number everywhere; returns t. */
 static int tensor_fill(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   luaL_checktype(L, 2, LUA_TNUMBER);
@@ -476,11 +499,15 @@ static int fill_random(lua_State *L, bool normal) {
   lua_settop(L, 1);
   return 1;
 }
+/* t:fill_uniform(seed, stream, lo, hi): uniform numbers, a function of (seed, stream). */
 static int tensor_fill_uniform(lua_State *L) { return fill_random(L, false); }
+/* t:fill_normal(seed, stream, mean, deviation): normal numbers, a function of (seed, stream). */
 static int tensor_fill_normal(lua_State *L) { return fill_random(L, true); }
 
 /* ---- gradients ---- */
 
+/* t:requires_grad(true): gradients are kept in t; returns t. t:requires_grad(): whether they
+ * are. */
 static int tensor_requires_grad(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   if (lua_isnoneornil(L, 2)) {
@@ -499,6 +526,7 @@ static int tensor_requires_grad(lua_State *L) {
   return 1;
 }
 
+/* t:grad(): the gradient that backward left, or nil. */
 static int tensor_grad(lua_State *L) {
   const al_tensor *t = lal_tensor_check(L, 1);
   lal_box *b = lal_box_new(L, LAL_TENSOR); /* first: a finaliser may change the gradient */
@@ -507,12 +535,15 @@ static int tensor_grad(lua_State *L) {
   return 1;
 }
 
+/* t:zero_grad(): forgets the gradient; returns t. */
 static int tensor_zero_grad(lua_State *L) {
   al_set_grad(lal_tensor_check(L, 1), NULL);
   lua_settop(L, 1);
   return 1;
 }
 
+/* t:backward(seed): adds d t / d x to the gradient of every x that t came from; seed, a tensor:
+ * what t itself is given, 1 for a tensor of one number. */
 static int tensor_backward(lua_State *L) {
   al_tensor *t = lal_tensor_check(L, 1);
   al_tensor *seed = lua_isnoneornil(L, 2) ? NULL : lal_tensor_check(L, 2);

@@ -34,7 +34,8 @@ function M.help()
     if not c.hidden then lines[#lines + 1] = ("  %s %s"):format(tables.pad(c.name .. " " .. c.args, 34), c.doc) end
   end
   lines[#lines + 1] = ""
-  lines[#lines + 1] = "Each has --help. Exit status: 0 ok (a diverged arm is a result), 1 failure, 2 usage, 130 interrupted."
+  lines[#lines + 1] = "Each has --help; ./lab help NAME explains whatever there is, ./lab help --all all of it as one page of markdown."
+  lines[#lines + 1] = "Exit status: 0 ok (a diverged arm is a result), 1 failure, 2 usage, 130 interrupted."
   return table.concat(lines, "\n")
 end
 
@@ -126,6 +127,17 @@ local function command(name)
   usage("%s; ./lab alone lists them", names.unknown("command", name, known))
 end
 
+-- What help says of a command or of anything that lab.help knows.
+local function help_on(word)
+  if not word then return M.help() end
+  if word == "--all" then return require("attnlab.help").markdown() end
+  local c = find(M.COMMANDS, word)
+  if c then return M.command_help(c) end
+  local ok, text = pcall(require("attnlab.help").text, word)
+  if not ok then command(word) end
+  return text
+end
+
 -- Whether one value for machines was asked for: then there is one, whatever happens.
 local function json_asked(argv)
   local c = argv[1] and find(M.COMMANDS, argv[1])
@@ -136,8 +148,7 @@ end
 local function dispatch(argv)
   local name = argv[1]
   if not name or name == "help" or name == "--help" or name == "-h" then
-    local c = argv[2] and command(argv[2])
-    print(c and M.command_help(c) or M.help())
+    print(help_on(argv[2]))
     return 0
   end
   if name == "--version" then name = "version" end

@@ -300,6 +300,7 @@ function M.flatten(cfg, prefix, out)
   return out
 end
 
+-- The nested table that flatten made flat.
 function M.unflatten(flat)
   local out = {}
   for _, key in ipairs(names.keys(flat)) do

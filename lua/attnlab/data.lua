@@ -1,4 +1,4 @@
--- Text as token sequences: data.open("shakespeare") or data.open("path/to/text.txt", {vocab=}).
+-- Texts as token sequences. data.open("shakespeare") or data.open("path/to/text.txt", {vocab=}).
 -- Fields of a dataset: name, path, text_bytes, sha256 (of the file), vocabulary, tokens (i32, 1-D)
 -- and the token ranges train = {lo, hi} (the first nine tenths) and valid = {lo, hi} (the rest),
 -- 0-based, hi excluded. Without a vocabulary the tokens are the distinct characters of the text.
@@ -22,6 +22,7 @@ function M.home()
   return core.sys.realpath(dir .. "/../..")
 end
 
+-- The folder of the texts that come with the project.
 function M.folder()
   return M.home() .. "/experiments/data"
 end
@@ -83,6 +84,7 @@ function M.path(name)
     :format(names.unknown("text", name, M.list()), M.folder()), 0)
 end
 
+-- The dataset of a text's name or path. opts: vocab, the vocabulary to read it with (its own characters).
 function M.open(name, opts)
   opts = names.options("data", opts)
   for k in pairs(opts) do
@@ -120,6 +122,7 @@ function Dataset:shown()
   return ("'%s'%s"):format(self.name, elsewhere and (" (%s)"):format(self.path) or "")
 end
 
+-- First token of "train" or "valid" and the one behind its last, 0-based.
 function Dataset:range(split)
   if split ~= "train" and split ~= "valid" then
     error(("data: split 'train' or 'valid' expected, got '%s'"):format(tostring(split)), 0)

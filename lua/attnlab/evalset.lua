@@ -1,4 +1,4 @@
--- Fixed windows of a text to measure models on: ev = lab.evalset{data="shakespeare", split="valid",
+-- Fixed windows of a text to measure models on. ev = lab.evalset{data="shakespeare", split="valid",
 -- windows=96, context=, other_text=false}; ev(m) gives the mean loss in nats and its standard error,
 -- ev:diff(a, b) how much a differs from b on the very same windows. A fork (surgery.lua) takes note
 -- of what was measured of it.

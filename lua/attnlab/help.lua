@@ -1,40 +1,222 @@
--- Help on whatever a name means: op, attention preset or family, attention option, configuration
--- key. All of it comes from descriptors and rows.
+-- Help on whatever a name means: modules, functions, methods, ops, attention presets and families, options,
+-- configuration keys. All of it comes from descriptors, rows, and the comments above our functions (comments.lua).
 -- A change here makes no run stale.
+local comments = require "attnlab.comments"
 local core = require "attnlab.core"
 local config = require "attnlab.config"
+local found = require "attnlab.found"
 local names = require "attnlab.names"
 local nn_attention = require "attnlab.nn.attention"
 local rows = require "attnlab.rows"
+local tables = require "attnlab.table"
 
 local M = {}
 
-local function op_text(op)
-  local words = {}
-  for i, input in ipairs(op.inputs) do
-    words[i] = input.optional and "[" .. input.name .. "]" or input.name
+-- What functions of lab return: its word here, the class in which module or C file, what gives one.
+M.OBJECTS = {
+  { "tensor", "methods", "ltensor.c", "lab.tensor{..}, every op; ops are methods, too" },
+  { "model", "LanguageModel", "model.language", "lab.model.new{..}, lab.model.load(path), lab.open(x).model" },
+  { "fork", "Session", "surgery", "s = m:fork()" },
+  { "part", "Handle", "surgery.part", "s.layer[2], s.layer[\"*\"], s.layer[2].head[1]" },
+  { "training", "Result", "train", "r = lab.train(m, {..}), s:tune{..}" },
+  { "evalset", "Evalset", "evalset", "ev = lab.evalset{..}" },
+  { "opened", "Opened", "open", "lab.open(x)" },
+  { "dataset", "Dataset", "data", "lab.data.open(name)" },
+  { "vocabulary", "Vocabulary", "vocabulary", "m.vocabulary" },
+  { "instance", "methods", "lattn.c", "lab.attention.new(..)" },
+  { "state", "State", "state", "m:state{..}, a:state{..}" },
+  { "optimiser", "Optimiser", "optim", "lab.optim.adamw{..}" },
+  { "trainer", "Trainer", "train", "r.trainer" },
+  { "module", "Module", "nn.module", "whatever lab.nn makes, models among it" },
+}
+
+-- Option rows of a topic: title, rows.
+local function options_of(name)
+  if name == "attention" then
+    return { { "options of the formula", core.attn.options "" }, { "options of the layer around it", nn_attention.rows } }
+  elseif name == "config" then
+    return { { "model", config.rows.model }, { "train", config.rows.train } }
   end
-  if #op.args > 0 then words[#words + 1] = "{..}" end
-  local out = { ("op %s(%s)"):format(op.name, table.concat(words, ", ")), "  " .. op.doc }
-  for _, input in ipairs(op.inputs) do
-    if input.doc and input.doc ~= "" then
-      out[#out + 1] = ("  %s: %s"):format(input.name, input.doc)
+  if name == "optim" then
+    return { { "options of adamw", core.optim_options "adamw" }, { "options of sgd", core.optim_options "sgd" } }
+  end
+  return config.rows[name] and { { "options", config.rows[name] } } or {}
+end
+
+-- Where options are looked for by their names, or their paths.
+local function groups()
+  return { { "attention option", core.attn.options "", "attention" }, { "layer option", nn_attention.rows, "attention" },
+           { "model option", config.rows.model, "model" }, { "train option", config.rows.train, "train" } }
+end
+
+-- ---- pages: lists of { "title" | "text" | "entry" | "block", .. }, as text and as markdown -----------
+
+-- Comment lines for a width: prose flows; lines that are set in keep their place where they fit, else what stands
+-- behind a call in a column of its own goes below it.
+local function flow(lines, width, indent)
+  local out, prose, at = {}, {}, 1
+  local function put(text, by)
+    for _, line in ipairs(tables.wrap(text, width - by)) do out[#out + 1] = (" "):rep(by) .. line end
+  end
+  local function flush()
+    if #prose > 0 then put(table.concat(prose, " "), indent) end
+    prose = {}
+  end
+  while at <= #lines do
+    local line = lines[at]
+    local own = #line:match "^%s*"
+    if line == "" then
+      flush()
+      out[#out + 1] = ""
+      at = at + 1
+    elseif own == 0 then
+      prose[#prose + 1] = line
+      at = at + 1
+    else
+      flush()
+      local last, fits = at, tables.width(line) + indent <= width
+      while lines[last + 1] and #lines[last + 1]:match "^%s*" > own + 3 do
+        last = last + 1
+        fits = fits and tables.width(lines[last]) + indent <= width
+      end
+      local call, text = line:match "^%s+(%S.-)%s%s+(%S.*)$"
+      if fits then
+        for i = at, last do out[#out + 1] = (" "):rep(indent) .. lines[i] end
+      else
+        put(call or line, indent + own)
+        local rest = { text or "", table.unpack(lines, at + 1, last) }
+        if text or last > at then put(table.concat(rest, " "), indent + own + 4) end
+      end
+      at = last + 1
     end
   end
-  for _, output in ipairs(op.outputs) do
-    out[#out + 1] = ("  gives %s%s"):format(output.name, output.doc ~= "" and ": " .. output.doc or "")
-  end
-  if #op.args > 0 then out[#out + 1] = "options:\n" .. rows.help(op.args) end
+  flush()
+  return out
+end
+
+local RENDER = {
+  title = function(out, text) out[#out + 1] = text end,
+  text = function(out, lines, width)
+    for _, line in ipairs(flow(lines, width, 2)) do out[#out + 1] = line end
+  end,
+  entry = function(out, name, width, text)
+    out[#out + 1] = "  " .. name
+    for _, line in ipairs(text ~= "" and tables.wrap(text, width - 6) or {}) do out[#out + 1] = "      " .. line end
+  end,
+  block = function(out, text, width)
+    for line in text:gmatch "[^\n]*" do
+      local own = line:match "^%s*"
+      for _, part in ipairs(tables.width(line) > width and tables.wrap(line, width - #own) or {}) do
+        out[#out + 1] = own .. part
+      end
+      if tables.width(line) <= width then out[#out + 1] = line end
+    end
+  end,
+}
+
+local function plain(page)
+  local out, width = {}, math.min(tables.columns(), 100)
+  for _, x in ipairs(page) do RENDER[x[1]](out, x[2], width, x[3]) end
   return table.concat(out, "\n")
 end
 
-local function describe(name)
-  local ok, text = pcall(core.attn.describe, name)
-  return ok and text
+-- Text in which no sign means anything to markdown.
+local function escaped(text)
+  return (text:gsub("[*_<>|`%[%]\\#]", "\\%0"))
+end
+
+local function prose(lines)
+  local out, code = {}, false
+  for _, line in ipairs(lines) do
+    local is_code = line:find "^%s" ~= nil
+    if is_code ~= code then out[#out + 1] = is_code and "```text" or "```" end
+    out[#out + 1], code = is_code and line or escaped(line), is_code
+  end
+  if code then out[#out + 1] = "```" end
+  return table.concat(out, "\n")
+end
+
+local MARKDOWN = {
+  title = function(text) return "\n### " .. escaped(text) .. "\n" end,
+  text = function(lines) return prose(lines) .. "\n" end,
+  entry = function(name, text) return ("- `%s`%s"):format(name, text ~= "" and ": " .. escaped(text) or "") end,
+  block = function(text) return "\n```text\n" .. text .. "\n```\n" end,
+}
+
+local function markdown(page)
+  local out = {}
+  for i, x in ipairs(page) do out[i] = MARKDOWN[x[1]](x[2], x[3]) end
+  return table.concat(out, "\n")
+end
+
+-- ---- what there is: pages by topic ------------------------------------------------------------------
+
+local function title(page, text) page[#page + 1] = { "title", text } end
+local function block(page, text) page[#page + 1] = { "block", text } end
+local function lines(page, doc) if #doc > 0 then page[#page + 1] = { "text", doc } end end
+
+local function call_of(f, word)
+  return f.call or ("%s%s%s%s"):format(word, f.method and ":" or ".", f.name, f.args)
+end
+
+-- The functions of one owner in a file, without those of Lua's own; first those that its head speaks of.
+local function functions(module, owner)
+  local out, others, parsed = {}, {}, comments.of_module(module)
+  local head = table.concat(parsed.head, "\n")
+  for _, f in ipairs(parsed.list) do
+    if f.owner == owner and not f.name:find "^__" then
+      local to = head:find("[:.]" .. f.name .. "%f[^%w_]") and out or others
+      to[#to + 1] = f
+    end
+  end
+  return table.move(others, 1, #others, #out + 1, out)
+end
+
+local function list_functions(page, word, list)
+  for _, f in ipairs(list) do page[#page + 1] = { "entry", call_of(f, word), comments.first(f.doc) } end
+end
+
+-- What lab holds: { { name, module = or f = (its function, as comments.lua has it), op = }, .. }, read from the text of
+-- init.lua.
+function M.surface()
+  local text = core.sys.read(package.searchpath("attnlab.init", package.path) or package.searchpath("attnlab", package.path))
+  local c, list = {}, {}
+  for _, file in ipairs { "ltensor.c", "lmodule.c", "lop.c", "ldata.c" } do
+    for _, f in ipairs(functions(file, "functions")) do c[f.name] = c[f.name] or f end
+  end
+  for name, from in text:gmatch "\n  ([%w_]+) = core%.([%w_.]+)," do
+    local f = c[from]
+    list[#list + 1] = { name, f = f, op = from:match "^op%.(.+)$" }
+  end
+  for name in text:gmatch '\n  ([%w_]+) = require "attnlab%.' do list[#list + 1] = { name, module = name } end
+  for name in (text:match "local LAZY = (%b{})" or ""):gmatch "([%w_]+) =" do list[#list + 1] = { name, module = name } end
+  for _, f in ipairs(comments.of_module("init").list) do
+    if f.owner == "lab" then list[#list + 1] = { f.name, f = f } end
+  end
+  table.sort(list, function(a, b)
+    if (a.module == nil) ~= (b.module == nil) then return a.module ~= nil end
+    return a[1] < b[1]
+  end)
+  return list
+end
+
+local function op_page(page, op)
+  local args = {}
+  for i, input in ipairs(op.inputs) do args[i] = input.optional and "[" .. input.name .. "]" or input.name end
+  if #op.args > 0 then args[#args + 1] = "{..}" end
+  title(page, ("op %s(%s)"):format(op.name, table.concat(args, ", ")))
+  lines(page, { op.doc })
+  for _, input in ipairs(op.inputs) do
+    if input.doc and input.doc ~= "" then page[#page + 1] = { "entry", input.name, input.doc } end
+  end
+  for _, output in ipairs(op.outputs) do
+    if output.doc ~= "" then page[#page + 1] = { "entry", "gives " .. output.name, output.doc } end
+  end
+  if #op.args > 0 then block(page, "options:\n" .. rows.help(op.args)) end
 end
 
 -- What a:forward of an instance takes, and forward of a layer.
-local function calls()
+local function calls(page)
   local inputs, args = core.attn.inputs()
   local out = { "what forward of an instance takes, in one table:" }
   for _, row in ipairs(inputs) do
@@ -43,56 +225,203 @@ local function calls()
   out[#out + 1] = rows.help(args)
   out[#out + 1] = "what forward of the layer takes beside x:"
   out[#out + 1] = rows.help(nn_attention.forward_rows)
-  return table.concat(out, "\n")
+  block(page, table.concat(out, "\n"))
 end
 
-local function overview()
-  local ops, presets = {}, {}
-  for i, op in ipairs(core.ops()) do ops[i] = op.name end
-  for i, p in ipairs(core.attn.list()) do presets[i] = p.name end
-  return table.concat({
-    "ops: " .. table.concat(ops, " "), "attention presets: " .. table.concat(presets, " "),
-    "configuration: " .. table.concat(config.keys(), " "),
-    'help("name") explains one of them; help("attention") lists the options of the formula',
-  }, "\n\n")
+local function module_page(page, name, word)
+  local parsed = comments.of_module(name)
+  title(page, word)
+  lines(page, parsed.head)
+  list_functions(page, word, functions(name, "M"))
+  for _, o in ipairs(M.OBJECTS) do
+    if o[3] == name and o[1] ~= word:gsub("^lab%.", "") then list_functions(page, o[1], functions(name, o[2])) end
+  end
+  for _, x in ipairs(options_of(word:gsub("^lab%.", ""))) do block(page, x[1] .. ":\n" .. rows.help(x[2])) end
+  if name == "attention" then calls(page) end
+end
+
+local function object_page(page, object)
+  title(page, ("%s: %s"):format(object[1], object[4]))
+  list_functions(page, object[1], functions(object[3], object[2]))
+end
+
+local function function_page(page, f, word)
+  title(page, call_of(f, word))
+  lines(page, f.doc)
+end
+
+-- Rows and their fields by path.
+local function each_row(list, path, add)
+  for _, row in ipairs(list) do
+    add(path .. row.name, row)
+    if row.fields then each_row(row.fields, path .. row.name .. ".", add) end
+  end
+end
+
+local by_name, in_order -- { [name] = { page function, .. } }, and the names
+
+local function topics()
+  if by_name then return by_name end
+  local t, order = {}, {}
+  local function add(name, f)
+    if not t[name] then
+      t[name], order[#order + 1] = {}, name
+    end
+    t[name][#t[name] + 1] = f
+  end
+  local in_lab = {}
+  local function add_functions(word, list)
+    for _, f in ipairs(list) do
+      local function page(p) function_page(p, f, word) end
+      add(word .. "." .. f.name, page)
+    end
+  end
+  for _, x in ipairs(M.surface()) do
+    if x.module then
+      in_lab[x.module] = true
+      add(x[1], function(p) module_page(p, x.module, "lab." .. x[1]) end)
+      add_functions(x[1], functions(x.module, "M"))
+    elseif x.f then
+      add(x[1], function(p) function_page(p, x.f, "lab") end)
+    end
+  end
+  add("config", function(p) for _, x in ipairs(options_of "config") do block(p, x[1] .. ":\n" .. rows.help(x[2])) end end)
+  for _, o in ipairs(M.OBJECTS) do
+    add(o[1], function(p) object_page(p, o) end)
+    add_functions(o[1], functions(o[3], o[2]))
+  end
+  for _, folder in ipairs { "", "nn", "surgery", "model", "measures", "study" } do
+    for _, name in ipairs(found(folder)) do
+      local module = folder == "" and name or folder .. "." .. name
+      if not in_lab[module] then add(module, function(p) module_page(p, module, module) end) end
+    end
+  end
+  for _, op in ipairs(core.ops()) do add(op.name, function(p) op_page(p, op) end) end
+  for _, list in ipairs { core.attn.list(), core.attn.families() } do -- described by whatever name they go
+    for _, v in ipairs(list) do add(v.name) end
+  end
+  for _, g in ipairs(groups()) do
+    each_row(g[2], "", function(path, row)
+      local function page(p) block(p, g[1] .. "\n" .. rows.help { row }) end
+      add(path, page)
+      add(g[3] .. "." .. path, page)
+    end)
+  end
+  by_name, in_order = t, order
+  return t
 end
 
 -- Everything a name can be asked by, for completion and nearest names.
 function M.topics()
-  local out = { "attention", "config" }
-  for _, op in ipairs(core.ops()) do out[#out + 1] = op.name end
-  for _, p in ipairs(core.attn.list()) do out[#out + 1] = p.name end
-  for _, row in ipairs(core.attn.options "") do out[#out + 1] = row.name end
-  for _, k in ipairs(config.keys()) do out[#out + 1] = k end
+  topics()
+  return { table.unpack(in_order) }
+end
+
+-- The topics whose last word is the name, where it is none itself: "calibrate", "s:calibrate".
+local function by_last_word(name)
+  local word, out = name:match "([%w_]+)$", {}
+  for _, topic in ipairs(word and (name == word or name:find ":") and M.topics() or {}) do
+    if topic:match "%.([%w_]+)$" == word then out[#out + 1] = topic end
+  end
+  return out
+end
+
+-- A line of the overview.
+local function line_of(name, doc)
+  local first, room = comments.first(doc), math.min(tables.columns(), 100) - 16
+  return { name, tables.width(first) <= room and first or tables.wrap(first, room - 4)[1]:gsub("[,;:(]$", "") .. " ..." }
+end
+
+local function overview()
+  local modules, others, objects, inside, ops = {}, {}, {}, {}, {}
+  for _, x in ipairs(M.surface()) do
+    local doc = x.module and comments.of_module(x.module).head or x.f and x.f.doc or {}
+    local to = x.module and modules or others
+    if not x.op then to[#to + 1] = line_of(x[1], x[1] == "op" and { "every op, by its name" } or doc) end
+  end
+  for i, o in ipairs(M.OBJECTS) do objects[i] = { o[1], o[4] } end
+  local shown = {}
+  for _, x in ipairs(M.surface()) do shown[x.module or ""] = true end
+  for _, name in ipairs(found "") do inside[#inside + 1] = not shown[name] and name or nil end
+  for i, op in ipairs(core.ops()) do ops[i] = op.name end
+  local function words(list) return table.concat(tables.wrap(table.concat(list, " "), tables.columns()), "\n") end
+  local presets = {}
+  for i, p in ipairs(core.attn.list()) do presets[i] = p.name end
+  return table.concat({ "lab.NAME, modules:\n" .. tables.pairs(modules), "lab.NAME, functions and values:\n" .. tables.pairs(others),
+    "what they return, with methods of its own:\n" .. tables.pairs(objects), "ops:\n" .. words(ops),
+    "attention presets:\n" .. words(presets), "configuration:\n" .. words(config.keys()),
+    "modules inside, require \"attnlab.NAME\":\n" .. words(inside),
+    'help "NAME" explains each of these, and "train.lr", "fork.calibrate", "denominator.sink"' }, "\n\n")
+end
+
+-- The pages of a name.
+local function pages(name)
+  local t = topics()
+  local asked = t[name] and name or name:gsub("^lab%.", ""):gsub("^op%.", "")
+  local out, known, text = { table.unpack(t[asked] or {}) }, pcall(core.attn.describe, asked)
+  if known then out[#out + 1] = function(p) block(p, text) end end
+  if #out > 0 then return out end
+  for _, topic in ipairs(by_last_word(name)) do table.move(t[topic], 1, #t[topic], #out + 1, out) end
+  if #out == 0 then error("help: " .. names.unknown("name", name, M.topics()), 0) end
   return out
 end
 
 -- Text for a name, or for everything without one. Unknown names are errors with the nearest name.
 function M.text(name)
   if name == nil then return overview() end
-  if name == "attention" then
-    return "options of the formula:\n" .. rows.help(core.attn.options "")
-      .. "\noptions of the layer around it:\n" .. rows.help(nn_attention.rows) .. "\n" .. calls()
+  if type(name) ~= "string" then error("help: a name expected, got " .. type(name), 0) end
+  local out = {}
+  for i, make in ipairs(pages(name)) do
+    local page = {}
+    make(page)
+    out[i] = plain(page)
   end
-  if name == "config" then
-    return "model:\n" .. rows.help(config.rows.model)
-      .. "\ntrain:\n" .. rows.help(config.rows.train)
+  return table.concat(out, "\n\n")
+end
+
+-- Everything as one page of markdown.
+function M.markdown()
+  local out = { "# attnlab\n" }
+  local function chapter(name, list)
+    out[#out + 1] = "\n## " .. name
+    for _, make in ipairs(list) do
+      local page = {}
+      make(page)
+      out[#out + 1] = markdown(page)
+    end
   end
-  local found = {}
-  for _, op in ipairs(core.ops()) do
-    if op.name == name then found[#found + 1] = op_text(op) end
+  local modules, functions_of, objects, ops, presets = {}, {}, {}, {}, {}
+  for _, x in ipairs(M.surface()) do
+    if x.module then modules[#modules + 1] = function(p) module_page(p, x.module, "lab." .. x[1]) end end
+    if x.f then functions_of[#functions_of + 1] = function(p) function_page(p, x.f, "lab") end end
   end
-  found[#found + 1] = describe(name) or nil
-  local last = name:match("([^%.]+)$")
-  for _, part in ipairs { { "attention option", core.attn.options "" },
-                          { "layer option", nn_attention.rows },
-                          { "model option", config.rows.model },
-                          { "train option", config.rows.train } } do
-    local row = rows.find(part[2], last)
-    if row then found[#found + 1] = part[1] .. "\n" .. rows.help({ row }) end
+  for i, o in ipairs(M.OBJECTS) do
+    objects[i] = function(p)
+      title(p, ("%s: %s"):format(o[1], o[4]))
+      for _, f in ipairs(functions(o[3], o[2])) do
+        p[#p + 1] = { "text", { " " .. call_of(f, o[1]) } }
+        lines(p, f.doc)
+      end
+    end
   end
-  if #found == 0 then error("help: " .. names.unknown("name", name, M.topics()), 0) end
-  return table.concat(found, "\n\n")
+  for i, op in ipairs(core.ops()) do ops[i] = function(p) op_page(p, op) end end
+  for i, p in ipairs(core.attn.list()) do
+    presets[i] = function(page)
+      title(page, p.name)
+      block(page, core.attn.describe(p.name))
+    end
+  end
+  chapter("Modules", modules)
+  chapter("Functions", functions_of)
+  chapter("What they return", objects)
+  chapter("Ops", ops)
+  chapter("Configuration", { function(p) module_page(p, "config", "config") end })
+  chapter("Attention presets", presets)
+  out[#out + 1] = "\n## Commands\n"
+  for _, c in ipairs(require("attnlab.cli").COMMANDS) do
+    if not c.hidden then out[#out + 1] = "```text\n" .. require("attnlab.cli").command_help(c) .. "\n```" end
+  end
+  return table.concat(out, "\n") .. "\n"
 end
 
 return M

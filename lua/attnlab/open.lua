@@ -1,4 +1,4 @@
--- lab.open(x, {seed=, quick=, out_dir=, dtype=, tokenizer=}): a trained model with all that belongs to it.
+-- A trained model with all that belongs to it. lab.open(x, {seed=, quick=, out_dir=, dtype=, tokenizer=}), x:
 --   "runs/denominator/1f3a.."     a run folder, or an entry of lab.runs{..}
 --   "my/model.safetensors"        a model file; "stories260K": one of experiments/models
 --   "denominator:exp + L2"        an arm of an experiment (of experiments/, or a path), of one seed: its first
@@ -36,6 +36,7 @@ local function in_folder(folder, endings)
   return out
 end
 
+-- The file of a model in experiments/models, or nil.
 function M.model_file(name)
   for _, ending in ipairs(ENDINGS) do
     local path = ("%s/experiments/models/%s%s"):format(data.home(), name, ending)

@@ -1,4 +1,4 @@
--- Optimisers: o = optim.adamw{params, lr=, betas=, eps=, weight_decay=, grad_clip=,
+-- Optimisers that step by the gradients of tensors. o = optim.adamw{params, lr=, betas=, eps=, weight_decay=, grad_clip=,
 -- decay="matrices"}, optim.sgd{params, lr=, momentum=, ..}; the options are those of the core, with
 -- `decay` choosing what decays ("matrices": tensors of two axes or more; "all"). params: names ->
 -- tensors, as m:parameters() gives them, or an array of tensors; a set: a tensor that comes again under
@@ -44,18 +44,22 @@ local function build(kind, opts)
   return self
 end
 
+-- AdamW: lr, betas, eps, weight_decay (decoupled), grad_clip, decay.
 function M.adamw(opts)
   return build("adamw", opts)
 end
 
+-- Gradient descent: lr, momentum, weight_decay, grad_clip, decay.
 function M.sgd(opts)
   return build("sgd", opts)
 end
 
+-- One more tensor to train.
 function Optimiser:add(name, t, decay)
   self.core:add(name, t, decay == "all" or t:ndim() >= 2)
 end
 
+-- One update by the gradients that the tensors have. Returns the global norm of these before clipping.
 function Optimiser:step(lr)
   local norm = self:queue(lr)
   local value = norm:item()
@@ -68,10 +72,12 @@ function Optimiser:queue(lr)
   return self.core:step(lr or self.lr)
 end
 
+-- Forgets the gradients of all its tensors.
 function Optimiser:zero_grad()
   self.core:zero_grad()
 end
 
+-- How many updates were made; with n: that many count as made.
 function Optimiser:steps(n)
   if n then return self.core:steps(n) end
   return self.core:steps()
@@ -92,6 +98,7 @@ function Optimiser:over(params)
   return new
 end
 
+-- What it keeps, tensors by name: copying into them restores a checkpoint.
 function Optimiser:state()
   return self.core:state()
 end

@@ -1,4 +1,4 @@
--- The figure of an experiment, drawn by gnuplot as a child process: (a) log-log loss curves with seed
+-- The figure of an experiment, drawn by gnuplot as a child process. (a) log-log loss curves with seed
 -- bands, (b) forest plot of paired differences, (c) a measure by position. plot.script builds the
 -- text from numbers and quoted names only: data travel in datablocks of the script file, nothing
 -- passes a shell, and the axes may be scaled but no value is changed.
@@ -274,6 +274,7 @@ function M.script(fig, outputs)
 end
 M.script = core.plain(M.script)
 
+-- Draws figure.svg and figure.png into dir. Returns the paths, or nil and why not.
 function M.draw(fig, dir)
   return gnuplot.render(function(outputs) return M.script(fig, outputs) end, dir, "figure")
 end

@@ -58,13 +58,16 @@ function State.check(st, owner, B, where)
   return st
 end
 
+-- Tokens seen.
 function State:position() return self.at end
+-- Number of sequences.
 function State:batch() return self.n end
 
 local function size(t)
   return t:numel() * (t:dtype() == "f64" and 8 or 4)
 end
 
+-- Array of { name=, doc=, tensor=, bytes= }, the parts' own behind their names.
 function State:components()
   local list = {}
   for _, p in ipairs(self.parts) do
@@ -81,12 +84,14 @@ function State:components()
   return list
 end
 
+-- How many it holds.
 function State:bytes()
   local n = 0
   for _, c in ipairs(self:components()) do n = n + c.bytes end
   return n
 end
 
+-- The state again; what goes on from either leaves the other.
 function State:copy()
   local parts = {}
   for i, p in ipairs(self.parts) do
@@ -113,6 +118,7 @@ function State:cache()
   if #names > 0 then return names, grown / self.at / self.n end
 end
 
+-- Writes a file that m:load_state reads.
 function State:save(path)
   statefile.save(path, self.owner:state_description(), self.at, self:components())
 end
@@ -168,6 +174,7 @@ function State.load(owner, path)
   return statefile.named(path, function() return owner:fresh(batch):filled(position, tensors) end)
 end
 
+-- Gives its memory back now.
 function State:free()
   for _, p in ipairs(self.parts) do (p.state or p.tensor):free() end
 end

@@ -102,6 +102,7 @@ function M.t_quantile(p, df)
   return 0.5 * (lo + hi)
 end
 
+-- Mean of an array; nil of an empty one.
 function M.mean(x)
   if #x == 0 then return nil end
   local s = 0

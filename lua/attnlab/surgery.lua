@@ -1,4 +1,4 @@
--- Operating on a trained model: s = m:fork() is the model again, in the same memory until either is
+-- Operating on a trained model. s = m:fork() is the model again, in the same memory until either is
 -- trained or written, and everything that a model is. Its parts can be changed and put back:
 --   s.layer[2]:set{output_norm = "l2"}     options of the family or the layer, over those it has;
 --   s.layer["*"]:set{preset = "..."}       or another preset: rotary positions and the like stay
@@ -89,7 +89,8 @@ end
 
 -- ---- calibration ------------------------------------------------------------------------------------
 
--- Factors by layer and head: see surgery/calibrate.lua.
+-- A constant factor a head gives it the rms that the original's has on the same inputs. help "surgery.calibrate" has the
+-- options. Returns the fork.
 function Session:calibrate(opts)
   local factors, least, most = calibrate(self, opts)
   local new, layers = {}, {}
@@ -104,6 +105,7 @@ function Session:calibrate(opts)
   return self
 end
 
+-- Trains the fork, with the options of lab.train; the training is one entry of the list. Returns what lab.train does.
 function Session:tune(opts)
   local result, entry = tune(self, opts)
   self:enter(entry)
@@ -129,6 +131,7 @@ local function last_tune(self)
   error("undo: the fork was not tuned", 3)
 end
 
+-- Takes back the last n changes (1), or with "tune" the last training alone. Returns the fork.
 function Session:undo(n)
   if n == "tune" then
     take_back(self, last_tune(self))
@@ -143,6 +146,7 @@ function Session:undo(n)
   return self
 end
 
+-- Does again the last n changes (1) that were undone. Returns the fork.
 function Session:redo(n)
   n = n == nil and 1 or n
   if #self.undone == 0 then error("redo: nothing was undone, or the fork was changed since", 2) end
@@ -178,6 +182,7 @@ function Session:swaps()
   return list.of(self.log)
 end
 
+-- What the fork is, and the table of its changes.
 function Session:describe()
   local first = list.loss(self.untouched)
   return ("fork of a %s, %d layers, %d parameters%s\n%s"):format(self.class_name, #self.layers,
@@ -212,6 +217,7 @@ local function class_of(base)
   return classes[base]
 end
 
+-- A model again, in the same memory until either is written, to operate on: m:fork().
 function M.fork(m)
   local s = m:clone()
   s.original, s.log, s.undone, s.generation, s.untouched = m:clone(), {}, {}, 0, {}

@@ -10,6 +10,7 @@ function M.width(s)
   return utf8.len(s) or #s
 end
 
+-- The text with blanks behind it, or before it (right), up to a width.
 function M.pad(s, width, right)
   local fill = (" "):rep(width - M.width(s))
   return right and fill .. s or s .. fill

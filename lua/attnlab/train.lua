@@ -1,4 +1,4 @@
--- Training. train.trainer(model, config, seed) steps, evaluates, and gives and takes its state;
+-- Training: lab.train(m, {data=, steps=, ..}). train.trainer(model, config, seed) steps, evaluates, and gives and takes its state;
 -- train.loop runs it to the end and calls hooks. Weights are a function of (seed, name), batches
 -- and dropout keys of (seed, step), so a run that is stopped and restored continues bit for bit.
 -- Called, the module is the short form for scripts and the prompt:
@@ -81,6 +81,7 @@ function Trainer:lr(k)
   return t.min_lr + (t.lr - t.min_lr) * math.max(0, share)
 end
 
+-- Tokens trained on so far.
 function Trainer:tokens()
   return self.step_count * self.options.batch_size * self.model.config.context
 end

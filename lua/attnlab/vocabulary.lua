@@ -8,6 +8,7 @@ Vocabulary.__name = "attnlab.vocabulary"
 
 local M = {}
 
+-- The distinct characters of a text.
 function M.characters(text)
   return setmetatable({ kind = "characters", table = core.vocab.chars(text) }, Vocabulary)
 end
@@ -18,6 +19,7 @@ function M.llama2c(path, size)
                         table = core.vocab.llama2c(path, size) }, Vocabulary)
 end
 
+-- Number of ids.
 function Vocabulary:size()
   return self.table:size()
 end
@@ -27,6 +29,7 @@ function Vocabulary:encode(text)
   return self.table:encode(text)
 end
 
+-- The text of ids, a tensor or an array.
 function Vocabulary:decode(ids)
   return self.table:decode(ids)
 end

@@ -226,6 +226,29 @@ T.test("the top level holds the layers and nothing else", function()
   end
 end)
 
+T.test("what users can call has a comment, which is its help", function()
+  local help, comments = require "attnlab.help", require "attnlab.comments"
+  local bare, n = {}, 0
+  local function look(where, f)
+    n = n + 1
+    if #table.concat(f.doc, " ") < 10 then bare[#bare + 1] = where .. f.name end
+  end
+  local function all(module, owner)
+    local parsed = comments.of_module(module)
+    if not module:find "%.c$" and #table.concat(parsed.head, " ") < 10 then bare[#bare + 1] = module end
+    for _, f in ipairs(parsed.list) do
+      if f.owner == owner and not f.name:find "^__" then look(module .. ": ", f) end
+    end
+  end
+  for _, x in ipairs(help.surface()) do
+    if x.module then all(x.module, "M") end
+    if x.f then look("lab.", x.f) end
+  end
+  for _, o in ipairs(help.OBJECTS) do all(o[3], o[2]) end
+  T.ok(n > 200, n)
+  T.eq(bare, {})
+end)
+
 T.test("each folder has a README of a screen", function()
   for _, folder in ipairs(LAYERS) do
     T.ok(sys.exists(T.root .. folder .. "/README.md"), folder .. "/README.md")

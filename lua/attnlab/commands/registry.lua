@@ -52,8 +52,24 @@ local function list(args, usage)
   if args.flags.json then print(json.encode(all, { pretty = true })) end
 end
 
+-- The variant of a preset or family as a text of another language, with options on top.
+local function source_of(name, sets, kind)
+  local options = {}
+  for _, kv in ipairs(sets) do
+    config.set(options, "attention." .. kv[1]:gsub("^attention%.", ""), kv[2])
+  end
+  -- a parameter's shape needs sizes, which the text does not name
+  local spec = { heads = 4, head_dim = 16, width = 64, bare = true }
+  local ok, text = pcall(function() return core.attn.new(name, options.attention or {}, spec):source(kind) end)
+  if not ok then error(config.plain(text), 0) end
+  return text
+end
+
 local function describe(args, usage)
-  print(words.meant(usage, help.text, args.words[1]))
+  local name, kind = args.words[1], args.flags.latex and "latex" or args.flags.torch and "torch"
+  if args.flags.latex and args.flags.torch then usage("describe: --latex or --torch, not both") end
+  if not kind and #args.sets > 0 then usage("describe: options go with --latex and --torch") end
+  print((words.meant(usage, kind and source_of or help.text, name, args.sets, kind):gsub("\n$", "")))
 end
 
 local function new_variant(args, usage)
@@ -80,8 +96,10 @@ end
 return {
   { name = "list", args = "[attention|ops|data|config]", least = 0, most = 1, run = list, doc = "what there is, by kind",
     options = { words.PLUGIN, words.JSON } },
-  { name = "describe", args = "NAME", least = 1, most = 1, run = describe,
-    doc = "an attention preset or family, an op, or a configuration key", options = { words.PLUGIN } },
+  { name = "describe", args = "NAME [option=value ...]", least = 1, most = 1, sets = true, run = describe,
+    doc = "an attention preset or family, an op, a configuration key, a function",
+    options = { { name = "latex", doc = "the variant as a formula" }, { name = "torch", doc = "the variant as a PyTorch function" },
+                words.PLUGIN }, more = "Options of the variant come on top of the preset's: they go with --latex and --torch." },
   { name = "new-variant", args = "NAME", least = 1, most = 1, run = new_variant,
     doc = "write the source of a new attention variant",
     options = { { name = "out", value = "FILE", doc = "where to (NAME.c); what exists is never overwritten" } } },

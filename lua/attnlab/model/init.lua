@@ -1,4 +1,4 @@
--- Models: model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=,
+-- Language models, made and loaded. model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=,
 -- seed=}, with the options of config.lua's model rows, flat or as a configuration { model = ..,
 -- attention = .. }, and model.load(path) for our own safetensors and for llama2.c's .bin.
 local core = require "attnlab.core"

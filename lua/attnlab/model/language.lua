@@ -29,6 +29,7 @@ local LAYER = "layer." -- parts of a state: layer.1, layer.2, ..
 
 local LanguageModel = Module.class "LanguageModel"
 
+-- A new architecture's class.
 function LanguageModel.class(name)
   return Module.class(name, LanguageModel)
 end
@@ -137,6 +138,7 @@ function LanguageModel:hidden(ids, opts)
   return h, st and self:made(st:position() + T, st:batch(), parts, st.beyond) or nil
 end
 
+-- Logits (B,T,vocab) of hidden states.
 function LanguageModel:logits(h)
   if self.head then return self.head(h) end
   return h:matmul(self.embedding.weight, { transpose_b = true })
@@ -160,6 +162,7 @@ end
 
 -- ---- decoding -------------------------------------------------------------------------------------
 
+-- A state of its layers' states; beyond: positions past the context are taken.
 function LanguageModel:made(position, batch, parts, beyond)
   local st = State.new(self, position, batch, parts)
   st.beyond = beyond
@@ -178,10 +181,12 @@ function LanguageModel:state(opts)
   return self:made(0, o.batch, parts, o.beyond)
 end
 
-function LanguageModel:fresh(batch) -- as state.lua asks every owner
+-- An empty state, as state.lua asks every owner.
+function LanguageModel:fresh(batch)
   return self:state { batch = batch }
 end
 
+-- What a state of it is of, for the files of states: { {key, value}, .. }.
 function LanguageModel:state_description()
   local list = { { "layers", tostring(#self.layers) } }
   for i, block in ipairs(self.layers) do
@@ -192,6 +197,7 @@ function LanguageModel:state_description()
   return list
 end
 
+-- The state of a file that st:save(path) wrote.
 function LanguageModel:load_state(path)
   return State.load(self, path)
 end
@@ -260,6 +266,7 @@ function LanguageModel:metadata()
     trained_on = self.trained_on } }
 end
 
+-- Writes a file that lab.model.load reads: weights, configuration, vocabulary.
 function LanguageModel:save(path)
   core.safetensors.save(path, self:tensors(), self:metadata())
 end

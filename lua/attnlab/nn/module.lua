@@ -70,6 +70,7 @@ function Module:part(key, more)
   return opts
 end
 
+-- Full name of a tensor or part of this module.
 function Module:path(key)
   return self.name == "" and key or self.name .. "." .. key
 end
@@ -128,6 +129,7 @@ function Module:uniform(key, shape, bound)
   return t
 end
 
+-- New tensor of N(0, deviation).
 function Module:normal(key, shape, deviation)
   self:hold(key, shape)
   local t = core.zeros { shape = shape, dtype = self.dtype }
@@ -135,6 +137,7 @@ function Module:normal(key, shape, deviation)
   return t
 end
 
+-- New tensor of one value.
 function Module:constant(shape, value)
   return core.full { shape = shape, dtype = self.dtype, value = value }
 end
@@ -214,6 +217,7 @@ function Module.clone_tensor(t, seen)
   return seen[id]
 end
 
+-- As clone; seen: what was cloned already, by what it was.
 function Module:clone_into(seen)
   local new = setmetatable({}, getmetatable(self))
   seen[self] = new
@@ -233,12 +237,14 @@ function Module:clone_into(seen)
   return new
 end
 
+-- Number of learned numbers.
 function Module:n_parameters()
   local n = 0
   for _, t in pairs(self:parameters()) do n = n + t:numel() end
   return n
 end
 
+-- Forgets the gradients of all parameters.
 function Module:zero_grad()
   for _, t in pairs(self:parameters()) do t:zero_grad() end
 end
@@ -252,6 +258,7 @@ function Module:train(on)
   return self
 end
 
+-- The opposite of train(): dropout is off.
 function Module:eval()
   return self:train(false)
 end
