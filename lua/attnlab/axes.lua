@@ -3,7 +3,7 @@
 local M = {}
 
 -- Round positions between lo and hi with a step of 1, 2 or 5: at least three.
-local function even_ticks(lo, hi)
+function M.even_ticks(lo, hi)
   local power = 10.0 ^ math.floor(math.log((hi - lo) / 3, 10))
   for _, m in ipairs { 5, 2, 1 } do
     local ticks, step = {}, m * power
@@ -28,7 +28,7 @@ function M.log_ticks(lo, hi)
     end
     if #ticks >= 4 then return ticks end
   end
-  return hi > lo and #ticks < 3 and even_ticks(lo, hi) or ticks
+  return hi > lo and #ticks < 3 and M.even_ticks(lo, hi) or ticks
 end
 
 -- The axis of differences: linear near 0, logarithmic beyond `unit` (asinh), so that 0.005 and 0.5 can

@@ -21,6 +21,7 @@ M.OBJECTS = {
   { "training", "Result", "train", "r = lab.train(m, {..}), s:tune{..}" },
   { "evalset", "Evalset", "evalset", "ev = lab.evalset{..}" },
   { "opened", "Opened", "open", "lab.open(x)" },
+  { "run", "Run", "run_list", "lab.runs{..}[1]" },
   { "dataset", "Dataset", "data", "lab.data.open(name)" },
   { "vocabulary", "Vocabulary", "vocabulary", "m.vocabulary" },
   { "instance", "methods", "lattn.c", "lab.attention.new(..)" },

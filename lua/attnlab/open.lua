@@ -110,6 +110,12 @@ local function text_of(m)
   return set
 end
 
+-- The losses of the run as a figure for the terminal, or one measurement ("valid/loss", "train/loss", "lr", "grad_norm").
+function Opened:plot(name)
+  if not self.records then error(("plot: %s is a model file, and has no curve"):format(names.shown(self.path)), 0) end
+  return curves.plot(self.records, name)
+end
+
 local function with_model(self, path, opts)
   local m = model.load(path, { dtype = opts.dtype, tokenizer = opts.tokenizer }):eval()
   self.path, self.model, self.vocabulary = sys.realpath(path), m, m.vocabulary
@@ -242,8 +248,7 @@ function Opened:__tostring()
   end
   local points = self.curve and self:curve() or {}
   if #points > 0 then
-    list[#list + 1] = { "valid/loss", ("%.4f %s %.4f at step %d"):format(points[1][2], curves.spark(points),
-      points[#points][2], points[#points][1]) }
+    list[#list + 1] = { "valid/loss", (curves.line("", points):gsub("^%s+", "")) }
   end
   if self.experiment then table.insert(list, 1, { "path", path }) end
   return tables.clean(self.experiment and run_line(self) or path, true) .. "\n" .. tables.pairs(list)

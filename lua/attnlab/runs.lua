@@ -1,4 +1,5 @@
--- Results of an experiment from its run folders: curves, values by arm and seed, what was expected.
+-- Results of an experiment from its run folders: curves, values by arm and seed, what was expected. lab.runs{..} lists
+-- the runs on disk (run_list.lua).
 -- A change here makes no run stale.
 local certificate = require "attnlab.certificate"
 local core = require "attnlab.core"
@@ -24,7 +25,11 @@ end
 function M.read(dir, arm, seed, metric, threads)
   local run = { dir = dir, arm = arm, seed = seed, status = store.status(dir), records = {}, differs = {} }
   if run.status.state == "damaged" then return run end
-  local ok, why = pcall(function() run.records = store.metrics(dir) end)
+  local spec
+  local ok, why = pcall(function()
+    run.records = store.metrics(dir)
+    spec = sys.exists(store.file(dir, "config.json")) and store.config(dir)
+  end)
   if not ok then
     run.status = { state = "damaged", step = 0, reason = why }
     return run
@@ -38,8 +43,7 @@ function M.read(dir, arm, seed, metric, threads)
   end
   table.sort(rates)
   run.tokens_per_second = rates[(#rates + 1) // 2]
-  if sys.exists(store.file(dir, "config.json")) then
-    local spec = store.config(dir)
+  if spec then
     run.differs = store.differences(spec, threads)
     run.check = certificate.word(spec.made.certificates)
     if run.status.state ~= "new" then run.made = spec.expect end
@@ -149,4 +153,4 @@ function M.gather(plan, runs)
            judged = expect.judge(plan.experiment.expect, by_name, plan.seeds) }
 end
 
-return M
+return setmetatable(M, { __call = function(_, opts) return require("attnlab.run_list").list(opts) end })

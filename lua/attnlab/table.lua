@@ -54,6 +54,11 @@ function M.columns()
   return core.sys.width() or 80
 end
 
+-- The terminal's columns where stdout is one, or COLUMNS says how many there are: what goes into a file is not narrowed.
+function M.terminal()
+  return (core.sys.isatty(1) or os.getenv "COLUMNS") and core.sys.width() or nil
+end
+
 -- A text as lines of at most `width` cells, broken at blanks where there are some, else anywhere.
 function M.wrap(s, width)
   local lines, line = {}, nil
@@ -84,32 +89,84 @@ function M.pairs(list)
   return table.concat(lines, "\n")
 end
 
--- columns = {{key, title, right = bool}, ...}; rows = {{[key] = text}, ...}. Columns in which every
--- cell is empty are left out. Returns lines joined by newlines, without trailing blanks.
-function M.text(columns, rows)
+-- The columns that have a cell, with their widths.
+local function natural(columns, rows, cell_of)
   local shown = {}
-  local function cell_of(r, key) return M.cut(M.clean(r[key] or "", true)) end
   for _, c in ipairs(columns) do
-    local width, used = M.width(c.title), false
+    local s = { column = c, width = M.width(c.title), longest = M.width(c.title) }
     for _, r in ipairs(rows) do
       local cell = cell_of(r, c.key)
-      width, used = math.max(width, M.width(cell)), used or cell ~= ""
+      s.width, s.used = math.max(s.width, M.width(cell)), s.used or cell ~= ""
+      for word in (c.wrap and cell or ""):gmatch "%S+" do s.longest = math.max(s.longest, M.width(word)) end
     end
-    if used then shown[#shown + 1] = { column = c, width = width } end
+    if s.used then shown[#shown + 1] = s end
+  end
+  return shown
+end
+
+local NARROW = 24 -- cells of a column that wraps: a longer word is broken
+
+-- Makes columns that wrap narrower, the widest first, until all fit. Whether they do.
+local function narrow(shown, width)
+  local total = 2 * (#shown - 1)
+  for _, s in ipairs(shown) do
+    s.now = s.width
+    total = total + s.now
+  end
+  while total > width do
+    local widest
+    for _, s in ipairs(shown) do
+      local least = math.max(M.width(s.column.title), math.min(s.longest, NARROW))
+      if s.column.wrap and s.now > least and not (widest and widest.now >= s.now) then widest = s end
+    end
+    if not widest then return false end
+    widest.now, total = widest.now - 1, total - 1
+  end
+  return true
+end
+
+-- Takes out the column that goes first: that of the least `drop`. Its title, or nil.
+local function drop(shown)
+  local first
+  for i, s in ipairs(shown) do
+    if s.column.drop and not (first and shown[first].column.drop <= s.column.drop) then first = i end
+  end
+  return first and table.remove(shown, first).column.title
+end
+
+-- columns = {{key, title, right = bool, wrap = bool, drop = number}, ...}; rows = {{[key] = text}, ...}. Columns in which
+-- every cell is empty are left out. In a width cells of columns with `wrap` go over several lines, and where that is
+-- not enough columns with `drop` are left out, the least number first. Returns lines joined by newlines, without
+-- trailing blanks, and the titles of what was left out.
+function M.text(columns, rows, width)
+  local function cell_of(r, key) return M.cut(M.clean(r[key] or "", true)) end
+  local shown, left_out = natural(columns, rows, cell_of), {}
+  while not narrow(shown, width or math.huge) do
+    local title = drop(shown)
+    if not title then break end
+    left_out[#left_out + 1] = title
   end
   local lines = {}
   local function line(get)
-    local cells = {}
-    for i, s in ipairs(shown) do cells[i] = M.pad(get(s), s.width, s.column.right) end
-    local text = table.concat(cells, "  ")
-    lines[#lines + 1] = text:sub(1, text:find "%S *$" or 0)
+    local parts, most = {}, 1
+    for i, s in ipairs(shown) do
+      local cell = get(s)
+      parts[i] = M.width(cell) > s.now and M.wrap(cell, s.now) or { cell }
+      most = math.max(most, #parts[i])
+    end
+    for k = 1, most do
+      local cells = {}
+      for i, s in ipairs(shown) do cells[i] = M.pad(parts[i][k] or "", s.now, s.column.right) end
+      local text = table.concat(cells, "  ")
+      lines[#lines + 1] = text:sub(1, text:find "%S *$" or 0)
+    end
   end
   line(function(s) return s.column.title end)
-  line(function(s) return ("-"):rep(s.width) end)
+  line(function(s) return ("-"):rep(s.now) end)
   for _, r in ipairs(rows) do
     line(function(s) return cell_of(r, s.column.key) end)
   end
-  return table.concat(lines, "\n")
+  return table.concat(lines, "\n"), left_out
 end
 
 -- Tab-separated values with a header line; nil is an empty cell, numbers keep all digits.

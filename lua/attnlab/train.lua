@@ -5,6 +5,7 @@
 --   r = lab.train(m, {data="shakespeare", steps=500, ..}); r:cont(200); r:curve("valid/loss")
 local core = require "attnlab.core"
 local config = require "attnlab.config"
+local curves = require "attnlab.curves"
 local data = require "attnlab.data"
 local evalset = require "attnlab.evalset"
 local model = require "attnlab.model"
@@ -314,18 +315,21 @@ end
 
 -- Array of { step, value } of one measurement ("train/loss", "valid/loss", "lr", "grad_norm").
 function Result:curve(name)
-  local out = {}
-  for _, rec in ipairs(self.records) do
-    if rec[name] then out[#out + 1] = { rec.step, rec[name] } end
-  end
-  return out
+  return curves.of(self.records, name or "valid/loss")
+end
+
+-- The losses as a figure for the terminal, or one measurement by its name.
+function Result:plot(name)
+  return curves.plot(self.records, name)
 end
 
 function Result:__tostring()
-  local last = self:curve("valid/loss")
-  local loss = #last > 0 and (", valid/loss %.4f"):format(last[#last][2]) or ""
-  return ("training %s at step %d%s%s"):format(self.status, self.step, loss,
-    self.reason and " (" .. self.reason .. ")" or "")
+  local lines = { ("training %s at step %d%s"):format(self.status, self.step, self.reason and " (" .. self.reason .. ")" or "") }
+  for _, name in ipairs { "train/loss", "valid/loss" } do
+    local points = self:curve(name)
+    if #points > 0 then lines[#lines + 1] = "  " .. curves.line(name, points) end
+  end
+  return table.concat(lines, "\n")
 end
 
 -- opts: keys of config.lua's train rows, seed (1), quiet (no progress line).

@@ -45,3 +45,44 @@ T.test("width of what is not UTF-8", function()
   T.eq(tables.width "\xff\xfe", 2)
   T.eq(tables.pad("ä", 3, true), "  ä")
 end)
+
+local WIDE = {
+  { key = "name", title = "arm", wrap = true }, { key = "loss", title = "valid loss", right = true },
+  { key = "rate", title = "token/s", right = true, drop = 1 }, { key = "state", title = "state", right = true, drop = 2 },
+  { key = "verdict", title = "verdict", wrap = true },
+}
+local ROWS = {
+  { name = "softmax", loss = "1.8912", rate = "1.23 M", state = "2.00 KiB (grows)", verdict = "reference" },
+  { name = "exp, denominator's gradient stopped", loss = "1.9012", rate = "1.20 M", state = "2.00 KiB (grows)", verdict = "equal within 0.01" },
+}
+
+local function lines_of(text)
+  local lines = {}
+  for line in text:gmatch "[^\n]+" do lines[#lines + 1] = line end
+  return lines
+end
+
+T.test("in a width names wrap, then columns go in their order, and are named", function()
+  local whole, none = tables.text(WIDE, ROWS)
+  T.eq({ #lines_of(whole), none }, { 4, {} })
+  local most = tables.width(lines_of(whole)[2])
+  for width = most, 44, -1 do
+    local text, left = tables.text(WIDE, ROWS, width)
+    for _, line in ipairs(lines_of(text)) do T.ok(tables.width(line) <= width, ("%d: %s"):format(width, line)) end
+    T.ok(text:find "denominator's" and text:find "1.9012" and text:find "within", text)
+    T.eq(left, ({ [0] = {}, { "token/s" }, { "token/s", "state" } })[#left])
+    T.eq(text:find "token/s" == nil, #left > 0)
+  end
+  local text, left = tables.text(WIDE, ROWS, 80)
+  T.eq(left, {})
+  T.eq(lines_of(text)[4], "exp, denominator's          1.9012   1.20 M  2.00 KiB (grows)  equal within 0.01")
+  T.eq(lines_of(text)[5], "gradient stopped")
+  T.eq(select(2, tables.text(WIDE, ROWS, 46)), { "token/s", "state" })
+end)
+
+T.test("text is broken at blanks, and where there are none", function()
+  T.eq(tables.wrap("to be or not to be", 9), { "to be or", "not to be" })
+  T.eq(tables.wrap("äöüßäöüß x", 4), { "äöüß", "äöüß", "x" })
+  T.eq(tables.wrap("", 4), { "" })
+  T.eq(tables.pairs { { "a", "one" }, { "bcd", "two" } }, "  a    one\n  bcd  two")
+end)

@@ -1,12 +1,12 @@
 -- Commands about runs on disk.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
-local certificate = require "attnlab.certificate"
 local config = require "attnlab.config"
 local expect = require "attnlab.expect"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local runs = require "attnlab.runs"
+local run_list = require "attnlab.run_list"
 local stats = require "attnlab.stats"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
@@ -14,60 +14,27 @@ local words = require "attnlab.words"
 local yardstick = require "attnlab.yardstick"
 local json, sys = core.json, core.sys
 
-local function every_run(root, only)
-  local list = {}
-  if sys.exists(root) ~= "dir" then return list end
-  for _, name in ipairs(sys.list(root)) do
-    local folder = names.inside(root, name)
-    if (not only or name == only) and sys.exists(folder) == "dir" then
-      for _, id in ipairs(sys.list(folder)) do
-        local dir = folder .. "/" .. id
-        if sys.exists(store.file(dir, "config.json")) then list[#list + 1] = dir end
-      end
-    end
-  end
-  return list
-end
-
-local RUN_COLUMNS = {
-  { key = "dir", title = "run" }, { key = "variant", title = "changed" }, { key = "arm", title = "arm" },
-  { key = "seed", title = "seed", right = true }, { key = "step", title = "step", right = true }, { key = "loss", title = "valid loss", right = true },
-  { key = "check", title = "check" }, { key = "status", title = "status" },
-}
-
 local function list_runs(args, usage)
-  local root = words.values(args, { out_dir = "text" }, usage).out_dir or "runs"
-  local list, cells, only = {}, {}, args.words[1]
-  for _, dir in ipairs(every_run(root, only and only:match "^[^+~]*")) do
-    local known, spec = pcall(store.config, dir)
-    if not known then spec = { made = {} } end -- the status says why
-    if not only or not only:find "[+~]" or spec.variant == only then
-      local run = runs.read(dir, 1, spec.seed, "valid/loss")
-      local stale = #run.differs > 0 and table.concat(run.differs, ", ") or nil
-      local damaged = run.status.state == "damaged" and tables.clean(run.status.reason, true) or nil
-      list[#list + 1] = { dir = names.shown(dir), variant = spec.variant, arm = spec.arm, seed = spec.seed, status = run.status.state,
-                          step = run.status.step, valid_loss = run.value, stale = stale, reason = damaged,
-                          check = certificate.word(spec.made.certificates) }
-      cells[#cells + 1] = { dir = list[#list].dir, variant = spec.variant, arm = spec.arm, seed = tostring(spec.seed or ""),
-                            step = tostring(run.status.step), loss = run.value and ("%.4f"):format(run.value),
-                            check = list[#list].check,
-                            status = run.status.state .. (damaged and ": " .. damaged or stale and " (stale: " .. stale .. ")" or "") }
-    end
+  local root = words.values(args, { out_dir = "text" }, usage).out_dir
+  local list = words.meant(usage, run_list.list, { experiment = args.words[1], out_dir = root, sort = args.flags.sort or "dir" })
+  if not args.flags.json then
+    print(#list == 0 and tostring(list) or run_list.text(list, "dir", tables.terminal()))
+    return
   end
-  if args.flags.json then
-    print(json.encode(json.array(list), { pretty = true }))
-  elseif #list == 0 then
-    print(("no runs in %s"):format(root .. (args.words[1] and "/" .. args.words[1] or "")))
-  else
-    print(tables.text(RUN_COLUMNS, cells))
+  local records = {}
+  for i, r in ipairs(list) do
+    records[i] = { dir = names.shown(r.dir), variant = r.variant, arm = r.arm, seed = r.seed, status = r.state, step = r.step,
+                   valid_loss = r.valid_loss, stale = r.stale, reason = r.reason, check = r.check, date = r.date,
+                   differs = next(r.differs) and r.differs or nil }
   end
+  print(json.encode(json.array(records), { pretty = true }))
 end
 
 -- The runs beside `dir` that have its arm, as the arm of a table: {values by seed, runs, count, seeds}.
 local function siblings(dir, spec)
   local root, name = sys.realpath(dir):match "^(.*)/([^/]+)/[^/]+$"
   local arm = { values = {}, runs = {}, count = { finished = 0, diverged = 0 }, seeds = {} }
-  for _, other in ipairs(every_run(root, name)) do
+  for _, other in ipairs(run_list.every(root, name)) do
     local known, s = pcall(store.config, other)
     if known then s.config.train.data = spec.config.train.data end -- a text counts by its hash
     if known and s.arm == spec.arm and s.data_hash == spec.data_hash and #config.diff(s.config, spec.config) == 0 then
@@ -131,7 +98,8 @@ end
 
 return {
   { name = "runs", args = "[EXPERIMENT] [out_dir=DIR]", least = 0, most = 1, sets = true, run = list_runs,
-    doc = "the runs on disk and how they stand", options = { words.JSON } },
+    doc = "the runs on disk and how they stand",
+    options = { { name = "sort", value = "WORD", doc = "by dir (default), date, loss or arm" }, words.JSON } },
   { name = "compare", args = "RUN RUN", least = 2, most = 2, run = compare,
     doc = "two runs: keys that differ, paired difference over their seeds", options = { words.JSON } },
 }
