@@ -275,7 +275,7 @@ AL_API al_tensor *attn_continue(al_ctx *c, attn *a, const attn_in *in, const att
                                 bool detach, attn_state **next);
 /* attn_forward of a causal call one token at a time, from state to state: the recurrent form. */
 AL_API al_tensor *attn_recur(al_ctx *c, attn *a, const attn_in *in);
-/* The variant written out, kind "latex" (its formula) or "torch" (a self-contained PyTorch function
+/* The variant written out, kind "formula" (in one line), "latex" or "torch" (a self-contained PyTorch function
  * attention(q, k, v, x, p, causal, lengths), p a dict of the parameters by name). free() it. An
  * error for another kind and for a family that does not print itself. */
 AL_API char *attn_source(al_ctx *c, const attn *a, const char *kind);

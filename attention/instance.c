@@ -159,21 +159,29 @@ const char *attn_plan(const attn *a, int64_t T, char *buf, size_t n) {
 char *attn_source(al_ctx *c, const attn *a, const char *kind) {
   AL_PLAIN_NUMBERS;
   enum { SIZE = 1 << 16 };
-  static const char *const kinds[] = {"latex", "torch"};
+  static const char *const kinds[] = {"formula", "latex", "torch"};
+  enum { N = sizeof kinds / sizeof *kinds };
   if (al_error(c) != AL_OK) return NULL;
-  if (strcmp(kind, "latex") != 0 && strcmp(kind, "torch") != 0) {
-    const char *near = al_nearest(kind, kinds, 2);
-    al_fail(c, AL_ENAME, "attention: source: latex or torch needed, got '%s'%s%s%s", kind,
+  int k = 0;
+  while (k < N && strcmp(kind, kinds[k]) != 0) k++;
+  if (k == N) {
+    const char *near = al_nearest(kind, kinds, N);
+    al_fail(c, AL_ENAME, "attention: source: formula, latex or torch needed, got '%s'%s%s%s", kind,
             near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
     return NULL;
   }
   const attn_family *f = a->family;
-  char *text = f->source ? calloc(1, SIZE) : NULL;
-  if (!f->source)
+  const bool line = k == 0, prints = line ? f->formula != NULL : f->source != NULL;
+  char *text = prints ? calloc(1, SIZE) : NULL;
+  if (!prints)
     al_fail(c, AL_EVALUE, "attention: source: family %s does not print itself as %s", f->name,
             kind);
   else if (!text) al_fail(c, AL_ENOMEM, "out of memory (attention source)");
-  else if (f->source(a->opts, &a->sizes, kind, text, SIZE) && strlen(text) < SIZE - 1) return text;
+  else if (line) {
+    f->formula(a->opts, text, SIZE);
+    return text;
+  } else if (f->source(a->opts, &a->sizes, kind, text, SIZE) && strlen(text) < SIZE - 1)
+    return text;
   else
     al_fail(c, AL_EVALUE, "attention: source: family %s has no %s text of these options", f->name,
             kind);

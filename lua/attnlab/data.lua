@@ -116,6 +116,14 @@ function M.of_tokens(name, tokens, vocab, train, valid)
     Dataset)
 end
 
+-- The same tokens with other ranges.
+function Dataset:cut(train, valid)
+  local out = setmetatable({}, getmetatable(self))
+  for k, v in pairs(self) do out[k] = v end
+  out.train, out.valid = train, valid
+  return out
+end
+
 -- Its name for people, with the file where that is another word.
 function Dataset:shown()
   local elsewhere = self.path and self.path ~= self.name
@@ -138,6 +146,9 @@ function Dataset:need(split, context)
       :format(self.name, split, hi - lo, context, context + 1), 0)
   end
 end
+
+-- The tokens of a window for a model of that context.
+function Dataset:fit(context) return context end
 
 -- Inputs and targets (batch,context) i32 of batch `index`, a function of (seed, index) alone.
 function Dataset:random(split, batch, context, seed, index)
@@ -163,6 +174,68 @@ function Dataset:even(split, batch, context, total)
       { lo = lo, hi = hi, batch = n, context = context, first = first, total = total })
     first = first + n
     return x, y
+  end
+end
+
+-- ---- documents --------------------------------------------------------------------------------------
+
+-- A dataset whose windows are documents, each from its own first token. The ranges count documents; a window has all
+-- but the last of a document's tokens, or the context's first ones.
+local Documents = setmetatable({}, { __index = Dataset })
+Documents.__index = Documents
+Documents.__name = "attnlab.documents"
+
+-- documents: lists of ids, of one length.
+function M.of_documents(name, documents, vocab, train, valid, sha256)
+  local width = #documents[1] - 1
+  return setmetatable({ name = name, documents = documents, width = width, vocabulary = vocab, train = train,
+                        valid = valid, sha256 = sha256 }, Documents)
+end
+
+function Documents:fit(context) return math.min(context, self.width) end
+
+function Documents:need(split, context)
+  local lo, hi = self:range(split)
+  if hi <= lo or context > self.width then
+    error(("data: '%s' has %d documents of %d tokens here, at least one of %d needed")
+      :format(self.name, hi - lo, self.width, context), 0)
+  end
+end
+
+function Documents:windows(split, _, wanted)
+  local lo, hi = self:range(split)
+  return math.min(wanted, hi - lo)
+end
+
+local function windows_of(self, list, context)
+  local x, y = {}, {}
+  for b, n in ipairs(list) do
+    local ids = self.documents[n]
+    table.move(ids, 1, context, (b - 1) * context + 1, x)
+    table.move(ids, 2, context + 1, (b - 1) * context + 1, y)
+  end
+  local shape = { #list, context }
+  return core.tensor { data = x, shape = shape, dtype = "i32" }, core.tensor { data = y, shape = shape, dtype = "i32" }
+end
+
+function Documents:random(split, batch, context, seed, index)
+  local lo, hi = self:range(split)
+  local u <close> = core.rand { shape = { batch }, dtype = "f64", seed = seed, stream = "documents " .. index }
+  local list = {}
+  for b, v in ipairs(u:flat()) do list[b] = lo + 1 + math.min(hi - lo - 1, math.floor(v * (hi - lo))) end
+  return windows_of(self, list, context)
+end
+
+function Documents:even(split, batch, context, total)
+  local lo, hi = self:range(split)
+  local first = 0
+  return function()
+    local list = {}
+    for k = first, math.min(first + batch, total) - 1 do
+      list[#list + 1] = lo + 1 + (total > 1 and k * (hi - lo - 1) // (total - 1) or 0)
+    end
+    first = first + #list
+    if #list > 0 then return windows_of(self, list, context) end
   end
 end
 

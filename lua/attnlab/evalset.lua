@@ -82,7 +82,7 @@ end
 local function each(self, models, f)
   local set
   for _, m in ipairs(models) do set = self:open(m) end
-  local context = self.context or models[1].config.context
+  local context = self.context or set:fit(models[1].config.context)
   set:need(self.split, context)
   self.context = context
   local total = set:windows(self.split, context, self.windows)
@@ -154,26 +154,46 @@ Evalset.__call = Evalset.loss
 --                      t interval of the pairs (nil with one window)
 --   kl, kl_se          KL(b || a), what is lost by a's distribution where b's is true
 --   n, values          windows, and the difference of each
+--   tokens, bad        how many tokens were predicted, and at how many of them a loss or KL is no finite number
 function Evalset:diff(a, b)
+  return self:diff_kept(a, b, nil)
+end
+
+-- diff; kept: a table that keeps what b gives for the next call with it, as long as b stays as it is.
+function Evalset:diff_kept(a, b, kept)
   check_model(a, "diff: the first")
   check_model(b, "diff: the second")
   if a.config.vocab ~= b.config.vocab then
     error(("evalset: diff: models of one vocabulary expected, got %d and %d tokens")
       :format(a.config.vocab, b.config.vocab), 0)
   end
-  local differences, kl = {}, {}
+  local differences, kl, tokens, bad, pass = {}, {}, 0, 0, 0
   each(self, { a, b }, function(x, y)
-    local la, lb = logits_of(a, x):log_softmax(), logits_of(b, x):log_softmax()
+    pass = pass + 1
+    local of_b = kept and kept[pass]
+    if not of_b then
+      local lb = logits_of(b, x):log_softmax()
+      of_b = { lb, (lb:cross_entropy(y, { reduction = "none" })) }
+      if kept then kept[pass] = of_b end
+    end
+    local lb, nb = of_b[1], of_b[2]
+    local la <close> = logits_of(a, x):log_softmax()
     local na <close> = la:cross_entropy(y, { reduction = "none" })
-    local nb <close> = lb:cross_entropy(y, { reduction = "none" })
     local d <close> = na - nb
     append_windows(differences, d)
     local k <close> = (lb:exp() * (lb - la)):sum { axes = { 3 } }
     append_windows(kl, k)
-    la:free()
-    lb:free()
+    local both <close> = d + k
+    for _, v in ipairs(both:flat()) do
+      if not (math.abs(v) < math.huge) then bad = bad + 1 end
+    end
+    tokens = tokens + y:numel()
+    if not kept then
+      lb:free()
+      nb:free()
+    end
   end)
-  local out = { n = #differences, values = differences }
+  local out = { n = #differences, values = differences, tokens = tokens, bad = bad }
   out.mean, out.se = mean_and_error(differences)
   out.kl, out.kl_se = mean_and_error(kl)
   if out.se then

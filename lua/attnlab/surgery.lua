@@ -5,6 +5,7 @@
 --                                          where the preset names none
 --   s.layer[1].head[3]:set{output_gate=0}  a head with options of its own, or with a preset, of which
 --                                          it takes the family's options alone
+--   s:show{windows=}                       the fork beside its original: formula, loss, KL, state, text
 --   s:calibrate{layer=2, match="rms", data="shakespeare", split="train", batches=4, batch=8}
 --                                          a constant factor a head: on the inputs that the original
 --                                          gives the layer, its output has the original's rms
@@ -23,6 +24,7 @@ local config = require "attnlab.config"
 local calibrate = require "attnlab.surgery.calibrate"
 local list = require "attnlab.surgery.list"
 local Module = require "attnlab.nn.module"
+local measure = require "attnlab.surgery.measure"
 local part = require "attnlab.surgery.part"
 local tune = require "attnlab.surgery.tune"
 local merge = require("attnlab.nn.heads").merge
@@ -32,7 +34,7 @@ local Session = {}
 
 -- ---- entries of the list ----------------------------------------------------------------------------
 
-local touched, clock = setmetatable({}, { __mode = "k" }), 0
+local touched, forks, clock = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" }), 0
 
 -- The fork's list is another one than it was.
 function Session:touch()
@@ -40,14 +42,25 @@ function Session:touch()
   touched[self] = clock
 end
 
--- The forks whose list changed since the last call, in the order of their last changes.
-function M.changed()
-  local out, at = {}, touched
-  touched = setmetatable({}, { __mode = "k" })
+local function in_order(at)
+  local out = {}
   for fork in pairs(at) do out[#out + 1] = fork end
   table.sort(out, function(a, b) return at[a] < at[b] end)
   return out
 end
+
+-- The forks whose list changed since the last call, in the order of their last changes.
+function M.changed()
+  local at = touched
+  touched = setmetatable({}, { __mode = "k" })
+  for fork in pairs(at) do
+    if not forks[fork] then at[fork] = nil end
+  end
+  return in_order(at)
+end
+
+-- The forks there are, in the order in which they were made.
+function M.forks() return in_order(forks) end
 
 -- Appends what was done to the fork: { kind =, change = (a text), take_back = f, again = f (what was taken back is
 -- done again), and list = (numbers of layers), head =, options = where they say what it is }. What had been undone
@@ -169,7 +182,9 @@ function Session:measured(values, against)
   if against and against ~= self.original and against ~= self.source[1] then return end
   local entry = self.log[#self.log] or self.untouched
   if against then
-    entry.difference = { mean = values.mean, lo = values.lo, hi = values.hi, kl = values.kl }
+    local d = { mean = values.mean, lo = values.lo, hi = values.hi, kl = values.kl }
+    if values.bad > 0 then d.bad, d.tokens = values.bad, values.tokens end
+    entry.difference = d
   else
     entry.loss, entry.loss_se = values.loss, values.loss_se
   end
@@ -180,6 +195,21 @@ end
 -- right after the change. As text a table.
 function Session:swaps()
   return list.of(self.log)
+end
+
+-- What the fork is beside its original: formula, loss, rounding, KL, state, text; s:show{windows=, data=}.
+function Session:show(opts)
+  return require "attnlab.surgery.show" (self, opts)
+end
+
+-- The text that the fork is operated on, in parts (surgery/parts.lua); data names another text for it.
+function Session:parts(data)
+  return measure.parts(self, data)
+end
+
+-- The fork as it is, as a fork of its own that is measured and forgotten.
+function Session:twin()
+  return M.fork(self, true)
 end
 
 -- What the fork is, and the table of its changes.
@@ -217,13 +247,19 @@ local function class_of(base)
   return classes[base]
 end
 
--- A model again, in the same memory until either is written, to operate on: m:fork().
-function M.fork(m)
+-- A model again, in the same memory until either is written, to operate on: m:fork(). scratch: one that
+-- nobody is told of.
+function M.fork(m, scratch)
   local s = m:clone()
   s.original, s.log, s.undone, s.generation, s.untouched = m:clone(), {}, {}, 0, {}
   s.source = setmetatable({ m }, { __mode = "v" })
   s.layer = part.handles(s)
-  return setmetatable(s, class_of(getmetatable(s)))
+  setmetatable(s, class_of(getmetatable(s)))
+  if not scratch then
+    clock = clock + 1
+    forks[s] = clock
+  end
+  return s
 end
 
 return M

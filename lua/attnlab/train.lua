@@ -52,15 +52,16 @@ function M.trainer(m, cfg, seed, dataset)
       :format(t.data, size, m.config.vocab), 0)
   end
   m.vocabulary = m.vocabulary or dataset.vocabulary
-  m.trained_on = dataset.sha256 and { name = t.data, sha256 = dataset.sha256 }
-  dataset:need("train", m.config.context)
-  local context = t.eval_context > 0 and t.eval_context or m.config.context
+  m.trained_on = dataset.sha256 and { name = dataset.name, sha256 = dataset.sha256 }
+  local window = dataset:fit(m.config.context)
+  dataset:need("train", window)
+  local context = t.eval_context > 0 and t.eval_context or window
   dataset:need("valid", context)
   local optimiser = optim.adamw {
     m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps, weight_decay = t.weight_decay,
     grad_clip = t.grad_clip, decay = t.decay }
   return setmetatable({
-    model = m, config = cfg, options = t, seed = seed, data = dataset, optimiser = optimiser,
+    model = m, config = cfg, options = t, seed = seed, data = dataset, context = window, optimiser = optimiser,
     yardstick = evalset { data = dataset, windows = t.eval_windows, context = context },
     generation = m.generation, step_count = 0, queued = {}, late = core.on() == "cpu" and 0 or LATE, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
 end
@@ -84,7 +85,7 @@ end
 
 -- Tokens trained on so far.
 function Trainer:tokens()
-  return self.step_count * self.options.batch_size * self.model.config.context
+  return self.step_count * self.options.batch_size * self.context
 end
 
 -- Takes a step's loss into the counters that records and divergence are made of.
@@ -101,7 +102,7 @@ function Trainer:queue()
   local k, t = self.step_count + 1, self.options
   local lr = self:lr(k)
   self.model:train()
-  local x, y = self.data:random("train", t.batch_size, self.model.config.context, self.seed, k)
+  local x, y = self.data:random("train", t.batch_size, self.context, self.seed, k)
   -- keys of dropout: a sequence of their own for each step, whatever was drawn before
   local keys = core.seed_state()
   core.seed_restore { self.seed, k << 32 }
@@ -226,7 +227,7 @@ Trainer.restore = core.plain(Trainer.restore)
 --   progress(info)       after each step, with rate, memory and eta: see progress.line
 -- Returns { status = "finished" | "diverged" | "interrupted", step =, reason = }.
 function M.loop(trainer, hooks)
-  local t, per_step = trainer.options, trainer.options.batch_size * trainer.model.config.context
+  local t, per_step = trainer.options, trainer.options.batch_size * trainer.context
   local record, show = hooks.record or function() end, hooks.progress or function() end
   local busy, since, rate, valid, n, s = 0, trainer.step_count, nil, nil, 0, nil
   local function every(k, interval)
@@ -332,13 +333,15 @@ function Result:__tostring()
   return table.concat(lines, "\n")
 end
 
--- opts: keys of config.lua's train rows, seed (1), quiet (no progress line).
+-- opts: keys of config.lua's train rows, seed (1), quiet (no progress line); data may also be a dataset.
 local function train(_, m, opts)
-  local options = config.copy(names.options("train", opts))
+  local options, dataset = {}, nil
+  for k, v in pairs(names.options("train", opts)) do options[k] = k ~= "data" and config.copy(v) or v end
   local seed, quiet = options.seed or 1, options.quiet
   options.seed, options.quiet = nil, nil
   options.dtype = m.dtype
-  local trainer = M.trainer(m, { train = options }, seed)
+  if type(options.data) == "table" then dataset, options.data = options.data, nil end
+  local trainer = M.trainer(m, { train = options }, seed, dataset)
   local result = setmetatable({ trainer = trainer, model = m, quiet = quiet, records = {},
                                 status = "new", step = 0 }, Result)
   return result:run()

@@ -158,7 +158,15 @@ end)
 
 T.test("another kind is refused", function()
   local ok, message = pcall(function() return new("softmax"):source "tourch" end)
-  T.ok(not ok and message:find("latex or torch needed, got 'tourch' (did you mean 'torch'?)", 1, true), message)
+  T.ok(not ok and message:find("formula, latex or torch needed, got 'tourch' (did you mean 'torch'?)", 1, true), message)
   ok, message = pcall(function() return new("softmax"):source() end)
   T.ok(not ok and message:find "string expected", message)
+end)
+
+T.test("the formula in one line is what describe prints", function()
+  for _, a in ipairs(core.attn.list()) do
+    local want = core.attn.describe(a.name):match "\nformula:  ([^\n]*)"
+    if want then T.eq(new(a.name):source "formula", want) end
+  end
+  T.ok(new("softmax", { denominator = "none", output_norm = "l2" }):source "formula":find "^o_i = l2%[")
 end)

@@ -190,7 +190,7 @@ T.test("what is refused leaves the model as it was, bit for bit", function()
     { function() s:calibrate { match = "mean" } end, "'rms' expected" },
     { function() s:calibrate { bacthes = 2 } end, "unknown option 'bacthes'" },
     { function() s:calibrate { layer = 7, data = text } end, "layer: a number" },
-    { function() s:tune { steps = -1 } end, "steps" },
+    { function() s:tune { steps = -1, data = path } end, "steps" },
     { function() s:undo(2) end, "undo: a number in 1%.%.1" },
     { function() s:fork():undo() end, "undo: there are no changes" },
     { function() s:calibrate { batches = 0 } end, "'batches': integer >= 1 expected, got 0" },

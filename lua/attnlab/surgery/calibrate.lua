@@ -2,15 +2,15 @@
 -- original gives the layer. Options of s:calibrate:
 --   layer    a number, "*", a list, or "changed" (default): the layers unlike the original's
 --   match    "rms"
---   data     name, path or dataset (shakespeare), split ("train"), batches (4) of batch (8) windows of
---            `context` tokens (0: the model's context)
+--   data     name, path or dataset, split ("train"), batches (4) of batch (8) windows of `context` tokens (0: the
+--            model's context); default: the part of the fork's text that is there for it (surgery/parts.lua)
 local core = require "attnlab.core"
 local data = require "attnlab.data"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 
-local DEFAULTS = { layer = "changed", match = "rms", data = "shakespeare", split = "train", batches = 4,
-                   batch = 8, context = 0 }
+local DEFAULTS = { layer = "changed", match = "rms", data = false, split = "train", batches = 4, batch = 8,
+                   context = 0 }
 
 local function options_over(given)
   local out = {}
@@ -78,8 +78,9 @@ return function(self, opts)
     error(("calibrate: option 'match': 'rms' expected, got '%s'"):format(tostring(o.match)), 3)
   end
   local list = layers_of(self, o.layer)
-  local set = type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
-  if o.context == 0 then o.context = self.config.context end
+  local set = not o.data and self:parts().calibrate
+    or type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
+  if o.context == 0 then o.context = set:fit(self.config.context) end
   set:need(o.split, o.context)
   local mode, sums = self.training, nil
   self:eval()

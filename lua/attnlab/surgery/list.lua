@@ -12,12 +12,25 @@ local COLUMNS = {
   { key = "kl", title = "KL", right = true },
 }
 
+-- "3.1 %" of a share that is not 0.
+function M.share(x)
+  return x >= 0.1 and ("%.0f %%"):format(100 * x) or x >= 0.001 and ("%.1f %%"):format(100 * x) or "< 0.1 %"
+end
+
+local function finite(v) return math.abs(v) < math.huge end
+
 local function row_of(e)
   local r = { n = tostring(e.n), kind = e.kind, layer = e.layer and tostring(e.layer),
               head = e.head and tostring(e.head), change = e.change }
-  if e.loss then r.loss = ("%.4f"):format(e.loss) .. (e.loss_se and (" ± %.4f"):format(e.loss_se) or "") end
+  if e.loss and not finite(e.loss) then
+    r.loss = "not finite"
+  elseif e.loss then
+    r.loss = ("%.4f"):format(e.loss) .. (e.loss_se and (" ± %.4f"):format(e.loss_se) or "")
+  end
   local d = e.difference
-  if d then
+  if d and not (finite(d.mean) and finite(d.kl)) then
+    r.difference = d.bad and ("%s tokens not finite"):format(M.share(d.bad / d.tokens)) or "not finite"
+  elseif d then
     r.difference = ("%+.4f"):format(d.mean) .. (d.lo and (" [%.4f, %.4f]"):format(d.lo, d.hi) or "")
     r.kl = ("%.4f"):format(d.kl)
   end
@@ -45,7 +58,7 @@ end
 function M.strike(log, n)
   for k = n, #log do
     local e = log[k]
-    e.loss, e.loss_se, e.difference = nil, nil, nil
+    e.loss, e.loss_se, e.difference, e.look = nil, nil, nil, nil
   end
 end
 

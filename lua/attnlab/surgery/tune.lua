@@ -1,5 +1,6 @@
 -- The training of a fork: tune(fork, opts) -> result of lab.train, entry of the fork's list. opts: those of
--- lab.train. What the result's cont adds is more of the same entry.
+-- lab.train; without data the part of the fork's text that is there for it (surgery/parts.lua). What the result's cont
+-- adds is more of the same entry.
 local list = require "attnlab.surgery.list"
 local Module = require "attnlab.nn.module"
 
@@ -44,6 +45,7 @@ return function(fork, opts)
   for k, v in pairs(require("attnlab.names").options("tune", opts)) do o[k] = v end
   o.warmup_steps = o.warmup_steps or math.type(o.steps) == "integer" and math.min(20, o.steps // 10)
     or nil
+  o.data = o.data or fork:parts().tune
   local put_back = keep_values(fork)
   local ok, result = pcall(require "attnlab.train", fork, o)
   if not ok then
