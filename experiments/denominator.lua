@@ -47,9 +47,18 @@ return lab.experiment {
     { arm = "cosine, learned length", versus = "softmax", worse = true },
   },
 
-  quick = { seeds = { 1, 2 }, ["train.steps"] = 100, ["train.warmup_steps"] = 10, ["train.eval_interval"] = 10,
-            ["train.eval_windows"] = 32, ["train.batch_size"] = 8, ["train.checkpoint_interval"] = 25,
-            ["model.width"] = 64, ["model.mlp"] = 128, ["model.context"] = 64 },
+  -- What it judges pointed right in each of ten disjoint triples of seeds (README.md).
+  quick = {
+    arms = { "softmax", "softmax + L2", "exp", "exp + L2", "exp / length", "linear, elu + 1" },
+    ["model.width"] = 64, ["model.mlp"] = 128, ["model.context"] = 64, ["train.steps"] = 200, ["train.warmup_steps"] = 20,
+    ["train.eval_windows"] = 64, ["train.checkpoint_interval"] = 50,
+    expect = {
+      { arm = "exp + L2", versus = "softmax + L2", equal_within = 0.01 },
+      { arm = "exp", versus = "softmax", worse = true },
+      { arm = "exp / length", versus = "softmax", worse = true },
+      { arm = "linear, elu + 1", versus = "softmax", worse = true },
+    },
+  },
 
   story = [[
 What to look for:

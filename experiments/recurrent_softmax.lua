@@ -28,6 +28,7 @@ return lab.study {
 
   quick = {
     seeds = { 1 },
+    expect = { { forms_within = 1e-4 }, { state_constant = true }, { falls_from = 2 }, { series_within = 2 } },
     cases = {
       { head_dim = 8, orders = { 1, 2, 4, 6 }, tokens = 64 },
       { head_dim = 16, orders = { 1, 2, 4 }, tokens = 64 },

@@ -20,8 +20,8 @@ local tables = require "attnlab.table"
 local M = {}
 
 -- What the report says of the tests.
-M.HEADING = "Expected before the runs, each tested by itself at 5 % and judged by where its own interval lies\n"
-  .. "(95 %, two-sided, for better and worse; 90 %, two one-sided tests, for equals).\n"
+M.HEADING = "Expected before the runs, each tested by itself at 5 % and judged by where its own interval lies "
+  .. "(95 %, two-sided, for better and worse; 90 %, two one-sided tests, for equals). "
   .. "Unlike the table's verdicts these are not adjusted for the number of arms: the two may differ."
 
 local function sentence(x)
@@ -111,13 +111,15 @@ local function judge(x, arms, seeds)
   return judge_difference(x, arm, versus, seeds)
 end
 
--- The results as text under a heading; without outcomes where nothing may be judged (bare). "" for none.
-function M.text(results, heading, bare)
+-- Of a quick run whose file says nothing else: it is too small to judge what the whole one is expected to show.
+M.NOTHING = "A quick run judges what its file lists in quick.expect; this one lists nothing."
+
+-- The results as text under a heading. "" for none.
+function M.text(results, heading)
   local lines = { heading }
   for _, r in ipairs(results) do
-    lines[#lines + 1] = bare and ("  %s: %s"):format(r.text, r.detail)
-      or ("  %s%s: %s%s"):format(tables.pad(r.outcome, 11), r.text, r.detail,
-        r.changed and " (changed after the runs)" or "")
+    lines[#lines + 1] = ("  %s%s: %s%s"):format(tables.pad(r.outcome, 11), r.text, r.detail,
+      r.changed and " (changed after the runs)" or "")
   end
   return #results > 0 and table.concat(lines, "\n") or ""
 end

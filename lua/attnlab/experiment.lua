@@ -19,7 +19,8 @@
 --   measured_apart  true: arms may be measured on different windows or texts, and the table says so
 --   plugins   list of plug-ins to load first (.so or .c), paths from the experiment's folder or the current one,
 --             as is that of a text: base = { data = "mytext.txt" }
---   quick     overrides for --quick: config keys, seeds
+--   quick     what --quick changes: config keys, seeds, arms (names of those that are kept) and expect. A quick run judges
+--             what stands in quick.expect, nothing else; without `quick` there is no small version, and --quick is refused
 --   next      the command to type next
 -- A change here makes no run stale.
 local core = require "attnlab.core"
@@ -44,7 +45,7 @@ local TYPES = { name = "string", title = "string", source = "string", question =
                 margin = "number", expect = "table", plot = "table", quick = "table", next = "string",
                 plugins = "table", measure = "table", measured_apart = "boolean" }
 -- Keys of base, an arm and quick that are none of a configuration.
-local BASE, ARM, QUICK = {}, { name = true, at = true }, { seeds = true }
+local BASE, ARM, QUICK = {}, { name = true, at = true }, { seeds = true, arms = true, expect = true }
 
 local function fail(e, ...)
   error(("experiment%s: %s"):format(e.name and " '" .. e.name .. "'" or "", (...):format(select(2, ...))), 0)
@@ -158,6 +159,38 @@ local function check_arms(e)
   end
 end
 
+-- The arms of a call, and what is expected of them: those of `quick`, where it names some.
+local function arms_of(e, quick)
+  if not quick or not e.quick.arms then return e.arms end
+  local out = {}
+  for _, a in ipairs(e.arms) do
+    if names.find(e.quick.arms, a.name) then out[#out + 1] = a end
+  end
+  return out
+end
+
+local function check_quick(e)
+  local fine, why = pcall(apply, {}, e.quick, QUICK)
+  if not fine then fail(e, "quick: %s", why) end
+  if e.quick.seeds then check_seeds(e, e.quick.seeds) end
+  for _, k in ipairs { "arms", "expect" } do
+    if e.quick[k] ~= nil and type(e.quick[k]) ~= "table" then
+      fail(e, "quick: %s: a list expected, got %s", k, given.show(e.quick[k]))
+    end
+    check_list(e, "quick: " .. k, e.quick[k] or {})
+  end
+  local known, seen = {}, {}
+  for i, a in ipairs(e.arms) do known[i] = a.name end
+  for _, name in ipairs(e.quick.arms or {}) do
+    if not names.find(known, name) then fail(e, "quick: arms: %s", names.unknown("arm", tostring(name), known)) end
+    if seen[name] then fail(e, "quick: arms: '%s' is there twice", name) end
+    seen[name] = true
+  end
+  if e.quick.arms and #e.quick.arms == 0 then fail(e, "quick: arms: there is none") end
+  local bad = expect.fault(e.quick.expect or {}, arms_of(e, true), e.measure)
+  if bad then fail(e, "quick: expect: %s", bad) end
+end
+
 -- Makes an experiment from its table; every fault is an error that names it.
 local function new(spec)
   if type(spec) ~= "table" then error("experiment: a table expected, got " .. type(spec), 0) end
@@ -171,6 +204,7 @@ local function new(spec)
     if not TYPES[k] then fail(e, "%s", names.unknown("key", k, names.keys(TYPES))) end
     if type(v) ~= TYPES[k] then fail(e, "%s: %s expected, got %s", k, TYPES[k], type(v)) end
   end
+  e.has_quick = e.quick ~= nil
   e.base, e.expect, e.quick, e.plot = e.base or {}, e.expect or {}, e.quick or {}, e.plot or {}
   e.folder = plugins.folder
   e.measure = e.measure or {}
@@ -187,9 +221,7 @@ local function new(spec)
   end
   check_arms(e)
   check_seeds(e, e.seeds)
-  local fine, why = pcall(apply, {}, e.quick, QUICK)
-  if not fine then fail(e, "quick: %s", why) end
-  if e.quick.seeds then check_seeds(e, e.quick.seeds) end
+  check_quick(e)
   for k in pairs(e.plot) do
     if k ~= "metric" and k ~= "by" then fail(e, "plot: %s", names.unknown("key", tostring(k), { "metric", "by" })) end
   end
@@ -225,8 +257,9 @@ end
 -- What the call changes of the experiment, for results.lua; keys that change no arm do not count.
 local function changes_of(e, plan, options)
   local set, same = {}, #(options.set or {}) > 0
+  local arms = arms_of(e, options.quick)
   for i, a in ipairs(same and plan.arms or {}) do
-    local ok, cfg = pcall(resolved, e, e.arms[i], options.quick)
+    local ok, cfg = pcall(resolved, e, arms[i], options.quick)
     same = same and ok and json.encode(cfg) == json.encode(a.config)
   end
   for i, kv in ipairs(not same and options.set or {}) do set[i] = { config.key(kv[1]), kv[2] } end
@@ -236,26 +269,28 @@ local function changes_of(e, plan, options)
 end
 
 -- What one call runs. options: quick = bool, seeds = list (replaces), set = {{key, value}, ...} in order.
--- Returns {name, seeds, arms = {{name, config, expect}, ...}, apart = what each arm is measured on, where that
+-- Returns {name, seeds, arms = {{name, config, expect}, ...}, expect = what this call may judge, apart = what each arm is measured on, where that
 -- differs, and what results.label adds}.
 function Experiment:plan(options)
+  if options.quick and not self.has_quick then fail(self, "%s", given.NO_QUICK) end
   local seeds = options.seeds or options.quick and self.quick.seeds or self.seeds
   check_seeds(self, seeds)
   local plan = { experiment = self, name = self.name, seeds = seeds, margin = self.margin, quick = options.quick,
-                 metric = self.plot.metric or "valid/loss", arms = {} }
+                 metric = self.plot.metric or "valid/loss", arms = {},
+                 expect = options.quick and (self.quick.expect or {}) or self.expect }
   local same = {} -- configuration -> arm
-  for i, a in ipairs(self.arms) do
+  for i, a in ipairs(arms_of(self, options.quick)) do
     local ok, cfg = pcall(resolved, self, a, options.quick, options.set)
     if not ok then fail(self, "arm '%s': %s", a.name, cfg) end
-    local expect = {}
-    for _, x in ipairs(self.expect) do
-      if x.arm == a.name then expect[#expect + 1] = x end
+    local expected = {}
+    for _, x in ipairs(plan.expect) do
+      if x.arm == a.name then expected[#expected + 1] = x end
     end
     local text = json.encode(cfg)
     if same[text] then fail(self, "arms '%s' and '%s' are the same configuration", same[text], a.name) end
     same[text] = a.name
     plan.arms[i] = { name = a.name, config = cfg, at = a.at,
-      expect = { list = expect, margin = self.margin }, measure = #self.measure > 0 and self.measure or nil }
+      expect = { list = expected, margin = self.margin }, measure = #self.measure > 0 and self.measure or nil }
   end
   results.label(plan, self.title or self.question or self.name, changes_of(self, plan, options))
   yardstick.share(plan.arms)

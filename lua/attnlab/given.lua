@@ -6,6 +6,9 @@ local tables = require "attnlab.table"
 
 local M = {}
 
+-- Of --quick where a file has none.
+M.NO_QUICK = "--quick: the file has no `quick`, so there is no small version of it; without --quick it runs whole"
+
 -- A value for a message; what a table holds may have no end.
 function M.show(v)
   if type(v) == "string" then return "'" .. v .. "'" end

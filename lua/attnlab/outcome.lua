@@ -5,6 +5,7 @@ local figures = require "attnlab.figures"
 local names = require "attnlab.names"
 local report = require "attnlab.report"
 local runs = require "attnlab.runs"
+local tables = require "attnlab.table"
 local words = require "attnlab.words"
 local sys = core.sys
 
@@ -17,30 +18,32 @@ local function write_results(result, dir)
   report.write(result, dir)
   local figure, why, broken = figures.draw(result, dir)
   local by, why_by, by_broken = figures.draw_by(result, dir)
-  local lines = { ("table   %s/table.txt (.tsv .json)"):format(names.shown(dir)),
+  local lines = { ("table   %s/table.txt (.tsv .json .tex; what the columns mean)"):format(names.shown(dir)),
                   figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why }
   if by or why_by then lines[3] = by and ("        %s (.svg)"):format(by.png) or "figure  none: " .. why_by end
   return not broken and not by_broken, table.concat(lines, "\n")
 end
 
--- Table, judged expectations and figures of the plan's runs: shown first, as the folder may not take them. Returns
--- whether all could be made.
-function M.show(plan, list, root, as_json)
-  local e = plan.experiment
+-- Table, judged expectations and figures of the plan's runs: shown first, as the folder may not take them. options: json,
+-- legend (what the columns mean). Returns whether all could be made.
+function M.show(plan, list, root, options)
+  local e, width = plan.experiment, tables.terminal()
   local result = runs.gather(plan, list)
   local dir = names.inside(root, plan.results)
-  if as_json then
+  if options.json then
     local written, all_made = names.attempt("results not written", write_results, result, dir)
     if written then print(sys.read(dir .. "/table.json")) else words.no_value(all_made) end
     return written and all_made
   end
-  if e.question then print("\n" .. e.question) end
-  if plan.results ~= plan.name then print("Changed: " .. plan.results) end
-  if e.source then print("Source: " .. e.source) end
-  for _, text in ipairs { report.table_text(result), report.measures_text(result), report.judged_text(result) } do
-    if text ~= "" then print("\n" .. text) end
+  local function say(text) print(tables.fit(text, width)) end
+  if e.question then say("\n" .. e.question) end
+  if plan.results ~= plan.name then say("Changed: " .. plan.results) end
+  if e.source then say("Source: " .. e.source) end
+  print("\n" .. report.table_text(result, width, options.legend))
+  for _, text in ipairs { report.measures_text(result), report.judged_text(result) } do
+    if text ~= "" then say("\n" .. text) end
   end
-  if e.story and not plan.quick then print("\n" .. e.story) end
+  if e.story and not plan.quick then say("\n" .. e.story) end
   local written, all_made, where = names.attempt("results not written", write_results, result, dir)
   if written then print("\n" .. where) end
   print(("runs    %s/%s/"):format(root, plan.name))

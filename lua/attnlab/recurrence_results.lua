@@ -42,23 +42,24 @@ local function number(key, form)
   return function(r) return r[key] and form:format(r[key]) end
 end
 
+-- Where a terminal is too narrow, columns go in the order of `drop`: what is compared with softmax stays.
 M.columns = {
-  { title = "inputs", show = function(r) return r.group end,
+  { title = "inputs", wrap = true, show = function(r) return r.group end,
     doc = "inputs: q, k, v from N(0,1), q scaled so that the logits have that deviation; or those of a trained model" },
   { title = "|s|", right = true, show = number("largest", "%.1f"), doc = "|s|: largest logit" },
   { title = "p", right = true, show = number("order", "%d"), doc = "p: order that exp's series is cut at" },
-  { title = "features", right = true, show = number("features", "%d"), doc = "features: C(D + p, p) monomials of a key" },
+  { title = "features", drop = 3, right = true, show = number("features", "%d"), doc = "features: C(D + p, p) monomials of a key" },
   { title = "state", right = true, show = function(r) return tables.human(r.state, true) .. (r.grown > 0 and " (grows)" or "") end,
     doc = "state: bytes of a key/value head, measured after the last token" },
-  { title = "= tokens", right = true, show = function(r) return tables.human(r.cache_tokens) end,
+  { title = "= tokens", drop = 5, right = true, show = function(r) return tables.human(r.cache_tokens) end,
     doc = "= tokens: the length at which softmax's own state has as many bytes" },
-  { title = "to parallel", right = true, show = number("forms", "%.1e"),
+  { title = "to parallel", drop = 4, right = true, show = number("forms", "%.1e"),
     doc = "to parallel: recurrent against parallel form, both f32, relative error" },
-  { title = "to f64", right = true, show = number("rounding", "%.1e"), doc = "to f64: recurrent in f32 against the same maths in f64" },
+  { title = "to f64", drop = 2, right = true, show = number("rounding", "%.1e"), doc = "to f64: recurrent in f32 against the same maths in f64" },
   { title = "to softmax", right = true, show = number("softmax", "%.2e"), doc = "to softmax: relative error, RMS(output - exact) / RMS(exact), exact softmax in f64; 0 = exact" },
-  { title = "series", right = true, show = number("series", "%.2e"),
+  { title = "series", drop = 6, right = true, show = number("series", "%.2e"),
     doc = "series: what the remainder of the series does to the weights, to first order" },
-  { title = "ms/token", right = true, show = function(r) return ("%.3f"):format(1e3 * r.seconds) end,
+  { title = "ms/token", drop = 1, right = true, show = function(r) return ("%.3f"):format(1e3 * r.seconds) end,
     doc = "ms/token: of the recurrent form, all heads" },
 }
 

@@ -11,24 +11,38 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
+local WIDE = 120 -- columns of what goes into files
+
+-- Where a terminal is too narrow, columns go in this order: status where all arms have the same, then token/s,
+-- parameters, state, check, n; status last where they differ. What was measured stays.
 local COLUMNS = {
-  { key = "name", title = "arm" },
-  { key = "n", title = "n", right = true, doc = "n: seeds that finished" },
-  { key = "loss", title = "valid loss", right = true, doc = "valid loss: nats per token at the last step, mean ± deviation over seeds; "
+  { key = "name", title = "arm", wrap = true },
+  { key = "n", title = "n", right = true, drop = 5, doc = "seeds that finished" },
+  { key = "loss", title = "valid loss", right = true, doc = "nats per token at the last step, mean ± deviation over seeds; "
     .. "none for an arm of whose seeds some diverged" },
   { key = "difference", title = "difference [interval]", right = true,
-    doc = "difference: to the first arm, paired by seed; t interval, widened for the number of arms (Holm: at most 5 % error over all of them)" },
-  { key = "verdict", title = "verdict", doc = "verdict: interval within the margin: equal; else above 0: worse, below 0: better; "
+    doc = "to the first arm, paired by seed; t interval, widened for the number of arms (Holm: at most 5 % error over all of them)" },
+  { key = "verdict", title = "verdict", wrap = true, doc = "interval within the margin: equal; else above 0: worse, below 0: better; "
     .. "else undecided: none of these can be told with these seeds" },
-  { key = "rate", title = "token/s", right = true,
-    doc = "token/s: median of one run while others ran beside it; no comparison of speed (./lab bench is)" },
-  { key = "parameters", title = "parameters", right = true, doc = "parameters: learned numbers of the model" },
-  { key = "state", title = "state", right = true, doc = "state: computed, not used in training: bytes that a sequence carries from token to token at the "
-    .. "context's end; (grows): with the context" },
-  { key = "check", title = "check", doc = "check: the worst of the conformance certificates that the run began with (./lab check NAME writes "
+  { key = "rate", title = "token/s", right = true, drop = 1,
+    doc = "median of one run while others ran beside it; no comparison of speed (./lab bench is)" },
+  { key = "parameters", title = "parameters", right = true, drop = 2, doc = "learned numbers of the model" },
+  { key = "state", title = "state", right = true, drop = 3, doc = "computed, not used in training: bytes that a sequence carries from "
+    .. "token to token at the context's end; (grows): with the context" },
+  { key = "check", title = "check", drop = 4, doc = "the worst of the conformance certificates that the run began with (./lab check NAME writes "
     .. "one); none: not checked; damaged: its file is not whole" },
-  { key = "status", title = "status", doc = "status: diverged is a result; stale = made by another source, library or thread count" },
+  { key = "status", title = "status", wrap = true, drop = 6, doc = "diverged is a result; stale = made by another source, library or thread count" },
 }
+
+-- The columns, and the status that all arms have, which then goes first and is said in a line.
+local function columns_of(rows)
+  local out, common = {}, rows[1].status
+  for _, r in ipairs(rows) do common = r.status == common and common or nil end
+  for i, c in ipairs(COLUMNS) do
+    out[i] = c.key == "status" and common and setmetatable({ drop = 0 }, { __index = c }) or c
+  end
+  return out, common
+end
 
 -- The column of the verdict: what the arm is, or why it is not judged.
 local function verdict_of(i, row)
@@ -90,19 +104,37 @@ local function notes(result)
   return out
 end
 
--- The table with a line for each column that needs one.
-function M.table_text(result)
-  local lines = { tables.text(COLUMNS, table_rows(result)), "" }
-  for _, c in ipairs(COLUMNS) do lines[#lines + 1] = c.doc and "  " .. c.doc end
+-- What the columns mean, as lines of a width.
+function M.legend(width)
+  local list = {}
+  for _, c in ipairs(COLUMNS) do list[#list + 1] = c.doc and { c.title, c.doc } end
+  return tables.pairs(list, width)
+end
+
+-- The table with what has to be known to read it. In a width columns may be left out, and their titles are said;
+-- legend: with what the columns mean.
+function M.table_text(result, width, legend)
+  local rows = table_rows(result)
+  local columns, common = columns_of(rows)
+  local text, left_out = tables.text(columns, rows, width)
+  local lines = { "" }
+  if legend then lines[#lines + 1] = M.legend(width or WIDE) end
   for _, line in ipairs(notes(result)) do lines[#lines + 1] = "  " .. line end
-  return table.concat(lines, "\n")
+  if left_out[1] == "status" and common then
+    table.remove(left_out, 1)
+    lines[#lines + 1] = "  status of every arm: " .. common
+  end
+  if #left_out > 0 then
+    lines[#lines + 1] = "  left out, as the terminal is narrow: " .. table.concat(left_out, ", ") .. " (table.txt has all)"
+  end
+  return text .. "\n" .. tables.fit(table.concat(lines, "\n"), width)
 end
 
 -- What was expected and what came of it, as text; "" where nothing was.
 function M.judged_text(result)
-  local quick = result.plan.quick
-  return expect.text(result.judged, quick and "Expected of the whole experiment; the quick one is too small to judge:"
-    or expect.HEADING, quick)
+  local plan = result.plan
+  if plan.quick and #plan.expect == 0 and #plan.experiment.expect > 0 then return expect.NOTHING end
+  return expect.text(result.judged, expect.HEADING)
 end
 
 -- What the measures found, as text; "" where nothing was measured.
@@ -140,8 +172,8 @@ end
 -- Writes table.txt, table.tsv and table.json into dir.
 function M.write(result, dir)
   local records, parts = M.table_records(result), {}
-  for _, text in ipairs { M.table_text(result), M.measures_text(result), M.judged_text(result) } do
-    if text ~= "" then parts[#parts + 1] = text .. "\n" end
+  for _, text in ipairs { M.table_text(result, nil, true), M.measures_text(result), M.judged_text(result) } do
+    if text ~= "" then parts[#parts + 1] = (#parts == 0 and text or tables.fit(text, WIDE)) .. "\n" end
   end
   sys.write(dir .. "/table.txt", table.concat(parts, "\n"))
   sys.write(dir .. "/table.tsv", tables.tsv(KEYS, records))

@@ -150,7 +150,7 @@ function M.gather(plan, runs)
   end
   return { plan = plan, arms = arms, comparison = stats.compare(arms, plan.seeds, plan.margin),
            other_margins = expect.other_margins(plan.margin, arms),
-           judged = expect.judge(plan.experiment.expect, by_name, plan.seeds) }
+           judged = expect.judge(plan.expect, by_name, plan.seeds) }
 end
 
 return setmetatable(M, { __call = function(_, opts) return require("attnlab.run_list").list(opts) end })

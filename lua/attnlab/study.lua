@@ -5,7 +5,8 @@
 --   cases     list of tables; the kind says which keys it knows (its rows)
 --   seeds     of the random inputs
 --   expect    list of tables; the kind says what it can judge. Kept with each case when it is measured
---   quick     { cases=, seeds= } in place of the others, for --quick
+--   quick     { cases=, seeds=, expect= } in place of the others, for --quick, which judges what stands in quick.expect and
+--             nothing else; without `quick` there is no small version, and --quick is refused
 --
 -- Every case with every seed has a folder runs/<name>/<id>/ with case.json and result.json, written when
 -- it is done: a study that was stopped goes on with the next one.
@@ -38,7 +39,7 @@ Study.__index = Study
 
 local TYPES = { name = "string", kind = "string", title = "string", question = "string", source = "string",
                 story = "string", next = "string", cases = "table", seeds = "table", expect = "table", quick = "table" }
-local KINDS = found "study"
+local KINDS, QUICK = found "study", { "cases", "seeds", "expect" }
 
 local function fail(s, ...)
   error(("study%s: %s"):format(s.name and " '" .. s.name .. "'" or "", (...):format(select(2, ...))), 0)
@@ -126,27 +127,35 @@ local function new(spec)
   end
   if not names.find(KINDS, s.kind) then fail(s, "%s", names.unknown("kind", tostring(s.kind), KINDS)) end
   s.module = require("attnlab.study." .. s.kind)
+  s.has_quick = s.quick ~= nil
   s.expect, s.quick, s.folder = s.expect or {}, s.quick or {}, require("attnlab.plugins").folder
   given.clean(s)
   check_list(s, "expect", s.expect)
   for k in pairs(s.quick) do
-    if k ~= "cases" and k ~= "seeds" then fail(s, "quick: %s", names.unknown("key", tostring(k), { "cases", "seeds" })) end
+    if not names.find(QUICK, k) then fail(s, "quick: %s", names.unknown("key", tostring(k), QUICK)) end
   end
   check_seeds(s, s.seeds or {})
   if s.quick.seeds then check_seeds(s, s.quick.seeds) end
   expand(s, s.cases or {})
   if s.quick.cases then expand(s, s.quick.cases) end
-  for i, x in ipairs(s.expect) do
-    check_expectation(s, i, x)
+  check_list(s, "quick: expect", s.quick.expect or {})
+  for _, list in ipairs { s.expect, s.quick.expect or {} } do
+    for i, x in ipairs(list) do check_expectation(s, i, x) end
   end
   return s
 end
 
+-- What a call may judge.
+local function expected(self, quick)
+  return quick and (self.quick.expect or {}) or self.expect
+end
+
 -- What one call measures: { {case, seed, dir}, .. }. options: quick, seeds, root.
 function Study:plan(options)
+  if options.quick and not self.has_quick then fail(self, "%s", given.NO_QUICK) end
   local seeds = options.seeds or options.quick and self.quick.seeds or self.seeds
   check_seeds(self, seeds)
-  local list = {}
+  local list = { quick = options.quick }
   for i, case in ipairs(expand(self, options.quick and self.quick.cases or self.cases)) do
     for k, seed in ipairs(seeds) do
       if k == 1 or self.module.seeded(case) then
@@ -157,7 +166,7 @@ function Study:plan(options)
         counts.case = {}
         for k, v in pairs(case) do counts.case[k] = k ~= "data" and v or nil end
         local id = sys.sha256(json.encode(counts)):sub(1, 12)
-        list[#list + 1] = { case = case, index = i, seed = seed, identity = identity,
+        list[#list + 1] = { case = case, index = i, expect = expected(self, options.quick), seed = seed, identity = identity,
                             dir = names.inside(options.root, self.name .. "/" .. id) }
       end
     end
@@ -197,7 +206,7 @@ local function measure(self, item)
   local lock <close> = store.lock(item.dir)
   if not lock then return false end
   if result_of(item) then return true end
-  local record = { expect = json.array(self.expect) }
+  local record = { expect = json.array(item.expect) }
   for k, v in pairs(item.identity) do record[k] = v end
   sys.write(item.dir .. "/case.json", json.encode(record, { pretty = true }) .. "\n")
   collectgarbage()
@@ -311,21 +320,27 @@ function Study:outcome(list, root)
   local groups, missing, stale, made = gather(list, m, root)
   local records = m.gather(groups)
   local judged = missing > 0 and {}
-    or expect.outcomes(self.expect, made, function(x) return m.judge({ x }, records) end)
+    or expect.outcomes(expected(self, list.quick), made, function(x) return m.judge({ x }, records) end)
   local cells = {}
   for i, r in ipairs(m.shown and m.shown(records) or records) do
     cells[i] = {}
     for k, c in ipairs(m.columns) do cells[i][k] = c.show(r) or "" end
   end
-  local heads, notes = {}, {}
+  local heads, legend, notes = {}, {}, ""
   for k, c in ipairs(m.columns) do
-    heads[k] = { key = k, title = c.title, right = c.right }
-    notes[#notes + 1] = c.doc and "  " .. c.doc
+    heads[k] = { key = k, title = c.title, right = c.right, wrap = c.wrap, drop = c.drop }
+    legend[#legend + 1] = c.doc and "  " .. c.doc
   end
-  local text = tables.text(heads, cells) .. "\n\n" .. table.concat(notes, "\n")
-  if missing > 0 then text = text .. ("\n%d of %d measurements are missing"):format(missing, #list) end
-  if stale then text = text .. "\nstale: other sources or inputs made some of these; --fresh measures again" end
-  return { records = records, text = text, judged = judged }
+  if missing > 0 then notes = notes .. ("\n%d of %d measurements are missing"):format(missing, #list) end
+  if stale then notes = notes .. "\nstale: other sources or inputs made some of these; --fresh measures again" end
+  legend = "\n\n" .. table.concat(legend, "\n")
+  -- for a terminal of a width; with what the columns mean
+  local function shown(width, with_legend)
+    local text, left_out = tables.text(heads, cells, width)
+    local less = #left_out > 0 and ("\n\n  left out, as the terminal is narrow: %s (table.txt has all)"):format(table.concat(left_out, ", ")) or ""
+    return text .. tables.fit(less .. (with_legend and legend or "") .. notes, width)
+  end
+  return { records = records, text = shown(nil, true), shown = shown, judged = judged }
 end
 Study.outcome = core.plain(Study.outcome)
 
@@ -358,14 +373,17 @@ function Study:report(list, root, options)
     if written then print(sys.read(dir .. "/table.json")) else words.no_value(why) end
     return written and not broken
   end
-  if self.question then print("\n" .. self.question) end
-  if self.source then print("Source: " .. self.source) end
-  print("\n" .. out.text)
-  if #out.judged > 0 then print("\n" .. expect.text(out.judged, "Expected:")) end
-  if self.story and not options.quick then print("\n" .. self.story) end
+  local width = tables.terminal()
+  local function say(text) print(tables.fit(text, width)) end
+  if self.question then say("\n" .. self.question) end
+  if self.source then say("Source: " .. self.source) end
+  print("\n" .. out.shown(width, options.legend))
+  if #out.judged > 0 then say("\n" .. expect.text(out.judged, "Expected:")) end
+  if options.quick and #self.expect > 0 and #expected(self, true) == 0 then say("\n" .. expect.NOTHING) end
+  if self.story and not options.quick then say("\n" .. self.story) end
   local written, figure, why, broken = write()
   if written then
-    print(("\ntable   %s/table.txt (.tsv .json)"):format(names.shown(dir)))
+    print(("\ntable   %s/table.txt (.tsv .json; what the columns mean)"):format(names.shown(dir)))
     if self.module.document then print(("report  %s/report.md"):format(names.shown(dir))) end
     print(figure and ("figure  %s (.svg)"):format(figure.png) or "figure  none: " .. why)
   end

@@ -77,12 +77,32 @@ function M.wrap(s, width)
   return lines
 end
 
+-- A text whose longer lines are broken at a width, each going on as far in as it began, behind its dash or its first
+-- column; nil leaves it as it is.
+function M.fit(text, width)
+  if not width then return text end
+  local lines = {}
+  for line in (text .. "\n"):gmatch "([^\n]*)\n" do
+    if M.width(line) <= width then
+      lines[#lines + 1] = line
+    else
+      local own = line:match "^%s*%- " or line:match "^%s*%S.-%s%s+"
+      if not own or M.width(own) > width // 3 then own = line:match "^%s*" end
+      for i, part in ipairs(M.wrap(line:sub(#own + 1), math.max(20, width - M.width(own)))) do
+        lines[#lines + 1] = (i == 1 and own or (" "):rep(M.width(own))) .. part
+      end
+    end
+  end
+  return table.concat(lines, "\n")
+end
+
 -- {{name, text}, ...} as lines, the texts in a column of their own that fits the terminal.
-function M.pairs(list)
+function M.pairs(list, width)
+  width = width or M.columns()
   local widest, lines = 0, {}
   for _, x in ipairs(list) do widest = math.max(widest, M.width(x[1])) end
   for _, x in ipairs(list) do
-    for i, part in ipairs(M.wrap(M.clean(x[2], true), math.max(20, M.columns() - widest - 4))) do
+    for i, part in ipairs(M.wrap(M.clean(x[2], true), math.max(20, width - widest - 4))) do
       lines[#lines + 1] = ("  %s  %s"):format(M.pad(i == 1 and x[1] or "", widest), part)
     end
   end

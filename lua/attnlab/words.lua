@@ -9,10 +9,11 @@ local tables = require "attnlab.table"
 
 local M = {}
 
-M.QUICK = { name = "quick", doc = "the small version of the experiment (minutes become seconds)" }
+M.QUICK = { name = "quick", doc = "the small version that the file describes" }
 M.SEEDS = { name = "seeds", value = "N", doc = "the first N seeds, or a list such as 1,2,5" }
 M.DEVICE = { name = "device", value = "NAME", doc = "cpu (cuda: not in this version)" }
 M.JSON = { name = "json", doc = "machine-readable output" }
+M.LEGEND = { name = "legend", doc = "say what the columns of the table mean, as table.txt does" }
 M.PRINT = { name = "print-config", doc = "print the resolved configuration, presets written out, and stop" }
 M.DRY = { name = "dry-run", doc = "print parameters, arithmetic, memory and number of runs, and stop" }
 M.FORCE = { name = "force", doc = "continue runs that another version of the program began" }

@@ -338,3 +338,29 @@ print(..., arg[1], lab.tensor({ 1, 2 }):sum():item())]])
   sys.write(file, "error 'broken'")
   expects(1, "broken", "lua", file)
 end)
+
+T.test("the table fits the terminal; its columns are explained in table.txt and on request", function()
+  local path, root = tiny.experiment('{ name = "exp over the length of what each row sees, and an output gate", '
+    .. '["attention.denominator"] = "length", ["attention.output_gate"] = "sigmoid" }',
+    'expect = { { arm = "softmax", value = 4, within = 1 } }, quick = { steps = 2, warmup_steps = 1 }')
+  local status, whole = tiny.run { "run", path, "out_dir=" .. root }
+  T.ok(status == 0, whole)
+  T.ok(whole:find "token/s" and whole:find "check" and not whole:find "seeds that finished", "wide without a terminal, no legend")
+  for _, width in ipairs { 80, 100, 120 } do
+    local code, text = tiny.run({ "plot", path, "out_dir=" .. root }, { COLUMNS = tostring(width) })
+    T.ok(code == 0, text)
+    for line in text:match("^(.-)\ntable  "):gmatch "[^\n]+" do T.ok(utf8.len(line) <= width, ("%d: %s"):format(width, line)) end
+    T.ok(text:find "valid loss" and text:find "verdict" and text:find "reference", text)
+    T.eq(text:find "left out, as the terminal is narrow: token/s" ~= nil, width < 120)
+  end
+  local _, narrow = tiny.run({ "plot", path, "out_dir=" .. root }, { COLUMNS = "80" })
+  T.ok(narrow:find "\nexp over" and narrow:find "status of every arm: finished", narrow)
+  local _, legend = tiny.run { "plot", path, "out_dir=" .. root, "--legend" }
+  local kept = sys.read(root .. "/tiny/table.txt")
+  for _, text in ipairs { legend, kept } do T.ok(text:find "n +seeds that finished" and text:find "verdict +interval within", text) end
+  T.ok(kept:find "token/s" and kept:find "held +softmax reaches 4", kept)
+  local none = tiny.experiment '{ name = "b", lr = 0.1 }'
+  expects(2, "tiny: %-%-quick: the file has no `quick`", "run", none, "--quick")
+  local code, quick = tiny.run { "run", path, "--quick", "out_dir=" .. root }
+  T.ok(code == 0 and quick:find "A quick run judges what its file lists" and not quick:find "softmax reaches", quick)
+end)

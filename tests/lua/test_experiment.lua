@@ -336,3 +336,24 @@ T.test("one seed shows nothing, but says where it points", function()
   T.eq(r[1].outcome, "not shown")
   T.ok(r[1].detail:find "points that way")
 end)
+
+T.test("a quick run has the arms of quick.arms, judges quick.expect, and is refused where a file has no quick", function()
+  local three = { { name = "a" }, { name = "b", ["attention.denominator"] = "length" }, { name = "c", ["attention.denominator"] = "l2" } }
+  local e = lab.experiment(spec { arms = three, expect = { { arm = "b", versus = "a", worse = true } },
+    quick = { steps = 3, arms = { "c", "a" }, expect = { { arm = "c", versus = "a", better = true } } } })
+  local whole, quick = e:plan {}, e:plan { quick = true, set = { { "lr", "0.001" } } }
+  T.eq({ #whole.arms, #quick.arms, quick.arms[1].name, quick.arms[2].name }, { 3, 2, "a", "c" })
+  T.eq(quick.arms[2].config.attention.denominator, "l2")
+  T.eq({ whole.expect[1].arm, quick.expect[1].arm, #quick.arms[2].expect.list, #quick.arms[1].expect.list }, { "b", "c", 1, 0 })
+  T.eq(quick.results, "t+lr=0.001+quick")
+  T.eq(#lab.experiment(spec { expect = { { arm = "length", versus = "softmax", worse = true } }, quick = { steps = 3 } })
+    :plan({ quick = true }).expect, 0)
+  T.raises(function() lab.experiment(spec()):plan { quick = true } end, "experiment 't': %-%-quick: the file has no `quick`")
+  refused({ quick = { arms = { "lenght" } } }, "quick: arms: unknown arm 'lenght' %(did you mean 'length'")
+  refused({ quick = { arms = {} } }, "quick: arms: there is none")
+  refused({ quick = { arms = "softmax" } }, "quick: arms: a list expected, got 'softmax'")
+  refused({ quick = { arms = { "softmax", "softmax" } } }, "quick: arms: 'softmax' is there twice")
+  refused({ quick = { arms = { "softmax" }, expect = { { arm = "length", versus = "softmax", worse = true } } } },
+    "quick: expect: entry 1: unknown arm 'length'")
+  refused({ quick = { expect = { { arm = "length" } } } }, "quick: expect: entry 1: arm and exactly one of")
+end)

@@ -164,7 +164,8 @@ T.test("the command: quick, refused keys, files; the experiment of the project",
   local path = dir .. "/s.lua"
   sys.write(path, [[return require("attnlab").study { name = "tiny", kind = "recurrence", question = "does it run?",
     seeds = { 1, 2 }, cases = { { orders = { 9 }, tokens = 4000 } }, expect = { { forms_within = 1e-4 }, { falls_from = 20 } },
-    quick = { seeds = { 1 }, cases = { { head_dim = 4, orders = { 2, 4 }, tokens = 8 }, { inputs = "stories260K", tokens = 5 } } } }]])
+    quick = { seeds = { 1 }, cases = { { head_dim = 4, orders = { 2, 4 }, tokens = 8 }, { inputs = "stories260K", tokens = 5 } },
+              expect = { { forms_within = 1e-4 }, { falls_from = 20 } } } }]])
   local status, text = tiny.run { "run", path, "--quick", "out_dir=" .. dir .. "/runs" }
   T.ok(status == 0 and text:find "held +recurrent equals parallel" and text:find "not shown  the distance to softmax falls" and text:find "stories260K, D = 8", text)
   T.ok(sys.exists(dir .. "/runs/tiny+quick/figure.png") == "file")
@@ -176,6 +177,25 @@ T.test("the command: quick, refused keys, files; the experiment of the project",
   T.ok(status == 2 and text:find "out_dir=DIR alone", text)
   status, text = tiny.run { "run", T.root .. "experiments/recurrent_softmax.lua", "--quick", "--print-config" }
   T.ok(status == 0 and #json.decode(text).measurements == 13, text)
+end)
+
+T.test("a quick run judges what quick.expect lists, and a file without quick has none", function()
+  local dir = T.folder()
+  local function run(quick, ...)
+    local path = dir .. "/s.lua"
+    sys.write(path, ([[return require("attnlab").study { name = "tiny", kind = "recurrence", seeds = { 1 },
+      cases = { { head_dim = 4, orders = { 2 }, tokens = 8 } }, expect = { { forms_within = 1e-4 } }, %s }]]):format(quick))
+    return tiny.run { "run", path, "out_dir=" .. dir .. "/runs", ... }
+  end
+  local status, text = run("quick = { seeds = { 2 } }", "--quick")
+  T.ok(status == 0 and text:find "this one lists nothing" and not text:find "Expected", text)
+  status, text = run("quick = { seeds = { 2 }, expect = { { state_constant = true } } }", "--quick")
+  T.ok(status == 0 and text:find "held +the state does not grow" and not text:find "held +recurrent equals", text)
+  status, text = run("", "--quick")
+  T.ok(status == 2 and text:find "the file has no `quick`", text)
+  status, text = run "quick = { seeds = { 2 } }"
+  T.ok(status == 0 and text:find "held +recurrent equals", text)
+  T.raises(function() lab.study(spec { quick = { expect = { { forms = 1 } } } }) end, "expect: entry 1: unknown key 'forms'")
 end)
 
 T.test("interrupted: ends after the measurement under way, goes on with what is left", function()

@@ -4,6 +4,7 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local experiment = require "attnlab.experiment"
+local given = require "attnlab.given"
 local names = require "attnlab.names"
 local outcomes = require "attnlab.outcome"
 local runs = require "attnlab.runs"
@@ -65,9 +66,10 @@ local function run_study(s, args, usage, measure)
     if kv[1] ~= "out_dir" then usage("a study takes out_dir=DIR alone, got '%s=%s'", kv[1], kv[2]) end
     root = kv[2]
   end
+  if flags.quick and not s.has_quick then usage("%s: %s", s.name, given.NO_QUICK) end
   local declared = flags.quick and s.quick.seeds or s.seeds
   local options = { quick = flags.quick, root = root, seeds = seeds_of(flags.seeds, declared, usage), fresh = flags.fresh,
-                    quiet = flags.json, json = flags.json }
+                    quiet = flags.json, json = flags.json, legend = flags.legend }
   local list = words.blame(usage, function(o) return s:plan(o) end, options, { quick = flags.quick, root = root })
   if flags["print-config"] or flags["dry-run"] then
     local cases = {}
@@ -91,9 +93,10 @@ end
 
 local function plan_of(e, args, usage, new)
   local sets, root = sets_of(args, usage, new)
+  if args.flags.quick and not e.has_quick then usage("%s: %s", e.name, given.NO_QUICK) end
   local declared = args.flags.quick and e.quick.seeds or e.seeds
-  local given = { quick = args.flags.quick, set = sets, seeds = seeds_of(args.flags.seeds, declared, usage) }
-  return words.blame(usage, function(o) return e:plan(o) end, given, { quick = given.quick }), root
+  local wanted = { quick = args.flags.quick, set = sets, seeds = seeds_of(args.flags.seeds, declared, usage) }
+  return words.blame(usage, function(o) return e:plan(o) end, wanted, { quick = wanted.quick }), root
 end
 
 local function print_config(plan)
@@ -170,7 +173,7 @@ local function run(args, usage)
     if args.flags.json then words.no_value "interrupted" end
     return 130
   end
-  local all_made = outcomes.show(plan, list, root, args.flags.json)
+  local all_made = outcomes.show(plan, list, root, args.flags)
   local status = outcomes.say_missing(missing, #list)
   return all_made and status or 1
 end
@@ -180,7 +183,7 @@ local function plot(args, usage)
   if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
   local plan, root = plan_of(e, args, usage)
   local list = require("attnlab.runner").expand(plan, { root = root })
-  return outcomes.show(plan, list, root, args.flags.json) and 0 or 1
+  return outcomes.show(plan, list, root, args.flags) and 0 or 1
 end
 
 -- One run in this process: an experiment of one arm, without a comparison.
@@ -238,10 +241,10 @@ return {
     options = { words.QUICK, words.SEEDS, words.DEVICE,
                 { name = "jobs", value = "N", doc = "runs at a time (default: one per core)" },
                 { name = "fresh", doc = "start every run of the experiment again" },
-                words.FORCE, words.PLUGIN, words.PRINT, words.DRY, words.JSON },
+                words.FORCE, words.PLUGIN, words.PRINT, words.DRY, words.LEGEND, words.JSON },
     more = words.SETS },
   { name = "plot", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true, run = plot,
-    doc = "table and figure again from the runs that exist", options = { words.QUICK, words.SEEDS, words.PLUGIN, words.JSON },
+    doc = "table and figure again from the runs that exist", options = { words.QUICK, words.SEEDS, words.PLUGIN, words.LEGEND, words.JSON },
     more = words.SETS },
   { name = "train", args = "[key.sub=value ...]", least = 0, most = 0, sets = true, run = train, doc = "train one model",
     options = { { name = "seed", value = "N", doc = "of weights and batches (1)" }, words.DEVICE,

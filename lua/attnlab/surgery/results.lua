@@ -70,14 +70,15 @@ local function difference(r)
   return ("%+.3f ±%.3f"):format(r.mean, (r.hi - r.lo) / 2)
 end
 
+-- Where a terminal is too narrow, single layers go, the last first.
 M.columns = {
-  { title = "model", show = function(r) return r.model end },
-  { title = "put in", show = function(r) return r.swap end },
+  { title = "model", wrap = true, show = function(r) return r.model end },
+  { title = "put in", wrap = true, show = function(r) return r.swap end },
   { title = "", show = function(r) return r.how end,
     doc = "calibrated: a constant factor a head, so that the rms of its output is the original's" },
 }
 for i = 1, 24 do
-  M.columns[#M.columns + 1] = { title = "layer " .. i, right = true,
+  M.columns[#M.columns + 1] = { title = "layer " .. i, right = true, drop = 25 - i,
     show = function(r) return difference(r.by_layer[i]) end }
 end
 for _, c in ipairs {
