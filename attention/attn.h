@@ -11,7 +11,7 @@
 #define ATTN_H
 #include "../core/attnlab.h"
 
-#define ATTN_ABI 2
+#define ATTN_ABI 3
 
 typedef struct attn_state attn_state; /* see "state" below */
 
@@ -31,6 +31,15 @@ typedef struct attn_param {
 } attn_param;
 #define ATTN_MAX_PARAMS 24
 
+/* Who looks at inner tensors of one call, and may put others in their place. */
+typedef struct attn_sink attn_sink;
+struct attn_sink {
+  bool (*asks)(const attn_sink *self, const char *name);
+  /* t, or what is to stand for it, of its shape and type; the open scope owns it. NULL: an error is
+   * pending. */
+  al_tensor *(*take)(const attn_sink *self, al_ctx *c, const char *name, al_tensor *t);
+};
+
 /* What one call sees. size = sizeof(attn_in) of the caller; grows only at the end. */
 typedef struct attn_in {
   size_t size;
@@ -45,7 +54,20 @@ typedef struct attn_in {
   const attn_state *state;
   attn_state *next;
   /* since ABI 2 up to here */
+  /* Not NULL where some of the family's taps are asked for: it makes these tensors, whatever that
+   * costs, and `state` is NULL then. */
+  const attn_sink *sink;
+  /* since ABI 3 up to here */
 } attn_in;
+
+/* Hands the inner tensor `name`, one of the family's taps, to whoever asked for it; returns what to go on
+ * with. Nothing happens where nobody asked. */
+static inline bool attn_asked(const attn_in *in, const char *name) {
+  return in->sink && in->sink->asks(in->sink, name);
+}
+static inline al_tensor *attn_tap(al_ctx *c, const attn_in *in, const char *name, al_tensor *t) {
+  return t && attn_asked(in, name) ? in->sink->take(in->sink, c, name, t) : t;
+}
 
 /* Claims that the conformance tests hold a variant to. */
 enum {
@@ -61,6 +83,13 @@ enum {
  * says for people; false past the end. */
 AL_API const char *attn_claim_name(unsigned bit);
 AL_API bool attn_claim_at(int i, unsigned *bit, const char **doc);
+
+/* An inner tensor that a family hands out by attn_tap. */
+typedef struct attn_tap_row {
+  const char *name, *shape, *doc; /* "weights", "(B,H,T,S)" */
+  bool composed;                  /* asked for it the family takes its composed path */
+  bool (*has)(const al_opts *o);  /* is it there with these options? NULL: always */
+} attn_tap_row;
 
 typedef struct attn_preset {
   const char *name;    /* "p1/softmax" */
@@ -111,6 +140,8 @@ typedef struct attn_family {
   /* Runs once before the family is registered; an error refuses it. May be NULL. */
   al_status (*init)(al_ctx *c);
   /* ABI 2 ends here */
+  const attn_tap_row *taps; /* ends with {0}; may be NULL */
+  /* ABI 3 ends here */
 } attn_family;
 
 /* ---- state ---------------------------------------------------------------------------------- */
@@ -253,6 +284,8 @@ AL_API al_tensor *attn_param_at(const attn *a, int i,
                                 const char **name); /* borrowed; NULL past the end */
 AL_API al_status attn_param_set(al_ctx *c, attn *a, int i,
                                 al_tensor *t); /* same shape and dtype; takes a reference */
+/* The i-th of the family's taps that these options have; NULL past the end. */
+AL_API const attn_tap_row *attn_tap_at(const attn *a, int i);
 /* Checks every input at the border (argument named, both shapes shown), then runs the family. New
  * reference, or NULL. */
 AL_API al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in);
@@ -261,6 +294,8 @@ AL_API al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in);
 AL_API al_status attn_set(al_ctx *c, attn *a, const al_opts *opts);
 /* Empty state for `batch` sequences. Owned by the caller; attn_state_free. */
 AL_API attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch);
+/* An empty state that keeps all inputs, as of a family that declares none: for calls with a sink. */
+AL_API attn_state *attn_state_replayed(al_ctx *c, const attn *a, int64_t batch);
 /* A state of `a` out of n components by name (as attn_state_at gave them), shapes checked. */
 AL_API attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n,
                                       const char *const *names, al_tensor *const *t);

@@ -106,6 +106,14 @@ al_status attn_family_check(al_ctx *c, const attn_family *f, const char *who) {
   al_opts *o = al_opts_new(c, f->options, f->name);
   al_opts_release(o);
   if (!o) return because(c, who, "a default", "");
+  for (int i = 0; f->taps && f->taps[i].name; i++) {
+    if (i == MAX_ROWS)
+      return al_fail(c, AL_EVALUE, "%s: more than %d taps: does the table end with {0}?", who,
+                     MAX_ROWS);
+    if (!option_name(f->taps[i].name) || !f->taps[i].shape || !f->taps[i].doc)
+      return al_fail(c, AL_EVALUE, "%s: tap '%s': a name of letters, a shape and a doc are needed",
+                     who, f->taps[i].name);
+  }
   for (int i = 0; f->presets && f->presets[i].name; i++) {
     if (i == MAX_ROWS)
       return al_fail(c, AL_EVALUE, "%s: more than %d presets: does the table end with {0}?", who,

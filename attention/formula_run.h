@@ -30,6 +30,8 @@ typedef struct sums {
   al_tensor *decay;       /* (B,S,Hkv) or NULL */
   al_tensor *v, *v_scale; /* v (B,S,Hkv,E), still to be multiplied by v_scale (B,S,Hkv) or NULL */
   al_tensor *logits;      /* composed: (B,H,T,S) */
+  al_tensor *w;           /* where somebody looks: (B,H,T,S), y still to be made of it */
+  al_tensor *by_key;      /* the same: 1 / D of the values' side (B,S,Hkv), no part of v_scale */
   al_tensor *y;           /* (B,T,H,E): N, or N / W when `divided` */
   al_tensor *W;         /* (B,T,H), or NULL where the denominator reads no weights or has its own */
   al_tensor *reference; /* (B,T,H) or NULL: N and W are relative to e^reference */
@@ -47,6 +49,9 @@ al_status formula_join_cache(run *r, sums *n);
 void formula_add_up_fused(const run *r, sums *n);
 void formula_add_up_by_state(const run *r, sums *n);
 void formula_add_up_composed(const run *r, sums *n);
+/* Where somebody looks: shows D and the weights divided by it, and makes y of them. factor (B,T,H): 1 / D,
+ * relative, or NULL; L (B,T,H) or NULL: what is left of the reference, as a log. */
+void formula_show(const run *r, sums *n, al_tensor *factor, al_tensor *L);
 /* W of the denominator's own weights (B,T,H); *m its reference or NULL. */
 al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m);
 /* Number of visible keys, at least 1: (B,T,1), for rows of `of` (q or v); with those before. */

@@ -41,15 +41,16 @@ al_tensor *formula_log_decay(const run *r) {
     return NULL;
   case DECAY_gated:
     a = OP("matmul", AL_IN(r->in->x, param(r, "decay.weight")), "transpose_b=true");
-    return OP("neg", AL_IN(OP("softplus", AL_IN(a), "")), "");
+    return attn_tap(r->c, r->in, "log_decay", OP("neg", AL_IN(OP("softplus", AL_IN(a), "")), ""));
   case DECAY_learned:
     a = OP("neg", AL_IN(OP("softplus", AL_IN(param(r, "decay")), "")), "");
     break;
   case DECAY_constant:
     a = constant_decay(r);
   }
-  return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
-            (long long)Hkv);
+  a = OP("expand", AL_IN(a), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
+         (long long)Hkv);
+  return attn_tap(r->c, r->in, "log_decay", a);
 }
 
 static void append(char *text, size_t n, const char *key, double v) {
@@ -147,15 +148,19 @@ void formula_values(const run *r, sums *n) {
   const formula_gate *gate = &r->f->input_gate;
   if (gate->activation != ALK_GATE_none) {
     al_tensor *g = activate(r, gate, project(r, r->in->x, "input_gate"));
+    if (gate->per == PER_channel) g = as_factor(r, g, r->s->kv_heads);
+    g = attn_tap(r->c, r->in, "input_gate", g);
     if (gate->per == PER_head) n->v_scale = g;
-    else n->v = scaled(r, n->v, as_factor(r, g, r->s->kv_heads));
+    else n->v = scaled(r, n->v, g);
   }
-  if (r->f->side == SIDE_value) {
-    al_tensor *by = formula_power(r, formula_counts(r, r->in->v, 0), -1);
-    by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
-            (long long)r->s->kv_heads);
-    n->v_scale = times(r, n->v_scale, by);
-  }
+  if (r->f->side != SIDE_value) return;
+  const bool shows = attn_asked(r->in, "D");
+  al_tensor *by = formula_power(r, formula_counts(r, r->in->v, 0), shows ? 1 : -1);
+  by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld}", (long long)r->B, (long long)r->S,
+          (long long)r->s->kv_heads);
+  if (shows) by = OP("inverse", AL_IN(attn_tap(r->c, r->in, "D", by)), "");
+  if (r->in->sink) n->by_key = by;
+  else n->v_scale = times(r, n->v_scale, by);
 }
 
 /* The map that is left to the kernel. */
@@ -364,11 +369,50 @@ void formula_add_up_composed(const run *r, sums *n) {
   map_inputs(r, n);
   scale_inputs(r, n);
   n->logits = OP("scores", AL_IN(n->q, n->k, r->lengths), "scale=%.17g %s", n->scale, r->vis);
+  n->logits = attn_tap(r->c, r->in, "logits", n->logits);
   al_tensor *reference, *w = weigh(r, n, false, &reference);
   n->reference = row_first(r, reference);
   if (f->stat == STAT_weights && !f->own_weights) n->W = statistic(r, w);
+  if (r->in->sink) {
+    n->w = w;
+    return;
+  }
   if (r->in->training && f->dropout > 0) w = OP("dropout", AL_IN(w), "p=%.17g", f->dropout);
   n->y = OP("mix", AL_IN(w, scaled(r, n->v, n->v_scale), r->lengths), "%s", r->vis);
+}
+
+/* The weights of a row, divided: by its factor (B,T,H), and by what every key has (B,S,Hkv). */
+static al_tensor *divided(const run *r, const sums *n, al_tensor *factor) {
+  al_tensor *w = n->w, *by = n->by_key;
+  if (factor)
+    w = OP(
+        "mul",
+        AL_IN(w, OP("unsqueeze", AL_IN(OP("permute", AL_IN(factor), "axes={0,2,1}")), "axis=-1")),
+        "");
+  if (!by) return w;
+  const int64_t Hkv = r->s->kv_heads, G = r->s->heads / Hkv;
+  by = attn_reshape(r->c, OP("permute", AL_IN(by), "axes={0,2,1}"),
+                    ATTN_SHAPE(r->B, Hkv, 1, 1, r->S));
+  by = OP("expand", AL_IN(by), "shape={%lld,%lld,%lld,1,%lld}", (long long)r->B, (long long)Hkv,
+          (long long)G, (long long)r->S);
+  return OP("mul", AL_IN(w, attn_reshape(r->c, by, ATTN_SHAPE(r->B, r->s->heads, 1, r->S))), "");
+}
+
+/* w = w_rel e^m_N, and w / D = w_rel factor e^L: so D = e^(m_N - L) / factor. */
+void formula_show(const run *r, sums *n, al_tensor *factor, al_tensor *L) {
+  const formula *f = r->f;
+  if (factor && attn_asked(r->in, "D")) {
+    al_tensor *g = n->reference;
+    if (g && L) g = OP("sub", AL_IN(g, L), "");
+    if (g) g = OP("exp", AL_IN(g), "");
+    factor = times(r, OP("inverse", AL_IN(factor), ""), g);
+    factor = times(r, OP("inverse", AL_IN(attn_tap(r->c, r->in, "D", factor)), ""), g);
+  }
+  if (L) factor = times(r, factor, OP("exp", AL_IN(L), ""));
+  al_tensor *a = attn_tap(r->c, r->in, "weights", divided(r, n, factor));
+  if (r->in->training && f->dropout > 0) a = OP("dropout", AL_IN(a), "p=%.17g", f->dropout);
+  n->y = OP("mix", AL_IN(a, scaled(r, n->v, n->v_scale), r->lengths), "%s", r->vis);
+  n->y = attn_tap(r->c, r->in, "y", n->y);
 }
 
 /* ---- keys and values of a state -------------------------------------------------------------- */

@@ -195,6 +195,12 @@ al_tensor *attn_param_at(const attn *a, int i, const char **name) {
   return a->p[i];
 }
 
+const attn_tap_row *attn_tap_at(const attn *a, int i) {
+  for (const attn_tap_row *r = a->family->taps; r && r->name; r++)
+    if ((!r->has || r->has(a->opts)) && i-- == 0) return r;
+  return NULL;
+}
+
 static bool same_shape(const al_tensor *a, const al_tensor *b) {
   if (al_ndim(a) != al_ndim(b) || al_type(a) != al_type(b)) return false;
   for (int i = 0; i < al_ndim(a); i++)
@@ -325,7 +331,7 @@ al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in) {
 
 al_tensor *attn_forward(al_ctx *c, attn *a, const attn_in *in) {
   if (attn_check_inputs(c, a, in) != AL_OK) return NULL;
-  if (al_opts_has(a->opts, "form") && al_opt_is(a->opts, "form", "recurrent"))
+  if (!in->sink && al_opts_has(a->opts, "form") && al_opt_is(a->opts, "form", "recurrent"))
     return attn_recur(c, a, in);
   attn_in whole = *in;
   whole.state = NULL, whole.next = NULL;

@@ -21,7 +21,7 @@ static al_status empty_replay(al_ctx *c, const attn *a, int64_t batch, attn_stat
   return al_error(c);
 }
 
-attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch) {
+static attn_state *new_state(al_ctx *c, const attn *a, int64_t batch, bool replays) {
   AL_PLAIN_NUMBERS;
   if (al_error(c) != AL_OK) return NULL;
   if (batch < 1) {
@@ -30,14 +30,23 @@ attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch) {
   }
   attn_state *st = attn_state_make(c, a->kind, batch);
   if (!st) return NULL;
+  st->replayed = replays || !a->family->state;
   al_scope_begin(c);
-  if (a->family->state) a->family->state(c, a->opts, &a->sizes, batch, attn_computes_in(a), st);
-  else empty_replay(c, a, batch, st);
+  if (st->replayed) empty_replay(c, a, batch, st);
+  else a->family->state(c, a->opts, &a->sizes, batch, attn_computes_in(a), st);
   attn_state_put(c, st, "count", al_tensor_full(c, AL_I32, 1, &batch, 0), count_doc);
   al_scope_end(c, NULL);
   if (al_error(c) == AL_OK) return st;
   attn_state_free(st);
   return NULL;
+}
+
+attn_state *attn_state_new(al_ctx *c, const attn *a, int64_t batch) {
+  return new_state(c, a, batch, false);
+}
+
+attn_state *attn_state_replayed(al_ctx *c, const attn *a, int64_t batch) {
+  return new_state(c, a, batch, true);
 }
 
 /* What each row had before and how many of the T keys are present; in a scope. */
@@ -57,6 +66,10 @@ static al_status check_state(al_ctx *c, const attn *a, const attn_in *in, const 
   if (st->batch != B)
     return al_fail(c, AL_ESHAPE, "attention: state: a batch of %lld as q has needed, got %lld",
                    (long long)B, (long long)st->batch);
+  if (in->sink && !st->replayed)
+    return al_fail(c, AL_ESTATE,
+                   "attention: state: taps need a state that keeps all inputs, made with "
+                   "replay=true");
   if (!in->causal || in->offset != 0)
     return al_fail(c, AL_EVALUE,
                    "attention: state: causal=true and offset=0 needed: a state holds what came "
@@ -184,6 +197,7 @@ static al_tensor *replay(al_ctx *c, attn *a, const attn_in *in, const attn_state
   if (a->sizes.width && !in->x) /* none so far either: kept empty */
     attn_state_put(c, next, "x", attn_state_get(st, "x"), NULL);
   attn_in whole = *in;
+  whole.state = NULL, whole.next = NULL;
   whole.q = all[0], whole.k = all[1], whole.v = all[2], whole.x = all[3];
   if (in->lengths)
     whole.lengths = al_run(c, "add_i32", AL_IN(in->lengths), "by=%lld", (long long)before);
@@ -218,7 +232,7 @@ static al_tensor *advance(al_ctx *c, attn *a, const attn_in *in, const attn_stat
         al_run(c, "add_i32", AL_IN(in->lengths), "min=0 max=%lld", (long long)al_size(in->q, 1));
   al_tensor *o = NULL;
   if (al_error(c) == AL_OK)
-    o = a->family->state ? attn_run_family(c, a, &with) : replay(c, a, &with, st, *next);
+    o = st->replayed ? replay(c, a, &with, st, *next) : attn_run_family(c, a, &with);
   attn_state_put(c, *next, "count", total(c, st, &with), count_doc);
   for (int i = 0; al_error(c) == AL_OK && i < st->n; i++)
     if (!attn_state_get(*next, st->at[i].name))

@@ -20,6 +20,7 @@ attn_state *attn_state_after(al_ctx *c, const attn_state *st, int64_t tokens) {
   if (!next) return NULL;
   next->position = st->position + tokens;
   next->padded = st->padded;
+  next->replayed = st->replayed;
   return next;
 }
 

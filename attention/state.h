@@ -12,7 +12,8 @@ struct attn_state {
   al_ctx *c;
   uint64_t kind; /* of the instance that made it */
   int64_t batch, position;
-  bool padded; /* lengths were given once, so that `count` alone says what each row has seen */
+  bool replayed; /* it keeps all inputs, though the family may have a state of its own */
+  bool padded;   /* lengths were given once, so that `count` alone says what each row has seen */
   int n;
   attn_component at[ATTN_MAX_COMPONENTS];
 };

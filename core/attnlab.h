@@ -187,6 +187,9 @@ AL_API al_work al_work_done(const al_ctx *c);
  * returns: to the enclosing scope if there is one, else as a new reference of the caller's. */
 AL_API void al_scope_begin(al_ctx *c);
 AL_API al_tensor *al_scope_end(al_ctx *c, al_tensor *keep);
+/* Off: what ops return is the caller's again, though a scope is open: for code of somebody else that is
+ * called from inside. Returns the old mode. */
+AL_API bool al_scope_mode(al_ctx *c, bool on);
 
 /* ---- autograd ------------------------------------------------------------------------------- */
 

@@ -25,6 +25,12 @@ al_tensor *al_scope_own(al_ctx *c, al_tensor *t) {
   return t;
 }
 
+bool al_scope_mode(al_ctx *c, bool on) {
+  const bool old = !c->scope_off;
+  c->scope_off = !on;
+  return old;
+}
+
 al_tensor *al_scope_end(al_ctx *c, al_tensor *keep) {
   if (c->n_marks == 0) return keep;
   al_retain(keep);

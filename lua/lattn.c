@@ -303,6 +303,23 @@ static int attention_plan(lua_State *L) {
   return 1;
 }
 
+/* a:taps(): array of {name=, shape=, doc=, composed=}, those that these options have. */
+static int attention_taps(lua_State *L) {
+  const attn *a = check(L)->a;
+  const attn_tap_row *r;
+  lua_newtable(L);
+  for (int i = 0; (r = attn_tap_at(a, i)); i++) {
+    lua_createtable(L, 0, 4);
+    set_text(L, "name", r->name);
+    set_text(L, "shape", r->shape);
+    set_text(L, "doc", r->doc);
+    lua_pushboolean(L, r->composed);
+    lua_setfield(L, -2, "composed");
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
 /* a:source(kind): the variant as a formula ("formula": one line, "latex") or as a PyTorch function ("torch"). */
 static int attention_source(lua_State *L) {
   item *x = check(L);
@@ -376,6 +393,7 @@ static const luaL_Reg methods[] = {{"forward", lal_attn_forward},
                                    {"text", attention_text},
                                    {"options", attention_options},
                                    {"source", attention_source},
+                                   {"taps", attention_taps},
                                    {"family", attention_family},
                                    {"layer", attention_layer},
                                    {NULL, NULL}};

@@ -1,6 +1,7 @@
 /* lstate.c: running attention from Lua: forward, step, and the states between them. */
-#include <stdlib.h>
 #include "lattn.h"
+#include <stdlib.h>
+#include <string.h>
 
 static void release(void *p) { attn_state_free(p); }
 static const lal_type state_type = {"attnlab.attention_state", release, 1};
@@ -15,13 +16,16 @@ static lal_box *new_state(lua_State *L) {
 
 /* ---- inputs ---- */
 
-enum { Q, K, V, X, LENGTHS, STATE };
+enum { Q, K, V, X, LENGTHS, STATE, TAPS };
 static const al_row rows[] = {{"q", 0, "(B,T,H,D)"},
                               {"k", 0, "(B,S,Hkv,D)"},
                               {"v", 0, "(B,S,Hkv,E)"},
                               {"x", AL_IN_OPTIONAL, "(B,T,width)"},
                               {"lengths", AL_IN_OPTIONAL, "(B) i32 or a table"},
                               {"state", AL_IN_OPTIONAL, "of a:state, a:step or a:forward"},
+                              {"taps", AL_IN_OPTIONAL,
+                               "table by tap (a:taps): function(t), which may return what is to "
+                               "stand for t"},
                               {0}};
 static const al_arg args[] = {
     {"causal", AL_T_BOOL, "true", NULL, 0, 0, "a query sees no later key", NULL},
@@ -71,6 +75,101 @@ static al_tensor *field(lua_State *L, const call *f, const al_row *r) {
   return t;
 }
 
+/* ---- taps ---- */
+
+enum { MOST_TAPS = 64 };
+typedef struct lua_sink {
+  attn_sink base;
+  lua_State *L;
+  int taps, error; /* places on the stack: the table of functions, what one of them raised */
+  bool failed;
+  const char *asked[MOST_TAPS]; /* names of the family's, which stay */
+  int n;
+} lua_sink;
+
+static bool sink_asks(const attn_sink *base, const char *name) {
+  const lua_sink *s = (const lua_sink *)base;
+  for (int i = 0; i < s->n; i++)
+    if (strcmp(s->asked[i], name) == 0) return true;
+  return false;
+}
+
+typedef struct handed {
+  const char *name;
+  al_tensor *t;
+} handed;
+
+/* (handed, table): what the function of that name returns for the tensor, nil or one that fits. */
+static int hand_over(lua_State *L) {
+  const handed *h = lua_touserdata(L, 1);
+  lua_getfield(L, 2, h->name);
+  lal_box *b = lal_box_new(L, LAL_TENSOR);
+  b->p = al_retain(h->t);
+  lua_call(L, 1, 1);
+  if (lua_isnil(L, -1)) return 1;
+  al_tensor *y = lal_tensor_test(L, -1);
+  bool same = y && al_type(y) == al_type(h->t) && al_ndim(y) == al_ndim(h->t);
+  for (int i = 0; same && i < al_ndim(y); i++) same = al_size(y, i) == al_size(h->t, i);
+  if (same) return 1;
+  return luaL_error(L, "tap '%s': %s of shape %s, or nil, expected from its function, got %s%s%s",
+                    h->name, al_dtype_name(al_type(h->t)), al_shape_str(h->t, (char[96]){0}, 96),
+                    y ? al_dtype_name(al_type(y)) : luaL_typename(L, -1), y ? " of " : "",
+                    y ? al_shape_str(y, (char[96]){0}, 96) : "");
+}
+
+/* The core calls this from inside a scope; what Lua makes is Lua's. An error of Lua does not pass the
+ * core: it waits on the stack. */
+static al_tensor *sink_take(const attn_sink *base, al_ctx *c, const char *name, al_tensor *t) {
+  lua_sink *s = (lua_sink *)(uintptr_t)base;
+  lua_State *L = s->L;
+  if (!lua_checkstack(L, 8)) {
+    al_fail(c, AL_ENOMEM, "out of memory (stack of Lua)");
+    return NULL;
+  }
+  handed h = {name, t};
+  const al_turn turn = al_turn_begin(c, ""); /* numbers may be looked at */
+  const bool on = al_scope_mode(c, false);
+  lua_pushcfunction(L, hand_over);
+  lua_pushlightuserdata(L, &h);
+  lua_pushvalue(L, s->taps);
+  const int status = lua_pcall(L, 2, 1, 0);
+  al_scope_mode(c, on);
+  al_turn_end(c, &turn);
+  if (status != LUA_OK) {
+    lua_replace(L, s->error);
+    s->failed = true;
+    al_fail(c, AL_ESTATE, "tap '%s' failed", name);
+    return NULL;
+  }
+  al_tensor *y = lal_tensor_test(L, -1);
+  al_scope_begin(c);
+  y = al_scope_end(c, y ? y : t); /* a reference of the open scope's */
+  lua_pop(L, 1);
+  return y;
+}
+
+/* The names in the table at s->taps, each one that the instance has. */
+static void sink_open(lua_State *L, const call *f, const attn *a, lua_sink *s) {
+  const char *names[MOST_TAPS];
+  int n = 0;
+  const attn_tap_row *r;
+  for (; n < MOST_TAPS && (r = attn_tap_at(a, n)); n++) names[n] = r->name;
+  for (lua_pushnil(L); lua_next(L, s->taps); lua_pop(L, 1)) {
+    const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
+    int i = 0;
+    while (i < n && strcmp(names[i], name) != 0) i++;
+    const char *near = i < n ? NULL : al_nearest(name, names, n);
+    if (i == n)
+      lal_argerror(L, f->at, f->fname, "taps: family %s has no tap '%s' with these options%s%s%s",
+                   attn_family_of(a)->name, name, near ? " (did you mean '" : "", near ? near : "",
+                   near ? "'?)" : "");
+    if (lua_type(L, -1) != LUA_TFUNCTION)
+      lal_argerror(L, f->at, f->fname, "taps: '%s': a function expected, got %s", name,
+                   luaL_typename(L, -1));
+    s->asked[s->n++] = names[i];
+  }
+}
+
 /* Runs the instance at 1 on the table at f->at; st NULL: without a state. */
 static int run(lua_State *L, const call *f, const attn_state *st) {
   attn_in in = {.size = sizeof in};
@@ -79,6 +178,15 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
   in.v = field(L, f, &rows[V]);
   in.x = field(L, f, &rows[X]);
   in.lengths = field(L, f, &rows[LENGTHS]);
+  lua_sink sink = {.base = {sink_asks, sink_take}, .L = L};
+  lua_pushstring(L, rows[TAPS].name);
+  const int taps = lua_rawget(L, f->at);
+  sink.taps = lua_gettop(L);
+  if (taps != LUA_TNIL && taps != LUA_TTABLE)
+    return lal_argerror(L, f->at, f->fname, "taps: a table by name expected, got %s",
+                        luaL_typename(L, -1));
+  lua_pushnil(L);
+  sink.error = lua_gettop(L);
   al_ctx *c = lal_ctx(L);
   lal_box *y = lal_box_new(L, LAL_TENSOR), *next = st ? new_state(L) : NULL;
   al_opts *o = al_opts_new(c, args, f->fname);
@@ -95,6 +203,8 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
     return lal_raise_in(L, &w);
   }
   attn *a = st ? lal_attn_check(L) : lal_attn_fit(L, &in);
+  if (taps == LUA_TTABLE) sink_open(L, f, a, &sink);
+  if (sink.n) in.sink = &sink.base;
   const int64_t before = al_memory(c).live;
   if (st) {
     attn_state *made = NULL;
@@ -102,6 +212,11 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
     next->p = made;
   } else {
     LAL_RETRY(L, c, y->p = attn_forward(c, a, &in));
+  }
+  if (!y->p && sink.failed) {
+    al_error_clear(c);
+    lua_settop(L, sink.error);
+    return lua_error(L);
   }
   if (!y->p) return lal_raise(L);
   if (!st) lal_attn_keep(L);
@@ -139,6 +254,8 @@ int lal_attn_step(lua_State *L) {
 /* a:state{batch=1}: the state of sequences of which nothing has been seen. */
 int lal_attn_state(lua_State *L) {
   static const al_arg state_args[] = {{"batch", AL_T_INT, "1", NULL, 1, 1e9, "sequences", NULL},
+                                      {"replay", AL_T_BOOL, "false", NULL, 0, 0,
+                                       "keeps all inputs, so that taps can be asked for", NULL},
                                       {0}};
   attn *a = lal_attn_check(L);
   al_ctx *c = lal_ctx(L);
@@ -147,8 +264,9 @@ int lal_attn_state(lua_State *L) {
   al_opts *o = lal_opts_from(L, 2, c, state_args, "state");
   if (!o) return lal_raise_in(L, &(lal_where){.fname = "state", .opts_arg = 2});
   const int64_t batch = al_opt_int(o, "batch"), before = al_memory(c).live;
+  const bool replay = al_opt_bool(o, "replay");
   al_opts_release(o);
-  LAL_RETRY(L, c, b->p = attn_state_new(c, a, batch));
+  LAL_RETRY(L, c, b->p = (replay ? attn_state_replayed : attn_state_new)(c, a, batch));
   if (!b->p) return lal_raise(L);
   lal_account(L, before);
   return 1;

@@ -107,6 +107,7 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
     q = OP("mul", AL_IN(q, OP("exp", AL_IN(column(c, p[at[TEMPERATURE]])), "")), "");
   al_tensor *logits = OP("scores", AL_IN(q, in->k, in->lengths), "scale=%.17g %s",
                          1 / sqrt((double)s->head_dim), visible); /* (B,H,T,S) */
+  logits = attn_tap(c, in, "logits", logits);
 
   /* exp must not overflow: everything is relative to e^m, m the largest logit of the row or the
    * sink. m cancels, so no gradient goes through it. */
@@ -131,6 +132,12 @@ static unsigned claims(const al_opts *o) {
   return al_opt_is(o, "sink", "none") ? always | ATTN_ROWSUM1 | ATTN_SHIFT_INVARIANT : always;
 }
 
+/* Inner tensors that can be looked at, or replaced, while the variant runs: `m:tap{name="logits", ..}`.
+ * forward hands each over by attn_tap, which does nothing where nobody asked. A variant that would not
+ * make such a tensor otherwise (it has a faster way) asks in->sink whether it has to. */
+static const attn_tap_row taps[] = {
+    {"logits", "(B,H,T,S)", "s; only visible pairs count", false, NULL}, {0}};
+
 /* One line for `describe`. */
 static void formula(const al_opts *o, char *buf, size_t n) {
   const char *t = al_opt_is(o, "temperature", "learned") ? "exp(t) " : "";
@@ -154,4 +161,4 @@ static void formula(const al_opts *o, char *buf, size_t n) {
 /* 5. The table. The first word is the family's name, and the file's when it is built in. */
 ATTN_FAMILY(my_variant, .doc = "softmax with a temperature and a sink a head", .options = options,
             .presets = presets, .check = check, .params = params, .forward = forward,
-            .claims = claims, .formula = formula);
+            .claims = claims, .formula = formula, .taps = taps);

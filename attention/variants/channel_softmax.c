@@ -145,8 +145,9 @@ static al_tensor *log_decay(const run *r) {
     free(v);
   }
   a = OP("select", AL_IN(present, a, zero), "");
-  return OP("expand", AL_IN(a), "shape={%lld,%lld,%lld,%lld}", (long long)r->B, (long long)r->T,
-            (long long)r->Hkv, (long long)r->D);
+  a = OP("expand", AL_IN(a), "shape={%lld,%lld,%lld,%lld}", (long long)r->B, (long long)r->T,
+         (long long)r->Hkv, (long long)r->D);
+  return attn_tap(r->c, r->in, "log_decay", a);
 }
 
 /* ---- a chunk's own tokens -------------------------------------------------------------------- */
@@ -269,6 +270,7 @@ static past scan(run *r, const own *x) {
 static al_tensor *reading(const run *r) {
   al_tensor *q = is(r->o, "read", "sigmoid") ? OP("sigmoid", AL_IN(r->in->q), "")
                                              : OP("softmax", AL_IN(r->in->q), "");
+  q = attn_tap(r->c, r->in, "read", q);
   q = attn_reshape(r->c, chunks(r, q), ATTN_SHAPE(r->B * r->N, r->C, r->Hkv, r->H / r->Hkv, r->D));
   return OP("permute", AL_IN(q), "axes={0,2,1,3,4}");
 }
@@ -457,6 +459,13 @@ static bool source(const al_opts *o, const attn_sizes *s, const char *kind, char
                   sigmoid ? "\\sigma" : "\\mathrm{softmax}", decay) < (int)n;
 }
 
+static bool has_decay(const al_opts *o) { return !is(o, "decay", "none"); }
+
+static const attn_tap_row taps[] = {
+    {"read", "(B,T,H,D)", "r: how much of each channel's average is read", false, NULL},
+    {"log_decay", "(B,T,Hkv,D)", "log decay of each step and channel", false, has_decay},
+    {0}};
+
 static const attn_preset presets[] = {
     {"channel/efficient", "", "rope=none", "Efficient Attention (1812.01243), section 3.2",
      "the paper's softmax runs over all positions, here over those up to the row"},
@@ -470,4 +479,4 @@ ATTN_FAMILY(channel_softmax,
             .doc = "softmax over the tokens in every channel of the key, from a running maximum",
             .options = options, .presets = presets, .check = check, .params = params,
             .forward = forward, .claims = claims, .state_bytes = state_bytes, .formula = formula,
-            .plan = plan, .state = state, .source = source);
+            .plan = plan, .state = state, .source = source, .taps = taps);

@@ -179,8 +179,8 @@ static void read_inputs(run *r) {
     r->b = OP("sigmoid", AL_IN(project(r, x, "beta.weight")), "");
     if (is(r->o, "beta", "double_sigmoid")) r->b = OP("scale", AL_IN(r->b), "by=2");
   }
-  r->b = present_only(r, r->b, present);
-  r->a = present_only(r, log_decay(r, x), present);
+  r->b = attn_tap(r->c, r->in, "beta", present_only(r, r->b, present));
+  r->a = attn_tap(r->c, r->in, "log_decay", present_only(r, log_decay(r, x), present));
 }
 
 /* q' (n,Hkv,rows G,D) of q (n,rows,H,D), and back. */
@@ -543,6 +543,13 @@ static bool source(const al_opts *o, const attn_sizes *s, const char *kind, char
   return (strcmp(kind, "torch") == 0 ? torch_source : latex_source)(o, buf, n);
 }
 
+static bool has_decay(const al_opts *o) { return !is(o, "decay", "none"); }
+
+static const attn_tap_row taps[] = {
+    {"beta", "(B,T,Hkv)", "b: how much of the old value is replaced", false, NULL},
+    {"log_decay", "(B,T,Hkv)", "log a of each step", false, has_decay},
+    {0}};
+
 static const attn_preset presets[] = {
     {"delta/deltanet", "logit_scale=rsqrt output_norm=rms", "rope=none conv=4 conv_activation=silu",
      "DeltaNet (2406.06484), section 3",
@@ -562,4 +569,4 @@ static const attn_preset presets[] = {
 ATTN_FAMILY(delta_rule, .doc = "a memory whose value at each key is corrected (DeltaNet)",
             .options = options, .presets = presets, .check = check, .params = params,
             .forward = forward, .claims = claims, .state_bytes = state_bytes, .formula = formula,
-            .plan = plan, .state = state, .source = source);
+            .plan = plan, .state = state, .source = source, .taps = taps);

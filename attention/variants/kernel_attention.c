@@ -88,15 +88,18 @@ static al_tensor *denominator(const run *r, const sums *n, al_tensor **log_scale
 static al_tensor *output_gate(const run *r) {
   const formula_gate *gate = &r->f->output_gate;
   if (!formula_has_gate(r->f)) return NULL;
+  al_tensor *g;
   if (gate->constant) {
     const int64_t shape[] = {r->B, r->T, r->s->heads};
-    return like(r, 3, shape, gate->value);
+    g = like(r, 3, shape, gate->value);
+    return attn_tap(r->c, r->in, "output_gate", g);
   }
   al_tensor *x = r->in->x;
   if (gate->input == INPUT_position)
     x = OP("log", AL_IN(formula_counts(r, r->in->q, r->in->offset)), "");
-  al_tensor *g = activate(r, gate, project(r, x, "output_gate"));
-  return gate->per == PER_head ? g : as_factor(r, g, r->s->heads);
+  g = activate(r, gate, project(r, x, "output_gate"));
+  if (gate->per == PER_channel) g = as_factor(r, g, r->s->heads);
+  return attn_tap(r->c, r->in, "output_gate", g);
 }
 
 /* What is left to do to y: factor, pre-norm gate, norm, post-norm factor. */
@@ -108,10 +111,14 @@ typedef struct tail {
   double constant;       /* after everything */
 } tail;
 
-static tail plan_tail(const run *r, const sums *n) {
+static tail plan_tail(const run *r, sums *n) {
   const formula *f = r->f;
   tail t = {.constant = 1};
   t.factor = denominator(r, n, &t.log_scale);
+  if (n->w) {
+    formula_show(r, n, t.factor, t.log_scale);
+    t.factor = t.log_scale = NULL;
+  }
   const bool normed = f->norm != ALK_NORM_none, joint = f->scope == SCOPE_joint;
   /* a log factor that a parameter shapes must carry its gradient, so it goes in before the norm */
   if (t.log_scale && (!normed || f->power_learned)) {
@@ -197,6 +204,7 @@ static al_tensor *end_composed(const run *r, al_tensor *y, tail t) {
 }
 
 static al_status pick_form(run *r) {
+  if (r->in->sink) return AL_OK; /* every weight is made */
   if (r->in->state) {
     r->by_state = !formula_not_finite(r->f);
     if (r->by_state && r->in->training && r->f->dropout > 0)
@@ -276,13 +284,41 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   n.scale = formula_scale_by(f, s->head_dim);
   formula_values(r, &n);
   if (in->state && !r->by_state && formula_join_cache(r, &n) != AL_OK) return NULL;
-  const bool whole = formula_fused(f, al_type(in->q));
+  const bool whole = !in->sink && formula_fused(f, al_type(in->q));
   if (r->by_state) formula_add_up_by_state(r, &n);
   else if (whole) formula_add_up_fused(r, &n);
   else formula_add_up_composed(r, &n);
   const tail t = plan_tail(r, &n);
   return whole ? end_fused(r, n.y, t) : end_composed(r, n.y, t);
 }
+
+static bool divides(const al_opts *o) {
+  formula room;
+  return formula_of(o, &room)->stat != STAT_none;
+}
+static bool gates_output(const al_opts *o) {
+  formula room;
+  return formula_has_gate(formula_of(o, &room));
+}
+static bool gates_input(const al_opts *o) {
+  formula room;
+  return formula_of(o, &room)->input_gate.activation != ALK_GATE_none;
+}
+static bool decays(const al_opts *o) {
+  formula room;
+  return formula_of(o, &room)->decay != DECAY_none;
+}
+
+static const attn_tap_row taps[] = {
+    {"logits", "(B,H,T,S)", "s, before a limit; only visible pairs count", true, NULL},
+    {"D", "(B,T,H)", "what divides the weights; of the values' side a key's, (B,S,Hkv)", true,
+     divides},
+    {"weights", "(B,H,T,S)", "w / D, decay included: what multiplies the values", true, NULL},
+    {"y", "(B,T,H,E)", "sum of weights times values, before output gate and norm", true, NULL},
+    {"log_decay", "(B,S,Hkv)", "log decay of each step", true, decays},
+    {"input_gate", "(B,S,Hkv) or (B,S,Hkv,E)", "b, which multiplies the values", true, gates_input},
+    {"output_gate", "(B,T,H) or (B,T,H,E)", "r or h, before or after the norm", true, gates_output},
+    {0}};
 
 #define ROW(...) {__VA_ARGS__},
 static const attn_preset presets[] = {
@@ -294,4 +330,4 @@ ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the form
             .options = formula_options, .presets = presets, .check = formula_check,
             .params = formula_params, .forward = forward, .claims = formula_claims,
             .state_bytes = formula_state_bytes, .formula = formula_text, .exempt = formula_exempt,
-            .plan = formula_plan, .state = formula_state, .source = formula_source);
+            .plan = formula_plan, .state = formula_state, .source = formula_source, .taps = taps);
