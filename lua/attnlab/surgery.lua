@@ -10,6 +10,7 @@
 --                                          a constant factor a head: on the inputs that the original
 --                                          gives the layer, its output has the original's rms
 --   r = s:tune{steps=200, lr=3e-4, ...}    trains the fork, with the options of lab.train
+--   s:patch{name="heads", layer=2, head=3, at={5}, with="mean"}   another activation at a tap: surgery/patch.lua
 --   s:swaps()                              what differs from the original, in the order made
 --   s:undo(n)                              takes back the last n of them (1); s:undo("tune") the last
 --                                          training alone, the changes stay
@@ -123,6 +124,12 @@ function Session:tune(opts)
   local result, entry = tune(self, opts)
   self:enter(entry)
   return result
+end
+
+-- An activation in the place of the fork's own: see surgery/patch.lua.
+function Session:patch(opts)
+  self:enter(require "attnlab.surgery.patch" (self, opts))
+  return self
 end
 
 -- ---- the list ---------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ local core = require "attnlab.core"
 local lab = require "attnlab"
 local measures = require "attnlab.measures"
 local series = measures.series
+local taps = require "attnlab.nn.taps"
 local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 local json, sys = core.json, core.sys
 
@@ -24,7 +25,7 @@ local function by_hand(m, text, p, alone)
   for i = 2, p do fact = fact * i end
   lab.no_grad(function()
     for ids in text:even("valid", 4, 10, text:windows("valid", 10, 8)) do
-      m:hidden(ids, { inspect = function(_, q, k, v)
+      m:hidden(ids, { taps = taps.inputs(2, function(_, q, k, v)
         local Q, K, V = q:totable(), k:totable(), v:totable()
         for b = 1, #Q do
           for h = 1, 2 do
@@ -57,7 +58,7 @@ local function by_hand(m, text, p, alone)
             end
           end
         end
-      end })
+      end) })
     end
   end)
   return math.sqrt(off / norm), 1 - kept / rows, negative / pairs_

@@ -131,7 +131,7 @@ T.test("partial rotation leaves the other channels alone", function()
   local x = input()
   local seen
   local a = layer({ rope_dims = 2 }, { head_dim = 4 })
-  a:forward(x, { inspect = function(q) seen = q:totable() end })
+  a:forward(x, { taps = { q = function(q) seen = q:totable() end } })
   local plain = a.q_proj(x):reshape { shape = { 2, 5, 4, 4 } }:totable()
   for t = 1, 5 do
     T.near({ seen[1][t][1][3], seen[1][t][1][4] }, { plain[1][t][1][3], plain[1][t][1][4] }, 1e-12)

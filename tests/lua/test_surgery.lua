@@ -289,12 +289,11 @@ local function rms(m, a, layer)
   local sums = {}
   m:eval()
   for x in text:even("train", 4, 12, text:windows("train", 12, 8)) do
-    m:hidden(x, { inspect = function(i, _, _, _, input)
-      if i ~= layer then return end
+    m:hidden(x, { taps = { [layer] = { x = function(input)
       for h, v in ipairs(a:outputs(input, {}):square():sum { axes = { 1, 2, 4 } }:flat()) do
         sums[h] = (sums[h] or 0) + v
       end
-    end })
+    end } } })
   end
   for h, v in ipairs(sums) do sums[h] = math.sqrt(v) end
   return sums

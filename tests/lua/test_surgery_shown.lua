@@ -4,6 +4,7 @@ local T = ...
 local core = require "attnlab.core"
 local lab = require "attnlab"
 local parts = require "attnlab.surgery.parts"
+local taps = require "attnlab.nn.taps"
 local sys = core.sys
 
 local STORIES = T.root .. "experiments/models/stories260K.bin"
@@ -198,11 +199,11 @@ T.test("a swap that overflows is an answer", function()
     for _, v in ipairs(s:forward(x):cross_entropy(y, { reduction = "none" }):flat()) do
       if not (math.abs(v) < math.huge) then bad = bad + 1 end
     end
-    s:hidden(x, { inspect = function(i, q, k, _, input)
+    s:hidden(x, { taps = taps.inputs(#s.layers, function(i, _, _, _, input)
       for _, v in ipairs(s.layers[i].attention:outputs(input, {}):flat()) do
         if not (math.abs(v) < math.huge) and (not worst or i < worst.layer) then worst = { layer = i } end
       end
-    end })
+    end) })
   end
   T.ok(bad > 0 and worst)
   T.eq({ shown.bad, shown.tokens, shown.overflow.layer, shown.overflow.what }, { bad, 6144, worst.layer, "attention" })

@@ -5,6 +5,7 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local rows = require "attnlab.rows"
+local taps = require "attnlab.nn.taps"
 
 local M = {
   always = true,
@@ -71,7 +72,9 @@ function M.measure(model, cfg)
   model:eval()
   core.no_grad(function()
     for x in text:even("valid", BATCH, context, text:windows("valid", context, WINDOWS)) do
-      local h <close> = model:hidden(x, { inspect = function(i, q, k) add_rows(twins[i], q, k, sum, count) end })
+      local h <close> = model:hidden(x, { taps = taps.inputs(#model.layers, function(i, q, k)
+        add_rows(twins[i], q, k, sum, count)
+      end) })
     end
   end)
   model:train(mode)

@@ -12,6 +12,7 @@ local config = require "attnlab.config"
 local data = require "attnlab.data"
 local results = require "attnlab.series_results"
 local Attention = require "attnlab.nn.attention"
+local taps = require "attnlab.nn.taps"
 
 local M = {}
 
@@ -98,10 +99,10 @@ function M.measure(model, cfg)
   model:eval()
   local ok, why = pcall(core.no_grad, function()
     for ids in text:even("valid", BATCH, context, text:windows("valid", context, WINDOWS)) do
-      local h <close> = model:hidden(ids, { inspect = function(i, ...)
+      local h <close> = model:hidden(ids, { taps = taps.inputs(#model.layers, function(i, ...)
         add(sums, twins[i], ...)
         collectgarbage()
-      end })
+      end) })
     end
   end)
   model:train(mode)

@@ -15,13 +15,17 @@
 -- and, where the positions of tokens are learned, Mine:embed and Mine:has_positions. A block is called as
 -- block(x, a, opts) with the residual stream x (B,T,width) and what the block before still adds to it, or nil: it
 -- returns the same pair behind it, so that each sum is made in one pass with the norm that reads it
--- (norm:add(x, a) -> sum, normed), and the attention's next state, where opts has one.
+-- (norm:add(x, a) -> sum, normed), and the attention's next state, where opts has one. The norm behind attention is
+-- given opts.taps["residual.mid"], where there are taps, as a third argument; all other taps come by themselves.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local generate = require "attnlab.generate"
+local names = require "attnlab.names"
 local nn = require "attnlab.nn"
 local plugins = require "attnlab.plugins"
 local State = require "attnlab.state"
+local tap = require "attnlab.model.tap"
+local taps = require "attnlab.nn.taps"
 local surgery = require "attnlab.surgery"
 local Module = nn.Module
 
@@ -102,12 +106,17 @@ function LanguageModel:check_length(T, st)
   return T
 end
 
--- Options of layer i: its own part of the state, and its number for inspect.
-local function options_of(i, opts, st)
-  if not (st or opts and opts.inspect) then return opts end
-  return setmetatable({ state = st and st[LAYER .. i],
-                        inspect = opts.inspect and function(...) opts.inspect(i, ...) end },
-    { __index = opts })
+-- Options of layer i: its own part of the state, and its own taps.
+local function options_of(i, opts, st, own)
+  if not (st or own or opts and opts.taps) then return opts end
+  return setmetatable({ state = st and st[LAYER .. i], taps = own or false }, { __index = opts })
+end
+
+-- The sum of a residual stream and what is to be added to it, as its tap leaves it.
+local function summed(own, name, x, a)
+  local f = own and own[name]
+  if not f then return x, a end
+  return taps.at(own, name, a and x + a or x), nil
 end
 
 -- The residual stream that the first block sees, of ids (B,T) behind `at` others.
@@ -115,22 +124,24 @@ function LanguageModel:embed(ids, at)
   return self.embedding(ids)
 end
 
--- Final normed hidden states (B,T,width). opts go to the attention layers (causal, lengths); with
--- opts.inspect(layer, q, k, v) the inputs of each attention can be looked at while they exist.
--- opts.state: ids go on from it, and the next state is the second result.
+-- Final normed hidden states (B,T,width). opts go to the attention layers (causal, lengths); opts.taps: tables by layer
+-- of functions by tap (nn/taps.lua). opts.state: ids go on from it, and the next state is the second result.
 function LanguageModel:hidden(ids, opts)
   ids = as_ids(ids)
   nn.Attention.check_forward(opts)
   local st, parts = opts and opts.state, {}
   if st then State.check(st, self, ids:size(1), "forward") end
   local T = self:check_length(ids:size(2), st)
-  local x, a = self:embed(ids, st and st:position() or 0), nil
+  local first, own_taps = st and st:position() or 0, taps.over_layers(self.patches, opts and opts.taps)
+  local x, a = self:embed(ids, first), nil
   for i, block in ipairs(self.layers) do
-    local y, b, after = block(x, a, options_of(i, opts, st))
+    local own = own_taps and taps.behind(own_taps[i], first)
+    x, a = summed(own, "residual.pre", x, a)
+    local y, b, after = block(x, a, options_of(i, opts, st, own))
     parts[i] = { name = LAYER .. i, state = after }
     if not rawequal(x, y) then x:free() end
     if a then a:free() end
-    x, a = y, b
+    x, a = summed(own, "residual.post", y, taps.at(own, "mlp", b))
   end
   local sum <close>, h = self.norm:add(x, a)
   x:free()
@@ -144,7 +155,7 @@ function LanguageModel:logits(h)
   return h:matmul(self.embedding.weight, { transpose_b = true })
 end
 
--- Logits (B,T,vocab). opts: causal, lengths, inspect; state: ids are the next tokens of its
+-- Logits (B,T,vocab). opts: causal, lengths, taps; state: ids are the next tokens of its
 -- sequences, and the state after them is the second result. Gradients flow through states into the
 -- calls that made them, unless detach is set (truncated backpropagation through time).
 function LanguageModel:forward(ids, opts)
@@ -176,7 +187,8 @@ function LanguageModel:state(opts)
   local o = State.options(opts, { batch = 1, beyond = false })
   local parts = {}
   for i, block in ipairs(self.layers) do
-    parts[i] = { name = LAYER .. i, state = block.attention:state { batch = o.batch } }
+    parts[i] = { name = LAYER .. i, state = block.attention:state {
+      batch = o.batch, replay = taps.inner(self.patches and self.patches[i]) ~= nil } }
   end
   return self:made(0, o.batch, parts, o.beyond)
 end
@@ -227,11 +239,22 @@ end
 function LanguageModel:plan(T)
   local seen, list = {}, {}
   for i, block in ipairs(self.layers) do
-    local text = block.attention.family:plan(T)
+    local text = self:composed(i) or block.attention.family:plan(T)
     if not seen[text] then seen[text], list[#list + 1] = true, ("layer %d: %s"):format(i, text) end
   end
   return table.concat(list, "\n")
 end
+
+-- What layer i runs because patches of its family's taps ask for it, as text; nil: what it runs anyway.
+function LanguageModel:composed(i)
+  local asked = {}
+  for _, name in ipairs(names.keys(taps.inner(self.patches and self.patches[i]) or {})) do
+    if taps.row(self, i, name, "plan").composed then asked[#asked + 1] = name end
+  end
+  return #asked > 0 and "parallel, composed: patched at " .. table.concat(asked, ", ") or nil
+end
+
+LanguageModel.taps, LanguageModel.tap = tap.list, tap.read -- m:taps(), m:tap{text=, name=, layer=, head=, grad=}
 
 -- m:generate{prompt=, tokens=, temperature=, top_k=, seed=, on_token=}: see generate.lua.
 function LanguageModel:generate(opts)
@@ -268,6 +291,9 @@ end
 
 -- Writes a file that lab.model.load reads: weights, configuration, vocabulary.
 function LanguageModel:save(path)
+  if self.patches then
+    error("save: its activations are patched, which the file would not say: undo the patches first", 2)
+  end
   core.safetensors.save(path, self:tensors(), self:metadata())
 end
 

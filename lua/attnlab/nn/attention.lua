@@ -10,6 +10,7 @@ local Module = require "attnlab.nn.module"
 local Linear = require "attnlab.nn.linear"
 local RMSNorm = require("attnlab.nn.norm").RMSNorm
 local names = require "attnlab.names"
+local taps = require "attnlab.nn.taps"
 
 local Attention = Module.class "Attention"
 -- Its options: rows, forward_rows, check_forward, split, family_of, families_of, parts_of,
@@ -163,17 +164,18 @@ function Attention:head_inputs(x, which, heads, run)
 end
 
 -- q, k, v, all that precedes the family done to them.
-function Attention:inputs(x, run)
+function Attention:inputs(x, run, own)
   local q = self:head_inputs(x, "q", self.heads, run)
   local k = self:head_inputs(x, "k", self.kv_heads, run)
   local v = self:head_inputs(x, "v", self.kv_heads, run)
-  if not self.rotation then return q, k, v end
-  local straight_q <close> = q
-  local straight_k <close> = k
-  local r = self.rotation
-  q, k = q:rope_pair(k, { base = r.base, dims = r.dims, interleaved = r.interleaved,
-                          offset = run and run.position })
-  return q, k, v
+  if self.rotation then
+    local straight_q <close> = taps.at(own, "q.raw", q)
+    local straight_k <close> = taps.at(own, "k.raw", k)
+    local r = self.rotation
+    q, k = straight_q:rope_pair(straight_k, { base = r.base, dims = r.dims, interleaved = r.interleaved,
+                                              offset = run and run.position })
+  end
+  return taps.at(own, "q", q), taps.at(own, "k", k), taps.at(own, "v", v) -- in this order
 end
 
 -- o (B,T,H,E) + D * v, each key/value head serving the query heads of its group.
@@ -190,20 +192,20 @@ end
 -- What the heads give (B,T,H,E) before the output projection, and the family's next state. run: of
 -- begin, or nil. opts as forward's; raw = true leaves the calibration out.
 function Attention:outputs(x, opts, run)
-  local st = opts.state
-  local q, k, v = self:inputs(x, run)
-  if opts.inspect then opts.inspect(q, k, v, x) end
+  local st, own = opts.state, opts.taps
+  x = taps.at(own, "x", x)
+  local q, k, v = self:inputs(x, run, own)
   local o, family = self.family:forward {
     q = q, k = k, v = v, x = x, causal = opts.causal, lengths = opts.lengths,
     offset = opts.offset, training = self.training, state = st and st.attention,
-    detach = st and opts.detach }
+    detach = st and opts.detach, taps = own and taps.inner(own) or nil }
   if self.layer.value_residual then o = self:add_values(o, v) end
   if self.layer.calibrated and not opts.raw then
     local plain <close> = o
     o = plain * self["attnlab.calibration"]:unsqueeze { axis = -1 }
   end
   for _, t in ipairs { q, k, v } do t:free() end
-  return o, family
+  return taps.at(own, "heads", o), family
 end
 
 -- opts: the rows forward_rows; any other key is an error.
@@ -215,7 +217,8 @@ function Attention:forward(x, opts)
   local o, family = self:outputs(x, opts, run)
   local flat <close> = o:reshape { shape = { x:size(1), x:size(2), self.heads * self.head_dim } }
   o:free()
-  return self.o_proj(flat), st and self:finish(st, x:size(2), family, run) or nil
+  local out = taps.at(opts.taps, "out", self.o_proj(flat))
+  return out, st and self:finish(st, x:size(2), family, run) or nil
 end
 
 function Attention:collect(prefix, order, values, buffers)

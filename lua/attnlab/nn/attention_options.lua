@@ -39,8 +39,8 @@ M.forward_rows = {
   { name = "state", type = "state", default = "",
     doc = "x follows what it has seen; the next state is the second result" },
   { name = "detach", type = "bool", default = "false", doc = "no gradient flows into the state" },
-  { name = "inspect", type = "function", default = "",
-    doc = "called with the family's inputs q, k, v, x" },
+  { name = "taps", type = "table", default = "",
+    doc = "functions by tap, of a model by layer, that see an activation and may return another for it" },
   { name = "raw", type = "bool", default = "false", doc = "leaves the calibration out" },
 }
 

@@ -10,10 +10,12 @@ local M = {}
 
 local CONV_DOC = "last inputs of the convolution"
 
--- st = layer:state{batch=2}: the state of that many sequences (1) of which nothing has been seen.
+-- st = layer:state{batch=2, replay=false}: the state of that many sequences (1) of which nothing has been seen.
+-- replay: one that keeps all inputs of the family, for taps of it.
 function M:state(opts)
-  local batch = State.options(opts, { batch = 1 }).batch
-  local parts = { { name = "attention", state = self.family:state { batch = batch } } }
+  local o = State.options(opts, { batch = 1, replay = false })
+  local batch = o.batch
+  local parts = { { name = "attention", state = self.family:state { batch = batch, replay = o.replay } } }
   for _, which in ipairs(self.layer.conv > 1 and { "q", "k", "v" } or {}) do
     local channels = self.convolution[which].weight:size(2)
     parts[#parts + 1] = { name = "conv." .. which, doc = CONV_DOC, tensor = core.zeros {

@@ -10,6 +10,7 @@ local heads_rows = require "attnlab.nn.heads_rows"
 local names = require "attnlab.names"
 local joint_state = require "attnlab.nn.heads_state"
 local rows = require "attnlab.rows"
+local taps = require "attnlab.nn.taps"
 
 local pick, sizes_with = heads_rows.pick, heads_rows.sizes_with
 local M = {}
@@ -162,6 +163,7 @@ function Heads:forward(inputs)
   for i, g in ipairs(self.groups) do
     local own = run(self, g, inputs)
     own.state = inputs.state and inputs.state.parts[i]
+    own.taps = taps.of_group(inputs.taps, g.part:taps(), g.list)
     local o, st = g.part:forward(own)
     outputs[i] = o
     if states then states[i] = st end

@@ -15,8 +15,14 @@ function RMSNorm:forward(x)
   return x:rmsnorm { gain = self.weight, eps = self.eps }
 end
 
--- A residual stream x and what is added to it, or nil: the sum and its norm, in one pass.
-function RMSNorm:add(x, a)
+-- A residual stream x and what is added to it, or nil: the sum and its norm, in one pass. tap(sum), or nil, may
+-- return what is to stand for the sum.
+function RMSNorm:add(x, a, tap)
+  if tap then
+    local sum = a and x + a or x
+    sum = tap(sum) or sum
+    return sum, self:forward(sum)
+  end
   if not a then return x, self:forward(x) end
   return x:add_rmsnorm(a, { gain = self.weight, eps = self.eps })
 end
@@ -35,8 +41,9 @@ function LayerNorm:forward(x)
   return x:layernorm { gain = self.weight, bias = self.bias, eps = self.eps }
 end
 
-function LayerNorm:add(x, a) -- as of RMSNorm
+function LayerNorm:add(x, a, tap) -- as of RMSNorm
   local sum = a and x + a or x
+  sum = tap and tap(sum) or sum
   return sum, self:forward(sum)
 end
 

@@ -8,6 +8,7 @@
 local core = require "attnlab.core"
 local check = require "attnlab.bench.check"
 local results = require "attnlab.recurrence_results"
+local taps = require "attnlab.nn.taps"
 local sys = core.sys
 
 local M = {}
@@ -82,9 +83,9 @@ local function model_inputs(c)
   models[c.inputs] = m
   local _, ids = m:generate { tokens = c.tokens - 1 }
   local sets = {}
-  local h <close> = m:hidden({ table.move(ids, 1, c.tokens, 1, {}) }, { inspect = function(i, q, k, v)
+  local h <close> = m:hidden({ table.move(ids, 1, c.tokens, 1, {}) }, { taps = taps.inputs(#m.layers, function(i, q, k, v)
     sets[i] = { q = q:contiguous(), k = k:contiguous(), v = v:contiguous() }
-  end })
+  end) })
   for _, s in ipairs(sets) do
     for n, t in pairs(s) do s[n] = t:clone() end
   end

@@ -8,6 +8,7 @@ local core = require "attnlab.core"
 local data = require "attnlab.data"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
+local taps = require "attnlab.nn.taps"
 
 local DEFAULTS = { layer = "changed", match = "rms", data = false, split = "train", batches = 4, batch = 8,
                    context = 0 }
@@ -65,7 +66,7 @@ local function squares(self, list, set, o)
   end
   local context = o.context
   for x in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
-    local h <close> = m:hidden(x, { inspect = look })
+    local h <close> = m:hidden(x, { taps = taps.inputs(#m.layers, look) })
     x:free()
   end
   return sums

@@ -5,6 +5,7 @@ local core = require "attnlab.core"
 local generate = require "attnlab.generate"
 local names = require "attnlab.names"
 local parts = require "attnlab.surgery.parts"
+local taps = require "attnlab.nn.taps"
 local evalset = require "attnlab.evalset"
 
 local M = {}
@@ -139,7 +140,7 @@ local function overflow(fork, view)
   local ok, why = pcall(core.no_grad, function()
     for x in ev.dataset:even("valid", 1, ev.context, view.n) do
       logits = {}
-      local h <close> = fork:hidden(x, { inspect = look })
+      local h <close> = fork:hidden(x, { taps = taps.inputs(#fork.layers, look) })
       x:free()
       if not found and not is_finite(h) then
         found = { layer = #fork.layers, what = "sum", logit = logits[#fork.layers] }

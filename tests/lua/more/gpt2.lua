@@ -23,7 +23,7 @@ function Block:forward(x, a, opts)
   local sum, n <close> = self.input_norm:add(x, a)
   local attended, after = self.attention(n, opts)
   local heads <close> = attended
-  local y, n2 <close> = self.mlp_norm:add(sum, heads)
+  local y, n2 <close> = self.mlp_norm:add(sum, heads, opts and opts.taps and opts.taps["residual.mid"])
   if a then sum:free() end
   local up <close> = self.up(n2)
   local hidden <close> = up:gelu_new()

@@ -27,7 +27,7 @@ function Block:forward(x, a, opts)
   local sum, n1 <close> = self.input_norm:add(x, a)
   local attended, next_state = self.attention(n1, opts)
   local heads <close> = attended
-  local y, n2 <close> = self.mlp_norm:add(sum, heads)
+  local y, n2 <close> = self.mlp_norm:add(sum, heads, opts and opts.taps and opts.taps["residual.mid"])
   if a then sum:free() end
   return y, self.mlp(n2), next_state
 end
