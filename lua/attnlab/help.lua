@@ -18,6 +18,7 @@ M.OBJECTS = {
   { "model", "LanguageModel", "model.language", "lab.model.new{..}, lab.model.load(path), lab.open(x).model" },
   { "fork", "Session", "surgery", "s = m:fork()" },
   { "part", "Handle", "surgery.part", "s.layer[2], s.layer[\"*\"], s.layer[2].head[1]" },
+  { "map", "Map", "attention_map", "m:attention_map{..}, m:map{..}" },
   { "training", "Result", "train", "r = lab.train(m, {..}), s:tune{..}" },
   { "evalset", "Evalset", "evalset", "ev = lab.evalset{..}" },
   { "opened", "Opened", "open", "lab.open(x)" },

@@ -8,37 +8,23 @@
 --   largest       largest |s|; rows with a visible |s| above 8 are left out (share: left_out): there
 --                 terms cancel that are far larger than their sum
 local core = require "attnlab.core"
-local config = require "attnlab.config"
 local data = require "attnlab.data"
 local results = require "attnlab.series_results"
-local Attention = require "attnlab.nn.attention"
 local taps = require "attnlab.nn.taps"
 
 local M = {}
 
 local ORDERS, WINDOWS, BATCH, LARGEST = 10, 8, 4, 8
 
--- The attention of a layer in f64 with `more` options and the layer's parameters.
-local function twin(attention, spec, more)
-  local preset, options = Attention.split(spec)
-  for k, v in pairs(more) do options[k] = v end
-  local t = core.attn.new(preset, options, { heads = attention.heads, kv_heads = attention.kv_heads,
-    head_dim = attention.head_dim, value_dim = attention.head_dim, width = attention.width, dtype = "f64", seed = 0 })
-  local learned = attention.family:parameters()
-  for name in pairs(t:parameters()) do t:set_parameter(name, learned[name]:to "f64") end
-  return t
-end
-
 -- Nil where the layer's weights are not exp of q.k / sqrt(D).
-local function twins_of(attention, spec)
+local function twins_of(attention)
   if attention.family:family() ~= "kernel_attention" then return nil end
   local text = " " .. attention.family:text(true) .. " "
   if not (text:find " similarity=exp " and text:find " logit_scale=rsqrt ") then return nil end
-  local t = { exact = twin(attention, spec, { impl = "composed" }), sum = {}, alone = {} }
+  local t = { exact = attention:twin { impl = "composed" }, sum = {}, alone = {} }
   for p = 1, ORDERS do
-    t.sum[p] = twin(attention, spec, { similarity = "taylor", order = p, impl = "composed" })
-    t.alone[p] = twin(attention, spec, { similarity = "taylor", order = p, orders = { p }, impl = "composed",
-                                         denominator = "abs" })
+    t.sum[p] = attention:twin { similarity = "taylor", order = p, impl = "composed" }
+    t.alone[p] = attention:twin { similarity = "taylor", order = p, orders = { p }, impl = "composed", denominator = "abs" }
   end
   return t
 end
@@ -90,7 +76,7 @@ end
 function M.measure(model, cfg)
   local twins = {}
   for i, block in ipairs(model.layers) do
-    twins[i] = twins_of(block.attention, config.attention_of(model.spec, i))
+    twins[i] = twins_of(block.attention)
     if not twins[i] then return nil end
   end
   local text, context = data.open(cfg.train.data, { vocab = model.vocabulary }), model.config.context

@@ -18,6 +18,7 @@
 -- (norm:add(x, a) -> sum, normed), and the attention's next state, where opts has one. The norm behind attention is
 -- given opts.taps["residual.mid"], where there are taps, as a third argument; all other taps come by themselves.
 local core = require "attnlab.core"
+local maps = require "attnlab.attention_map"
 local config = require "attnlab.config"
 local generate = require "attnlab.generate"
 local names = require "attnlab.names"
@@ -254,7 +255,15 @@ function LanguageModel:composed(i)
   return #asked > 0 and "parallel, composed: patched at " .. table.concat(asked, ", ") or nil
 end
 
-LanguageModel.taps, LanguageModel.tap = tap.list, tap.read -- m:taps(), m:tap{text=, name=, layer=, head=, grad=}
+-- Where activations can be read and, on forks, patched: by name, with layers, shape and family. As text a table.
+function LanguageModel:taps() return tap.list(self) end
+
+-- m:tap{text=, name=, layer=, head=, grad=}: activations of a text, and the gradient of its loss: see model/tap.lua.
+function LanguageModel:tap(opts) return tap.read(self, opts) end
+
+-- m:attention_map{text=, layer=, head=}, m:map for short: which keys the rows of a text read: see attention_map.lua.
+function LanguageModel:attention_map(opts) return maps.of(self, opts) end
+LanguageModel.map = LanguageModel.attention_map
 
 -- m:generate{prompt=, tokens=, temperature=, top_k=, seed=, on_token=}: see generate.lua.
 function LanguageModel:generate(opts)

@@ -87,6 +87,31 @@ function M.family_of(spec, sizes)
   return Heads.new(preset, options, heads, sizes)
 end
 
+-- The layer's family in f64, with `more` options over its own and its parameters as far as they stay the same. Where
+-- heads have options of their own: that of a group of them, over all heads.
+function M:twin(more, group)
+  local preset, given = M.split(self.spec)
+  local options = {}
+  for k, v in pairs(group and group.options or given) do options[k] = v end
+  for k, v in pairs(more) do options[k] = v end
+  local t = core.attn.new(group and group.preset or preset, options, {
+    heads = self.heads, kv_heads = self.kv_heads, head_dim = self.head_dim, value_dim = self.head_dim,
+    width = self.width, dtype = "f64", seed = 0 })
+  local learned = self.family:parameters()
+  for name, p in pairs(t:parameters()) do
+    local own = learned[name]
+    if own and table.concat(own:shape(), ",") == table.concat(p:shape(), ",") then t:set_parameter(name, own:to "f64") end
+  end
+  return t
+end
+
+-- The group of heads that head h is of; nil: all heads have the same options.
+function M:group_of(h)
+  for _, g in ipairs(type(self.family) == "table" and self.family.groups or {}) do
+    if names.find(g.list, h) then return g end
+  end
+end
+
 -- Names of the families of what family_of gave.
 function M.families_of(a)
   return type(a) == "table" and a:families() or { a:family() } -- groups of heads are a table, an instance is not
