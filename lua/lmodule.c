@@ -172,8 +172,6 @@ static const luaL_Reg functions[] = {{"info", core_info},
                                      {"on", core_on},
                                      {"turn", core_turn},
                                      {"work", core_work},
-                                     {"on", core_on},
-                                     {"work", core_work},
                                      {"fail_allocation", core_fail_allocation},
                                      {"threads", core_threads},
                                      {"poison", core_poison},
@@ -202,5 +200,6 @@ int luaopen_attnlab_core(lua_State *L) {
   lal_open_json(L);
   lal_open_sys(L);
   lal_open_proc(L);
+  lal_open_signal(L);
   return 1;
 }

@@ -1,4 +1,4 @@
-/* lproc.c: core.sys: child processes and signals. */
+/* lproc.c: core.sys: child processes. */
 #define _GNU_SOURCE
 #include "lua_attnlab.h"
 #include <errno.h>
@@ -216,142 +216,11 @@ static int sys_program(lua_State *L) {
   return 1;
 }
 
-/* ---- interrupts ---- */
-
-/* A handler has no argument of ours, so these are globals: how many signals came, how many SIGINT
- * within two seconds of each other, the main thread of the state whose chunk the second stops (the
- * coroutine that asked may be collected by then), when the last came. */
-static volatile sig_atomic_t n_caught, n_close;
-static lua_State *volatile stop_state;
-static volatile int64_t last_ms;
-static const int caught[] = {SIGINT, SIGTERM, SIGHUP};
-enum { N_CAUGHT = sizeof caught / sizeof *caught };
-static struct sigaction old[N_CAUGHT];
-static bool catching;
-/* oneDNN's generated sgemm keeps values below the stack pointer, further than the 128 bytes that a
- * signal frame spares: on the normal stack a signal corrupted the heap in about every second
- * interrupted run. A frame with AVX-512 and AMX state takes 11 KiB. */
-static char signal_stack[1 << 16];
-
-static void stop_chunk(lua_State *L, lua_Debug *ar) {
-  (void)ar;
-  lua_sethook(L, NULL, 0, 0);
-  luaL_error(L, "interrupted");
-}
-
-static void on_signal(int sig) {
-  n_caught++;
-  if (sig != SIGINT) return;
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  const int64_t ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-  n_close = n_close > 0 && ms - last_ms <= 2000 ? n_close + 1 : 1;
-  last_ms = ms;
-  if (n_close == 2 && stop_state) /* the one Lua call that a handler may make */
-    lua_sethook(stop_state, stop_chunk, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
-  if (n_close >= 3) _exit(130);
-}
-
-/* core.sys.catch_interrupts(bool): from now SIGINT, SIGTERM and SIGHUP are counted. A second SIGINT
- * within two seconds stops the running chunk (a coroutine: once it yields or returns) with the
- * error "interrupted", a third ends the process with 130. */
-static int sys_catch_interrupts(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TBOOLEAN);
-  const bool on = lua_toboolean(L, 1);
-  n_caught = n_close = 0;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-  stop_state = on ? lua_tothread(L, -1) : NULL;
-  if (on == catching) return 0;
-  if (on) {
-    const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
-    if (sigaltstack(&stack, NULL) != 0)
-      return luaL_error(L, "catch_interrupts: %s", strerror(errno));
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
-    sigemptyset(&a.sa_mask);
-    for (int i = 0; i < N_CAUGHT; i++) sigaction(caught[i], &a, &old[i]);
-  } else {
-    for (int i = 0; i < N_CAUGHT; i++) sigaction(caught[i], &old[i], NULL);
-  }
-  catching = on;
-  return 0;
-}
-
-static int sys_interrupted(lua_State *L) {
-  lua_pushinteger(L, n_caught);
-  return 1;
-}
-
-/* ---- crashes ---- */
-
-/* What a process says when it crashes: a handler has no argument of ours. */
-static lal_crash_text *volatile crash_text;
-static const void *volatile crash_owner;
-static const al_ctx *volatile crash_ctx;
-static char crash_case[256];
-
-static void say_crash(const char *before, const char *text) {
-  if (!text || !*text) return;
-  const ssize_t a = write(STDERR_FILENO, before, strlen(before));
-  const ssize_t b = a < 0 ? a : write(STDERR_FILENO, text, strlen(text));
-  (void)b; /* nobody is left to be told */
-}
-
-static void on_crash(int sig) {
-  const char *error = "";
-  say_crash("crashed in ", crash_text ? crash_text(crash_owner, &error) : crash_case);
-  if (!*error && crash_ctx && al_error(crash_ctx) != AL_OK)
-    error = al_error_message(crash_ctx, NULL, NULL);
-  say_crash("; pending error: ", error);
-  say_crash("\n", "\n");
-  raise(sig); /* SA_RESETHAND: it ends the process when this returns */
-}
-
-void lal_on_crash(lal_crash_text *text, const void *owner) {
-  crash_text = NULL;
-  crash_owner = owner;
-  crash_text = text;
-}
-
-/* core.sys.say_crashes(what): from now a crash writes to stderr what was being done (`what`, or the
- * case of a check) and the error that was pending. */
-static int sys_say_crashes(lua_State *L) {
-  snprintf(crash_case, sizeof crash_case, "%s", luaL_checkstring(L, 1));
-  crash_ctx = lal_ctx(L);
-  static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
-  const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
-  if (sigaltstack(&stack, NULL) != 0) return luaL_error(L, "say_crashes: %s", strerror(errno));
-  struct sigaction a = {.sa_handler = on_crash, .sa_flags = SA_ONSTACK | (int)SA_RESETHAND};
-  sigemptyset(&a.sa_mask);
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) sigaction(signals[i], &a, NULL);
-  return 0;
-}
-
-/* No signal reaches a state that is gone. */
-static void forget(void *state) {
-  crash_text = NULL;
-  crash_ctx = NULL;
-  if (stop_state == state) stop_state = NULL;
-}
-
-static const luaL_Reg functions[] = {{"spawn", sys_spawn},
-                                     {"wait", sys_wait},
-                                     {"kill", sys_kill},
-                                     {"sleep", sys_sleep},
-                                     {"pid", sys_pid},
-                                     {"program", sys_program},
-                                     {"catch_interrupts", sys_catch_interrupts},
-                                     {"interrupted", sys_interrupted},
-                                     {"say_crashes", sys_say_crashes},
-                                     {NULL, NULL}};
-
-static const char closing_key = 0; /* its address is the key in the registry */
+static const luaL_Reg functions[] = {
+    {"spawn", sys_spawn}, {"wait", sys_wait},       {"kill", sys_kill}, {"sleep", sys_sleep},
+    {"pid", sys_pid},     {"program", sys_program}, {NULL, NULL}};
 
 void lal_open_proc(lua_State *L) {
-  lal_guard *closing = lal_guard_new(L, forget);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-  closing->p = lua_tothread(L, -1);
-  lua_pop(L, 1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &closing_key);
   lua_getfield(L, -1, "sys");
   luaL_setfuncs(L, functions, 0);
   lua_pop(L, 1);

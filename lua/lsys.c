@@ -1,5 +1,5 @@
 /* lsys.c: core.sys: clocks, the machine, the terminal, files, locks. Failures are Lua errors that
- * name the path and the reason. Processes and signals are in lproc.c. */
+ * name the path and the reason. Processes and signals are in lproc.c and lsignal.c. */
 #define _GNU_SOURCE
 #include "lua_attnlab.h"
 #include <dirent.h>

@@ -124,9 +124,11 @@ void lal_open_optim(lua_State *L);
 void lal_open_data(lua_State *L);
 void lal_open_json(lua_State *L);
 void lal_open_sys(lua_State *L);
-void lal_open_proc(lua_State *L); /* into core.sys */
+void lal_open_proc(lua_State *L);   /* into core.sys */
+void lal_open_signal(lua_State *L); /* into core.sys */
 AL_API int luaopen_attnlab_core(lua_State *L);
 
+int lal_signals(void); /* that were caught so far, as core.sys.interrupted() */
 /* What core.sys.say_crashes says was being done, until it is set to NULL; called from a signal
  * handler: text(owner, error) gives that, and the pending error in *error ("" = none). */
 typedef const char *lal_crash_text(const void *owner, const char **error);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 int luaopen_attnlab_core(lua_State *L);
+int luaopen_attnlab_edit(lua_State *L);
 
 static int message(lua_State *L) {
   const char *text = luaL_tolstring(L, 1, NULL), *trace = getenv("ATTNLAB_TRACE");
@@ -31,6 +32,8 @@ static void set_path(lua_State *L) {
   lua_getfield(L, -1, "preload");
   lua_pushcfunction(L, luaopen_attnlab_core);
   lua_setfield(L, -2, "attnlab.core");
+  lua_pushcfunction(L, luaopen_attnlab_edit);
+  lua_setfield(L, -2, "attnlab.edit");
   lua_pop(L, 2);
 }
 

@@ -1,0 +1,119 @@
+-- What is typed at the prompt, as Lua code: compile(text, env, name) -> what to run. Lines are gathered until they are
+-- whole; an expression gives its values, one with a closing ";" does not show them; a `local` outside of any block is
+-- the session's, so that later lines see it.
+-- A change here makes no run stale.
+local M = {}
+
+local OPENS = { ["function"] = true, ["do"] = true, ["then"] = true, ["repeat"] = true }
+local CLOSES = { ["end"] = true, ["until"] = true, ["elseif"] = true, ["else"] = true }
+
+-- The place behind a long bracket that begins at i, or nil.
+local function long(text, i)
+  local level = text:match("^%[(=*)%[", i)
+  if not level then return nil end
+  local _, stop = text:find("]" .. level .. "]", i, true)
+  return (stop or #text) + 1
+end
+
+local function short(text, i)
+  local quote = text:sub(i, i)
+  repeat
+    i = text:find("[\\\n" .. quote .. "]", i + 1) or #text + 1
+    if text:sub(i, i) == "\\" then i = i + 1 end
+  until text:sub(i, i) == quote or i > #text or text:sub(i, i) == "\n"
+  return i + 1
+end
+
+-- Calls f(word, from, to) for each name, keyword and sign; strings and comments are passed over.
+function M.tokens(text, f)
+  local i = 1
+  while true do
+    i = text:find("%S", i)
+    if not i then return end
+    local c = text:sub(i, i)
+    if text:find("^%-%-", i) then
+      i = long(text, i + 2) or (text:find("\n", i, true) or #text + 1)
+    elseif c == '"' or c == "'" then
+      local stop = short(text, i)
+      f("string", i, stop - 1)
+      i = stop
+    elseif long(text, i) then
+      local stop = long(text, i)
+      f("string", i, stop - 1)
+      i = stop
+    else
+      local word = text:match("^[%a_][%w_]*", i) or text:match("^%.?%d[%w_.]*", i) or c
+      f(word, i, i + #word - 1)
+      i = i + #word
+    end
+  end
+end
+
+-- The list of names behind a `local` at token k: names, the number of the token behind, and whether one is <close>.
+local function names_at(list, k)
+  local found, closes = {}, false
+  while list[k] and list[k][1]:find "^[%a_]" do
+    found[#found + 1] = list[k][1]
+    k = k + 1
+    if list[k] and list[k][1] == "<" then
+      closes = closes or list[k + 1] and list[k + 1][1] == "close"
+      k = k + 3
+    end
+    if not (list[k] and list[k][1] == ",") then break end
+    k = k + 1
+  end
+  return found, k, closes
+end
+
+-- The text with each `local` outside of blocks as an assignment to the session's names, in the same lines. What a
+-- <close> holds is closed at the chunk's end, as everywhere, and lives no longer.
+function M.shared(text)
+  local list, depth, out, from = {}, 0, {}, 1
+  M.tokens(text, function(word, a, b) list[#list + 1] = { word, a, b } end)
+  local k = 1
+  while list[k] do
+    local word = list[k][1]
+    if CLOSES[word] then depth = depth - 1 end
+    if OPENS[word] or word == "else" then depth = depth + 1 end
+    if word == "local" and depth == 0 and list[k + 1] then
+      if list[k + 1][1] == "function" then
+        out[#out + 1] = text:sub(from, list[k][2] - 1)
+        from = list[k + 1][2]
+      else
+        local found, after, closes = names_at(list, k + 1)
+        local behind = list[after]
+        if #found > 0 and not closes then
+          local assigned = behind and behind[1] == "="
+          local last = list[after - 1][3]
+          local lines = text:sub(list[k][2], last):gsub("[^\n]", "")
+          out[#out + 1] = text:sub(from, list[k][2] - 1) .. table.concat(found, ", ") .. lines
+            .. (assigned and "" or " = nil;")
+          from = last + 1
+        end
+        k = after - 1
+      end
+    end
+    k = k + 1
+  end
+  return table.concat(out) .. text:sub(from)
+end
+
+local function incomplete(message)
+  return message:find "<eof>'?$" ~= nil
+end
+
+-- The function of a whole text, and whether it is "value" (its results are to be shown), "silent" (they are not) or
+-- "statement"; nil and "more" where lines are missing, nil, "error" and the message where it can be no Lua.
+function M.compile(text, env, name)
+  local body = text:gsub("^%s*=", "", 1)
+  local stripped = body:match "^(.-)%s*;%s*$"
+  local f = load("return " .. (stripped or body), name, "t", env)
+  if f and (stripped or body):find "%S" then return f, stripped and "silent" or "value" end
+  local message
+  f, message = load(M.shared(text) .. "\n", name, "t", env) -- a line end ends a short string
+  if f then return f, "statement" end
+  if incomplete(message) then return nil, "more" end
+  return nil, "error", message
+end
+
+return M

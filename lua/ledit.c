@@ -1,0 +1,302 @@
+/* ledit.c: attnlab.edit, the line editor of the prompt, on libedit. Part of the program alone, not
+ * of the module that stock Lua loads.
+ *
+ *   e = edit.open(complete)          on the terminal; one a process
+ *   text = e:read(prompt, initial)   a line; with a paste several, "\n" between them. nil: a signal
+ *                                    came. false: the end
+ *   e:remember(line)                 an entry of the history
+ *
+ * complete(line, cursor) -> what Tab inserts there, and a text that is shown above, or nil. */
+#define _GNU_SOURCE
+#include "lua_attnlab.h"
+#include <errno.h>
+#include <histedit.h>
+#include <langinfo.h>
+#include <locale.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <wchar.h>
+
+enum { HISTORY = 5000, MOST_PASTE = 1 << 20 };
+#define PASTE_ON "\033[?2004h"
+#define PASTE_OFF "\033[?2004l"
+#define PASTE_BEGIN "\033[200~"
+#define PASTE_END "\033[201~"
+#define FILL "\033[9~" /* we push it ourselves: puts `initial` into the line */
+
+/* libedit hands callbacks no more than its own object. */
+static struct {
+  EditLine *el;
+  History *history;
+  lua_State *L;
+  const char *prompt, *initial;
+  char *rest; /* of a paste, behind its first line */
+  int signals;
+} edit;
+
+static volatile sig_atomic_t resized, continued;
+
+static void on_terminal(int sig) {
+  if (sig == SIGCONT) continued = 1;
+  else resized = 1;
+}
+
+/* ---- characters ---- */
+
+/* One byte; -1: a signal that somebody else has to see, 0: the end. Signals come in the wait alone,
+ * so that none is missed between a look and a read. */
+static int next_byte(unsigned char *byte) {
+  static const int ours[] = {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT};
+  sigset_t block, old;
+  sigemptyset(&block);
+  for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) sigaddset(&block, ours[i]);
+  for (;;) {
+    sigprocmask(SIG_BLOCK, &block, &old);
+    int n = lal_signals() != edit.signals ? -1 : 1;
+    if (n > 0) {
+      struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+      n = ppoll(&in, 1, NULL, &old);
+    }
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    if (lal_signals() != edit.signals) return -1;
+    if (continued) {
+      continued = 0;
+      el_set(edit.el, EL_PREP_TERM, 1);
+      el_set(edit.el, EL_REFRESH);
+    }
+    if (resized) {
+      resized = 0;
+      el_resize(edit.el);
+    }
+    if (n > 0) {
+      const ssize_t k = read(STDIN_FILENO, byte, 1);
+      if (k >= 0) return (int)k;
+      if (errno == EIO) return 0; /* the terminal is gone */
+    }
+  }
+}
+
+static int next_char(EditLine *el, wchar_t *out) {
+  (void)el;
+  mbstate_t state = {0};
+  for (;;) {
+    unsigned char byte;
+    const int n = next_byte(&byte);
+    if (n <= 0) {
+      if (n < 0) errno = EINTR;
+      return n;
+    }
+    const size_t k = mbrtowc(out, (char *)&byte, 1, &state);
+    if (k == (size_t)-2) continue;
+    if (k == (size_t)-1) { /* what is no text is passed over */
+      state = (mbstate_t){0};
+      continue;
+    }
+    return 1;
+  }
+}
+
+/* ---- keys ---- */
+
+/* What is pasted, up to its end, is text: a tab in it completes nothing, a line end runs nothing
+ * before all of it is there. */
+static unsigned char paste(EditLine *el, int key) {
+  (void)key;
+  const size_t n_end = strlen(PASTE_END);
+  char *text = NULL;
+  size_t n = 0, room = 0;
+  unsigned char byte;
+  int got;
+  while ((got = next_byte(&byte)) > 0) {
+    if (n + 2 > room) {
+      room = room ? 2 * room : 256;
+      char *more = room > MOST_PASTE ? NULL : realloc(text, room);
+      if (!more) break;
+      text = more;
+    }
+    text[n++] = (char)(byte == '\r' ? '\n' : byte);
+    if (n >= n_end && memcmp(text + n - n_end, PASTE_END, n_end) == 0) {
+      n -= n_end;
+      break;
+    }
+  }
+  if (got <= 0 || !text) {
+    free(text);
+    return got == 0 ? CC_EOF : CC_ERROR;
+  }
+  text[n] = '\0';
+  char *end = strchr(text, '\n');
+  if (end) *end = '\0';
+  el_insertstr(el, text);
+  if (!end) {
+    free(text);
+    return CC_REFRESH;
+  }
+  free(edit.rest);
+  edit.rest = strdup(end + 1);
+  free(text);
+  el_set(el, EL_REFRESH);
+  return CC_NEWLINE;
+}
+
+static unsigned char fill(EditLine *el, int key) {
+  (void)key;
+  el_insertstr(el, edit.initial);
+  return CC_REFRESH;
+}
+
+static unsigned char complete(EditLine *el, int key) {
+  (void)key;
+  lua_State *L = edit.L;
+  const LineInfo *line = el_line(el);
+  const int top = lua_gettop(L);
+  unsigned char answer = CC_ERROR;
+  lua_getiuservalue(L, 1, 1);
+  lua_pushlstring(L, line->buffer, (size_t)(line->lastchar - line->buffer));
+  lua_pushinteger(L, line->cursor - line->buffer);
+  if (lua_pcall(L, 2, 2, 0) == LUA_OK) {
+    const char *insert = lua_tostring(L, -2), *shown = lua_tostring(L, -1);
+    if (shown) {
+      fputs("\n", stdout);
+      fputs(shown, stdout);
+      fputs("\n", stdout);
+      fflush(stdout);
+      answer = CC_REDISPLAY;
+    }
+    if (insert && *insert && el_insertstr(el, insert) == 0)
+      answer = shown ? CC_REDISPLAY : CC_REFRESH;
+  }
+  lua_settop(L, top);
+  return answer;
+}
+
+static char *show_prompt(EditLine *el) {
+  (void)el;
+  return (char *)edit.prompt;
+}
+
+/* ---- from Lua ---- */
+
+#define TYPE "attnlab.edit"
+
+static int edit_close(lua_State *L) {
+  (void)L;
+  if (edit.el) el_end(edit.el);
+  if (edit.history) history_end(edit.history);
+  free(edit.rest);
+  edit.el = NULL, edit.history = NULL, edit.rest = NULL;
+  return 0;
+}
+
+static int edit_open(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  if (edit.el) return luaL_error(L, "edit: it is open already");
+  lua_newuserdatauv(L, 0, 1);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, TYPE);
+  setlocale(LC_CTYPE, ""); /* what characters are; numbers keep their point */
+  HistEvent event;
+  edit.el = el_init("attnlab", stdin, stdout, stderr);
+  edit.history = history_init();
+  if (!edit.el || !edit.history) {
+    edit_close(L);
+    return luaL_error(L, "edit: the terminal cannot be edited on");
+  }
+  history(edit.history, &event, H_SETSIZE, HISTORY);
+  history(edit.history, &event, H_SETUNIQUE, 1);
+  EditLine *el = edit.el;
+  el_set(el, EL_PROMPT, show_prompt);
+  el_set(el, EL_EDITOR, "emacs");
+  el_set(el, EL_HIST, history, edit.history);
+  el_set(el, EL_SIGNAL, 0);
+  el_set(el, EL_GETCFN, next_char);
+  el_set(el, EL_ADDFN, "attnlab-complete", "completes a name", complete);
+  el_set(el, EL_ADDFN, "attnlab-paste", "takes what is pasted as text", paste);
+  el_set(el, EL_ADDFN, "attnlab-fill", "puts a text into the line", fill);
+  el_set(el, EL_BIND, "^I", "attnlab-complete", NULL);
+  el_set(el, EL_BIND, "^R", "em-inc-search-prev", NULL);
+  el_set(el, EL_BIND, PASTE_BEGIN, "attnlab-paste", NULL);
+  el_set(el, EL_BIND, FILL, "attnlab-fill", NULL);
+  return 1;
+}
+
+/* What was read, as Lua has it: without its line end, the rest of a paste behind it. */
+static void push_text(lua_State *L, const char *line, int n) {
+  luaL_Buffer b;
+  while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) n--;
+  luaL_buffinit(L, &b);
+  luaL_addlstring(&b, line, (size_t)n);
+  if (edit.rest) {
+    luaL_addchar(&b, '\n');
+    luaL_addstring(&b, edit.rest);
+  }
+  luaL_pushresult(&b);
+}
+
+static int edit_read(lua_State *L) {
+  luaL_checkudata(L, 1, TYPE);
+  edit.prompt = luaL_checkstring(L, 2);
+  edit.initial = luaL_optstring(L, 3, "");
+  if (!edit.el) return luaL_error(L, "edit: it was closed");
+  edit.L = L;
+  edit.signals = lal_signals();
+  free(edit.rest);
+  edit.rest = NULL;
+  struct sigaction a = {.sa_handler = on_terminal}, window, going;
+  sigemptyset(&a.sa_mask);
+  sigaction(SIGWINCH, &a, &window);
+  sigaction(SIGCONT, &a, &going);
+  if (*edit.initial) el_push(edit.el, FILL);
+  fputs(PASTE_ON, stdout);
+  fflush(stdout);
+  int n = 0;
+  errno = 0;
+  const char *line = el_gets(edit.el, &n);
+  fputs(PASTE_OFF, stdout);
+  fflush(stdout);
+  sigaction(SIGWINCH, &window, NULL);
+  sigaction(SIGCONT, &going, NULL);
+  if (lal_signals() != edit.signals) {
+    el_reset(edit.el); /* an interrupt leaves no half of a line for the next */
+    lua_pushnil(L);
+  } else if (!line || n <= 0) {
+    lua_pushboolean(L, false);
+  } else {
+    push_text(L, line, n);
+  }
+  return 1;
+}
+
+static int edit_remember(lua_State *L) {
+  luaL_checkudata(L, 1, TYPE);
+  const char *line = luaL_checkstring(L, 2);
+  HistEvent event;
+  if (edit.history && *line) history(edit.history, &event, H_ENTER, line);
+  return 0;
+}
+
+/* Whether the terminal shows UTF-8; asked before anything is drawn. */
+static int edit_utf8(lua_State *L) {
+  setlocale(LC_CTYPE, "");
+  lua_pushboolean(L, strcmp(nl_langinfo(CODESET), "UTF-8") == 0);
+  return 1;
+}
+
+static const luaL_Reg functions[] = {{"open", edit_open}, {"utf8", edit_utf8}, {NULL, NULL}};
+static const luaL_Reg methods[] = {
+    {"read", edit_read}, {"remember", edit_remember}, {"close", edit_close}, {NULL, NULL}};
+
+int luaopen_attnlab_edit(lua_State *L);
+int luaopen_attnlab_edit(lua_State *L) {
+  luaL_newmetatable(L, TYPE);
+  lua_pushcfunction(L, edit_close);
+  lua_setfield(L, -2, "__gc");
+  luaL_newlib(L, methods);
+  lua_setfield(L, -2, "__index");
+  luaL_newlib(L, functions);
+  return 1;
+}
