@@ -138,8 +138,8 @@ static unsigned char paste(EditLine *el, int key) {
   free(edit.rest);
   edit.rest = strdup(end + 1);
   free(text);
-  el_set(el, EL_REFRESH);
-  return CC_NEWLINE;
+  el_push(el, "\r"); /* libedit's own end of a line, which leaves the cursor below it */
+  return CC_REFRESH;
 }
 
 static unsigned char fill(EditLine *el, int key) {
@@ -251,11 +251,13 @@ static int edit_read(lua_State *L) {
   sigaction(SIGWINCH, &a, &window);
   sigaction(SIGCONT, &a, &going);
   if (*edit.initial) el_push(edit.el, FILL);
+  el_set(edit.el, EL_PREP_TERM, 1); /* before the prompt says that keys are taken */
   fputs(PASTE_ON, stdout);
   fflush(stdout);
   int n = 0;
   errno = 0;
   const char *line = el_gets(edit.el, &n);
+  el_set(edit.el, EL_PREP_TERM, 0);
   fputs(PASTE_OFF, stdout);
   fflush(stdout);
   sigaction(SIGWINCH, &window, NULL);

@@ -20,6 +20,7 @@ static volatile sig_atomic_t ending;       /* SIGTERM or SIGHUP, when one came *
 static volatile sig_atomic_t in_chunk;     /* the prompt runs what was typed */
 static volatile sig_atomic_t n_working;    /* calls of it that end by themselves */
 static volatile sig_atomic_t n_whole;      /* calls of it that may not be cut */
+static volatile sig_atomic_t n_raised;     /* errors that were to end the chunk */
 static volatile sig_atomic_t wanted;       /* the chunk has to end */
 static volatile int64_t last_ms, first_ms; /* when the last came, and the first of this chunk */
 /* The main thread of the state whose chunk is stopped: the coroutine that asked may be collected. */
@@ -36,7 +37,8 @@ static char signal_stack[1 << 16];
 
 enum {
   PATIENT_MS = 5000, /* work that has not ended by itself for so long is raised out of */
-  AGAIN = 100000     /* instructions: longer than what code that was raised out of puts back */
+  AGAIN = 100000, /* instructions: more than what code that was raised out of needs to clean up */
+  GENTLY = 3
 };
 
 static lua_State *main_thread(lua_State *L) {
@@ -51,8 +53,9 @@ static lua_State *main_thread(lua_State *L) {
 static void stop_chunk(lua_State *L, lua_Debug *ar) {
   (void)ar;
   lua_sethook(L, NULL, 0, 0);
-  /* a chunk that catches errors and goes on is stopped again */
-  if (in_chunk) lua_sethook(L, stop_chunk, LUA_MASKCOUNT, AGAIN);
+  /* A chunk that catches the error and goes on is stopped again: first with time to put things in
+   * order, then wherever it is. */
+  if (in_chunk) lua_sethook(L, stop_chunk, LUA_MASKCOUNT, n_raised++ < GENTLY ? AGAIN : 1);
   luaL_error(L, "interrupted");
 }
 
@@ -60,9 +63,17 @@ static void stop_at_once(lua_State *L) {
   lua_sethook(L, stop_chunk, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
 }
 
-/* Registry keys, by their addresses: C functions of ours, and where Lua functions of ours come
- * from. */
-static const char ours_key = 0, source_key = 0;
+/* Registry keys, by their addresses: C functions of ours, where Lua functions of ours come from,
+ * and which of them are not meant. */
+static const char ours_key = 0, source_key = 0, except_key = 0;
+
+static bool begins(lua_State *L, const char *source, const void *key) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, key);
+  const char *s = lua_tostring(L, -1);
+  const bool yes = s && strncmp(source, s, strlen(s)) == 0;
+  lua_pop(L, 1);
+  return yes;
+}
 
 static bool is_ours(lua_State *L, lua_Debug *ar) {
   lua_getinfo(L, "fS", ar);
@@ -73,10 +84,8 @@ static bool is_ours(lua_State *L, lua_Debug *ar) {
     yes = lua_rawget(L, -2) != LUA_TNIL;
     lua_pop(L, 2);
   } else {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &source_key);
-    const char *source = lua_tostring(L, -1);
-    yes = source && strncmp(ar->source, source, strlen(source)) == 0;
-    lua_pop(L, 2);
+    lua_pop(L, 1);
+    yes = begins(L, ar->source, &source_key) && !begins(L, ar->source, &except_key);
   }
   return yes;
 }
@@ -179,11 +188,14 @@ static void mark(lua_State *L, int idx, int set, int depth) {
   }
 }
 
-/* core.sys.begin_prompt(source): from now the process is a prompt's: signals are counted, none ends
- * it. source: what the source names of lab's own Lua functions begin with. */
+/* core.sys.begin_prompt(source, except): from now the process is a prompt's: signals are counted,
+ * none ends it. source: what the source names of lab's own Lua functions begin with; except: those
+ * of the prompt itself. */
 static int sys_begin_prompt(lua_State *L) {
   luaL_checkstring(L, 1);
-  lua_settop(L, 1);
+  luaL_checkstring(L, 2);
+  lua_settop(L, 2);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &except_key);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &source_key);
   lua_newtable(L);
   const int set = lua_gettop(L);
@@ -210,7 +222,7 @@ static int sys_chunk(lua_State *L) {
   luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, 2);
   lua_insert(L, 1); /* the handler stands below the function */
-  n_caught = n_working = n_whole = wanted = 0;
+  n_caught = n_working = n_whole = wanted = n_raised = 0;
   in_chunk = 1;
   const int status = lua_pcall(L, 0, LUA_MULTRET, 1);
   in_chunk = 0;

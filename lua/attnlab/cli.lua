@@ -1,5 +1,6 @@
 -- The command line. COMMANDS is the one table that the parser, --help and the errors are made from.
 -- A change here makes no run stale.
+local core = require "attnlab.core"
 local found = require "attnlab.found"
 local names = require "attnlab.names"
 local tables = require "attnlab.table"
@@ -147,6 +148,7 @@ end
 
 local function dispatch(argv)
   local name = argv[1]
+  if not name and core.sys.isatty(0) and core.sys.isatty(1) then return command("repl").run({ words = {}, flags = {} }, usage) end
   if not name or name == "help" or name == "--help" or name == "-h" then
     print(help_on(argv[2]))
     return 0

@@ -21,6 +21,7 @@
 -- memory; then the last `context` tokens run again for every token, and past_context may only be
 -- "slide" (by one token) or "stop".
 local core = require "attnlab.core"
+local interrupts = require "attnlab.interrupts"
 local names = require "attnlab.names"
 local tables = require "attnlab.table"
 
@@ -236,8 +237,11 @@ function M.run(m, opts)
   local ids, tokens, temperature, top_k, seed, eos = o.ids, o.tokens, o.temperature, o.top_k, o.seed, o.eos
   local prompt, mode, decode = #ids, m.training, decoder(m, o.past)
   m:eval()
-  local ok, message = pcall(core.no_grad, function()
+  local stopped
+  local function decode_all(stop)
     for n = 1, tokens do
+      stopped = stop()
+      if stopped then break end
       local logits, id = decode:logits(ids), nil
       if not logits then break end
       M.expect_finite(logits, "generate: token " .. n)
@@ -253,10 +257,13 @@ function M.run(m, opts)
       ids[#ids + 1] = id
       if o.on_token then o.on_token(vocabulary and vocabulary:piece(id), id) end
     end
-  end)
+  end
+  local ok, message = pcall(core.no_grad, interrupts.work_at_prompt, decode_all)
   m:train(mode)
   if not ok then error(message, 0) end
-  return vocabulary and vocabulary:decode(ids), ids, decode:report(prompt, #ids)
+  local text = vocabulary and vocabulary:decode(ids)
+  if stopped then interrupts.note(text or ids) end
+  return text, ids, decode:report(prompt, #ids)
 end
 
 return M

@@ -9,6 +9,7 @@ local curves = require "attnlab.curves"
 local data = require "attnlab.data"
 local evalset = require "attnlab.evalset"
 local model = require "attnlab.model"
+local interrupts = require "attnlab.interrupts"
 local names = require "attnlab.names"
 local optim = require "attnlab.optim"
 local parameters = require "attnlab.parameters"
@@ -224,6 +225,7 @@ Trainer.restore = core.plain(Trainer.restore)
 --                        are times, all others are bit-equal in a run repeated or resumed
 --   checkpoint(trainer)  every checkpoint_interval, at the end, and when interrupted
 --   interrupted()        asked after each step
+--   due()                asked after each step: whether a checkpoint is wanted now
 --   progress(info)       after each step, with rate, memory and eta: see progress.line
 -- Returns { status = "finished" | "diverged" | "interrupted", step =, reason = }.
 function M.loop(trainer, hooks)
@@ -238,7 +240,8 @@ function M.loop(trainer, hooks)
     trainer:queue()
     local k = trainer.step_count
     local stop = hooks.interrupted and hooks.interrupted()
-    local awaited = stop or k == 1 or every(k, t.log_interval) or every(k, t.eval_interval) or every(k, t.checkpoint_interval)
+    local due = stop or hooks.due and hooks.due()
+    local awaited = due or k == 1 or every(k, t.log_interval) or every(k, t.eval_interval) or every(k, t.checkpoint_interval)
     local reason
     while not reason and #trainer.queued > (awaited and 0 or trainer.late) do
       s = trainer:take()
@@ -275,7 +278,7 @@ function M.loop(trainer, hooks)
     show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr,
            norm = s.norm, tokens_per_s = rate, memory = core.memory().peak,
            eta = (t.steps - k) * per_step / rate }
-    if hooks.checkpoint and (stop or every(k, t.checkpoint_interval)) then
+    if hooks.checkpoint and (due or every(k, t.checkpoint_interval)) then
       hooks.checkpoint(trainer)
     end
     if stop and k < t.steps then
@@ -289,20 +292,30 @@ local Result = {}
 Result.__index = Result
 Result.__name = "attnlab.training"
 
--- Steps from where the trainer stands to its last one; Ctrl-C ends after the step under way.
-function Result:run()
+-- Keeps trainings where a session lives: restored(result), due(), keep(result, status); nil elsewhere.
+M.keeper = nil
+
+local function steps(self, stop)
   local bar = not self.quiet and progress.new() or nil
-  local before = core.sys.interrupted()
-  core.sys.catch_interrupts(true)
+  local keeper = M.keeper
   local ok, out = pcall(M.loop, self.trainer, {
     record = function(rec) self.records[#self.records + 1] = rec end,
     progress = bar and function(info) bar:update(info) end,
-    interrupted = function() return core.sys.interrupted() > before end,
+    interrupted = stop,
+    due = keeper and function() return keeper:due() end,
+    checkpoint = keeper and function() keeper:keep(self, "interrupted") end,
   })
-  core.sys.catch_interrupts(false)
   if bar then bar:close() end
   if not ok then error(out, 0) end
   self.status, self.step, self.reason = out.status, out.step, out.reason
+  if keeper then keeper:keep(self, self.status) end
+end
+
+-- Steps from where the trainer stands to its last one; Ctrl-C ends after the step under way.
+function Result:run()
+  if M.keeper and M.keeper:restored(self) then return self end
+  interrupts.work(function(stop) steps(self, stop) end)
+  if self.status == "interrupted" then interrupts.note(self) end
   return self
 end
 

@@ -103,17 +103,66 @@ local function incomplete(message)
 end
 
 -- The function of a whole text, and whether it is "value" (its results are to be shown), "silent" (they are not) or
--- "statement"; nil and "more" where lines are missing, nil, "error" and the message where it can be no Lua.
+-- "statement"; nil and "more" where lines are missing, nil, "error" and the message where it can be no Lua. The function
+-- takes table.pack and returns its values packed.
 function M.compile(text, env, name)
   local body = text:gsub("^%s*=", "", 1)
-  local stripped = body:match "^(.-)%s*;%s*$"
-  local f = load("return " .. (stripped or body), name, "t", env)
-  if f and (stripped or body):find "%S" then return f, stripped and "silent" or "value" end
-  local message
-  f, message = load(M.shared(text) .. "\n", name, "t", env) -- a line end ends a short string
-  if f then return f, "statement" end
+  local expression = body:match "^(.-)%s*;%s*$"
+  local kind = expression and "silent" or "value"
+  expression = expression or body
+  if expression:find "%S" and load("return " .. expression, name, "t", env) then
+    -- not as `return f()`: a tail call leaves no line to blame
+    local f = load("local pack = ...; return pack(" .. expression .. "\n)", name, "t", env)
+    if f then return f, kind end
+  end
+  local f, message = load(M.shared(text) .. "\n", name, "t", env) -- a line end ends a short string
+  if f then return function(pack) return pack(f()) end, "statement" end
   if incomplete(message) then return nil, "more" end
   return nil, "error", message
+end
+
+-- Whether there is something to run in it.
+function M.empty(text)
+  local none = true
+  M.tokens(text, function() none = false end)
+  return none
+end
+
+-- What a text of several chunks falls into when it is read line by line: a list.
+function M.each(text)
+  local out, chunk = {}, nil
+  for line in (text:gsub("\n?$", "\n")):gmatch "([^\n]*)\n" do
+    chunk = chunk and chunk .. "\n" .. line or line
+    local _, why = M.compile(chunk, {}, "=chunk")
+    if why ~= "more" then
+      if not M.empty(chunk) then out[#out + 1] = chunk end
+      chunk = nil
+    end
+  end
+  out[#out + 1] = chunk
+  return out
+end
+
+-- The text of a file in pieces: they end at empty lines, where what was read is whole.
+function M.pieces(text)
+  local out, lines = {}, {}
+  local function close()
+    local piece = table.concat(lines, "\n")
+    if #lines == 0 then return end
+    local list = M.each(piece)
+    local _, why = M.compile(list[#list] or "", {}, "=piece")
+    if why == "more" then
+      lines[#lines + 1] = ""
+      return
+    end
+    out[#out + 1], lines = piece, {}
+  end
+  for line in (text:gsub("\n?$", "\n")):gmatch "([^\n]*)\n" do
+    if line:find "%S" then lines[#lines + 1] = line else close() end
+  end
+  close()
+  if #lines > 0 then out[#out + 1] = table.concat(lines, "\n") end
+  return out
 end
 
 return M

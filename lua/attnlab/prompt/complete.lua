@@ -47,7 +47,7 @@ local OPTIONS = {
 local function rows_at(open)
   local found
   for _, before in ipairs(open) do
-    local path = before:match "([%w_.:]+)%s*%(?[^(){}]*$"
+    local path = before:match "([%w_.:]+)%s*%(?%s*$" or before:match "([%w_.:]+)%s*%([^(){}]*,%s*$"
     local options = path and OPTIONS[path:match "[%w_]*$"]
     local nested = before:match "([%w_]+)%s*=%s*$"
     local row = found and nested and rows.find(found, nested)

@@ -1,0 +1,293 @@
+-- The prompt, driven on a terminal of its own: lines, completion, pastes, interrupts, sessions that come back.
+local T = ...
+local core = require "attnlab.core"
+local sys = core.sys
+local terminal = dofile(T.root .. "tests/lua/terminal.lua")
+
+local MODEL = sys.realpath(T.root .. "experiments/models/stories260K.bin")
+
+local function prompt(state, words, opts)
+  local env = { "TERM=" .. (opts and opts.term or "xterm"), "XDG_STATE_HOME=" .. state, "LC_ALL=C.UTF-8" }
+  local t = terminal({ "repl", table.unpack(words or {}) }, { env = env, cols = opts and opts.cols or 80 })
+  t:expect(opts and opts.first or "\n> $", 60)
+  return t
+end
+
+-- stdout, stderr and status of a prompt that reads its chunks from a pipe.
+local function piped(text, words)
+  local dir = T.folder()
+  sys.write(dir .. "/in", text)
+  local command = ("cd %s && HOME=%s %s repl %s <%s/in >%s/out 2>%s/err"):format(dir, dir, sys.program(), words or "", dir, dir, dir)
+  local _, _, status = os.execute(command)
+  return sys.read(dir .. "/out"), sys.read(dir .. "/err"), status
+end
+
+T.test("expressions print their values, chunks go on until they are whole, locals live on", function()
+  local out, err, status = piped [[
+1 + 1
+local x <const>, y = 3, "a"
+x
+y;
+function f()
+  return 1, nil, "two"
+end
+f()
+local function g() return x * 2 end
+g()
+x = 5
+g()
+_
+if x then
+  local x = 7
+end
+x
+= 8
+{ 1, 2, { a = true } }
+{ { a = 1, b = "x" }, { a = 22, b = "yy" } }
+"tab\tnew line"
+nil
+lab.tensor{{1, 2.5}, {-3, 4}}
+-- a comment alone
+]]
+  T.eq(err, "")
+  T.eq(status, 0)
+  T.eq(out, [[
+2
+3
+1
+nil
+"two"
+6
+10
+10
+5
+8
+{ 1, 2, { a = true } }
+ a  b
+--  --
+ 1  x
+22  yy
+"tab	new line"
+nil
+f32 (2,2)  -3 to 4, mean 1.125
+   1.0000  2.5000
+  -3.0000  4.0000
+]])
+end)
+
+T.test("from a pipe the first error ends with status 1, and is one line with its place", function()
+  local out, err, status = piped "1\nlocal a = 1\nprint(nope)\n2\n"
+  T.eq(out, "1\n")
+  T.eq(err, "prompt:1: unknown global 'nope'\n")
+  T.eq(status, 1)
+  err = select(2, piped "lab.model.lod 'x'\n")
+  T.ok(err:find "^prompt:1: " and not err:find "\n.", err)
+  err = select(2, piped "prin(1)\n")
+  T.eq(err, "prompt:1: unknown global 'prin' (did you mean 'print'?)\n")
+  err = select(2, piped "lab.model.load 'no/such'\n")
+  T.eq(err, "prompt:1: model.load: 'no/such': no such file\n")
+  err = select(2, piped "x = = 1\n")
+  T.eq(err, "prompt:1: unexpected symbol near '='\n")
+  out, err, status = piped ":nope\n"
+  T.ok(status == 1 and err:find "unknown command ':nope'", err)
+end)
+
+T.test("a file is run whole and stays; --step shows each chunk", function()
+  local dir = T.folder()
+  sys.write(dir .. "/setup.lua", "local n = 4\nfunction twice() return 2 * n end\n")
+  local out = piped("twice()\nn\n", dir .. "/setup.lua")
+  T.eq(out, "8\n4\n")
+  sys.write(dir .. "/walk.lua", "-- first\nlocal a = 1\na + 1\n\nfor i = 1, 2 do\n\n  print(i)\nend\n")
+  local t = prompt(dir, { "--step", dir .. "/walk.lua" }, { first = "Enter> $" })
+  T.ok(not t.seen:find "for i", "one chunk at a time")
+  t:type "\r"
+  T.ok(t:expect "Enter> $":find "\n2\n.*for i = 1, 2 do\n\n  print%(i%)\nend", "the first ran, the second is shown")
+  t:type "a = 5\r"
+  t:expect "Enter> $"
+  t:type "\r"
+  t:expect "\n1\n2\n.*end of .*walk.lua.*\n> $"
+  T.ok(t:run "a":find "\n5\n", "what was typed between them stays")
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
+
+T.test("a model is at hand with its fork and its evaluation set", function()
+  local out, err = piped("m\ns:swaps()\ns.layer[1]\nlab.attention.new{denominator = 'none'}\n", MODEL)
+  T.eq(err, "")
+  for _, part in ipairs { "Llama, 260 k parameters, 5 layers", "model.layers.0 to 4: Block, .- each",
+                          "state of a sequence: 640 KiB after 512 tokens", "no changes", "layer 1: preset=softmax",
+                          "attention kernel_attention: denominator.stat=none" } do
+    T.ok(out:find(part), part .. " in\n" .. out)
+  end
+end)
+
+T.test("completion: globals, fields, methods, presets, options and their values, files", function()
+  local dir = T.folder()
+  local t = prompt(dir, { MODEL })
+  local function completes(typed, to)
+    t:type(typed .. "\t")
+    t:expect((to:gsub("%p", "%%%0")), 5)
+    t:type "\3"
+    t:expect "\n> $"
+  end
+  completes("pri", "print")
+  completes("lab.mo", "lab.model")
+  completes("s:cal", "s:calibrate")
+  completes("s.layer[2]:s", "s.layer[2]:set")
+  completes("s.layer[2]:set{denom", "denominator=")
+  completes("s.layer['*']:set{denominator='le", "length")
+  completes("lab.attention.new{preset='p2/cott", "p2/cottention")
+  completes("lab.attention.new{denominator={sta", "stat=")
+  completes("lab.attention.new{denominator={stat='ab", "abs")
+  completes("lab.model.load '" .. MODEL:sub(1, -6), "260K.bin")
+  t:type "lab.op.soft\t"
+  t:expect "softmax"
+  t:type "\3"
+  t:expect "\n> $"
+  t:type "s.layer[1]:set{denominator=\"\t"
+  local shown = t:expect "sum"
+  T.ok(shown:find "length" and shown:find "cumulative_gate", shown)
+  t:type "\3\4"
+  T.eq(t:ends(), 0)
+end)
+
+T.test("a paste is text: tabs complete nothing, lines run in order and once, the last stays to be edited", function()
+  local t = prompt(T.folder())
+  t:type "\27[200~pasted = 1\nfor i = 1, 2 do\n\tpasted = pasted + i\nend\npasted\npri\tnt\27[201~"
+  local shown = t:expect "nt$"
+  T.ok(shown:find "\n4\n", shown)
+  T.eq(select(2, shown:gsub("pasted = 1", "")), 1)
+  t:type "\3"
+  t:expect "\n> $"
+  T.ok(t:run "pasted":find "\n4\n", "what was pasted ran")
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
+
+T.test("Ctrl-C clears the line, ends a loop, an error caught in it, a coroutine; never the prompt", function()
+  local t = prompt(T.folder())
+  local function stops(line)
+    t:type(line .. "\r")
+    t:expect((line:sub(-6):gsub("%p", "%%%0")))
+    sys.sleep(0.3)
+    t:type "\3"
+    t:expect("interrupted\n> $", 10)
+  end
+  t:type "half a line\3"
+  t:expect "\n> $"
+  for _ = 1, 5 do t:type "\3" t:expect "\n> $" end
+  stops "while true do end"
+  stops "while true do pcall(function() while true do end end) end"
+  stops "coroutine.wrap(function() while true do end end)()"
+  stops "x = 1 while true do x = x + 1 end"
+  T.ok(t:run "x > 1":find "true", "what a loop did stays")
+  t:type "while true do end\r"
+  sys.sleep(0.3)
+  t:type "\3\3\3\3\3\3"
+  t:expect "interrupted"
+  t:expect("\n> $", 10)
+  T.ok(t:run "1 + 1":find "\n2\n", "the prompt lives")
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
+
+T.test("Ctrl-C in training and generating: they return what they have, and the chunk ends there", function()
+  local t = prompt(T.folder(), { MODEL })
+  t:type "r = s:tune{steps=100000, data='shakespeare', eval_interval=0, log_interval=1} after = true; s:swaps(); ran_on = true\r"
+  t:expect("step 3/", 60)
+  t:type "\3"
+  t:expect("interrupted; what it had made is in _\n> $", 30)
+  T.ok(t:run "r.status":find '"interrupted"', "the training is there")
+  T.ok(t:run "_":find '"interrupted"')
+  T.ok(t:run "after":find "true", "what is no call into lab runs on")
+  T.ok(t:run "rawget(_G, 'ran_on') or 'ended'":find "ended")
+  T.ok(t:run "#s:swaps()":find "\n1\n", "the training is an entry")
+  t:type "text = s:generate{tokens=1000000, past_context='slide'}\r"
+  sys.sleep(1)
+  t:type "\3"
+  t:expect("\n> $", 30)
+  T.ok(t:run "#text > 20":find "true", "the text so far")
+  t:type "ev = lab.evalset{data='shakespeare', windows=4000} ev(m)\r"
+  sys.sleep(1)
+  t:type "\3"
+  t:expect("interrupted\n> $", 30)
+  T.ok(t:run "m.training":find "false", "what evaluating sets is put back")
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
+
+T.test("a session comes back after kill -9, with its trainings as they were", function()
+  local state = T.folder()
+  local t = prompt(state, { MODEL })
+  t:run "s.layer[1]:set{denominator='length'}"
+  t:run "local kept = { 1, 2 }"
+  t:run "r = s:tune{steps=5, data='shakespeare', eval_interval=0, quiet=true}"
+  local weights = t:run("s.head and 1 or s.layers[1].attention.o_proj.weight:square():sum():item()", 20):match "\n([%d.e-]+)\n"
+  T.ok(weights, "a number of the tuned weights")
+  t:type "while true do end\r"
+  sys.sleep(0.3)
+  t.pty:signal(9)
+  T.eq(t:ends(), -9)
+  t = prompt(state, { "--resume" })
+  T.ok(t:run "#kept":find "\n2\n", "a local")
+  T.ok(t:run "#s:swaps()":find "\n2\n", "the swaps")
+  T.eq(t:run("s.head and 1 or s.layers[1].attention.o_proj.weight:square():sum():item()", 20):match "\n([%d.e-]+)\n", weights)
+  T.ok(t:run "r.status":find '"finished"')
+  t:type "\27[A\27[A"
+  t:expect "weight:square" -- the history has what was typed
+  t:type "\3"
+  t:expect "\n> $"
+  t.pty:signal(1)
+  T.eq(t:ends(), 129)
+  t = prompt(state, { "--resume" })
+  T.ok(t:run "#s:swaps()":find "\n2\n", "after a hangup, too")
+  t.pty:signal(15)
+  T.eq(t:ends(), 143)
+end)
+
+T.test("a training that is killed comes back up to its last record", function()
+  local state = T.folder()
+  local t = prompt(state, { MODEL })
+  t:type "s:tune{steps=100000, data='shakespeare', eval_interval=0, checkpoint_interval=2, log_interval=1}\r"
+  t:expect("step 5/", 60)
+  t.pty:signal(9)
+  t:ends()
+  t = prompt(state, { "--resume" })
+  local step = tonumber(t:run "_.trainer.step_count":match "\n(%d+)\n")
+  T.ok(step and step >= 4, tostring(step))
+  T.ok(t:run "#s:swaps()":find "\n1\n")
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
+
+T.test("waiting costs nothing; dumb terminals work; history is found by Ctrl-R", function()
+  local state = T.folder()
+  local t = prompt(state, { MODEL })
+  t:run "m:forward{1, 2, 3};"
+  local function cpu()
+    local stat = sys.read(("/proc/%d/stat"):format(t.pty:pid())):match "^.*%)(.*)$"
+    local n, used = 0, 0
+    for word in stat:gmatch "%S+" do
+      n = n + 1
+      if n == 12 or n == 13 then used = used + tonumber(word) end
+    end
+    return used
+  end
+  local before = cpu()
+  sys.sleep(1)
+  T.ok(cpu() - before <= 2, "ticks of a hundredth")
+  t:run "marker_of_history = 41 + 1"
+  t:type "\18marker"
+  t:expect "marker_of_history = 41 %+ 1"
+  t:type "\r"
+  t:expect "\n> $"
+  t:type "\4"
+  T.eq(t:ends(), 0)
+  t = prompt(state, nil, { term = "dumb" })
+  T.ok(t:run "6 * 7":find "\n42\n")
+  t:type "\3"
+  t:expect "\n> $"
+  T.ok(not t.raw:find "\27", "no escapes")
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
