@@ -2,8 +2,8 @@
  * of the module that stock Lua loads.
  *
  *   e = edit.open(complete)          on the terminal; one a process
- *   text = e:read(prompt, initial)   a line; with a paste several, "\n" between them. nil: a signal
- *                                    came. false: the end
+ *   text = e:read(signals, prompt, initial)   a line; with a paste several, "\n" between them. nil:
+ *                                    a signal came, since there were so many. false: the end
  *   e:remember(line)                 an entry of the history
  *
  * complete(line, cursor) -> what Tab inserts there, and a text that is shown above, or nil. */
@@ -46,36 +46,39 @@ static void on_terminal(int sig) {
 
 /* ---- characters ---- */
 
-/* One byte; -1: a signal that somebody else has to see, 0: the end. Signals come in the wait alone,
- * so that none is missed between a look and a read. */
-static int next_byte(unsigned char *byte) {
+/* Waits for input: 1, or -1 where a signal came that somebody else has to see. Signals come in the
+ * wait alone, so that none is missed between a look and a read. */
+static int await(void) {
   static const int ours[] = {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT};
   sigset_t block, old;
   sigemptyset(&block);
   for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) sigaddset(&block, ours[i]);
   for (;;) {
     sigprocmask(SIG_BLOCK, &block, &old);
-    int n = lal_signals() != edit.signals ? -1 : 1;
-    if (n > 0) {
+    int n = 0;
+    if (lal_signals() == edit.signals) {
       struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
       n = ppoll(&in, 1, NULL, &old);
     }
     sigprocmask(SIG_SETMASK, &old, NULL);
     if (lal_signals() != edit.signals) return -1;
-    if (continued) {
-      continued = 0;
+    if (edit.el && continued) {
       el_set(edit.el, EL_PREP_TERM, 1);
       el_set(edit.el, EL_REFRESH);
     }
-    if (resized) {
-      resized = 0;
-      el_resize(edit.el);
-    }
-    if (n > 0) {
-      const ssize_t k = read(STDIN_FILENO, byte, 1);
-      if (k >= 0) return (int)k;
-      if (errno == EIO) return 0; /* the terminal is gone */
-    }
+    if (edit.el && resized) el_resize(edit.el);
+    continued = resized = 0;
+    if (n > 0) return 1;
+  }
+}
+
+/* One byte; -1: a signal that somebody else has to see, 0: the end. */
+static int next_byte(unsigned char *byte) {
+  for (;;) {
+    if (await() < 0) return -1;
+    const ssize_t k = read(STDIN_FILENO, byte, 1);
+    if (k >= 0) return (int)k;
+    if (errno == EIO) return 0; /* the terminal is gone */
   }
 }
 
@@ -239,11 +242,11 @@ static void push_text(lua_State *L, const char *line, int n) {
 
 static int edit_read(lua_State *L) {
   luaL_checkudata(L, 1, TYPE);
-  edit.prompt = luaL_checkstring(L, 2);
-  edit.initial = luaL_optstring(L, 3, "");
+  edit.signals = (int)luaL_checkinteger(L, 2);
+  edit.prompt = luaL_checkstring(L, 3);
+  edit.initial = luaL_optstring(L, 4, "");
   if (!edit.el) return luaL_error(L, "edit: it was closed");
   edit.L = L;
-  edit.signals = lal_signals();
   free(edit.rest);
   edit.rest = NULL;
   struct sigaction a = {.sa_handler = on_terminal}, window, going;
@@ -281,6 +284,13 @@ static int edit_remember(lua_State *L) {
   return 0;
 }
 
+/* edit.wait(signals): true once there is input, false when a signal came since there were so many. */
+static int edit_wait(lua_State *L) {
+  edit.signals = (int)luaL_checkinteger(L, 1);
+  lua_pushboolean(L, await() > 0);
+  return 1;
+}
+
 /* Whether the terminal shows UTF-8; asked before anything is drawn. */
 static int edit_utf8(lua_State *L) {
   setlocale(LC_CTYPE, "");
@@ -288,7 +298,8 @@ static int edit_utf8(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg functions[] = {{"open", edit_open}, {"utf8", edit_utf8}, {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"open", edit_open}, {"wait", edit_wait}, {"utf8", edit_utf8}, {NULL, NULL}};
 static const luaL_Reg methods[] = {
     {"read", edit_read}, {"remember", edit_remember}, {"close", edit_close}, {NULL, NULL}};
 

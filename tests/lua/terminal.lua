@@ -33,7 +33,7 @@ function Terminal:more(seconds)
 end
 
 function Terminal:expect(pattern, seconds)
-  local till = sys.clock() + (seconds or 20)
+  local till = sys.clock() + (seconds or 60)
   while true do
     local a, b = self.seen:find(pattern)
     if a then
@@ -48,15 +48,14 @@ function Terminal:expect(pattern, seconds)
   end
 end
 
--- A line, run; what is shown until the next prompt.
+-- A line, run: what is shown until the next prompt.
 function Terminal:run(line, seconds)
   self:type(line .. "\r")
-  self:expect((line:sub(-8):gsub("%p", "%%%0")), seconds)
   return self:expect("\n> $", seconds)
 end
 
 function Terminal:ends(seconds)
-  local till = sys.clock() + (seconds or 20)
+  local till = sys.clock() + (seconds or 60)
   while not self.ended and sys.clock() < till do self:more(0.05) end
   return self.pty:wait(5)
 end

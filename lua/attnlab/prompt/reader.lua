@@ -4,6 +4,7 @@
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local complete = require "attnlab.prompt.complete"
+local edit = require "attnlab.edit"
 local journal = require "attnlab.prompt.journal"
 local sys = core.sys
 
@@ -18,12 +19,12 @@ local function history_path()
   return journal.home() and journal.home() .. "/history"
 end
 
-local function read_history(edit)
+local function read_history(editor)
   local path = history_path()
   if not path or sys.exists(path) ~= "file" then return end
   local lines = {}
   for line in sys.read(path):gmatch "[^\n]+" do lines[#lines + 1] = line end
-  for i = math.max(1, #lines - MOST + 1), #lines do edit:remember(lines[i]) end
+  for i = math.max(1, #lines - MOST + 1), #lines do editor:remember(lines[i]) end
   if #lines > 2 * MOST then sys.write(path, table.concat(lines, "\n", #lines - MOST + 1) .. "\n") end
 end
 
@@ -31,7 +32,7 @@ function M.new(env, interactive)
   local term = os.getenv "TERM" or ""
   local self = setmetatable({ interactive = interactive, queue = {} }, Reader)
   if interactive and term ~= "" and term ~= "dumb" and sys.isatty(1) then
-    self.edit = require("attnlab.edit").open(complete(env))
+    self.edit = edit.open(complete(env))
     pcall(read_history, self.edit)
   end
   return self
@@ -50,6 +51,13 @@ local function split(self, text)
   return first
 end
 
+-- After a signal: the end where it asks for that, else the line is cleared.
+local function interrupted()
+  print "^C"
+  if select(2, sys.interrupted()) then return nil end
+  return false
+end
+
 function Reader:line(prompt)
   local queued = table.remove(self.queue, 1)
   if queued then
@@ -59,12 +67,8 @@ function Reader:line(prompt)
   if self.edit then
     local rest = self.rest
     self.rest = nil
-    local text = self.edit:read(prompt, rest)
-    if text == nil then
-      print "^C"
-      if select(2, sys.interrupted()) then return nil end
-      return false
-    end
+    local text = self.edit:read(sys.interrupted(), prompt, rest)
+    if text == nil then return interrupted() end
     if text == false then
       print ""
       return nil
@@ -72,13 +76,14 @@ function Reader:line(prompt)
     return split(self, text)
   end
   if self.interactive then
+    local before = sys.interrupted()
     io.stdout:write(prompt)
     io.stdout:flush()
+    if not edit.wait(before) then return interrupted() end
   end
-  local line, why = io.read "L"
+  local line = io.read "L"
   if line then return (line:gsub("\r?\n$", "")) end
   if self.interactive then print "" end
-  if why and not select(2, sys.interrupted()) then return false end -- a signal came
   return nil
 end
 
