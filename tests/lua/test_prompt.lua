@@ -112,7 +112,8 @@ T.test("a file is run whole and stays; --step shows each chunk", function()
 end)
 
 T.test("a model is at hand with its fork and its evaluation set", function()
-  local out = piped("m\ns:swaps()\ns.layer[1]\nlab.attention.new{denominator = 'none'}\n", MODEL)
+  local out, err = piped("m\ns:swaps()\ns.layer[1]\nlab.attention.new{denominator = 'none'}\n", MODEL)
+  T.eq(err, "")
   for _, part in ipairs { "Llama, 260 k parameters, 5 layers", "model.layers.0 to 4: Block, .- each",
                           "state of a sequence: 640 KiB after 512 tokens", "no changes", "layer 1: preset=softmax",
                           "attention kernel_attention: denominator.stat=none" } do

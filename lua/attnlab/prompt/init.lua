@@ -11,6 +11,7 @@ local environment = require "attnlab.prompt.env"
 local interrupts = require "attnlab.interrupts"
 local journal = require "attnlab.prompt.journal"
 local names = require "attnlab.names"
+local parts = require "attnlab.surgery.parts"
 local reader = require "attnlab.prompt.reader"
 local show = require "attnlab.prompt.show"
 local surgery = require "attnlab.surgery"
@@ -69,7 +70,7 @@ function Prompt:answer(kind, values, text)
     end
   end
   if shown and not self.replaying then
-    for _, fork in ipairs(forks) do if fork.show then print(tostring(fork:show { windows = self.settings.windows })) end end
+    for _, fork in ipairs(forks) do print(tostring(fork:show { windows = self.settings.windows })) end
   end
 end
 
@@ -143,11 +144,11 @@ local function open_model(self, what)
   local opened = lab.open(what)
   rawset(self.env, "m", opened.model)
   rawset(self.env, "s", opened.model:fork())
-  local ok, parts = pcall(function() return require("attnlab.surgery.parts").of(opened.model) end)
+  local ok, own = pcall(parts.of, opened.model)
   if ok then
-    rawset(self.env, "ev", parts.show)
+    rawset(self.env, "ev", own.show)
   else
-    print_error("ev: " .. names.reason(tostring(parts)))
+    print_error("ev: " .. names.reason(tostring(own)))
   end
   surgery.changed()
   return opened
