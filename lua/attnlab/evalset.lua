@@ -167,41 +167,60 @@ function Evalset:diff_kept(a, b, kept)
     error(("evalset: diff: models of one vocabulary expected, got %d and %d tokens")
       :format(a.config.vocab, b.config.vocab), 0)
   end
-  local differences, kl, tokens, bad, pass = {}, {}, 0, 0, 0
+  local sums, pass = {}, 0
   each(self, { a, b }, function(x, y)
     pass = pass + 1
     local of_b = kept and kept[pass]
     if not of_b then
-      local lb = logits_of(b, x):log_softmax()
-      of_b = { lb, (lb:cross_entropy(y, { reduction = "none" })) }
+      of_b = Evalset.kept_of(logits_of(b, x), y)
       if kept then kept[pass] = of_b end
     end
-    local lb, nb = of_b[1], of_b[2]
-    local la <close> = logits_of(a, x):log_softmax()
-    local na <close> = la:cross_entropy(y, { reduction = "none" })
-    local d <close> = na - nb
-    append_windows(differences, d)
-    local k <close> = (lb:exp() * (lb - la)):sum { axes = { 3 } }
-    append_windows(kl, k)
-    local both <close> = d + k
-    for _, v in ipairs(both:flat()) do
-      if not (math.abs(v) < math.huge) then bad = bad + 1 end
-    end
-    tokens = tokens + y:numel()
+    Evalset.add(sums, logits_of(a, x), of_b, y)
     if not kept then
-      lb:free()
-      nb:free()
+      of_b[1]:free()
+      of_b[2]:free()
     end
   end)
-  local out = { n = #differences, values = differences, tokens = tokens, bad = bad }
-  out.mean, out.se = mean_and_error(differences)
-  out.kl, out.kl_se = mean_and_error(kl)
-  if out.se then
-    local half = stats.t_quantile(0.975, out.n - 1) * out.se
-    out.lo, out.hi = out.mean - half, out.mean + half
-  end
+  local out = Evalset.summed(sums)
   if a.measured then a:measured(out, b) end
   return out
 end
 
-return setmetatable({ new = new }, { __call = function(_, opts) return new(opts) end })
+-- Of the logits (B,T,vocab) for targets y (B,T): what diff keeps of b; the logits are freed.
+function Evalset.kept_of(logits, y)
+  local lb = logits:log_softmax()
+  logits:free()
+  return { lb, (lb:cross_entropy(y, { reduction = "none" })) }
+end
+
+-- Adds to sums ({} at first) how a's logits for targets y differ from what is kept of b; the logits are freed.
+function Evalset.add(sums, logits, of_b, y)
+  local lb, nb = of_b[1], of_b[2]
+  local la <close> = logits:log_softmax()
+  logits:free()
+  local na <close> = la:cross_entropy(y, { reduction = "none" })
+  local d <close> = na - nb
+  sums.values, sums.kl = sums.values or {}, sums.kl or {}
+  append_windows(sums.values, d)
+  local k <close> = (lb:exp() * (lb - la)):sum { axes = { 3 } }
+  append_windows(sums.kl, k)
+  local both <close> = d + k
+  sums.bad, sums.tokens = sums.bad or 0, (sums.tokens or 0) + y:numel()
+  for _, v in ipairs(both:flat()) do
+    if not (math.abs(v) < math.huge) then sums.bad = sums.bad + 1 end
+  end
+end
+
+-- What diff returns of such sums.
+function Evalset.summed(sums)
+  local out = { n = #sums.values, values = sums.values, tokens = sums.tokens, bad = sums.bad }
+  out.mean, out.se = mean_and_error(sums.values)
+  out.kl, out.kl_se = mean_and_error(sums.kl)
+  if out.se then
+    local half = stats.t_quantile(0.975, out.n - 1) * out.se
+    out.lo, out.hi = out.mean - half, out.mean + half
+  end
+  return out
+end
+
+return setmetatable({ new = new, class = Evalset }, { __call = function(_, opts) return new(opts) end })

@@ -11,6 +11,8 @@
 --                                          gives the layer, its output has the original's rms
 --   r = s:tune{steps=200, lr=3e-4, ...}    trains the fork, with the options of lab.train
 --   s:patch{name="heads", layer=2, head=3, at={5}, with="mean"}   another activation at a tap: surgery/patch.lua
+--   s:sweep{over="head", denominator="none", calibrate=true}
+--                                          each head changed alone: a map of layers by heads
 --   s:swaps()                              what differs from the original, in the order made
 --   s:undo(n)                              takes back the last n of them (1); s:undo("tune") the last
 --                                          training alone, the changes stay
@@ -20,7 +22,6 @@
 -- initialised by name. A training by s:tune is one entry of the list, with all that r:cont added to it:
 -- r:cont goes on with the last training alone, and what was measured before it is struck from the list.
 -- lab.train(s) trains the fork without an entry, and undo does not take it back.
-local core = require "attnlab.core"
 local config = require "attnlab.config"
 local calibrate = require "attnlab.surgery.calibrate"
 local list = require "attnlab.surgery.list"
@@ -28,7 +29,6 @@ local Module = require "attnlab.nn.module"
 local measure = require "attnlab.surgery.measure"
 local part = require "attnlab.surgery.part"
 local tune = require "attnlab.surgery.tune"
-local merge = require("attnlab.nn.heads").merge
 
 local M = {}
 local Session = {}
@@ -64,12 +64,21 @@ end
 function M.forks() return in_order(forks) end
 
 -- Appends what was done to the fork: { kind =, change = (a text), take_back = f, again = f (what was taken back is
--- done again), and list = (numbers of layers), head =, options = where they say what it is }. What had been undone
--- before cannot be done again behind it.
+-- done again), and list = (numbers of layers), head =, options = where they say what it is; still = true: the fork is
+-- what it was }. What had been undone before cannot be done again behind it.
 function Session:enter(entry)
   self.log[#self.log + 1], self.undone = entry, {}
-  self:touch()
+  if not entry.still then self:touch() end
   return entry
+end
+
+-- The last entry that made the fork what it is, nil where nothing did, and how many did.
+function Session:last_change()
+  local last, n = nil, 0
+  for _, e in ipairs(self.log) do
+    if not e.still then last, n = e, n + 1 end
+  end
+  return last, n
 end
 
 local function put(self, attentions, before)
@@ -106,17 +115,7 @@ end
 -- A constant factor a head gives it the rms that the original's has on the same inputs. help "surgery.calibrate" has the
 -- options. Returns the fork.
 function Session:calibrate(opts)
-  local factors, least, most = calibrate(self, opts)
-  local new, layers = {}, {}
-  for i, own in pairs(factors) do
-    local layer = self.layers[i].attention
-    new[i], layers[#layers + 1] = layer:with(merge(layer.preset, layer.spec, { calibrated = true })), i
-    new[i]:place { ["attnlab.calibration"] = core.tensor { data = own, dtype = self.dtype } }
-  end
-  table.sort(layers)
-  self:exchange(new, { kind = "calibrate", list = layers, change = ("rms of the heads, times %.3g to %.3g")
-    :format(least, most) })
-  return self
+  return calibrate.run(self, opts)
 end
 
 -- Trains the fork, with the options of lab.train; the training is one entry of the list. Returns what lab.train does.
@@ -140,6 +139,7 @@ local function take_back(self, at)
   entry.take_back()
   table.remove(self.log, at)
   self.undone[#self.undone + 1] = { entry = entry, at = at }
+  if entry.still then return end
   list.strike(self.log, at)
   self:touch()
 end
@@ -178,8 +178,10 @@ function Session:redo(n)
     last.entry.again()
     table.remove(self.undone)
     table.insert(self.log, last.at, last.entry)
-    list.strike(self.log, last.at + 1)
-    self:touch()
+    if not last.entry.still then
+      list.strike(self.log, last.at + 1)
+      self:touch()
+    end
   end
   return self
 end
@@ -187,7 +189,7 @@ end
 -- Called by evalset with what it measured of the fork as it is now; against: the model of a difference.
 function Session:measured(values, against)
   if against and against ~= self.original and against ~= self.source[1] then return end
-  local entry = self.log[#self.log] or self.untouched
+  local entry = self:last_change() or self.untouched
   if against then
     local d = { mean = values.mean, lo = values.lo, hi = values.hi, kl = values.kl }
     if values.bad > 0 then d.bad, d.tokens = values.bad, values.tokens end
@@ -207,6 +209,12 @@ end
 -- What the fork is beside its original: formula, loss, rounding, KL, state, text; s:show{windows=, data=}.
 function Session:show(opts)
   return require "attnlab.surgery.show" (self, opts)
+end
+
+-- Each head or layer changed alone, or each of several values put in, measured against the original; surgery/sweep.lua
+-- has the options. The fork stays as it is: the sweep is an entry of its list.
+function Session:sweep(opts)
+  return require "attnlab.surgery.sweep" (self, opts)
 end
 
 -- The text that the fork is operated on, in parts (surgery/parts.lua); data names another text for it.

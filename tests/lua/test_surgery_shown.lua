@@ -291,13 +291,13 @@ T.test("a block costs a few passes of the fork over its documents", function()
   s:show() -- what the original gives is kept
   s.layer[1]:set { output_norm = "rms" }
   local ev, best, pass = parts.of(m).show, math.huge, math.huge
-  for _ = 1, 3 do
-    local began = sys.clock()
+  for _ = 1, 5 do -- of processor time, which others on the machine do not move
+    local began = os.clock()
     ev(s)
-    pass = math.min(pass, sys.clock() - began)
-    began = sys.clock()
+    pass = math.min(pass, os.clock() - began)
+    began = os.clock()
     s:show()
-    best = math.min(best, sys.clock() - began)
+    best = math.min(best, os.clock() - began)
   end
   T.ok(best < 8 * pass, ("%.3f s, a pass %.3f s"):format(best, pass))
 end)

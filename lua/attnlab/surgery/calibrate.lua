@@ -1,5 +1,5 @@
 -- The factors that give each head of a fork the rms that the original's has, on the inputs that the
--- original gives the layer. Options of s:calibrate:
+-- original gives the layer: run(fork, opts) is one entry of the fork's list. Options of s:calibrate:
 --   layer    a number, "*", a list, or "changed" (default): the layers unlike the original's
 --   match    "rms"
 --   data     name, path or dataset, split ("train"), batches (4) of batch (8) windows of `context` tokens (0: the
@@ -9,6 +9,9 @@ local data = require "attnlab.data"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local taps = require "attnlab.nn.taps"
+local merge = require("attnlab.nn.heads").merge
+
+local M = {}
 
 local DEFAULTS = { layer = "changed", match = "rms", data = false, split = "train", batches = 4, batch = 8,
                    context = 0 }
@@ -47,48 +50,77 @@ local function layers_of(self, layer)
   return list
 end
 
+local function add(to, out)
+  local s <close> = out:square():sum { axes = { 1, 2, 4 } }
+  for h, v in ipairs(s:flat()) do to[h] = (to[h] or 0) + v end
+  out:free()
+end
+
+-- Calls f(i, x) with the input x that the original gives the attention of layer i, for each batch.
+local function each_input(self, o, f)
+  local set = not o.data and self:parts().calibrate
+    or type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
+  local context = o.context > 0 and o.context or set:fit(self.config.context)
+  set:need(o.split, context)
+  local function look(i, _, _, _, x) f(i, x) end
+  for x in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
+    local h <close> = self.original:hidden(x, { taps = taps.inputs(#self.layers, look) })
+    x:free()
+  end
+end
+
+-- f, nothing recorded, with both models in evaluation mode.
+local function evaluating(self, f)
+  local mode = self.training
+  self:eval()
+  self.original:eval()
+  local ok, message = pcall(core.no_grad, f)
+  self:train(mode)
+  if not ok then error(message, 0) end
+end
+
+-- What a calibration by the default options looks at, kept for many of them: by layer the inputs and the sums of
+-- squares that the original's heads give there.
+function M.look(self)
+  local seen = {}
+  evaluating(self, function()
+    each_input(self, options_over(), function(i, x)
+      seen[i] = seen[i] or { inputs = {}, squares = {} }
+      table.insert(seen[i].inputs, x:scale { by = 1 })
+      add(seen[i].squares, (self.original.layers[i].attention:outputs(x, {})))
+    end)
+  end)
+  return seen
+end
+
 -- Sums of squares of each head's output by layer, { original, own }, over the windows: both layers
 -- see the input that the original gives its own.
-local function squares(self, list, set, o)
-  local wanted, sums, m = {}, {}, self.original
+local function squares(self, list, o, seen)
+  local sums = {}
+  for _, i in ipairs(list) do sums[i] = { seen and seen[i].squares or {}, {} } end
+  local function own(i, x) add(sums[i][2], (self.layers[i].attention:outputs(x, { raw = true }))) end
+  if not seen then
+    each_input(self, o, function(i, x)
+      if not sums[i] then return end
+      add(sums[i][1], (self.original.layers[i].attention:outputs(x, {})))
+      own(i, x)
+    end)
+    return sums
+  end
   for _, i in ipairs(list) do
-    wanted[i], sums[i] = true, { {}, {} }
-  end
-  local function add(to, out)
-    local s <close> = out:square():sum { axes = { 1, 2, 4 } }
-    for h, v in ipairs(s:flat()) do to[h] = (to[h] or 0) + v end
-    out:free()
-  end
-  local function look(i, _, _, _, x)
-    if not wanted[i] then return end
-    add(sums[i][1], (m.layers[i].attention:outputs(x, {})))
-    add(sums[i][2], (self.layers[i].attention:outputs(x, { raw = true })))
-  end
-  local context = o.context
-  for x in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
-    local h <close> = m:hidden(x, { taps = taps.inputs(#m.layers, look) })
-    x:free()
+    for _, x in ipairs(seen[i].inputs) do own(i, x) end
   end
   return sums
 end
 
 -- Factors by layer and head, the least and the largest of them.
-return function(self, opts)
+local function factors(self, opts, seen)
   local o = options_over(opts)
   if o.match ~= "rms" then
-    error(("calibrate: option 'match': 'rms' expected, got '%s'"):format(tostring(o.match)), 3)
+    error(("calibrate: option 'match': 'rms' expected, got '%s'"):format(tostring(o.match)), 0)
   end
-  local list = layers_of(self, o.layer)
-  local set = not o.data and self:parts().calibrate
-    or type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
-  if o.context == 0 then o.context = set:fit(self.config.context) end
-  set:need(o.split, o.context)
-  local mode, sums = self.training, nil
-  self:eval()
-  self.original:eval()
-  local ok, message = pcall(core.no_grad, function() sums = squares(self, list, set, o) end)
-  self:train(mode)
-  if not ok then error(message, 0) end
+  local list, sums = layers_of(self, o.layer), nil
+  evaluating(self, function() sums = squares(self, list, o, seen) end)
   local out, least, most = {}, math.huge, 0
   for _, i in ipairs(list) do
     out[i] = {}
@@ -103,3 +135,20 @@ return function(self, opts)
   end
   return out, least, most
 end
+
+-- seen: of look, where the options are the default ones but for the layer.
+function M.run(self, opts, seen)
+  local found, least, most = factors(self, opts, seen)
+  local new, layers = {}, {}
+  for i, own in pairs(found) do
+    local layer = self.layers[i].attention
+    new[i], layers[#layers + 1] = layer:with(merge(layer.preset, layer.spec, { calibrated = true })), i
+    new[i]:place { ["attnlab.calibration"] = core.tensor { data = own, dtype = self.dtype } }
+  end
+  table.sort(layers)
+  self:exchange(new, { kind = "calibrate", list = layers,
+                       change = ("rms of the heads, times %.3g to %.3g"):format(least, most) })
+  return self
+end
+
+return M

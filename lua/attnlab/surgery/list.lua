@@ -58,7 +58,7 @@ end
 function M.strike(log, n)
   for k = n, #log do
     local e = log[k]
-    e.loss, e.loss_se, e.difference, e.look = nil, nil, nil, nil
+    if not e.still then e.loss, e.loss_se, e.difference, e.look = nil, nil, nil, nil end
   end
 end
 

@@ -197,13 +197,14 @@ end
 function M.of(fork, opts)
   opts = check(opts)
   local kit, p = kit_of(fork), M.parts(fork, opts.data)
-  local r = { changes = #fork.log, documents = p.documents, own = p.own, context = p.context }
-  if #fork.log == 0 then return r end
+  local last, n = fork:last_change()
+  local r = { changes = n, documents = p.documents, own = p.own, context = p.context }
+  if n == 0 then return r end
   local view = M.view(fork, opts.windows)
   local d = view.ev:diff_kept(fork, fork.original, view.kept)
   fork:measured(d, fork.original)
   for k, v in pairs(d) do r[k] = v end
-  r.windows, r.most, r.look = view.n, view.most, look_of(fork, fork.log[#fork.log])
+  r.windows, r.most, r.look = view.n, view.most, look_of(fork, last)
   if r.bad > 0 then
     r.overflow = overflow(fork, view)
   else
