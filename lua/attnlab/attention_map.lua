@@ -102,7 +102,7 @@ end
 -- ---- making them --------------------------------------------------------------------------------------
 
 -- Tokens as short texts without blanks at their ends that cannot be seen.
-local function tokens_of(m, ids)
+function M.tokens(m, ids)
   local out = {}
   for i, id in ipairs(ids) do
     local piece = m.vocabulary and m.vocabulary:piece(id)
@@ -136,7 +136,7 @@ local function made(m, ids, i, heads)
     if not seen[w] then list[#list + 1], seen[w] = w, true end
   end
   tap.run(m, ids, list, false, "attention_map")
-  local tokens, maps = tokens_of(m, ids), {}
+  local tokens, maps = M.tokens(m, ids), {}
   for _, h in ipairs(heads) do
     local values, what, family
     local group = layer:group_of(h)

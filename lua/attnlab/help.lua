@@ -19,6 +19,7 @@ M.OBJECTS = {
   { "fork", "Session", "surgery", "s = m:fork()" },
   { "part", "Handle", "surgery.part", "s.layer[2], s.layer[\"*\"], s.layer[2].head[1]" },
   { "map", "Map", "attention_map", "m:attention_map{..}, m:map{..}" },
+  { "trace", "Trace", "trace", "m:trace(text, {..})" },
   { "training", "Result", "train", "r = lab.train(m, {..}), s:tune{..}" },
   { "evalset", "Evalset", "evalset", "ev = lab.evalset{..}" },
   { "opened", "Opened", "open", "lab.open(x)" },

@@ -29,21 +29,6 @@ local function twins_of(attention)
   return t
 end
 
--- s (B,H,T,T) and 1 where a pair is visible, f64.
-local function logits(q, k)
-  local B, T, H, D = table.unpack(q:shape())
-  local kv = k:size(3)
-  local keys = k:permute { axes = { 1, 3, 4, 2 } }:reshape { shape = { B, kv, 1, D, T } }
-    :expand { shape = { B, kv, H // kv, D, T } }:reshape { shape = { B, H, D, T } }
-  local list = {}
-  for i = 1, T do
-    for j = 1, T do list[(i - 1) * T + j] = j <= i and 1 or 0 end
-  end
-  local seen = core.tensor { data = list, shape = { 1, 1, T, T }, dtype = "f64" }
-  local s = q:permute { axes = { 1, 3, 2, 4 } }:contiguous():matmul(keys:contiguous()) * (seen * (1 / math.sqrt(D)))
-  return s, seen
-end
-
 local function count(t) return t:sum():item() end
 
 -- 1 where t is above the limit, else 0.
@@ -52,13 +37,14 @@ local function above(t, limit) return (t - limit):sign():relu() end
 -- Adds one layer's sums over a batch.
 local function add(sums, t, q, k, v, x)
   local set = { q = q:to "f64", k = k:to "f64", v = v:to "f64", x = x and x:to "f64", causal = true }
-  local s, seen = logits(set.q, set.k)
+  local want, found = taps.seen(t.exact, set, { "logits" })
+  local seen = taps.visible(q:size(2), "f64")
+  local s = core.op.select(seen, found.logits, core.zeros { shape = { 1 }, dtype = "f64" }) -- (B,H,T,T)
   local peak = s:abs():max { axes = { 4 } } -- (B,H,T)
   local keep = 1 - above(peak, LARGEST)
   sums.largest = math.max(sums.largest, peak:max():item())
   sums.rows, sums.kept = sums.rows + peak:numel(), sums.kept + count(keep)
   keep = keep:permute { axes = { 1, 3, 2 } }:unsqueeze { axis = -1 } -- (B,T,H,1)
-  local want = t.exact:forward(set)
   sums.norm = sums.norm + count((want * keep):square())
   sums.pairs = sums.pairs + count(seen) * q:size(1) * q:size(3)
   local weight, term = seen, seen

@@ -28,6 +28,7 @@ local State = require "attnlab.state"
 local tap = require "attnlab.model.tap"
 local taps = require "attnlab.nn.taps"
 local surgery = require "attnlab.surgery"
+local trace = require "attnlab.trace"
 local Module = nn.Module
 
 local LAYER = "layer." -- parts of a state: layer.1, layer.2, ..
@@ -264,6 +265,9 @@ function LanguageModel:tap(opts) return tap.read(self, opts) end
 -- m:attention_map{text=, layer=, head=}, m:map for short: which keys the rows of a text read: see attention_map.lua.
 function LanguageModel:attention_map(opts) return maps.of(self, opts) end
 LanguageModel.map = LanguageModel.attention_map
+
+-- m:trace(text, {"denominator", "entropy", layer=2, head=3}): what attention does token by token: see trace.lua.
+function LanguageModel:trace(text, opts) return trace(self, text, opts) end
 
 -- m:generate{prompt=, tokens=, temperature=, top_k=, seed=, on_token=}: see generate.lua.
 function LanguageModel:generate(opts)

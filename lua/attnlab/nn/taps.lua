@@ -193,6 +193,26 @@ function M.keep(row, heads, see)
   return f, get
 end
 
+-- Output of an instance run on `set`, and its inner tensors of these names; patches: functions by tap that come first.
+function M.seen(a, set, list, patches)
+  local found, looks, with = {}, {}, {}
+  for k, v in pairs(set) do with[k] = v end
+  for _, name in ipairs(list) do
+    looks[name] = function(t) found[name] = t:detach() end
+  end
+  with.taps = M.over(M.of_group(patches, a:taps()), looks)
+  return a:forward(with), found
+end
+
+-- (1,1,T,T), 1 where row i sees key j of a text, else 0.
+function M.visible(T, dtype)
+  local list = {}
+  for i = 1, T do
+    for j = 1, T do list[(i - 1) * T + j] = j <= i and 1 or 0 end
+  end
+  return core.tensor { data = list, shape = { 1, 1, T, T }, dtype = dtype }
+end
+
 -- Taps by layer that call f(layer, q, k, v, x) with what enters each of the layers' families.
 function M.inputs(layers, f)
   local out = {}

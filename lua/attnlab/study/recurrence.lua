@@ -129,23 +129,10 @@ end
 -- Largest |s| of visible pairs, and what the series says.
 local function series(set, order)
   local x = exact(set)
-  local B, T, H, D = table.unpack(x.q:shape())
-  local groups = H // x.k:size(3)
-  local q = x.q:permute { axes = { 1, 3, 2, 4 } }
-  local k = x.k:permute { axes = { 1, 3, 4, 2 } }
-  if groups > 1 then
-    k = k:reshape { shape = { B, H // groups, 1, D, T } }:expand { shape = { B, H // groups, groups, D, T } }
-      :reshape { shape = { B, H, D, T } }
-  end
-  local s = q:contiguous():matmul(k:contiguous()) * (1 / math.sqrt(D))
-  local row = core.tensor { data = (function()
-    local list = {}
-    for i = 1, T do
-      for j = 1, T do list[(i - 1) * T + j] = j <= i and 1 or 0 end
-    end
-    return list
-  end)(), shape = { 1, 1, T, T }, dtype = "f64" }
-  s = s * row -- what is not visible is 0 and has no weight below
+  local row = taps.visible(x.q:size(2), "f64")
+  local _, found = taps.seen(instance(set, { impl = "composed" }, "f64"), x, { "logits" })
+  -- what is not visible is 0 and has no weight below
+  local s = core.op.select(row, found.logits, core.zeros { shape = { 1 }, dtype = "f64" })
   local p, term = core.ones { shape = s:shape(), dtype = "f64" }, core.ones { shape = s:shape(), dtype = "f64" }
   for n = 1, order do
     term = term * s * (1 / n)
