@@ -37,6 +37,7 @@ return lab.experiment {
   seeds = { 1, 2, 3 },
   margin = 0.01,
   expect = {
+    { arm = "exp + L2", versus = "softmax + L2", one_function = 1e-5 },
     { arm = "exp + L2", versus = "softmax + L2", equal_within = 0.01 },
     { arm = "softmax + L2", versus = "softmax", better = true },
     { arm = "exp / length", versus = "softmax", worse = true },
@@ -53,6 +54,7 @@ return lab.experiment {
     ["model.width"] = 64, ["model.mlp"] = 128, ["model.context"] = 64, ["train.steps"] = 200, ["train.warmup_steps"] = 20,
     ["train.eval_windows"] = 64, ["train.checkpoint_interval"] = 50,
     expect = {
+      { arm = "exp + L2", versus = "softmax + L2", one_function = 1e-5 },
       { arm = "exp + L2", versus = "softmax + L2", equal_within = 0.01 },
       { arm = "exp", versus = "softmax", worse = true },
       { arm = "exp / length", versus = "softmax", worse = true },

@@ -16,6 +16,7 @@ local measures = require "attnlab.measures"
 local names = require "attnlab.names"
 local stats = require "attnlab.stats"
 local tables = require "attnlab.table"
+local twins = require "attnlab.twins"
 
 local M = {}
 
@@ -28,6 +29,7 @@ local function sentence(x)
   if x.measure then return ("%s, %s: %s"):format(x.arm, x.measure, x.shows:gsub("_", " ")) end
   if x.diverges ~= nil then return ("%s %s"):format(x.arm, x.diverges and "diverges" or "does not diverge") end
   if x.value then return ("%s reaches %g within %g"):format(x.arm, x.value, x.within) end
+  if x.one_function then return ("%s and %s are one function within %g"):format(x.arm, x.versus, x.one_function) end
   if x.equal_within then return ("%s equals %s within %g"):format(x.arm, x.versus, x.equal_within) end
   return ("%s is %s than %s"):format(x.arm, x.worse and "worse" or "better", x.versus)
 end
@@ -108,6 +110,7 @@ local function judge(x, arms, seeds)
   end
   if x.measure then return judge_measure(x, arm) end
   if x.value then return judge_value(x, arm, seeds) end
+  if x.one_function then return twins.judge(x.one_function, arm, versus) end
   return judge_difference(x, arm, versus, seeds)
 end
 
@@ -127,9 +130,9 @@ end
 -- ---- what a file may expect ----------------------------------------------------------------------
 
 -- What an arm can be expected to do, and the word that goes with it.
-local CLAIMS = { "equal_within", "worse", "better", "diverges", "value", "measure" }
-local WITH = { equal_within = "versus", worse = "versus", better = "versus", value = "within", measure = "shows" }
-local KEYS = { "arm", "versus", "equal_within", "worse", "better", "diverges", "value", "within", "measure", "shows" }
+local CLAIMS = { "equal_within", "one_function", "worse", "better", "diverges", "value", "measure" }
+local WITH = { equal_within = "versus", one_function = "versus", worse = "versus", better = "versus", value = "within", measure = "shows" }
+local KEYS = { "arm", "versus", "equal_within", "one_function", "worse", "better", "diverges", "value", "within", "measure", "shows" }
 
 local function measure_fault(x, measured)
   if not names.find(measured, x.measure) then return names.unknown("measure", tostring(x.measure), measured) end
@@ -146,7 +149,7 @@ local function value_fault(x, claim)
   if claim == "diverges" and type(v) ~= "boolean" then
     return ("diverges: true or false expected, got %s"):format(given.show(v))
   end
-  local bad = claim == "equal_within" and given.number(v, 0) or claim == "value" and given.number(v)
+  local bad = (claim == "equal_within" or claim == "one_function") and given.number(v, 0) or claim == "value" and given.number(v)
   if bad then return ("%s: %s"):format(claim, bad) end
   bad = claim == "value" and given.number(x.within, 0)
   return bad and "within: " .. bad or nil

@@ -11,7 +11,7 @@
 --   seeds     list of whole numbers; arms are paired by seed
 --   margin    equivalence margin of the loss in nats
 --   expect    {{arm=, versus=, equal_within=x | worse=true | better=true} or {arm=, diverges=true} or
---              {arm=, value=x, within=y}, ...}: kept with the runs when they start
+--              {arm=, versus=, one_function=x} (on the same weights, nats) or {arm=, value=x, within=y}, ...}: kept with the runs when they start
 --              {arm=, measure="series", shows="falls"} judges what a measure found
 --   measure   names of measures/ that are taken of every trained model they fit, such as {"series"}
 --   plot      {metric="valid/loss", by="order p"}: by names the axis of a second figure, in which arms

@@ -1,0 +1,54 @@
+-- Arms that are one function: judged on the weights of the trained runs, not by what training made of rounding.
+local T = ...
+local lab = require "attnlab"
+local core = require "attnlab.core"
+local experiment = require "attnlab.experiment"
+local runner = require "attnlab.runner"
+local runs = require "attnlab.runs"
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+local sys = core.sys
+
+local path, root = tiny.experiment([[
+  { name = "softmax + L2", ["attention.output_norm"] = "l2" },
+  { name = "exp + L2", ["attention.denominator"] = "none", ["attention.output_norm"] = "l2" },
+  { name = "gated", ["attention.output_gate"] = "sigmoid" },]], [[
+  expect = {
+    { arm = "exp + L2", versus = "softmax + L2", one_function = 1e-5 },
+    { arm = "softmax + L2", versus = "exp + L2", one_function = 1e-5 },
+    { arm = "softmax", versus = "softmax + L2", one_function = 1e-5 },
+    { arm = "softmax", versus = "gated", one_function = 1e-5 },
+  }]])
+local status, said = tiny.run { "run", path, "out_dir=" .. root }
+T.eq(status, 0)
+
+T.test("what a positive factor cancels in is one function to rounding; what it does not is another", function()
+  T.ok(said:find "held +exp %+ L2 and softmax %+ L2 are one function within 1e%-05: on the weights of 2 runs of exp %+ L2 the losses", said)
+  T.ok(said:find "held +softmax %+ L2 and exp %+ L2 are one function", said)
+  T.ok(said:find "REFUTED +softmax and softmax %+ L2 are one function", said)
+  T.ok(said:find "not judged +softmax and gated are one function within 1e%-05: [^\n]*tensor '[^\n]*gate[^\n]*' is missing", said)
+end)
+
+local function judged()
+  local plan = experiment.load(path):plan {}
+  return runs.gather(plan, runner.expand(plan, { root = root })).judged
+end
+
+T.test("a run that is damaged, or whose text is another one, is not judged", function()
+  T.eq(judged()[1].outcome, "held")
+  for _, dir in ipairs(tiny.run_dirs(root)) do
+    local config = core.json.decode(sys.read(dir .. "/config.json"))
+    if config.arm == "exp + L2" and config.seed == 1 then sys.remove(dir .. "/checkpoint.safetensors") end
+  end
+  local r = judged()[1]
+  T.ok(r.outcome == "not judged" and r.detail:find "no such file", r.outcome .. ": " .. r.detail)
+end)
+
+T.test("the number has to be one", function()
+  local function refused(x, pattern)
+    T.raises(function()
+      lab.experiment { name = "t", arms = { { name = "a" }, { name = "b", lr = 0.1 } }, seeds = { 1 }, expect = { x } }
+    end, pattern)
+  end
+  refused({ arm = "a", versus = "b", one_function = true }, "one_function: a number >= 0 expected")
+  refused({ arm = "a", one_function = 1e-5 }, "one_function needs versus")
+end)
