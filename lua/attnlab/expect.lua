@@ -25,7 +25,8 @@ M.HEADING = "Expected before the runs, each tested by itself at 5 % and judged b
   .. "(95 %, two-sided, for better and worse; 90 %, two one-sided tests, for equals). "
   .. "Unlike the table's verdicts these are not adjusted for the number of arms: the two may differ."
 
-local function sentence(x)
+-- An expectation of an experiment as a sentence.
+function M.sentence(x)
   if x.measure then return ("%s, %s: %s"):format(x.arm, x.measure, x.shows:gsub("_", " ")) end
   if x.diverges ~= nil then return ("%s %s"):format(x.arm, x.diverges and "diverges" or "does not diverge") end
   if x.value then return ("%s reaches %g within %g"):format(x.arm, x.value, x.within) end
@@ -266,7 +267,7 @@ function M.judge(list, arms, seeds)
   return M.outcomes(list, made, function(x)
     local outcome, detail, d = judge(x, arms, seeds)
     d = d or {}
-    return { { text = sentence(x), outcome = outcome, detail = detail, difference = d.mean, low = d.lo, high = d.hi,
+    return { { text = M.sentence(x), outcome = outcome, detail = detail, difference = d.mean, low = d.lo, high = d.hi,
                level = d.level } }
   end)
 end

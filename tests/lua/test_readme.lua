@@ -1,6 +1,7 @@
 -- The READMEs show commands and an experiment: they have to be true.
 local T = ...
 local cli = require "attnlab.cli"
+local expect = require "attnlab.expect"
 local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 local sys = require("attnlab.core").sys
 
@@ -55,4 +56,16 @@ T.test("lua/README.md names every module", function()
     local name = file:match "^(.*)%.lua$" or file .. "/"
     T.ok(name == "init" or text:find("`" .. name .. "`", 1, true), name)
   end
+end)
+
+T.test("what quick runs of experiments judge was measured: each has its line in the README of bench/", function()
+  local text, n = sys.read(T.root .. "experiments/bench/README.md"), 0
+  for _, file in ipairs(sys.list(T.root .. "experiments")) do
+    local e = file:find "%.lua$" and require("attnlab.experiment").load(T.root .. "experiments/" .. file)
+    for _, x in ipairs(e and e.arms and e.quick.expect or {}) do
+      T.ok(text:find("\n| " .. expect.sentence(x) .. " | ", 1, true), file .. ": " .. expect.sentence(x))
+      n = n + 1
+    end
+  end
+  T.ok(n > 0)
 end)
