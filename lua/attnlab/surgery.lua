@@ -88,7 +88,7 @@ local function put(self, attentions, before)
 end
 
 -- Puts attentions by layer in the place of the layers' own and enters that into the list. All or none: what stops it
--- halfway, an interrupt say, leaves the fork as it was.
+-- halfway leaves the fork as it was, and an interrupt waits.
 function Session:exchange(attentions, entry)
   local before = {}
   for i, a in pairs(attentions) do
@@ -102,12 +102,14 @@ function Session:exchange(attentions, entry)
     end
   end
   entry.again, entry.take_back = way(attentions, before), way(before, attentions)
-  local ok, why = pcall(entry.again)
-  if not ok then
-    entry.take_back()
-    error(why, 0)
-  end
-  return self:enter(entry)
+  return core.sys.whole(function()
+    local ok, why = pcall(entry.again)
+    if not ok then
+      entry.take_back()
+      error(why, 0)
+    end
+    return self:enter(entry)
+  end)
 end
 
 -- ---- calibration ------------------------------------------------------------------------------------
@@ -135,13 +137,28 @@ end
 
 -- Takes back entry `at`; those behind it, which stay, were measured with it.
 local function take_back(self, at)
-  local entry = self.log[at]
-  entry.take_back()
-  table.remove(self.log, at)
-  self.undone[#self.undone + 1] = { entry = entry, at = at }
-  if entry.still then return end
-  list.strike(self.log, at)
-  self:touch()
+  core.sys.whole(function()
+    local entry = self.log[at]
+    entry.take_back()
+    table.remove(self.log, at)
+    self.undone[#self.undone + 1] = { entry = entry, at = at }
+    if entry.still then return end
+    list.strike(self.log, at)
+    self:touch()
+  end)
+end
+
+-- Does again what was taken back last.
+local function put_again(self)
+  core.sys.whole(function()
+    local last = self.undone[#self.undone]
+    last.entry.again()
+    table.remove(self.undone)
+    table.insert(self.log, last.at, last.entry)
+    if last.entry.still then return end
+    list.strike(self.log, last.at + 1)
+    self:touch()
+  end)
 end
 
 local function last_tune(self)
@@ -173,16 +190,7 @@ function Session:redo(n)
   if math.type(n) ~= "integer" or n < 1 or n > #self.undone then
     error(("redo: a number in 1..%d expected, got %s"):format(#self.undone, tostring(n)), 2)
   end
-  for _ = 1, n do
-    local last = self.undone[#self.undone]
-    last.entry.again()
-    table.remove(self.undone)
-    table.insert(self.log, last.at, last.entry)
-    if not last.entry.still then
-      list.strike(self.log, last.at + 1)
-      self:touch()
-    end
-  end
+  for _ = 1, n do put_again(self) end
   return self
 end
 

@@ -99,6 +99,13 @@ local function model(m)
   return table.concat(lines, "\n")
 end
 
+-- An instance: its options that are not as they are without, and its formula.
+local function attention(a)
+  local text = a:text()
+  local ok, formula = pcall(a.source, a, "formula")
+  return ("attention %s%s%s"):format(a:family(), text ~= "" and ": " .. text or "", ok and "\n  " .. formula or "")
+end
+
 -- ---- functions and tables ---------------------------------------------------------------------------
 
 -- The name under which lab has a value: "lab.model.load".
@@ -205,7 +212,7 @@ show = function(v, depth, seen)
   if kind == "userdata" or kind == "table" then
     local own = own_text(v)
     if kind == "userdata" and type(own) == "string" and own == "attnlab.attention" then
-      return ("attention %s: %s"):format(v:family(), v:text() ~= "" and v:text() or "all options as they are without")
+      return attention(v)
     end
     if kind == "table" and depth == 1 and type(v.members) == "table" and type(v.config) == "table" and v.state_bytes
       and not v.log then return model(v) end
