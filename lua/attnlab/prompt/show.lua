@@ -216,7 +216,10 @@ show = function(v, depth, seen)
     end
     if kind == "table" and depth == 1 and type(v.members) == "table" and type(v.config) == "table" and v.state_bytes
       and not v.log then return model(v) end
-    if type(own) == "function" then return tables.clean(tostring(v)) end
+    if type(own) == "function" then
+      local ours = tostring(getmetatable(v).__name):find "^attnlab%." -- it may have colours of its own
+      return ours and tostring(v) or tables.clean(tostring(v))
+    end
     local name = named(v)
     if name then return ("%s; ?%s says more"):format(name, name:match "[^.]*$") end
     if type(own) == "string" then return own:gsub("^attnlab%.", "") .. " (an object; . and Tab show what it has)" end
