@@ -87,6 +87,11 @@ function M.of_module(name)
   return M.of(path or "")
 end
 
+-- Whether a comment says that its function is for our own modules: it begins "Internal:".
+function M.internal(f)
+  return (f.doc[1] or ""):find "^Internal:" ~= nil
+end
+
 -- The first sentence of a comment's lines, before any that is set in.
 function M.first(doc)
   local prose = {}

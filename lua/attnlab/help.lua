@@ -167,7 +167,7 @@ local function functions(module, owner)
   local out, others, parsed = {}, {}, comments.of_module(module)
   local head = table.concat(parsed.head, "\n")
   for _, f in ipairs(parsed.list) do
-    if f.owner == owner and not f.name:find "^__" then
+    if f.owner == owner and not f.name:find "^__" and not comments.internal(f) then
       local to = head:find("[:.]" .. f.name .. "%f[^%w_]") and out or others
       to[#to + 1] = f
     end

@@ -37,7 +37,7 @@ local Session = {}
 
 local touched, forks, clock = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" }), 0
 
--- The fork's list is another one than it was.
+-- Internal: the fork's list is another one than it was.
 function Session:touch()
   clock = clock + 1
   touched[self] = clock
@@ -63,7 +63,7 @@ end
 -- The forks there are, in the order in which they were made.
 function M.forks() return in_order(forks) end
 
--- Appends what was done to the fork: { kind =, change = (a text), take_back = f, again = f (what was taken back is
+-- Internal: appends what was done to the fork: { kind =, change = (a text), take_back = f, again = f (what was taken back is
 -- done again), and list = (numbers of layers), head =, options = where they say what it is; still = true: the fork is
 -- what it was }. What had been undone before cannot be done again behind it.
 function Session:enter(entry)
@@ -87,7 +87,7 @@ local function put(self, attentions, before)
   for i, block in ipairs(self.layers) do self.spec[tostring(i)] = config.copy(block.attention.spec) end
 end
 
--- Puts attentions by layer in the place of the layers' own and enters that into the list. All or none: what stops it
+-- Internal: puts attentions by layer in the place of the layers' own and enters that into the list. All or none: what stops it
 -- halfway leaves the fork as it was, and an interrupt waits.
 function Session:exchange(attentions, entry)
   local before = {}
@@ -194,7 +194,7 @@ function Session:redo(n)
   return self
 end
 
--- Called by evalset with what it measured of the fork as it is now; against: the model of a difference.
+-- Internal: called by evalset with what it measured of the fork as it is now; against: the model of a difference.
 function Session:measured(values, against)
   if against and against ~= self.original and against ~= self.source[1] then return end
   local entry = self:last_change() or self.untouched
@@ -230,7 +230,7 @@ function Session:parts(data)
   return measure.parts(self, data)
 end
 
--- The fork as it is, as a fork of its own that is measured and forgotten.
+-- Internal: the fork as it is, as a fork of its own that is measured and forgotten.
 function Session:twin()
   return M.fork(self, true)
 end
@@ -244,7 +244,7 @@ end
 
 -- ---- forks ------------------------------------------------------------------------------------------
 
--- A fork copied as a module is a plain model: the list and the original stay with this one.
+-- Internal: a fork copied as a module is a plain model: the list and the original stay with this one.
 function Session:clone_into(seen)
   local own = {}
   for _, k in ipairs { "log", "undone", "original", "layer", "source", "untouched", "generation" } do

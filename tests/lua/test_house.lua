@@ -139,7 +139,8 @@ T.test("modules that no run needs say that a change there makes no run stale", f
 end)
 
 T.test("experiments are data", function()
-  holds("^experiments/[^/]*%.lua$", house.experiment)
+  -- a lesson is gone through at the prompt
+  holds("^experiments/[^/]*%.lua$", function(f) return f.path == "experiments/lesson.lua" and {} or house.experiment(f) end)
 end)
 
 T.test("libraries neither end the process nor print", function()

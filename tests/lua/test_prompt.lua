@@ -147,6 +147,11 @@ T.test("completion: globals, fields, methods, presets, options and their values,
   t:type "s.layer[1]:set{denominator=\"\t"
   local shown = t:expect "sum"
   T.ok(shown:find "length" and shown:find "cumulative_gate", shown)
+  t:type "\3"
+  t:expect "\n> $"
+  t:type "s:\t"
+  shown = t:expect "undo"
+  T.ok(shown:find "calibrate" and not shown:find "exchange" and not shown:find "clone_into", shown)
   t:type "\3\4"
   T.eq(t:ends(), 0)
 end)
@@ -280,7 +285,8 @@ T.test("waiting costs nothing; dumb terminals work; history is found by Ctrl-R",
   t:type "\18marker"
   t:expect "marker_of_history = 41 %+ 1"
   t:type "\r"
-  t:expect "\n> $"
+  sys.sleep(0.5)
+  T.ok(t:run "marker_of_history":find "\n42\n")
   t:type "\4"
   T.eq(t:ends(), 0)
   t = prompt(state, nil, { term = "dumb" })

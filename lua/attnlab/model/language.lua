@@ -94,7 +94,7 @@ local function as_ids(ids)
   return ids
 end
 
--- The number of tokens; those that the context has no room for are refused.
+-- Internal: the number of tokens; those that the context has no room for are refused.
 function LanguageModel:check_length(T, st)
   local context = self.config.context
   if T == 0 then error("forward: ids: at least one token expected, got none", 0) end
@@ -175,7 +175,7 @@ end
 
 -- ---- decoding -------------------------------------------------------------------------------------
 
--- A state of its layers' states; beyond: positions past the context are taken.
+-- Internal: a state of its layers' states; beyond: positions past the context are taken.
 function LanguageModel:made(position, batch, parts, beyond)
   local st = State.new(self, position, batch, parts)
   st.beyond = beyond
@@ -195,12 +195,12 @@ function LanguageModel:state(opts)
   return self:made(0, o.batch, parts, o.beyond)
 end
 
--- An empty state, as state.lua asks every owner.
+-- Internal: an empty state, as state.lua asks every owner.
 function LanguageModel:fresh(batch)
   return self:state { batch = batch }
 end
 
--- What a state of it is of, for the files of states: { {key, value}, .. }.
+-- Internal: what a state of it is of, for the files of states: { {key, value}, .. }.
 function LanguageModel:state_description()
   local list = { { "layers", tostring(#self.layers) } }
   for i, block in ipairs(self.layers) do
@@ -247,7 +247,7 @@ function LanguageModel:plan(T)
   return table.concat(list, "\n")
 end
 
--- What layer i runs because patches of its family's taps ask for it, as text; nil: what it runs anyway.
+-- Internal: what layer i runs because patches of its family's taps ask for it, as text; nil: what it runs anyway.
 function LanguageModel:composed(i)
   local asked = {}
   for _, name in ipairs(names.keys(taps.inner(self.patches and self.patches[i]) or {})) do
@@ -294,7 +294,7 @@ local function plugins_of(self)
   return plugins.of(families)
 end
 
--- Metadata that lets model.load rebuild this model.
+-- Internal: metadata that lets model.load rebuild this model.
 function LanguageModel:metadata()
   return { attnlab = core.json.encode {
     version = core.version, model = self.config, attention = self.spec, seed = self.seed,

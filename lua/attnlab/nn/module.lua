@@ -98,7 +98,7 @@ end
 
 local held -- tensors of a file by their names, while modules are made for them
 
--- f() with every module that it makes held against the tensors of a file that are to go into it: one that is missing
+-- Internal: f() with every module that it makes held against the tensors of a file that are to go into it: one that is missing
 -- there, or has another shape, ends it before anything of that size is made, with the error { of_tensor = text }.
 function Module.made_for(tensors, f)
   local before = held
@@ -109,7 +109,7 @@ function Module.made_for(tensors, f)
   return result
 end
 
--- A tensor of this name and shape is about to be made.
+-- Internal: a tensor of this name and shape is about to be made.
 function Module:hold(key, shape)
   if not held then return end
   local name, want = self:path(key), table.concat(shape, ",")
@@ -142,7 +142,7 @@ function Module:constant(shape, value)
   return core.full { shape = shape, dtype = self.dtype, value = value }
 end
 
--- Appends names and tensors below `prefix`, buffers where they are wanted; modules that keep tensors
+-- Internal: appends names and tensors below `prefix`, buffers where they are wanted; modules that keep tensors
 -- elsewhere add to it.
 function Module:collect(prefix, order, values, buffers)
   for _, m in ipairs(self.members) do
@@ -207,7 +207,7 @@ function Module:clone()
   return self:clone_into {}
 end
 
--- A fork of the tensor; seen: what was cloned already, tensors by their id, so that one tensor stays one.
+-- Internal: a fork of the tensor; seen: what was cloned already, tensors by their id, so that one tensor stays one.
 function Module.clone_tensor(t, seen)
   local id = t:id()
   if not seen[id] then
@@ -217,7 +217,7 @@ function Module.clone_tensor(t, seen)
   return seen[id]
 end
 
--- As clone; seen: what was cloned already, by what it was.
+-- Internal: as clone; seen: what was cloned already, by what it was.
 function Module:clone_into(seen)
   local new = setmetatable({}, getmetatable(self))
   seen[self] = new

@@ -2,6 +2,7 @@
 -- complete(env)(line, cursor) -> the text that Tab puts in, and the choices as text where there are several.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
+local comments = require "attnlab.comments"
 local chunk = require "attnlab.prompt.chunk"
 local config = require "attnlab.config"
 local help = require "attnlab.help"
@@ -97,11 +98,25 @@ end
 
 -- ---- names ------------------------------------------------------------------------------------------
 
+local internal -- names of methods that are for our own modules
+
+local function is_internal(name)
+  if not internal then
+    internal = { class = true, create = true, new = true }
+    for _, object in ipairs(help.OBJECTS) do
+      for _, f in ipairs(comments.of_module(object[3]).list) do internal[f.name] = internal[f.name] or comments.internal(f) end
+    end
+  end
+  return internal[name]
+end
+
+-- methods: functions alone, as what follows ":".
 local function fields_of(v, methods, out)
   for _ = 1, 4 do
     if type(v) == "table" then
       for k, x in next, v do
-        if type(k) == "string" and k:find "^[%a_][%w_]*$" and not k:find "^__" and (not methods or type(x) == "function") then
+        if type(k) == "string" and k:find "^[%a_][%w_]*$" and not k:find "^__"
+          and (not methods or type(x) == "function" and not is_internal(k)) then
           out[k] = true
         end
       end
