@@ -23,6 +23,7 @@
 -- r:cont goes on with the last training alone, and what was measured before it is struck from the list.
 -- lab.train(s) trains the fork without an entry, and undo does not take it back.
 local config = require "attnlab.config"
+local core = require "attnlab.core"
 local calibrate = require "attnlab.surgery.calibrate"
 local list = require "attnlab.surgery.list"
 local Module = require "attnlab.nn.module"
