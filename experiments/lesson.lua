@@ -28,28 +28,31 @@ s:calibrate()
 s:undo(5)
 s:sweep{over = "head", denominator = "none", output_norm = "l2", calibrate = true}
 
--- 7. What a head looks at: a row for each token, dark where it reads. Most heads rest on the first token, as on a sink.
-m:map{text = "Once upon a time there was a little girl named Lily. She had a cat.", layer = 2, head = 1}
+-- 7. What a head looks at: a row for each token, dark where it reads. This one rests on the first tokens when it finds
+--    nothing better, as on a sink; layer 2 head 1 reads a few words back.
+m:map{text = "Once upon a time there was a little girl named Lily. She had a cat.", layer = 4, head = 1}
 
 -- 8. What a head says can be taken away too: its output is zero from now on, in the loss as in what the model writes.
-s:patch{name = "heads", layer = 2, head = 1, with = "zero"}
+s:patch{name = "heads", layer = 4, head = 1, with = "zero"}
 
--- 9. Or it speaks for another text: what the head says of one story, put into another one.
+-- 9. Or a head speaks at one place for another text: only what it says at the fifth token is that of the dog.
 s:undo()
-s:patch{name = "heads", layer = 2, head = 1, at = {5}, with = {text = "Once upon a time there was a big dog."}}
+s:patch{name = "heads", layer = 4, head = 1, at = {5}, with = {text = "Once upon a time there was a big dog."}}
 
 -- 10. exp is a series, and each order is a recurrent network of its own. To the first order: weights 1 + s.
 s:undo()
 s.layer["*"]:set{similarity = "taylor", order = 1}
 
--- 11. Order by order: from the fourth on little is missing, though single logits are far outside of where the series is
---     exact. Even orders are positive; odd ones can turn a weight's sign. Which layers would need more?
+-- 11. Order by order. More of them do not heal this model: its logits reach far below zero, where exp is next to nothing
+--     and the last term s^p / p! is large. A model that is trained with the series keeps its logits small:
+--     experiments/taylor_orders.lua.
 for order = 2, 8, 2 do
   s:undo()
   s.layer["*"]:set{similarity = "taylor", order = order}
   local now = s:show()
   print(("order %d: loss %+.4f, KL %.4f"):format(order, now.mean, now.kl))
 end
+m:trace("Once upon a time there was a little girl.", {"logit"})
 
 -- 12. All of it taken back: the fork is the model again, to the last bit.
 s:undo(#s:swaps())
