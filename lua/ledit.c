@@ -15,6 +15,7 @@
 #include <locale.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -151,6 +152,71 @@ static unsigned char fill(EditLine *el, int key) {
   return CC_REFRESH;
 }
 
+static void set_line(EditLine *el, const char *text) {
+  const LineInfo *line = el_line(el);
+  el_cursor(el, (int)(line->lastchar - line->cursor));
+  line = el_line(el);
+  el_deletestr(el, (int)(line->lastchar - line->buffer));
+  if (*text) el_insertstr(el, text);
+}
+
+/* The entry of the history that has `needle`, `skip` others with it having come later; NULL: none. */
+static const char *find(const char *needle, int skip) {
+  HistEvent event;
+  for (int r = history(edit.history, &event, H_FIRST); r >= 0;
+       r = history(edit.history, &event, H_NEXT))
+    if (strstr(event.str, needle) && skip-- == 0) return event.str;
+  return NULL;
+}
+
+/* Looks for what is typed in the history, later lines first; the same key again goes further back,
+ * Ctrl-G puts the line back, any other key of control takes what was found. (libedit's own search
+ * loses the line at the second letter.) */
+static unsigned char search(EditLine *el, int key) {
+  const LineInfo *line = el_line(el);
+  char *before = strndup(line->buffer, (size_t)(line->lastchar - line->buffer));
+  const char *prompt = edit.prompt;
+  char needle[128] = "", shown[192];
+  size_t n = 0;
+  int skip = 0, got;
+  unsigned char answer = CC_REFRESH;
+  if (!before) return CC_ERROR;
+  for (;;) {
+    const char *hit = n > 0 ? find(needle, skip) : NULL;
+    if (hit) set_line(el, hit);
+    snprintf(shown, sizeof shown, "%s '%s': ", n > 0 && !hit ? "not in the history" : "search",
+             needle);
+    edit.prompt = shown;
+    el_set(el, EL_REFRESH);
+    wchar_t c;
+    got = next_char(el, &c);
+    if (got <= 0) {
+      answer = got == 0 ? CC_EOF : CC_ERROR;
+      break;
+    }
+    if (c == (wchar_t)key) {
+      if (hit && find(needle, skip + 1)) skip++;
+    } else if (c == 127 || c == '\b') {
+      while (n > 0 && (needle[--n] & 0xc0) == 0x80) {}
+      needle[n] = '\0', skip = 0;
+    } else if (c == 'G' - '@') {
+      set_line(el, before);
+      break;
+    } else if (c < ' ') {
+      el_push(el, (char[]){(char)c, 0});
+      break;
+    } else if (n + MB_CUR_MAX < sizeof needle) {
+      mbstate_t state = {0};
+      const size_t k = wcrtomb(needle + n, c, &state);
+      if (k != (size_t)-1) n += k;
+      needle[n] = '\0', skip = 0;
+    }
+  }
+  edit.prompt = prompt;
+  free(before);
+  return answer;
+}
+
 static unsigned char complete(EditLine *el, int key) {
   (void)key;
   lua_State *L = edit.L;
@@ -220,8 +286,9 @@ static int edit_open(lua_State *L) {
   el_set(el, EL_ADDFN, "attnlab-complete", "completes a name", complete);
   el_set(el, EL_ADDFN, "attnlab-paste", "takes what is pasted as text", paste);
   el_set(el, EL_ADDFN, "attnlab-fill", "puts a text into the line", fill);
+  el_set(el, EL_ADDFN, "attnlab-search", "finds a line of the history", search);
   el_set(el, EL_BIND, "^I", "attnlab-complete", NULL);
-  el_set(el, EL_BIND, "^R", "em-inc-search-prev", NULL);
+  el_set(el, EL_BIND, "^R", "attnlab-search", NULL);
   el_set(el, EL_BIND, PASTE_BEGIN, "attnlab-paste", NULL);
   el_set(el, EL_BIND, FILL, "attnlab-fill", NULL);
   return 1;

@@ -365,7 +365,11 @@ local function pages(name)
   if known then out[#out + 1] = function(p) block(p, text) end end
   if #out > 0 then return out end
   for _, topic in ipairs(by_last_word(name)) do table.move(t[topic], 1, #t[topic], #out + 1, out) end
-  if #out == 0 then error("help: " .. names.unknown("name", name, M.topics()), 0) end
+  if #out == 0 then
+    local known = M.topics()
+    for i = 1, #known do known[#known + 1] = known[i]:match "%.([%w_]+)$" end
+    error("help: " .. names.unknown("name", name, known), 0)
+  end
   return out
 end
 

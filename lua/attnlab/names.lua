@@ -106,10 +106,13 @@ function M.find(list, word)
   end
 end
 
--- "unknown KIND 'word' (did you mean 'near'?)" or with the whole list when nothing is near.
+local MOST_LISTED = 60
+
+-- "unknown KIND 'word' (did you mean 'near'?)" or with the whole list when nothing is near and it can be read.
 function M.unknown(kind, word, list)
   local near = M.nearest(tostring(word), list)
   if near then return ("unknown %s '%s' (did you mean '%s'?)"):format(kind, word, near) end
+  if #list > MOST_LISTED then return ("unknown %s '%s'"):format(kind, word) end
   if #list == 0 then return ("unknown %s '%s' (there is none)"):format(kind, word) end
   return ("unknown %s '%s' (known: %s)"):format(kind, word, table.concat(list, ", "))
 end

@@ -111,6 +111,38 @@ T.test("a file is run whole and stays; --step shows each chunk", function()
   T.eq(t:ends(), 0)
 end)
 
+T.test("the lesson runs from its first chunk to its last, and each says what it is to show", function()
+  local out, err, status = piped("", "--step " .. sys.realpath(T.root .. "experiments/lesson.lua"))
+  T.eq(err, "")
+  T.eq(status, 0)
+  for _, part in ipairs { "overflow  .- tokens have a loss that is not finite", "logit_clamp=5", "calibrate of layers 1%-5",
+                          "sweep, each head alone", "layer 4 head 1", "heads = as in \"Once", "order 8: loss %+", "the original: no changes\n.-end of" } do
+    T.ok(out:find(part), part)
+  end
+end)
+
+T.test("?, :, ! say and do what they are for", function()
+  local dir = T.folder()
+  local out, err, status = piped(("?undo\n:help\n:set show off\n:set\n:time 6 * 7\n:mem\n!echo from the shell\n1\n"))
+  T.eq(err, "")
+  T.eq(status, 0)
+  for _, part in ipairs { "undo", "./lab repl %-%-resume", "show     off", "\n42\n[%d.]+ s, [%d.]+ s of processors", "tensors .- Lua ",
+                          "from the shell", "\n1\n" } do
+    T.ok(out:find(part), part .. " in\n" .. out)
+  end
+  T.ok(select(2, piped ":set shwo off"):find "did you mean 'show'")
+  T.ok(select(2, piped ":set show maybe"):find ":set show: on or off expected, got 'maybe'")
+  T.ok(select(2, piped "?udno"):find "did you mean")
+  sys.write(dir .. "/editor", "#!/bin/sh\necho '20 + 3' >\"$1\"\n")
+  os.execute("chmod +x " .. dir .. "/editor")
+  sys.setenv("VISUAL", dir .. "/editor")
+  out = piped "1\n:edit\n"
+  sys.setenv("VISUAL")
+  T.eq(out, "1\n20 + 3\n23\n")
+  out, err = piped "function deep() error('inside') end\npcall(deep)\n:where\n"
+  T.ok(out:find "nothing failed" and err == "", out)
+end)
+
 T.test("a model is at hand with its fork and its evaluation set", function()
   local out, err = piped("m\ns:swaps()\ns.layer[1]\nlab.attention.new{denominator = 'none'}\n", MODEL)
   T.eq(err, "")
