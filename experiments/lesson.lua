@@ -1,6 +1,7 @@
 -- A lesson in surgery, gone through with
 --   ./lab repl --step experiments/lesson.lua
 -- An empty line runs the chunk that is shown; whatever else you type runs first. ?set, ?show and ?sweep explain more.
+local lab = require "attnlab"
 local m = lab.open("stories260K").model -- 260,000 weights that write stories for small children
 local s = m:fork()                      -- the same weights, to operate on; m stays as it is
 

@@ -48,7 +48,8 @@ function M.new()
     __index = function(_, k)
       local v = _G[k]
       if v ~= nil or known[k] then return v end
-      error(names.unknown("global", tostring(k), M.names(env)), 2)
+      local near = names.nearest(tostring(k), M.names(env))
+      error(("unknown global '%s'%s"):format(tostring(k), near and (" (did you mean '%s'?)"):format(near) or ""), 2)
     end,
   })
 end
