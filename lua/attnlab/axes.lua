@@ -32,15 +32,16 @@ function M.log_ticks(lo, hi)
 end
 
 -- The axis of differences: linear near 0, logarithmic beyond `unit` (asinh), so that 0.005 and 0.5 can
--- both be read. Returns the map and the ticks between lo <= 0 and hi >= 0, far enough apart for labels.
-function M.difference(unit, lo, hi)
+-- both be read. Returns the map and the ticks between lo <= 0 and hi >= 0, far enough apart for labels; room: how much
+-- of the axis a letter takes, against a panel of the figure.
+function M.difference(unit, lo, hi, room_share)
   local function map(v)
     local z = math.abs(v) / unit
     local u = z < 1e9 and math.log(z + math.sqrt(z * z + 1)) or math.log(z) + math.log(2) -- z * z may overflow
     return v < 0 and -u or u
   end
   local ticks, range = { 0 }, map(hi) - map(lo)
-  local function room(v) return 0.011 * #("%g"):format(v) end -- half a label's, of the panel's width
+  local function room(v) return 0.011 * (room_share or 1) * #("%g"):format(v) end -- half a label's, of the panel's width
   local function try(v)
     if v < lo or v > hi then return end
     for _, t in ipairs(ticks) do

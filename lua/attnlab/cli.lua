@@ -13,7 +13,12 @@ local M = {}
 -- commands/ is there: each file returns a list of such rows; they stand in the help in the order of files and rows.
 M.COMMANDS = {}
 for _, file in ipairs(found "commands") do
-  for _, c in ipairs(require("attnlab.commands." .. file)) do M.COMMANDS[#M.COMMANDS + 1] = c end
+  local ok, list = pcall(require, "attnlab.commands." .. file)
+  if ok and type(list) ~= "table" then ok, list = false, "a list of commands expected, got " .. type(list) end
+  for _, c in ipairs(ok and list or {}) do M.COMMANDS[#M.COMMANDS + 1] = c end
+  if not ok then -- it takes away its own commands, not those of the others
+    io.stderr:write(("attnlab: the commands of %s.lua cannot be had: %s\n"):format(file, tables.clean(names.reason(tostring(list)))))
+  end
 end
 
 local function find(list, name)

@@ -29,7 +29,7 @@ local function forest_row(result, i)
   local row = { name = arm.name, index = i, values = d.values, mean = d.mean, lo = d.lo, hi = d.hi }
   if d.n > 0 then
     row.text = d.lo and ("%s [%s, %s]"):format(short(d.mean, result, "+"), short(d.lo, result), short(d.hi, result))
-      or ("%+.3f"):format(d.mean)
+      or short(d.mean, result, "+")
   end
   row.note = divergence(arm) or c.unfit or d.n == 0 and arm.status or nil
   return row
@@ -56,6 +56,7 @@ local function notes_of(result, fig)
   local n, margin, diverged, out = #result.plan.seeds, result.plan.margin, false, {}
   for _, arm in ipairs(result.arms) do diverged = diverged or arm.count.diverged > 0 end
   local lines = "(a) logarithmic axes" .. (n > 1 and "; lines: mean over seeds, bands: least to greatest" or "")
+  if fig.groups then lines = lines .. "; grey: the other arms" end
   out[1] = lines .. (diverged and "; cross: last evaluation of all seeds of an arm of which some diverged later" or "")
   if #fig.forest > 0 then
     out[#out + 1] = ("(b) the axis is linear near 0 and logarithmic beyond %g%s"):format(margin or plot.UNIT,
@@ -65,6 +66,34 @@ local function notes_of(result, fig)
     out[#out + 1] = "(c) " .. fig.profile_note
   end
   return out
+end
+
+local MANY, MOST = 12, 6 -- arms that one panel holds; arms of a cell: with the first one, as many as there are colours
+
+-- Gives the arms of a large figure to cells: those of one line (at = {line, number}), else as they come.
+local function group(fig, arms)
+  if #arms <= MANY then return end
+  local lines, order = {}, {}
+  for i = 2, #arms do
+    local name = arms[i].at and arms[i].at[1] or "arms"
+    if not lines[name] then
+      lines[name], order[#order + 1] = {}, name
+    end
+    table.insert(lines[name], i)
+  end
+  fig.groups = {}
+  for _, name in ipairs(order) do
+    local list = lines[name]
+    local n = math.ceil(#list / MOST)
+    for k = 1, n do
+      local from, to = (k - 1) * #list // n + 1, k * #list // n
+      local first, last = arms[list[from]], arms[list[to]]
+      local range = n > 1 and (first.at and (", %g to %g"):format(first.at[2], last.at[2]) or (" %d to %d"):format(list[from], list[to])) or ""
+      local cell = { name = name .. range, table.unpack(list, from, to) }
+      fig.groups[#fig.groups + 1] = cell
+      for c, i in ipairs(cell) do fig.curves[i].colour, fig.curves[i].dash = c + 1, #fig.groups end
+    end
+  end
 end
 
 -- What plot.script needs.
@@ -94,9 +123,11 @@ function M.figure(result)
     if i > 1 then fig.forest[#fig.forest + 1] = forest_row(result, i) end
     if arm.measured[name] then fig.profile[#fig.profile + 1] = { index = i, values = arm.measured[name] } end
   end
+  group(fig, result.arms)
   fig.notes = notes_of(result, fig)
   return fig
 end
+M.figure = core.plain(M.figure)
 
 -- The arms that have a place on a line: points by the name of the line, sorted by their number, without a loss where some
 -- seed diverged; the names as they come; the highest loss (-inf: none); the least and the greatest number.
@@ -211,6 +242,11 @@ end
 -- Draws figure.svg and figure.png into dir. Returns the paths, or nil and why not.
 function M.draw(result, dir)
   return plot.draw(M.figure(result), dir)
+end
+
+-- Draws the figure, or one panel of it ("a", "b", "c"), of a width in inches as a PDF. Returns its path, or nil and why not.
+function M.draw_pdf(result, dir, panel, width)
+  return plot.draw_pdf(M.figure(result), dir, panel, width)
 end
 M.draw_by, M.draw = core.plain(M.draw_by), core.plain(M.draw)
 

@@ -1,8 +1,9 @@
 -- gnuplot as a child process that draws into a folder which may hold anything: a figure gets its name when it is
 -- whole, and nothing outside is written.
 -- A change here makes no run stale.
+local core = require "attnlab.core"
 local names = require "attnlab.names"
-local sys = require("attnlab.core").sys
+local sys = core.sys
 
 local M = {}
 
@@ -18,24 +19,42 @@ local function remove_parts(dir, name)
   end
 end
 
--- Has gnuplot draw <dir>/<name>.png and .svg from make(outputs), which is kept as <name>.gp; each gets
--- its name when it is whole. Returns their paths; or nil, the reason and whether it was there but failed.
-function M.render(make, dir, name)
+local COMMON = " font 'sans-serif,13' background rgb 'white'"
+
+-- What a picture is drawn by, and what its file ends with: gnuplot does not notice a full disk.
+M.FORMATS = {
+  png = { terminal = "pngcairo size %d,%d fontscale 1.5 linewidth 1.5 pointscale 1.5" .. COMMON, scale = 1.5, tail = "IEND....$" },
+  svg = { terminal = "svg size %d,%d" .. COMMON, scale = 1, tail = "</svg>%s*$" },
+}
+
+-- A PDF of so many inches, its letters scaled by `font`.
+function M.pdf(width, height, font)
+  return { pdf = { tail = "%%%%EOF%s*$", terminal = core.plain(string.format)(
+    "pdfcairo size %.3fin,%.3fin fontscale %.3f linewidth %.3f pointscale %.3f%s", width, height, font, font, font, COMMON) } }
+end
+
+-- Has gnuplot draw <dir>/<name>.png and .svg, or the formats given, from make(outputs), which is kept as <name>.gp; each
+-- gets its name when it is whole. size: of the picture in pixels ({1500, 690}). Returns the paths by format; or nil, the
+-- reason and whether it was there but failed.
+function M.render(make, dir, name, formats, size)
   remove_parts(dir, name)
+  formats, size = formats or M.FORMATS, size or { 1500, 690 }
   local at, part = dir .. "/" .. name, (".%d.part"):format(sys.pid()) -- two runs may draw into one folder
-  local png, svg = at .. ".png" .. part, at .. ".svg" .. part
-  local script, log = at .. ".gp", at .. ".log"
-  local common = " font 'sans-serif,13' background rgb 'white'"
+  local script, log, outputs, paths = at .. ".gp", at .. ".log", {}, {}
   local function word(path) return names.path(names.plain(path)) end
-  sys.write(script, make({
-    { "pngcairo size 2250,1035 fontscale 1.5 linewidth 1.5 pointscale 1.5" .. common, word(png) },
-    { "svg size 1500,690" .. common, word(svg) } }))
+  for _, kind in ipairs(names.keys(formats)) do
+    local f, path = formats[kind], ("%s.%s%s"):format(at, kind, part)
+    local scale = f.scale or 1
+    outputs[#outputs + 1] = { f.scale and f.terminal:format(scale * size[1] // 1, scale * size[2] // 1) or f.terminal, word(path) }
+    paths[kind] = path
+  end
+  sys.write(script, make(outputs))
   if sys.exists(log) then sys.remove(log) end
-  for _, path in ipairs { png, svg } do sys.append(path):close() end -- gnuplot would follow a link
+  for _, path in pairs(paths) do sys.append(path):close() end -- gnuplot would follow a link
   -- gnuplot leaves its own handler of SIGINT by a jump, and may then wait for ever on a lock of its libraries
   local ok, pid = pcall(sys.spawn, { "gnuplot", "-d", word(script), stdout = log, stderr = log, group = true })
   local function remove_own()
-    for _, path in ipairs { png, svg } do pcall(sys.remove, path) end
+    for _, path in pairs(paths) do pcall(sys.remove, path) end
   end
   if not ok then
     remove_own()
@@ -44,8 +63,8 @@ function M.render(make, dir, name)
   local how, code
   repeat how, code = sys.wait(pid) until how ~= "running" -- a signal that is caught ends a wait early
   local why = (how ~= "exited" or code ~= 0) and ("gnuplot failed (%s %d):"):format(how, code)
-  for path, tail in pairs { [png] = "IEND....$", [svg] = "</svg>%s*$" } do -- gnuplot does not notice a full disk
-    if not why and (sys.exists(path) ~= "file" or not sys.read(path):sub(-32):find(tail)) then
+  for kind, path in pairs(paths) do
+    if not why and (sys.exists(path) ~= "file" or not sys.read(path):sub(-32):find(formats[kind].tail)) then
       why = names.shown(path) .. ": written only in part (disk full?)"
     end
   end
@@ -54,9 +73,11 @@ function M.render(make, dir, name)
     return nil, ("%s %s"):format(why, sys.exists(log) and sys.read(log):gsub("%s+$", "") or ""), true
   end
   if sys.exists(log) and sys.size(log) == 0 then sys.remove(log) end
-  sys.rename(png, at .. ".png")
-  sys.rename(svg, at .. ".svg")
-  return { png = names.plain(at) .. ".png", svg = names.plain(at) .. ".svg" }
+  for kind, path in pairs(paths) do
+    sys.rename(path, ("%s.%s"):format(at, kind))
+    paths[kind] = ("%s.%s"):format(names.plain(at), kind)
+  end
+  return paths
 end
 
 return M

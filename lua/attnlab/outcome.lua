@@ -51,6 +51,16 @@ function M.show(plan, list, root, options)
   return written and all_made
 end
 
+-- The figure of the plan's runs as a PDF for a paper, or one panel of it; says where. Whether it could be drawn.
+function M.show_pdf(plan, list, root, panel, width)
+  local dir = names.inside(root, plan.results)
+  sys.mkdir(dir)
+  local path, why = figures.draw_pdf(runs.gather(plan, list), dir, panel, width)
+  if not path then error(why, 0) end
+  print("figure  " .. names.shown(path))
+  return true
+end
+
 local SHOWN = 5 -- of the runs that are missing
 
 -- Says what a run of an experiment did not bring about; the exit status.

@@ -1,73 +1,28 @@
--- The figure of an experiment, drawn by gnuplot as a child process. (a) log-log loss curves with seed
--- bands, (b) forest plot of paired differences, (c) a measure by position. plot.script builds the
--- text from numbers and quoted names only: data travel in datablocks of the script file, nothing
--- passes a shell, and the axes may be scaled but no value is changed.
+-- The figure of an experiment, drawn by gnuplot as a child process. (a) log-log loss curves with seed bands, where there
+-- are many in cells of some with all others in grey, (b) forest plot of paired differences (forest.lua), (c) a measure by
+-- position; together, or one panel for a paper. plot.script builds the text from numbers and quoted names only: data
+-- travel in datablocks of the script file, nothing passes a shell, and the axes may be scaled but no value is changed.
 -- A change here makes no run stale.
 local axes = require "attnlab.axes"
 local core = require "attnlab.core"
+local forest = require "attnlab.forest"
 local gnuplot = require "attnlab.gnuplot"
+local sheet = require "attnlab.sheet"
+local arm_style, arm_colour, datablock, frame = sheet.arm_style, sheet.arm_colour, sheet.datablock, sheet.frame
+local legend, notes, tick_list, SHEET = sheet.legend, sheet.notes, sheet.tick_list, sheet.SHEET
 
-local M = {}
+local M = { quote = sheet.quote, UNIT = forest.UNIT }
 
--- Okabe and Ito's colours without yellow, which is too light for lines. With four dashes every one of
--- 28 arms has its own pair, and neighbours differ in dash as well as in colour.
-local COLOURS = { "#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00" }
-local DASHES = { "solid", "(10,3)", "(3,2)", "(10,3,2,3)" }
-
-M.UNIT = 0.01 -- nats beyond which the axis of differences is logarithmic where no margin can be seen on it
-
--- Single quotes keep gnuplot from substituting anything; control characters would end the line.
-function M.quote(s)
-  return "'" .. s:gsub("%c", " "):gsub("'", "''") .. "'"
-end
-
-local function style(i)
-  return ("lc rgb '%s' dt %s"):format(COLOURS[(i - 1) % #COLOURS + 1], DASHES[(i - 1) % #DASHES + 1])
-end
-
-local function colour(i)
-  return ("lc rgb '%s'"):format(COLOURS[(i - 1) % #COLOURS + 1])
-end
-
-local function datablock(out, name, rows)
-  out[#out + 1] = ("$%s << EOD"):format(name)
-  for _, row in ipairs(rows) do
-    local cells = {}
-    for i, v in ipairs(row) do cells[i] = ("%.9g"):format(v) end
-    out[#out + 1] = table.concat(cells, " ")
+-- The entries of a figure's legend: as the arms come, or group by group in columns.
+local function entries(fig)
+  local out = {}
+  for i, c in ipairs(fig.curves) do out[i] = { name = c.name, style = arm_style(fig, i) } end
+  for g, group in ipairs(fig.groups or {}) do
+    for k, i in ipairs(group) do out[i].column, out[i].row = g, k + 2 end
+    out[#out + 1] = { name = group.name, column = g, row = 2 }
   end
-  out[#out + 1] = "EOD"
-end
-
-local function tick_list(values, map)
-  local t = {}
-  for i, v in ipairs(values) do t[i] = ("'%g' %.9g"):format(v, map and map(v) or v) end
-  return "(" .. table.concat(t, ", ") .. ")"
-end
-
--- Screen rectangle of a panel: left, right, with the height common to all.
-local function frame(out, left, right, bottom, title)
-  out[#out + 1] = ("set lmargin at screen %g; set rmargin at screen %g"):format(left, right)
-  out[#out + 1] = ("set tmargin at screen 0.915; set bmargin at screen %g"):format(bottom)
-  out[#out + 1] = ("set label 1 %s at graph 0, graph 1.035 left font ',13' noenhanced"):format(M.quote(title))
-end
-
--- Samples and names in columns under the panels; gnuplot's own key cannot be made this wide.
--- They stand on a height of `below`. Returns the height that they take.
-local function legend(out, curves, below)
-  local longest = 0
-  for _, c in ipairs(curves) do longest = math.max(longest, #c.name) end
-  local columns = longest > 28 and 3 or 4
-  local rows = math.ceil(#curves / columns)
-  for i, c in ipairs(curves) do
-    local x = 0.05 + 0.96 / columns * ((i - 1) // rows)
-    local y = 0.028 + below + 0.034 * (rows - 1 - (i - 1) % rows)
-    out[#out + 1] = ("set arrow %d from screen %g, screen %g to screen %g, screen %g nohead %s lw 2.2")
-      :format(100 + i, x, y, x + 0.035, y, c.style or style(i))
-    out[#out + 1] = ("set label %d %s at screen %g, screen %g left font ',12' noenhanced")
-      :format(100 + i, M.quote(c.name), x + 0.04, y)
-  end
-  return 0.034 * rows
+  if fig.groups then out[1].column, out[1].row = 1, 1 end
+  return out
 end
 
 -- The curves without the points that a logarithmic axis cannot show: a loss may be 0.
@@ -84,16 +39,8 @@ local function on_log_axes(curves)
   return out
 end
 
--- What has to be known to read the figure, in lines at its foot. Returns the height that they take.
-local function notes(out, lines)
-  for i, line in ipairs(lines) do
-    out[#out + 1] = ("set label %d %s at screen 0.05, screen %g left font ',10' noenhanced")
-      :format(200 + i, M.quote(line), 0.02 + 0.027 * (#lines - i))
-  end
-  return #lines > 0 and 0.027 * #lines + 0.012 or 0
-end
-
-local function curves_panel(out, fig, curves, bottom)
+-- Ranges of the loss axes over all arms: xlo, xhi, ylo, yhi; nil where there is nothing.
+local function loss_ranges(curves)
   local xlo, xhi, ylo, yhi = math.huge, 0, math.huge, 0
   for _, c in ipairs(curves) do
     for _, p in ipairs(c.points) do
@@ -102,125 +49,83 @@ local function curves_panel(out, fig, curves, bottom)
       if not c.diverged then yhi = math.max(yhi, p[4]) end
     end
   end
-  if xhi == 0 then return end
+  if xhi == 0 then return nil end
   if yhi <= ylo then yhi = ylo * 2 end
-  ylo, yhi = ylo / 1.02, yhi * 1.03
-  frame(out, 0.05, 0.33, bottom, "(a) " .. fig.ylabel .. " [nats per token]")
+  return xlo, xhi, ylo / 1.02, yhi * 1.03
+end
+
+local GREY = "lc rgb '#c8c8c8' dt solid lw 1"
+
+-- The arms of `list` (all without one), their bands, crosses where they diverged; behind them the others in grey.
+local function draw_curves(out, fig, curves, yhi, list, tag)
+  local parts, own = {}, {}
+  for _, i in ipairs(list or {}) do own[i] = true end
+  local function each(f)
+    for i, c in ipairs(curves) do
+      if #c.points > 0 and (not list or own[i]) then f(i, c) end
+    end
+  end
+  for i, c in ipairs(list and curves or {}) do
+    if #c.points > 0 and not own[i] then parts[#parts + 1] = ("$curve%d using 1:2 with lines %s notitle"):format(i, GREY) end
+  end
+  each(function(i)
+    parts[#parts + 1] = ("$curve%d using 1:3:4 with filledcurves %s fs transparent solid 0.20 noborder notitle")
+      :format(i, arm_colour(fig, i))
+  end)
+  each(function(i, c)
+    parts[#parts + 1] = ("$curve%d using 1:2 with lines %s lw 2.2 notitle"):format(i, arm_style(fig, i))
+    if c.diverged then
+      local last = c.points[#c.points]
+      parts[#parts + 1] = ("$end%s%d using 1:2 with points pt 2 ps 1.4 lw 2.5 %s notitle"):format(tag or "", i, arm_colour(fig, i))
+      datablock(out, ("end%s%d"):format(tag or "", i), { { last[1], math.min(last[2], yhi) } })
+    end
+  end)
+  if #parts == 0 then parts[1] = "NaN notitle" end
+  out[#out + 1] = "plot " .. table.concat(parts, ", \\\n  ")
+end
+
+local function curves_panel(out, fig, curves, box, titled)
+  local xlo, xhi, ylo, yhi = loss_ranges(curves)
+  if not xlo then return end
   out[#out + 1] = "set logscale xy; set grid; set border 3; set tics nomirror"
   local right = xhi * 1.02 + (xlo == xhi and 1 or 0)
   out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:%.9g]"):format(xlo, right, ylo, yhi)
-  out[#out + 1] = "set xtics " .. tick_list(axes.log_ticks(xlo, xhi))
-  out[#out + 1] = "set ytics " .. tick_list(axes.log_ticks(ylo, yhi))
-  out[#out + 1] = "set xlabel " .. M.quote(fig.xlabel)
-  local parts = {}
-  for i, c in ipairs(curves) do
-    if #c.points > 0 then
-      parts[#parts + 1] = ("$curve%d using 1:3:4 with filledcurves %s fs transparent solid 0.20 noborder notitle")
-        :format(i, colour(i))
-    end
+  local title = titled and "(a) " .. fig.ylabel .. " [nats per token]"
+  local xtics, ytics = tick_list(axes.log_ticks(xlo, xhi)), tick_list(axes.log_ticks(ylo, yhi))
+  if not fig.groups then
+    frame(out, box, title)
+    out[#out + 1] = "set xtics " .. xtics .. "; set ytics " .. ytics
+    out[#out + 1] = "set xlabel " .. M.quote(fig.xlabel)
+    if not titled then out[#out + 1] = "set ylabel " .. M.quote(fig.ylabel .. " [nats]") end
+    draw_curves(out, fig, curves, yhi)
+    out[#out + 1] = "unset logscale; unset label; unset arrow; unset xlabel; unset ylabel"
+    return
   end
-  for i, c in ipairs(curves) do
-    if #c.points > 0 then
-      parts[#parts + 1] = ("$curve%d using 1:2 with lines %s lw 2.2 notitle"):format(i, style(i))
-    end
-    if c.diverged and #c.points > 0 then
-      local last = c.points[#c.points]
-      parts[#parts + 1] = ("$end%d using 1:2 with points pt 2 ps 1.4 lw 2.5 %s notitle"):format(i, colour(i))
-      datablock(out, "end" .. i, { { last[1], math.min(last[2], yhi) } })
-    end
+  local across = #fig.groups > 1 and 2 or 1
+  local down = math.ceil(#fig.groups / across)
+  local w, h = (box[2] - box[1] + 0.02) / across, (box[4] - box[3] + 0.055) / down
+  if title then
+    out[#out + 1] = ("set label 2 %s at screen %g, screen %g left font ',13' noenhanced"):format(M.quote(title), box[1],
+      box[4] + 0.04)
   end
-  out[#out + 1] = "plot " .. table.concat(parts, ", \\\n  ")
-  out[#out + 1] = "unset logscale; unset label; unset arrow; unset xlabel"
+  -- the labels of a cell's axes stand in half a panel: five digits each
+  local few_x = tick_list(sheet.thinned(axes.log_ticks(xlo, xhi), 4))
+  for g, group in ipairs(fig.groups) do
+    local column, row = (g - 1) % across, (g - 1) // across
+    local top = box[4] - row * h
+    local cell = { box[1] + column * w, box[1] + (column + 1) * w - 0.02, top - h + 0.055, top, gap = 0.014 }
+    frame(out, cell, group.name, 11)
+    local lowest = g + across > #fig.groups
+    local labels = column == 0 and ytics or ytics:gsub("'[^']*'", "''")
+    out[#out + 1] = "set xtics " .. few_x .. " font ',10'; set ytics " .. labels .. " font ',10'"
+    out[#out + 1] = lowest and "set xlabel " .. M.quote(fig.xlabel) .. " font ',11'" or "unset xlabel"
+    draw_curves(out, fig, curves, yhi, { 1, table.unpack(group) }, "g" .. g .. "_")
+    if g == 1 then out[#out + 1] = "unset label 2; unset label; unset arrow" end
+  end
+  out[#out + 1] = "unset logscale; unset label; unset arrow; unset xlabel; set xtics font ',12'; set ytics font ',12'"
 end
 
--- What the forest has to show on each side of 0: all points, and intervals up to three times them.
-local function forest_range(rows, unit)
-  local size, lo, hi = 0, -1.5 * unit, 1.5 * unit
-  for _, r in ipairs(rows) do
-    for _, v in ipairs(r.values) do size = math.max(size, math.abs(v)) end
-  end
-  for _, r in ipairs(rows) do
-    for _, v in ipairs(r.values) do lo, hi = math.min(lo, 1.2 * v), math.max(hi, 1.2 * v) end
-    if r.lo then
-      lo = math.min(lo, math.max(1.05 * r.lo, -3 * size))
-      hi = math.max(hi, math.min(1.05 * r.hi, 3 * size))
-    end
-  end
-  return math.max(lo, -1e300), math.min(hi, 1e300)
-end
-
--- Breaks a long name at the space nearest to its middle.
-local function two_lines(name)
-  if #name <= 22 then return name end
-  local best
-  for at in name:gmatch("() ") do
-    if not best or math.abs(at - #name / 2) < math.abs(best - #name / 2) then best = at end
-  end
-  if not best then return name end
-  return name:sub(1, best - 1), name:sub(best + 1)
-end
-
-local function forest_panel(out, fig, bottom)
-  local rows = fig.forest
-  local unit = (fig.margin or 0) > 1e-9 and fig.margin or M.UNIT -- ticks stand around it, and it divides
-  if #rows == 0 then return end
-  local lo, hi = forest_range(rows, unit)
-  local map, ticks = axes.difference(unit, lo, hi)
-  frame(out, 0.475, 0.675, bottom, "(b) difference to " .. fig.reference .. " [nats per token]")
-  out[#out + 1] = ("set xrange [%.9g:%.9g]; set yrange [%.9g:0.4]"):format(map(lo), map(hi), #rows + 0.6)
-  out[#out + 1] = "set xtics " .. tick_list(ticks, map) .. " font ',10'"
-  out[#out + 1] = "set xlabel " .. M.quote(fig.forest_label)
-  out[#out + 1] = "unset ytics"
-  local points = {}
-  for i, r in ipairs(rows) do
-    local first, second = two_lines(r.name)
-    local function label(id, text, place, y)
-      out[#out + 1] = ("set label %d %s at graph %s, first %g font ',11' noenhanced")
-        :format(id, M.quote(text), place, y)
-    end
-    label(10 + i, first, "-0.03", second and i - 0.19 or i)
-    out[#out] = out[#out] .. " right"
-    if second then
-      label(40 + i, second, "-0.03", i + 0.19)
-      out[#out] = out[#out] .. " right"
-    end
-    label(70 + i, r.note or r.text or "", "1.03", i)
-  end
-  if fig.margin then
-    out[#out + 1] = ("set object 1 rect from first %.9g, graph 0 to first %.9g, graph 1 behind "
-      .. "fc rgb '#e4e4e4' fs solid noborder"):format(map(-fig.margin), map(fig.margin))
-  end
-  out[#out + 1] = "set arrow 1 from first 0, graph 0 to first 0, graph 1 nohead back lc rgb '#606060' lw 1"
-  out[#out + 1] = "set border 1; unset grid; set grid xtics"
-  for i, r in ipairs(rows) do
-    local line = function(s, ...) points[#points + 1] = s:format(...) end
-    local function clip(v) return map(math.max(lo, math.min(hi, v))) end
-    if r.lo then
-      datablock(out, "interval" .. i, { { clip(r.lo), i }, { clip(r.hi), i } })
-      line("$interval%d using 1:2 with lines %s lw 2.5 notitle", i, colour(r.index))
-      local cut = {}
-      if r.lo < lo then cut[#cut + 1] = { map(lo), i } end
-      if r.hi > hi then cut[#cut + 1] = { map(hi), i } end
-      if #cut > 0 then
-        datablock(out, "cut" .. i, cut)
-        line("$cut%d using 1:2 with points pt 1 ps 1.2 lw 2 %s notitle", i, colour(r.index))
-      end
-    end
-    if #r.values > 0 then
-      local dots = {}
-      for k, v in ipairs(r.values) do dots[k] = { map(v), i + 0.22 } end
-      datablock(out, "seeds" .. i, dots)
-      line("$seeds%d using 1:2 with points pt 6 ps 0.6 lw 1 %s notitle", i, colour(r.index))
-      datablock(out, "mean" .. i, { { map(r.mean), i } })
-      line("$mean%d using 1:2 with points pt 7 ps 1.3 %s notitle", i, colour(r.index))
-    end
-  end
-  if #points == 0 then points[1] = "NaN notitle" end
-  out[#out + 1] = "plot " .. table.concat(points, ", \\\n  ")
-  out[#out + 1] = "unset object 1; unset arrow 1; unset xlabel; unset label; set xtics font ',12'; set ytics auto"
-end
-
-local function profile_panel(out, fig, bottom)
+local function profile_panel(out, fig, box, titled)
   if #fig.profile == 0 then return end
   local n, lo, hi, parts = 0, math.huge, -math.huge, {}
   for _, p in ipairs(fig.profile) do
@@ -229,26 +134,23 @@ local function profile_panel(out, fig, bottom)
     for _, v in ipairs(p.values) do lo, hi = math.min(lo, math.max(v, -4)), math.max(hi, math.min(v, 8)) end
   end
   lo, hi = math.floor(lo * 2) / 2, math.ceil(math.max(hi, math.log(n, 10)) * 2) / 2
-  frame(out, 0.875, 0.99, bottom, "(c) " .. fig.profile_title)
+  frame(out, box, titled and "(c) " .. fig.profile_title)
   out[#out + 1] = "set logscale xy; set border 3; set grid; set xlabel " .. M.quote(fig.profile_label)
+  if not titled then out[#out + 1] = "set ylabel " .. M.quote(fig.profile_title) end
   out[#out + 1] = ("set xrange [1:%d]; set yrange [%.9g:%.9g]"):format(n, 10.0 ^ lo, 10.0 ^ hi)
   out[#out + 1] = "set ytics auto enhanced nomirror; set format y '10^{%T}'"
   out[#out + 1] = "set xtics " .. tick_list(axes.log_ticks(1, n))
   parts[1] = "x with lines lc rgb '#a0a0a0' lw 6 notitle"
   for _, p in ipairs(fig.profile) do
-    parts[#parts + 1] = ("$profile%d using 1:(10**$2) with lines %s lw 2.2 notitle"):format(p.index, style(p.index))
+    parts[#parts + 1] = ("$profile%d using 1:(10**$2) with lines %s lw 2.2 notitle"):format(p.index, arm_style(fig, p.index))
   end
   out[#out + 1] = "plot " .. table.concat(parts, ", \\\n  ")
-  out[#out + 1] = "unset logscale; unset label 1; unset xlabel; set format y '%g'"
+  out[#out + 1] = "unset logscale; unset label 1; unset xlabel; unset ylabel; set format y '%g'"
 end
 
--- fig = {title, ylabel, xlabel, reference, margin, forest_label, profile_title, profile_label, notes = lines,
---   curves  = {{name, points = {{x, mean, low, high}, ...}, diverged = step or nil}, ...},
---   forest  = {{name, index = of the curve, values, mean, lo, hi, text, note}, ...},
---   profile = {{index = of the curve, values = log10 by position}, ...}}
--- outputs = {{terminal, path}, ...}. Returns the gnuplot script.
-function M.script(fig, outputs)
-  local out, curves = { "set encoding utf8; set samples 200; unset key" }, on_log_axes(fig.curves)
+-- What every script begins with: the data, one block an arm.
+local function data(out, fig, curves)
+  out[#out + 1] = "set encoding utf8; set samples 200; unset key"
   for i, c in ipairs(curves) do
     if #c.points > 0 then datablock(out, "curve" .. i, c.points) end
   end
@@ -257,28 +159,105 @@ function M.script(fig, outputs)
     for t, v in ipairs(p.values) do rows[t] = { t, v } end
     datablock(out, "profile" .. p.index, rows)
   end
+end
+
+local function begin(out, output, title)
+  out[#out + 1] = ("set terminal %s"):format(output[1])
+  out[#out + 1] = ("set output %s"):format(M.quote(output[2]))
+  out[#out + 1] = title and ("set multiplot title %s font ',14' noenhanced"):format(M.quote(title)) or "set multiplot"
+  out[#out + 1] = "set style line 100 lc rgb '#d8d8d8' lw 0.6 dt solid; set grid ls 100"
+  out[#out + 1] = "set border lc rgb '#404040'"
+end
+
+-- Pixels of the figure: with cells, and the rows of many arms, it is higher.
+function M.size(fig)
+  return fig.groups and { 1500, 1000 } or { 1500, 690 }
+end
+
+-- fig = {title, ylabel, xlabel, reference, margin, forest_label, profile_title, profile_label, notes = lines,
+--   curves  = {{name, points = {{x, mean, low, high}, ...}, diverged = step or nil, colour =, dash =}, ...},
+--   groups  = nil or {{name =, numbers of curves ..}, ..}: the cells of panel (a); the first curve is in each,
+--   forest  = {{name, index = of the curve, values, mean, lo, hi, text, note}, ...},
+--   profile = {{index = of the curve, values = log10 by position}, ...}}
+-- outputs = {{terminal, path}, ...}. Returns the gnuplot script.
+function M.script(fig, outputs)
+  local out, curves, unit = {}, on_log_axes(fig.curves), 690 / M.size(fig)[2]
+  data(out, fig, curves)
+  local own = setmetatable({ step = SHEET.step * unit, foot = SHEET.foot * unit }, { __index = SHEET })
   for _, o in ipairs(outputs) do
-    out[#out + 1] = ("set terminal %s"):format(o[1])
-    out[#out + 1] = ("set output %s"):format(M.quote(o[2]))
-    out[#out + 1] = ("set multiplot title %s font ',14' noenhanced"):format(M.quote(fig.title))
-    out[#out + 1] = "set style line 100 lc rgb '#d8d8d8' lw 0.6 dt solid; set grid ls 100"
-    out[#out + 1] = "set border lc rgb '#404040'"
-    local foot = notes(out, fig.notes or {})
-    local bottom = 0.125 + foot + legend(out, fig.curves, foot)
-    curves_panel(out, fig, curves, bottom)
-    forest_panel(out, fig, bottom)
-    profile_panel(out, fig, bottom)
+    begin(out, o, fig.title)
+    local foot = notes(out, fig.notes or {}, unit)
+    local bottom = 0.097 * unit + own.foot + foot + legend(out, entries(fig), foot, own)
+    local top = fig.groups and 0.9 or 0.915
+    curves_panel(out, fig, curves, { 0.05, fig.groups and 0.345 or 0.33, bottom, top }, true)
+    forest.panel(out, fig, { 0.475, 0.675, bottom, top }, true)
+    profile_panel(out, fig, { 0.875, 0.99, bottom, top }, true)
     out[#out + 1] = "unset multiplot; unset output"
   end
   return table.concat(out, "\n") .. "\n"
 end
 M.script = core.plain(M.script)
 
--- Draws figure.svg and figure.png into dir. Returns the paths, or nil and why not.
-function M.draw(fig, dir)
-  return gnuplot.render(function(outputs) return M.script(fig, outputs) end, dir, "figure")
+M.PANELS = { "a", "b", "c" }
+
+-- The height of one panel of a width, both in inches, and the share of its letters.
+local function paper(fig, panel, width)
+  local font = math.max(0.4, math.min(0.8, width / 7.3)) -- a letter of size 11 has 15 points times it
+  local line = 0.32 * font -- of text
+  local rows = panel == "b" and #fig.forest or math.ceil(#fig.curves / 2) + (fig.groups and 2 or 0)
+  return panel == "b" and rows * 1.5 * line + 4.2 * line or 0.66 * width + rows * line, font, line
 end
 
-M.parts = { style = style, colour = colour, datablock = datablock, tick_list = tick_list, legend = legend, notes = notes }
+-- The script of one panel ("a", "b", "c") alone, without title and notes, which a paper has in its caption.
+function M.panel_script(fig, outputs, panel, height, line)
+  local out, curves, alone = {}, on_log_axes(fig.curves), setmetatable({}, { __index = fig })
+  alone.groups = false -- cells take a page
+  data(out, fig, curves)
+  for _, o in ipairs(outputs) do
+    begin(out, o)
+    local unit = line / height
+    local shown = {}
+    for i in ipairs(fig.curves) do shown[i] = panel == "a" end
+    for _, p in ipairs(panel == "c" and fig.profile or {}) do shown[p.index] = true end
+    local list = {}
+    for i, c in ipairs(fig.curves) do
+      if shown[i] then list[#list + 1] = { name = c.name, style = arm_style(fig, i) } end
+    end
+    local under = panel == "b" and 0 or legend(out, list, 0, { left = 0.04, width = 0.96, sample = 0.07, step = unit,
+                                                              foot = 0.6 * unit, font = 11, columns = 2 })
+    local box = { 0.16, 0.96, under + 4 * unit, 1 - 0.6 * unit }
+    if panel == "a" then curves_panel(out, alone, curves, box) end
+    if panel == "b" then forest.panel(out, fig, { 0.3, 0.62, 3.6 * unit, 1 - 0.4 * unit }, false, 2.2) end
+    if panel == "c" then profile_panel(out, fig, box) end
+    out[#out + 1] = "unset multiplot; unset output"
+  end
+  return table.concat(out, "\n") .. "\n"
+end
+M.panel_script = core.plain(M.panel_script)
+
+-- Draws figure.svg and figure.png into dir. Returns the paths, or nil and why not.
+function M.draw(fig, dir)
+  return gnuplot.render(function(outputs) return M.script(fig, outputs) end, dir, "figure", nil, M.size(fig))
+end
+
+-- Draws figure.pdf, or one panel of it as figure-<panel>.pdf, of a width in inches (10; 3.3 for a panel) into dir.
+-- Returns the path, or nil and why not, and whether it was there but failed.
+function M.draw_pdf(fig, dir, panel, width)
+  local files, why, broken
+  if panel then
+    width = width or 3.3
+    local height, font, line = paper(fig, panel, width)
+    files, why, broken = gnuplot.render(function(outputs) return M.panel_script(fig, outputs, panel, height, line) end, dir,
+      "figure-" .. panel, gnuplot.pdf(width, height, font))
+  else
+    width = width or 10
+    local size = M.size(fig)
+    files, why, broken = gnuplot.render(function(outputs) return M.script(fig, outputs) end, dir, "figure",
+      gnuplot.pdf(width, width * size[2] / size[1], width / 21))
+  end
+  return files and files.pdf, why, broken
+end
+
+M.parts = sheet
 
 return M

@@ -169,7 +169,33 @@ function M.table_records(result)
   return records
 end
 
--- Writes table.txt, table.tsv and table.json into dir.
+local TEX = { ["\\"] = "\\textbackslash{}", ["~"] = "\\textasciitilde{}", ["^"] = "\\textasciicircum{}", ["<"] = "\\textless{}",
+              [">"] = "\\textgreater{}", ["|"] = "\\textbar{}" }
+
+-- A text in which TeX finds no command.
+function M.tex(text)
+  return (tables.clean(text, true):gsub("[\\~^<>|&%%$#_{}]", function(c) return TEX[c] or "\\" .. c end))
+end
+
+-- The table for a paper: arms, losses, differences and verdicts.
+function M.table_tex(result)
+  local plan, n = result.plan, #result.plan.seeds
+  local lines = { ("%% %s"):format(tables.clean(plan.results, true)),
+    ("%% loss: nats per token, mean +- deviation over %d seed%s; difference: to the first arm, paired by seed, with its"):format(n, n == 1 and "" or "s"),
+    "% t interval, widened for the number of arms (Holm)" .. (plan.margin and (", margin %g"):format(plan.margin) or ""),
+    "% \\usepackage{booktabs}", "\\begin{tabular}{lrrl}", "\\toprule", "arm & loss & difference & verdict\\\\", "\\midrule" }
+  for i, arm in ipairs(result.arms) do
+    local c = result.comparison[i]
+    local loss = c.mean and ("$%.4f%s$"):format(c.mean, c.deviation and (" \\pm %.4f"):format(c.deviation) or "") or ""
+    if arm.count.diverged > 0 then loss = ("%d of %d diverged"):format(arm.count.diverged, #arm.runs) end
+    local d = c.difference and c.difference.n > 0 and "$" .. stats.text(c.difference, plan.margin) .. "$" or ""
+    lines[#lines + 1] = ("%s & %s & %s & %s\\\\"):format(M.tex(arm.name), loss, d, M.tex(verdict_of(i, c) or ""))
+  end
+  lines[#lines + 1] = "\\bottomrule\n\\end{tabular}\n"
+  return table.concat(lines, "\n")
+end
+
+-- Writes table.txt, table.tsv, table.tex and table.json into dir.
 function M.write(result, dir)
   local records, parts = M.table_records(result), {}
   for _, text in ipairs { M.table_text(result, nil, true), M.measures_text(result), M.judged_text(result) } do
@@ -177,6 +203,7 @@ function M.write(result, dir)
   end
   sys.write(dir .. "/table.txt", table.concat(parts, "\n"))
   sys.write(dir .. "/table.tsv", tables.tsv(KEYS, records))
+  sys.write(dir .. "/table.tex", M.table_tex(result))
   sys.write(dir .. "/table.json", json.encode({ experiment = result.plan.name,
     results = result.plan.results, seeds = result.plan.seeds,
     margin = result.plan.margin, margin_when_made = result.other_margins, measured_apart = result.plan.apart,

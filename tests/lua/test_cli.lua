@@ -364,3 +364,22 @@ T.test("the table fits the terminal; its columns are explained in table.txt and 
   local code, quick = tiny.run { "run", path, "--quick", "out_dir=" .. root }
   T.ok(code == 0 and quick:find "A quick run judges what its file lists" and not quick:find "softmax reaches", quick)
 end)
+
+T.test("for papers: one panel as PDF, the table in TeX", function()
+  local path, root = tiny.experiment '{ name = "50 % & more_$#{}~^\\\\", lr = 0.1 }'
+  local status, text = tiny.run { "run", path, "out_dir=" .. root }
+  T.ok(status == 0, text)
+  local tex = sys.read(root .. "/tiny/table.tex")
+  T.ok(tex:find("\n50 \\% \\& more\\_\\$\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{} & $", 1, true), tex)
+  T.ok(tex:find "\\begin{tabular}{lrrl}" and tex:find "\nsoftmax & %$%d%.%d+ \\pm 0%.%d+%$ &  & reference\\\\\n" and tex:find "\\end{tabular}\n$", tex)
+  for line in tex:gmatch "[^\n]+\\\\\n" do T.eq(select(2, line:gsub("[^\\]&", "")), 3) end
+  status, text = tiny.run { "plot", path, "--pdf", "--panel", "b", "--width", "84mm", "out_dir=" .. root }
+  if not text:find "cannot be started" then
+    T.ok(status == 0 and text:find "^figure  .*/tiny/figure%-b.pdf\n$", text)
+    T.ok(sys.read(root .. "/tiny/figure-b.pdf"):find "MediaBox %[ 0 0 238")
+  end
+  expects(2, "%-%-panel goes with %-%-pdf", "plot", path, "--panel", "b")
+  expects(2, "unknown panel 'd'", "plot", path, "--pdf", "--panel", "d")
+  expects(2, "a width from 1in to 40in such as 3.3in", "plot", path, "--pdf", "--width", "3.3")
+  expects(2, "a study has no such figure", "plot", T.root .. "experiments/surgery.lua", "--pdf")
+end)

@@ -112,6 +112,16 @@ T.test("a command: in the help, parsed, run", function()
   T.ok(run(2, "count"):find "usage: ./lab count MODEL", "usage")
 end)
 
+T.test("a broken file of commands takes away its own, and no other", function()
+  for _, text in ipairs { "return {", "return 3", "error 'no luck'" } do
+    sys.write(copy .. "/lua/attnlab/commands/broken.lua", text)
+    T.ok(run(0):find "the commands of broken.lua cannot be had: ", "said")
+    T.ok(run(0, "list", "data"):find "shakespeare", "others work")
+    T.ok(run(2, "broken"):find "unknown command 'broken'")
+  end
+  sys.remove(copy .. "/lua/attnlab/commands/broken.lua")
+end)
+
 T.test("a layer", function()
   add("rescale.lua", "nn")
   script [=[

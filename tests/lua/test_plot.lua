@@ -41,6 +41,41 @@ T.test("every arm has its own pair of colour and dash", function()
   T.eq(n, 12)
 end)
 
+-- A figure of so many arms in cells of five, as figures.lua makes it.
+local function in_cells(n)
+  local fig = figure(n)
+  fig.groups = {}
+  for i = 2, n do
+    local g = (i - 2) // 5 + 1
+    fig.groups[g] = fig.groups[g] or { name = "cell " .. g }
+    table.insert(fig.groups[g], i)
+    fig.curves[i].colour, fig.curves[i].dash = #fig.groups[g] + 1, g
+  end
+  return fig
+end
+
+T.test("21 arms are told apart: no two share colour and dash, and no cell has a colour twice", function()
+  local script, seen, n = plot.script(in_cells(21), PNG), {}, 0
+  for style in script:gmatch "nohead (lc rgb %S+ dt %S+) lw 2.2" do
+    T.ok(not seen[style], "used once: " .. style)
+    seen[style], n = true, n + 1
+  end
+  T.eq(n, 21)
+  local cells = 0
+  for drawn in script:gmatch "\nplot (.-notitle)\n" do
+    local colours, others = {}, select(2, drawn:gsub("c8c8c8", ""))
+    if others > 0 then
+      cells = cells + 1
+      T.eq(others, 21 - 6)
+      for colour in drawn:gmatch "with lines lc rgb '(%S+)' dt %S+ lw 2.2" do
+        T.ok(not colours[colour], colour)
+        colours[colour] = true
+      end
+    end
+  end
+  T.eq(cells, 4)
+end)
+
 T.test("ticks of the loss axis", function()
   for _, range in ipairs { { 1.8, 4.2 }, { 1, 1000 }, { 0.011, 0.5 }, { 1.8, 2.1 } } do
     local ticks = axes.log_ticks(range[1], range[2])
@@ -94,6 +129,42 @@ local function draws(fig)
 end
 
 T.test("gnuplot draws twelve arms without a word", function() draws(figure(12)) end)
+
+T.test("gnuplot draws 13, 21 and 40 arms in cells without a word", function()
+  for _, n in ipairs { 13, 21, 40 } do draws(in_cells(n)) end
+end)
+
+-- Width and height of the first page in inches.
+local function page(path)
+  local w, h = sys.read(path):match "MediaBox%s*%[%s*0%s+0%s+([%d.]+)%s+([%d.]+)"
+  return tonumber(w) / 72, tonumber(h) / 72
+end
+
+T.test("a PDF for a paper, whole or one panel, has the width that was asked for", function()
+  local dir = T.folder()
+  for _, fig in ipairs { figure(6), in_cells(21), figure(1) } do
+    for _, panel in ipairs { "a", "b", "c" } do
+      local path, why = plot.draw_pdf(fig, dir, panel, 3.3)
+      if not path and why:find "cannot be started" then return end -- no gnuplot here
+      T.ok(path and path:find("/figure%-" .. panel .. "%.pdf$"), why)
+      T.near(page(path), 3.3, 0.02)
+      T.eq(sys.exists(dir .. "/figure-" .. panel .. ".log"), nil)
+    end
+    local whole = plot.draw_pdf(fig, dir)
+    T.near(page(whole), 10, 0.02)
+  end
+end)
+
+T.test("the labels of a panel's axis stay apart in a paper, too", function()
+  for _, case in ipairs { { 0.02, -0.34, 2.4 }, { 0.01, -0.1, 0.6 }, { 0.0025, -0.01, 0.01 } } do
+    local map, ticks = axes.difference(case[1], case[2], case[3], 2.2)
+    table.sort(ticks)
+    for i = 2, #ticks do
+      local room = (#("%g"):format(ticks[i - 1]) + #("%g"):format(ticks[i])) / 2 / 25
+      T.ok((map(ticks[i]) - map(ticks[i - 1])) / (map(case[3]) - map(case[2])) > room, ("%g beside %g"):format(ticks[i - 1], ticks[i]))
+    end
+  end
+end)
 
 T.test("gnuplot draws an experiment with nothing in it yet", function()
   local fig = figure(3)

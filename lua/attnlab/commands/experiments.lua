@@ -178,11 +178,29 @@ local function run(args, usage)
   return all_made and status or 1
 end
 
+local INCHES = { ["in"] = 1, cm = 1 / 2.54, mm = 1 / 25.4, pt = 1 / 72.27 }
+
+-- "3.3in" in inches.
+local function inches(text, usage)
+  local number, unit = text:match "^([%d.]+)(%a+)$"
+  local n = tonumber(number) and INCHES[unit] and tonumber(number) * INCHES[unit]
+  if not n or n < 1 or n > 40 then usage("--width: a width from 1in to 40in such as 3.3in, 84mm, 8.4cm or 240pt expected, got '%s'", text) end
+  return n
+end
+
 local function plot(args, usage)
-  local e = experiment.load(args.words[1])
-  if getmetatable(e) == study.class then return run_study(e, args, usage, false) end
+  local e, flags = experiment.load(args.words[1]), args.flags
+  local panel, width = flags.panel, flags.width and inches(flags.width, usage)
+  if (panel or width) and not flags.pdf then usage("plot: --%s goes with --pdf", panel and "panel" or "width") end
+  local known = require("attnlab.plot").PANELS
+  if panel and not names.find(known, panel) then usage("plot: --panel: %s", names.unknown("panel", panel, known)) end
+  if getmetatable(e) == study.class then
+    if flags.pdf then usage "plot: --pdf: a study has no such figure (its .svg can be scaled)" end
+    return run_study(e, args, usage, false)
+  end
   local plan, root = plan_of(e, args, usage)
   local list = require("attnlab.runner").expand(plan, { root = root })
+  if flags.pdf then return outcomes.show_pdf(plan, list, root, panel, width) and 0 or 1 end
   return outcomes.show(plan, list, root, args.flags) and 0 or 1
 end
 
@@ -244,7 +262,11 @@ return {
                 words.FORCE, words.PLUGIN, words.PRINT, words.DRY, words.LEGEND, words.JSON },
     more = words.SETS },
   { name = "plot", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true, run = plot,
-    doc = "table and figure again from the runs that exist", options = { words.QUICK, words.SEEDS, words.PLUGIN, words.LEGEND, words.JSON },
+    doc = "table and figure again from the runs that exist",
+    options = { words.QUICK, words.SEEDS, words.PLUGIN, words.LEGEND, words.JSON,
+                { name = "pdf", doc = "instead: the figure as a PDF for a paper" },
+                { name = "panel", value = "a|b|c", doc = "with --pdf: one panel of it, without title and notes" },
+                { name = "width", value = "3.3in", doc = "with --pdf: its width (10in; a panel 3.3in); also mm, cm, pt" } },
     more = words.SETS },
   { name = "train", args = "[key.sub=value ...]", least = 0, most = 0, sets = true, run = train, doc = "train one model",
     options = { { name = "seed", value = "N", doc = "of weights and batches (1)" }, words.DEVICE,
