@@ -6,6 +6,7 @@ local panels = require "attnlab.panels"
 local plot = require "attnlab.plot"
 local runs = require "attnlab.runs"
 local stats = require "attnlab.stats"
+local tables = require "attnlab.table"
 
 local M = {}
 
@@ -96,6 +97,16 @@ local function group(fig, arms)
   end
 end
 
+local LONGEST = 110 -- letters of a title: more of them do not fit
+
+-- A title that is too long, with all that a command line changed, goes to the notes; what it begins with stays.
+local function shorten(fig)
+  if tables.width(fig.title) <= LONGEST then return end
+  for i, line in ipairs(tables.wrap(fig.title, 190)) do table.insert(fig.notes, i, line) end
+  local short = fig.title:match "^(.-)   %[" or fig.title
+  fig.title = tables.wrap(short, LONGEST)[1]
+end
+
 -- What plot.script needs.
 function M.figure(result)
   local plan = result.plan
@@ -125,6 +136,7 @@ function M.figure(result)
   end
   group(fig, result.arms)
   fig.notes = notes_of(result, fig)
+  shorten(fig)
   return fig
 end
 M.figure = core.plain(M.figure)
@@ -230,6 +242,7 @@ function M.figure_by(result)
     end
   end
   for i, p in ipairs(fig.panels) do p.title = ("(%s) %s"):format(string.char(96 + i), p.title) end
+  shorten(fig)
   return #fig.legend > 0 and fig or nil
 end
 

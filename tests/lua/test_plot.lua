@@ -283,3 +283,19 @@ T.test("a figure that failed is told from one that cannot be drawn here, and lea
   end
   for _, name in ipairs(sys.list(dir)) do T.ok(not name:find "part", name) end
 end)
+
+T.test("a title that does not fit is shortened, and stands whole in the notes", function()
+  local lab = require "attnlab"
+  local figures, runs, runner = require "attnlab.figures", require "attnlab.runs", require "attnlab.runner"
+  local e = lab.experiment { name = "t", question = "What is it?", arms = { { name = "a" }, { name = "b", grad_clip = 2 } }, seeds = { 1 } }
+  local set = {}
+  for _, k in ipairs { "lr=0.01", "steps=7", "eval_interval=3", "eval_windows=9", "batch_size=3", "warmup_steps=2", "width=32", "mlp=64" } do
+    set[#set + 1] = { k:match "^(.-)=(.*)$" }
+  end
+  local plan = e:plan { set = set }
+  local fig = figures.figure(runs.gather(plan, runner.expand(plan, { root = T.folder() })))
+  T.eq(fig.title, "What is it?")
+  T.ok(table.concat(fig.notes, " "):find "What is it%? %[mlp=64, width=32, batch_size=3, .* steps=7.*1 seed%)", table.concat(fig.notes, "\n"))
+  plan = e:plan {}
+  T.ok(figures.figure(runs.gather(plan, runner.expand(plan, { root = T.folder() }))).title:find "^What is it%?   %(2 layers")
+end)

@@ -107,7 +107,7 @@ local function print_config(plan)
 end
 
 local BUDGET_COLUMNS = {
-  { key = "name", title = "arm" }, { key = "parameters", title = "parameters", right = true },
+  { key = "name", title = "arm", wrap = true }, { key = "parameters", title = "parameters", right = true },
   { key = "flops", title = "FLOP/step", right = true }, { key = "memory", title = "memory", right = true },
   { key = "state", title = "state", right = true },
 }
@@ -136,7 +136,7 @@ local function dry_run(plan, as_json, jobs)
     print(json.encode({ experiment = plan.name, runs = n, flops = flops, jobs = at_once, threads = threads, arms = list }, { pretty = true }))
     return
   end
-  print(tables.text(BUDGET_COLUMNS, cells))
+  print((tables.text(BUDGET_COLUMNS, cells, tables.terminal())))
   print(("\n%d runs (%d arms x %d seeds), %s FLOP in all; memory: of one on %d thread%s; %d at a time")
     :format(n, #plan.arms, #plan.seeds, tables.human(flops), threads, threads == 1 and "" or "s", at_once))
 end

@@ -46,7 +46,8 @@ local function list(args, usage)
     all[k] = entries
     if not args.flags.json then
       if not kind then print(k .. ":") end
-      print(tables.text({ { key = "name", title = "name" }, { key = "note", title = "what" } }, entries) .. "\n")
+      print(tables.text({ { key = "name", title = "name" }, { key = "note", title = "what", wrap = true } }, entries,
+        tables.terminal()) .. "\n")
     end
   end
   if args.flags.json then print(json.encode(all, { pretty = true })) end

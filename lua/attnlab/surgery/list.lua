@@ -6,10 +6,10 @@ local tables = require "attnlab.table"
 local M = {}
 
 local COLUMNS = {
-  { key = "n", title = "#", right = true }, { key = "kind", title = "what" }, { key = "layer", title = "layer" },
-  { key = "head", title = "head", right = true }, { key = "change", title = "change" },
-  { key = "loss", title = "loss" }, { key = "difference", title = "to the original" },
-  { key = "kl", title = "KL", right = true },
+  { key = "n", title = "#", right = true }, { key = "kind", title = "what" }, { key = "layer", title = "layer", wrap = true },
+  { key = "head", title = "head", right = true }, { key = "change", title = "change", wrap = true },
+  { key = "loss", title = "loss", drop = 1 }, { key = "difference", title = "to the original" },
+  { key = "kl", title = "KL", right = true, drop = 2 },
 }
 
 -- "3.1 %" of a share that is not 0.
@@ -41,7 +41,7 @@ local List = { __tostring = function(list)
   if #list == 0 then return "no changes" end
   local cells = {}
   for i, e in ipairs(list) do cells[i] = row_of(e) end
-  return tables.text(COLUMNS, cells)
+  return (tables.text(COLUMNS, cells, tables.columns()))
 end }
 
 function M.of(log)
