@@ -17,13 +17,16 @@ local M = {}
 M.OBJECTS = {
   { "tensor", "methods", "ltensor.c", "lab.tensor{..}, every op; ops are methods, too" },
   { "model", "LanguageModel", "model.language", "lab.model.new{..}, lab.model.load(path), lab.open(x).model" },
-  { "fork", "Session", "surgery", "s = m:fork()" },
+  { "fork", "Session", "surgery", "s = m:fork(), with all that a model has" },
   { "part", "Handle", "surgery.part", "s.layer[2], s.layer[\"*\"], s.layer[2].head[1]" },
+  { "shown", "Shown", "surgery.show", "s:show{..}" },
+  { "sweep", "Sweep", "surgery.sweep_map", "s:sweep{..}" },
   { "map", "Map", "attention_map", "m:attention_map{..}, m:map{..}" },
   { "trace", "Trace", "trace", "m:trace(text, {..})" },
   { "training", "Result", "train", "r = lab.train(m, {..}), s:tune{..}" },
   { "evalset", "Evalset", "evalset", "ev = lab.evalset{..}" },
   { "opened", "Opened", "open", "lab.open(x)" },
+  { "runs", "List", "run_list", "lab.runs{..}" },
   { "run", "Run", "run_list", "lab.runs{..}[1]" },
   { "dataset", "Dataset", "data", "lab.data.open(name)" },
   { "vocabulary", "Vocabulary", "vocabulary", "m.vocabulary" },
@@ -149,9 +152,17 @@ local function object_page(page, object)
   list_functions(page, object[1], functions(object[3], object[2]))
 end
 
+-- A comment may name the file that says more, which follows: "see surgery/calibrate.lua".
 local function function_page(page, f, word)
   title(page, call_of(f, word))
   lines(page, f.doc)
+  for file in table.concat(f.doc, " "):gmatch "([%w_/]+)%.lua" do
+    local more = comments.of_module((file:gsub("/", "."))).head
+    if #more > 0 then
+      page[#page + 1] = { "text", { "" } }
+      lines(page, more)
+    end
+  end
 end
 
 -- Rows and their fields by path.

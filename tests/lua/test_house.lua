@@ -250,6 +250,28 @@ T.test("what users can call has a comment, which is its help", function()
   T.eq(bare, {})
 end)
 
+T.test("classes whose objects users get are known to help", function()
+  local help, comments = require "attnlab.help", require "attnlab.comments"
+  -- what modules of ours hold for others: heads of their own options in a layer, texts of one window each
+  local own = { ["nn.heads"] = true, ["nn.heads_state"] = true, ["data Documents"] = true }
+  local known, n = {}, 0
+  for _, o in ipairs(help.OBJECTS) do known[o[3] .. " " .. o[2]] = true end
+  for _, file in ipairs(files) do
+    local module = (file.path:match "^lua/attnlab/(.+)%.lua$" or ""):gsub("/", ".")
+    for line in (module ~= "" and file.text or ""):gmatch "[^\n]*__name[^\n]*attnlab%.[^\n]*" do
+      local class, methods = line:match "(%u%w*)%.__name" or line:match "local (%u%w*) = ", 0
+      for _, f in ipairs(comments.of_module(module).list) do
+        methods = methods + (f.owner == class and not f.name:find "^__" and not comments.internal(f) and 1 or 0)
+      end
+      if methods > 0 and not own[module] and not own[module .. " " .. class] then
+        T.ok(known[module .. " " .. class], module .. ": " .. class)
+        n = n + 1
+      end
+    end
+  end
+  T.ok(n > 10, n)
+end)
+
 T.test("each folder has a README of a screen", function()
   for _, folder in ipairs(LAYERS) do
     T.ok(sys.exists(T.root .. folder .. "/README.md"), folder .. "/README.md")
