@@ -11,8 +11,9 @@ local function bench(args, usage)
 end
 
 -- Sets the global `arg` as lua does, so that a script finds its words there and in `...`.
-local function script(args)
+local function script(args, usage)
   local path = args.words[1]
+  if path:find "^%-" then usage("lua: '%s': a file expected; ./lab repl [FILE.lua] is the prompt", path) end
   local rest = table.move(args.words, 2, #args.words, 1, {})
   rest[0] = path
   _G.arg = rest

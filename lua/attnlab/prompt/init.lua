@@ -133,10 +133,11 @@ end
 
 -- ---- sessions ---------------------------------------------------------------------------------------
 
-local function say_model(self, opened)
+local function say_model(opened, what)
   local c = opened.model.config
-  print(("m is %s (%d layers, %s parameters); s its fork, ev its evaluation set"):format(opened.name or names.shown(opened.path or "a model"),
-    c.layers, tables.human(opened.model:n_parameters())))
+  local name = what:match "([^/]+)/*$" or what
+  print(("m is %s (%d layer%s, %s parameters), s its fork, ev its evaluation set"):format(tables.clean(name, true), c.layers,
+    c.layers == 1 and "" or "s", tables.human(opened.model:n_parameters())))
 end
 
 local function open_model(self, what)
@@ -210,7 +211,7 @@ local function begin(self, opts)
   train.keeper = self.journal
   if what.model then
     local opened = open_model(self, what.model)
-    if self.interactive then say_model(self, opened) end
+    if self.interactive then say_model(opened, what.model) end
   end
   if what.file and what.step then
     self.steps = chunks.pieces(sys.read(what.file))
@@ -296,7 +297,7 @@ function M.run(opts)
   interrupts.at_prompt = true
   self.reader = reader.new(self.env, interactive)
   if interactive then
-    print(("attnlab %s. ? says what there is, Tab completes, :help lists what else; Ctrl-D leaves"):format(core.version))
+    print(("attnlab %s: Tab completes, ?NAME explains, :help tells more, Ctrl-D leaves"):format(core.version))
   end
   if not begin(self, opts) then return 1 end
   local status = loop(self)
