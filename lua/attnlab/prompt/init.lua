@@ -1,135 +1,22 @@
 -- The prompt: ./lab repl [FILE.lua] [RUN|MODEL]. A chunk is read, run, and its value shown; what it changed in a fork
--- is measured and shown (surgery/show.lua). Errors, interrupts and signals end chunks and never the prompt.
+-- is measured and shown (run.lua).
 --   run{ file=, step=, model=, resume= } -> exit status
 -- On a terminal lines are edited (attnlab.edit) and the session is kept (journal.lua); from a pipe chunks are run in
 -- silence but for their values, and the first error ends it with status 1.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local chunks = require "attnlab.prompt.chunk"
-local commands = require "attnlab.prompt.commands"
 local environment = require "attnlab.prompt.env"
 local interrupts = require "attnlab.interrupts"
 local journal = require "attnlab.prompt.journal"
 local names = require "attnlab.names"
+local Prompt = require "attnlab.prompt.run"
 local parts = require "attnlab.surgery.parts"
 local reader = require "attnlab.prompt.reader"
-local show = require "attnlab.prompt.show"
 local surgery = require "attnlab.surgery"
 local tables = require "attnlab.table"
 local train = require "attnlab.train"
 local sys = core.sys
-
-local Prompt = {}
-Prompt.__index = Prompt
-
-local CHUNK = "=prompt"
-
-local function print_error(text)
-  io.stdout:flush()
-  io.stderr:write(tables.clean(text), "\n")
-end
-
--- ---- errors -----------------------------------------------------------------------------------------
-
--- The line of the user's own that an error came from: the nearest call that is in a chunk or in a file of theirs.
-local function place()
-  for level = 3, 200 do
-    local info = debug.getinfo(level, "Sl")
-    if not info then return nil end
-    if info.currentline > 0 and not info.source:find "/lua/attnlab/" then
-      return ("%s:%d"):format(info.short_src, info.currentline)
-    end
-  end
-end
-
--- One line about an error, and the whole trace for :where.
-local function handler(self)
-  return function(e)
-    if type(e) == "table" then e = e.usage or e.text or show.text(e) end
-    local text, at = names.reason(tostring(e)), place()
-    -- an error without a level has a place only where it was raised
-    if at and not text:find "^[^\n]-:%d+: " then text = at .. ": " .. text end
-    self.trace = debug.traceback(text, 2)
-    return text
-  end
-end
-
--- ---- chunks -----------------------------------------------------------------------------------------
-
--- Prints what a chunk gave, and measures the forks that it changed.
-function Prompt:answer(kind, values, text)
-  local forks = surgery.changed()
-  local shown = self.settings.show and #forks > 0 and not text:find "^%s*for%f[%W]" and not text:find "^%s*while%f[%W]"
-    and not text:find "^%s*repeat%f[%W]"
-  if kind ~= "statement" then self.env._ = values[1] end
-  if kind == "value" and not self.replaying then
-    for i = 1, values.n do
-      local v = values[i]
-      local said = shown and (v == forks[1] or type(v) == "table" and rawget(v, "session") == forks[1])
-      if not said then print(show.text(v)) end
-    end
-  end
-  if shown and not self.replaying then
-    for _, fork in ipairs(forks) do print(tostring(fork:show { windows = self.settings.windows })) end
-  end
-end
-
--- Runs a whole chunk; true, or false where it failed. Ends are told to the journal.
-function Prompt:run(text)
-  local f, kind, message = chunks.compile(text, self.env, self.name or CHUNK)
-  if not f then
-    print_error(kind == "more" and "prompt: the chunk is not whole" or message)
-    return false
-  end
-  self.last = text
-  if self.journal then self.journal:input(text) end
-  interrupts.made = nil
-  local began = sys.clock()
-  local out = table.pack(sys.chunk(function()
-    local values = f(table.pack)
-    self:answer(kind, values, text)
-  end, handler(self)))
-  local stopped = not out[1] and tostring(out[2]):find "interrupted$" ~= nil
-  if interrupts.made then self.env._ = interrupts.made[1] end
-  if self.journal then
-    self.journal:ended(out[1] and "done" or not stopped and "error" or interrupts.made and "stopped" or "raised")
-  end
-  if self.settings.time and not self.replaying then print(("%.3f s"):format(sys.clock() - began)) end
-  if not out[1] and not self.replaying then
-    if stopped and interrupts.made then print(show.text(self.env._)) end
-    print_error(stopped and "interrupted" .. (interrupts.made and "; what it had made is in _" or "") or out[2])
-  end
-  return out[1]
-end
-
--- Runs the chunks of a piece one after the other, to the first that fails.
-function Prompt:run_all(text)
-  for _, chunk in ipairs(chunks.each(text)) do
-    if not self:run(chunk) then return false end
-  end
-  return true
-end
-
--- A line that is no Lua: ?name, :command, !shell. False where it is Lua.
-function Prompt:special(line)
-  local sign, rest = line:match "^%s*([?:!])(.*)$"
-  if not sign then return false end
-  local ok, why
-  if sign == ":" then
-    ok, why = pcall(commands.run, self, ":" .. rest)
-  elseif sign == "?" then
-    ok, why = pcall(function()
-      local name = rest:match "^%s*(.-)%s*$":gsub("^lab[.:]", "")
-      print((require("attnlab.help").text(name ~= "" and name or nil)))
-    end)
-  else
-    io.stdout:flush()
-    os.execute(rest)
-    ok = true
-  end
-  if not ok then print_error(names.reason(tostring(why))) end
-  return true, ok
-end
 
 -- ---- sessions ---------------------------------------------------------------------------------------
 
@@ -149,7 +36,7 @@ local function open_model(self, what)
   if ok then
     rawset(self.env, "ev", own.show)
   else
-    print_error("ev: " .. names.reason(tostring(own)))
+    Prompt.print_error("ev: " .. names.reason(tostring(own)))
   end
   surgery.changed()
   return opened
@@ -197,7 +84,7 @@ local function begin(self, opts)
   if opts.resume then
     self.journal, what, list = journal.resume()
     if what.cwd ~= sys.realpath "." then
-      print_error(("the session was begun in %s: paths in it are meant from there"):format(names.shown(what.cwd)))
+      Prompt.print_error(("the session was begun in %s: paths in it are meant from there"):format(names.shown(what.cwd)))
     end
   elseif self.interactive then
     local ok, made = pcall(journal.new, { model = opts.model, file = opts.file, step = opts.step, cwd = sys.realpath ".",
@@ -205,7 +92,7 @@ local function begin(self, opts)
     if ok then
       self.journal = made
     else
-      print_error("the session is not kept: " .. names.reason(tostring(made)))
+      Prompt.print_error("the session is not kept: " .. names.reason(tostring(made)))
     end
   end
   train.keeper = self.journal
@@ -245,15 +132,9 @@ local function read_chunk(self)
     if not line then return line end
     if not text and (line:find "^%s*[?:!]" or line:find "^%s*$") then return line end
     text = text and text .. "\n" .. line or line
-    local _, why = chunks.compile(text, self.env, CHUNK)
+    local _, why = chunks.compile(text, self.env, Prompt.CHUNK)
     if why ~= "more" then return text end
   end
-end
-
--- Exit status of a prompt that a signal told to end, as shells give it; nil: none did.
-local function ended_by()
-  local _, ending = sys.interrupted()
-  return ending and (ending == "hangup" and 129 or 143)
 end
 
 local function loop(self)
@@ -280,9 +161,9 @@ local function loop(self)
       end
       if not ok and not self.interactive then return 1 end
     end
-    if ended_by() then break end
+    if Prompt.ended_by() then break end
   end
-  return ended_by() or 0
+  return Prompt.ended_by() or 0
 end
 
 local M = {}
