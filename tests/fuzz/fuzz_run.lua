@@ -65,7 +65,17 @@ local LOOKS = { listed, listed, function()
 end, function()
   local result = runs.gather(plan, list)
   tools.plain(report.table_text(result) .. report.measures_text(result) .. report.judged_text(result))
+  tools.plain(report.table_text(result, 60, true) .. report.table_tex(result))
   core.json.encode(report.table_records(result))
+end, function()
+  for _, r in ipairs(lab.runs { out_dir = root }) do
+    tools.plain(tostring(r))
+    local ok, o = tools.tries(lab.open, r)
+    if ok then tools.plain(tostring(o)) end
+    local drawn, figure = tools.tries(r.plot, r)
+    if drawn then tools.plain(tostring(figure)) end
+  end
+  tools.plain(tostring(lab.runs { out_dir = root }))
 end, function()
   for _, pair in ipairs { { dir, list[2].dir }, { list[2].dir, dir } } do
     local status, out = tools.caught(cli.main, { "compare", table.unpack(pair) })
