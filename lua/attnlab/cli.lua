@@ -134,14 +134,16 @@ local function command(name)
 end
 
 -- What help says of a command or of anything that lab.help knows.
-local function help_on(word)
+function M.help_on(word)
   if not word then return M.help() end
-  if word == "--all" then return require("attnlab.help").markdown() end
   local c = find(M.COMMANDS, word)
   if c then return M.command_help(c) end
   local ok, text = pcall(require("attnlab.help").text, word)
-  if not ok then command(word) end
-  return text
+  if ok then return text end
+  local known = {}
+  for _, x in ipairs(M.COMMANDS) do known[#known + 1] = x.name end
+  if names.nearest(word, known) then command(word) end
+  usage("%s", names.reason(text))
 end
 
 -- Whether one value for machines was asked for: then there is one, whatever happens.
@@ -154,8 +156,8 @@ end
 local function dispatch(argv)
   local name = argv[1]
   if not name and core.sys.isatty(0) and core.sys.isatty(1) then return command("repl").run({ words = {}, flags = {} }, usage) end
-  if not name or name == "help" or name == "--help" or name == "-h" then
-    print(help_on(argv[2]))
+  if not name or name == "--help" or name == "-h" then
+    print(M.help())
     return 0
   end
   if name == "--version" then name = "version" end

@@ -97,6 +97,7 @@ T.test("./lab help: commands, names, and all of it as one page of markdown", fun
   T.ok(run(0, "help", "run"):find "usage: ./lab run")
   T.ok(run(0, "help", "fork.undo"):find "Takes back")
   T.ok(run(2, "help", "trian"):find "unknown command 'trian' %(did you mean 'train'")
+  T.ok(run(2, "help", "fork.undoo"):find "unknown name 'fork.undoo' %(did you mean 'fork.undo'")
   local page = run(0, "help", "--all")
   for _, part in ipairs { "# attnlab\n", "### lab.open\n", "### lab.no\\_grad(f, ...)\n", "### fork: s = m:fork()", "fork:undo(n)",
                           "### op softmax(x, {..})", "### p1/softmax\n", "lr: number in", "usage: ./lab describe" } do

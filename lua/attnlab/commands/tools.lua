@@ -37,6 +37,10 @@ local function version()
   print(("attnlab %s\n%s\nsource %s"):format(core.version, core.info(), store.source_hash()))
 end
 
+local function help(args)
+  print(args.flags.all and require("attnlab.help").markdown() or require("attnlab.cli").help_on(args.words[1]))
+end
+
 local function worker(args, usage)
   if not args.flags.run then usage("worker: --run DIR is needed") end
   return require("attnlab.worker").run(args.flags.run, { force = args.flags.force, traces = true })
@@ -49,6 +53,8 @@ return {
     more = function() return require("attnlab.bench").help() end },
   { name = "lua", args = "FILE.lua [args]", least = 1, raw = true, run = script,
     doc = "run a Lua script that can require \"attnlab\"", options = { words.PLUGIN } },
+  { name = "help", args = "[NAME]", least = 0, most = 1, run = help,
+    doc = "what a command, function, method, option or op is", options = { { name = "all", doc = "everything, as one page of markdown" }, words.PLUGIN } },
   { name = "env", args = "", least = 0, most = 0, run = env, doc = "shell lines that let stock lua5.4 find the modules",
     options = {} },
   { name = "test", args = "[--full | NAME ..]", least = 0, most = 99, run = test,
