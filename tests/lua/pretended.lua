@@ -86,6 +86,26 @@ T.test("surgery: a part is exchanged, measured, taken back", function()
   T.near(on("pretended", operate), on("cpu", operate), 1e-5)
 end)
 
+T.test("activations are read, patched, mapped and traced", function()
+  local ids = { 1, 2, 3, 4, 5, 6 }
+  local function all(m)
+    local s = m:fork()
+    s:patch { name = "weights", layer = 2, head = 1, at = { 2, 3 }, with = "zero" }
+    s:patch { name = "residual.1.mid", from = 4, with = { ids = { 6, 5, 4, 3, 2, 1 } } }
+    local values, gradients = s:tap { ids = ids, name = { "k", "weights", "D" }, layer = 2, grad = true }
+    local d = m:fork()
+    d.layer[1]:set { preset = "delta/deltanet" }
+    return { s:forward { ids }, values.k, values.weights, gradients.D, s:map { ids = ids, layer = 2, head = 2 }.values,
+             d:map { ids = ids, layer = 1, head = 1 }.values, s:trace(ids, { "entropy", "orders" }).values.order_share }
+  end
+  local function made() return lab.model.new { layers = 2, width = 8, heads = 2, mlp = 8, context = 8, vocab = 9, seed = 1 }:eval() end
+  local want = on("cpu", function() return all(made()) end)
+  for i, t in ipairs(all(made())) do
+    T.eq(t:device(), "pretended")
+    T.near(t, want[i], 1e-6)
+  end
+end)
+
 T.test("bad ids are told at the next read, with the op", function()
   local table_ = core.randn { shape = { 4, 3 }, seed = 1 }
   local rows = core.op.embedding(table_, core.tensor { data = { 1, 9, 2 }, dtype = "i32" })
