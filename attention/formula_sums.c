@@ -405,8 +405,10 @@ void formula_show(const run *r, sums *n, al_tensor *factor, al_tensor *L) {
     al_tensor *g = n->reference;
     if (g && L) g = OP("sub", AL_IN(g, L), "");
     if (g) g = OP("exp", AL_IN(g), "");
-    factor = times(r, OP("inverse", AL_IN(factor), ""), g);
-    factor = times(r, OP("inverse", AL_IN(attn_tap(r->c, r->in, "D", factor)), ""), g);
+    al_tensor *D = times(r, OP("inverse", AL_IN(factor), ""), g);
+    al_tensor *by = times(r, OP("inverse", AL_IN(attn_tap(r->c, r->in, "D", D)), ""), g);
+    /* a D beyond the type, or of a row without weight, is shown and stays as it is */
+    factor = OP("select", AL_IN(OP("inverse", AL_IN(D), ""), by, factor), "");
   }
   if (L) factor = times(r, factor, OP("exp", AL_IN(L), ""));
   al_tensor *a = attn_tap(r->c, r->in, "weights", divided(r, n, factor));

@@ -123,11 +123,20 @@ static al_tensor *given(const char *name, int n, const char *const *names, al_te
   return NULL;
 }
 
+/* The empty state that these components are of: the family's own, or one that keeps all inputs. */
+static attn_state *empty_of(al_ctx *c, const attn *a, int64_t batch, int n,
+                            const char *const *names, al_tensor *const *t) {
+  attn_state *st = attn_state_new(c, a, batch);
+  if (!st || !given(replayed[0], n, names, t) || attn_state_get(st, replayed[0])) return st;
+  attn_state_free(st);
+  return attn_state_replayed(c, a, batch);
+}
+
 /* Components come from files: they must hold as much as a state of `batch` sequences is about to
  * ask for, which the state of one says. */
 static al_status hold_batch(al_ctx *c, const attn *a, int64_t batch, int n,
                             const char *const *names, al_tensor *const *t) {
-  attn_state *one = attn_state_new(c, a, 1);
+  attn_state *one = empty_of(c, a, 1, n, names, t);
   for (int k = 0; one && k < one->n; k++) {
     const al_tensor *found = given(one->at[k].name, n, names, t);
     if (found && al_numel(found) / batch >= al_numel(one->at[k].t)) continue;
@@ -155,7 +164,7 @@ attn_state *attn_state_restore(al_ctx *c, const attn *a, int64_t position, int n
     return NULL;
   }
   if (hold_batch(c, a, batch, n, names, t) != AL_OK) return NULL;
-  attn_state *st = attn_state_new(c, a, batch);
+  attn_state *st = empty_of(c, a, batch, n, names, t);
   if (!st) return NULL;
   st->position = position;
   for (int k = 0; k < st->n && al_error(c) == AL_OK; k++) {

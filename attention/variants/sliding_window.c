@@ -105,9 +105,24 @@ static al_tensor *shrink(const run *r, al_tensor *m, al_tensor *M) {
   return OP("exp", AL_IN(OP("sub", AL_IN(OP("minimum", AL_IN(m, M), ""), M), "")), "");
 }
 
+/* D e^M of all rows in blocks (B N,R,H) as (B,T,H) for whoever looks, and back. */
+static al_tensor *show(const run *r, al_tensor *D, al_tensor *M) {
+  const long long B = r->B, T = r->T, rest = r->N * r->R - r->T, H = r->s->heads;
+  al_tensor *whole = OP("mul", AL_IN(D, OP("exp", AL_IN(M), "")), "");
+  al_tensor *t = OP("slice", AL_IN(attn_reshape(r->c, whole, ATTN_SHAPE(B, T + rest, H))),
+                    "axis=1 start=0 stop=%lld", T);
+  t = attn_tap(r->c, r->in, "D", t);
+  if (rest)
+    t = OP("concat", AL_IN(t, al_tensor_full(r->c, al_type(t), 3, (int64_t[]){B, rest, H}, 0)),
+           "axis=1");
+  t = attn_reshape(r->c, t, ATTN_SHAPE(r->B * r->N, r->R, H));
+  t = OP("mul", AL_IN(t, OP("exp", AL_IN(OP("neg", AL_IN(M), "")), "")), "");
+  return OP("select", AL_IN(OP("inverse", AL_IN(whole), ""), t, D), ""); /* it may be infinite */
+}
+
 /* N / D of one or two parts; NULL y: there is no such part. A part that sees nothing (W = 0) has no
- * say in the reference. */
-static al_tensor *merge(const run *r, part a, part b) {
+ * say in the reference. `shown`: D is the rows' own. */
+static al_tensor *merge(const run *r, part a, part b, bool shown) {
   al_tensor *M = a.m;
   if (b.y) {
     al_tensor *ma = OP("select", AL_IN(a.W, a.m, b.m), "");
@@ -125,6 +140,7 @@ static al_tensor *merge(const run *r, part a, part b) {
     N = OP("add", AL_IN(N, OP("mul", AL_IN(b.y, OP("unsqueeze", AL_IN(f), "axis=-1")), "")), "");
   }
   if (sink) D = OP("add", AL_IN(D, shrink(r, sink, M)), "");
+  if (shown && attn_asked(r->in, "D")) D = show(r, D, M);
   D = OP("unsqueeze", AL_IN(OP("inverse", AL_IN(D), "")), "axis=-1");
   return OP("mul", AL_IN(N, D), "");
 }
@@ -181,7 +197,7 @@ static al_tensor *padding(const run *r, al_tensor *y) {
   const part last = attend(r, r->q, r->k_last, r->v_last, lengths, "");
   al_tensor *present = OP("present", AL_IN(r->in->lengths), "size=%lld", (long long)r->T);
   present = OP("unsqueeze", AL_IN(OP("unsqueeze", AL_IN(present), "axis=-1")), "axis=-1");
-  return OP("select", AL_IN(present, y, merge(r, last, (part){0})), "");
+  return OP("select", AL_IN(present, y, merge(r, last, (part){0}, false)), "");
 }
 
 static al_tensor *last_tokens(const run *r, const char *name, al_tensor *now) {
@@ -213,7 +229,7 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   }
   if (r->T == 0)
     return al_tensor_full(c, al_type(in->q), 4, (int64_t[]){r->B, 0, s->heads, s->value_dim}, 0);
-  al_tensor *y = merge(r, own_keys(r), keys_before(r));
+  al_tensor *y = merge(r, own_keys(r), keys_before(r), true);
   y = OP("reshape", AL_IN(y), "shape={%lld,%lld,%lld,%lld}", (long long)r->B,
          (long long)(r->N * r->R), (long long)s->heads, (long long)s->value_dim);
   if (r->N * r->R > r->T)
@@ -328,6 +344,10 @@ static bool source(const al_opts *o, const attn_sizes *s, const char *kind, char
   return snprintf(buf, n, latex_text, W, W, sink, soft, scale) < (int)n;
 }
 
+static const attn_tap_row taps[] = {
+    {"D", "(B,T,H)", "what divides: the sum of exp over the window, and the sink's", false, NULL},
+    {0}};
+
 static const attn_preset presets[] = {
     {"window/mistral", "window=4096", "", "Mistral 7B (2310.06825), section 2", ""},
     {"window/gemma2", "window=4096 logit_softcap=50", "",
@@ -343,4 +363,4 @@ static const attn_preset presets[] = {
 ATTN_FAMILY(sliding_window, .doc = "softmax over the last keys of each row, linear in T",
             .options = options, .presets = presets, .check = check, .params = params,
             .forward = forward, .claims = claims, .state_bytes = state_bytes, .formula = formula,
-            .plan = plan, .state = state, .source = source);
+            .plan = plan, .state = state, .source = source, .taps = taps);

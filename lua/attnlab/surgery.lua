@@ -29,6 +29,7 @@ local list = require "attnlab.surgery.list"
 local Module = require "attnlab.nn.module"
 local measure = require "attnlab.surgery.measure"
 local part = require "attnlab.surgery.part"
+local taps = require "attnlab.nn.taps"
 local tune = require "attnlab.surgery.tune"
 
 local M = {}
@@ -104,7 +105,10 @@ function Session:exchange(attentions, entry)
   end
   entry.again, entry.take_back = way(attentions, before), way(before, attentions)
   return core.sys.whole(function()
-    local ok, why = pcall(entry.again)
+    local ok, why = pcall(function()
+      entry.again()
+      taps.check(self, self.patches) -- what is patched must still be there
+    end)
     if not ok then
       entry.take_back()
       error(why, 0)

@@ -338,6 +338,30 @@ T.test("heads with options of their own: taps of each group, put together", func
   T.near(heads[{ {}, {}, { 1, 2 } }], plain[{ {}, {}, { 1, 2 } }], 1e-14)
 end)
 
+T.test("a state that keeps its inputs goes into a file and comes back", function()
+  local m = model("p1/linear_elu")
+  local s = m:fork()
+  s:patch { name = "weights", layer = 2, head = 1, from = 3, with = 0.25 }
+  local whole, file = logits(s), T.folder() .. "/state.safetensors"
+  local _, st = s:step({ { 1, 2, 3, 4, 5 } }, s:state())
+  st:save(file)
+  T.near(s:step({ { 6, 7, 8 } }, s:load_state(file)), whole[{ {}, { 6, 8 } }], 1e-9)
+  T.raises(function() m:load_state(file) end, "component")
+end)
+
+T.test("a change that takes a patched tap away is refused as a whole", function()
+  local m = model "p1/gated_softmax"
+  local s = m:fork()
+  s:patch { name = "output_gate", layer = 2, with = "mean", data = text, windows = 2 }
+  local want = logits(s)
+  T.raises(function() s.layer[2]:set { preset = "softmax" } end, "patched: layer 2: unknown tap 'output_gate'")
+  same(logits(s), want, "as before")
+  T.eq(#s:swaps(), 1)
+  s.layer[1]:set { preset = "softmax" }
+  s:undo(2)
+  same(logits(s), logits(m), "undone")
+end)
+
 -- ---- functions of one's own ---------------------------------------------------------------------------
 
 T.test("an instance's taps are functions: what they raise comes out as it is, what they return has to fit", function()
@@ -360,4 +384,41 @@ T.test("an instance's taps are functions: what they raise comes out as it is, wh
   end
   T.eq(live[3], live[2])
   T.near(run { weights = function(t) return t * 2 end }, run {} * 2, 1e-14)
+end)
+
+T.test("padding, every form, and bf16: asking changes nothing but rounding", function()
+  for _, p in ipairs(core.attn.list()) do
+    for _, dtype in ipairs { "f64", "bf16" } do
+      local a = core.attn.new(p.name, {}, { heads = 4, kv_heads = 2, head_dim = 6, value_dim = 5, width = 12, dtype = dtype, seed = 1 })
+      local function draw(key, ...) return core.randn { shape = { ... }, dtype = dtype, seed = 2, stream = key } end
+      local set = { q = draw("q", 2, 9, 4, 6), k = draw("k", 2, 9, 2, 6), v = draw("v", 2, 9, 2, 5), x = draw("x", 2, 9, 12),
+                    lengths = { 9, 5 } }
+      local plain, looks, seen = a:forward(set), {}, {}
+      for _, r in ipairs(a:taps()) do looks[r.name] = function(t) seen[r.name] = t:dtype() end end
+      set.taps = looks
+      T.near(a:forward(set):to "f64", plain:to "f64", dtype == "f64" and 1e-12 or 0.02 * plain:to "f64":abs():max():item())
+      for _, r in ipairs(a:taps()) do T.eq(seen[r.name], dtype == "f64" and "f64" or "f32") end
+    end
+  end
+  for _, form in ipairs { "parallel", "chunked", "recurrent" } do
+    local a = core.attn.new("p1/linear_elu", { form = form }, { heads = 2, head_dim = 4, seed = 1 })
+    local q = core.randn { shape = { 1, 6, 2, 4 }, seed = 1 }
+    local w
+    T.near(a:forward { q = q, k = q, v = q, taps = { weights = function(t) w = t end } }, a:forward { q = q, k = q, v = q }, 1e-5)
+    T.eq(w:shape(), { 1, 2, 6, 6 })
+  end
+end)
+
+T.test("a denominator beyond the type is shown as infinite and divides as before", function()
+  for _, family in ipairs { "softmax", "sliding_window" } do
+    local a = core.attn.new(family, { logit_scale = 40 }, { heads = 2, head_dim = 4 })
+    local q = core.randn { shape = { 1, 6, 2, 4 }, seed = 1 }
+    local d
+    local y = a:forward { q = q, k = q, v = q, taps = { D = function(t)
+      d = t:detach()
+      return t * 1
+    end } }
+    T.near(y, a:forward { q = q, k = q, v = q }, 1e-5)
+    T.eq(d:max():item(), math.huge)
+  end
 end)

@@ -154,6 +154,13 @@ function M.row(m, i, name, what)
   error(("%s: layer %d: %s"):format(what, i, names.unknown("tap", tostring(name), known)), 0)
 end
 
+-- Refuses patches at taps that a model has no more.
+function M.check(m, patches)
+  for i, own in pairs(patches or {}) do
+    for name in pairs(own) do M.row(m, i, name, "patched") end
+  end
+end
+
 -- "residual.2.pre", 1 -> "residual.pre", 2; "heads", 1 -> "heads", 1. Names carry the layer where they have one.
 function M.parse(name, layer)
   if type(name) ~= "string" then return name, layer end

@@ -9,7 +9,7 @@
 --   data      of mean and resample: a text's name, path or dataset, split ("train"), windows (16); default: the part
 --             of the fork's text that s:calibrate looks at (surgery/parts.lua)
 -- A value that is put in is a constant: no gradient goes through it. In generation the prompt is patched, and what is
--- written behind it as far as at and from say. Taps of a family make it run its composed path, and its state keeps all
+-- written behind it as far as at and from say; a context that slides begins a text anew. Taps of a family make it run its composed path, and its state keeps all
 -- inputs. The file of a model has no patches.
 local core = require "attnlab.core"
 local data = require "attnlab.data"
@@ -270,9 +270,11 @@ return function(self, opts)
     change = change or ("%s = %s%s%s"):format(name, text, places.text,
       opts.head and axes.kv and group_text(a, opts.head, t:size(axes.head)) or "")
   end
+  local options = {} -- the caller may go on with its table
+  for k, v in pairs(opts) do options[k] = v end
   local before, after = self.patches, taps.over_layers(self.patches, added)
   self.patches = after
-  return { kind = "patch", list = layers, head = opts.head, options = opts,
+  return { kind = "patch", list = layers, head = opts.head, options = options,
            change = change .. (composed and "; composed path" or ""),
            take_back = function() self.patches = before end, again = function() self.patches = after end }
 end
