@@ -151,7 +151,7 @@ local function made(m, ids, i, heads)
       core.no_grad(function() values, what = by_values(layer, set, h, m.patches and m.patches[i]) end)
     end
     maps[h] = setmetatable({ values = values:contiguous(), tokens = tokens, ids = ids, layer = i, head = h, family = family,
-                             what = what }, Map)
+                             what = what, fork = m.original ~= nil }, Map)
   end
   return maps
 end
@@ -182,7 +182,7 @@ local function check_pair(a, b, what)
 end
 
 local function name_of(map)
-  return map.name or ("layer %d head %d"):format(map.layer, map.head)
+  return map.name or ("%slayer %d head %d"):format(map.fork and "fork " or "", map.layer, map.head)
 end
 
 function Map.__sub(a, b)

@@ -1,11 +1,14 @@
 -- What attention does with a text, token by token and layer by layer: tr = m:trace(text or ids, {names .., layer=, head=,
 -- orders=}). Without names all that the layers have. Of the formula:
---   numerator     length of N_i, before it is divided     denominator   D_i (of the values' side: D_j of the token)
---   log_sum       log of the row's sum of weights          logit         the largest that the row sees, before limits
+--   numerator     length of N_i, before it is divided
+--   denominator   D_i; of the values' side D_j of the token
+--   log_sum       log of the row's sum of weights
+--   logit         the largest that the row sees, before limits
 --   entropy       of the weights' shares, in nats; weights below 0 count by their size
---   sink          share of the sink in the denominator     input_gate, output_gate ("gate"), log_decay   means over channels
+--   sink          share of the sink in the denominator
+--   input_gate, output_gate ("gate"), log_decay   means over channels
 --   orders        of exp's series, 0 .. `orders` (10): order_log, the log of the mean |s|^n / n! over the keys that a row
---                 sees, and order_share, its share in all orders (of e^|s|, without a row reference)
+--                 sees, and order_share, its share in all orders (of e^|s|)
 -- of other families what they name themselves and has a value a token (m:taps()). All in f64, from the queries, keys and
 -- values that the model as it is makes; a row reference never enters.
 --   tr.values[name]   (L,T,H), orders (L,T,H,orders + 1), by the numbers of tr.layers, tr.tokens and heads; NaN where a layer

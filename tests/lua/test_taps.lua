@@ -75,6 +75,10 @@ T.test("the list names layers, shapes, families; parts of the formula that are a
   T.eq(found["residual.mid"].family, "block")
   for line in tostring(m:taps()):gmatch "[^\n]+" do T.ok(#line <= 80, line) end
   T.raises(function() m:tap { ids = IDS, name = "output_gate", layer = 1 } end, "layer 1: unknown tap 'output_gate'")
+  T.raises(function() logits(m, { taps = { [3] = {} } }) end, "by layer, 1..2, expected, .* got layer 3")
+  T.raises(function() logits(m, { taps = { heads = print } }) end, "by layer, 1..2, expected, .* got function")
+  T.raises(function() logits(m, { taps = 3 }) end, "got number")
+  T.raises(function() logits(m, { taps = { [1] = { haeds = print } } }) end, "no tap 'haeds'")
   T.raises(function() m:tap { ids = IDS, name = "wieghts", layer = 1 } end, "did you mean 'weights'")
   T.raises(function() m:tap { ids = IDS, name = "weights" } end, "layer: a number in 1..2")
   T.raises(function() m:tap { ids = IDS, name = "weights", layer = 1, head = 5 } end, "head: a number in 1..4 expected, got 5")
@@ -101,6 +105,27 @@ T.test("every preset: weights times gated values are y, and asking changes nothi
       local y = t.weights:matmul(v:permute { axes = { 1, 3, 2, 4 } }:contiguous()):permute { axes = { 1, 3, 2, 4 } }
       T.near(y, t.y, 1e-12)
     end
+  end
+end)
+
+T.test("other architectures: all taps that they hand out, and what they do not", function()
+  local base = model { preset = "softmax", rope = "none" }
+  for _, arch in ipairs { "gpt2", "neox" } do
+    local m = dofile(("%stests/lua/more/%s.lua"):format(T.root, arch)).new(base.config, base.spec,
+      { seed = 3, dtype = "f64", vocabulary = text.vocabulary }):eval()
+    for _, r in ipairs(m:taps()) do
+      if arch == "neox" and r.name == "residual.mid" then -- it has no stream between attention and MLP
+        T.raises(function() m:tap { ids = IDS, name = r.name, layer = 2 } end, "layer 2: the architecture .* does not hand out")
+      else
+        local s = m:fork()
+        s:patch { name = r.name, layer = 2, with = { ids = IDS } }
+        same(logits(s), looked_at(m, 2, r.name), arch .. " " .. r.name)
+      end
+    end
+    local t = m:tap { ids = IDS, name = { "residual.1.post", "residual.2.pre", "mlp.1", "residual.1.pre", "out" }, layer = 1 }
+    same(t["residual.1.post"], t["residual.2.pre"], arch)
+    local added = arch == "neox" and t["mlp.1"] or t["mlp.1"] + t.out
+    T.near(t["residual.1.pre"] + added, t["residual.1.post"], 1e-12)
   end
 end)
 
@@ -344,6 +369,8 @@ T.test("a state that keeps its inputs goes into a file and comes back", function
   s:patch { name = "weights", layer = 2, head = 1, from = 3, with = 0.25 }
   local whole, file = logits(s), T.folder() .. "/state.safetensors"
   local _, st = s:step({ { 1, 2, 3, 4, 5 } }, s:state())
+  T.eq(st:bytes(), s:state_bytes(5))
+  T.ok(s:state_bytes(5) - m:state_bytes(5) > 0)
   st:save(file)
   T.near(s:step({ { 6, 7, 8 } }, s:load_state(file)), whole[{ {}, { 6, 8 } }], 1e-9)
   T.raises(function() m:load_state(file) end, "component")

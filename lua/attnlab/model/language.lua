@@ -134,7 +134,7 @@ function LanguageModel:hidden(ids, opts)
   local st, parts = opts and opts.state, {}
   if st then State.check(st, self, ids:size(1), "forward") end
   local T = self:check_length(ids:size(2), st)
-  local first, own_taps = st and st:position() or 0, taps.over_layers(self.patches, opts and opts.taps)
+  local first, own_taps = st and st:position() or 0, taps.over_layers(self.patches, opts and taps.checked(opts.taps, #self.layers))
   local x, a = self:embed(ids, first), nil
   for i, block in ipairs(self.layers) do
     local own = own_taps and taps.behind(own_taps[i], first)
@@ -182,6 +182,11 @@ function LanguageModel:made(position, batch, parts, beyond)
   return st
 end
 
+-- Whether states keep all inputs of layer i, because taps of its family are patched.
+function LanguageModel:replays(i)
+  return taps.inner(self.patches and self.patches[i]) ~= nil
+end
+
 -- The state of `batch` sequences of which nothing has been seen. beyond: tokens may come after the
 -- context's end, at positions that no training has shown; where no layer has rotary positions they
 -- always may.
@@ -189,8 +194,7 @@ function LanguageModel:state(opts)
   local o = State.options(opts, { batch = 1, beyond = false })
   local parts = {}
   for i, block in ipairs(self.layers) do
-    parts[i] = { name = LAYER .. i, state = block.attention:state {
-      batch = o.batch, replay = taps.inner(self.patches and self.patches[i]) ~= nil } }
+    parts[i] = { name = LAYER .. i, state = block.attention:state { batch = o.batch, replay = self:replays(i) } }
   end
   return self:made(0, o.batch, parts, o.beyond)
 end
@@ -233,7 +237,7 @@ end
 -- Bytes a sequence carries from token to token, all layers, at position t.
 function LanguageModel:state_bytes(t)
   local n = 0
-  for _, block in ipairs(self.layers) do n = n + block.attention:state_bytes(t) end
+  for i, block in ipairs(self.layers) do n = n + block.attention:state_bytes(t, self:replays(i)) end
   return n
 end
 

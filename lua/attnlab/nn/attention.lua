@@ -254,11 +254,13 @@ function Attention:clone_into(seen)
   return new
 end
 
--- Bytes a sequence carries from token to token in this layer when it stands at position t.
-function Attention:state_bytes(t)
+-- Bytes a sequence carries from token to token in this layer when it stands at position t. replay: in a state that
+-- keeps all inputs.
+function Attention:state_bytes(t, replay)
   local conv = self.layer.conv > 0 and self.layer.conv - 1 or 0
-  local width = (self.heads + 2 * self.kv_heads) * self.head_dim
-  return self.family:state_bytes(t) + conv * width * ({ f64 = 8, f32 = 4, bf16 = 2 })[self.dtype]
+  local size, width = ({ f64 = 8, f32 = 4, bf16 = 2 })[self.dtype], (self.heads + 2 * self.kv_heads) * self.head_dim
+  local own = replay and t * (width + self.width) * size + 4 or self.family:state_bytes(t) -- and the count of tokens
+  return own + conv * width * size
 end
 
 return Attention

@@ -53,6 +53,18 @@ function M.inner(taps)
   return out
 end
 
+-- What forward of a model of so many layers is given, or an error.
+function M.checked(given, layers)
+  if given == nil then return nil end
+  for i, own in pairs(type(given) == "table" and given or { [0] = given }) do
+    if type(own) ~= "table" or math.type(i) ~= "integer" or i < 1 or i > layers then
+      error(("forward: taps: tables of functions by layer, 1..%d, expected, as {[2] = {heads = f}}, got %s"):format(layers,
+        type(own) == "table" and "layer " .. tostring(i) or type(own)), 0)
+    end
+  end
+  return given
+end
+
 -- Both tables by name: what the first puts in is what the second sees.
 function M.over(first, second)
   if not (first and second) then return first or second end
