@@ -132,9 +132,14 @@ function Session:tune(opts)
   return result
 end
 
--- An activation in the place of the fork's own: see surgery/patch.lua.
+-- An activation in the place of the fork's own, at a tap: s:patch{name="heads", layer=2, head=3, at={5}, with="mean"}.
+-- help "surgery.patch" has the options. Returns the fork.
 function Session:patch(opts)
-  self:enter(require "attnlab.surgery.patch" (self, opts))
+  local entry = require "attnlab.surgery.patch" (self, opts)
+  core.sys.whole(function()
+    entry.again()
+    self:enter(entry)
+  end)
   return self
 end
 

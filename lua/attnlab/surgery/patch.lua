@@ -1,4 +1,5 @@
--- Activations put in the place of a fork's own: patch(fork, opts) -> entry of the fork's list. Options of s:patch:
+-- Activations put in the place of a fork's own: patch(fork, opts) -> entry of the fork's list, still to be done. Options
+-- of s:patch:
 --   name, layer, head   the tap, as in m:tap (m:taps() lists them); layer="*": all layers; head: of the query heads, at
 --                       keys and values the head that serves it
 --   with      "zero"; a number; "mean": of the tap over a text, one value a channel; "resample": the activation at the
@@ -273,7 +274,6 @@ return function(self, opts)
   local options = {} -- the caller may go on with its table
   for k, v in pairs(opts) do options[k] = v end
   local before, after = self.patches, taps.over_layers(self.patches, added)
-  self.patches = after
   return { kind = "patch", list = layers, head = opts.head, options = options,
            change = change .. (composed and "; composed path" or ""),
            take_back = function() self.patches = before end, again = function() self.patches = after end }
