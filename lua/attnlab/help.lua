@@ -37,6 +37,9 @@ M.OBJECTS = {
   { "module", "Module", "nn.module", "whatever lab.nn makes, models among it" },
 }
 
+-- What lab holds that is no function and no module.
+local VALUES = { op = "every op, by its name", version = "of the program, a text" }
+
 -- Option rows of a topic: title, rows.
 local function options_of(name)
   if name == "attention" then
@@ -149,6 +152,7 @@ end
 
 local function object_page(page, object)
   title(page, ("%s: %s"):format(object[1], object[4]))
+  if object[3] ~= object[1] then lines(page, comments.of_module(object[3]).head) end -- else it stands with the module
   list_functions(page, object[1], functions(object[3], object[2]))
 end
 
@@ -171,6 +175,21 @@ local function each_row(list, path, add)
     add(path .. row.name, row)
     if row.fields then each_row(row.fields, path .. row.name .. ".", add) end
   end
+end
+
+-- Folders of modules, by their names as require has them: "surgery", "model.arch".
+local function folders()
+  local at, out = package.searchpath("attnlab.help", package.path):match "^(.*)/help%.lua$", {}
+  local function walk(path, name)
+    for _, file in ipairs(core.sys.list(path)) do
+      if core.sys.exists(path .. "/" .. file) == "dir" then
+        out[#out + 1] = name .. file
+        walk(path .. "/" .. file, name .. file .. ".")
+      end
+    end
+  end
+  walk(at, "")
+  return out
 end
 
 local by_name, in_order -- { [name] = { page function, .. } }, and the names
@@ -205,8 +224,8 @@ local function topics()
     add(o[1], function(p) object_page(p, o) end)
     add_functions(o[1], functions(o[3], o[2]))
   end
-  for _, folder in ipairs { "", "nn", "surgery", "model", "measures", "study" } do
-    for _, name in ipairs(found(folder)) do
+  for _, folder in ipairs { "", table.unpack(folders()) } do
+    for _, name in ipairs(found((folder:gsub("%.", "/")))) do
       local module = folder == "" and name or folder .. "." .. name
       if not in_lab[module] then add(module, function(p) module_page(p, module, module) end) end
     end
@@ -241,31 +260,40 @@ local function by_last_word(name)
   return out
 end
 
--- A line of the overview.
-local function line_of(name, doc)
-  local first, room = comments.first(doc), math.min(tables.columns(), 100) - 16
-  return { name, tables.width(first) <= room and first or tables.wrap(first, room - 4)[1]:gsub("[,;:(]$", "") .. " ..." }
+-- Lines of the overview, one for each { name, comment }.
+local function one_line_each(list)
+  local widest = 0
+  for _, x in ipairs(list) do widest = math.max(widest, #x[1]) end
+  local room, out = math.min(tables.columns(), 100) - widest - 4, {}
+  for i, x in ipairs(list) do
+    local first = comments.first(x[2])
+    out[i] = { x[1], tables.width(first) <= room and first or tables.wrap(first, room - 4)[1]:gsub("[,;:({]*$", "") .. " ..." }
+  end
+  return tables.pairs(out)
 end
 
+-- What comes last is what a terminal still shows: what lab holds.
 local function overview()
-  local modules, others, objects, inside, ops = {}, {}, {}, {}, {}
+  local modules, others, objects, inside, ops, presets, shown = {}, {}, {}, {}, {}, {}, {}
   for _, x in ipairs(M.surface()) do
     local doc = x.module and comments.of_module(x.module).head or x.f and x.f.doc or {}
     local to = x.module and modules or others
-    if not x.op then to[#to + 1] = line_of(x[1], x[1] == "op" and { "every op, by its name" } or doc) end
+    shown[x.module or ""] = true
+    if not x.op then to[#to + 1] = { x[1], VALUES[x[1]] and { VALUES[x[1]] } or doc } end
   end
   for i, o in ipairs(M.OBJECTS) do objects[i] = { o[1], o[4] } end
-  local shown = {}
-  for _, x in ipairs(M.surface()) do shown[x.module or ""] = true end
-  for _, name in ipairs(found "") do inside[#inside + 1] = not shown[name] and name or nil end
+  for _, name in ipairs(found "") do
+    inside[#inside + 1] = not shown[name] and { name, comments.of_module(name).head } or nil
+  end
+  local below = {}
+  for i, folder in ipairs(folders()) do below[i] = { folder .. ".", table.concat(found((folder:gsub("%.", "/"))), ", ") } end
   for i, op in ipairs(core.ops()) do ops[i] = op.name end
-  local function words(list) return table.concat(tables.wrap(table.concat(list, " "), tables.columns()), "\n") end
-  local presets = {}
   for i, p in ipairs(core.attn.list()) do presets[i] = p.name end
-  return table.concat({ "lab.NAME, modules:\n" .. tables.pairs(modules), "lab.NAME, functions and values:\n" .. tables.pairs(others),
-    "what they return, with methods of its own:\n" .. tables.pairs(objects), "ops:\n" .. words(ops),
-    "attention presets:\n" .. words(presets), "configuration:\n" .. words(config.keys()),
-    "modules inside, require \"attnlab.NAME\":\n" .. words(inside),
+  local function words(list) return table.concat(tables.wrap(table.concat(list, " "), tables.columns()), "\n") end
+  return table.concat({ "configuration:\n" .. words(config.keys()), "attention presets:\n" .. words(presets), "ops:\n" .. words(ops),
+    "modules inside, require \"attnlab.NAME\":\n" .. one_line_each(inside) .. "\n" .. tables.pairs(below),
+    "what functions return, with methods of its own:\n" .. tables.pairs(objects),
+    "lab.NAME, functions and values:\n" .. one_line_each(others), "lab.NAME, modules:\n" .. one_line_each(modules),
     'help "NAME" explains each of these, and "train.lr", "fork.calibrate", "denominator.sink"' }, "\n\n")
 end
 

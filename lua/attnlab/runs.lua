@@ -1,5 +1,5 @@
--- Results of an experiment from its run folders: curves, values by arm and seed, what was expected. lab.runs{..} lists
--- the runs on disk (run_list.lua).
+-- The runs on disk, which lab.runs{..} lists (run_list.lua). What an experiment's come to: curves, values by arm and seed,
+-- what was expected.
 -- A change here makes no run stale.
 local certificate = require "attnlab.certificate"
 local core = require "attnlab.core"

@@ -14,6 +14,7 @@ T.test("every key of lab is listed with a line", function()
     local name, what = line:match "^  ([%w_]+) +(%S.*)$"
     if name then seen[name] = what end
   end
+  for _, k in ipairs(require "attnlab.found" "") do T.ok(seen[k], k) end
   for k in pairs(lab) do T.ok(k == "version" or k == "concat" or seen[k], k) end
   for _, k in ipairs { "open", "experiment", "study", "runs", "plot", "table", "stats", "fork", "training" } do T.ok(seen[k], k) end
 end)
