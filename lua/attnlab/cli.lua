@@ -32,17 +32,25 @@ local function usage(...)
   error({ usage = (...):format(select(2, ...)) }, 0)
 end
 
+local COLUMN = 34 -- cells of a command and its words, in the list of all
+
 function M.help()
+  local width = tables.terminal()
   local lines = { "attnlab takes attention apart: switch single components on and off, and see what each is worth.", "",
-                  "  ./lab run experiments/denominator.lua --quick     a first figure in two minutes",
-                  "  ./lab run experiments/denominator.lua             the experiment itself", "", "commands:" }
+                  "  ./lab run experiments/denominator.lua --quick   a first figure in two minutes",
+                  "  ./lab run experiments/denominator.lua           the experiment itself", "", "commands:" }
   for _, c in ipairs(M.COMMANDS) do
-    if not c.hidden then lines[#lines + 1] = ("  %s %s"):format(tables.pad(c.name .. " " .. c.args, 34), c.doc) end
+    local call = (c.name .. " " .. c.args):gsub(" $", "")
+    local parts = width and tables.wrap(c.doc, math.max(20, width - COLUMN - 3)) or { c.doc }
+    if width and #call > COLUMN then table.insert(parts, 1, "") end
+    for i, part in ipairs(c.hidden and {} or parts) do
+      lines[#lines + 1] = (("  %s %s"):format(tables.pad(i == 1 and call or "", COLUMN), part):gsub(" +$", ""))
+    end
   end
   lines[#lines + 1] = ""
   lines[#lines + 1] = "Each has --help; ./lab help NAME explains whatever there is, ./lab help --all all of it as one page of markdown."
   lines[#lines + 1] = "Exit status: 0 ok (a diverged arm is a result), 1 failure, 2 usage, 130 interrupted."
-  return table.concat(lines, "\n")
+  return tables.fit(table.concat(lines, "\n"), width)
 end
 
 function M.command_help(c)
@@ -52,7 +60,7 @@ function M.command_help(c)
     lines[#lines + 1] = ("  --%s %s"):format(tables.pad(name, 16), o.doc)
   end
   if c.more then lines[#lines + 1] = type(c.more) == "function" and c.more() or c.more end
-  return table.concat(lines, "\n")
+  return tables.fit(table.concat(lines, "\n"), tables.terminal())
 end
 
 -- Splits the words after the command: {words, flags = {[option] = true or text}, sets = {{key, value}}}.

@@ -56,12 +56,14 @@ local plans = {}
 -- that arm alone. what = { experiment, arm, seed = (the first), quick }. Seeds that the file does not name are those
 -- of `--seeds`.
 function M.run_of(what, root)
-  local key = root .. " " .. core.json.encode(what)
-  if plans[key] then return plans[key][1], plans[key][2] end
   local path = M.experiment_file(what.experiment)
   if not sys.exists(path) and path ~= what.experiment then
     error(names.unknown("experiment", what.experiment, in_folder("experiments", { ".lua" })), 0)
   end
+  -- as the file is now: at the prompt it may be edited meanwhile
+  local text = sys.exists(path) == "file" and sys.sha256(sys.read(path)) or ""
+  local key = table.concat({ root, core.json.encode(what), text }, " ")
+  if plans[key] then return plans[key][1], plans[key][2] end
   local e = experiment.load(path)
   if getmetatable(e) ~= experiment.class then
     error(("'%s' is a study, and has no arms"):format(what.experiment), 0)

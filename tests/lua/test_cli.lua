@@ -60,6 +60,14 @@ T.test("every command has one row, which runs it", function()
   end
 end)
 
+T.test("the help fits the terminal", function()
+  for _, words in ipairs { { "help" }, { "plot", "--help" }, { "check", "--help" }, { "help", "surgery" } } do
+    local status, text = tiny.run(words, { COLUMNS = "80" })
+    T.eq(status, 0)
+    for line in text:gmatch "[^\n]+" do T.ok(utf8.len(line) <= 80, line) end
+  end
+end)
+
 T.test("no word prints the help", function()
   expects(0, "commands:")
   expects(0, "commands:", "--help")

@@ -83,6 +83,13 @@ print(json.encode(out))
   T.ok(found["tiny+steps=5"].path:find("^/.*/runs/tiny/%x+$"), found["tiny+steps=5"].path)
 end)
 
+T.test("an experiment's file is read as it is now", function()
+  local own = tiny.experiment '{ name = "b", lr = 0.1 },'
+  T.raises(function() lab.open(own .. ":b", { out_dir = root }) end, "b, seed 1: not trained yet")
+  sys.write(own, (sys.read(own):gsub('name = "b"', 'name = "other"')))
+  T.raises(function() lab.open(own .. ":b", { out_dir = root }) end, "unknown arm 'b' %(known: softmax, other%)")
+end)
+
 T.test("a text that is not that of the run is not its data", function()
   local dir = T.folder()
   local text = ("to be or not to be, that is the question.\n"):rep(60)
