@@ -195,9 +195,15 @@ local function result_of(item)
   return nil, names.shown(path)
 end
 
+-- What is measured of a case; nothing is recorded for gradients, but where the kind of study trains.
+local function run(m, case, seed)
+  if m.trains then return m.run(case, seed) end
+  return core.no_grad(m.run, case, seed)
+end
+
 -- The most bytes of tensors that the measurement will hold at once.
 function Study:memory(item)
-  return (require("attnlab.budget").counted(core.no_grad, self.module.run, item.case, item.seed))
+  return (require("attnlab.budget").counted(run, self.module, item.case, item.seed))
 end
 
 -- One case, under the lock of its folder. False: another process has it.
@@ -213,7 +219,7 @@ local function measure(self, item)
   collectgarbage()
   core.reset_peak()
   local before = core.memory().live
-  local result = core.no_grad(self.module.run, item.case, item.seed)
+  local result = run(self.module, item.case, item.seed)
   result.made = { memory = core.memory().peak - before, source = store.source_hash(), libraries = store.libraries(), threads = core.threads() }
   result.made.sha256 = seal(result)
   sys.write(item.dir .. "/result.json", json.encode(result, { pretty = true }) .. "\n")

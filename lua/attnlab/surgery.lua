@@ -257,7 +257,7 @@ end
 -- Internal: a fork copied as a module is a plain model: the list and the original stay with this one.
 function Session:clone_into(seen)
   local own = {}
-  for _, k in ipairs { "log", "undone", "original", "layer", "source", "untouched", "generation" } do
+  for _, k in ipairs { "log", "undone", "original", "layer", "source", "untouched", "generation", "root", "before" } do
     own[k], self[k] = self[k], nil
   end
   local ok, new = pcall(Module.clone_into, self, seen)
@@ -280,12 +280,22 @@ local function class_of(base)
   return classes[base]
 end
 
+-- The changes that a fork of m begins with.
+local function begun_with(m)
+  local out = {}
+  for _, list in ipairs { m.before or {}, m.log or {} } do
+    for _, e in ipairs(list) do out[#out + 1] = not e.still and e or nil end
+  end
+  return out
+end
+
 -- A model again, in the same memory until either is written, to operate on: m:fork(). scratch: one that
 -- nobody is told of.
 function M.fork(m, scratch)
   local s = m:clone()
   s.original, s.log, s.undone, s.generation, s.untouched = m:clone(), {}, {}, 0, {}
   s.source = setmetatable({ m }, { __mode = "v" })
+  s.root, s.before = m.root or s.original, begun_with(m)
   s.layer = part.handles(s)
   setmetatable(s, class_of(getmetatable(s)))
   if not scratch then

@@ -38,6 +38,9 @@ function M.looked(fork, n)
   return looks[root][data]
 end
 
+-- What names another text than the model's own for the fork; nil.
+function M.text(fork) return kit_of(fork).data end
+
 -- The parts of the fork's text; data names another one for it, from now on.
 function M.parts(fork, data)
   local kit = kit_of(fork)

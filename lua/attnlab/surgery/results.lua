@@ -1,6 +1,7 @@
 -- Results of a study of surgery: records of its measurements, the table that is printed, the figure, the
 -- report with the texts, and what expectations can be judged. Part of study/surgery.lua.
 -- A change here makes no run stale.
+local over_models = require "attnlab.surgery.over_models"
 local stats = require "attnlab.stats"
 local subject = require "attnlab.surgery.subject"
 
@@ -18,13 +19,15 @@ function M.gather(groups)
     local c, r = g.case, {}
     for k, v in pairs(g.results[1]) do r[k] = v end
     r.model, r.data, r.context, r.windows = subject.title(c.model), c.data, c.context, r.n
+    r.arm = subject.arm(c.model)
     r.swap, r.layer, r.calibrated = c.swap.name, c.layer, c.calibrated
     if r.failed then -- what was measured of it nevertheless is of something else: uncalibrated, say
       for _, k in ipairs { "mean", "se", "lo", "hi", "kl", "kl_se" } do r[k] = nil end
     end
     r.kl_half = r.kl_se and half(r.kl_se, r.n)
     r.original_half = r.original_loss_se and half(r.original_loss_se, r.n) or 0
-    r.order = c.swap.options.similarity == "taylor" and c.swap.options.order or nil
+    local options = c.swap.options or {}
+    r.order = options.similarity == "taylor" and options.order or nil
     records[i] = r
   end
   return records
@@ -49,10 +52,17 @@ end
 
 local function how(r) return r.calibrated and "calibrated" or "raw" end
 
+-- The records, and behind them what is put together of models that differ by their seeds.
+local function with_arms(records)
+  local all = table.move(records, 1, #records, 1, {})
+  local more = over_models(records)
+  return table.move(more, 1, #more, #all + 1, all)
+end
+
 -- A row for each model, swap, and raw or calibrated: the differences by layer.
 function M.shown(records)
   local out = {}
-  for _, model in ipairs(groups_by(records, function(r) return r.model end)) do
+  for _, model in ipairs(groups_by(with_arms(records), function(r) return r.model end)) do
     local named
     for _, swap in ipairs(groups_by(model, function(r) return r.swap .. " / " .. how(r) end)) do
       local row = { swap = swap[1].swap, how = how(swap[1]), by_layer = {} }
@@ -72,7 +82,8 @@ end
 
 -- Where a terminal is too narrow, single layers go, the last first.
 M.columns = {
-  { title = "model", wrap = true, show = function(r) return r.model end },
+  { title = "model", wrap = true, show = function(r) return r.model end,
+    doc = "one model is n = 1, its intervals go over the documents that it was measured on; over seeds: over models" },
   { title = "put in", wrap = true, show = function(r) return r.swap end },
   { title = "", show = function(r) return r.how end,
     doc = "calibrated: a constant factor a head, so that the rms of its output is the original's" },
@@ -89,7 +100,7 @@ for _, c in ipairs {
       local a = r.by_layer[ALL]
       return a and a.kl and ("%.3f ±%.3f"):format(a.kl, a.kl_half)
     end,
-    doc = "KL: of the original to the changed model, nats per token; all intervals: 95 %, two-sided, t over the windows, each for itself" },
+    doc = "KL: of the original to the changed model, nats per token; all intervals: 95 %, two-sided, t, each for itself" },
 } do
   M.columns[#M.columns + 1] = c
 end
@@ -204,13 +215,13 @@ end
 
 -- ---- expectations -------------------------------------------------------------------------------------
 
-M.expect = { swap = "string", layer = "number", calibrated = "boolean", below = "number",
-             calibrated_better = "boolean", kl_falls = "number" }
-M.claims = { below = true, calibrated_better = true, kl_falls = true }
+M.expect = { swap = "string", layer = "number", calibrated = "boolean", below = "number", worse = "boolean",
+             better = "boolean", exploratory = "boolean", calibrated_better = "boolean", kl_falls = "number" }
+M.claims = { below = true, worse = true, better = true, calibrated_better = true, kl_falls = true }
 
 local function find(model, swap, layer, calibrated)
   for _, r in ipairs(model) do
-    if r.swap == swap and r.layer == layer and r.calibrated == calibrated then return r end
+    if r.swap == swap and r.layer == layer and (calibrated == nil or r.calibrated == calibrated) then return r end
   end
 end
 
@@ -223,8 +234,20 @@ end
 -- REFUTED: the opposite is shown.
 local function outcome(held, refuted) return held and "held" or refuted and "REFUTED" or "not shown" end
 
+-- {swap=, layer=, calibrated=, worse=true}: the interval of the loss difference lies above 0; better: below
+local function side(word, sign)
+  return function(x, model, layer)
+    local r = find(model, x.swap, layer, x.calibrated)
+    local lo, hi = r and r.lo, r and r.hi
+    if sign < 0 and lo then lo, hi = -hi, -lo end
+    return ("%s is %s than the original"):format(x.swap, word), outcome(lo and lo > 0, hi and hi < 0), number(r, 0)
+  end
+end
+
 -- For one model: what is claimed, its outcome, what was measured.
 local JUDGES = {
+  worse = side("worse", 1),
+  better = side("better", -1),
   -- {swap=, layer=, calibrated=, below=x}: the interval of the loss difference lies below x
   below = function(x, model, layer)
     local r = find(model, x.swap, layer, x.calibrated == true)
@@ -255,14 +278,26 @@ local JUDGES = {
   end,
 }
 
+-- Arms with several seeds as one, the other models as they are.
+local function arms_first(records)
+  local out, joined = over_models(records), {}
+  for _, r in ipairs(out) do joined[r.model:match "^(.*), over %d+ seeds$"] = true end
+  for _, r in ipairs(records) do
+    if not (r.arm and joined[r.arm]) then out[#out + 1] = r end
+  end
+  return out
+end
+
 function M.judge(expect, records)
   local out = {}
   for _, x in ipairs(expect) do
     for kind, judge in pairs(JUDGES) do
       if x[kind] ~= nil then
-        for _, model in ipairs(groups_by(records, function(r) return r.model end)) do
+        for _, model in ipairs(groups_by((kind == "worse" or kind == "better") and arms_first(records) or records,
+          function(r) return r.model end)) do
           local text, came, detail = judge(x, model, x.layer or ALL)
-          out[#out + 1] = { text = ("%s: %s"):format(model.name, text), outcome = came, detail = detail }
+          out[#out + 1] = { text = ("%s: %s%s"):format(model.name, text, x.exploratory and " (exploratory)" or ""),
+                            outcome = came, detail = detail }
         end
       end
     end

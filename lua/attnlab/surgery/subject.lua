@@ -1,5 +1,6 @@
 -- The trained models that a study of surgery operates on, by what an experiment file says of them:
 --   { file = "stories260K" }                      a model of experiments/models
+--   { path = "/somewhere/model.safetensors" }     a model file, or the folder of a run
 --   { experiment = "denominator", arm = "softmax", seed = 1, quick = bool }
 --                                                 an arm of another experiment; where its run is not
 --                                                 there it is trained, into the folder that the
@@ -17,7 +18,7 @@ local sys = core.sys
 
 local M = {}
 
-local KEYS = { "file", "experiment", "arm", "seed", "quick" }
+local KEYS = { "file", "path", "experiment", "arm", "seed", "quick" }
 
 local function path_of(file)
   return open.model_file(file)
@@ -27,13 +28,18 @@ end
 -- The checked description.
 function M.check(given)
   if type(given) ~= "table" then
-    error("model: {file=} or {experiment=, arm=, seed=} expected, got " .. type(given), 0)
+    error("model: {file=}, {path=} or {experiment=, arm=, seed=} expected, got " .. type(given), 0)
   end
   for k in pairs(given) do
     if not names.find(KEYS, k) then error("model: " .. names.unknown("key", tostring(k), KEYS), 0) end
   end
-  if (given.file == nil) == (given.experiment == nil) then
-    error("model: either file or experiment, arm and seed expected", 0)
+  local ways = (given.file and 1 or 0) + (given.path and 1 or 0) + (given.experiment and 1 or 0)
+  if ways ~= 1 then error("model: either file or experiment, arm and seed expected, or a path", 0) end
+  if given.path then
+    if type(given.path) ~= "string" or not sys.exists(given.path) then
+      error(("model: path: '%s': no such file or folder"):format(tostring(given.path)), 0)
+    end
+    return { path = sys.realpath(given.path) }
   end
   if given.file then
     path_of(given.file)
@@ -47,8 +53,14 @@ end
 
 function M.title(subject)
   if subject.file then return subject.file end
+  if subject.path then return subject.path:match "[^/]+/[^/]+$" or subject.path end
   return ("%s: %s, seed %d%s"):format(subject.experiment, subject.arm, subject.seed,
     subject.quick and ", quick" or "")
+end
+
+-- The arm whose seeds the model is one of, or nil.
+function M.arm(subject)
+  return subject.experiment and ("%s: %s%s"):format(subject.experiment, subject.arm, subject.quick and ", quick" or "")
 end
 
 -- The subject's run, and the plan of its experiment with that arm alone.
@@ -60,25 +72,32 @@ local function run_of(subject, root)
   return run, plan
 end
 
--- Number of layers and context, without the weights.
+-- Numbers of layers, context and heads, without the weights.
 function M.shape(subject)
-  if not subject.file then
+  if subject.experiment then
     local m = run_of(subject, "runs").spec.config.model
-    return m.layers, m.context
+    return m.layers, m.context, m.heads
   end
   local m = M.load(subject)
-  return #m.layers, m.config.context
+  return #m.layers, m.config.context, m.config.heads
+end
+
+-- The text that the model's parts are made of (parts.lua): its name or path, or nil.
+function M.text(subject)
+  if subject.experiment then return run_of(subject, "runs").spec.config.train.data end
+  local m = M.load(subject)
+  return m.trained_on and m.trained_on.name or "stories"
 end
 
 -- What the weights depend on, as a text for identities.
 function M.identity(subject)
-  if subject.file then return select(2, M.load(subject)) end
+  if not subject.experiment then return select(2, M.load(subject)) end
   return store.id(run_of(subject, "runs").spec)
 end
 
 -- Trains what is not there. Returns "done", or how the training ended.
 function M.prepare(subject, options)
-  if subject.file then return "done" end
+  if not subject.experiment then return "done" end
   local run, plan = run_of(subject, options.root)
   if store.status(run.dir).state == "finished" then return "done" end
   local say = options.quiet and io.stderr or io.stdout
@@ -95,21 +114,26 @@ end
 
 local loaded = {} -- by path, { model, hash }: a study comes back to it in every row
 
+-- The file that the weights are in, and what model.load takes.
+local function where(subject, root)
+  if subject.file then return path_of(subject.file), path_of(subject.file) end
+  local dir = subject.path or run_of(subject, root).dir
+  if subject.path and sys.exists(dir) == "file" then return dir, dir end
+  return store.file(dir, "checkpoint.safetensors"), dir
+end
+
 -- Hash of the file that the weights are in, nil where it is not there.
 function M.weights(subject, root)
-  local path = subject.file and path_of(subject.file)
-    or store.file(run_of(subject, root).dir, "checkpoint.safetensors")
+  local path = where(subject, root)
   if loaded[path] then return loaded[path][2] end
   return sys.exists(path) == "file" and sys.sha256(sys.read(path)) or nil
 end
 
 -- The model in evaluation mode, and the hash of the file that its weights are in.
 function M.load(subject, root)
-  local path = subject.file and path_of(subject.file)
-    or store.file(run_of(subject, root).dir, "checkpoint.safetensors")
+  local path, from = where(subject, root)
   if not loaded[path] then
-    local m = subject.file and model.load(path) or model.load(run_of(subject, root).dir)
-    loaded[path] = { m:eval(), sys.sha256(sys.read(path)) }
+    loaded[path] = { model.load(from):eval(), sys.sha256(sys.read(path)) }
   end
   return loaded[path][1], loaded[path][2]
 end

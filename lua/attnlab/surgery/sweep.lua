@@ -32,10 +32,16 @@ local function fail(...) error("sweep: " .. string.format(...), 0) end
 
 -- ---- the cells ----------------------------------------------------------------------------------------
 
-local function layers_of(fork, which)
+local function layers_of(n, which)
   local out = {}
   for _, i in ipairs(type(which) == "table" and which or { which == nil and "*" or which == "each" and "*" or which }) do
-    table.move(fork.layer[i].list, 1, #fork.layer[i].list, #out + 1, out)
+    if i == "*" then
+      for k = 1, n do out[#out + 1] = k end
+    elseif math.type(i) == "integer" and i >= 1 and i <= n then
+      out[#out + 1] = i
+    else
+      fail("layer: a number in 1..%d, a list of them, \"*\" or \"each\" expected, got %s", n, tostring(i))
+    end
   end
   if #out == 0 then fail("layer: a number, a list of numbers, \"*\" or \"each\" expected, got an empty list") end
   return out
@@ -83,15 +89,15 @@ local function check(opts)
   return o, options
 end
 
--- cells, rows, columns, what is swept in words.
-local function plan(fork, o, options)
-  local cells, rows, columns, layers = {}, {}, {}, layers_of(fork, o.layer)
+-- cells, rows, columns, what is swept in words. n, heads: layers and heads of the model.
+local function plan(n, heads, o, options)
+  local cells, rows, columns, layers = {}, {}, {}, layers_of(n, o.layer)
   local text = part.text_of(options)
   local function add(cell) cells[#cells + 1] = cell end
   if o.over == "head" then
     for r, i in ipairs(layers) do
       rows[r] = "layer " .. i
-      for h = 1, fork.layers[i].attention.heads do
+      for h = 1, heads do
         columns[h] = h
         add { row = r, column = h, layer = { i }, head = h, options = options }
       end
@@ -118,7 +124,7 @@ local function plan(fork, o, options)
       add { row = r, column = c, layer = { i }, options = all }
     end
   end
-  local where = each and "in each layer alone" or #layers == #fork.layers and "in all layers"
+  local where = each and "in each layer alone" or #layers == n and "in all layers"
     or "in layer " .. table.concat(layers, ",")
   return cells, rows, columns, ("each %s %s%s"):format(table.concat(names.keys(o.over), ", "), where,
     text ~= "" and ", with " .. text or "")
@@ -199,6 +205,13 @@ local function run_cell(cell, fork, view, states, seen)
   fork:undo(#fork.log)
 end
 
+-- The options that say what was swept.
+local function given(opts)
+  local out = config.copy(opts)
+  out.on_cell, out.quiet = nil, nil
+  return out
+end
+
 -- Intervals and verdicts: Holm's over all cells that could be measured.
 local function judge(sweep)
   local zeros, documents = {}, {}
@@ -214,9 +227,9 @@ local function judge(sweep)
   sweep.tested = #arms - 1
 end
 
-return function(fork, opts)
+local function run(fork, opts)
   local o, options = check(opts)
-  local cells, rows, columns, title = plan(fork, o, options)
+  local cells, rows, columns, title = plan(#fork.layers, fork.layers[1].attention.heads, o, options)
   local p = measure.parts(fork)
   local view = measure.view(fork)
   local sweep = setmetatable({ cells = {}, rows = rows, columns = columns, total = #cells, n = view.n, own = p.own,
@@ -240,8 +253,19 @@ return function(fork, opts)
   if not ok then error(why, 0) end
   judge(sweep)
   sweep.looks = { measure.looked(fork, #cells) - #cells + 1, measure.looked(fork, 0) }
-  fork:enter { kind = "sweep", still = true, list = nil, sweep = sweep,
+  fork:enter { kind = "sweep", still = true, sweep = sweep, options = given(opts),
     change = title .. (o.calibrate and ", calibrated" or ""), take_back = function() end, again = function() end }
   sweep.entry = #fork.log
   return sweep
 end
+
+local M = {}
+
+-- The cells of a sweep with such options, of a model of so many layers and heads; and what is swept in words.
+function M.cells(opts, layers, heads)
+  local o, options = check(opts)
+  local cells, _, _, title = plan(layers, heads, o, options)
+  return cells, title
+end
+
+return setmetatable(M, { __call = function(_, fork, opts) return run(fork, opts) end })

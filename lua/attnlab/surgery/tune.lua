@@ -53,6 +53,12 @@ return function(fork, opts)
     error(result, 0)
   end
   local entry = { kind = "tune", change = text_of(result) }
+  function entry.options() -- as they are by now: r:cont makes the training longer
+    local out = {}
+    for k, v in pairs(o) do out[k] = k ~= "data" and k ~= "quiet" and v or nil end
+    out.steps = result.trainer.step_count
+    return out
+  end
   function entry.take_back()
     entry.again = keep_values(fork)
     put_back()
