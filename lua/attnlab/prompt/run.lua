@@ -66,7 +66,9 @@ end
 
 -- Prints the values of a chunk, and what it made of forks; their own value is what they show.
 local function answer(self, values, forks)
-  for i = 1, values.n do
+  local n = values.n
+  while n > 1 and values[n] == nil do n = n - 1 end -- results that a call left out
+  for i = 1, n do
     local v = values[i]
     local fork = type(v) == "table" and rawget(v, "session") or v
     if not (forks[1] and rawequal(fork, forks[1])) then print(show.text(v)) end
