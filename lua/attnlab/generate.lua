@@ -187,11 +187,13 @@ function Decoder:logits(ids)
   return logits
 end
 
+local Report = { __tostring = function(r) return M.summary(r) end }
+
 function Decoder:report(prompt, total)
   local st = self.state
-  local r = { tokens = total - prompt, prompt_tokens = prompt, prompt_seconds = self.prompt_seconds,
+  local r = setmetatable({ tokens = total - prompt, prompt_tokens = prompt, prompt_seconds = self.prompt_seconds,
               seconds = self.seconds, tokens_per_s = self.n > 0 and self.n / self.seconds or nil,
-              slides = self.slides, no_state = self.no_state }
+              slides = self.slides, no_state = self.no_state }, Report)
   if not st then return r end
   r.state_bytes, r.position = st:bytes(), st:position()
   r.cache, r.bytes_per_token = st:cache()

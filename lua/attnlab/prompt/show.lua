@@ -163,6 +163,19 @@ local function as_table(list)
 end
 as_table = core.plain(as_table)
 
+local function scalars(list)
+  for _, v in ipairs(list) do
+    if type(v) ~= "number" and type(v) ~= "boolean" then return false end
+  end
+  return true
+end
+
+-- Short entries, as many to a line as there is room for.
+local function flow(parts)
+  local text = "{ " .. table.concat(parts, ", ") .. " }"
+  return table.concat(tables.wrap(text, math.max(40, math.min(core.sys.width() - 1, 100))), "\n  ")
+end
+
 local function plain_table(t, depth, seen)
   if seen[t] then return "{..}" end
   if next(t) == nil then return "{}" end
@@ -190,6 +203,7 @@ local function plain_table(t, depth, seen)
   end
   if n > MOST_ENTRIES then parts[#parts + 1] = (".. %d in all"):format(n) end
   seen[t] = nil
+  if #keys == 0 and scalars(t) then return flow(parts) end
   local one = "{ " .. table.concat(parts, ", ") .. " }"
   if #one <= 76 - 2 * depth and not one:find "\n" then return one end
   local indent = ("  "):rep(depth)
