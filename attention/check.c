@@ -84,6 +84,7 @@ static const struct {
              {"claims", check_claims},
              {"large scores", check_scores},
              {"two runs", check_repeat},
+             {"taps", check_taps},
              {"refusals", check_refusals}};
 enum { N_PARTS = sizeof parts / sizeof *parts };
 

@@ -95,7 +95,7 @@ bool way_takes_lengths(const attn_check *k, const way *w);
 int64_t way_most(const attn_check *k, const way *w, int64_t T); /* at most T tokens */
 
 /* The parts: of check_run.c, check_forms.c, check_gradient.c, check_rules.c, check_hidden.c,
- * check_claims.c and check_state.c. */
+ * check_claims.c, check_state.c and check_taps.c. */
 void check_ways(attn_check *k);
 void check_forms(attn_check *k);
 void check_sizes(attn_check *k);
@@ -110,4 +110,5 @@ void check_claims(attn_check *k);
 void check_scores(attn_check *k);
 void check_refusals(attn_check *k);
 void check_state(attn_check *k);
+void check_taps(attn_check *k);
 #endif

@@ -43,6 +43,9 @@ static const struct {
      true},
     {"keeps_reference", "ways to run it", "were not released", false},
     {"naive_exp", "scores", "take the row maximum out before exp", true},
+    {"tap_lost", "taps", "tap 'gate' is declared, but forward does not hand it out", true},
+    {"tap_moves", "taps", "asked for its taps the variant gives another output", true},
+    {"tap_twice", "taps", "a tap that is handed back as it was changes the output", true},
 };
 
 static attn_check *checked(al_ctx *c, const char *stem) {

@@ -18,6 +18,9 @@
 #ifndef GATE
 #define GATE(g) (g)
 #endif
+#ifndef SHOWN
+#define SHOWN(g) attn_tap(c, in, "gate", g)
+#endif
 #ifndef DENOMINATOR
 #define DENOMINATOR(W) (W)
 #endif
@@ -119,6 +122,7 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   al_tensor *q = OP("elu1", AL_IN(in->q), ""), *k = OP("elu1", AL_IN(in->k), "");
   al_tensor *g = OP("sigmoid", AL_IN(OP("matmul", AL_IN(in->x, p[0]), "transpose_b=true")),
                     ""); /* (B,T,Hkv) */
+  g = SHOWN(g);
   al_tensor *v = OP("mul", AL_IN(in->v, OP("unsqueeze", AL_IN(GATE(g)), "axis=-1")), "");
   al_tensor *w = OP("scores", AL_IN(q, k, LENGTHS), "causal=%s offset=%lld", causal, offset);
   w = OP("weights", AL_IN(w, NULL, NULL, NULL, LENGTHS),
@@ -157,7 +161,9 @@ static int64_t state_bytes(const al_opts *o, const attn_sizes *s, int64_t t, al_
   return BYTES(s->kv_heads * s->head_dim * width);
 }
 
+static const attn_tap_row taps[] = {{"gate", "(B,T,Hkv)", "g", false, NULL}, {0}};
+
 #define BROKEN(stem)                                                                               \
   ATTN_FAMILY(stem, .doc = "a fixture of the conformance driver", .options = options,              \
               .params = params, .forward = forward, .claims = claims, .state_bytes = state_bytes,  \
-              .state = state);
+              .state = state, .taps = taps);

@@ -232,7 +232,8 @@ function M.read(m, opts)
     end
   end
   if not several then values, gradients = values[opts.name], gradients[opts.name] end
-  return values, opts.grad and gradients or nil
+  if opts.grad then return values, gradients end
+  return values
 end
 
 return M
