@@ -213,23 +213,17 @@ end
 
 -- (1,T,H[,n]) of a layer's groups put together, NaN for heads of groups without it.
 local function joined(groups, name, value)
-  local heads, all = groups[1].heads, {}
-  for h = 1, heads do
-    for _, s in ipairs(groups) do
-      if not s.list or names.find(s.list, h) then
-        local t = names.find(s.known, name) and value(s)
-        local shape = t and t:shape()
-        if t then all[h] = t:slice { axis = 3, start = h - 1, stop = h }:contiguous() end
-        all.shape = all.shape or shape
-      end
+  local heads, parts, shape = groups[1].heads, {}, nil
+  for _, s in ipairs(groups) do
+    local t = names.find(s.known, name) and value(s)
+    if t and not s.list then return t end
+    for _, h in ipairs(t and s.list or {}) do
+      parts[h] = t:slice { axis = 3, start = h - 1, stop = h }:contiguous()
+      shape = parts[h]:shape()
     end
   end
-  if not all.shape then return nil end
-  all.shape[3] = 1
-  for h = 1, heads do
-    all[h] = all[h] or nan(all.shape)
-  end
-  return core.op.concat(all, { axis = 3 })
+  for h = 1, shape and heads or 0 do parts[h] = parts[h] or nan(shape) end
+  return shape and core.op.concat(parts, { axis = 3 })
 end
 
 local function stacked(parts, layers)
@@ -264,8 +258,11 @@ local function trace(m, text, opts)
     local parts, more = {}, {}
     for at, groups in ipairs(by_layer) do
       if name == "orders" then
-        parts[at] = joined(groups, name, function(s) return (orders_of(s, o.orders)) end)
-        more[at] = joined(groups, name, function(s) return (select(2, orders_of(s, o.orders))) end)
+        for _, s in ipairs(groups) do
+          if s.taps.logits then s.logs, s.shares = orders_of(s, o.orders) end
+        end
+        parts[at] = joined(groups, name, function(s) return s.logs end)
+        more[at] = joined(groups, name, function(s) return s.shares end)
       else
         local q = QUANTITIES[name]
         parts[at] = joined(groups, name, function(s) return q and q.f(s) or a_head(s, s.taps[name]) end)
