@@ -5,6 +5,8 @@ local core = require "attnlab.core"
 local sys = core.sys
 local terminal = dofile(T.root .. "tests/lua/terminal.lua")
 
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+
 local MODEL = sys.realpath(T.root .. "experiments/models/stories260K.bin")
 local state = T.folder()
 local t = terminal({ "repl", MODEL }, { cols = 100, rows = 40,
@@ -70,6 +72,18 @@ T.test("what was done comes back after kill -9", function()
   t:expect("lines? brought back.*\n> $", 120)
   T.eq(t:run("ev:diff(s, m).mean"):match "\n([-%d.e]+)\n", number)
   has(t:run "s:swaps()", "denominator=length", "calibrate")
+end)
+
+T.test("the session becomes a study of what was not undone, and the study runs", function()
+  local file = state .. "/mine.lua"
+  t:run 's.layer[1]:set{output_norm="l2"}'
+  t:run "s:undo()"
+  has(t:run(("lab.session:study(%q)"):format(file)), "measures 2 states", "n = 1", "never shown here")
+  local text = has(sys.read(file), "denominator = \"length\"", "calibrate", "exploratory = true", 'data = "hidden"')
+  T.ok(not text:find "l2", "what was undone is not in it")
+  local status, out = tiny.run { "run", file, "out_dir=" .. state .. "/runs" }
+  T.ok(status == 0, out)
+  has(out, "%(exploratory%)", "denominator=length", "report +%S+/runs/mine/report.md")
 end)
 
 t:type "\4"

@@ -53,8 +53,7 @@ end
 -- What ended chunks the way this one did is done again; others are passed over and said.
 local function replay(self, list)
   self.replaying, self.journal.replaying = true, true
-  local shown = self.settings.show
-  self.settings.show = false
+  local own = self.settings
   local loud = print
   rawset(self.env, "print", function() end)
   local skipped = {}
@@ -64,14 +63,14 @@ local function replay(self, list)
       skipped[#skipped + 1] = c.text
       self.journal.inputs = self.journal.inputs + 1
     else
+      self.settings = { show = c.shown ~= nil, windows = c.shown ~= 0 and c.shown or nil }
       self:run(c.text)
     end
-    self.reader:remember(c.text)
     if select(2, sys.interrupted()) then break end -- the loop ends, too
   end
   if sys.isatty(2) then io.stderr:write "\r\27[K" end
   rawset(self.env, "print", nil)
-  self.settings.show, self.replaying, self.journal.replaying = shown, false, false
+  self.settings, self.replaying, self.journal.replaying = own, false, false
   loud(("%d line%s brought back"):format(#list - #skipped, #list - #skipped == 1 and "" or "s"))
   for _, text in ipairs(skipped) do
     loud("not run again, as it was cut short: " .. tables.clean(text:gsub("\n", " "), true))

@@ -1,6 +1,6 @@
 -- A session of the prompt on disk, kept as it goes: what was typed, how each chunk ended, and the weights of every
 -- training, so that a session is brought back by running its chunks again with the trainings answered from here.
---   $XDG_STATE_HOME/attnlab/sessions/<id>/journal.jsonl   a line { open = .. }, then { input = text } and { ended = how }
+--   $XDG_STATE_HOME/attnlab/sessions/<id>/journal.jsonl   lines: { open = .. }, then { input = text }, { ended = how }, { shown = .. }
 --                                        training-1.safetensors ..
 -- A change here makes no run stale.
 local core = require "attnlab.core"
@@ -72,7 +72,7 @@ function M.new(what)
   return self
 end
 
--- The entries of a journal: what it was begun with, and { text =, how = } of each chunk. A last line that is not whole
+-- The entries of a journal: what it was begun with, and { text =, how =, shown = } of each chunk. A last line that is not whole
 -- is as if it had not been.
 local function read(folder)
   local open, chunks = nil, {}
@@ -85,6 +85,8 @@ local function read(folder)
       chunks[#chunks + 1] = { text = entry.input }
     elseif type(entry.ended) == "string" and #chunks > 0 then
       chunks[#chunks].how = entry.ended
+    elseif math.type(entry.shown) == "integer" and #chunks > 0 then
+      chunks[#chunks].shown = entry.shown
     end
   end
   return open, chunks
@@ -113,6 +115,11 @@ end
 -- how: "done", "error" (it raised one), "stopped" (an interrupted training ended it), "raised" (an interrupt did).
 function Journal:ended(how)
   if not self.replaying then write(self, { ended = how }) end
+end
+
+-- What the chunk changed was measured, on so many windows; 0: as many as are measured without a word.
+function Journal:shown(windows)
+  if not self.replaying then write(self, { shown = windows }) end
 end
 
 -- ---- trainings: asked by train.lua -------------------------------------------------------------------

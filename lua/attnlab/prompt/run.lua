@@ -64,6 +64,10 @@ local function changed_by(self, text)
   return self.settings.show and not loop and forks or {}
 end
 
+local function measured(self, fork)
+  return fork:show { windows = self.settings.windows }
+end
+
 -- Prints the values of a chunk, and what it made of forks; their own value is what they show.
 local function answer(self, values, forks)
   local n = values.n
@@ -73,7 +77,7 @@ local function answer(self, values, forks)
     local fork = type(v) == "table" and rawget(v, "session") or v
     if not (forks[1] and rawequal(fork, forks[1])) then print(show.text(v)) end
   end
-  for _, fork in ipairs(forks) do print(tostring(fork:show { windows = self.settings.windows })) end
+  for _, fork in ipairs(forks) do print(tostring(measured(self, fork))) end
 end
 
 -- f() as a chunk of its own: true and its results, or false where it failed; that is printed then, in one line.
@@ -121,6 +125,11 @@ function Prompt:run(text)
     if kind == "silent" then values = { n = 0 } end
     local shown = guarded(self, function() answer(self, values, forks) end)
     ok = ok and shown
+    if shown and #forks > 0 and self.journal then self.journal:shown(self.settings.windows or 0) end
+  elseif self.replaying then -- what was seen then counts as a look, and as measured
+    guarded(self, function()
+      for _, fork in ipairs(forks) do measured(self, fork) end
+    end)
   end
   if self.settings.time and not self.replaying then print(("%.3f s"):format(sys.clock() - began)) end
   return ok
