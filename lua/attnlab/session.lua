@@ -256,8 +256,11 @@ Written.__index = Written
 Written.__name = "attnlab.written"
 
 function Written:__tostring()
-  local lines = { self.says, "./lab run " .. names.word(self.path) }
-  for _, why in ipairs(self.left_out) do lines[#lines + 1] = "left out: " .. tables.clean(why, true) end
+  local lines = tables.wrap(self.says, tables.columns() - 1)
+  lines[#lines + 1] = "./lab run " .. names.word(self.path)
+  for _, why in ipairs(self.left_out) do
+    for _, line in ipairs(tables.wrap("left out: " .. tables.clean(why, true), tables.columns() - 1)) do lines[#lines + 1] = line end
+  end
   return table.concat(lines, "\n")
 end
 

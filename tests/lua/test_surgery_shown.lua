@@ -110,6 +110,12 @@ T.test("what a model lacks is said", function()
   T.raises(function() parts.of(unknown) end, 'says nothing of the text.-data="FILE"')
   T.raises(function() parts.of(unknown, "stories") end, "vocabulary of stories260K alone")
   T.raises(function() unknown:fork().layer[1]:set { output_norm = "l2" }.session:calibrate() end, "says nothing of the text")
+  local s = unknown:fork()
+  s.layer[1]:set { output_norm = "l2" }
+  local shown = tostring(s:show())
+  T.ok(shown:find "not measured: the model says nothing" and shown:find "{l2%[}" and shown:find "\n  state ", shown)
+  T.raises(function() s:show { data = "/nowhere.txt" } end, "no such file")
+  T.ok(s:show { data = path, windows = 4 }.mean)
   local p = parts.of(unknown, path)
   T.eq({ p.show.dataset.valid.lo, p.calibrate.train.hi }, { 0, text.tokens:numel() })
   local short = T.folder() .. "/short.txt"

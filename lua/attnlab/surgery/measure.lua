@@ -197,12 +197,25 @@ local function look_of(fork, entry)
   return entry.look
 end
 
+local function bytes(r, fork)
+  r.state_bytes, r.original_bytes = fork:state_bytes(r.context), fork.original:state_bytes(r.context)
+end
+
+-- What can be said of a fork whose model has no text.
+local function unmeasured(fork, n, why)
+  local r = { changes = n, context = fork.config.context, missing = names.reason(tostring(why)) }
+  bytes(r, fork)
+  return r
+end
+
 function M.of(fork, opts)
   opts = check(opts)
-  local kit, p = kit_of(fork), M.parts(fork, opts.data)
-  local last, n = fork:last_change()
+  local kit, last, n = kit_of(fork), fork:last_change()
+  if n == 0 then return { changes = 0 } end
+  local ok, p = pcall(M.parts, fork, opts.data)
+  if not ok and (opts.data ~= nil or tostring(p):find "interrupted$") then error(p, 0) end
+  if not ok then return unmeasured(fork, n, p) end
   local r = { changes = n, documents = p.documents, own = p.own, context = p.context }
-  if n == 0 then return r end
   local view = M.view(fork, opts.windows)
   local d = view.ev:diff_kept(fork, fork.original, view.kept)
   fork:measured(d, fork.original)
@@ -213,7 +226,7 @@ function M.of(fork, opts)
   else
     r.rounding = rounding(fork, p)
   end
-  r.state_bytes, r.original_bytes = fork:state_bytes(p.context), fork.original:state_bytes(p.context)
+  bytes(r, fork)
   kit.text = kit.text or text_of(fork.original)
   r.original_text = kit.text
   r.text, r.broken = text_of(fork)

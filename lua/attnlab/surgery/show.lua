@@ -74,7 +74,9 @@ end
 
 local function whole_numbers(r)
   local out = {}
-  if r.overflow then
+  if r.missing then
+    out[1] = { "loss", "not measured: " .. r.missing }
+  elseif r.overflow then
     out = overflow_lines(r)
   else
     local mean = stats.show(r.mean, 0, "+")
@@ -97,16 +99,6 @@ local function meant(r)
     r.look, r.own and ". The model wrote these texts itself: no change can look better on them in expectation" or "")
 end
 
-local function fold(text, room)
-  local lines, line = {}, ""
-  for word in text:gmatch "%S+" do
-    if line ~= "" and #line + 1 + #word > room then lines[#lines + 1], line = line, "" end
-    line = line == "" and word or line .. " " .. word
-  end
-  lines[#lines + 1] = line
-  return lines
-end
-
 local function text_lines(r, room)
   if not r.original_text then return {} end
   local broken, a, b = r.broken and " <not finite>" or "", one_line(r.original_text), one_line(r.text)
@@ -126,12 +118,12 @@ function Shown:lines(opts)
   local room = columns - LABEL - 1
   if self.changes == 0 then return { "the original: no changes" } end
   local lines = {}
-  for n, text in ipairs(fold(self.title, columns - 1)) do lines[n] = text end
+  for n, text in ipairs(tables.wrap(self.title, columns - 1)) do lines[n] = text end
   add_formulas(lines, self.formulas, opts.colour, room)
   for _, x in ipairs(whole_numbers(self)) do
-    for n, text in ipairs(fold(x[2], room)) do lines[#lines + 1] = line_of(n == 1 and x[1] or "", text) end
+    for n, text in ipairs(tables.wrap(x[2], room)) do lines[#lines + 1] = line_of(n == 1 and x[1] or "", text) end
   end
-  for _, text in ipairs(fold(meant(self), room)) do lines[#lines + 1] = line_of("", text) end
+  for _, text in ipairs(self.missing and {} or tables.wrap(meant(self), room)) do lines[#lines + 1] = line_of("", text) end
   for _, x in ipairs(text_lines(self, room)) do lines[#lines + 1] = line_of(x[1], x[2]) end
   return lines
 end

@@ -68,18 +68,6 @@ end
 
 -- ---- text ---------------------------------------------------------------------------------------------
 
-local function fold(text, room, indent)
-  local lines, line = {}, ""
-  for word in text:gmatch "%S+" do
-    if line ~= "" and tables.width(line) + 1 + tables.width(word) > room then
-      lines[#lines + 1], line = line, indent or ""
-    end
-    line = line:find "%S" and line .. " " .. word or line .. word
-  end
-  lines[#lines + 1] = line
-  return lines
-end
-
 local function map_lines(self, columns)
   local label, at, most = 5, grid(self), largest(self)
   for _, name in ipairs(self.rows) do label = math.max(label, tables.width(name)) end
@@ -104,7 +92,7 @@ local function map_lines(self, columns)
   return lines, most
 end
 
-local function table_text(self)
+local function table_text(self, columns)
   local most, cells = largest(self), {}
   for i, c in ipairs(self.cells) do
     local row = { name = self.rows[c.row] }
@@ -117,8 +105,8 @@ local function table_text(self)
     end
     cells[i] = row
   end
-  return tables.text({ { key = "name", title = "" }, { key = "loss", title = "loss" },
-    { key = "interval", title = "interval (Holm)" }, { key = "kl", title = "KL", right = true } }, cells)
+  return (tables.text({ { key = "name", title = "", wrap = true }, { key = "loss", title = "loss" },
+    { key = "interval", title = "interval (Holm)", wrap = true }, { key = "kl", title = "KL", right = true } }, cells, columns))
 end
 
 local function scale_of(most)
@@ -141,7 +129,7 @@ end
 -- opts: width; bare = true: the map alone, as far as it is.
 function Sweep:lines(opts)
   local columns = (opts.width or math.max(40, core.sys.width() or 80)) - 1
-  local lines = fold(("sweep, %s%s"):format(self.title, self.calibrated and ", calibrated" or ""), columns)
+  local lines = tables.wrap(("sweep, %s%s"):format(self.title, self.calibrated and ", calibrated" or ""), columns)
   local map, most = map_lines(self, columns)
   if opts.bare then
     table.move(map, 1, #map, #lines + 1, lines)
@@ -151,16 +139,16 @@ function Sweep:lines(opts)
   local what = ("loss minus the original's, nats a token, over %d %s, %d tokens each, for this one model; looks %d to %d")
     :format(self.n, self.documents, self.context, self.looks[1], self.looks[2])
   if self.own then what = what .. ". The model wrote these texts itself: no change can look better on them in expectation" end
-  table.move(fold(what, columns), 1, 9, #lines + 1, lines)
+  table.move(tables.wrap(what, columns), 1, 9, #lines + 1, lines)
   lines[#lines + 1] = ""
   if #self.columns > 1 then
     table.move(map, 1, #map, #lines + 1, lines)
   else
-    for line in table_text(self):gmatch "[^\n]+" do lines[#lines + 1] = line end
+    for line in table_text(self, columns):gmatch "[^\n]+" do lines[#lines + 1] = line end
   end
   lines[#lines + 1] = ""
-  table.move(fold(legend(self, most), columns), 1, 9, #lines + 1, lines)
-  table.move(fold(("The fork is as it was; the sweep is entry %d of its list, which s:undo() strikes."):format(self.entry),
+  table.move(tables.wrap(legend(self, most), columns), 1, 9, #lines + 1, lines)
+  table.move(tables.wrap(("The fork is as it was; the sweep is entry %d of its list, which s:undo() strikes."):format(self.entry),
     columns), 1, 9, #lines + 1, lines)
   return lines
 end
