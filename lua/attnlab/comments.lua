@@ -40,7 +40,7 @@ local c_text -- of all files of the C module
 local function above(folder, name)
   if not c_text then
     c_text = {}
-    for _, file in ipairs(sys.list(folder)) do
+    for _, file in ipairs(sys.exists(folder) == "dir" and sys.list(folder) or {}) do
       c_text[#c_text + 1] = file:find "%.c$" and sys.read(folder .. "/" .. file) or nil
     end
     c_text = table.concat(c_text, "\n")
@@ -70,6 +70,12 @@ end
 
 local known = {}
 
+-- Where the C files of the module are: above the modules, or in the project's folder where these stand alone.
+local function c_folder()
+  local above_us = package.searchpath("attnlab.comments", package.path):match "^(.*)/attnlab/comments%.lua$"
+  return sys.exists(above_us .. "/lmodule.c") and above_us or require("attnlab.data").home() .. "/lua"
+end
+
 -- { head = lines of the file's first comment, list = { { owner =, name =, args =, method =, doc = lines }, .. } } of a Lua
 -- or C file (there with call = as it is written, in place of args); empty where it is not there.
 function M.of(path)
@@ -82,7 +88,7 @@ end
 
 -- Of a module, by its name below attnlab: "surgery.tune"; of a C file of the module by its name: "ltensor.c".
 function M.of_module(name)
-  if name:find "%.c$" then return M.of(require("attnlab.data").home() .. "/lua/" .. name) end
+  if name:find "%.c$" then return M.of(c_folder() .. "/" .. name) end
   local path = package.searchpath("attnlab." .. name, package.path)
   return M.of(path or "")
 end

@@ -165,7 +165,8 @@ function Figure:__tostring()
   local at, ends = {}, label_rows(self.series, function(v) return row(v) // c.ny end)
   for _, v in ipairs(log and axes.log_ticks(y[1], y[2]) or axes.even_ticks(y[1], y[2])) do at[row(v) // c.ny] = ("%.4g"):format(v) end
   local border, corner, flat = c.braille and "┤" or "|", c.braille and "└" or "+", c.braille and "─" or "-"
-  local lines = { ("%s%s"):format(tables.clean(self.title, true), log and ", logarithmic axes" or "") }
+  local unnamed = #self.series > ROWS and ("; %d curves, %d of them named"):format(#self.series, ROWS) or ""
+  local lines = { ("%s%s%s"):format(tables.clean(self.title, true), log and ", logarithmic axes" or "", unnamed) }
   for r = 0, c.h - 1 do
     local parts = { (" "):rep(LEFT - 1 - #(at[r] or "")), at[r] or "", " ", at[r] and border or c.braille and "│" or "|" }
     for k = 0, c.w - 1 do parts[#parts + 1] = sign(c, k, r * c.w + k, lettered) end

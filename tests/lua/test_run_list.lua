@@ -126,6 +126,16 @@ T.test("a figure fits, has both curves with their names, and its points are wher
   end
 end)
 
+T.test("more curves than lines: as many are named", function()
+  local series = {}
+  for k = 1, 20 do series[k] = { name = "curve " .. k, points = { { 1, 30 - k }, { 2, 40 + k } } } end
+  terminal("C.UTF-8", 80, function()
+    local text = tostring(curves.figure("all", series))
+    T.ok(text:find "^all, logarithmic axes; 20 curves, 16 of them named\n", text)
+    T.eq(select(2, text:gsub("curve %d+", "")), 16)
+  end)
+end)
+
 T.test("what cannot be drawn is said", function()
   T.ok(tostring(curves.figure("x", {})):find "nothing to draw")
   T.ok(tostring(curves.figure("x", { { name = "nan", points = { { 1, 0 / 0 } } } })):find "nothing to draw")
