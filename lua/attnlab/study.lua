@@ -201,8 +201,10 @@ local function run(m, case, seed)
   return core.no_grad(m.run, case, seed)
 end
 
--- The most bytes of tensors that the measurement will hold at once.
+-- The most bytes of tensors that the measurement will hold at once; nil for a kind that works on models which are
+-- somewhere already, or not there yet.
 function Study:memory(item)
+  if self.module.uncounted then return nil end
   return (require("attnlab.budget").counted(run, self.module, item.case, item.seed))
 end
 

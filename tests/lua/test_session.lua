@@ -61,6 +61,8 @@ T.test("measured states that were not undone are cases; they are measured on the
   end
   s, f = nil, nil -- luacheck: ignore
 
+  local code, said = tiny.run { "run", file, "--dry-run" }
+  T.ok(code == 0 and #json.decode(said).measurements == 6, said)
   local study = experiment.load(file)
   local list = study:plan { root = root }
   T.eq(#list, 6)

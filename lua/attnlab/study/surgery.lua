@@ -151,7 +151,7 @@ function M.expand(case, folder)
   return list
 end
 
-M.trains = true -- states may be tuned
+M.trains, M.uncounted = true, true -- states may be tuned; the model has its memory
 
 -- The seed is that of the text a model writes for itself.
 function M.seeded() return false end
