@@ -247,3 +247,33 @@ T.test("tables are written so that Lua reads what they were", function()
   T.eq(math.type(back[7]), "float")
   T.eq(math.type(back[2]), "integer")
 end)
+
+T.test("several models of an arm are put together, and claims are judged where they were made", function()
+  local judge = require "attnlab.surgery.judge"
+  local over_models = require "attnlab.surgery.over_models"
+  local stats = require "attnlab.stats"
+  local function record(model, arm, swap, mean, more)
+    local r = { model = model, arm = arm, swap = swap, layer = "all", calibrated = false, data = "hidden", context = 8,
+                windows = 24, mean = mean, lo = mean - 0.01, hi = mean + 0.01, kl = 2 * mean }
+    for k, v in pairs(more or {}) do r[k] = v end
+    return r
+  end
+  local records = { record("x, seed 1", "x", "a", 0.1), record("x, seed 2", "x", "a", 0.3), record("x, seed 3", "x", "a", 0.2),
+                    record("y", nil, "b", -0.1), record("z, seed 1", "z", "c", 0.1) }
+  local all = over_models(records)
+  T.eq({ #all, all[1].model, all[1].n }, { 1, "x, over 3 seeds", 3 })
+  local half = stats.t_quantile(0.975, 2) * 0.1 / math.sqrt(3)
+  T.near({ all[1].mean, all[1].lo, all[1].hi, all[1].kl, all[1].kl_half }, { 0.2, 0.2 - half, 0.2 + half, 0.4, 2 * half }, 1e-12)
+  local function came(x)
+    local out = {}
+    for i, j in ipairs(judge.judge({ x }, records)) do out[i] = j.text .. ": " .. j.outcome end
+    return out
+  end
+  T.eq(came { swap = "a", worse = true }, { "x, over 3 seeds: a is worse than the original: not shown" }) -- t is wide: n = 3
+  T.eq(came { swap = "b", worse = true, exploratory = true }, { "y: b is worse than the original (exploratory): REFUTED" })
+  T.eq(came { swap = "b", better = true }, { "y: b is better than the original: held" })
+  T.eq(came { swap = "c", worse = true }, { "z, seed 1: c is worse than the original: held" })
+  records[2].mean, records[2].failed = nil, "loss is not finite"
+  all = over_models(records)
+  T.eq({ all[1].failed, all[1].mean }, { "x, seed 2: loss is not finite", nil })
+end)

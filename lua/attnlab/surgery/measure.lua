@@ -125,8 +125,9 @@ local function largest_logit(attention, q, k)
 end
 
 -- Where a fork's numbers leave their range: { layer =, what = "attention" or "sum", logit =, share of the type's }.
-local function overflow(fork, view)
-  local found, logits
+-- values: the difference of each window.
+local function overflow(fork, view, values)
+  local found, logits, n = nil, nil, 0
   local function look(i, q, k, _, x)
     if found and i >= found.layer then return end
     local a = fork.layers[i].attention
@@ -142,12 +143,15 @@ local function overflow(fork, view)
   fork:eval()
   local ok, why = pcall(core.no_grad, function()
     for x in ev.dataset:even("valid", 1, ev.context, view.n) do
-      logits = {}
-      local h <close> = fork:hidden(x, { taps = taps.inputs(#fork.layers, look) })
-      x:free()
-      if not found and not is_finite(h) then
-        found = { layer = #fork.layers, what = "sum", logit = logits[#fork.layers] }
+      n = n + 1
+      if not finite(values[n]) then
+        logits = {}
+        local h <close> = fork:hidden(x, { taps = taps.inputs(#fork.layers, look) })
+        if not found and not is_finite(h) then
+          found = { layer = #fork.layers, what = "sum", logit = logits[#fork.layers] }
+        end
       end
+      x:free()
       if found and found.layer == 1 then break end
     end
   end)
@@ -222,7 +226,7 @@ function M.of(fork, opts)
   for k, v in pairs(d) do r[k] = v end
   r.windows, r.most, r.look = view.n, view.most, look_of(fork, last)
   if r.bad > 0 then
-    r.overflow = overflow(fork, view)
+    r.overflow = overflow(fork, view, r.values)
   else
     r.rounding = rounding(fork, p)
   end

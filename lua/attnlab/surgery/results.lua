@@ -1,13 +1,14 @@
 -- Results of a study of surgery: records of its measurements, the table that is printed, the figure, the
 -- report with the texts, and what expectations can be judged. Part of study/surgery.lua.
 -- A change here makes no run stale.
+local judge = require "attnlab.surgery.judge"
 local over_models = require "attnlab.surgery.over_models"
 local stats = require "attnlab.stats"
 local subject = require "attnlab.surgery.subject"
 
 local M = {}
 
-local ALL = "all"
+local ALL, groups_by = "all", judge.groups_by
 
 -- Half the 95 % t interval of a mean over n windows.
 local function half(se, n) return stats.t_quantile(0.975, n - 1) * se end
@@ -18,8 +19,10 @@ function M.gather(groups)
   for i, g in ipairs(groups) do
     local c, r = g.case, {}
     for k, v in pairs(g.results[1]) do r[k] = v end
-    r.model, r.data, r.context, r.windows = subject.title(c.model), c.data, c.context, r.n
-    r.arm = subject.arm(c.model)
+    local on = c.text and ", on " .. (c.text == "own" and "its own text" or c.text:match "[^/]*$") or ""
+    r.model, r.data, r.context, r.windows = subject.title(c.model) .. on, c.data, c.context, r.n
+    r.arm = subject.arm(c.model) and subject.arm(c.model) .. on
+    r.several = c.swap.steps ~= nil
     r.swap, r.layer, r.calibrated = c.swap.name, c.layer, c.calibrated
     if r.failed then -- what was measured of it nevertheless is of something else: uncalibrated, say
       for _, k in ipairs { "mean", "se", "lo", "hi", "kl", "kl_se" } do r[k] = nil end
@@ -35,20 +38,6 @@ end
 
 M.keys = { "model", "data", "windows", "context", "swap", "layer", "calibrated", "original_loss",
            "original_loss_se", "mean", "se", "lo", "hi", "kl", "kl_se", "failed", "text" }
-
--- Calls f(list) for each run of records with one value of key(record), in order.
-local function groups_by(records, key)
-  local list, by = {}, {}
-  for _, r in ipairs(records) do
-    local k = key(r)
-    if not by[k] then
-      by[k] = { name = k }
-      list[#list + 1] = by[k]
-    end
-    table.insert(by[k], r)
-  end
-  return list
-end
 
 local function how(r) return r.calibrated and "calibrated" or "raw" end
 
@@ -191,7 +180,8 @@ function M.document(records, study, text, figure, judged)
     local first = model[1]
     add("## %s\n", model.name)
     add("Measured on %s: %d windows of %d tokens. The original's loss: %.4f ± %.4f nats per token.\n",
-      first.data == "own" and "text that the model itself writes" or first.data, first.windows, first.context,
+      ({ own = "text that the model itself writes", hidden = "the part of its text that the prompt never shows" })[first.data]
+        or first.data, first.windows, first.context,
       first.original_loss, first.original_half)
     for _, r in ipairs(model) do
       if r.original_text then
@@ -201,7 +191,7 @@ function M.document(records, study, text, figure, judged)
     end
     for _, r in ipairs(model) do
       if r.layer == ALL then
-        add("### %s in all layers, %s\n", r.swap, how(r))
+        add("### %s%s, %s\n", r.swap, r.several and "" or " in all layers", how(r))
         if r.mean then
           add("Loss %+.4f [%.4f, %.4f], KL %.4f ± %.4f.\n", r.mean, r.lo, r.hi, r.kl, r.kl_half)
         end
@@ -213,96 +203,6 @@ function M.document(records, study, text, figure, judged)
   return table.concat(out, "\n")
 end
 
--- ---- expectations -------------------------------------------------------------------------------------
-
-M.expect = { swap = "string", layer = "number", calibrated = "boolean", below = "number", worse = "boolean",
-             better = "boolean", exploratory = "boolean", calibrated_better = "boolean", kl_falls = "number" }
-M.claims = { below = true, worse = true, better = true, calibrated_better = true, kl_falls = true }
-
-local function find(model, swap, layer, calibrated)
-  for _, r in ipairs(model) do
-    if r.swap == swap and r.layer == layer and (calibrated == nil or r.calibrated == calibrated) then return r end
-  end
-end
-
--- at: what the interval is held against, on whose side it stands as printed, too.
-local function number(r, at)
-  if not (r and r.mean) then return "none" end
-  return ("%s [%s, %s]"):format(stats.show(r.mean, at, "+", 3), stats.show(r.lo, at, "", 3), stats.show(r.hi, at, "", 3))
-end
-
--- REFUTED: the opposite is shown.
-local function outcome(held, refuted) return held and "held" or refuted and "REFUTED" or "not shown" end
-
--- {swap=, layer=, calibrated=, worse=true}: the interval of the loss difference lies above 0; better: below
-local function side(word, sign)
-  return function(x, model, layer)
-    local r = find(model, x.swap, layer, x.calibrated)
-    local lo, hi = r and r.lo, r and r.hi
-    if sign < 0 and lo then lo, hi = -hi, -lo end
-    return ("%s is %s than the original"):format(x.swap, word), outcome(lo and lo > 0, hi and hi < 0), number(r, 0)
-  end
-end
-
--- For one model: what is claimed, its outcome, what was measured.
-local JUDGES = {
-  worse = side("worse", 1),
-  better = side("better", -1),
-  -- {swap=, layer=, calibrated=, below=x}: the interval of the loss difference lies below x
-  below = function(x, model, layer)
-    local r = find(model, x.swap, layer, x.calibrated == true)
-    return ("%s%s costs less than %g"):format(x.swap, x.calibrated and ", calibrated," or ", raw,", x.below),
-      outcome(r and r.hi and r.hi < x.below, r and (not r.lo or r.lo > x.below)), number(r, x.below)
-  end,
-  -- {swap=, layer=, calibrated_better=true}: the calibrated interval lies below the raw one
-  calibrated_better = function(x, model, layer)
-    local raw, cal = find(model, x.swap, layer, false), find(model, x.swap, layer, true)
-    local held = raw and cal and cal.hi and (not raw.lo or cal.hi < raw.lo)
-    local refuted = raw and cal and raw.hi and (not cal.lo or cal.lo > raw.hi)
-    return x.swap .. " costs less calibrated than raw", outcome(held, refuted),
-      ("raw %s, calibrated %s"):format(number(raw, cal and (held and cal.hi or cal.lo)),
-        number(cal, raw and (held and raw.lo or raw.hi)))
-  end,
-  -- {kl_falls=p}: from order p on every even order, raw, has a smaller KL than the even one before
-  kl_falls = function(x, model, layer)
-    local last, held, list = nil, true, {}
-    for _, r in ipairs(model) do
-      if r.order and r.order % 2 == 0 and r.order >= x.kl_falls and r.layer == layer and not r.calibrated then
-        held = held and (not last or (r.kl or math.huge) < last)
-        last = r.kl or math.huge
-        list[#list + 1] = ("%d: %.3g"):format(r.order, last)
-      end
-    end
-    return ("KL falls with the even orders from %d on"):format(x.kl_falls), outcome(held and #list > 1, not held),
-      #list > 0 and table.concat(list, ", ") or "none"
-  end,
-}
-
--- Arms with several seeds as one, the other models as they are.
-local function arms_first(records)
-  local out, joined = over_models(records), {}
-  for _, r in ipairs(out) do joined[r.model:match "^(.*), over %d+ seeds$"] = true end
-  for _, r in ipairs(records) do
-    if not (r.arm and joined[r.arm]) then out[#out + 1] = r end
-  end
-  return out
-end
-
-function M.judge(expect, records)
-  local out = {}
-  for _, x in ipairs(expect) do
-    for kind, judge in pairs(JUDGES) do
-      if x[kind] ~= nil then
-        for _, model in ipairs(groups_by((kind == "worse" or kind == "better") and arms_first(records) or records,
-          function(r) return r.model end)) do
-          local text, came, detail = judge(x, model, x.layer or ALL)
-          out[#out + 1] = { text = ("%s: %s%s"):format(model.name, text, x.exploratory and " (exploratory)" or ""),
-                            outcome = came, detail = detail }
-        end
-      end
-    end
-  end
-  return out
-end
+for _, k in ipairs { "expect", "claims", "judge" } do M[k] = judge[k] end
 
 return M
