@@ -86,6 +86,30 @@ T.test("surgery: a part is exchanged, measured, taken back", function()
   T.near(on("pretended", operate), on("cpu", operate), 1e-5)
 end)
 
+T.test("surgery: shown, calibrated, swept, tuned, on windows and on documents", function()
+  local function operate()
+    local small = select(2, steps(with { layers = 2 }, 2)).model
+    local stories = lab.model.load(T.root .. "experiments/models/stories260K.bin"):eval()
+    local out = {}
+    for _, m in ipairs { small, stories } do
+      local s = m:fork()
+      s.layer[2]:set { output_norm = "l2" }
+      s:calibrate { batches = 1, batch = 2 }
+      local shown = s:show { windows = 2 }
+      table.move({ shown.mean, shown.kl, shown.n }, 1, 3, #out + 1, out)
+      local cell = s:sweep { over = "head", layer = 2, denominator = "length", calibrate = true, quiet = true }.cells[2]
+      out[#out + 1] = cell.mean
+      s:tune { steps = 1, batch_size = 2, eval_windows = 2, eval_interval = 0, quiet = true }
+      out[#out + 1] = s:show { windows = 2 }.mean
+      s.layer[1]:set { logit_scale = 1e30, denominator = "none" }
+      out[#out + 1] = s:show { windows = 2 }.overflow.layer
+      s:undo(4)
+    end
+    return out
+  end
+  T.near(on("pretended", operate), on("cpu", operate), 1e-4)
+end)
+
 T.test("activations are read, patched, mapped and traced", function()
   local ids = { 1, 2, 3, 4, 5, 6 }
   local function all(m)

@@ -56,16 +56,22 @@ local function add(to, out)
   out:free()
 end
 
--- Calls f(i, x) with the input x that the original gives the attention of layer i, for each batch.
-local function each_input(self, o, f)
+-- Calls f(i, x) with the input x that the original gives the attention of layer i, for each batch and each layer of
+-- which wanted[i] is set. x is f's own: what it makes may be read, as the layer has ended by then.
+local function each_input(self, o, wanted, f)
   local set = not o.data and self:parts().calibrate
     or type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
   local context = o.context > 0 and o.context or set:fit(self.config.context)
   set:need(o.split, context)
-  local function look(i, _, _, _, x) f(i, x) end
+  local inputs
+  local function look(i, _, _, _, x) inputs[i] = wanted[i] and x:scale { by = 1 } or nil end
   for x in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
+    inputs = {}
     local h <close> = self.original:hidden(x, { taps = taps.inputs(#self.layers, look) })
     x:free()
+    for i = 1, #self.layers do
+      if inputs[i] then f(i, inputs[i]) end
+    end
   end
 end
 
@@ -82,11 +88,11 @@ end
 -- What a calibration by the default options looks at, kept for many of them: by layer the inputs and the sums of
 -- squares that the original's heads give there.
 function M.look(self)
-  local seen = {}
+  local seen, all = {}, {}
+  for i = 1, #self.layers do seen[i], all[i] = { inputs = {}, squares = {} }, true end
   evaluating(self, function()
-    each_input(self, options_over(), function(i, x)
-      seen[i] = seen[i] or { inputs = {}, squares = {} }
-      table.insert(seen[i].inputs, x:scale { by = 1 })
+    each_input(self, options_over(), all, function(i, x)
+      table.insert(seen[i].inputs, x)
       add(seen[i].squares, (self.original.layers[i].attention:outputs(x, {})))
     end)
   end)
@@ -100,10 +106,10 @@ local function squares(self, list, o, seen)
   for _, i in ipairs(list) do sums[i] = { seen and seen[i].squares or {}, {} } end
   local function own(i, x) add(sums[i][2], (self.layers[i].attention:outputs(x, { raw = true }))) end
   if not seen then
-    each_input(self, o, function(i, x)
-      if not sums[i] then return end
+    each_input(self, o, sums, function(i, x)
       add(sums[i][1], (self.original.layers[i].attention:outputs(x, {})))
       own(i, x)
+      x:free()
     end)
     return sums
   end

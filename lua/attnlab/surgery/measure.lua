@@ -99,10 +99,8 @@ end
 
 local function finite(v) return math.abs(v) < math.huge end
 
-local function is_finite(t)
-  local sum <close> = t:abs():max()
-  return finite(sum:item())
-end
+-- The largest size in a tensor, as one: it is read when the layer that made it has ended.
+local function size_of(t) return t:abs():max() end
 
 -- The option of an attention as its family has it, as a plain value.
 local function option(attention, name)
@@ -114,45 +112,48 @@ local function option(attention, name)
   end
 end
 
--- The largest logit of a layer for q and k, before a clamp; nil where the formula has none that q and k make alone.
+-- The largest logit of a layer for q and k, before a clamp, as a tensor; nil where the formula has none that q and k make alone.
 local function largest_logit(attention, q, k)
   local map, scale = option(attention, "feature_map"), option(attention, "logit_scale")
   if map ~= "identity" or scale == "learned" then return nil end
   local by = tonumber(scale) or 1 / math.sqrt(attention.head_dim)
   local s <close> = core.op.scores(q, k, { scale = by })
-  local most <close> = s:max()
-  return most:item()
+  return s:max()
 end
 
--- Where a fork's numbers leave their range: { layer =, what = "attention" or "sum", logit =, share of the type's }.
--- values: the difference of each window.
+-- Where numbers of a document leave their range, from the sizes that were seen of each layer and of the last sum.
+local function first_of(seen, last)
+  for i, s in ipairs(seen) do
+    if not finite(s.enters:item()) then return i - 1, "sum" end
+    if not finite(s.gives:item()) then return i, "attention" end
+  end
+  if not finite(last:item()) then return #seen, "sum" end
+end
+
+-- Where a fork's numbers leave their range first: { layer =, what = "attention" or "sum", logit = (the largest of that
+-- layer in the document where it happens), hint = bool }. values: the difference of each window.
 local function overflow(fork, view, values)
-  local found, logits, n = nil, nil, 0
+  local found, seen, n = nil, nil, 0
   local function look(i, q, k, _, x)
-    if found and i >= found.layer then return end
     local a = fork.layers[i].attention
-    if not is_finite(x) then
-      found = { layer = i - 1, what = "sum", logit = logits[i - 1] }
-      return
-    end
-    logits[i] = largest_logit(a, q, k)
     local o <close> = (a:outputs(x, {}))
-    if not is_finite(o) then found = { layer = i, what = "attention", logit = logits[i] } end
+    seen[i] = { enters = size_of(x), gives = size_of(o), logit = largest_logit(a, q, k) }
   end
   local ev, mode = view.ev, fork.training
   fork:eval()
   local ok, why = pcall(core.no_grad, function()
     for x in ev.dataset:even("valid", 1, ev.context, view.n) do
       n = n + 1
-      if not finite(values[n]) then
-        logits = {}
+      if not finite(values[n]) and not (found and found.layer <= 1) then
+        seen = {}
         local h <close> = fork:hidden(x, { taps = taps.inputs(#fork.layers, look) })
-        if not found and not is_finite(h) then
-          found = { layer = #fork.layers, what = "sum", logit = logits[#fork.layers] }
+        local layer, what = first_of(seen, size_of(h))
+        if layer and not (found and found.layer <= layer) then
+          local logit = seen[math.max(1, layer)].logit
+          found = { layer = layer, what = what, logit = logit and logit:item() }
         end
       end
       x:free()
-      if found and found.layer == 1 then break end
     end
   end)
   fork:train(mode)
