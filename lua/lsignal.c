@@ -150,6 +150,8 @@ static int sys_catch_interrupts(lua_State *L) {
   luaL_checktype(L, 1, LUA_TBOOLEAN);
   const bool on = lua_toboolean(L, 1);
   if (prompt) {
+    /* a chunk that has to end begins no more work */
+    if (on && n_working == 0 && wanted && in_chunk) return luaL_error(L, "interrupted");
     if (on && n_working++ == 0) working_since = n_caught;
     if (!on && n_working > 0 && --n_working == 0 && in_chunk && n_caught > working_since)
       lua_sethook(stop_state, stop_at_lab, LUA_MASKCALL, 0);
@@ -226,7 +228,7 @@ static int sys_chunk(lua_State *L) {
   in_chunk = 1;
   const int status = lua_pcall(L, 0, LUA_MULTRET, 1);
   in_chunk = 0;
-  lua_sethook(stop_state, NULL, 0, 0);
+  if (stop_state) lua_sethook(stop_state, NULL, 0, 0);
   n_working = n_whole = 0;
   lua_pushboolean(L, status == LUA_OK);
   lua_replace(L, 1);

@@ -42,7 +42,16 @@ if x then
 end
 x
 = 8
-{ 1, 2, { a = true } }
+{ 1,
+  2, { a = true } }
+1 +
+1 -- note;
+return 6
+pack = 7
+pack
+...
+::top:: x = 9
+x
 { { a = 1, b = "x" }, { a = 22, b = "yy" } }
 "tab\tnew line"
 nil
@@ -63,6 +72,10 @@ nil
 5
 8
 { 1, 2, { a = true } }
+2
+6
+7
+9
  a  b
 --  --
  1  x
@@ -75,10 +88,23 @@ f32 (2,2)  -3 to 4, mean 1.125
 ]])
 end)
 
+T.test("a long chunk costs what it has lines", function()
+  local function seconds(n)
+    local lines = { "t = {" }
+    for i = 1, n do lines[#lines + 1] = ("  %d, -- {"):format(i) end
+    lines[#lines + 1] = "}\n#t\n"
+    local began = sys.clock()
+    T.eq(piped(table.concat(lines, "\n")), n .. "\n")
+    return sys.clock() - began
+  end
+  local few = seconds(500)
+  T.ok(seconds(5000) < 20 * few, "ten times the lines")
+end)
+
 T.test("from a pipe the first error ends with status 1, and is one line with its place", function()
   local out, err, status = piped "1\nlocal a = 1\nprint(nope)\n2\n"
   T.eq(out, "1\n")
-  T.eq(err, "prompt:1: unknown global 'nope'\n")
+  T.eq(err, "prompt:3: unknown global 'nope'\n") -- of what the pipe brings
   T.eq(status, 1)
   err = select(2, piped "lab.model.lod 'x'\n")
   T.ok(err:find "^prompt:1: " and not err:find "\n.", err)
@@ -172,6 +198,9 @@ T.test("completion: globals, fields, methods, presets, options and their values,
   completes("lab.attention.new{denominator={sta", "stat=")
   completes("lab.attention.new{denominator={stat='ab", "abs")
   completes("lab.model.load '" .. MODEL:sub(1, -6), "260K.bin")
+  t:run "hang = setmetatable({}, { __index = function() while true do end end })"
+  t:type "hang.a.b\t\3" -- what is a user's own is not called
+  t:expect "\n> $"
   t:type "lab.op.soft\t"
   t:expect "softmax"
   t:type "\3"
@@ -216,8 +245,15 @@ T.test("Ctrl-C clears the line, ends a loop, an error caught in it, a coroutine;
   stops "while true do end"
   stops "while true do pcall(function() while true do end end) end"
   stops "coroutine.wrap(function() while true do end end)()"
+  stops "_G.coroutine.wrap(function() while true do end end)()"
   stops "x = 1 while true do x = x + 1 end"
   T.ok(t:run "x > 1":find "true", "what a loop did stays")
+  t:type "\27[200~a1 = 1\nwhile true do end\na1 = 3\n\27[201~"
+  t:expect "do end"
+  sys.sleep(0.5)
+  t:type "\3"
+  t:expect("interrupted\n> $", 10)
+  T.ok(t:run "a1":find "\n1\n", "nothing that stood behind it in the paste runs")
   t:type "while true do end\r"
   sys.sleep(0.3)
   t:type "\3\3\3\3\3\3"
@@ -249,6 +285,11 @@ T.test("Ctrl-C in training and generating: they return what they have, and the c
   t:type "\3"
   t:expect("interrupted\n> $", 60)
   T.ok(t:run "m.training":find "false", "what evaluating sets is put back")
+  t:type "n = 0 for i = 1, 50 do pcall(s.tune, s, {steps=4, data='shakespeare', batch_size=2, eval_windows=2}) n = n + 1 end\r"
+  t:expect("step 2/", 60)
+  t:type "\3"
+  t:expect("interrupted.*\n> $", 60)
+  T.ok(tonumber(t:run "n":match "\n(%d+)\n") <= 2, "no more trainings are begun")
   t:type "\4"
   T.eq(t:ends(), 0)
 end)

@@ -102,23 +102,52 @@ local function incomplete(message)
   return message:find "<eof>'?$" ~= nil
 end
 
+-- Where the last word of a text ends, comments aside, and that word.
+local function last_word(text)
+  local last, at = "", 0
+  M.tokens(text, function(word, _, to) last, at = word, to end)
+  return at, last
+end
+
+M.PACK = "\0pack" -- where the environment of an expression has table.pack: no name of a user's
+
 -- The function of a whole text, and whether it is "value" (its results are to be shown), "silent" (they are not) or
 -- "statement"; nil and "more" where lines are missing, nil, "error" and the message where it can be no Lua. The function
--- takes table.pack and returns its values packed.
+-- returns its values packed.
 function M.compile(text, env, name)
   local body = text:gsub("^%s*=", "", 1)
-  local expression = body:match "^(.-)%s*;%s*$"
-  local kind = expression and "silent" or "value"
-  expression = expression or body
-  if expression:find "%S" and load("return " .. expression, name, "t", env) then
+  local at, last = last_word(body)
+  local kind = last == ";" and "silent" or "value"
+  local expression = body:sub(1, last == ";" and at - 1 or at)
+  local f, why = load("return " .. expression, name, "t", env)
+  if f and at > 0 then
     -- not as `return f()`: a tail call leaves no line to blame
-    local f = load("local pack = ...; return pack(" .. expression .. "\n)", name, "t", env)
-    if f then return f, kind end
+    return load('return _ENV["\\0pack"](' .. expression .. ")", name, "t", env), kind
   end
-  local f, message = load(M.shared(text) .. "\n", name, "t", env) -- a line end ends a short string
-  if f then return function(pack) return pack(f()) end, "statement" end
-  if incomplete(message) then return nil, "more" end
+  local message
+  f, message = load(M.shared(text) .. "\n", name, "t", env) -- a line end ends a short string
+  if f then return function() return table.pack(f()) end, "statement" end
+  if incomplete(message) or why and incomplete(why) then return nil, "more", message end
   return nil, "error", message
+end
+
+local OPENING = { ["("] = 1, ["{"] = 1, ["["] = 1, [")"] = -1, ["}"] = -1, ["]"] = -1, ["function"] = 1, ["if"] = 1, ["do"] = 1,
+                  ["repeat"] = 1, ["end"] = -1, ["until"] = -1 }
+
+-- What is read line by line, until it is whole: add(line) -> the chunk, or nil while lines are missing. Lines that leave
+-- something open are not compiled, so that a long table costs what it has lines; an empty line always is.
+function M.gather(env)
+  local lines, open, inside = {}, 0, false -- inside: of a long string, where words mean nothing
+  return function(line)
+    lines[#lines + 1] = line
+    M.tokens(line, function(word) open = open + (OPENING[word] or 0) end)
+    if #lines > 1 and open > 0 and not inside and line:find "%S" then return nil end
+    local text = table.concat(lines, "\n")
+    local _, why, message = M.compile(text, env, "=chunk")
+    inside = inside or why == "more" and message:find "unfinished long" ~= nil
+    if why == "more" then return nil end
+    return text
+  end, function() return #lines > 0 and table.concat(lines, "\n") or nil end
 end
 
 -- Whether there is something to run in it.
@@ -130,16 +159,16 @@ end
 
 -- What a text of several chunks falls into when it is read line by line: a list.
 function M.each(text)
-  local out, chunk = {}, nil
+  local out = {}
+  local add, rest = M.gather {}
   for line in (text:gsub("\n?$", "\n")):gmatch "([^\n]*)\n" do
-    chunk = chunk and chunk .. "\n" .. line or line
-    local _, why = M.compile(chunk, {}, "=chunk")
-    if why ~= "more" then
+    local chunk = add(line)
+    if chunk then
       if not M.empty(chunk) then out[#out + 1] = chunk end
-      chunk = nil
+      add, rest = M.gather {}
     end
   end
-  out[#out + 1] = chunk
+  out[#out + 1] = rest()
   return out
 end
 

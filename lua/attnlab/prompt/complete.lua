@@ -130,6 +130,23 @@ end
 -- Parts of a layer and of a head, which are made when they are asked for.
 local HANDLE = { "set", "head", "patch" }
 
+local OURS = "^@.*/lua/attnlab/"
+
+-- v[key] where nothing of a user's is called for it: tables and what stands behind them, and functions of our own.
+local function entry(v, key, depth)
+  if depth == 0 then return nil end
+  local x = type(v) == "table" and rawget(v, key) or nil
+  if x ~= nil then return x end
+  local meta = debug.getmetatable(v)
+  local index = type(meta) == "table" and rawget(meta, "__index")
+  if type(index) == "table" then return entry(index, key, depth - 1) end
+  if type(index) ~= "function" then return nil end
+  local info = debug.getinfo(index, "S")
+  if info.what ~= "C" and not info.source:find(OURS) then return nil end
+  local ok, found = pcall(index, v, key)
+  return ok and found or nil
+end
+
 -- The value that a chain of names and constant indices stands for: nothing is called.
 local function value_of(env, path)
   local v = env
@@ -140,8 +157,8 @@ local function value_of(env, path)
     local text, beyond = path:match("^%[%s*[\"']([^\"']*)[\"']%s*%]()", i)
     local key = name or math.tointeger(tonumber(number)) or text
     if key == nil then return nil end
-    local ok, x = pcall(function() return v[key] end)
-    if not ok or x == nil then return nil end
+    local x = entry(v, key, 8)
+    if x == nil then return nil end
     v, i = x, after or behind or beyond
   end
   return v

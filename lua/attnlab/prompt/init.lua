@@ -124,15 +124,15 @@ end
 
 -- Reads a chunk: its text; "" for an empty line, nil at the end, false after an interrupt.
 local function read_chunk(self)
-  local text
+  local add, rest = chunks.gather(self.env)
   while true do
-    local line = self.reader:line(text and ">> " or self.step and "Enter> " or "> ")
-    if line == nil and text then return text end -- the end: what there is is judged as it is
+    local line = self.reader:line(rest() and ">> " or self.step and "Enter> " or "> ")
+    if line == nil then return rest() end -- the end: what there is is judged as it is
     if not line then return line end
-    if not text and (line:find "^%s*[?:!]" or line:find "^%s*$") then return line end
-    text = text and text .. "\n" .. line or line
-    local _, why = chunks.compile(text, self.env, Prompt.CHUNK)
-    if why ~= "more" then return text end
+    if not rest() then self.first = not self.interactive and self.reader.lines or nil end
+    if not rest() and (line:find "^%s*[?!]" or line:find "^%s*:[^:]" or line:find "^%s*$") then return line end
+    local text = add(line)
+    if text then return text end
   end
 end
 
@@ -147,11 +147,7 @@ local function loop(self)
       if text == nil then break end
       local ok = true
       if text and text:find "^%s*$" then
-        if self.step then
-          local step = self.step
-          self.step = nil
-          self:run_all(step)
-        end
+        if self.step and self:run_all(self.step) then self.step = nil end
       elseif text then
         local special
         special, ok = self:special(text)
@@ -159,6 +155,7 @@ local function loop(self)
         if not special then ok = self:run(text) end
       end
       if not ok and not self.interactive then return 1 end
+      if not ok then self.reader:clear() end -- of a paste, what follows was meant to stand on it
     end
     if Prompt.ended_by() then break end
   end
@@ -173,8 +170,10 @@ function M.run(opts)
                               settings = { show = true, time = false } }, Prompt)
   self.env.lab = require "attnlab"
   local here = "@" .. assert(package.searchpath("attnlab.prompt.init", package.path)):match "^(.*)/init%.lua$"
-  sys.begin_prompt(here:match "^(.*)/prompt$", here)
-  interrupts.at_prompt = true
+  if interactive then -- from a pipe a signal ends it, as any program
+    sys.begin_prompt(here:match "^(.*)/prompt$", here)
+    interrupts.at_prompt = true
+  end
   self.reader = reader.new(self.env, interactive)
   if interactive then
     print(("attnlab %s: Tab completes, ?NAME explains, :help tells more, Ctrl-D leaves"):format(core.version))

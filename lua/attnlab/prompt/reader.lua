@@ -30,7 +30,7 @@ end
 
 function M.new(env, interactive)
   local term = os.getenv "TERM" or ""
-  local self = setmetatable({ interactive = interactive, queue = {} }, Reader)
+  local self = setmetatable({ interactive = interactive, queue = {}, lines = 0 }, Reader)
   if interactive and term ~= "" and term ~= "dumb" and sys.isatty(1) then
     self.edit = edit.open(complete(env))
     pcall(read_history, self.edit)
@@ -81,9 +81,11 @@ function Reader:line(prompt)
     io.stdout:flush()
     if not edit.wait(before) then return interrupted() end
   end
-  local line = io.read "L"
+  local line, why = io.read "L"
+  self.lines = self.lines + 1
   if line then return (line:gsub("\r?\n$", "")) end
   if self.interactive then print "" end
+  if why then error("standard input: " .. why, 0) end
   return nil
 end
 

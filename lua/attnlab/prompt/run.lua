@@ -53,6 +53,11 @@ local function handler(self)
   end
 end
 
+-- Lines of what comes from a pipe count from its beginning; first: the line of the chunk's first.
+local function placed(self, text)
+  return (text:gsub("^prompt:(%d+):", function(n) return ("prompt:%d:"):format(n + (self.first or 1) - 1) end))
+end
+
 -- ---- chunks -----------------------------------------------------------------------------------------
 
 local LOOPS = { "for", "while", "repeat" }
@@ -88,7 +93,7 @@ local function guarded(self, f)
   if interrupts.made then
     Prompt.print_error "interrupted; what it had made is in _"
   elseif not out[1] then
-    Prompt.print_error(stopped and "interrupted" or out[2])
+    Prompt.print_error(stopped and "interrupted" or placed(self, out[2]))
   end
   return out[1], out[2], stopped
 end
@@ -104,18 +109,19 @@ end
 function Prompt:run(text)
   local f, kind, message = chunks.compile(text, self.env, self.name or Prompt.CHUNK)
   if not f then
-    Prompt.print_error(kind == "more" and "prompt: the chunk is not whole" or message)
+    Prompt.print_error(kind == "more" and "prompt: the chunk is not whole" or placed(self, message))
     return false
   end
   self.last = text
   if self.journal then self.journal:input(text) end
   interrupts.made = nil
   local began = sys.clock()
-  local ok, values, stopped = guarded(self, function() return f(table.pack) end)
+  local ok, values, stopped = guarded(self, f)
   local made = interrupts.made
   interrupts.made = nil
   if self.journal then self.journal:ended(how_ended(ok, stopped, made)) end
-  if not ok or kind == "statement" then values = { n = 0 } else self.env._ = values[1] end
+  local gave = ok and (kind ~= "statement" or values.n > 0) -- a statement gives what it returns
+  if gave then self.env._ = values[1] else values = { n = 0 } end
   if made then
     self.env._ = made[1]
     if not ok then values = { made[1], n = 1 } end
@@ -146,6 +152,7 @@ end
 -- A line that is no Lua: ?name, :command, !shell. False where it is Lua.
 function Prompt:special(line)
   local sign, rest = line:match "^%s*([?:!])(.*)$"
+  if sign == ":" and rest:find "^:" then sign = nil end -- a label
   if not sign then return false end
   local ok, why
   if sign == ":" then
