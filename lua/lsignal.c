@@ -151,7 +151,7 @@ static int sys_catch_interrupts(lua_State *L) {
   const bool on = lua_toboolean(L, 1);
   if (prompt) {
     /* a chunk that has to end begins no more work */
-    if (on && n_working == 0 && wanted && in_chunk) return luaL_error(L, "interrupted");
+    if (on && n_working == 0 && wanted && in_chunk) stop_chunk(L, NULL);
     if (on && n_working++ == 0) working_since = n_caught;
     if (!on && n_working > 0 && --n_working == 0 && in_chunk && n_caught > working_since)
       lua_sethook(stop_state, stop_at_lab, LUA_MASKCALL, 0);

@@ -134,8 +134,9 @@ end
 local OPENING = { ["("] = 1, ["{"] = 1, ["["] = 1, [")"] = -1, ["}"] = -1, ["]"] = -1, ["function"] = 1, ["if"] = 1, ["do"] = 1,
                   ["repeat"] = 1, ["end"] = -1, ["until"] = -1 }
 
--- What is read line by line, until it is whole: add(line) -> the chunk, or nil while lines are missing. Lines that leave
--- something open are not compiled, so that a long table costs what it has lines; an empty line always is.
+-- What is read line by line, until it is whole: add(line) -> the chunk, or nil while lines are missing; rest() -> what there
+-- is of one, or nil; begun() whether there is some. Lines that leave something open are not compiled, so that a long
+-- table costs what it has lines; an empty line always is.
 function M.gather(env)
   local lines, open, inside = {}, 0, false -- inside: of a long string, where words mean nothing
   return function(line)
@@ -147,7 +148,7 @@ function M.gather(env)
     inside = inside or why == "more" and message:find "unfinished long" ~= nil
     if why == "more" then return nil end
     return text
-  end, function() return #lines > 0 and table.concat(lines, "\n") or nil end
+  end, function() return #lines > 0 and table.concat(lines, "\n") or nil end, function() return #lines > 0 end
 end
 
 -- Whether there is something to run in it.

@@ -124,13 +124,13 @@ end
 
 -- Reads a chunk: its text; "" for an empty line, nil at the end, false after an interrupt.
 local function read_chunk(self)
-  local add, rest = chunks.gather(self.env)
+  local add, rest, begun = chunks.gather(self.env)
   while true do
-    local line = self.reader:line(rest() and ">> " or self.step and "Enter> " or "> ")
+    local line = self.reader:line(begun() and ">> " or self.step and "Enter> " or "> ")
     if line == nil then return rest() end -- the end: what there is is judged as it is
     if not line then return line end
-    if not rest() then self.first = not self.interactive and self.reader.lines or nil end
-    if not rest() and (line:find "^%s*[?!]" or line:find "^%s*:[^:]" or line:find "^%s*$") then return line end
+    if not begun() then self.first = not self.interactive and self.reader.lines or nil end
+    if not begun() and (line:find "^%s*[?!]" or line:find "^%s*:[^:]" or line:find "^%s*$") then return line end
     local text = add(line)
     if text then return text end
   end
