@@ -18,6 +18,7 @@ local steps = require "attnlab.surgery.steps"
 local stats = require "attnlab.stats"
 local subject = require "attnlab.surgery.subject"
 local surgery = require "attnlab.surgery"
+local sweep = require "attnlab.surgery.sweep"
 local tables = require "attnlab.table"
 local written = require "attnlab.session_file"
 local sys = core.sys
@@ -106,6 +107,41 @@ local function collect(fork, letter, out)
   return found
 end
 
+-- Drops sweeps whose cells another one has: a study measures each once.
+local function distinct(list, out)
+  local all, taken = {}, {}
+  for _, f in ipairs(list) do
+    for _, s in ipairs(f.sweeps) do
+      local keys, options = {}, config.copy(s.options)
+      options.before = nil
+      for _, c in ipairs(sweep.cells(options, #f.fork.layers, f.fork.layers[1].attention.heads)) do
+        keys[#keys + 1] = core.json.encode { f.model, f.text or "", s.options.before or {}, options.calibrate or false,
+          c.options, c.layer, c.head or 0 }
+      end
+      all[#all + 1] = { fork = f, sweep = s, keys = keys }
+    end
+    f.sweeps = {}
+  end
+  local order = table.move(all, 1, #all, 1, {})
+  for i, s in ipairs(all) do s.place = i end
+  table.sort(order, function(a, b)
+    if #a.keys ~= #b.keys then return #a.keys > #b.keys end
+    return a.place < b.place
+  end)
+  for _, s in ipairs(order) do
+    local known = 0
+    for _, key in ipairs(s.keys) do known = known + (taken[key] and 1 or 0) end
+    if known > 0 and known < #s.keys then
+      out[#out + 1] = ("fork %s: the sweep of %s: another one has %d of its cells"):format(s.fork.letter, s.sweep.title, known)
+    end
+    s.wanted = known == 0
+    for _, key in ipairs(s.wanted and s.keys or {}) do taken[key] = true end
+  end
+  for _, s in ipairs(all) do
+    if s.wanted then table.insert(s.fork.sweeps, s.sweep) end
+  end
+end
+
 -- Everything of the session that can be written: array of { fork, letter, model, states, sweeps, text }, and what not.
 local function gather()
   local list, out = {}, {}
@@ -125,6 +161,7 @@ local function gather()
       end
     end
   end
+  distinct(list, out)
   if #list == 0 then
     error("study: nothing to write: no state of a fork that was measured and not undone, and no sweep"
       .. (#out > 0 and "; " .. table.concat(out, "; ") or ""), 0)

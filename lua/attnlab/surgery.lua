@@ -224,7 +224,7 @@ function Session:swaps()
   return list.of(self.log)
 end
 
--- What the fork is beside its original: formula, loss, rounding, KL, state, text; s:show{windows=, data=}.
+-- What the fork is beside its original: formula, loss, rounding, KL, state, text. help "surgery.show" has the options.
 function Session:show(opts)
   return require "attnlab.surgery.show" (self, opts)
 end

@@ -93,6 +93,21 @@ T.test("measured states that were not undone are cases; they are measured on the
   T.ok(out.text:find("A5 + tuned 2 steps", 1, true) and out.text:find("n = 1", 1, true), out.text)
 end)
 
+T.test("sweeps that have cells in common are written once", function()
+  no_forks()
+  local file = T.folder() .. "/mine.lua"
+  local s, t = m:fork(), m:fork()
+  s:sweep { over = "layer", layer = 1, denominator = "length", quiet = true }
+  t:sweep { over = "layer", layer = { 1, 2, 3 }, denominator = "length" }
+  s:sweep { over = "layer", layer = { 1, 2 }, denominator = "length" }
+  s:sweep { over = "layer", layer = { 3, 4 }, denominator = "length" }
+  s:sweep { over = "layer", layer = 1, denominator = "length", calibrate = true }
+  local r = lab.session:study(file)
+  T.eq({ r.states, r.sweeps, #r.left_out }, { 0, 2, 1 })
+  T.ok(r.left_out[1]:find "fork A: the sweep of each layer alone: denominator=length: another one has 1 of its cells")
+  T.eq(#experiment.load(file):plan { root = "r" }, 4)
+end)
+
 T.test("what cannot be written is left out and said, or refused where nothing is left", function()
   no_forks()
   local dir = T.folder()

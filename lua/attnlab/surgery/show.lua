@@ -1,6 +1,9 @@
--- What s:show{windows=, data=} returns: what measure.lua took of the fork as it is, which as text is a block of lines:
+-- What s:show{..} returns: what measure.lua took of the fork as it is, which as text is a block of lines:
 -- the formula before and after with the differing slot marked (inverse on a terminal, [in brackets] elsewhere), the
--- difference of loss, what rounding alone makes, KL, the state, and what both write.
+-- difference of loss, what rounding alone makes, KL, the state, and what both write. A fork whose numbers leave their
+-- range gets the share of its tokens, and where it begins. Options:
+--   windows    documents to measure (24, or as many tokens of a run's own windows), as far as the part has them
+--   data       another text than the model's own, from now on: its name or path, or "own", what the model writes
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local formulas = require "attnlab.surgery.formulas"
