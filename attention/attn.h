@@ -60,11 +60,12 @@ typedef struct attn_in {
   /* since ABI 3 up to here */
 } attn_in;
 
-/* Hands the inner tensor `name`, one of the family's taps, to whoever asked for it; returns what to go on
- * with. Nothing happens where nobody asked. */
+/* Whether somebody asked for this tap. */
 static inline bool attn_asked(const attn_in *in, const char *name) {
   return in->sink && in->sink->asks(in->sink, name);
 }
+/* Hands the inner tensor `name`, one of the family's taps, to whoever asked for it; returns what to
+ * go on with. Nothing happens where nobody asked. */
 static inline al_tensor *attn_tap(al_ctx *c, const attn_in *in, const char *name, al_tensor *t) {
   return t && attn_asked(in, name) ? in->sink->take(in->sink, c, name, t) : t;
 }
@@ -90,6 +91,7 @@ typedef struct attn_tap_row {
   bool composed;                  /* asked for it the family takes its composed path */
   bool (*has)(const al_opts *o);  /* is it there with these options? NULL: always */
 } attn_tap_row;
+#define ATTN_MAX_TAPS 64
 
 typedef struct attn_preset {
   const char *name;    /* "p1/softmax" */
@@ -310,9 +312,9 @@ AL_API al_tensor *attn_continue(al_ctx *c, attn *a, const attn_in *in, const att
                                 bool detach, attn_state **next);
 /* attn_forward of a causal call one token at a time, from state to state: the recurrent form. */
 AL_API al_tensor *attn_recur(al_ctx *c, attn *a, const attn_in *in);
-/* The variant written out, kind "formula" (in one line), "latex" or "torch" (a self-contained PyTorch function
- * attention(q, k, v, x, p, causal, lengths), p a dict of the parameters by name). free() it. An
- * error for another kind and for a family that does not print itself. */
+/* The variant written out, kind "formula" (in one line), "latex" or "torch" (a self-contained
+ * PyTorch function attention(q, k, v, x, p, causal, lengths), p a dict of the parameters by name).
+ * free() it. An error for another kind and for a family that does not print itself. */
 AL_API char *attn_source(al_ctx *c, const attn *a, const char *kind);
 /* Formula, options, parameters, claims, source and note as text for people. free() it. */
 AL_API char *attn_describe(al_ctx *c, const char *name);

@@ -1,20 +1,19 @@
-/* check_taps.c: a variant's taps, asked for all at once: each that it declares is handed out, asking
- * changes the output by rounding alone, and what is handed back as it was changes nothing. */
+/* check_taps.c: a variant's taps, asked for all at once: each that it declares is handed out,
+ * asking changes the output by rounding alone, what is handed back as it was changes nothing. */
 #include "check_run.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TAPS = 64 };
 typedef struct looker {
   attn_sink base;
   const attn *a;
   bool copies; /* hands back a copy */
-  bool seen[MAX_TAPS];
+  bool seen[ATTN_MAX_TAPS];
 } looker;
 
 static int place_of(const looker *l, const char *name) {
   const attn_tap_row *r;
-  for (int i = 0; i < MAX_TAPS && (r = attn_tap_at(l->a, i)); i++)
+  for (int i = 0; (r = attn_tap_at(l->a, i)); i++)
     if (strcmp(r->name, name) == 0) return i;
   return -1;
 }
@@ -45,7 +44,7 @@ static double *looked_at(probe *p, looker *l, bool copies) {
 /* The first tap that was not handed out, or NULL. */
 static const char *lost(const looker *l) {
   const attn_tap_row *r;
-  for (int i = 0; i < MAX_TAPS && (r = attn_tap_at(l->a, i)); i++)
+  for (int i = 0; (r = attn_tap_at(l->a, i)); i++)
     if (!l->seen[i]) return r->name;
   return NULL;
 }

@@ -107,12 +107,16 @@ al_status attn_family_check(al_ctx *c, const attn_family *f, const char *who) {
   al_opts_release(o);
   if (!o) return because(c, who, "a default", "");
   for (int i = 0; f->taps && f->taps[i].name; i++) {
-    if (i == MAX_ROWS)
+    const attn_tap_row *r = &f->taps[i];
+    if (i == ATTN_MAX_TAPS)
       return al_fail(c, AL_EVALUE, "%s: more than %d taps: does the table end with {0}?", who,
-                     MAX_ROWS);
-    if (!option_name(f->taps[i].name) || !f->taps[i].shape || !f->taps[i].doc)
+                     ATTN_MAX_TAPS);
+    if (!option_name(r->name) || !r->shape || !r->doc)
       return al_fail(c, AL_EVALUE, "%s: tap '%s': a name of letters, a shape and a doc are needed",
-                     who, f->taps[i].name);
+                     who, r->name);
+    for (int j = 0; j < i; j++)
+      if (strcmp(r->name, f->taps[j].name) == 0)
+        return al_fail(c, AL_ENAME, "%s: tap '%s' is declared twice", who, r->name);
   }
   for (int i = 0; f->presets && f->presets[i].name; i++) {
     if (i == MAX_ROWS)

@@ -49,8 +49,8 @@ al_status formula_join_cache(run *r, sums *n);
 void formula_add_up_fused(const run *r, sums *n);
 void formula_add_up_by_state(const run *r, sums *n);
 void formula_add_up_composed(const run *r, sums *n);
-/* Where somebody looks: shows D and the weights divided by it, and makes y of them. factor (B,T,H): 1 / D,
- * relative, or NULL; L (B,T,H) or NULL: what is left of the reference, as a log. */
+/* Where somebody looks: shows D and the weights divided by it, and makes y of them. factor (B,T,H):
+ * 1 / D, relative, or NULL; L (B,T,H) or NULL: what is left of the reference, as a log. */
 void formula_show(const run *r, sums *n, al_tensor *factor, al_tensor *L);
 /* W of the denominator's own weights (B,T,H); *m its reference or NULL. */
 al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m);

@@ -320,7 +320,8 @@ static int attention_taps(lua_State *L) {
   return 1;
 }
 
-/* a:source(kind): the variant as a formula ("formula": one line, "latex") or as a PyTorch function ("torch"). */
+/* a:source(kind): the variant as a formula ("formula": one line, "latex") or as a PyTorch function
+ * ("torch"). */
 static int attention_source(lua_State *L) {
   item *x = check(L);
   const char *kind = luaL_checkstring(L, 2);

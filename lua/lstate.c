@@ -77,13 +77,12 @@ static al_tensor *field(lua_State *L, const call *f, const al_row *r) {
 
 /* ---- taps ---- */
 
-enum { MOST_TAPS = 64 };
 typedef struct lua_sink {
   attn_sink base;
   lua_State *L;
   int taps, error; /* places on the stack: the table of functions, what one of them raised */
   bool failed;
-  const char *asked[MOST_TAPS]; /* names of the family's, which stay */
+  const char *asked[ATTN_MAX_TAPS]; /* names of the family's, which stay */
   int n;
 } lua_sink;
 
@@ -117,8 +116,8 @@ static int hand_over(lua_State *L) {
                     y ? al_shape_str(y, (char[96]){0}, 96) : "");
 }
 
-/* The core calls this from inside a scope; what Lua makes is Lua's. An error of Lua does not pass the
- * core: it waits on the stack. */
+/* The core calls this from inside a scope; what Lua makes is Lua's. An error of Lua does not pass
+ * the core: it waits on the stack. */
 static al_tensor *sink_take(const attn_sink *base, al_ctx *c, const char *name, al_tensor *t) {
   lua_sink *s = (lua_sink *)(uintptr_t)base;
   lua_State *L = s->L;
@@ -150,10 +149,10 @@ static al_tensor *sink_take(const attn_sink *base, al_ctx *c, const char *name, 
 
 /* The names in the table at s->taps, each one that the instance has. */
 static void sink_open(lua_State *L, const call *f, const attn *a, lua_sink *s) {
-  const char *names[MOST_TAPS];
+  const char *names[ATTN_MAX_TAPS];
   int n = 0;
   const attn_tap_row *r;
-  for (; n < MOST_TAPS && (r = attn_tap_at(a, n)); n++) names[n] = r->name;
+  for (; (r = attn_tap_at(a, n)); n++) names[n] = r->name;
   for (lua_pushnil(L); lua_next(L, s->taps); lua_pop(L, 1)) {
     const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
     int i = 0;

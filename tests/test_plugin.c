@@ -184,6 +184,8 @@ static const struct {
     {"PRESET_TWICE", "preset 'fault/first' is there twice", "", true},
     {"PRESET_NULL", "preset 'fault/second': options, layer, source and note", "", true},
     {"PRESET_NAME", "preset 'two words': a name of at most", "", true},
+    {"TAP_NAME", "tap 'two words': a name of letters, a shape and a doc are needed", "", true},
+    {"TAP_TWICE", "tap 'gate' is declared twice", "", true},
     {"INIT", "its init failed: no moon today", "", true},
     {"INIT_SILENT", "its init failed: status", "without a message", true},
     {"INIT_PENDING", "its init failed: said and forgotten", "", true},

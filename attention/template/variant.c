@@ -132,9 +132,10 @@ static unsigned claims(const al_opts *o) {
   return al_opt_is(o, "sink", "none") ? always | ATTN_ROWSUM1 | ATTN_SHIFT_INVARIANT : always;
 }
 
-/* Inner tensors that can be looked at, or replaced, while the variant runs: `m:tap{name="logits", ..}`.
- * forward hands each over by attn_tap, which does nothing where nobody asked. A variant that would not
- * make such a tensor otherwise (it has a faster way) asks in->sink whether it has to. */
+/* Inner tensors that can be looked at, or replaced, while the variant runs:
+ * `m:tap{name="logits", ..}`. forward hands each over by attn_tap, which does nothing where nobody
+ * asked. A variant that would not make such a tensor otherwise (it has a faster way) asks
+ * attn_asked whether it has to. */
 static const attn_tap_row taps[] = {
     {"logits", "(B,H,T,S)", "s; only visible pairs count", false, NULL}, {0}};
 

@@ -78,7 +78,16 @@ static const attn_preset presets[] = {{"fault/first", "gain=2", "", "a test", ""
 #endif
                                       {0}};
 
-#define REST .doc = "a fault", .options = options, .presets = presets
+#ifdef FAULT_TAP_NAME
+static const attn_tap_row taps[] = {{"two words", "(B,T,H)", "none", false, NULL}, {0}};
+#elif defined FAULT_TAP_TWICE
+static const attn_tap_row taps[] = {
+    {"gate", "(B,T,H)", "one", false, NULL}, {"gate", "(B,T,H)", "again", false, NULL}, {0}};
+#else
+static const attn_tap_row taps[] = {{0}};
+#endif
+
+#define REST .doc = "a fault", .options = options, .presets = presets, .taps = taps
 #ifdef FAULT_NAME_TAKEN
 ATTN_FAMILY(kernel_attention, REST, .forward = forward);
 #elif defined FAULT_NAME_SHORT
