@@ -5,13 +5,14 @@
  *   text = e:read(signals, prompt, initial)   a line; with a paste several, "\n" between them. nil:
  *                                    a signal came, since there were so many. false: the end
  *   e:remember(line)                 an entry of the history
+ *   e:close()                        the terminal as it was; after it no more is read
+ *   edit.wait(signals)               without an editor: true: there is input; false as nil above
  *
  * complete(line, cursor) -> what Tab inserts there, and a text that is shown above, or nil. */
 #define _GNU_SOURCE
 #include "lua_attnlab.h"
 #include <errno.h>
 #include <histedit.h>
-#include <langinfo.h>
 #include <locale.h>
 #include <poll.h>
 #include <signal.h>
@@ -47,10 +48,12 @@ static void on_terminal(int sig) {
 
 /* ---- characters ---- */
 
-/* Waits for input: 1, or -1 where a signal came that somebody else has to see. Signals come in the
- * wait alone, so that none is missed between a look and a read. */
+/* Waits for input: 1, or -1 where a signal came that somebody else has to see. Signals come to this
+ * thread in the wait alone, so that none is missed between a look and a read; one that another
+ * thread took in its place is seen with the next beat. */
 static int await(void) {
   static const int ours[] = {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT};
+  static const struct timespec beat = {.tv_nsec = 500000000};
   sigset_t block, old;
   sigemptyset(&block);
   for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) sigaddset(&block, ours[i]);
@@ -59,7 +62,7 @@ static int await(void) {
     int n = 0;
     if (lal_signals() == edit.signals) {
       struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
-      n = ppoll(&in, 1, NULL, &old);
+      n = ppoll(&in, 1, &beat, &old);
     }
     sigprocmask(SIG_SETMASK, &old, NULL);
     if (lal_signals() != edit.signals) return -1;
@@ -79,7 +82,7 @@ static int next_byte(unsigned char *byte) {
     if (await() < 0) return -1;
     const ssize_t k = read(STDIN_FILENO, byte, 1);
     if (k >= 0) return (int)k;
-    if (errno == EIO) return 0; /* the terminal is gone */
+    if (errno != EINTR && errno != EAGAIN) return 0; /* the terminal is gone */
   }
 }
 
@@ -105,43 +108,62 @@ static int next_char(EditLine *el, wchar_t *out) {
 
 /* ---- keys ---- */
 
+/* Reads a paste up to its end: its text, to be freed; NULL: errno says why, 0 for the end of input.
+ * A paste that there is no room for is read to its end all the same: no part of it is typed. */
+static char *read_paste(void) {
+  static const size_t n_end = sizeof PASTE_END - 1;
+  char tail[sizeof PASTE_END] = "", *text = NULL;
+  size_t n = 0, room = 0;
+  bool fits = true;
+  while (strcmp(tail, PASTE_END) != 0) {
+    unsigned char byte;
+    const int got = next_byte(&byte);
+    if (got <= 0) {
+      free(text);
+      errno = got < 0 ? EINTR : 0;
+      return NULL;
+    }
+    if (fits && n + 2 > room) {
+      room = room ? 2 * room : 256;
+      char *more = room > MOST_PASTE ? NULL : realloc(text, room);
+      if (more) text = more;
+      else fits = false;
+    }
+    if (byte == '\0') byte = ' '; /* libedit's lines end there */
+    if (fits) text[n++] = (char)(byte == '\r' ? '\n' : byte);
+    size_t k = strlen(tail);
+    if (k == n_end) memmove(tail, tail + 1, k--);
+    tail[k] = (char)byte, tail[k + 1] = '\0';
+  }
+  if (!fits) {
+    free(text);
+    errno = E2BIG;
+    return NULL;
+  }
+  text[n - n_end] = '\0';
+  return text;
+}
+
 /* What is pasted, up to its end, is text: a tab in it completes nothing, a line end runs nothing
  * before all of it is there. */
 static unsigned char paste(EditLine *el, int key) {
   (void)key;
-  const size_t n_end = strlen(PASTE_END);
-  char *text = NULL;
-  size_t n = 0, room = 0;
-  unsigned char byte;
-  int got;
-  while ((got = next_byte(&byte)) > 0) {
-    if (n + 2 > room) {
-      room = room ? 2 * room : 256;
-      char *more = room > MOST_PASTE ? NULL : realloc(text, room);
-      if (!more) break;
-      text = more;
-    }
-    text[n++] = (char)(byte == '\r' ? '\n' : byte);
-    if (n >= n_end && memcmp(text + n - n_end, PASTE_END, n_end) == 0) {
-      n -= n_end;
-      break;
-    }
+  char *text = read_paste();
+  if (!text) {
+    if (errno == E2BIG) fputs("\na paste of less than 1 MiB expected: nothing was taken\n", stdout);
+    return errno == 0 ? CC_EOF : errno == E2BIG ? CC_REDISPLAY : CC_ERROR;
   }
-  if (got <= 0 || !text) {
-    free(text);
-    return got == 0 ? CC_EOF : CC_ERROR;
-  }
-  text[n] = '\0';
-  char *end = strchr(text, '\n');
+  char *end = strchr(text, '\n'), *rest = end ? strdup(end + 1) : NULL;
   if (end) *end = '\0';
-  el_insertstr(el, text);
-  if (!end) {
+  if (end && !rest) {
     free(text);
-    return CC_REFRESH;
+    return CC_ERROR;
   }
-  free(edit.rest);
-  edit.rest = strdup(end + 1);
+  el_insertstr(el, text);
   free(text);
+  if (!end) return CC_REFRESH;
+  free(edit.rest);
+  edit.rest = rest;
   el_push(el, "\r"); /* libedit's own end of a line, which leaves the cursor below it */
   return CC_REFRESH;
 }
@@ -160,7 +182,7 @@ static void set_line(EditLine *el, const char *text) {
   if (*text) el_insertstr(el, text);
 }
 
-/* The entry of the history that has `needle`, `skip` others with it having come later; NULL: none. */
+/* The entry of the history that has `needle`, of those the one that `skip` came after, or NULL. */
 static const char *find(const char *needle, int skip) {
   HistEvent event;
   for (int r = history(edit.history, &event, H_FIRST); r >= 0;
@@ -217,21 +239,31 @@ static unsigned char search(EditLine *el, int key) {
   return answer;
 }
 
-static unsigned char complete(EditLine *el, int key) {
-  (void)key;
-  lua_State *L = edit.L;
-  const LineInfo *line = el_line(el);
-  const int top = lua_gettop(L);
-  unsigned char answer = CC_ERROR;
+/* (editor): what its function says to the line, as texts or nil. */
+static int ask(lua_State *L) {
+  const LineInfo *line = el_line(edit.el);
   lua_getiuservalue(L, 1, 1);
   lua_pushlstring(L, line->buffer, (size_t)(line->lastchar - line->buffer));
   lua_pushinteger(L, line->cursor - line->buffer);
-  if (lua_pcall(L, 2, 2, 0) == LUA_OK) {
+  lua_call(L, 2, 2);
+  for (int i = -2; i < 0; i++)
+    if (!lua_isnil(L, i)) luaL_checkstring(L, i);
+  return 2;
+}
+
+/* An error of Lua must not pass libedit, so all is asked for in a call of its own; there is nothing
+ * to insert then. */
+static unsigned char complete(EditLine *el, int key) {
+  (void)key;
+  lua_State *L = edit.L;
+  const int top = lua_gettop(L);
+  unsigned char answer = CC_ERROR;
+  lua_pushcfunction(L, ask);
+  lua_pushvalue(L, 1);
+  if (lua_pcall(L, 1, 2, 0) == LUA_OK) {
     const char *insert = lua_tostring(L, -2), *shown = lua_tostring(L, -1);
     if (shown) {
-      fputs("\n", stdout);
-      fputs(shown, stdout);
-      fputs("\n", stdout);
+      fprintf(stdout, "\n%s\n", shown);
       fflush(stdout);
       answer = CC_REDISPLAY;
     }
@@ -351,22 +383,13 @@ static int edit_remember(lua_State *L) {
   return 0;
 }
 
-/* edit.wait(signals): true once there is input, false when a signal came since there were so many. */
 static int edit_wait(lua_State *L) {
   edit.signals = (int)luaL_checkinteger(L, 1);
   lua_pushboolean(L, await() > 0);
   return 1;
 }
 
-/* Whether the terminal shows UTF-8; asked before anything is drawn. */
-static int edit_utf8(lua_State *L) {
-  setlocale(LC_CTYPE, "");
-  lua_pushboolean(L, strcmp(nl_langinfo(CODESET), "UTF-8") == 0);
-  return 1;
-}
-
-static const luaL_Reg functions[] = {
-    {"open", edit_open}, {"wait", edit_wait}, {"utf8", edit_utf8}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"open", edit_open}, {"wait", edit_wait}, {NULL, NULL}};
 static const luaL_Reg methods[] = {
     {"read", edit_read}, {"remember", edit_remember}, {"close", edit_close}, {NULL, NULL}};
 

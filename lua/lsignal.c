@@ -1,9 +1,9 @@
 /* lsignal.c: core.sys: interrupts, and what a crash says.
  *
- * SIGINT, SIGTERM and SIGHUP are counted while somebody asks for it. A script has two ways with
- * them: long work looks at the count after each step and ends by itself (catch_interrupts), all
- * else is raised out of. At the prompt the same: work that catches returns what it has, and the
- * chunk ends at its next call into lab; what does not catch is raised out of at once. */
+ * SIGINT, SIGTERM and SIGHUP end a script, but for long work that asks for them (catch_interrupts):
+ * it looks at their number after each step and ends by itself. At the prompt they never end the
+ * process: work that asks for them returns what it has, and the chunk ends at its next call into
+ * lab; all else is raised out of at once. */
 #define _GNU_SOURCE
 #include "lua_attnlab.h"
 #include <errno.h>
@@ -23,7 +23,7 @@ static volatile sig_atomic_t n_whole;      /* calls of it that may not be cut */
 static volatile sig_atomic_t n_raised;     /* errors that were to end the chunk */
 static volatile sig_atomic_t wanted;       /* the chunk has to end */
 static volatile int64_t last_ms, first_ms; /* when the last came, and the first of this chunk */
-/* The main thread of the state whose chunk is stopped: the coroutine that asked may be collected. */
+/* Main thread of the state whose chunk is stopped: the coroutine that asked may be collected. */
 static lua_State *volatile stop_state;
 static int working_since; /* n_caught when the outermost began */
 static const int caught[] = {SIGINT, SIGTERM, SIGHUP};
@@ -38,7 +38,7 @@ static char signal_stack[1 << 16];
 enum {
   PATIENT_MS = 5000, /* work that has not ended by itself for so long is raised out of */
   AGAIN = 100000, /* instructions: more than what code that was raised out of needs to clean up */
-  GENTLY = 3
+  GENTLY = 3      /* times that it gets them */
 };
 
 static lua_State *main_thread(lua_State *L) {
@@ -145,7 +145,8 @@ static void handle(lua_State *L, bool on) {
  * number and ends by itself. A second SIGINT within two seconds stops the running chunk (a
  * coroutine: once it yields or returns) with the error "interrupted", a third ends the process with
  * 130. At the prompt, where signals are always counted, this says that the chunk is in such work:
- * it is stopped by no error for five seconds, and once the work is done at the next call into lab. */
+ * it is stopped by no error for five seconds, and once the work is done at its next call into lab.
+ */
 static int sys_catch_interrupts(lua_State *L) {
   luaL_checktype(L, 1, LUA_TBOOLEAN);
   const bool on = lua_toboolean(L, 1);
@@ -190,9 +191,9 @@ static void mark(lua_State *L, int idx, int set, int depth) {
   }
 }
 
-/* core.sys.begin_prompt(source, except): from now the process is a prompt's: signals are counted,
- * none ends it. source: what the source names of lab's own Lua functions begin with; except: those
- * of the prompt itself. */
+/* core.sys.begin_prompt(source, except): from now the process is a prompt's, and no signal ends it.
+ * source: what the source names of lab's own Lua functions begin with; except: those of the prompt
+ * itself. */
 static int sys_begin_prompt(lua_State *L) {
   luaL_checkstring(L, 1);
   luaL_checkstring(L, 2);
@@ -218,7 +219,7 @@ static int sys_begin_prompt(lua_State *L) {
   return 0;
 }
 
-/* core.sys.chunk(f, handler) -> true, f's results; or false, handler(error). An interrupt ends f. */
+/* core.sys.chunk(f, handler) -> true, f's results; false, handler(error). An interrupt ends f. */
 static int sys_chunk(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   luaL_checktype(L, 2, LUA_TFUNCTION);

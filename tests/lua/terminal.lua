@@ -14,8 +14,10 @@ local function plain(s)
   return (s:gsub("\27%[[%d;?]*[%a~]", ""):gsub("\27[()=>].?", ""):gsub("\r", ""))
 end
 
+-- opts.shell: what a shell does before, "ulimit -f 1; exec".
 local function terminal(words, opts)
   local own = { sys.program(), table.unpack(words) }
+  if opts.shell then own = { "sh", "-c", opts.shell .. ' "$@"', "sh", table.unpack(own) } end
   return setmetatable({ pty = pty.open(own, opts), seen = "", raw = "" }, Terminal)
 end
 

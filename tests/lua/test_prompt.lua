@@ -114,8 +114,18 @@ T.test("from a pipe the first error ends with status 1, and is one line with its
   T.eq(err, "prompt:1: model.load: 'no/such': no such file\n")
   err = select(2, piped "x = = 1\n")
   T.eq(err, "prompt:1: unexpected symbol near '='\n")
-  out, err, status = piped ":nope\n"
-  T.ok(status == 1 and err:find "unknown command ':nope'", err)
+  for line, why in pairs { [":nope"] = "unknown command ':nope'", [":set2 x"] = "unknown command ':set2'",
+                           [":time error('slow')"] = "^prompt:1: slow\n$" } do
+    out, err, status = piped(line .. "\n1\n")
+    T.ok(status == 1 and err:find(why) and not out:find "\n1\n", line .. ": " .. err)
+  end
+end)
+
+T.test("data steers no terminal, and tables with an __index of their own are shown", function()
+  local out, err, status = piped "{ {['a\\27[31m'] = 1}, {['a\\27[31m'] = '\\27x'} }\nsetmetatable({ 1 }, { __index = error })\nerror(setmetatable({ 1 }, { __index = error }))\n"
+  T.eq(err, "prompt:1: { 1 }\n")
+  T.eq(status, 1)
+  T.eq(out, "a\\x1b[31m\n---------\n        1\n    \\x1bx\n{ 1 }\n")
 end)
 
 T.test("a file is run whole and stays; --step shows each chunk", function()
@@ -226,6 +236,9 @@ T.test("a paste is text: tabs complete nothing, lines run in order and once, the
   t:type "\3"
   t:expect "\n> $"
   T.ok(t:run "pasted":find "\n4\n", "what was pasted ran")
+  t:type("\27[200~pasted = 5\n" .. ("-- more than there is room for\n"):rep(35000) .. "pasted = 6\n\27[201~")
+  t:expect "less than 1 MiB expected: nothing was taken\n+> $"
+  T.ok(t:run "pasted":find "\n4\n", "no part of it was typed")
   t:type "\4"
   T.eq(t:ends(), 0)
 end)
@@ -322,6 +335,35 @@ T.test("a session comes back after kill -9, with its trainings as they were", fu
   T.ok(t:run "#s:swaps()":find "\n2\n", "after a hangup, too")
   t.pty:signal(15)
   T.eq(t:ends(), 143)
+end)
+
+T.test("a session that goes through a file comes back to the chunk that it had come to", function()
+  local state = T.folder()
+  sys.write(state .. "/walk.lua", "-- first\na = 1\n\n-- words alone\n\nb = 2\nc = 3\n\nd = 4\n")
+  local t = prompt(state, { "--step", state .. "/walk.lua" }, { first = "Enter> $" })
+  for _ = 1, 3 do
+    t:type "\r"
+    t:expect "Enter> $"
+  end
+  t:type "\4"
+  T.eq(t:ends(), 0)
+  t = prompt(state, { "--resume" }, { first = "d = 4\nEnter> $" })
+  t:type "a + b + c\r"
+  t:expect "\n6\nEnter> $"
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
+
+T.test("a disk that is full ends no session", function()
+  local state = T.folder()
+  local t = terminal({ "repl" }, { env = { "TERM=dumb", "XDG_STATE_HOME=" .. state }, shell = "trap '' XFSZ; ulimit -f 1; exec" })
+  t:expect("\n> $", 60)
+  local shown = ""
+  for _ = 1, 3 do shown = shown .. t:run("x = '" .. ("y"):rep(800) .. "'") end
+  T.eq(select(2, shown:gsub("the session is not kept for %-%-resume: write: ", "")), 1)
+  T.ok(t:run "6 * 7":find "\n42\n", "it goes on")
+  t:type "\4"
+  T.eq(t:ends(), 0)
 end)
 
 T.test("a training that is killed comes back up to its last record", function()

@@ -1,4 +1,5 @@
--- What begins with ":" at the prompt: rows { name, args, doc, run = function(prompt, words) }.
+-- What begins with ":" at the prompt: rows { name, args, doc, run = function(prompt, words) -> false
+-- where a chunk that it ran failed }.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
@@ -52,8 +53,9 @@ end
 
 local function time(prompt, words)
   local began, cpu = sys.clock(), os.clock()
-  prompt:run(words)
+  local ok = prompt:run(words)
   print(("%.3f s, %.3f s of processors"):format(sys.clock() - began, os.clock() - cpu))
+  return ok
 end
 
 local function where(prompt)
@@ -71,7 +73,7 @@ local function edit(prompt)
   if not ok then error((":edit: '%s' failed; VISUAL or EDITOR names another editor"):format(editor), 0) end
   if text == "" or text == prompt.last then return end
   print(text)
-  prompt:run(text)
+  return prompt:run(text)
 end
 
 local help
@@ -103,13 +105,13 @@ A resumed session runs its lines again, trainings aside, which are kept; ! and :
   for _, c in ipairs(M.COMMANDS) do print(("  %-18s %s"):format(":" .. c.name .. " " .. c.args, c.doc)) end
 end
 
--- Runs ":name words".
+-- Runs ":name words": false where a chunk that it ran failed.
 function M.run(prompt, line)
-  local name, words = line:match "^:(%a*)%s*(.-)%s*$"
+  local name, words = line:match "^:(%S*)%s*(.-)%s*$"
   for _, c in ipairs(M.COMMANDS) do
     if c.name == name then return c.run(prompt, words) end
   end
-  error(names.unknown("command", ":" .. tostring(name or line:sub(2)), M.names()) .. "; :help lists them", 0)
+  error(names.unknown("command", ":" .. name, M.names()) .. "; :help lists them", 0)
 end
 
 return M

@@ -77,6 +77,20 @@ local function replay(self, list)
   end
 end
 
+-- The pieces behind the last of which a chunk was run.
+local function left_of(pieces, list)
+  local behind = 0
+  for _, c in ipairs(list) do
+    for i = math.max(behind, 1), #pieces do
+      if names.find(chunks.each(pieces[i]), c.text) then
+        behind = i
+        break
+      end
+    end
+  end
+  return table.move(pieces, behind + 1, #pieces, 1, {})
+end
+
 local function begin(self, opts)
   local what = opts
   local list
@@ -100,7 +114,7 @@ local function begin(self, opts)
     if self.interactive then say_model(opened, what.model) end
   end
   if what.file and what.step then
-    self.steps = chunks.pieces(sys.read(what.file))
+    self.steps = left_of(chunks.pieces(sys.read(what.file)), list or {})
     self.step_file = what.file
   elseif what.file and not opts.resume then
     if not run_file(self, what.file) and not self.interactive then return false end

@@ -43,8 +43,16 @@ local function lock(folder)
   return ok and held or nil
 end
 
+local function tell(self, what, why)
+  if self.told then return end
+  self.told = true
+  io.stderr:write(what, " not kept for --resume: ", names.reason(tostring(why)), "\n")
+end
+
+-- A full disk ends no session: what was kept so far stays.
 local function write(self, entry)
-  self.out:write(json.encode(entry) .. "\n")
+  local ok, why = pcall(self.out.write, self.out, json.encode(entry) .. "\n")
+  if not ok then tell(self, "the session is", why) end
 end
 
 local function made(folder, held)
@@ -159,10 +167,7 @@ end
 
 function Journal:keep(result, status)
   local ok, why = pcall(save, self, self.trainings, result, status)
-  if not ok and not self.told then
-    self.told = true
-    io.stderr:write("the weights are not kept for --resume: ", names.reason(tostring(why)), "\n")
-  end
+  if not ok then tell(self, "the weights are", why) end
   self.saved = sys.clock()
 end
 

@@ -44,7 +44,7 @@ end
 -- One line about an error, and the whole trace for :where.
 local function handler(self)
   return function(e)
-    if type(e) == "table" then e = e.usage or e.text or show.text(e) end
+    if type(e) == "table" then e = rawget(e, "usage") or rawget(e, "text") or show.text(e) end
     local text, at = names.reason(tostring(e)), place()
     -- an error without a level has a place only where it was raised
     if at and not text:find "^[^\n]-:%d+: " then text = at .. ": " .. text end
@@ -149,26 +149,26 @@ function Prompt:run_all(text)
   return true
 end
 
--- A line that is no Lua: ?name, :command, !shell. False where it is Lua.
+local SPECIAL = {
+  [":"] = function(self, rest) return commands.run(self, ":" .. rest) end,
+  ["?"] = function(_, rest)
+    local name = rest:match "^%s*(.-)%s*$":gsub("^lab[.:]", "")
+    print((require("attnlab.help").text(name ~= "" and name or nil)))
+  end,
+  ["!"] = function(_, rest)
+    io.stdout:flush()
+    os.execute(rest)
+  end,
+}
+
+-- A line that is no Lua: ?name, :command, !shell; true and whether it went well. False where it is Lua.
 function Prompt:special(line)
   local sign, rest = line:match "^%s*([?:!])(.*)$"
   if sign == ":" and rest:find "^:" then sign = nil end -- a label
   if not sign then return false end
-  local ok, why
-  if sign == ":" then
-    ok, why = pcall(commands.run, self, ":" .. rest)
-  elseif sign == "?" then
-    ok, why = pcall(function()
-      local name = rest:match "^%s*(.-)%s*$":gsub("^lab[.:]", "")
-      print((require("attnlab.help").text(name ~= "" and name or nil)))
-    end)
-  else
-    io.stdout:flush()
-    os.execute(rest)
-    ok = true
-  end
-  if not ok then Prompt.print_error(names.reason(tostring(why))) end
-  return true, ok
+  local ok, went = pcall(SPECIAL[sign], self, rest)
+  if not ok then Prompt.print_error(names.reason(tostring(went))) end
+  return true, ok and went ~= false
 end
 
 return Prompt

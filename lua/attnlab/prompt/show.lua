@@ -88,6 +88,12 @@ local function tree(module, indent, depth, lines)
   end
 end
 
+-- A model that is no fork: forks say themselves what they are. What a stranger's __index does is not asked for.
+local function is_model(v)
+  return type(v) == "table" and type(rawget(v, "members")) == "table" and type(rawget(v, "config")) == "table"
+    and v.state_bytes ~= nil and not rawget(v, "log")
+end
+
 local function model(m)
   local c = m.config
   local lines = { ("%s, %s, %d layer%s, width %d, %d heads, context %d, %s"):format(m.class_name, count(m:n_parameters()),
@@ -143,29 +149,32 @@ end
 -- Records with the same few fields, all of them short, are a table with columns.
 local function as_table(list)
   local columns, seen = {}, {}
-  if #list < 2 then return nil end
-  for _, r in ipairs(list) do
+  local n = rawlen(list)
+  if n < 2 then return nil end
+  for i = 1, n do
+    local r = rawget(list, i)
     if type(r) ~= "table" or getmetatable(r) or #r > 0 or next(r) == nil then return nil end
     for k, v in pairs(r) do
       if type(k) ~= "string" or type(v) == "table" or type(v) == "userdata" or type(v) == "function" then return nil end
       if type(v) == "string" and (#v > 60 or v:find "\n") then return nil end
-      if not seen[k] then seen[k], columns[#columns + 1] = true, { key = k, title = k, right = type(v) == "number" } end
+      if not seen[k] then seen[k], columns[#columns + 1] = true, { key = k, title = tables.clean(k, true), right = type(v) == "number" } end
     end
   end
   if #columns > 8 then return nil end
   table.sort(columns, function(a, b) return a.key < b.key end)
   local cells = {}
-  for i = 1, math.min(#list, MOST_ENTRIES) do
+  for i = 1, math.min(n, MOST_ENTRIES) do
     cells[i] = {}
-    for k, v in pairs(list[i]) do cells[i][k] = type(v) == "number" and ("%.6g"):format(v) or tostring(v) end
+    for k, v in pairs(rawget(list, i)) do cells[i][k] = type(v) == "number" and ("%.6g"):format(v) or tostring(v) end
   end
-  return tables.text(columns, cells) .. (#list > MOST_ENTRIES and ("\n.. %d in all"):format(#list) or "")
+  return tables.text(columns, cells) .. (n > MOST_ENTRIES and ("\n.. %d in all"):format(n) or "")
 end
 as_table = core.plain(as_table)
 
 local function scalars(list)
-  for _, v in ipairs(list) do
-    if type(v) ~= "number" and type(v) ~= "boolean" then return false end
+  for i = 1, rawlen(list) do
+    local kind = type(rawget(list, i))
+    if kind ~= "number" and kind ~= "boolean" then return false end
   end
   return true
 end
@@ -176,6 +185,7 @@ local function flow(parts)
   return table.concat(tables.wrap(text, math.max(40, math.min(core.sys.width() - 1, 100))), "\n  ")
 end
 
+-- Its own entries: what metamethods would add is not asked for.
 local function plain_table(t, depth, seen)
   if seen[t] then return "{..}" end
   if next(t) == nil then return "{}" end
@@ -183,8 +193,8 @@ local function plain_table(t, depth, seen)
   seen[t] = true
   local columns = depth == 1 and as_table(t)
   if columns then return columns end
-  local parts, keys, n, total = {}, {}, 0, #t
-  for k in pairs(t) do
+  local parts, keys, n, total = {}, {}, 0, rawlen(t)
+  for k in next, t do
     if not (math.type(k) == "integer" and k >= 1 and k <= total) then keys[#keys + 1] = k end
   end
   table.sort(keys, function(a, b)
@@ -196,10 +206,10 @@ local function plain_table(t, depth, seen)
     if n <= MOST_ENTRIES then parts[#parts + 1] = text end
   end
   for i = 1, total do
-    if i <= MOST_ENTRIES then add(show(t[i], depth + 1, seen)) else n = n + 1 end
+    if i <= MOST_ENTRIES then add(show(rawget(t, i), depth + 1, seen)) else n = n + 1 end
   end
   for _, k in ipairs(keys) do
-    if n < MOST_ENTRIES then add(key_text(k) .. " = " .. show(t[k], depth + 1, seen)) else n = n + 1 end
+    if n < MOST_ENTRIES then add(key_text(k) .. " = " .. show(rawget(t, k), depth + 1, seen)) else n = n + 1 end
   end
   if n > MOST_ENTRIES then parts[#parts + 1] = (".. %d in all"):format(n) end
   seen[t] = nil
@@ -228,8 +238,7 @@ show = function(v, depth, seen)
     if kind == "userdata" and type(own) == "string" and own == "attnlab.attention" then
       return attention(v)
     end
-    if kind == "table" and depth == 1 and type(v.members) == "table" and type(v.config) == "table" and v.state_bytes
-      and not v.log then return model(v) end
+    if depth == 1 and is_model(v) then return model(v) end
     if type(own) == "function" then
       local ours = tostring(getmetatable(v).__name):find "^attnlab%." -- it may have colours of its own
       return ours and tostring(v) or tables.clean(tostring(v))
