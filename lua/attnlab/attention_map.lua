@@ -2,7 +2,7 @@
 --   map.values    (T,T): row i, key j; tokens by name in map.tokens, what the numbers are in map.what
 --   tostring      shaded, the tokens along it: attention_map_text.lua
 --   map:plot "file.png" or ".svg"
---   a - b, a:beside(b)   the difference of two maps of one text; both and their difference
+--   a - b, a:beside(b)   the difference of two maps of texts of one length; both and their difference
 -- head = "all" (default where there are several) gives the maps of all heads, all[h], with tostring and plot.
 --
 -- Families that hand out the tap "weights" (the formula: w / D) are read there. Of others it is dy_i/dv_j, what row i's
@@ -53,17 +53,11 @@ local function by_key(T, f)
   return core.op.concat(parts, { axis = 1 }):permute { axes = { 2, 1, 3 } }:contiguous()
 end
 
-local function off_option(a, key) -- what turns an option off, or nil
-  for _, row in ipairs(a:options()) do
-    if row.name == key then return "none" end
-  end
-end
-
 -- (T,T) of head h and what it is.
 local function by_values(layer, set, h, patches)
   local group = layer:group_of(h)
   local plain = group and group.whole or layer.family
-  local a = layer:twin({ output_norm = off_option(plain, "output_norm") }, group)
+  local a = layer:twin({ output_norm = rows.find(plain:options(), "output_norm") and "none" }, group)
   local x = {}
   for name, t in pairs(set) do x[name] = t:to "f64" end
   local T, kv, E = x.v:size(2), x.v:size(3), x.v:size(4)
@@ -120,38 +114,36 @@ local function shows_weights(m, i, h)
   return list and list.shape == "(B,H,T,S)" and list or nil
 end
 
+local INPUTS = { "q", "k", "v", "x" }
+
+-- The maps of these heads of layer i, by head.
 local function made(m, ids, i, heads)
-  local layer, wanted = m.layers[i].attention, {}
-  local shown = {}
+  local layer, shown, wanted, list = m.layers[i].attention, {}, {}, {}
   for _, h in ipairs(heads) do
     shown[h] = shows_weights(m, i, h)
-    local names = shown[h] and { "weights" } or { "q", "k", "v", "x" }
-    for _, name in ipairs(names) do
-      wanted[name] = wanted[name] or { name = name, layer = i, row = taps.row(m, i, name, "attention_map") }
-      wanted[#wanted + 1] = wanted[name]
+    for _, name in ipairs(shown[h] and { "weights" } or INPUTS) do
+      if not wanted[name] then
+        wanted[name] = { name = name, layer = i, row = taps.row(m, i, name, "attention_map") }
+        list[#list + 1] = wanted[name]
+      end
     end
-  end
-  local list, seen = {}, {}
-  for _, w in ipairs(wanted) do
-    if not seen[w] then list[#list + 1], seen[w] = w, true end
   end
   tap.run(m, ids, list, false, "attention_map")
   local tokens, maps = M.tokens(m, ids), {}
   for _, h in ipairs(heads) do
-    local values, what, family
+    local values, what
     local group = layer:group_of(h)
-    family = (group and group.part or layer.family):family()
     if shown[h] then
       local w = wanted.weights
       values, what = tap.head_of(m, i, w.row, w.t, h, w.order, "attention_map")[1], "w / D"
       if shown[h].composed then what = what .. ", from its composed path" end
     else
       local set = {}
-      for _, name in ipairs { "q", "k", "v", "x" } do set[name] = wanted[name].t end
+      for _, name in ipairs(INPUTS) do set[name] = wanted[name].t end
       core.no_grad(function() values, what = by_values(layer, set, h, m.patches and m.patches[i]) end)
     end
-    maps[h] = setmetatable({ values = values:contiguous(), tokens = tokens, ids = ids, layer = i, head = h, family = family,
-                             what = what, fork = m.original ~= nil }, Map)
+    maps[h] = setmetatable({ values = values:contiguous(), tokens = tokens, ids = ids, layer = i, head = h, what = what,
+                             family = (group and group.part or layer.family):family(), fork = m.original ~= nil }, Map)
   end
   return maps
 end
@@ -159,9 +151,7 @@ end
 function M.of(m, opts)
   tap.check_options(opts, KNOWN, "attention_map")
   local ids = tap.ids_of(m, opts.text, opts.ids, "attention_map")
-  local _, layers = tap.layers_of(m, "weights", opts.layer, "attention_map")
-  local i, heads, head = layers[1], {}, opts.head
-  if #layers > 1 then error("attention_map: layer: a number expected, got \"*\"", 0) end
+  local i, heads, head = tap.check_layer(m, opts.layer, "attention_map"), {}, opts.head
   local most = m.layers[i].attention.heads
   if head == nil then head = most == 1 and 1 or "all" end
   if head ~= "all" then

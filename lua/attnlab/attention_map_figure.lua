@@ -57,14 +57,12 @@ local function panel(out, map, name, title, bare)
   out[#out + 1] = ("plot $%s using 1:2:3 with image notitle"):format(name)
 end
 
--- The script; `columns` panels side by side; size = { width, height } of the svg, the png has 1.5 times as many points.
-function M.script(maps, outputs, small, columns, size)
+-- The script; `columns` panels side by side.
+function M.script(maps, outputs, small, columns)
   local out, n = { "set encoding utf8; unset key; set tics scale 0; set border lc rgb '#404040'" }, #maps
   for i, map in ipairs(maps) do block(out, "map" .. i, map) end
   for _, o in ipairs(outputs) do
-    local factor = o[1]:find "^png" and 1.5 or 1
-    local terminal = o[1]:gsub("size %d+,%d+", ("size %d,%d"):format(size[1] * factor, size[2] * factor))
-    out[#out + 1] = "set terminal " .. terminal
+    out[#out + 1] = "set terminal " .. o[1]
     out[#out + 1] = "set output " .. plot.quote(o[2])
     local title = small and ("layer %d: %s; colours from 0 to a head's largest"):format(maps[1].layer, maps[1].what) or maps[1].what
     out[#out + 1] = ("set multiplot layout %d,%d title %s font ',14' noenhanced"):format(math.ceil(n / columns), columns,
@@ -90,11 +88,15 @@ function M.draw(maps, path, small)
   sys.mkdir(work)
   local across = small and math.ceil(math.sqrt(#maps * 1.3)) or #maps
   local size = small and { 280 * across, 70 + 270 * math.ceil(#maps / across) } or { 250 + 650 * across, 720 }
-  local files, why = gnuplot.render(function(outputs) return M.script(maps, outputs, small, across, size) end, work, "map")
-  if files then sys.rename(files[kind], path) end
+  local ok, why = pcall(function()
+    local files, failed = gnuplot.render(function(outputs) return M.script(maps, outputs, small, across) end, work, "map",
+      { [kind] = gnuplot.FORMATS[kind] }, size)
+    if not files then error("plot: " .. failed, 0) end
+    sys.rename(files[kind], path)
+  end)
   for _, file in ipairs(sys.list(work)) do sys.remove(work .. "/" .. file) end
   sys.remove(work)
-  if not files then error("plot: " .. why, 0) end
+  if not ok then error(why, 0) end
   return names.plain(path)
 end
 

@@ -2,7 +2,7 @@
 -- the largest number of its row, which stands at the right. What does not fit is put together k by k tokens: sums over
 -- keys, means over rows.
 -- A change here makes no run stale.
-local core = require "attnlab.core"
+local curves = require "attnlab.curves"
 local tables = require "attnlab.table"
 
 local M = {}
@@ -12,16 +12,7 @@ local SHADES = { utf8 = { "░", "▒", "▓", "█" }, ascii = { ".", ":", "+",
 local NEGATIVE = { "-", "~", "=", "%" }
 local LABEL, TALL, SCALE = 9, 7, 9 -- columns of a token, lines of one above, columns of the scale
 
--- Whether the terminal shows UTF-8, as its locale says.
-local function shows_utf8()
-  for _, name in ipairs { "LC_ALL", "LC_CTYPE", "LANG" } do
-    local v = os.getenv(name)
-    if v and v ~= "" then return v:lower():find "utf%-?8" ~= nil end
-  end
-  return false
-end
-
-local function columns() return math.max(40, core.sys.width() or 80) end
+local function columns() return math.max(40, tables.columns()) end
 
 -- ---- cells --------------------------------------------------------------------------------------------
 
@@ -140,7 +131,7 @@ end
 
 -- Maps of the same tokens side by side, a scale a row for each.
 local function side_by_side(maps, titles)
-  local unicode, width = shows_utf8(), columns()
+  local unicode, width = curves.utf8(), columns()
   local shades = SHADES[unicode and "utf8" or "ascii"]
   local T = #maps[1].tokens
   local room = (width - LABEL - 1) // #maps - SCALE
@@ -184,7 +175,7 @@ end
 
 -- All heads, small, as many beside one another as fit.
 function M.small(all)
-  local unicode, width = shows_utf8(), columns()
+  local unicode, width = curves.utf8(), columns()
   local shades, most = SHADES[unicode and "utf8" or "ascii"], 16
   local lines, grids = {}, {}
   for h, map in ipairs(all) do grids[h] = pooled(map, most) end

@@ -233,6 +233,18 @@ local function stacked(parts, layers)
   return core.op.concat(parts, { axis = 1 })
 end
 
+-- Refuses a name that no layer has; families: what each of them has.
+local function check_known(name, known, families)
+  if names.find(known, name) then return end
+  local has = {}
+  for _, family in ipairs(names.keys(families)) do
+    has[#has + 1] = ("%s has %s"):format(family, #families[family] > 0 and table.concat(families[family], ", ") or "nothing")
+  end
+  local near = names.nearest(tostring(name), known)
+  error(("trace: these layers have no '%s'%s: %s"):format(tostring(name),
+    near and (" (did you mean '%s'?)"):format(near) or "", table.concat(has, "; ")), 0)
+end
+
 -- m:trace(text, opts).
 local function trace(m, text, opts)
   local wanted, o = sorted_options(opts)
@@ -245,15 +257,7 @@ local function trace(m, text, opts)
   local self = setmetatable({ values = {}, names = {}, layers = layers, tokens = maps.tokens(m, ids), head = o.head,
                               orders = o.orders }, Trace)
   for _, name in ipairs(wanted) do
-    if not names.find(known, name) then
-      local has = {}
-      for _, family in ipairs(names.keys(families)) do
-        has[#has + 1] = ("%s has %s"):format(family, #families[family] > 0 and table.concat(families[family], ", ") or "nothing")
-      end
-      local near = names.nearest(tostring(name), known)
-      error(("trace: these layers have no '%s'%s: %s"):format(tostring(name),
-        near and (" (did you mean '%s'?)"):format(near) or "", table.concat(has, "; ")), 0)
-    end
+    check_known(name, known, families)
     self.names[#self.names + 1] = name
     local parts, more = {}, {}
     for at, groups in ipairs(by_layer) do

@@ -85,6 +85,10 @@ T.test("the list names layers, shapes, families; parts of the formula that are a
   T.raises(function() m:tap { ids = IDS, name = "mlp.1", head = 1 } end, "has no heads")
   T.raises(function() m:tap { ids = IDS, text = "1", name = "x", layer = 1 } end, "either text= or ids=")
   T.raises(function() m:tap { ids = IDS, nme = "x" } end, "did you mean 'name'")
+  T.raises(function() m:tap { ids = IDS, layer = 1 } end, "tap: name: a tap or a list of taps expected, .* got nil")
+  T.raises(function() m:tap { ids = IDS, layer = 1, name = {} } end, "tap: name: .* got none")
+  T.raises(function() m:tap { ids = IDS, layer = 3, name = "x" } end, "layer: a number in 1..2 or \"%*\" expected, got 3")
+  T.raises(function() m:map { ids = IDS, layer = "*" } end, "layer: a number in 1..2 expected, got '%*'")
 end)
 
 T.test("every preset: weights times gated values are y, and asking changes nothing but rounding", function()

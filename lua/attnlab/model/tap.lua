@@ -86,21 +86,26 @@ function M.ids_of(m, text, ids, what)
   return list
 end
 
+-- The number of a layer, 1 where there is one alone. more: what else is taken, for the error.
+function M.check_layer(m, layer, what, more)
+  local most = #m.layers
+  if layer == nil and most == 1 then return 1 end
+  if math.type(layer) ~= "integer" or layer < 1 or layer > most then
+    error(("%s: layer: a number in 1..%d%s expected, got %s"):format(what, most, more or "",
+      type(layer) == "string" and "'" .. layer .. "'" or tostring(layer)), 0)
+  end
+  return layer
+end
+
 -- The layers that `layer` names, for a tap whose name may carry one: name, list, many.
 local function layers_of(m, name, layer, what)
-  local most, own = #m.layers, nil
+  local own
   name, own = taps.parse(name, nil)
   layer = own or layer
-  if layer == nil and most == 1 then layer = 1 end
-  if layer == "*" then
-    local list = {}
-    for i = 1, most do list[i] = i end
-    return name, list, true
-  end
-  if math.type(layer) ~= "integer" or layer < 1 or layer > most then
-    error(("%s: layer: a number in 1..%d or \"*\" expected, got %s"):format(what, most, tostring(layer)), 0)
-  end
-  return name, { layer }, false
+  if layer ~= "*" then return name, { M.check_layer(m, layer, what, " or \"*\"") }, false end
+  local list = {}
+  for i = 1, #m.layers do list[i] = i end
+  return name, list, true
 end
 M.layers_of = layers_of
 
@@ -170,9 +175,7 @@ function M.run(m, ids, wanted, grad, what)
       return t + z
     end
     local f, get = taps.keep(w.row, m.layers[w.layer].attention.heads, see)
-    local own = by_layer[w.layer] or {}
-    by_layer[w.layer] = own
-    own[w.name] = own[w.name] and taps.over({ f = own[w.name] }, { f = f }).f or f
+    by_layer[w.layer] = taps.over(by_layer[w.layer], { [w.name] = f })
     w.get, w.leaves = get, leaves
   end
   frozen(m, function()
@@ -203,9 +206,11 @@ end
 function M.read(m, opts)
   M.check_options(opts, KNOWN, "tap")
   local ids = M.ids_of(m, opts.text, opts.ids, "tap")
-  local several = type(opts.name) == "table"
-  local wanted = {}
-  for _, given in ipairs(several and opts.name or { opts.name or "nil" }) do
+  local several, wanted = type(opts.name) == "table", {}
+  if not several and type(opts.name) ~= "string" or several and #opts.name == 0 then
+    error(("tap: name: a tap or a list of taps expected, as \"heads\", got %s"):format(several and "none" or type(opts.name)), 0)
+  end
+  for _, given in ipairs(several and opts.name or { opts.name }) do
     local name, layers, many = layers_of(m, given, opts.layer, "tap")
     for _, i in ipairs(layers) do
       M.check_head(m, i, opts.head, "tap")
