@@ -1,5 +1,4 @@
--- Long work that an interrupt ends early, with what it has. Anything else is raised out of, with the error
--- "interrupted".
+-- Long work that an interrupt ends early, with what it has; what becomes of other code, core.sys.catch_interrupts says.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local sys = core.sys

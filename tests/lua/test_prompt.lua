@@ -313,6 +313,7 @@ T.test("a session comes back after kill -9, with its trainings as they were", fu
   local t = prompt(state, { MODEL })
   t:run "s.layer[1]:set{denominator='length'}"
   t:run "local kept = { 1, 2 }"
+  t:run "local print = #kept"
   t:run "r = s:tune{steps=5, data='shakespeare', batch_size=2, eval_windows=2, quiet=true}"
   local weights = t:run("s.head and 1 or s.layers[1].attention.o_proj.weight:square():sum():item()", 60):match "\n([%d.e-]+)\n"
   T.ok(weights, "a number of the tuned weights")
@@ -322,6 +323,7 @@ T.test("a session comes back after kill -9, with its trainings as they were", fu
   T.eq(t:ends(), -9)
   t = prompt(state, { "--resume" })
   T.ok(t:run "#kept":find "\n2\n", "a local")
+  T.ok(t:run "print":find "\n2\n", "a name of Lua's own")
   T.ok(t:run "#s:swaps()":find "\n2\n", "the swaps")
   T.eq(t:run("s.head and 1 or s.layers[1].attention.o_proj.weight:square():sum():item()", 60):match "\n([%d.e-]+)\n", weights)
   T.ok(t:run "r.status":find '"finished"')

@@ -55,7 +55,8 @@ local function replay(self, list)
   self.replaying, self.journal.replaying = true, true
   local own = self.settings
   local loud = print
-  rawset(self.env, "print", function() end)
+  local function silent() end
+  rawset(self.env, "print", silent)
   local skipped = {}
   for i, c in ipairs(list) do
     if sys.isatty(2) then io.stderr:write(("\rbringing back line %d of %d "):format(i, #list)) end
@@ -69,7 +70,7 @@ local function replay(self, list)
     if select(2, sys.interrupted()) then break end -- the loop ends, too
   end
   if sys.isatty(2) then io.stderr:write "\r\27[K" end
-  rawset(self.env, "print", nil)
+  if rawget(self.env, "print") == silent then rawset(self.env, "print", nil) end -- else the session has its own
   self.settings, self.replaying, self.journal.replaying = own, false, false
   loud(("%d line%s brought back"):format(#list - #skipped, #list - #skipped == 1 and "" or "s"))
   for _, text in ipairs(skipped) do
@@ -100,8 +101,7 @@ local function begin(self, opts)
       Prompt.print_error(("the session was begun in %s: paths in it are meant from there"):format(names.shown(what.cwd)))
     end
   elseif self.interactive then
-    local ok, made = pcall(journal.new, { model = opts.model, file = opts.file, step = opts.step, cwd = sys.realpath ".",
-                                          version = core.version })
+    local ok, made = pcall(journal.new, { model = opts.model, file = opts.file, step = opts.step, cwd = sys.realpath "." })
     if ok then
       self.journal = made
     else

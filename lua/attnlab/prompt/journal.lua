@@ -60,7 +60,7 @@ local function made(folder, held)
                         inputs = 0 }, Journal)
 end
 
--- A new session, begun with `what`: { model =, file =, cwd =, version = }.
+-- A new session, begun with `what`: { model =, file =, step =, cwd = }.
 function M.new(what)
   local home = M.home()
   if not home then error("neither XDG_STATE_HOME nor HOME names a folder", 0) end
@@ -88,7 +88,7 @@ local function read(folder)
     local ok, entry = pcall(json.decode, line)
     if not ok or type(entry) ~= "table" then break end
     if type(entry.open) == "table" then
-      open = entry.open
+      open = type(entry.open.seed) == "table" and type(entry.open.cwd) == "string" and entry.open or nil
     elseif type(entry.input) == "string" then
       chunks[#chunks + 1] = { text = entry.input }
     elseif type(entry.ended) == "string" and #chunks > 0 then
