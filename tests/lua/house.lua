@@ -105,7 +105,7 @@ local ARROWS = {
   { "^experiments/plugins/", "^experiments/plugins/attn%.h$", "" },
   { "^attention/", "^core/attnlab%.h$ ^attention/[^/]+%.h$ ^attention/[^/]+%.def$ ^kernels/attn[^/]*%.h$ ^kernels/[^/]+%.def$ ^generated/attn_families%.inc$",
     "pthread dlfcn elf sha2 sys/stat" },
-  { "^lua/", "^core/attnlab%.h$ ^attention/attn%.h$ ^attention/check%.h$ ^lua/[^/]+%.h$", POSIX .. "lua lauxlib lualib jansson sha2 histedit langinfo" },
+  { "^lua/", "^core/attnlab%.h$ ^attention/attn%.h$ ^attention/check%.h$ ^lua/[^/]+%.h$", POSIX .. "lua lauxlib lualib jansson sha2 histedit" },
 }
 
 local function resolve(path, name)

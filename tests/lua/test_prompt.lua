@@ -121,9 +121,18 @@ T.test("from a pipe the first error ends with status 1, and is one line with its
   end
 end)
 
+T.test("from a pipe an interrupt ends the prompt, in work that returns what it has too", function()
+  local soon = "os.execute '(sleep 0.5; kill -INT $PPID) &'"
+  local data = "d = s:parts().tune\nfunction d:random(...)\n  self.random = nil " .. soon .. "\n  return self:random(...)\nend\n"
+  local out, err, status = piped(data .. "s:tune{steps=100000, data=d, batch_size=2, eval_interval=0, quiet=true}\n'next'\n", MODEL)
+  T.ok(status == 130 and err:find "^interrupted; what it had made is in _" and not out:find "next", err)
+  out, err, status = piped(soon .. "\nwhile true do end\n'next'\n")
+  T.ok(status == 130 and not out:find "next", tostring(status))
+end)
+
 T.test("data steers no terminal, and tables with an __index of their own are shown", function()
   local out, err, status = piped "{ {['a\\27[31m'] = 1}, {['a\\27[31m'] = '\\27x'} }\nsetmetatable({ 1 }, { __index = error })\nerror(setmetatable({ 1 }, { __index = error }))\n"
-  T.eq(err, "prompt:1: { 1 }\n")
+  T.eq(err, "prompt:3: { 1 }\n")
   T.eq(status, 1)
   T.eq(out, "a\\x1b[31m\n---------\n        1\n    \\x1bx\n{ 1 }\n")
 end)

@@ -78,12 +78,13 @@ local function replay(self, list)
   end
 end
 
--- The pieces behind the last of which a chunk was run.
+-- The pieces behind those that were run to their ends.
 local function left_of(pieces, list)
   local behind = 0
   for _, c in ipairs(list) do
-    for i = math.max(behind, 1), #pieces do
-      if names.find(chunks.each(pieces[i]), c.text) then
+    for i = behind + 1, c.how == "done" and #pieces or 0 do
+      local all = chunks.each(pieces[i])
+      if all[#all] == c.text then
         behind = i
         break
       end
@@ -154,7 +155,7 @@ local function loop(self)
   while not self.leaving do
     if self.steps and not self.step then next_step(self) end
     if self.steps and not self.interactive then
-      if not self:run_all(self.step) then return 1 end
+      if not self:run_all(self.step) then return self:failed() end
       self.step = nil
     else
       local text = read_chunk(self)
@@ -168,7 +169,7 @@ local function loop(self)
         self.reader:remember(text)
         if not special then ok = self:run(text) end
       end
-      if not ok and not self.interactive then return 1 end
+      if not ok and not self.interactive then return self:failed() end
       if not ok then self.reader:clear() end -- of a paste, what follows was meant to stand on it
     end
     if Prompt.ended_by() then break end
@@ -192,7 +193,7 @@ function M.run(opts)
   if interactive then
     print(("attnlab %s: Tab completes, ?NAME explains, :help tells more, Ctrl-D leaves"):format(core.version))
   end
-  if not begin(self, opts) then return 1 end
+  if not begin(self, opts) then return self:failed() end
   local status = loop(self)
   self.reader:close()
   if interactive and self.journal and status == 0 then print "./lab repl --resume brings this session back" end

@@ -1,6 +1,7 @@
 -- Running what was read at the prompt: Prompt:run(text) runs a whole chunk and shows what it gave, Prompt:special(line) what is
 -- no Lua. Errors and interrupts end a chunk with one line, and never the prompt.
--- A prompt has env, settings, reader, and journal where the session is kept; trace and last are of the last chunk.
+-- A prompt has env, settings, reader, and journal where the session is kept; trace and last are of the last chunk, cut
+-- says that an interrupt ended one where nobody waits.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local chunks = require "attnlab.prompt.chunk"
@@ -27,6 +28,9 @@ function Prompt.ended_by()
   local _, ending = sys.interrupted()
   return ending and (ending == "hangup" and 129 or 143)
 end
+
+-- Exit status of a prompt that reads from a pipe, behind a chunk that did not end well.
+function Prompt:failed() return self.cut and 130 or 1 end
 
 -- ---- errors -----------------------------------------------------------------------------------------
 
@@ -125,6 +129,8 @@ function Prompt:run(text)
   if made then
     self.env._ = made[1]
     if not ok then values = { made[1], n = 1 } end
+    self.cut = not self.interactive
+    ok = ok and not self.cut -- nobody is there to go on with what it has made
   end
   local forks = changed_by(self, text)
   if not self.replaying and not Prompt.ended_by() and (kind ~= "silent" or #forks > 0) then
