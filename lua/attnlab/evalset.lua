@@ -204,10 +204,10 @@ function Evalset.add(sums, logits, of_b, y)
   append_windows(sums.values, d)
   local k <close> = (lb:exp() * (lb - la)):sum { axes = { 3 } }
   append_windows(sums.kl, k)
-  local both <close> = d + k
   sums.bad, sums.tokens = sums.bad or 0, (sums.tokens or 0) + y:numel()
-  for _, v in ipairs(both:flat()) do
-    if not (math.abs(v) < math.huge) then sums.bad = sums.bad + 1 end
+  local of_k = k:flat()
+  for t, v in ipairs(d:flat()) do
+    if not (math.abs(v) < math.huge and math.abs(of_k[t]) < math.huge) then sums.bad = sums.bad + 1 end
   end
 end
 

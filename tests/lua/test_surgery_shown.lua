@@ -230,6 +230,34 @@ T.test("a swap that overflows is an answer", function()
   T.eq(shown.overflow.layer, 1)
 end)
 
+T.test("models of other types are shown, calibrated and swept", function()
+  local found = {}
+  for _, dtype in ipairs { "f32", "f64", "bf16" } do
+    local s = lab.model.load(STORIES, { dtype = dtype }):fork()
+    s.layer["*"]:set { output_norm = "l2" }
+    s:calibrate()
+    local shown = s:show { windows = 4 }
+    T.ok(tostring(shown):find "\n  loss " and shown.bad == 0, tostring(shown))
+    found[dtype] = { shown.mean, s:sweep { over = "layer", layer = 2, denominator = "length", calibrate = true }.cells[1].mean }
+  end
+  T.near(found.f64, found.f32, 1e-5)
+  T.near(found.bf16, found.f32, 0.02)
+end)
+
+T.test("a family of its own shows another formula, without marks", function()
+  local s = m:fork()
+  s.layer[2]:set { preset = "delta/deltanet" }
+  local text = table.concat(s:show { windows = 2 }:lines { width = 100, colour = true }, "\n")
+  T.ok(text:find("S_t = S_(t-1) (I - b_t k_t k_t^T)", 1, true) and not text:find("\27", 1, true), text)
+  s:undo()
+  s.layer[2]:set { preset = "window/mistral" }
+  text = table.concat(s:show { windows = 2 }:lines { width = 100 }, "\n")
+  T.ok(text:find("[over the last 4096 visible j]", 1, true) and text:find("writes    both", 1, true), text)
+  s:undo()
+  s.layer["*"]:set { preset = "p3/2mamba" }
+  T.ok(table.concat(s:show { windows = 2 }:lines { width = 100 }, "\n"):find("[^2]", 1, true))
+end)
+
 T.test("the block fits 80 and 120 columns, brackets and inverse video say the same", function()
   local s = m:fork()
   s.layer["*"]:set { denominator = { stat = "sum", power = 0.5 }, output_gate = "sigmoid", output_norm = "l2" }

@@ -172,10 +172,25 @@ local function changes(fork)
   return out
 end
 
+local ALIKE = 0.5 -- of a formula's letters: below that everything is another, and marks would say nothing
+
+-- How much of the words of a formula is in both.
+local function share(tokens, same)
+  local known, all = 0, 0
+  for i, t in ipairs(tokens) do
+    if t:find "%w" then known, all = known + (same[i] and #t or 0), all + #t end
+  end
+  return all > 0 and known / all or 1
+end
+
 -- Array of { side = "before" or "after", text }, one for each line of at most `room` columns.
 function M.lines(c, room, colour)
   local a, b = tokens_of(c.before), tokens_of(c.after)
   local in_a, in_b = common(a, b)
+  if math.min(share(a, in_a), share(b, in_b)) < ALIKE then
+    for i = 1, #a do in_a[i] = true end
+    for i = 1, #b do in_b[i] = true end
+  end
   local mark, out = mark_of(c.before, c.after, colour), {}
   for _, side in ipairs { { "before", spans(a, in_a) }, { "after", spans(b, in_b) } } do
     for n, text in ipairs(wrapped(side[2], room, mark)) do out[#out + 1] = { n == 1 and side[1] or "", text } end
