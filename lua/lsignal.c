@@ -227,6 +227,7 @@ static int sys_chunk(lua_State *L) {
   lua_insert(L, 1); /* the handler stands below the function */
   n_caught = n_working = n_whole = wanted = n_raised = 0;
   in_chunk = 1;
+  if (ending && stop_state) stop_at_once(stop_state); /* it came between two chunks */
   const int status = lua_pcall(L, 0, LUA_MULTRET, 1);
   in_chunk = 0;
   if (stop_state) lua_sethook(stop_state, NULL, 0, 0);

@@ -22,6 +22,13 @@ local function piped(text, words)
   return sys.read(dir .. "/out"), sys.read(dir .. "/err"), status
 end
 
+-- The list of sessions that are kept there.
+local function piped_list(state)
+  local out = state .. "/list"
+  T.ok(os.execute(("XDG_STATE_HOME=%s %s repl --sessions >%s"):format(state, sys.program(), out)))
+  return sys.read(out)
+end
+
 T.test("expressions print their values, chunks go on until they are whole, locals live on", function()
   local out, err, status = piped [[
 1 + 1
@@ -388,6 +395,74 @@ T.test("a training that is killed comes back up to its last record", function()
   local step = tonumber(t:run "_.trainer.step_count":match "\n(%d+)\n")
   T.ok(step and step >= 4, tostring(step))
   T.ok(t:run "#s:swaps()":find "\n1\n")
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
+
+T.test("what a resumed session cannot bring back it says; random numbers go on as they did", function()
+  local state = T.folder()
+  local t = prompt(state, { MODEL })
+  t:type "\4"
+  t:ends()
+  T.ok(not sys.exists(state .. "/attnlab/sessions"), "a prompt in which nothing was done leaves nothing")
+  sys.write(state .. "/v.lua", "return 5")
+  t = prompt(state, { MODEL })
+  t:run(("v = dofile %q"):format(state .. "/v.lua"))
+  t:run "s:tune{steps=3, data='shakespeare', batch_size=2, eval_windows=2, quiet=true}"
+  t:run "q = 'M\xfcller' -- a byte that is no UTF-8"
+  local drawn = t:run "a = lab.rand{shape={1}}:item() b = math.random() a + b":match "\n([%d.]+)\n"
+  t.pty:signal(9)
+  t:ends()
+  sys.remove(state .. "/v.lua")
+  t = prompt(state, { "--resume" }, { first = "brought back.*\n> $" })
+  T.ok(t.raw:find "failed now, and did not then: v = dofile" and t.raw:find "2 lines brought back", t.raw)
+  T.eq(t:run "a + b":match "\n([%d.]+)\n", drawn)
+  t:run "kept = 1"
+  t:type "\4"
+  t:ends()
+  local out = piped_list(state)
+  T.ok(out:find "stories260K.bin, %d+ lines", out)
+  local id = out:match "^%S+"
+  local journal = ("%s/attnlab/sessions/%s/journal.jsonl"):format(state, id)
+  local text = sys.read(journal)
+  sys.write(journal, (text:gsub('{"input":"kept', '{"inp%%%%'))) -- damage
+  sys.write(("%s/attnlab/sessions/%s/training-1.safetensors"):format(state, id), "cut")
+  t = prompt(state, { "--session", id }, { first = "brought back.*\n> $" })
+  T.ok(t.raw:find "of its journal is damaged" and t.raw:find "training%-1.safetensors: .- runs again", t.raw)
+  T.ok(t:run "#s:swaps()":find "\n1\n", "the training was run again")
+  t:run "later = 2"
+  t.pty:signal(9)
+  t:ends()
+  t = prompt(state, { "--resume" }, { first = "brought back.*\n> $" })
+  T.ok(t:run "later":find "\n2\n", "what was typed behind the damage is kept")
+  t:type "\4"
+  t:ends()
+end)
+
+T.test("a replay that is interrupted leaves the session as it was; a step goes on where it was", function()
+  local state = T.folder()
+  local t = prompt(state)
+  t:run "k = 0"
+  t:run("for i = 1, 2e8 do k = k + 1 end", 120)
+  t:type "\4"
+  t:ends()
+  for _, how in ipairs { { function(p) p:type "\3" end, 130 }, { function(p) p.pty:signal(15) end, 143 } } do
+    t = prompt(state, { "--resume" }, { first = "line 2 of 2" })
+    how[1](t)
+    T.eq(t:ends(), how[2])
+  end
+  sys.write(state .. "/walk.lua", "n = 1\n\nn = n + 10\n\nn = n + 100\n")
+  t = prompt(state, { "--step", state .. "/walk.lua" }, { first = "Enter> $" })
+  t:type "\r"
+  t:expect "Enter> $"
+  t:type "\r"
+  t:expect "Enter> $"
+  t.pty:signal(9)
+  t:ends()
+  t = prompt(state, { "--resume" }, { first = "Enter> $" })
+  T.ok(t.raw:find "n = n %+ 100" and not t.raw:find "n = n %+ 10\r", t.raw)
+  t:type "n\r"
+  t:expect "\n11\n.*Enter> $"
   t:type "\4"
   T.eq(t:ends(), 0)
 end)

@@ -50,59 +50,72 @@ local function run_file(self, path)
   return ok
 end
 
--- What ended chunks the way this one did is done again; others are passed over and said.
-local function replay(self, list)
+local function silent() end
+
+-- Runs the chunks of a session again; what was cut short is passed over. Returns the lines about it, nil where the
+-- replay itself was interrupted.
+local function replay(self, session)
   self.replaying, self.journal.replaying = true, true
-  local own = self.settings
-  local loud = print
-  local function silent() end
-  rawset(self.env, "print", silent)
-  local skipped = {}
+  local own, loud, list = self.settings, print, session.chunks
+  _G.print, self.cut = silent, false
+  local said, back = {}, 0
   for i, c in ipairs(list) do
     if sys.isatty(2) then io.stderr:write(("\rbringing back line %d of %d "):format(i, #list)) end
+    self.cut = self.cut or sys.interrupted() > 0
+    if self.cut then break end
     if c.how == "raised" or c.how == nil and not self.journal:knows(i) then
-      skipped[#skipped + 1] = c.text
+      said[#said + 1] = "not run again, as it was cut short: " .. tables.clean(c.text:gsub("\n", " "), true)
       self.journal.inputs = self.journal.inputs + 1
     else
       self.settings = { show = c.shown ~= nil, windows = c.shown ~= 0 and c.shown or nil }
-      self:run(c.text)
+      local ok = self:run(c.text)
+      if self.cut then break end
+      if not ok and c.how == "done" then
+        said[#said + 1] = ("this line failed now, and did not then: %s\n  %s"):format(tables.clean(c.text:gsub("\n", " "), true),
+          tostring(self.why))
+      else
+        back = back + 1
+      end
+      self.journal.drawn(c)
     end
-    if select(2, sys.interrupted()) then break end -- the loop ends, too
   end
   if sys.isatty(2) then io.stderr:write "\r\27[K" end
-  if rawget(self.env, "print") == silent then rawset(self.env, "print", nil) end -- else the session has its own
+  _G.print = loud
   self.settings, self.replaying, self.journal.replaying = own, false, false
-  loud(("%d line%s brought back"):format(#list - #skipped, #list - #skipped == 1 and "" or "s"))
-  for _, text in ipairs(skipped) do
-    loud("not run again, as it was cut short: " .. tables.clean(text:gsub("\n", " "), true))
-  end
+  table.insert(said, 1, ("%d line%s brought back"):format(back, back == 1 and "" or "s"))
+  return not self.cut and said or nil
 end
 
--- The pieces behind those that were run to their ends.
-local function left_of(pieces, list)
-  local behind = 0
-  for _, c in ipairs(list) do
-    for i = behind + 1, c.how == "done" and #pieces or 0 do
-      local all = chunks.each(pieces[i])
-      if all[#all] == c.text then
-        behind = i
-        break
-      end
-    end
+-- Hash of the file that a model is in, where it is one.
+local function weights_of(model)
+  local path = model and (require("attnlab.open").model_file(model) or model)
+  return path and sys.exists(path) == "file" and sys.sha256(sys.read(path)) or nil
+end
+
+local function say_session(self, session)
+  print(("resuming %s"):format(journal.line_of(session)))
+  local open = session.open
+  if open.cwd ~= sys.realpath "." then
+    Prompt.print_error(("it was begun in %s: paths in it are meant from there"):format(names.shown(open.cwd)))
   end
-  return table.move(pieces, behind + 1, #pieces, 1, {})
+  if open.weights and weights_of(open.model) ~= open.weights then
+    Prompt.print_error(("%s is another file now than it was then: numbers will be others"):format(names.shown(open.model)))
+  end
+  if session.damaged then
+    Prompt.print_error(("line %d of its journal is damaged: what was behind it is in journal.damaged, and not brought back")
+      :format(session.damaged))
+  end
 end
 
 local function begin(self, opts)
-  local what = opts
-  local list
-  if opts.resume then
-    self.journal, what, list = journal.resume()
-    if what.cwd ~= sys.realpath "." then
-      Prompt.print_error(("the session was begun in %s: paths in it are meant from there"):format(names.shown(what.cwd)))
-    end
+  local what, session = opts, nil
+  if opts.resume or opts.session then
+    self.journal, session = journal.resume(opts.session)
+    what = session.open
+    say_session(self, session)
   elseif self.interactive then
-    local ok, made = pcall(journal.new, { model = opts.model, file = opts.file, step = opts.step, cwd = sys.realpath "." })
+    local ok, made = pcall(journal.new, { model = opts.model, file = opts.file, step = opts.step, cwd = sys.realpath ".",
+                                          weights = weights_of(opts.model) })
     if ok then
       self.journal = made
     else
@@ -115,12 +128,19 @@ local function begin(self, opts)
     if self.interactive then say_model(opened, what.model) end
   end
   if what.file and what.step then
-    self.steps = left_of(chunks.pieces(sys.read(what.file)), list or {})
-    self.step_file = what.file
-  elseif what.file and not opts.resume then
+    local pieces = chunks.pieces(sys.read(what.file))
+    self.stepped = session and session.steps or 0
+    self.steps, self.step_file = table.move(pieces, self.stepped + 1, #pieces, 1, {}), what.file
+  elseif what.file and not session then
     if not run_file(self, what.file) and not self.interactive then return false end
   end
-  if list then replay(self, list) end
+  if not session then return true end
+  local said = replay(self, session)
+  if not said then
+    Prompt.print_error "interrupted: the session is as it was; the same command resumes it"
+    return false
+  end
+  print(table.concat(said, "\n"))
   return true
 end
 
@@ -152,7 +172,7 @@ local function read_chunk(self)
 end
 
 local function loop(self)
-  while not self.leaving do
+  while not self.leaving and not Prompt.ended_by() do
     if self.steps and not self.step then next_step(self) end
     if self.steps and not self.interactive then
       if not self:run_all(self.step) then return self:failed() end
@@ -162,7 +182,10 @@ local function loop(self)
       if text == nil then break end
       local ok = true
       if text and text:find "^%s*$" then
-        if self.step and self:run_all(self.step) then self.step = nil end
+        if self.step and self:run_all(self.step) then
+          self.step, self.stepped = nil, self.stepped + 1
+          if self.journal then self.journal:stepped(self.stepped) end
+        end
       elseif text then
         local special
         special, ok = self:special(text)
@@ -193,10 +216,10 @@ function M.run(opts)
   if interactive then
     print(("attnlab %s: Tab completes, ?NAME explains, :help tells more, Ctrl-D leaves"):format(core.version))
   end
-  if not begin(self, opts) then return self:failed() end
+  if not begin(self, opts) then return Prompt.ended_by() or self:failed() end
   local status = loop(self)
   self.reader:close()
-  if interactive and self.journal and status == 0 then print "./lab repl --resume brings this session back" end
+  if interactive and self.journal and self.journal.folder and status == 0 then print "./lab repl --resume brings this session back" end
   return status
 end
 

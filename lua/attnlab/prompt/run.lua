@@ -1,7 +1,7 @@
 -- Running what was read at the prompt: Prompt:run(text) runs a whole chunk and shows what it gave, Prompt:special(line) what is
 -- no Lua. Errors and interrupts end a chunk with one line, and never the prompt.
--- A prompt has env, settings, reader, and journal where the session is kept; trace and last are of the last chunk, cut
--- says that an interrupt ended one where nobody waits.
+-- A prompt has env, settings, reader, and journal where the session is kept; trace, last and why (it failed) are of the last
+-- chunk; cut says that a signal came in some chunk.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local chunks = require "attnlab.prompt.chunk"
@@ -92,7 +92,9 @@ end
 -- f() as a chunk of its own: true and its results, or false where it failed; that is printed then, in one line.
 local function guarded(self, f)
   local out = table.pack(sys.chunk(f, handler(self)))
+  self.cut = self.cut or sys.interrupted() > 0
   local stopped = not out[1] and tostring(out[2]):find "interrupted$" ~= nil
+  self.why = not out[1] and out[2] or nil
   if self.replaying then return out[1], out[2], stopped end
   if interrupts.made then
     Prompt.print_error "interrupted; what it had made is in _"
