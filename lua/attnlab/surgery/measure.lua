@@ -77,7 +77,8 @@ local function other_form(fork, T)
   for _, form in ipairs(FORMS) do
     local twin, changed = fork:twin(), false
     for i, block in ipairs(fork.layers) do
-      local ok = pcall(function() twin.layer[i]:set(form[2]) end)
+      local ok, why = pcall(function() twin.layer[i]:set(form[2]) end)
+      if not ok and tostring(why):find "interrupted$" then error("interrupted", 0) end
       changed = changed or ok and twin.layers[i].attention.family:plan(T) ~= block.attention.family:plan(T)
     end
     if changed then return twin, form[1] end

@@ -90,7 +90,7 @@ local function whole_numbers(r)
         or ("±%.1g (the same weights in %s form)"):format(r.rounding.mean, r.rounding.form) }
     end
     out[#out + 1] = { "KL", ("%s%s original to changed"):format(stats.show(r.kl),
-      r.kl_se and (" ± %.4f"):format(stats.t_quantile(0.975, r.n - 1) * r.kl_se) or "") }
+      r.kl_se and " ± " .. stats.show(stats.t_quantile(0.975, r.n - 1) * r.kl_se) or "") }
   end
   out[#out + 1] = { "state", bytes_line(r) }
   return out

@@ -41,6 +41,7 @@ local function model_of(fork)
       or { path = origin.path }
   end
   local ok, same = pcall(same_weights, fork.root, what)
+  if not ok and tostring(same):find "interrupted$" then error(same, 0) end
   if not ok then return nil, names.reason(tostring(same)) end
   if not same then
     return nil, ("its model is not what %s holds any more: m:save(\"FILE.safetensors\") and open that")
