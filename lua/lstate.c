@@ -116,8 +116,8 @@ static int hand_over(lua_State *L) {
                     y ? al_shape_str(y, (char[96]){0}, 96) : "");
 }
 
-/* The core calls this from inside a scope; what Lua makes is Lua's. An error of Lua does not pass
- * the core: it waits on the stack. */
+/* The core calls this from inside a scope, and again where memory ran out and the call is retried;
+ * what Lua makes is Lua's. An error of Lua does not pass the core: it waits on the stack. */
 static al_tensor *sink_take(const attn_sink *base, al_ctx *c, const char *name, al_tensor *t) {
   lua_sink *s = (lua_sink *)(uintptr_t)base;
   lua_State *L = s->L;

@@ -144,6 +144,12 @@ T.test("data steers no terminal, and tables with an __index of their own are sho
   T.eq(out, "a\\x1b[31m\n---------\n        1\n    \\x1bx\n{ 1 }\n")
 end)
 
+T.test("brackets and words in strings and comments of several lines open nothing", function()
+  local out, err = piped 't = {\n[[\n((((\n\nif ]],\n}\n#t[1]\nu = {\n"a ( \\\n(",\n"\\z\n (b"}\n#u[1]\nu[2]\n--[==[ do\n]] do\n]==] 5\n'
+  T.eq(err, "")
+  T.eq(out, "9\n6\n\"(b\"\n5\n")
+end)
+
 T.test("a file is run whole and stays; --step shows each chunk", function()
   local dir = T.folder()
   sys.write(dir .. "/setup.lua", "local n = 4\nfunction twice() return 2 * n end\n")

@@ -367,6 +367,16 @@ T.test("heads with options of their own: taps of each group, put together", func
   T.near(heads[{ {}, {}, { 1, 2 } }], plain[{ {}, {}, { 1, 2 } }], 1e-14)
 end)
 
+T.test("a call that is run once more is kept once", function()
+  local f, get = taps.keep({ name = "logits", shape = "(B,H,T,S)" }, 4)
+  local function part(v) return core.full { shape = { 1, 2, 3, 3 }, value = v } end
+  f(part(9), 0, { 1, 3 })
+  f(part(1), 0, { 1, 3 })
+  f(part(2), 0, { 2, 4 })
+  local t, heads = get()
+  T.eq({ heads, t:shape(), t[{ 1, {}, 1, 1 }]:totable() }, { { 1, 2, 3, 4 }, { 1, 4, 3, 3 }, { 1.0, 2.0, 1.0, 2.0 } })
+end)
+
 T.test("a state that keeps its inputs goes into a file and comes back", function()
   local m = model("p1/linear_elu")
   local s = m:fork()

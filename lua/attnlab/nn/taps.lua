@@ -184,11 +184,15 @@ end
 -- ---- collecting -------------------------------------------------------------------------------------
 
 -- A tap that keeps what it sees: get() gives it whole, put together where it came by groups of heads. see(t, first) may
--- put another in its stead.
+-- put another in its stead. What is seen again, of a call that is run once more as memory ran out, is what counts.
 function M.keep(row, heads, see)
   local whole, parts = nil, {}
   local function f(t, first, list)
-    if list then parts[#parts + 1] = { t = t:detach(), list = list }
+    local at = #parts + 1
+    for k, p in ipairs(list and parts or {}) do
+      if p.list[1] == list[1] then at = k end
+    end
+    if list then parts[at] = { t = t:detach(), list = list }
     else whole = t:detach() end
     if see then return see(t, first, list) end
   end

@@ -7,40 +7,43 @@ local M = {}
 local OPENS = { ["function"] = true, ["do"] = true, ["then"] = true, ["repeat"] = true }
 local CLOSES = { ["end"] = true, ["until"] = true, ["elseif"] = true, ["else"] = true }
 
--- The place behind a long bracket that begins at i, or nil.
+-- The place behind a long bracket that begins at i, or nil; and what would close it, where nothing does.
 local function long(text, i)
   local level = text:match("^%[(=*)%[", i)
   if not level then return nil end
-  local _, stop = text:find("]" .. level .. "]", i, true)
-  return (stop or #text) + 1
+  local close = "]" .. level .. "]"
+  local _, stop = text:find(close, i, true)
+  return (stop or #text) + 1, not stop and close or nil
 end
 
+-- The same of a string in quotes, which the end of a line ends, but behind a backslash.
 local function short(text, i)
   local quote = text:sub(i, i)
-  repeat
-    i = text:find("[\\\n" .. quote .. "]", i + 1) or #text + 1
-    if text:sub(i, i) == "\\" then i = i + 1 end
-  until text:sub(i, i) == quote or i > #text or text:sub(i, i) == "\n"
-  return i + 1
+  while true do
+    i = text:find("[\\\n" .. quote .. "]", i + 1)
+    if not i then return #text + 2 end
+    if text:sub(i, i) ~= "\\" then return i + 1 end
+    local z = text:match("^z%s*()", i + 1) -- blanks behind \z, line ends among them, are no part of it
+    if i == #text or z and z > #text then return #text + 2, quote end
+    i = (z or i + 2) - 1
+  end
 end
 
--- Calls f(word, from, to) for each name, keyword and sign; strings and comments are passed over.
+-- Calls f(word, from, to) for each name, keyword and sign; strings and comments are passed over. Returns what would close
+-- the one in which the text ends, where that goes on in the next line.
 function M.tokens(text, f)
-  local i = 1
+  local i, close = 1, nil
   while true do
     i = text:find("%S", i)
-    if not i then return end
+    if not i then return close end
     local c = text:sub(i, i)
     if text:find("^%-%-", i) then
-      i = long(text, i + 2) or (text:find("\n", i, true) or #text + 1)
-    elseif c == '"' or c == "'" then
-      local stop = short(text, i)
+      local stop, open = long(text, i + 2)
+      i, close = stop or (text:find("\n", i, true) or #text + 1), open
+    elseif c == '"' or c == "'" or long(text, i) then
+      local stop, open = (c == "[" and long or short)(text, i)
       f("string", i, stop - 1)
-      i = stop
-    elseif long(text, i) then
-      local stop = long(text, i)
-      f("string", i, stop - 1)
-      i = stop
+      i, close = stop, open
     else
       local word = text:match("^[%a_][%w_]*", i) or text:match("^%.?%d[%w_.]*", i) or c
       f(word, i, i + #word - 1)
@@ -127,7 +130,7 @@ function M.compile(text, env, name)
   local message
   f, message = load(M.shared(text) .. "\n", name, "t", env) -- a line end ends a short string
   if f then return function() return table.pack(f()) end, "statement" end
-  if incomplete(message) or why and incomplete(why) then return nil, "more", message end
+  if incomplete(message) or why and incomplete(why) then return nil, "more" end
   return nil, "error", message
 end
 
@@ -138,14 +141,22 @@ local OPENING = { ["("] = 1, ["{"] = 1, ["["] = 1, [")"] = -1, ["}"] = -1, ["]"]
 -- is of one, or nil; begun() whether there is some. Lines that leave something open are not compiled, so that a long
 -- table costs what it has lines; an empty line always is.
 function M.gather(env)
-  local lines, open, inside = {}, 0, false -- inside: of a long string, where words mean nothing
+  local lines, open, within = {}, 0, nil -- within: what closes the string or comment that goes on
+  local function count(word) open = open + (OPENING[word] or 0) end
   return function(line)
     lines[#lines + 1] = line
-    M.tokens(line, function(word) open = open + (OPENING[word] or 0) end)
-    if #lines > 1 and open > 0 and not inside and line:find "%S" then return nil end
+    local rest = line
+    if within and #within == 1 then
+      rest = within .. line
+    elseif within then
+      local _, stop = line:find(within, 1, true)
+      if not stop then return nil end
+      rest = line:sub(stop + 1)
+    end
+    within = M.tokens(rest, count)
+    if within or #lines > 1 and open > 0 and line:find "%S" then return nil end
     local text = table.concat(lines, "\n")
-    local _, why, message = M.compile(text, env, "=chunk")
-    inside = inside or why == "more" and message:find "unfinished long" ~= nil
+    local _, why = M.compile(text, env, "=chunk")
     if why == "more" then return nil end
     return text
   end, function() return #lines > 0 and table.concat(lines, "\n") or nil end, function() return #lines > 0 end
