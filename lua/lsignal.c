@@ -237,10 +237,10 @@ static int sys_chunk(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* core.sys.stop_soon(): the chunk ends at its next call into lab, as after work that was
+/* core.sys.stop_soon(): the chunk of a prompt ends at its next call into lab, as after work that was
  * interrupted. */
 static int sys_stop_soon(lua_State *L) {
-  (void)L;
+  if (!prompt) return luaL_error(L, "stop_soon: it is a prompt's, and none was begun");
   wanted = 1;
   if (in_chunk) lua_sethook(stop_state, stop_at_lab, LUA_MASKCALL, 0);
   return 0;

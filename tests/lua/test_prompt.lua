@@ -403,6 +403,9 @@ T.test("a training that is killed comes back up to its last record", function()
   T.ok(t:run "#s:swaps()":find "\n1\n")
   t:type "\4"
   T.eq(t:ends(), 0)
+  local pipe = io.popen(("echo '#s:swaps()' | XDG_STATE_HOME=%s %s repl --resume 2>/dev/null"):format(state, sys.program()))
+  local out = pipe:read "a"
+  T.ok(pipe:close() and out:find "brought back\n1\n$", "from a pipe, too: " .. out)
 end)
 
 T.test("what a resumed session cannot bring back it says; random numbers go on as they did", function()

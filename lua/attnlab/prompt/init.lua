@@ -208,7 +208,7 @@ function M.run(opts)
                               settings = { show = true, time = false } }, Prompt)
   self.env.lab = require "attnlab"
   local here = "@" .. assert(package.searchpath("attnlab.prompt.init", package.path)):match "^(.*)/init%.lua$"
-  if interactive then -- from a pipe a signal ends it, as any program
+  if interactive or opts.resume or opts.session then -- else a signal ends it, as any program that reads from a pipe
     sys.begin_prompt(here:match "^(.*)/prompt$", here)
     interrupts.at_prompt = true
   end

@@ -131,8 +131,9 @@ function Prompt:run(text)
   if made then
     self.env._ = made[1]
     if not ok then values = { made[1], n = 1 } end
-    self.cut = not self.interactive
-    ok = ok and not self.cut -- nobody is there to go on with what it has made
+    if not self.interactive and not self.replaying then -- nobody is there to go on with what it has made
+      self.cut, ok = true, false
+    end
   end
   local forks = changed_by(self, text)
   if not self.replaying and not Prompt.ended_by() and (kind ~= "silent" or #forks > 0) then
