@@ -108,6 +108,23 @@ static int next_char(EditLine *el, wchar_t *out) {
 
 /* ---- keys ---- */
 
+/* Takes out what is no character here: libedit would drop the whole line. */
+static void keep_characters(char *text) {
+  char *to = text;
+  mbstate_t state = {0};
+  for (const char *from = text; *from;) {
+    const size_t k = mbrtowc(NULL, from, MB_CUR_MAX, &state);
+    if (k == (size_t)-1 || k == (size_t)-2) {
+      state = (mbstate_t){0};
+      from++;
+      continue;
+    }
+    memmove(to, from, k);
+    to += k, from += k;
+  }
+  *to = '\0';
+}
+
 /* Reads a paste up to its end: its text, to be freed; NULL: errno says why, 0 for the end of input.
  * A paste that there is no room for is read to its end all the same: no part of it is typed. */
 static char *read_paste(void) {
@@ -141,6 +158,7 @@ static char *read_paste(void) {
     return NULL;
   }
   text[n - n_end] = '\0';
+  keep_characters(text);
   return text;
 }
 

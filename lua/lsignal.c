@@ -219,15 +219,18 @@ static int sys_begin_prompt(lua_State *L) {
   return 0;
 }
 
-/* core.sys.chunk(f, handler) -> true, f's results; false, handler(error). An interrupt ends f. */
+/* core.sys.chunk(f, handler, answered) -> true, f's results; or false, handler(error). An interrupt
+ * ends f; one that came since there were `answered` of them does at its first step. */
 static int sys_chunk(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   luaL_checktype(L, 2, LUA_TFUNCTION);
+  const bool late = n_caught > luaL_checkinteger(L, 3) || ending;
   lua_settop(L, 2);
   lua_insert(L, 1); /* the handler stands below the function */
-  n_caught = n_working = n_whole = wanted = n_raised = 0;
+  n_caught = wanted = late;
+  n_working = n_whole = n_raised = 0;
   in_chunk = 1;
-  if (ending && stop_state) stop_at_once(stop_state); /* it came between two chunks */
+  if (late && stop_state) stop_at_once(stop_state);
   const int status = lua_pcall(L, 0, LUA_MULTRET, 1);
   in_chunk = 0;
   if (stop_state) lua_sethook(stop_state, NULL, 0, 0);

@@ -197,7 +197,7 @@ local function open(x, opts)
   opts = check(opts)
   if getmetatable(x) == Opened then x = x.path end
   if type(x) == "table" and type(x.dir) == "string" then x = x.dir end
-  if type(x) ~= "string" or x == "" then
+  if type(x) ~= "string" or x == "" or x:find "\0" then
     error("open: a run folder, a model file or \"experiment:arm\" expected, got "
       .. (x == "" and "''" or type(x) == "number" and rows.show(x) or type(x)), 0)
   end

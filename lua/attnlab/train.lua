@@ -348,6 +348,9 @@ end
 
 -- opts: keys of config.lua's train rows, seed (1), quiet (no progress line); data may also be a dataset.
 local function train(_, m, opts)
+  if type(m) ~= "table" or type(m.forward) ~= "function" or type(m.config) ~= "table" then
+    error("train: a model expected, got " .. type(m), 2)
+  end
   local options, dataset = {}, nil
   for k, v in pairs(names.options("train", opts)) do options[k] = k ~= "data" and config.copy(v) or v end
   local seed, quiet = options.seed or 1, options.quiet

@@ -265,6 +265,14 @@ T.test("a paste is text: tabs complete nothing, lines run in order and once, the
   T.eq(t:ends(), 0)
 end)
 
+T.test("a paste keeps its lines and what is text in them", function()
+  local t = prompt(T.folder())
+  t:type "\27[200~z = { 'h\xc3\xa9', 'M\xfcl',\r 3 }\r#z[1] .. z[2] .. z[3]\r\27[201~"
+  t:expect '"3Ml3"\n> $'
+  t:type "\4"
+  T.eq(t:ends(), 0)
+end)
+
 T.test("Ctrl-C clears the line, ends a loop, an error caught in it, a coroutine; never the prompt", function()
   local t = prompt(T.folder())
   local function stops(line)

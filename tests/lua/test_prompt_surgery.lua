@@ -52,6 +52,22 @@ T.test("a sweep is a map of layers by heads, and leaves the fork as it was", fun
   has(t:run "s:undo()", "no changes")
 end)
 
+T.test("a sweep that is stopped keeps what it has measured", function()
+  t:type 'r = s:sweep{over="head", denominator="none", calibrate=true}\r'
+  t:expect("layer 1.*%d", 60)
+  t:type "\3"
+  has(t:expect("interrupted; what it had made is in _.*\n> $", 60))
+  local n = tonumber(t:run "#r.cells":match "\n(%d+)\n")
+  T.ok(n >= 1 and n < 40, n)
+  has(t:run "r", "stopped after " .. n .. " of 40")
+  has(t:run "s:undo()", "no changes")
+end)
+
+T.test("what cannot be measured says so, and how to take it back", function()
+  has(t:run 's:patch{name="heads", layer=1, with={text="Once upon a time"}}', "5 positions, this run has 256", "s:undo%(%) takes it back")
+  has(t:run "s:undo()", "no changes")
+end)
+
 T.test("a map has the tokens along it; a patched activation is an entry like any other", function()
   has(t:run 'm:map{text="Once upon a time", layer=1, head=1}', "_Once", "_time", "row's largest")
   has(t:run "m:taps()", "residual.mid", "weights")

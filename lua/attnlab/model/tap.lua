@@ -117,7 +117,8 @@ function M.check_head(m, i, head, what)
 end
 
 function M.check_options(opts, known, what)
-  for k in pairs(names.options(what, opts)) do
+  if type(opts) ~= "table" then error(("%s: a table of options expected, got %s"):format(what, type(opts)), 0) end
+  for k in pairs(opts) do
     if not names.find(known, k) then error(what .. ": " .. names.unknown("option", tostring(k), known), 0) end
   end
 end

@@ -66,7 +66,11 @@ end
 local function edit(prompt)
   local path = os.tmpname()
   sys.write(path, (prompt.last or "") .. "\n")
-  local editor = os.getenv "VISUAL" or os.getenv "EDITOR" or "vi"
+  local editor = "vi"
+  for _, name in ipairs { "EDITOR", "VISUAL" } do
+    local own = os.getenv(name)
+    if own and own:find "%S" then editor = own end
+  end
   local ok = os.execute(editor .. " " .. names.word(path))
   local text = ok and sys.read(path):gsub("%s+$", "")
   sys.remove(path)
@@ -101,7 +105,7 @@ Lua, a chunk at a time: an expression shows its value, a closing ; does not; _ i
   m s ev   the model given, its fork, its evaluation set
   !CMD     a command of the shell
 Ctrl-C ends what runs and keeps what it has made in _; Ctrl-D leaves, ./lab repl --resume comes back.
-A resumed session runs its lines again, trainings aside, which are kept; ! and : lines are not run again.]]
+A resumed session runs its lines again, trainings aside, which are kept; what ! ran, and settings, are not.]]
   for _, c in ipairs(M.COMMANDS) do print(("  %-18s %s"):format(":" .. c.name .. " " .. c.args, c.doc)) end
 end
 

@@ -67,6 +67,7 @@ local function replay(self, session)
       said[#said + 1] = "not run again, as it was cut short: " .. tables.clean(c.text:gsub("\n", " "), true)
       self.journal.inputs = self.journal.inputs + 1
     else
+      self.answered = 0
       self.settings = { show = c.shown ~= nil, windows = c.shown ~= 0 and c.shown or nil }
       local ok = self:run(c.text)
       if self.cut then break end
@@ -179,6 +180,7 @@ local function loop(self)
       self.step = nil
     else
       local text = read_chunk(self)
+      self.answered = sys.interrupted()
       if text == nil then break end
       local ok = true
       if text and text:find "^%s*$" then

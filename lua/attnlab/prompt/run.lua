@@ -1,7 +1,7 @@
 -- Running what was read at the prompt: Prompt:run(text) runs a whole chunk and shows what it gave, Prompt:special(line) what is
 -- no Lua. Errors and interrupts end a chunk with one line, and never the prompt.
 -- A prompt has env, settings, reader, and journal where the session is kept; trace, last and why (it failed) are of the last
--- chunk; cut says that a signal came in some chunk.
+-- chunk; cut says that a signal came in some chunk, answered is the number of those that were before the next.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local chunks = require "attnlab.prompt.chunk"
@@ -74,7 +74,10 @@ local function changed_by(self, text)
 end
 
 local function measured(self, fork)
-  return fork:show { windows = self.settings.windows }
+  local ok, shown = pcall(fork.show, fork, { windows = self.settings.windows })
+  if ok then return shown end
+  local why = names.reason(tostring(shown))
+  error(why:find "interrupted$" and why or why .. "; the change is made, s:undo() takes it back", 0)
 end
 
 -- Prints the values of a chunk, and what it made of forks; their own value is what they show.
@@ -91,7 +94,8 @@ end
 
 -- f() as a chunk of its own: true and its results, or false where it failed; that is printed then, in one line.
 local function guarded(self, f)
-  local out = table.pack(sys.chunk(f, handler(self)))
+  local out = table.pack(sys.chunk(f, handler(self), self.answered or sys.interrupted()))
+  self.answered = nil
   self.cut = self.cut or sys.interrupted() > 0
   local stopped = not out[1] and tostring(out[2]):find "interrupted$" ~= nil
   self.why = not out[1] and out[2] or nil

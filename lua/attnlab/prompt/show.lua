@@ -245,7 +245,7 @@ show = function(v, depth, seen)
     end
     local name = named(v)
     if name then return ("%s; ?%s says more"):format(name, name:match "[^.]*$") end
-    if type(own) == "string" then return own:gsub("^attnlab%.", "") .. " (an object; . and Tab show what it has)" end
+    if type(own) == "string" then return tables.clean(own:gsub("^attnlab%.", ""), true) .. " (an object; . and Tab show what it has)" end
     if kind == "table" then return plain_table(v, depth, seen) end
   end
   return tables.clean(tostring(v))

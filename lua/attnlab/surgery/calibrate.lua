@@ -19,7 +19,7 @@ local DEFAULTS = { layer = "changed", match = "rms", data = false, split = "trai
 local function options_over(given)
   local out = {}
   for k, v in pairs(DEFAULTS) do out[k] = v end
-  for k, v in pairs(given or {}) do
+  for k, v in pairs(names.options("calibrate", given)) do
     if DEFAULTS[k] == nil then
       error("calibrate: " .. names.unknown("option", k, names.keys(DEFAULTS)), 0)
     end

@@ -18,6 +18,7 @@ local board = require "attnlab.board"
 local calibrate = require "attnlab.surgery.calibrate"
 local config = require "attnlab.config"
 local evalset = require "attnlab.evalset"
+local interrupts = require "attnlab.interrupts"
 local measure = require "attnlab.surgery.measure"
 local names = require "attnlab.names"
 local part = require "attnlab.surgery.part"
@@ -80,6 +81,9 @@ local function check(opts)
   end
   for key, kind in pairs { calibrate = "boolean", quiet = "boolean", on_cell = "function" } do
     if o[key] ~= nil and type(o[key]) ~= kind then fail("option '%s': %s expected, got %s", key, kind, type(o[key])) end
+  end
+  for k, v in pairs(options) do
+    if type(v) == "table" and next(v) == nil then fail("option '%s': a value expected, got an empty table", k) end
   end
   if type(over) ~= "table" and next(options) == nil then
     fail("options of the attention expected beside over, such as denominator=\"none\"")
@@ -238,11 +242,13 @@ local function run(fork, opts)
   local out = board.new(io.stderr)
   local grows = out.tty and os.getenv "TERM" ~= "dumb" and not o.quiet
   local states, seen
-  local ok, why = pcall(function()
+  local ok, why = pcall(interrupts.work_at_prompt, function(stop)
     fork.original:eval()
     states = core.no_grad(states_of, fork.original, view, p.context)
     seen = o.calibrate and calibrate.look(fork) or nil
     for k, cell in ipairs(cells) do
+      sweep.stopped = stop()
+      if sweep.stopped then break end
       run_cell(cell, scratch, view, states, seen)
       sweep.cells[k] = cell
       if o.on_cell then o.on_cell(sweep, cell) end
@@ -251,11 +257,14 @@ local function run(fork, opts)
   end)
   out:erase()
   if not ok then error(why, 0) end
+  local n = #sweep.cells
+  if sweep.stopped then sweep.title = ("%s, stopped after %d of %d"):format(title, n, #cells) end
   judge(sweep)
-  sweep.looks = { measure.looked(fork, #cells) - #cells + 1, measure.looked(fork, 0) }
+  sweep.looks = { measure.looked(fork, n) - n + 1, measure.looked(fork, 0) }
   fork:enter { kind = "sweep", still = true, sweep = sweep, options = given(opts),
-    change = title .. (o.calibrate and ", calibrated" or ""), take_back = function() end, again = function() end }
+    change = sweep.title .. (o.calibrate and ", calibrated" or ""), take_back = function() end, again = function() end }
   sweep.entry = #fork.log
+  if sweep.stopped then interrupts.note(sweep) end
   return sweep
 end
 
