@@ -30,6 +30,8 @@ local function quoted(s)
 end
 
 local function number(v)
+  if v ~= v then return "0/0" end
+  if v == math.huge or v == -math.huge then return v > 0 and "1/0" or "-1/0" end
   if math.type(v) == "integer" then return ("%d"):format(v) end
   local text = ("%.17g"):format(v)
   for digits = 1, 16 do

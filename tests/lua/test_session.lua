@@ -124,6 +124,15 @@ T.test("what cannot be written is left out and said, or refused where nothing is
   T.eq({ r.states, r.left_out }, { 1, { "fork A: its change 2 and those behind it: patch with a userdata" } })
   T.ok(tostring(r):find "left out: fork A: its change 2")
   lab.session:study(dir .. "/a.lua") -- its own file is written anew
+  local b = m:fork()
+  b:patch { name = "heads", layer = 2, head = 1, with = -1 / 0 }
+  b:show { windows = 2 }
+  r = lab.session:study(dir .. "/a.lua")
+  T.eq({ r.states, r.left_out[2] }, { 1, "fork B: its change 1 and those behind it: patch with -inf, which no study can keep" })
+  T.eq(#experiment.load(dir .. "/a.lua"):plan { root = "r" }, 1)
+  b:undo()
+  b = nil -- luacheck: ignore
+  collectgarbage()
   sys.write(dir .. "/b.lua", "return 1\n")
   T.raises(function() lab.session:study(dir .. "/b.lua") end, "is there and not of this function")
   T.eq(sys.read(dir .. "/b.lua"), "return 1\n")
@@ -158,6 +167,10 @@ T.test("what cannot be written is left out and said, or refused where nothing is
   changed:show { windows = 2 }
   r = lab.session:study(dir .. "/c.lua")
   T.ok(r.left_out[2]:find "is not what .- holds any more: m:save", r.left_out[2])
+  opened:save(dir .. "/made.safetensors") -- now it is, and what the first fork has is not
+  r = lab.session:study(dir .. "/c.lua")
+  T.eq({ r.states, #r.left_out }, { 1, 2 })
+  T.ok(r.left_out[2]:find "^fork B: its model is not what .- holds any more", r.left_out[2])
 end)
 
 T.test("models of an arm are repeated over its seeds, and judged over them", function()
@@ -261,6 +274,8 @@ T.test("tables are written so that Lua reads what they were", function()
   T.eq(back, t)
   T.eq(math.type(back[7]), "float")
   T.eq(math.type(back[2]), "integer")
+  back = load("return " .. session_file.lua_of { math.huge, -math.huge, 0 / 0 })()
+  T.ok(back[1] == math.huge and back[2] == -math.huge and back[3] ~= back[3])
 end)
 
 T.test("several models of an arm are put together, and claims are judged where they were made", function()

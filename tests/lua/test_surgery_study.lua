@@ -108,6 +108,23 @@ T.test("measured as by hand, kept, and written out", function()
   T.ok(report:find("### norm l2 in all layers, calibrated", 1, true) and report:find("    Once", 1, true))
 end)
 
+T.test("a model file that was trained again is planned and measured anew, in one process", function()
+  local root, file = T.folder(), T.folder() .. "/m.safetensors"
+  local text = lab.data.open "shakespeare"
+  local function result(seed)
+    local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 24, vocabulary = text.vocabulary, seed = seed }:eval()
+    m:save(file)
+    local s = lab.study(spec { model = { path = file }, data = "shakespeare", calibrate = { false }, prompt = false })
+    local list = s:plan { root = root }
+    T.eq(s:work(list, { root = root, quiet = true }), "done")
+    local r = json.decode(sys.read(list[1].dir .. "/result.json"))
+    T.near(r.original_loss, lab.evalset { data = text, windows = 4, context = 24 }(m), 1e-12)
+    T.eq(r.weights, sys.sha256(sys.read(file)))
+  end
+  result(1)
+  result(2)
+end)
+
 T.test("what cannot be measured is a row that says so", function()
   local root = T.folder()
   local s = lab.study(spec { norms = {}, others = { { name = "huge", logit_scale = 1e6, denominator = "none" } },

@@ -150,6 +150,9 @@ T.test("what is refused or interrupted leaves the fork and its list as they were
     { { over = "head", layer = 9, denominator = "none" }, "layer: a number in 1%.%.3" },
     { { over = "head", layer = "each", denominator = "none" }, "goes with lists of values" },
     { { over = "head", layer = {}, denominator = "none" }, "an empty list" },
+    { { over = "layer", layer = { 1, 2, 1 }, denominator = "none" }, "layer: 1 is there twice" },
+    { { over = { denominator = { "sum", "none", "sum" } } }, "over: denominator: sum is there twice" },
+    { { over = { denominator = { { stat = "sum", power = 0.5 }, { power = 0.5, stat = "sum" } } } }, "is there twice" },
     { { over = "layer", denominator = "none", calibrate = 1 }, "'calibrate': boolean expected, got number" },
     { { over = "head", denominator = "none", on_cell = function() error("interrupted", 0) end }, "interrupted$" } } do
     T.raises(function() s:sweep(case[1]) end, case[2])

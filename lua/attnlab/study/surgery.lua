@@ -187,14 +187,15 @@ function M.prepare(cases, options)
       if outcome ~= "done" then return outcome end
     end
   end
+  subject.renew()
   return "done"
 end
 
 -- What the rows of one model share: windows to measure on, the original's loss and text.
 local kept = {}
 
-local function measured_on(c, m, seed)
-  local key = core.json.encode { c.model, c.data, c.text or "", c.windows, c.context, seed }
+local function measured_on(c, m, sha, seed)
+  local key = core.json.encode { c.model, sha, c.data, c.text or "", c.windows, c.context, seed }
   if kept.key == key then return kept end
   kept = { key = key, texts = {} }
   if c.data == "hidden" then
@@ -242,7 +243,7 @@ end
 
 function M.run(c, seed)
   local m, sha = subject.load(c.model, root)
-  local on = measured_on(c, m, seed)
+  local on = measured_on(c, m, sha, seed)
   local r = { weights = sha, original_loss = on.loss, original_loss_se = on.loss_se }
   local s = m:fork()
   local ok, why = pcall(change, s, c, on)

@@ -132,6 +132,7 @@ end
 
 -- Everything of the session that can be written: array of { fork, letter, model, states, sweeps, text }, and what not.
 return function()
+  subject.renew() -- what was opened earlier may have been trained again since
   local list, out = {}, {}
   for i, fork in ipairs(surgery.forks()) do
     local letter = i <= 26 and string.char(64 + i) or "F" .. i

@@ -45,7 +45,7 @@ end
 
 -- ---- from a fork's list -------------------------------------------------------------------------------
 
--- The first value in a table that no file can hold, or nil.
+-- The first value in a table that no file can hold, or nil. A study's cases are JSON, which has finite numbers alone.
 local function foreign(v)
   if type(v) == "table" and getmetatable(v) == nil then
     for _, x in pairs(v) do
@@ -55,7 +55,8 @@ local function foreign(v)
     return nil
   end
   local kind = type(v)
-  if kind ~= "string" and kind ~= "number" and kind ~= "boolean" then return v end
+  if kind == "number" and v - v == 0 or kind == "string" or kind == "boolean" then return nil end
+  return v
 end
 
 local function layers_of(list, n)
@@ -78,7 +79,8 @@ function M.of(entry, layers)
     return nil, ("a change of the kind '%s'"):format(entry.kind)
   end
   local bad = foreign(step)
-  if bad ~= nil then return nil, ("%s with a %s"):format(entry.kind, type(bad) == "table" and "table" or type(bad)) end
+  if type(bad) == "number" then return nil, ("%s with %s, which no study can keep"):format(entry.kind, rows.show(bad)) end
+  if bad ~= nil then return nil, ("%s with a %s"):format(entry.kind, type(bad)) end
   return config.copy(step)
 end
 

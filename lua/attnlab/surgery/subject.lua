@@ -74,6 +74,7 @@ end
 
 -- Numbers of layers, context and heads, without the weights.
 function M.shape(subject)
+  M.renew()
   if subject.experiment then
     local m = run_of(subject, "runs").spec.config.model
     return m.layers, m.context, m.heads
@@ -113,6 +114,13 @@ function M.prepare(subject, options)
 end
 
 local loaded = {} -- by path, { model, hash }: a study comes back to it in every row
+
+-- Forgets the models whose files hold something else by now: called where a plan, a measurement or a comparison begins.
+function M.renew()
+  for path, known in pairs(loaded) do
+    if sys.exists(path) ~= "file" or sys.sha256(sys.read(path)) ~= known[2] then loaded[path] = nil end
+  end
+end
 
 -- The file that the weights are in, and what model.load takes.
 local function where(subject, root)

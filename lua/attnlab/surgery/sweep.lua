@@ -21,6 +21,7 @@ local evalset = require "attnlab.evalset"
 local interrupts = require "attnlab.interrupts"
 local measure = require "attnlab.surgery.measure"
 local names = require "attnlab.names"
+local option_rows = require "attnlab.rows"
 local part = require "attnlab.surgery.part"
 local stats = require "attnlab.stats"
 
@@ -45,6 +46,11 @@ local function layers_of(n, which)
     end
   end
   if #out == 0 then fail("layer: a number, a list of numbers, \"*\" or \"each\" expected, got an empty list") end
+  local seen = {} -- each cell is one test of those that are judged together
+  for _, i in ipairs(out) do
+    if seen[i] then fail("layer: %d is there twice", i) end
+    seen[i] = true
+  end
   return out
 end
 
@@ -55,6 +61,11 @@ local function combinations(lists)
     local values = lists[key]
     if type(values) ~= "table" or #values == 0 then
       fail("over: %s: a list of values expected, such as {\"sum\",\"none\"}", key)
+    end
+    for i, v in ipairs(values) do
+      for k = 1, i - 1 do
+        if option_rows.equal(v, values[k]) then fail("over: %s: %s is there twice", key, option_rows.show(v)) end
+      end
     end
     local longer = {}
     for _, before in ipairs(out) do
