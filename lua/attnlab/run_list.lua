@@ -122,6 +122,9 @@ local List = { __name = "attnlab.runs" }
 function List:__index(key) return List[key] end
 
 function List:__tostring()
+  if #self == 0 and self.of > 0 then
+    return ("none of %d run%s in %s fits"):format(self.of, self.of == 1 and "" or "s", names.shown(self.where))
+  end
   if #self == 0 then return ("no runs in %s"):format(names.shown(self.where)) end
   return M.text(self, "n", tables.columns())
 end
@@ -157,6 +160,9 @@ local function check(opts)
     end
   end
   if not SORTS[opts.sort or "date"] then error("runs: option 'sort': " .. names.unknown("word", opts.sort, names.keys(SORTS)), 0) end
+  if opts.state and not names.find(runs.STATES, opts.state) then
+    error("runs: option 'state': " .. names.unknown("word", opts.state, runs.STATES), 0)
+  end
   return opts
 end
 
@@ -165,8 +171,10 @@ function M.list(opts)
   opts = check(opts)
   local root, only = opts.out_dir or "runs", opts.experiment
   local out, configs = setmetatable({}, List), {}
-  rawset(out, "where", root .. (only and "/" .. only or ""))
-  for _, dir in ipairs(M.every(root, only and only:match "^[^+~]*")) do
+  local plain = only and only:match "^[^+~]*"
+  local all = M.every(root, plain)
+  out.where, out.of = root .. (plain and "/" .. plain or ""), #all
+  for _, dir in ipairs(all) do
     local r, cfg = read(dir)
     local fits = not (only and only:find "[+~]") or r.variant == only
     for _, k in ipairs { "arm", "seed", "state" } do fits = fits and (opts[k] == nil or r[k] == opts[k]) end

@@ -11,6 +11,9 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
+-- How a run can stand, as tables of arms list it.
+M.STATES = { "finished", "diverged", "failed", "interrupted", "running", "new", "damaged" }
+
 -- The value of `key` in the last record that has it.
 local function last(records, key)
   for i = #records, 1, -1 do
@@ -102,7 +105,7 @@ end
 
 local function status_text(arm)
   local parts = {}
-  for _, state in ipairs { "finished", "diverged", "failed", "interrupted", "running", "new", "damaged" } do
+  for _, state in ipairs(M.STATES) do
     if arm.count[state] > 0 then
       local text = arm.count[state] == #arm.runs and state or ("%d %s"):format(arm.count[state], state)
       if state == "diverged" then text = ("%s at step %s"):format(text, M.steps_text(arm)) end

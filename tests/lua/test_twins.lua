@@ -5,6 +5,7 @@ local core = require "attnlab.core"
 local experiment = require "attnlab.experiment"
 local runner = require "attnlab.runner"
 local runs = require "attnlab.runs"
+local twins = require "attnlab.twins"
 local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 local sys = core.sys
 
@@ -33,7 +34,27 @@ local function judged()
   return runs.gather(plan, runner.expand(plan, { root = root })).judged
 end
 
-T.test("a run that is damaged, or whose text is another one, is not judged", function()
+T.test("a run whose text is another one by now is not judged", function()
+  local file, dir = T.folder() .. "/numbers.txt", T.folder()
+  local words = {}
+  for i = 1, 900 do words[i] = tostring(i * i % 997) end
+  sys.write(file, table.concat(words, " "))
+  sys.write(dir .. "/own.lua", (sys.read(path):gsub('name = "tiny"', 'name = "own"'):gsub("base = {", '%0 data = "' .. file .. '",')))
+  T.eq(tiny.run { "run", dir .. "/own.lua", "--seeds", "1", "out_dir=" .. dir }, 0)
+  local function arm(name)
+    for _, r in ipairs(lab.runs { out_dir = dir, arm = name }) do
+      local config = core.json.decode(sys.read(r.dir .. "/config.json")).config
+      return { name = name, config = config, runs = { { dir = r.dir, status = { state = r.state } } } }
+    end
+  end
+  T.eq(twins.judge(1e-5, arm "exp + L2", arm "softmax + L2"), "held")
+  words[1], words[2] = words[2], words[1] -- as long, of the same characters
+  sys.write(file, table.concat(words, " "))
+  local outcome, why = twins.judge(1e-5, arm "exp + L2", arm "softmax + L2")
+  T.ok(outcome == "not judged" and why:find "the text .- is another one than that of this name", outcome .. ": " .. why)
+end)
+
+T.test("a run that is damaged is not judged", function()
   T.eq(judged()[1].outcome, "held")
   for _, dir in ipairs(tiny.run_dirs(root)) do
     local config = core.json.decode(sys.read(dir .. "/config.json"))
