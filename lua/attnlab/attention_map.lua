@@ -21,9 +21,10 @@ local KNOWN = { "text", "ids", "layer", "head" }
 local BLOCK = 32   -- keys of one run
 local LINEAR = 1e-8 -- how far the sum over keys may be from the output of a family that is linear in v, relative
 
-local Map, All, Beside = {}, {}, {}
+local Map = { __name = "attnlab.attention_map" }
+local All = { __name = "attnlab.attention_maps" }
+local Beside = { __name = "attnlab.attention_map_pair" }
 for _, class in ipairs { Map, All, Beside } do class.__index = class end
-Map.__name, All.__name, Beside.__name = "attnlab.attention_map", "attnlab.attention_maps", "attnlab.attention_maps"
 
 -- ---- families without a tap of their weights ----------------------------------------------------------
 
@@ -207,7 +208,11 @@ function Beside.__tostring(pair) return text().beside(pair) end
 
 -- map:plot "file.png" or "file.svg": a picture of it; returns the path.
 function Map:plot(path) return figure().draw({ self }, path) end
+
+-- maps:plot "file.png" or "file.svg": all heads in one picture, each with a scale of its own; returns the path.
 function All:plot(path) return figure().draw(self, path, true) end
+
+-- pair:plot "file.png" or "file.svg": both and their difference in one picture; returns the path.
 function Beside:plot(path) return figure().draw(self, path) end
 
 return M

@@ -37,7 +37,7 @@ local COLUMN = 34 -- cells of a command and its words, in the list of all
 function M.help()
   local width = tables.terminal()
   local lines = { "attnlab takes attention apart: switch single components on and off, and see what each is worth.", "",
-                  "  ./lab run experiments/denominator.lua --quick   a first figure in two minutes",
+                  "  ./lab run experiments/denominator.lua --quick   a first figure in about a minute",
                   "  ./lab run experiments/denominator.lua           the experiment itself", "", "commands:" }
   for _, c in ipairs(M.COMMANDS) do
     local call = (c.name .. " " .. c.args):gsub(" $", "")

@@ -300,6 +300,14 @@ function M.flatten(cfg, prefix, out)
   return out
 end
 
+-- "denominator.floor=1 output_norm=l2", options as one line; those of a table, or a word as it is.
+function M.text(options)
+  if type(options) ~= "table" then return rows.show(options) end
+  local words, flat = {}, M.flatten(options)
+  for _, k in ipairs(names.keys(flat)) do words[#words + 1] = k .. "=" .. rows.show(flat[k]) end
+  return table.concat(words, " ")
+end
+
 -- The nested table that flatten made flat.
 function M.unflatten(flat)
   local out = {}

@@ -159,7 +159,7 @@ function Evalset:diff(a, b)
   return self:diff_kept(a, b, nil)
 end
 
--- diff; kept: a table that keeps what b gives for the next call with it, as long as b stays as it is.
+-- Internal: diff; kept: a table that keeps what b gives for the next call with it, as long as b stays as it is.
 function Evalset:diff_kept(a, b, kept)
   check_model(a, "diff: the first")
   check_model(b, "diff: the second")
@@ -175,7 +175,7 @@ function Evalset:diff_kept(a, b, kept)
       of_b = Evalset.kept_of(logits_of(b, x), y)
       if kept then kept[pass] = of_b end
     end
-    Evalset.add(sums, logits_of(a, x), of_b, y)
+    Evalset.accumulate(sums, logits_of(a, x), of_b, y)
     if not kept then
       of_b[1]:free()
       of_b[2]:free()
@@ -186,15 +186,15 @@ function Evalset:diff_kept(a, b, kept)
   return out
 end
 
--- Of the logits (B,T,vocab) for targets y (B,T): what diff keeps of b; the logits are freed.
+-- Internal: of the logits (B,T,vocab) for targets y (B,T): what diff keeps of b; the logits are freed.
 function Evalset.kept_of(logits, y)
   local lb = logits:log_softmax()
   logits:free()
   return { lb, (lb:cross_entropy(y, { reduction = "none" })) }
 end
 
--- Adds to sums ({} at first) how a's logits for targets y differ from what is kept of b; the logits are freed.
-function Evalset.add(sums, logits, of_b, y)
+-- Internal: adds to sums ({} at first) how a's logits for targets y differ from what is kept of b; the logits are freed.
+function Evalset.accumulate(sums, logits, of_b, y)
   local lb, nb = of_b[1], of_b[2]
   local la <close> = logits:log_softmax()
   logits:free()
@@ -211,7 +211,7 @@ function Evalset.add(sums, logits, of_b, y)
   end
 end
 
--- What diff returns of such sums.
+-- Internal: what diff returns of such sums.
 function Evalset.summed(sums)
   local out = { n = #sums.values, values = sums.values, tokens = sums.tokens, bad = sums.bad }
   out.mean, out.se = mean_and_error(sums.values)

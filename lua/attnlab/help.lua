@@ -22,6 +22,8 @@ M.OBJECTS = {
   { "shown", "Shown", "surgery.show", "s:show{..}" },
   { "sweep", "Sweep", "surgery.sweep_map", "s:sweep{..}" },
   { "map", "Map", "attention_map", "m:attention_map{..}, m:map{..}" },
+  { "maps", "All", "attention_map", "m:map{head=\"all\", ..}" },
+  { "pair", "Beside", "attention_map", "map:beside(other)" },
   { "trace", "Trace", "trace", "m:trace(text, {..})" },
   { "training", "Result", "train", "r = lab.train(m, {..}), s:tune{..}" },
   { "evalset", "Evalset", "evalset", "ev = lab.evalset{..}" },

@@ -95,10 +95,13 @@ local Opened = {}
 Opened.__index = Opened
 Opened.__name = "attnlab.opened"
 
--- Array of { step, value } of a measurement of the run ("valid/loss").
-local function curve(self, name)
-  return curves.of(self.records, name or "valid/loss")
+local function records_of(self, what)
+  if not self.records then error(("%s: %s is a model file, and has no curve"):format(what, names.shown(self.path)), 0) end
+  return self.records
 end
+
+-- Array of { step, value } of a measurement of the run ("valid/loss").
+function Opened:curve(name) return curves.of(records_of(self, "curve"), name or "valid/loss") end
 
 -- The text that a model was trained on: the dataset, or nil and why not.
 local function text_of(m)
@@ -113,10 +116,7 @@ local function text_of(m)
 end
 
 -- The losses of the run as a figure for the terminal, or one measurement ("valid/loss", "train/loss", "lr", "grad_norm").
-function Opened:plot(name)
-  if not self.records then error(("plot: %s is a model file, and has no curve"):format(names.shown(self.path)), 0) end
-  return curves.plot(self.records, name)
-end
+function Opened:plot(name) return curves.plot(records_of(self, "plot"), name) end
 
 local function with_model(self, path, opts)
   local m = model.load(path, { dtype = opts.dtype, tokenizer = opts.tokenizer }):eval()
@@ -143,7 +143,7 @@ local function open_run(dir, opts)
     error(("open: %s: %s at step %d, and no checkpoint of it"):format(shown, status.state, status.step), 0)
   end
   local self = setmetatable({ experiment = spec.experiment, arm = spec.arm, seed = spec.seed, variant = spec.variant,
-    state = status.state, step = status.step, records = store.metrics(dir), curve = curve,
+    state = status.state, step = status.step, records = store.metrics(dir),
     stale = store.differences(spec) }, Opened)
   with_model(self, dir, opts)
   self.model.origin = origin_of(dir, spec)
@@ -233,22 +233,17 @@ local function model_line(m)
     c.width, c.heads, kv, c.context, tokens, tables.human(m:n_parameters()), m.dtype)
 end
 
-local function attention_line(m)
-  local words, flat = {}, config.flatten(m.spec)
-  for _, k in ipairs(names.keys(flat)) do words[#words + 1] = k .. "=" .. rows.show(flat[k]) end
-  return table.concat(words, " ")
-end
 
 function Opened:__tostring()
   local m, here = self.model, sys.realpath "." .. "/"
   local path = self.path:sub(1, #here) == here and self.path:sub(#here + 1) or self.path
-  local list = { { "model", model_line(m) }, { "attention", attention_line(m) } }
+  local list = { { "model", model_line(m) }, { "attention", config.text(m.spec) } }
   if self.data then
     list[#list + 1] = { "data", ("'%s', %s tokens"):format(self.data.name, tables.human(self.data.tokens:numel())) }
   elseif self.without then
     list[#list + 1] = { "data", self.without }
   end
-  local points = self.curve and self:curve() or {}
+  local points = self.records and self:curve() or {}
   if #points > 0 then
     list[#list + 1] = { "valid/loss", (curves.line("", points):gsub("^%s+", "")) }
   end

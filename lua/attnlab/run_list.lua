@@ -89,7 +89,7 @@ local function compare(list, configs)
 end
 
 local function differs_text(differs)
-  local words = {}
+  local words = {} -- train and attention have a key of one name, so config.text would lose one
   for _, k in ipairs(names.keys(differs)) do words[#words + 1] = ("%s=%s"):format(k:match "^%a+%.(.+)$" or k, rows.show(differs[k])) end
   return table.concat(words, " ")
 end

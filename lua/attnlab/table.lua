@@ -1,6 +1,5 @@
 -- Tables for people and for machines: aligned text, TSV and plain records of the same rows; text in lines.
 -- A change here makes no run stale.
--- A change here makes no run stale.
 local core = require "attnlab.core"
 
 local M = {}

@@ -14,6 +14,12 @@ T.test("defaults are filled in and sizes follow", function()
   T.eq(config.resolve(c), c)
 end)
 
+T.test("options as one line", function()
+  T.eq(config.text { output_norm = "l2", denominator = { stat = "sum", floor = 0.5 }, orders = { 1, 2 } },
+    "denominator.floor=0.5 denominator.stat=sum orders={1,2} output_norm=l2")
+  T.eq({ config.text "none", config.text {} }, { "none", "" })
+end)
+
 T.test("nested, dotted and bare keys mean the same", function()
   local a = config.resolve { model = { width = 64 }, train = { steps = 7 }, attention = { denominator = { stat = "length" } } }
   T.eq(a, config.resolve { ["model.width"] = 64, ["train.steps"] = 7, ["attention.denominator.stat"] = "length" })

@@ -4,6 +4,7 @@ local lab = require "attnlab"
 local comments = require "attnlab.comments"
 local core = require "attnlab.core"
 local help = require "attnlab.help"
+local names = require "attnlab.names"
 local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 local sys = core.sys
 
@@ -40,6 +41,11 @@ T.test("modules, functions, methods, options by path, ops, presets", function()
   says("train", "training:cont(steps)")
   says("lab.train", "highest learning rate")
   says("evalset", "evalset:diff(a, b)")
+  for _, name in ipairs { "kept_of", "accumulate", "summed", "diff_kept" } do -- for our own modules
+    T.ok(not help.text "evalset":find(name, 1, true) and not names.find(help.topics(), "evalset." .. name), name)
+  end
+  says("maps", "maps:plot(path)")
+  says("pair.plot", "both and their difference in one picture")
   says("open", "\"denominator:exp + L2\"")
   says("fork.undo", "Takes back the last n changes")
   says("s:undo", "Takes back the last n changes")

@@ -138,6 +138,13 @@ T.test("modules that no run needs say that a change there makes no run stale", f
   end
 end)
 
+T.test("the head of a module says so once", function()
+  for _, f in ipairs(files) do
+    local _, n = ("\n" .. (f.path:find "^lua/attnlab/" and f.text or "")):gsub("\n%-%- A change here makes no run stale%.", "")
+    T.ok(n <= 1, f.path .. ": once, got " .. n)
+  end
+end)
+
 T.test("experiments are data", function()
   -- a lesson is gone through at the prompt
   holds("^experiments/[^/]*%.lua$", function(f) return f.path == "experiments/lesson.lua" and {} or house.experiment(f) end)
@@ -259,13 +266,17 @@ T.test("classes whose objects users get are known to help", function()
   for _, file in ipairs(files) do
     local module = (file.path:match "^lua/attnlab/(.+)%.lua$" or ""):gsub("/", ".")
     for line in (module ~= "" and file.text or ""):gmatch "[^\n]*__name[^\n]*attnlab%.[^\n]*" do
-      local class, methods = line:match "(%u%w*)%.__name" or line:match "local (%u%w*) = ", 0
-      for _, f in ipairs(comments.of_module(module).list) do
-        methods = methods + (f.owner == class and not f.name:find "^__" and not comments.internal(f) and 1 or 0)
-      end
-      if methods > 0 and not own[module] and not own[module .. " " .. class] then
-        T.ok(known[module .. " " .. class], module .. ": " .. class)
-        n = n + 1
+      local classes = { line:match "local (%u%w*) = " }
+      for class in line:gmatch "(%u%w*)%.__name" do classes[#classes + 1] = class end -- a line may name several
+      for _, class in ipairs(classes) do
+        local methods = 0
+        for _, f in ipairs(comments.of_module(module).list) do
+          methods = methods + (f.owner == class and not f.name:find "^__" and not comments.internal(f) and 1 or 0)
+        end
+        if methods > 0 and not own[module] and not own[module .. " " .. class] then
+          T.ok(known[module .. " " .. class], module .. ": " .. class)
+          n = n + 1
+        end
       end
     end
   end

@@ -184,7 +184,8 @@ T.test("?, :, ! say and do what they are for", function()
   local out, err, status = piped(("?undo\n:help\n:set show off\n:set\n:time 6 * 7\n:mem\n!echo from the shell\n1\n"))
   T.eq(err, "")
   T.eq(status, 0)
-  for _, part in ipairs { "undo", "./lab repl %-%-resume", "show     off", "\n42\n[%d.]+ s, [%d.]+ s of processors", "tensors .- Lua ",
+  for _, part in ipairs { "undo", "./lab repl %-%-resume", "show     off",
+                          "windows  " .. require("attnlab.surgery.parts").SHOW .. " ", "\n42\n[%d.]+ s, [%d.]+ s of processors", "tensors .- Lua ",
                           "from the shell", "\n1\n" } do
     T.ok(out:find(part), part .. " in\n" .. out)
   end

@@ -7,6 +7,11 @@ local sys = require("attnlab.core").sys
 
 local README = sys.read(T.root .. "README.md")
 
+T.test("README and help say one thing of how long the first figure takes", function()
+  local long = README:match "denominator%.lua %-%-quick [^\n]* in (about [^\n]+)"
+  T.ok(long and cli.help():find("a first figure in " .. long, 1, true), long)
+end)
+
 local function command_of(name)
   for _, c in ipairs(cli.COMMANDS) do
     if c.name == name then return c end

@@ -40,7 +40,8 @@ local function set(prompt, words)
   if name ~= "" then error(":set: " .. names.unknown("setting", name, known), 0) end
   for _, s in ipairs(M.SETTINGS) do
     local v = prompt.settings[s.name]
-    print(("  %-8s %-5s %s"):format(s.name, v == nil and "24" or type(v) == "boolean" and (v and "on" or "off") or v, s.doc))
+    if type(v) == "boolean" then v = v and "on" or "off" end
+    print(("  %-8s %-5s %s"):format(s.name, v or require("attnlab.surgery.parts").SHOW, s.doc))
   end
 end
 

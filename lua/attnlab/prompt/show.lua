@@ -3,7 +3,6 @@
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
-local rows = require "attnlab.rows"
 local tables = require "attnlab.table"
 
 local M = {}
@@ -54,13 +53,6 @@ tensor = core.plain(tensor)
 
 local function count(n) return ("%s parameter%s"):format(tables.human(n), n == 1 and "" or "s") end
 
--- What an attention layer is: its options as one line.
-local function attention_line(layer)
-  local words = {}
-  for k, v in pairs(require("attnlab.config").flatten(layer.spec)) do words[#words + 1] = k .. "=" .. rows.show(v) end
-  table.sort(words)
-  return table.concat(words, " ")
-end
 
 -- Parts of a module in lines; parts with one text that follow one another in one line.
 local function tree(module, indent, depth, lines)
@@ -70,7 +62,7 @@ local function tree(module, indent, depth, lines)
       local own = {}
       if depth > 1 then tree(p.module, indent .. "  ", depth - 1, own) end
       local what = p.module.class_name or "part"
-      if what == "Attention" then what = what .. " " .. attention_line(p.module) end
+      if what == "Attention" then what = what .. " " .. require("attnlab.config").text(p.module.spec) end
       parts[#parts + 1] = { key = p.key, text = ("%s, %s"):format(what, count(p.module:n_parameters())), own = own }
     end
   end

@@ -10,8 +10,6 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local evalset = require "attnlab.evalset"
-local names = require "attnlab.names"
-local rows = require "attnlab.rows"
 local parts = require "attnlab.surgery.parts"
 local steps = require "attnlab.surgery.steps"
 local subject = require "attnlab.surgery.subject"
@@ -43,13 +41,6 @@ M.rows = {
     doc = "all: only the models changed in all layers write; each: every one" },
 }
 
--- "none", or "stat=sum power=0.5" of a table.
-local function words_of(v)
-  if type(v) == "string" then return v end
-  local words, flat = {}, config.flatten(v)
-  for _, k in ipairs(names.keys(flat)) do words[#words + 1] = k .. "=" .. rows.show(flat[k]) end
-  return table.concat(words, " ")
-end
 
 -- What is put in: { { name=, options= }, .. }.
 local function swaps_of(case)
@@ -71,7 +62,7 @@ local function swaps_of(case)
       if type(v) ~= "string" and type(v) ~= "table" then
         error(("%s: words or tables expected, got %s"):format(part[1], tostring(v)), 0)
       end
-      add(part[3] .. " " .. words_of(v), { [part[2]] = config.copy(v) })
+      add(part[3] .. " " .. config.text(v), { [part[2]] = config.copy(v) })
     end
   end
   for i, v in ipairs(case.others) do
@@ -100,7 +91,7 @@ local function singles_of(case, layers, heads)
   options.before = nil
   if before then steps.check(before) end
   for _, c in ipairs(sweep.cells(options, layers, heads)) do
-    local name = words_of(c.options) .. (before and ", behind other changes" or "")
+    local name = config.text(c.options) .. (before and ", behind other changes" or "")
     out[#out + 1] = { swap = { name = c.head and ("head %d: %s"):format(c.head, name) or name, options = c.options,
                                head = c.head, before = before },
                       layer = #c.layer == layers and layers > 1 and "all" or c.layer[1], calibrated = options.calibrate == true }

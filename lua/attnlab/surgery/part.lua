@@ -1,7 +1,6 @@
 -- The parts of a fork that can be changed: s.layer[i], s.layer["*"], s.layer[i].head[h]. handles(fork) is what stands
 -- as s.layer; options over those of each layer of a part, or of its head, are one entry of the fork's list.
 local config = require "attnlab.config"
-local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local Attention = require "attnlab.nn.attention"
 local merge = require("attnlab.nn.heads").merge
@@ -47,12 +46,6 @@ local function changed(layer, given, head)
   return spec
 end
 
--- "output_norm=l2 denominator.floor=1"
-local function text_of(options)
-  local words, flat = {}, config.flatten(options)
-  for _, k in ipairs(names.keys(flat)) do words[#words + 1] = k .. "=" .. rows.show(flat[k]) end
-  return table.concat(words, " ")
-end
 
 -- ---- handles: s.layer[i], s.layer["*"], s.layer[i].head[h] -----------------------------------------
 
@@ -76,7 +69,7 @@ function Handle:__tostring()
   for i, at in ipairs(self.list) do
     local a = self.session.layers[at].attention
     lines[i] = ("layer %d%s: %s"):format(at, self.number and " head " .. self.number or "",
-      text_of(a.spec))
+      config.text(a.spec))
   end
   return table.concat(lines, "\n")
 end
@@ -96,7 +89,7 @@ function Handle:set(options)
     end
     new[i] = result
   end
-  fork:exchange(new, { kind = "set", list = self.list, head = self.number, change = text_of(options),
+  fork:exchange(new, { kind = "set", list = self.list, head = self.number, change = config.text(options),
                        options = config.copy(options) })
   return self
 end
@@ -115,4 +108,4 @@ local function handles(session)
   end })
 end
 
-return { handles = handles, text_of = text_of }
+return { handles = handles }

@@ -20,7 +20,8 @@ local sys = core.sys
 local M = {}
 
 local STORIES, BREAK, TABLE, WIDTH = "stories", "<|endoftext|>", "tok512.bin", 256
-local SHOW, HIDDEN, CALIBRATE = 24, 24, 16
+M.SHOW = 24 -- documents that are shown, of stories
+local SHOW, HIDDEN, CALIBRATE = M.SHOW, 24, 16
 local ALL = SHOW + HIDDEN + CALIBRATE
 local OWN_SEED = 1
 

@@ -10,8 +10,8 @@
 --   data      of mean and resample: a text's name, path or dataset, split ("train"), windows (16); default: the part
 --             of the fork's text that s:calibrate looks at (surgery/parts.lua)
 -- A value that is put in is a constant: no gradient goes through it. In generation the prompt is patched, and what is
--- written behind it as far as at and from say; a context that slides begins a text anew. Taps of a family make it run its composed path, and its state keeps all
--- inputs. The file of a model has no patches.
+-- written behind it as far as at and from say; a context that slides begins a text anew. Taps of a family make it run its
+-- composed path, and its state keeps all inputs. The file of a model has no patches.
 local core = require "attnlab.core"
 local data = require "attnlab.data"
 local names = require "attnlab.names"

@@ -118,15 +118,10 @@ function M.text(step)
     local text = layer == "*" and "all layers" or "layer " .. (type(layer) == "table" and table.concat(layer, ",") or layer)
     return text .. (head and " head " .. head or "")
   end
-  local function words(options)
-    local out, flat = {}, config.flatten(options)
-    for _, k in ipairs(names.keys(flat)) do out[#out + 1] = k .. "=" .. rows.show(flat[k]) end
-    return table.concat(out, " ")
-  end
-  if step.set then return ("%s in %s"):format(words(step.set), where(step.layer, step.head)) end
+  if step.set then return ("%s in %s"):format(config.text(step.set), where(step.layer, step.head)) end
   if step.calibrate then return "calibrated" end
   if step.tune then return ("tuned %s steps"):format(step.tune.steps or 200) end
-  return "patched: " .. words(step.patch)
+  return "patched: " .. config.text(step.patch)
 end
 
 return M

@@ -22,7 +22,6 @@ local interrupts = require "attnlab.interrupts"
 local measure = require "attnlab.surgery.measure"
 local names = require "attnlab.names"
 local option_rows = require "attnlab.rows"
-local part = require "attnlab.surgery.part"
 local stats = require "attnlab.stats"
 
 local Sweep = require "attnlab.surgery.sweep_map"
@@ -107,7 +106,7 @@ end
 -- cells, rows, columns, what is swept in words. n, heads: layers and heads of the model.
 local function plan(n, heads, o, options)
   local cells, rows, columns, layers = {}, {}, {}, layers_of(n, o.layer)
-  local text = part.text_of(options)
+  local text = config.text(options)
   local function add(cell) cells[#cells + 1] = cell end
   if o.over == "head" then
     for r, i in ipairs(layers) do
@@ -129,7 +128,7 @@ local function plan(n, heads, o, options)
   for r, values in ipairs(combinations(o.over)) do
     local all = config.copy(options)
     for k, v in pairs(values) do all[k] = v end
-    rows[r] = part.text_of(values)
+    rows[r] = config.text(values)
     if not each then
       columns[1] = ""
       add { row = r, column = 1, layer = layers, options = all }
@@ -194,7 +193,7 @@ local function difference(fork, view, states, first)
   if not states then return view.ev:diff_kept(fork, fork.original, view.kept) end
   local sums = {}
   for n, pass in ipairs(states) do
-    evalset.class.add(sums, logits_from(fork, first, pass[first]), view.kept[n], pass.y)
+    evalset.class.accumulate(sums, logits_from(fork, first, pass[first]), view.kept[n], pass.y)
   end
   return evalset.class.summed(sums)
 end
