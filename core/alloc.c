@@ -66,18 +66,25 @@ static al_block *host_block(al_ctx *c, int64_t bytes) {
   return b;
 }
 
-static al_block *device_block(al_device *d, int64_t bytes) {
+static al_block *device_block(al_ctx *c, al_device *d, int64_t bytes) {
   static char nowhere[1];
   al_block *b = malloc(sizeof *b);
   if (!b) return NULL;
   b->data = d->counts ? nowhere : d->take(d, bytes);
-  if (b->data) return b;
+  if (!b->data && d->trim && !d->dead[0]) { /* what is kept may be what is missing */
+    d->trim(d);
+    b->data = d->take(d, bytes);
+  }
+  if (b->data) {
+    if (c->poison && d->poison) d->poison(d, b->data, bytes);
+    return b;
+  }
   free(b);
   return NULL;
 }
 
 static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
-  al_block *b = d->host ? host_block(c, bytes) : device_block(d, bytes);
+  al_block *b = d->host ? host_block(c, bytes) : device_block(c, d, bytes);
   if (!b) {
     al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld are in use",
             (long long)bytes, (long long)d->mem.live);
@@ -182,6 +189,8 @@ void al_memory_trim(al_ctx *c) {
       free(b);
     }
   c->cpu.mem.cached = 0;
+  for (int i = 0; i < AL_DEVICES && c->devices[i]; i++)
+    if (c->devices[i]->trim && !c->devices[i]->dead[0]) c->devices[i]->trim(c->devices[i]);
 }
 
 void al_memory_fail_at(al_ctx *c, int64_t n) { c->fail_at = n; }

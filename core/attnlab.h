@@ -94,6 +94,8 @@ AL_API int al_threads(void); /* threads that kernels use */
 AL_API void al_set_threads(int n);
 AL_API const char *
 al_cpu(void); /* "x86-64-v4"; by ATTNLAB_ISA a lower one: "x86-64 of x86-64-v4" */
+/* "NVIDIA H100 .." with its versions, and how many cards there are; else why there is none. */
+AL_API const char *al_cuda(int *cards);
 AL_API const char *
 al_build_info(void); /* "cpu x86-64-v4, products oneDNN 2.6.3, 2 threads, cuda: ..." */
 

@@ -57,7 +57,7 @@ struct al_node {
   al_node *next; /* work lists */
 };
 
-enum { AL_DEVICES = 4 };
+enum { AL_DEVICES = 12 };
 enum { AL_BINS = 512, AL_MAX_SCOPES = 64 };
 
 struct al_ctx {

@@ -1,6 +1,7 @@
 /* device.c: devices and the places on them, how numbers get there and back; what this build and this
  * machine can compute on, in words. */
 #include "core.h"
+#include "module.h"
 #include "../kernels/kernel.h"
 #include "../kernels/matmul.h"
 #include <stdio.h>
@@ -16,15 +17,16 @@ const char *al_cpu(void) {
 }
 
 const char *al_build_info(void) {
-  static _Thread_local char text[320];
+  static _Thread_local char text[768];
+  int cards;
   snprintf(text, sizeof text, "cpu %s, products by %s, cuda: %s", al_cpu(), alk_matmul_version(),
-           AL_CUDA_STATE);
+           al_cuda(&cards));
   return text;
 }
 
 /* ---- places ---------------------------------------------------------------------------------- */
 
-enum { OFFERS = AL_DEVICES - 2 };
+enum { OFFERS = 2 };
 static al_device *(*offers[OFFERS])(al_ctx *c);
 
 void al_device_offer(al_device *(*make)(al_ctx *c)) {
@@ -55,12 +57,17 @@ void al_device_end(al_ctx *c) {
 }
 
 static al_device *device_named(al_ctx *c, const char *name) {
-  const char *names[AL_DEVICES] = {0};
-  for (int i = 0; i < AL_DEVICES && c->devices[i]; i++) {
-    if (strcmp(c->devices[i]->name, name) == 0) return c->devices[i];
-    names[i] = c->devices[i]->name;
+  const char *names[AL_DEVICES + 1] = {0};
+  int n = 0;
+  if (strcmp(name, "cuda:0") == 0) name = "cuda";
+  for (; n < AL_DEVICES && c->devices[n]; n++) {
+    if (strcmp(c->devices[n]->name, name) == 0) return c->devices[n];
+    names[n] = c->devices[n]->name;
   }
-  const char *near = al_nearest(name, names, AL_DEVICES);
+  if (strncmp(name, "cuda", 4) == 0 && n < AL_DEVICES && (!name[4] || name[4] == ':'))
+    return c->devices[n] = al_module_device(c, name);
+  names[n] = "cuda";
+  const char *near = al_nearest(name, names, AL_DEVICES + 1);
   al_fail(c, AL_ENAME, "no device '%s' here%s%s%s (%s)", name, near ? ", did you mean '" : "",
           near ? near : "", near ? "'?" : "", al_build_info());
   return NULL;
@@ -125,14 +132,29 @@ const al_place *al_where(const al_tensor *t) {
 
 bool al_runs(const al_place *at) {
   if (al_error(at->c) != AL_OK || at->device->counts) return false;
+  if (at->device->dead[0]) return al_device_settle(at->c, at->device, NULL), false;
   if (at->device->open) at->device->open(at->device);
   return true;
 }
 
 al_status al_ran(const al_place *at, const char *kernel, alk_status st) {
   if (at->device->shut) at->device->shut(at->device);
+  al_device_settle(at->c, at->device, kernel);
   if (st != ALK_OK) al_fail(at->c, AL_ESTATE, "kernel %s: failed", kernel);
   return al_error(at->c);
+}
+
+al_status al_device_settle(al_ctx *c, al_device *d, const char *kernel) {
+  if (kernel) d->last = kernel;
+  bool dead = false;
+  const char *why = d->failure && !d->dead[0] ? d->failure(d, &dead) : NULL;
+  if (why && dead)
+    snprintf(d->dead, sizeof d->dead,
+             "kernel %s, or one queued before it: %s; this process can use %s no more", d->last,
+             why, d->name);
+  else if (why) al_fail(c, AL_ESTATE, "kernel %s: %s", d->last ? d->last : "(none)", why);
+  if (d->dead[0]) al_fail(c, AL_ESTATE, "%s", d->dead);
+  return al_error(c);
 }
 
 al_status al_no_kernel(const al_place *at, const char *kernel) {
@@ -146,7 +168,10 @@ void al_put_packed(al_tensor *t, const void *from) {
   const int64_t bytes = al_numel(t) * al_dtype_size(t->dtype);
   if (d->counts || bytes == 0) return;
   if (d->host) memcpy(al_data(t), from, (size_t)bytes);
-  else d->from_host(d, al_data(t), from, bytes);
+  else if (!d->dead[0]) {
+    d->from_host(d, al_data(t), from, bytes);
+    al_device_settle(t->ctx, d, NULL);
+  } else al_device_settle(t->ctx, d, NULL);
 }
 
 void al_get_packed(const al_tensor *t, void *to) {
@@ -156,8 +181,8 @@ void al_get_packed(const al_tensor *t, void *to) {
   if (d->counts) memset(to, 0, (size_t)bytes);
   else if (d->host) memcpy(to, al_data(t), (size_t)bytes);
   else {
-    d->to_host(d, to, al_data(t), bytes);
-    al_ids_report(t->ctx, d);
+    if (!d->dead[0]) d->to_host(d, to, al_data(t), bytes);
+    if (al_device_settle(t->ctx, d, NULL) == AL_OK) al_ids_report(t->ctx, d);
   }
 }
 

@@ -27,10 +27,17 @@ struct al_device {
   void (*to_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*from_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*open)(al_device *d), (*shut)(al_device *d);
+  /* May be NULL: new memory holds NaN; kept memory goes back to the system; what went wrong since it
+   * was asked last, or NULL, and whether the process can use the device no more. */
+  void (*poison)(al_device *d, void *data, int64_t bytes);
+  void (*trim)(al_device *d);
+  const char *(*failure)(al_device *d, bool *dead);
   void (*close)(al_device *d); /* the context ends */
   al_ids_check checks[AL_CHECKS];
   int n_checks;
   void *notes; /* of each check, where the host does not see: (AL_CHECKS,2) i32 */
+  const char *last; /* the kernel that was queued last */
+  char dead[256];   /* why nothing runs here any more, or "" */
 };
 
 /* Of the context: its own two, and what was offered. */
@@ -53,6 +60,9 @@ typedef struct al_stage {
 } al_stage;
 bool al_stage_begin(al_stage *g, al_tensor *t, bool filled);
 void al_stage_end(al_stage *g, bool back);
+
+/* What went wrong on d becomes the context's error; `kernel` was queued last, NULL: whichever was. */
+al_status al_device_settle(al_ctx *c, al_device *d, const char *kernel);
 
 /* ids.c: tells what was noted on d. */
 al_status al_ids_report(al_ctx *c, al_device *d);

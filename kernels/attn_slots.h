@@ -79,7 +79,7 @@ static const char alk_map_families[] =
 
 #define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
                   ...)                                                                             \
-  ALK_IF_MAP_##slots(ALK_COMMA([ALK_MAP_##name] = ALK_PW_##name))
+  ALK_IF_MAP_##slots(ALK_COMMA(ALK_PW_##name))
 /* Of a map other than an expression. */
 static inline alk_function alk_map_text(alk_map map) {
   static const alk_pointwise entry[ALK_MAP_COUNT] = {
@@ -114,9 +114,10 @@ static const char alk_gate_words[] = "none"
 /* Of an activation that is an entry. */
 #define POINTWISE(name, value, gradient, reads, lo, hi, gap, args, doc, torch, latex, sign, slots, \
                   ...)                                                                             \
-  ALK_IF_GATE_##slots(ALK_COMMA([ALK_GATE_##name] = ALK_PW_##name))
+  ALK_IF_GATE_##slots(ALK_COMMA(ALK_PW_##name))
 static inline const alk_function *alk_gate_text(alk_gate gate) {
   static const alk_pointwise entry[ALK_GATE_COUNT] = {
+      ALK_PW_COUNT, /* none */
 #include "pointwise.def"
   };
   return &alk_functions[entry[gate]];

@@ -5,7 +5,7 @@
 
 /* lab.info(): version, threads, libraries as one line. */
 static int core_info(lua_State *L) {
-  char text[400];
+  char text[1024];
   const int n = al_threads();
   snprintf(text, sizeof text, "attnlab %s, %d thread%s, %s", AL_VERSION, n, n == 1 ? "" : "s",
            al_build_info());
@@ -13,13 +13,22 @@ static int core_info(lua_State *L) {
   return 1;
 }
 
-/* lab.devices(): array of the names of the devices there are; by name what each is. */
+/* lab.devices(): array of the names of the devices there are; by name what each is, or why there is
+ * no "cuda". */
 static int core_devices(lua_State *L) {
   lua_createtable(L, 1, 1);
   lua_pushliteral(L, "cpu");
   lua_rawseti(L, -2, 1);
   lua_pushstring(L, al_cpu());
   lua_setfield(L, -2, "cpu");
+  int cards;
+  lua_pushstring(L, al_cuda(&cards)); /* or why there is none */
+  lua_setfield(L, -2, "cuda");
+  for (int i = 0; i < cards; i++) {
+    if (i == 0) lua_pushliteral(L, "cuda");
+    else lua_pushfstring(L, "cuda:%d", i);
+    lua_rawseti(L, -2, i + 2);
+  }
   return 1;
 }
 

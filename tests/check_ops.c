@@ -167,6 +167,32 @@ static void check_values(const sample_case *k) {
   }
 }
 
+/* On another device the CPU's numbers, within what a sum in another order moves. */
+static void check_place(const sample_case *k) {
+  static const struct {
+    al_dtype dtype;
+    layout layout;
+    double limit_y, limit_g;
+  } types[] = {{AL_F64, AS_WRITTEN, 1e-12, 1e-12},
+               {AL_F64, SPREAD, 1e-12, 1e-12},
+               {AL_F32, AS_WRITTEN, 2e-6, 4e-6}};
+  const char *there = al_on(c, NULL);
+  if (strcmp(there, "cpu") == 0) return;
+  for (int which = 0; which < visible_outputs(); which++)
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+      result got = run(k, types[i].dtype, types[i].layout, which, WEIGHTS);
+      expect_ok();
+      al_on(c, "cpu");
+      result truth = run(k, types[i].dtype, types[i].layout, which, WEIGHTS);
+      al_on(c, there);
+      expect_ok();
+      expect_close(&got, &truth, types[i].limit_y, types[i].limit_g,
+                   types[i].dtype == AL_F32 ? "f32, against the CPU" : "f64, against the CPU");
+      result_free(&got);
+      result_free(&truth);
+    }
+}
+
 /* What .shape promises is what forward makes; views make their outputs themselves. */
 static void check_shapes(const sample_case *k) {
   al_tensor *in[MAX_WORDS] = {0}, *out[MAX_OUT] = {0};
@@ -308,6 +334,7 @@ static void check_allocations(const sample_case *k) {
 FOR_EACH_SAMPLE(shapes)
 FOR_EACH_SAMPLE(gradient)
 FOR_EACH_SAMPLE(values)
+FOR_EACH_SAMPLE(place)
 FOR_EACH_SAMPLE(allocations)
 FOR_EACH_SAMPLE(bf16)
 
@@ -350,6 +377,7 @@ Suite *suite_check_ops(void) {
   } tests[] = {{"shapes", &shapes},
                {"gradient", &gradient},
                {"values", &values},
+               {"place", &place},
                {"allocations", &allocations},
                {"bf16", &bf16}};
   Suite *s = suite_create("ops");

@@ -6,6 +6,7 @@
  * runs on one thread: measured faster than oneDNN's own threading for every shape of the main job.
  * Only a product too small to cut is given to oneDNN whole.
  */
+#include "../matmul_fold.h"
 #include "product.h"
 #include <omp.h>
 #include <stdio.h>
@@ -26,49 +27,6 @@ static const char plain[] = "plain blocked product";
 static int64_t item_size(alk_dtype t) { return t == ALK_F64 ? 8 : 4; }
 static const void *at(const void *p, int64_t i, alk_dtype t) {
   return (const char *)p + i * item_size(t);
-}
-
-static void drop_axis(alk_matmul_task *t, int i) {
-  for (t->n_batch--; i < t->n_batch; i++) {
-    t->batch[i] = t->batch[i + 1];
-    t->a_batch[i] = t->a_batch[i + 1];
-    t->b_batch[i] = t->b_batch[i + 1];
-    t->c_batch[i] = t->c_batch[i + 1];
-  }
-}
-
-/* Tries to make batch axis i part of M, N or K. */
-static bool fold_axis(alk_matmul_task *t, int i) {
-  int64_t s = t->batch[i], a = t->a_batch[i], b = t->b_batch[i], c = t->c_batch[i];
-  if (s == 1) return true;
-  if (c == 0) {
-    if (t->k == 1) {
-      t->a_col = a, t->b_row = b, t->k = s;
-      return true;
-    }
-    if (a != t->a_col * t->k || b != t->b_row * t->k) return false;
-    t->k *= s;
-    return true;
-  }
-  if (b == 0 && (t->m == 1 || (a == t->a_row * t->m && c == t->c_row * t->m))) {
-    if (t->m == 1) t->a_row = a, t->c_row = c;
-    t->m *= s;
-    return true;
-  }
-  if (a == 0 && c == t->n && b == t->b_col * t->n && !t->bias &&
-      (t->m == 1 || t->c_row >= t->n * s)) {
-    t->n *= s;
-    return true;
-  }
-  return false;
-}
-
-static void fold(alk_matmul_task *t) {
-  for (int i = t->n_batch - 1; i >= 0; i--)
-    if (fold_axis(t, i)) {
-      drop_axis(t, i);
-      i = t->n_batch; /* what stays may fold now */
-    }
 }
 
 #ifdef ALK_DNNL
@@ -186,28 +144,11 @@ static void piece(const alk_matmul_task *t, int n_kept, int64_t out, int64_t m0,
   }
 }
 
-/* Moves the summed axes behind the kept ones, keeping both orders. Returns the number kept. */
-static int sort_axes(alk_matmul_task *t) {
-  alk_matmul_task u = *t;
-  int n_kept = 0, n = 0;
-  for (int summed = 0; summed < 2; summed++) {
-    for (int i = 0; i < u.n_batch; i++)
-      if ((u.c_batch[i] == 0) == (summed == 1)) {
-        t->batch[n] = u.batch[i];
-        t->a_batch[n] = u.a_batch[i];
-        t->b_batch[n] = u.b_batch[i];
-        t->c_batch[n++] = u.c_batch[i];
-      }
-    if (!summed) n_kept = n;
-  }
-  return n_kept;
-}
-
 alk_status alk_matmul_any(const alk_place *place, const alk_matmul_task *task) {
   alk_matmul_task t = *task;
   if (t.m == 0 || t.n == 0) return ALK_OK;
-  fold(&t);
-  int n_kept = sort_axes(&t);
+  alk_fold(&t);
+  int n_kept = alk_sort_axes(&t);
   int64_t n_out = 1, n_all = 1;
   for (int i = 0; i < t.n_batch; i++) n_all *= t.batch[i];
   for (int i = 0; i < n_kept; i++) n_out *= t.batch[i];

@@ -38,7 +38,7 @@ function M.sources(root)
       local path = dir .. "/" .. name
       if sys.exists(root .. "/" .. path) == "dir" then
         if path ~= "attention/template" then walk(path) end
-      elseif name:match "%.[ch]$" or name:match "%.def$" or name:match "%.lua$" then
+      elseif name:match "%.[ch]$" or name:match "%.cuh?$" or name:match "%.def$" or name:match "%.lua$" then
         local text = sys.read(root .. "/" .. path)
         if not text:find(MARK, 1, true) then paths[#paths + 1], texts[path] = path, text end
       end

@@ -90,8 +90,8 @@ local POSIX = "pthread dirent fcntl sched unistd poll sys/file sys/ioctl sys/mma
 -- The first row whose pattern fits the file decides: what it includes of ours, and of the system beyond C's own.
 local ARROWS = {
   { "^kernels/cpu/", "^kernels/[^/]+$ ^kernels/cpu/[^/]+%.h$", "omp dnnl" },
-  { "^kernels/cuda/", "^kernels/[^/]+$ ^kernels/cuda/[^/]+%.cuh$",
-    "cuda cuda_runtime cuda_bf16 cuda_fp16 cublas_v2 cublasLt cudnn cudnn_graph nccl" },
+  { "^kernels/cuda/", "^kernels/[^/]+$ ^kernels/cuda/[^/]+%.cuh$ ^generated/alk_%a+%.inc$",
+    "cuda cuda_runtime cuda_bf16 cuda_fp16 cublas_v2 cublasLt cudnn cudnn_graph nccl dlfcn" },
   { "^kernels/", "^kernels/[^/]+$ ^generated/alk_%a+%.inc$", "" },
   { "^core/attnlab%.h$", "", "" },
   { "^core/op%.h$", "^core/attnlab%.h$ ^kernels/kernel%.h$", "" },

@@ -7,6 +7,7 @@
 
 /* From now on every new context has the device "pretended". */
 void pretended_offer(void);
-/* A new context; the environment's ATTNLAB_TEST_DEVICE=pretended makes that device current. */
+/* A new context; the environment's ATTNLAB_TEST_DEVICE, "pretended" or "cuda", makes
+ * that device current. */
 al_ctx *test_context(void);
 #endif

@@ -1,0 +1,101 @@
+/* copy.cu: strided copies with conversion (contract: ../copy.h). Bound by bytes: each number read and
+ * written once; packed copies of one type are the driver's own. */
+#include "cuda.cuh"
+extern "C" {
+#include "../copy.h"
+}
+
+static int64_t dtype_size(alk_dtype t) { return t == ALK_F64 ? 8 : t == ALK_BF16 ? 2 : 4; }
+
+__device__ static double read_as(const void *p, alk_dtype t, int64_t i) {
+  switch (t) {
+  case ALK_F64: return ((const double *)p)[i];
+  case ALK_F32: return ((const float *)p)[i];
+  case ALK_BF16: return __uint_as_float((uint32_t)((const uint16_t *)p)[i] << 16);
+  default: return ((const int32_t *)p)[i];
+  }
+}
+/* The same bits as on the CPU, NaNs too. */
+__device__ static uint16_t bf16_bits(float f) {
+  const uint32_t u = __float_as_uint(f);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40u);
+  return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+__device__ static void write_as(void *p, alk_dtype t, int64_t i, double v) {
+  switch (t) {
+  case ALK_F64: ((double *)p)[i] = v; break;
+  case ALK_F32: ((float *)p)[i] = (float)v; break;
+  case ALK_BF16: ((uint16_t *)p)[i] = bf16_bits((float)v); break;
+  default:
+    ((int32_t *)p)[i] = v >= 2147483647.0    ? 2147483647
+                        : v <= -2147483648.0 ? INT32_MIN
+                        : v == v             ? (int32_t)v
+                                             : 0;
+  }
+}
+
+template <class T> static __global__ void move(walk<2> w, int64_t n, T *dst, const T *src) {
+  GRID_LOOP(i, n) {
+    int64_t at[2];
+    w.offsets(i, at);
+    dst[at[0]] = src[at[1]];
+  }
+}
+static __global__ void convert(walk<2> w, int64_t n, void *dst, alk_dtype dt, const void *src,
+                        alk_dtype st) {
+  GRID_LOOP(i, n) {
+    int64_t at[2];
+    w.offsets(i, at);
+    write_as(dst, dt, at[0], read_as(src, st, at[1]));
+  }
+}
+
+static alk_status copy(const alk_place *at, const alk_view *dst, const alk_view *src) {
+  const int64_t n = alk_numel(dst), size = dtype_size(dst->dtype);
+  if (n == 0) return ALK_OK;
+  const alk_view *const both[2] = {dst, src};
+  const walk<2> w = merged(both);
+  const cudaStream_t s = stream_of(at);
+  const unsigned blocks = blocks_for(n, THREADS);
+  const bool packed = w.nd == 0 || (w.nd == 1 && w.stride[0][0] == 1 && w.stride[1][0] == 1);
+  if (dst->dtype != src->dtype)
+    convert<<<blocks, THREADS, 0, s>>>(w, n, dst->data, dst->dtype, src->data, src->dtype);
+  else if (packed)
+    cudaMemcpyAsync(dst->data, src->data, (size_t)(n * size), cudaMemcpyDeviceToDevice, s);
+  else if (size == 8)
+    move<<<blocks, THREADS, 0, s>>>(w, n, (uint64_t *)dst->data, (const uint64_t *)src->data);
+  else if (size == 4)
+    move<<<blocks, THREADS, 0, s>>>(w, n, (uint32_t *)dst->data, (const uint32_t *)src->data);
+  else move<<<blocks, THREADS, 0, s>>>(w, n, (uint16_t *)dst->data, (const uint16_t *)src->data);
+  return launched();
+}
+CUDA_ANY(copy, copy)
+
+template <class T> static __global__ void sum_into(int64_t n, T *dst, const T *src) {
+  GRID_LOOP(i, n) store(dst, i, load(dst, i) + load(src, i));
+}
+static alk_status add_into(const alk_place *at, int64_t n, void *dst, const void *src) {
+  const cudaStream_t s = stream_of(at);
+  const unsigned blocks = blocks_for(n, THREADS);
+  if (n == 0) return ALK_OK;
+  if (at->dtype == ALK_F64)
+    sum_into<<<blocks, THREADS, 0, s>>>(n, (double *)dst, (const double *)src);
+  else if (at->dtype == ALK_F32)
+    sum_into<<<blocks, THREADS, 0, s>>>(n, (float *)dst, (const float *)src);
+  else sum_into<<<blocks, THREADS, 0, s>>>(n, (bf16 *)dst, (const bf16 *)src);
+  return launched();
+}
+CUDA_ANY(add_into, add_into)
+
+static __global__ void fill_with(int64_t n, void *dst, alk_dtype t, double value) {
+  GRID_LOOP(i, n) write_as(dst, t, i, value);
+}
+static alk_status fill(const alk_place *at, int64_t n, void *dst, double value) {
+  if (n == 0) return ALK_OK;
+  if (value == 0)
+    cudaMemsetAsync(dst, 0, (size_t)(n * dtype_size(at->dtype)), stream_of(at));
+  else
+    fill_with<<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(n, dst, at->dtype, value);
+  return launched();
+}
+CUDA_ANY(fill, fill)

@@ -1,0 +1,168 @@
+/* module.cu: the CUDA module: its table of kernels, cards, queues and memory (contract: ../module.h). */
+#include "cuda.cuh"
+extern "C" {
+#include "../module.h"
+}
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ALK_TYPED(name)                                                                            \
+  extern "C" const alk_##name##_fn cuda_##name[ALK_DTYPES] __attribute__((weak));
+#define ALK_UNTYPED(name) extern "C" const alk_##name##_fn cuda_##name __attribute__((weak));
+#include "alk_rows.inc"
+#undef ALK_TYPED
+#undef ALK_UNTYPED
+
+static const alk_table *filled(void) {
+  static alk_table t;
+#define ALK_TYPED(name)                                                                            \
+  if (&cuda_##name) memcpy(t.name, cuda_##name, sizeof t.name);
+#define ALK_UNTYPED(name)                                                                          \
+  if (&cuda_##name) t.name = cuda_##name;
+#include "alk_rows.inc"
+  return &t;
+}
+
+/* ---- cards ----------------------------------------------------------------------------------- */
+
+enum { LEAST_MAJOR = 8 };
+
+static int cards(char *why, size_t n) {
+  int count = 0, driver = 0, runtime = 0, usable = 0;
+  const cudaError_t e = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (e == cudaErrorInsufficientDriver && driver == 0)
+    snprintf(why, n, "no NVIDIA driver on this machine");
+  else if (e == cudaErrorInsufficientDriver)
+    snprintf(why, n, "the driver is too old: CUDA %d.%d needed, it has %d.%d", runtime / 1000,
+             runtime / 10 % 100, driver / 1000, driver / 10 % 100);
+  else if (e == cudaErrorNoDevice || (e == cudaSuccess && count == 0))
+    snprintf(why, n, "no NVIDIA card on this machine");
+  else if (e != cudaSuccess) snprintf(why, n, "%s", cudaGetErrorString(e));
+  if (e != cudaSuccess) return 0;
+  for (; usable < count; usable++) {
+    int major = 0, minor = 0;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, usable);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, usable);
+    if (major >= LEAST_MAJOR) continue;
+    snprintf(why, n, "card %d has compute capability %d.%d, %d.0 or more needed", usable, major,
+             minor, LEAST_MAJOR);
+    break;
+  }
+  return usable;
+}
+
+static void describe(int i, char *text, size_t n) {
+  cudaDeviceProp p;
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (cudaGetDeviceProperties(&p, i) != cudaSuccess)
+    snprintf(text, n, "%s", cudaGetErrorString(cudaGetLastError()));
+  else
+    snprintf(text, n, "%s, %.0f GiB, compute %d.%d, driver for CUDA %d.%d, runtime %d.%d", p.name,
+             (double)p.totalGlobalMem / (1 << 30), p.major, p.minor, driver / 1000,
+             driver / 10 % 100, runtime / 1000, runtime / 10 % 100);
+}
+
+static void *open_queue(int card, char *why, size_t n) {
+  cuda_queue *q = (cuda_queue *)calloc(1, sizeof *q);
+  if (!q) return snprintf(why, n, "out of memory"), (void *)NULL;
+  q->card = card;
+  cudaMemPool_t pool;
+  uint64_t keep = UINT64_MAX; /* what is given back stays in the pool */
+  cudaError_t e = cudaSetDevice(card);
+  if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking);
+  if (e == cudaSuccess) e = cudaDeviceGetDefaultMemPool(&pool, card);
+  if (e == cudaSuccess) e = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep);
+  if (e == cudaSuccess) return q;
+  cudaGetLastError();
+  if (e == cudaErrorDevicesUnavailable || e == cudaErrorDeviceAlreadyInUse)
+    snprintf(why, n, "the card is busy: another process has it for itself (%s)",
+             cudaGetErrorString(e));
+  else if (e == cudaErrorMemoryAllocation)
+    snprintf(why, n, "the card is busy: no memory is left on it (%s)", cudaGetErrorString(e));
+  else snprintf(why, n, "%s", cudaGetErrorString(e));
+  if (q->stream) cudaStreamDestroy(q->stream);
+  free(q);
+  return NULL;
+}
+
+static void close_queue(void *queue) {
+  cuda_queue *q = (cuda_queue *)queue;
+  cudaSetDevice(q->card);
+  cudaStreamSynchronize(q->stream);
+  cuda_blas_end(q);
+  cudaStreamDestroy(q->stream);
+  cudaGetLastError();
+  free(q);
+}
+
+static void use(void *queue) {
+  static thread_local int now = -1; /* asking the runtime costs more than a kernel's launch may */
+  const int card = ((cuda_queue *)queue)->card;
+  if (now != card && cudaSetDevice(card) == cudaSuccess) now = card;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static void *take(void *queue, int64_t bytes) {
+  void *p = NULL;
+  use(queue);
+  const cudaError_t e =
+      cudaMallocAsync(&p, bytes > 0 ? (size_t)bytes : 1, ((cuda_queue *)queue)->stream);
+  if (e == cudaErrorMemoryAllocation) cudaGetLastError(); /* the caller says so */
+  return e == cudaSuccess ? p : NULL;
+}
+static void give(void *queue, void *data) {
+  use(queue);
+  cudaFreeAsync(data, ((cuda_queue *)queue)->stream);
+}
+static void poison(void *queue, void *data, int64_t bytes) {
+  use(queue);
+  cudaMemsetAsync(data, 0xff, (size_t)bytes, ((cuda_queue *)queue)->stream);
+}
+static void copy(void *queue, void *to, const void *from, int64_t bytes, cudaMemcpyKind kind) {
+  const cudaStream_t s = ((cuda_queue *)queue)->stream;
+  use(queue);
+  if (cudaMemcpyAsync(to, from, (size_t)bytes, kind, s) == cudaSuccess) cudaStreamSynchronize(s);
+}
+static void to_host(void *queue, void *to, const void *from, int64_t bytes) {
+  copy(queue, to, from, bytes, cudaMemcpyDeviceToHost);
+}
+static void from_host(void *queue, void *to, const void *from, int64_t bytes) {
+  copy(queue, to, from, bytes, cudaMemcpyHostToDevice);
+}
+static void trim(void *queue) {
+  cudaMemPool_t pool;
+  use(queue);
+  if (cudaStreamSynchronize(((cuda_queue *)queue)->stream) != cudaSuccess) return;
+  if (cudaDeviceGetDefaultMemPool(&pool, ((cuda_queue *)queue)->card) == cudaSuccess)
+    cudaMemPoolTrimTo(pool, 0);
+}
+
+/* An error that a query still tells after it was taken has ended the process's use of the card. */
+static const char *failure(void *queue, bool *dead) {
+  cuda_queue *q = (cuda_queue *)queue;
+  const cudaError_t e = cudaGetLastError();
+  *dead = false;
+  if (q->failed) return q->failed = false, q->why;
+  if (e == cudaSuccess) return NULL;
+  const cudaError_t after = cudaStreamQuery(q->stream);
+  *dead = after != cudaSuccess && after != cudaErrorNotReady;
+  cudaGetLastError();
+  snprintf(q->why, sizeof q->why, "%s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));
+  return q->why;
+}
+
+extern "C" __attribute__((visibility("default"))) const alk_module *
+alk_cuda_module(const char **build) {
+  static alk_module m;
+  *build = ALK_BUILD_ID;
+  m = {filled(), cards,  describe,  open_queue, close_queue, use, take,
+       give,     poison, to_host, from_host,   trim,        failure};
+  return &m;
+}
