@@ -14,6 +14,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define ALK_BOTH __host__ __device__ /* on the card, too */
+#else
+#define ALK_BOTH
+#endif
+
 /* ORDER dtype: dtype.c has names and sizes in this order. */
 typedef enum alk_dtype { ALK_F64, ALK_F32, ALK_BF16, ALK_I32 } alk_dtype;
 enum { ALK_DTYPES = ALK_I32 + 1 };

@@ -3,13 +3,7 @@
  * unchanged, in device code, so that both draw the same numbers. */
 #ifndef ALK_PHILOX_H
 #define ALK_PHILOX_H
-#include <stdint.h>
-
-#ifdef __CUDACC__
-#define ALK_BOTH __host__ __device__
-#else
-#define ALK_BOTH
-#endif
+#include "kernel.h"
 
 static inline ALK_BOTH void alk_philox(uint64_t key, uint64_t counter, uint32_t out[4]) {
   /* multipliers and Weyl increments of the paper */

@@ -29,7 +29,7 @@ typedef struct alk_range {
 } alk_range;
 
 /* Keys that row i of batch row b sees, in 0..S. */
-static inline alk_range alk_visible_keys(const alk_visible *g, int64_t b, int64_t i) {
+static inline ALK_BOTH alk_range alk_visible_keys(const alk_visible *g, int64_t b, int64_t i) {
   int64_t to = g->lengths ? ((const int32_t *)g->lengths)[b] : g->S, from = 0;
   const int64_t end = i + g->offset + 1;
   if (to > g->S) to = g->S;
@@ -41,7 +41,7 @@ static inline alk_range alk_visible_keys(const alk_visible *g, int64_t b, int64_
 
 /* Rows that see key j of batch row b; none at the end or, of keys that have left every window, at the
  * start. */
-static inline alk_range alk_visible_rows(const alk_visible *g, int64_t b, int64_t j) {
+static inline ALK_BOTH alk_range alk_visible_rows(const alk_visible *g, int64_t b, int64_t j) {
   int64_t from = g->causal ? j - g->offset : 0, to = g->T;
   if (g->lengths && j >= ((const int32_t *)g->lengths)[b]) return (alk_range){g->T, g->T};
   if (g->causal && g->window && from + g->window < to) to = from + g->window;

@@ -1,0 +1,17 @@
+/* rows.cuh: one row of numbers at a time, by a block of ROW_THREADS threads that all see the results. */
+#ifndef ALK_CUDA_ROWS_CUH
+#define ALK_CUDA_ROWS_CUH
+#include "functions.cuh"
+
+enum { ROW_THREADS = 128 };
+#define ROW_LOOP(i, n) for (int64_t i = threadIdx.x; i < (n); i += blockDim.x)
+#define EACH_ROW(r, N) for (int64_t r = blockIdx.x; r < (N); r += gridDim.x)
+
+template <class T> __device__ inline T larger(T a, T b) { return b > a ? b : a; }
+/* Does any gradient reach a row of n results, `step` apart? */
+template <class T> __device__ inline bool reached(int64_t n, const T *g, int64_t step = 1) {
+  bool any = false;
+  ROW_LOOP(i, n) any |= g[i * step] != 0;
+  return __syncthreads_or(any);
+}
+#endif

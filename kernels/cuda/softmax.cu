@@ -1,0 +1,61 @@
+/* softmax.cu: softmax and its logarithm over the middle axis of x (O,R,I), a block a row (contract:
+ * ../softmax.h). */
+#include "rows.cuh"
+extern "C" {
+#include "../softmax.h"
+}
+
+template <class T>
+static __global__ void forward(bool log, int64_t O, int64_t R_, int64_t I, const T *x, T *y) {
+  EACH_ROW(u, O * I) {
+    const int64_t base = u / I * R_ * I + u % I;
+    T m = -(T)INFINITY, s = 0;
+    ROW_LOOP(r, R_) m = larger(m, x[base + r * I]);
+    m = block_join(m, -(T)INFINITY, [](T a, T b) { return larger(a, b); });
+    m = m == -(T)INFINITY ? 0 : m; /* -inf - -inf would be NaN */
+    ROW_LOOP(r, R_) s += vexp(x[base + r * I] - m);
+    s = block_sum(s);
+    const T d = s == 0 ? (T)0 : log ? vlog(s) : 1 / s;
+    ROW_LOOP(r, R_) {
+      const T v = x[base + r * I] - m;
+      y[base + r * I] = log ? v - d : vexp(v) * d;
+    }
+  }
+}
+template <class T>
+static __global__ void backward(bool log, int64_t O, int64_t R_, int64_t I, const T *y, const T *g,
+                                T *dx) {
+  EACH_ROW(u, O * I) {
+    const int64_t base = u / I * R_ * I + u % I;
+    T s = 0;
+    ROW_LOOP(r, R_) {
+      const T d = g[base + r * I];
+      s += log ? d : PASSED(d, y[base + r * I] * d);
+    }
+    const bool some = reached(R_, g + base, I);
+    s = block_sum(s);
+    ROW_LOOP(r, R_) {
+      const int64_t at = base + r * I;
+      const T d = g[at] - s;
+      dx[at] = !some ? (T)0 : log ? g[at] - PASSED(s, vexp(y[at]) * s) : PASSED(d, y[at] * d);
+    }
+  }
+}
+template <class T>
+static alk_status fwd(const alk_place *at, bool log, int64_t O, int64_t R_, int64_t I,
+                      const void *x, void *y) {
+  if (O * R_ * I == 0) return ALK_OK;
+  forward<T><<<blocks_for(O * I, 1), ROW_THREADS, 0, stream_of(at)>>>(log, O, R_, I, (const T *)x,
+                                                                      (T *)y);
+  return launched();
+}
+CUDA_TYPED(softmax_fwd, fwd)
+template <class T>
+static alk_status bwd(const alk_place *at, bool log, int64_t O, int64_t R_, int64_t I,
+                      const void *y, const void *g, void *dx) {
+  if (O * R_ * I == 0) return ALK_OK;
+  backward<T><<<blocks_for(O * I, 1), ROW_THREADS, 0, stream_of(at)>>>(
+      log, O, R_, I, (const T *)y, (const T *)g, (T *)dx);
+  return launched();
+}
+CUDA_TYPED(softmax_bwd, bwd)
