@@ -1,57 +1,6 @@
 /* norm.cu: norms over the last axis, a block a row; statistics in f64 (contract: ../norm.h). The sums
  * over chunks of rows that dgain and dbias are made of go by columns, a thread each. */
-#include "rows.cuh"
-extern "C" {
-#include "../norm.h"
-}
-#include <float.h>
-
-template <class T> __device__ static inline T inverse(double d) {
-  return d < (sizeof(T) == 8 ? DBL_MIN : (double)FLT_MIN) ? (T)0 : (T)(1 / d);
-}
-
-/* ---- what belongs to one norm: WORD_scale and WORD_dx, as in ../cpu/norm_row.h ---------------- */
-
-/* From the sum of (x - m)^2. */
-template <class T>
-__device__ static inline T rms_scale(int64_t n, double eps, double squares, double logscale) {
-  return inverse<T>(sqrt(squares / (double)n + (eps > 0 ? eps * exp(-2 * logscale) : 0)));
-}
-template <class T>
-__device__ static inline T layer_scale(int64_t n, double eps, double squares, double logscale) {
-  return rms_scale<T>(n, eps, squares, logscale);
-}
-template <class T>
-__device__ static inline T l2_scale(int64_t n, double eps, double squares, double logscale) {
-  const double length = sqrt(squares), least = eps > 0 ? eps * exp(-logscale) : 0;
-  return length <= least ? -inverse<T>(least) : inverse<T>(length);
-}
-
-/* dx = s (a - a0 - xh a1) with a = gain g, a0 = mean a or 0, a1 = per sum(a xh). */
-template <class T>
-__device__ static void centred_dx(int64_t n, bool mean, T per, const T *x, const T *gain, T m, T s,
-                                  const T *g, T *dx) {
-  T sum = 0, dot = 0;
-  ROW_LOOP(i, n) {
-    const T a = gain ? g[i] * gain[i] : g[i];
-    sum += a;
-    dot += a * ((x[i] - m) * s);
-  }
-  const T a0 = mean ? block_sum(sum) * per : 0, a1 = block_sum(dot) * per;
-  ROW_LOOP(i, n) dx[i] = s * ((gain ? g[i] * gain[i] : g[i]) - a0 - (x[i] - m) * s * a1);
-}
-#define DX_PARAMETERS int64_t n, const T *x, const T *gain, T m, T s, const T *g, T *dx
-template <class T> __device__ static inline void rms_dx(DX_PARAMETERS) {
-  centred_dx<T>(n, false, 1 / (T)n, x, gain, m, s, g, dx);
-}
-template <class T> __device__ static inline void layer_dx(DX_PARAMETERS) {
-  centred_dx<T>(n, true, 1 / (T)n, x, gain, m, s, g, dx);
-}
-template <class T> __device__ static inline void l2_dx(DX_PARAMETERS) {
-  centred_dx<T>(n, false, (T)1, x, gain, m, s, g, dx);
-}
-
-/* ---- kernels --------------------------------------------------------------------------------- */
+#include "norm_row.cuh"
 
 template <class T>
 static __global__ void forward(alk_norm kind, int64_t N, int64_t n, double eps, const T *x,
@@ -59,30 +8,16 @@ static __global__ void forward(alk_norm kind, int64_t N, int64_t n, double eps, 
                                T *scale) {
   EACH_ROW(r, N) {
     const T *p = x + r * n;
-    double total = 0, squares = 0;
-    if (mean) ROW_LOOP(i, n) total += (double)p[i];
-    const T m = mean ? (T)(block_sum(total) / (double)n) : 0;
-    ROW_LOOP(i, n) {
-      const double d = (double)(p[i] - m);
-      squares += d * d;
-    }
-    squares = block_sum(squares);
-    const double l = logscale ? (double)logscale[r] : 0;
-    T own = 1;
-    switch (kind) {
-#define NORM(word, ...)                                                                            \
-  case ALK_NORM_##word: own = word##_scale<T>(n, eps, squares, l); break;
-#include "../norms.def"
-#undef NORM
-    default: break;
-    }
-    const T s = vabs(own);
+    T m = 0;
+    const T own = row_scale<T>(
+        kind, n, eps, [=](int64_t i) { return p[i]; }, logscale ? (double)logscale[r] : 0,
+        mean ? &m : NULL);
     if (threadIdx.x == 0) {
       if (mean) mean[r] = m;
       scale[r] = own;
     }
     ROW_LOOP(i, n) {
-      T v = (p[i] - m) * s;
+      T v = (p[i] - m) * vabs(own);
       if (gain) v *= gain[i];
       y[r * n + i] = bias ? v + bias[i] : v;
     }
@@ -95,18 +30,10 @@ static __global__ void backward(alk_norm kind, int64_t N, int64_t n, const T *x,
   EACH_ROW(r, N) {
     const T *p = x + r * n, *q = g + r * n;
     T *to = dx + r * n;
-    const T m = mean ? mean[r] : 0, s = scale[r];
-    if (!reached(n, q) || s <= 0) {
-      ROW_LOOP(i, n) to[i] = 0;
-      continue;
-    }
-    switch (kind) {
-#define NORM(word, ...)                                                                            \
-  case ALK_NORM_##word: word##_dx<T>(n, p, gain, m, s, q, to); break;
-#include "../norms.def"
-#undef NORM
-    default: break;
-    }
+    row_dx<T>(
+        kind, n, [=](int64_t i) { return p[i]; }, gain, mean ? mean[r] : (T)0,
+        reached(n, q) ? scale[r] : (T)0, [=](int64_t i) { return q[i]; },
+        [=](int64_t i, T v) { to[i] = v; });
   }
 }
 

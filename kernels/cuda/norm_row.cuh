@@ -1,0 +1,93 @@
+/* norm_row.cuh: what belongs to one norm, WORD_scale and WORD_dx as in ../cpu/norm_row.h, for a block a
+ * row (contract and formulas: ../norm.h). The row, its gradient and where dx goes are functions of the
+ * index. */
+#ifndef ALK_CUDA_NORM_ROW_CUH
+#define ALK_CUDA_NORM_ROW_CUH
+#include "rows.cuh"
+extern "C" {
+#include "../norm.h"
+}
+#include <float.h>
+
+template <class T> __device__ static inline T inverse(double d) {
+  return d < (sizeof(T) == 8 ? DBL_MIN : (double)FLT_MIN) ? (T)0 : (T)(1 / d);
+}
+
+/* Of a row with `squares`, the sum of (x - m)^2; negative where eps decided. */
+template <class T>
+__device__ static inline T rms_scale(int64_t n, double eps, double squares, double logscale) {
+  return inverse<T>(sqrt(squares / (double)n + (eps > 0 ? eps * exp(-2 * logscale) : 0)));
+}
+template <class T>
+__device__ static inline T layer_scale(int64_t n, double eps, double squares, double logscale) {
+  return rms_scale<T>(n, eps, squares, logscale);
+}
+template <class T>
+__device__ static inline T l2_scale(int64_t n, double eps, double squares, double logscale) {
+  const double length = sqrt(squares), least = eps > 0 ? eps * exp(-logscale) : 0;
+  return length <= least ? -inverse<T>(least) : inverse<T>(length);
+}
+
+/* dx = s (a - a0 - xh a1) with a = gain g, a0 = mean a or 0, a1 = per sum(a xh). */
+template <class T, class X, class G, class P>
+__device__ static void centred_dx(int64_t n, bool mean, T per, X x, const T *gain, T m, T s, G g,
+                                  P put) {
+  T sum = 0, dot = 0;
+  ROW_LOOP(i, n) {
+    const T a = gain ? g(i) * gain[i] : g(i);
+    sum += a;
+    dot += a * ((x(i) - m) * s);
+  }
+  const T a0 = mean ? block_sum(sum) * per : 0, a1 = block_sum(dot) * per;
+  ROW_LOOP(i, n) put(i, s * ((gain ? g(i) * gain[i] : g(i)) - a0 - (x(i) - m) * s * a1));
+}
+#define DX_OF(word, mean, per)                                                                     \
+  template <class T, class X, class G, class P>                                                    \
+  __device__ static inline void word##_dx(int64_t n, X x, const T *gain, T m, T s, G g, P put) {   \
+    centred_dx<T>(n, mean, per, x, gain, m, s, g, put);                                            \
+  }
+DX_OF(rms, false, 1 / (T)n)
+DX_OF(layer, true, 1 / (T)n)
+DX_OF(l2, false, (T)1)
+#undef DX_OF
+
+/* ---- by kind --------------------------------------------------------------------------------- */
+
+/* *mean (where asked) and the scale of a row; all threads get them. */
+template <class T, class X>
+__device__ static T row_scale(alk_norm kind, int64_t n, double eps, X x, double logscale, T *mean) {
+  double total = 0, squares = 0;
+  if (mean) {
+    ROW_LOOP(i, n) total += (double)x(i);
+    *mean = (T)(block_sum(total) / (double)n);
+  }
+  const T m = mean ? *mean : (T)0;
+  ROW_LOOP(i, n) {
+    const double d = (double)(x(i) - m);
+    squares += d * d;
+  }
+  squares = block_sum(squares);
+  switch (kind) {
+#define NORM(word, ...)                                                                            \
+  case ALK_NORM_##word: return word##_scale<T>(n, eps, squares, logscale);
+#include "../norms.def"
+#undef NORM
+  default: return 1;
+  }
+}
+
+template <class T, class X, class G, class P>
+__device__ static void row_dx(alk_norm kind, int64_t n, X x, const T *gain, T m, T s, G g, P put) {
+  if (s <= 0) {
+    ROW_LOOP(i, n) put(i, (T)0);
+    return;
+  }
+  switch (kind) {
+#define NORM(word, ...)                                                                            \
+  case ALK_NORM_##word: word##_dx<T>(n, x, gain, m, s, g, put); break;
+#include "../norms.def"
+#undef NORM
+  default: break;
+  }
+}
+#endif
