@@ -122,7 +122,8 @@ al_device *al_module_device(al_ctx *c, const char *name) {
   const int n = module->cards(why, sizeof why);
   if (n == 0 || i >= n) {
     if (n == 0) al_fail(c, AL_ESTATE, "device %s: %s", name, why);
-    else al_fail(c, AL_ENAME, "device %s: cuda:0..%d needed, as this machine has %d", name, n - 1, n);
+    else
+      al_fail(c, AL_ENAME, "device %s: cuda:0..%d needed, as this machine has %d", name, n - 1, n);
     return NULL;
   }
   card *k = calloc(1, sizeof *k);

@@ -58,7 +58,7 @@ al_status al_fill_normal(al_tensor *t, uint64_t stream, double mean, double devi
     ALK_RUN(al_where(d), fill_normal, al_numel(d), stream, mean, deviation, al_data(d));
   else if (d && al_stage_begin(&g, d, false)) { /* another place's logarithm rounds otherwise */
     const alk_place host = {.dtype = (alk_dtype)d->dtype, .threads = al_threads()};
-    alk_fill_normal(&host)(&host, al_numel(d), stream, mean, deviation, g.bytes);
+    alk_fill_normal (&host)(&host, al_numel(d), stream, mean, deviation, g.bytes);
     al_stage_end(&g, true);
   }
   return put(t, d);

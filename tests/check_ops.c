@@ -374,12 +374,8 @@ Suite *suite_check_ops(void) {
   static const struct {
     const char *name;
     const TTest **test;
-  } tests[] = {{"shapes", &shapes},
-               {"gradient", &gradient},
-               {"values", &values},
-               {"place", &place},
-               {"allocations", &allocations},
-               {"bf16", &bf16}};
+  } tests[] = {{"shapes", &shapes}, {"gradient", &gradient},       {"values", &values},
+               {"place", &place},   {"allocations", &allocations}, {"bf16", &bf16}};
   Suite *s = suite_create("ops");
   for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
     TCase *t = tcase_create(tests[i].name);
