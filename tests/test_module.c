@@ -1,0 +1,94 @@
+/* test_module.c: cards as devices: what is said where there is none, and where there is one the numbers
+ * that are the CPU's bit for bit and what a broken card leaves. */
+#include "../core/core.h"
+#include "../kernels/copy.h"
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+START_TEST(names) {
+  al_ctx *c = al_ctx_new();
+  int cards;
+  const char *state = al_cuda(&cards);
+  ck_assert(*state && cards >= 0);
+  ck_assert_ptr_null(al_on(c, "cuda:x"));
+  ck_assert_int_eq(al_error(c), AL_ENAME);
+  ck_assert_ptr_nonnull(
+      strstr(al_error_message(c, NULL, NULL), "cuda or cuda:N needed, got 'cuda:x'"));
+  al_error_clear(c);
+  ck_assert_ptr_null(al_on(c, "cuda:99"));
+  if (cards == 0) ck_assert_ptr_nonnull(strstr(al_error_message(c, NULL, NULL), al_cuda(&cards)));
+  else ck_assert_ptr_nonnull(strstr(al_error_message(c, NULL, NULL), "as this machine has"));
+  al_error_clear(c);
+  if (cards) {
+    ck_assert_str_eq(al_on(c, "cuda:0"), "cpu");
+    ck_assert_str_eq(al_on(c, "cpu"), "cuda");
+  }
+  al_ctx_free(c);
+}
+END_TEST
+
+START_TEST(drawn_alike) {
+  enum { N = 100003 };
+  al_ctx *c = al_ctx_new();
+  int cards;
+  al_cuda(&cards);
+  double *v[2] = {malloc(N * sizeof(double)), malloc(N * sizeof(double))};
+  for (int normal = 0; cards && normal < 2; normal++)
+    for (int type = AL_F64; type <= AL_BF16; type++) {
+      for (int there = 0; there < 2; there++) {
+        al_on(c, there ? "cuda" : "cpu");
+        al_tensor *t = al_tensor_new(c, (al_dtype)type, 1, (const int64_t[]){N});
+        if (normal) al_fill_normal(t, 77, 0.25, 3);
+        else al_fill_uniform(t, 77, -0.3, 1.7);
+        ck_assert_int_eq(al_read(t, v[there], N), AL_OK);
+        al_release(t);
+      }
+      ck_assert_mem_eq(v[0], v[1], N * sizeof(double));
+    }
+  free(v[0]);
+  free(v[1]);
+  al_ctx_free(c);
+}
+END_TEST
+
+/* A kernel that writes nowhere ends the use of the card: every call after it says so, by its name. */
+START_TEST(broken_card) {
+  al_ctx *c = al_ctx_new();
+  int cards;
+  al_cuda(&cards);
+  if (cards) {
+    al_on(c, "cuda");
+    al_tensor *t = al_tensor_full(c, AL_F32, 1, (const int64_t[]){8}, 1);
+    double v[8];
+    ck_assert_int_eq(al_read(t, v, 8), AL_OK);
+    ALK_RUN(al_where(t), fill, 8, (void *)0x100, 1.0);
+    for (int i = 0; i < 3; i++) {
+      if (i == 1) ck_assert_ptr_null(al_run(c, "exp", AL_IN(t), ""));
+      else ck_assert_int_ne(al_read(t, v, 8), AL_OK);
+      const char *text = al_error_message(c, NULL, NULL);
+      ck_assert_msg(strstr(text, "kernel fill, or one queued before it: ") &&
+                        strstr(text, "this process can use cuda no more"),
+                    "%s", text);
+      al_error_clear(c);
+    }
+    al_release(t);
+    al_on(c, "cpu");
+    al_tensor *here = al_tensor_full(c, AL_F32, 1, (const int64_t[]){8}, 1);
+    ck_assert_int_eq(al_read(here, v, 8), AL_OK);
+    al_release(here);
+  }
+  al_ctx_free(c);
+}
+END_TEST
+
+Suite *suite_test_module(void);
+Suite *suite_test_module(void) {
+  Suite *s = suite_create("module");
+  TCase *t = tcase_create("cards");
+  tcase_add_test(t, names);
+  tcase_add_test(t, drawn_alike);
+  tcase_add_test(t, broken_card);
+  suite_add_tcase(s, t);
+  return s;
+}
