@@ -146,12 +146,13 @@ al_status al_ran(const al_place *at, const char *kernel, alk_status st) {
 
 al_status al_device_settle(al_ctx *c, al_device *d, const char *kernel) {
   if (kernel) d->last = kernel;
+  if (kernel && !d->first) d->first = kernel;
   bool dead = false;
   const char *why = d->failure && !d->dead[0] ? d->failure(d, &dead) : NULL;
   if (why && dead)
     snprintf(d->dead, sizeof d->dead,
-             "kernel %s, or one queued before it: %s; this process can use %s no more", d->last,
-             why, d->name);
+             "a kernel of %s .. %s, queued in this order: %s; this process can use %s no more",
+             d->first, d->last, why, d->name);
   else if (why) al_fail(c, AL_ESTATE, "kernel %s: %s", d->last ? d->last : "(none)", why);
   if (d->dead[0]) al_fail(c, AL_ESTATE, "%s", d->dead);
   return al_error(c);
@@ -182,7 +183,8 @@ void al_get_packed(const al_tensor *t, void *to) {
   else if (d->host) memcpy(to, al_data(t), (size_t)bytes);
   else {
     if (!d->dead[0]) d->to_host(d, to, al_data(t), bytes);
-    if (al_device_settle(t->ctx, d, NULL) == AL_OK) al_ids_report(t->ctx, d);
+    if (al_device_settle(t->ctx, d, NULL) == AL_OK) d->first = NULL;
+    if (al_error(t->ctx) == AL_OK) al_ids_report(t->ctx, d);
   }
 }
 

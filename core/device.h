@@ -36,7 +36,7 @@ struct al_device {
   al_ids_check checks[AL_CHECKS];
   int n_checks;
   void *notes; /* of each check, where the host does not see: (AL_CHECKS,2) i32 */
-  const char *last; /* the kernel that was queued last */
+  const char *first, *last; /* kernels that were queued since the host last waited, from .. to */
   char dead[256];   /* why nothing runs here any more, or "" */
 };
 
