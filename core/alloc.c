@@ -68,7 +68,7 @@ static al_block *host_block(al_ctx *c, int64_t bytes) {
 
 static al_block *device_block(al_ctx *c, al_device *d, int64_t bytes) {
   static char nowhere[1];
-  al_block *b = malloc(sizeof *b);
+  al_block *b = d->dead[0] ? NULL : malloc(sizeof *b);
   if (!b) return NULL;
   b->data = d->counts ? nowhere : d->take(d, bytes);
   if (!b->data && d->trim && !d->dead[0]) { /* what is kept may be what is missing */
@@ -86,6 +86,8 @@ static al_block *device_block(al_ctx *c, al_device *d, int64_t bytes) {
 static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
   al_block *b = d->host ? host_block(c, bytes) : device_block(c, d, bytes);
   if (!b) {
+    if (!d->host && al_device_settle(c, d, NULL) != AL_OK)
+      return NULL; /* it was no lack of memory */
     al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld are in use",
             (long long)bytes, (long long)d->mem.live);
     return NULL;

@@ -152,7 +152,7 @@ al_status al_device_settle(al_ctx *c, al_device *d, const char *kernel) {
   if (why && dead)
     snprintf(d->dead, sizeof d->dead,
              "a kernel of %s .. %s, queued in this order: %s; this process can use %s no more",
-             d->first, d->last, why, d->name);
+             d->first ? d->first : "(none)", d->last ? d->last : "(none)", why, d->name);
   else if (why) al_fail(c, AL_ESTATE, "kernel %s: %s", d->last ? d->last : "(none)", why);
   if (d->dead[0]) al_fail(c, AL_ESTATE, "%s", d->dead);
   return al_error(c);
