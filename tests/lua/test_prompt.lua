@@ -311,7 +311,7 @@ end)
 T.test("Ctrl-C in training and generating: they return what they have, and the chunk ends there", function()
   local t = prompt(T.folder(), { MODEL })
   t:type "r = s:tune{steps=100000, data='shakespeare', batch_size=2, eval_interval=0, log_interval=1} after = true; s:swaps(); ran_on = true\r"
-  t:expect("step 3/", 60)
+  t:expect("step %d+/", 60)
   t:type "\3"
   t:expect("interrupted; what it had made is in _.*\n> $", 30)
   T.ok(t:run "r.status":find '"interrupted"', "the training is there")
@@ -330,7 +330,7 @@ T.test("Ctrl-C in training and generating: they return what they have, and the c
   t:expect("interrupted\n> $", 60)
   T.ok(t:run "m.training":find "false", "what evaluating sets is put back")
   t:type "n = 0 for i = 1, 50 do pcall(s.tune, s, {steps=4, data='shakespeare', batch_size=2, eval_windows=2}) n = n + 1 end\r"
-  t:expect("step 2/", 60)
+  t:expect("step %d+/", 60)
   t:type "\3"
   t:expect("interrupted.*\n> $", 60)
   T.ok(tonumber(t:run "n":match "\n(%d+)\n") <= 6, "it ends")
@@ -403,7 +403,7 @@ T.test("a training that is killed comes back up to its last record", function()
   local state = T.folder()
   local t = prompt(state, { MODEL })
   t:type "s:tune{steps=100000, data='shakespeare', batch_size=2, eval_interval=0, checkpoint_interval=2, log_interval=1}\r"
-  t:expect("step 5/", 60)
+  t:expect("step %d%d+/", 60)
   t.pty:signal(9)
   t:ends()
   t = prompt(state, { "--resume" })
