@@ -132,7 +132,9 @@ static void handle(lua_State *L, bool on) {
   if (on) {
     const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
     if (sigaltstack(&stack, NULL) != 0) luaL_error(L, "catch_interrupts: %s", strerror(errno));
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
+    /* at the prompt what is printed goes on behind a signal, and is whole */
+    struct sigaction a = {.sa_handler = on_signal,
+                          .sa_flags = SA_ONSTACK | (prompt ? SA_RESTART : 0)};
     sigemptyset(&a.sa_mask);
     for (int i = 0; i < N_CAUGHT; i++) sigaction(caught[i], &a, &old[i]);
   } else {
@@ -213,9 +215,9 @@ static int sys_begin_prompt(lua_State *L) {
   lua_settop(L, set);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &ours_key);
   stop_state = main_thread(L);
-  handle(L, true);
   n_caught = 0;
   prompt = true;
+  handle(L, true);
   return 0;
 }
 

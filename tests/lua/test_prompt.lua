@@ -246,7 +246,7 @@ T.test("completion: globals, fields, methods, presets, options and their values,
   t:type "s:\t"
   shown = t:expect "undo"
   T.ok(shown:find "calibrate" and not shown:find "exchange" and not shown:find "clone_into", shown)
-  t:type "\3\4"
+  t:type "\3\4" -- while the list is printed
   T.eq(t:ends(), 0)
 end)
 
