@@ -1,5 +1,5 @@
-/* matmul_fold.h: batch axes of a product that become part of M, N or K, and the order of the others;
- * for every place alike. */
+/* matmul_fold.h: how a product is given to a library, for every place alike: batch axes that become
+ * part of M, N or K, the order of the others, operands. */
 #ifndef ALK_MATMUL_FOLD_H
 #define ALK_MATMUL_FOLD_H
 #include "matmul.h"
@@ -62,5 +62,23 @@ static inline int alk_sort_axes(alk_matmul_task *t) {
     if (!summed) n_kept = n;
   }
   return n_kept;
+}
+
+/* Whether a rows x cols operand with these strides is one that libraries take, its first index
+ * running fastest in memory when transposed: then in *trans and *ld how it is given to one that reads
+ * rows. */
+static inline bool alk_operand(int64_t rows, int64_t cols, int64_t rs, int64_t cs, bool *trans,
+                               int64_t *ld) {
+  if (cols == 1 || cs == 1) {
+    *trans = false;
+    *ld = rows == 1 ? cols : rs;
+    if (*ld >= cols) return true;
+  }
+  if (rows == 1 || rs == 1) {
+    *trans = true;
+    *ld = cols == 1 ? rows : cs;
+    if (*ld >= rows) return true;
+  }
+  return false;
 }
 #endif

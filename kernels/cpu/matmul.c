@@ -30,22 +30,6 @@ static const void *at(const void *p, int64_t i, alk_dtype t) {
 }
 
 #ifdef ALK_DNNL
-/* How dnnl_sgemm is told of a rows x cols operand: not transposed when the columns are adjacent. */
-static bool dnnl_operand(int64_t rows, int64_t cols, int64_t rs, int64_t cs, char *trans,
-                         int64_t *ld) {
-  if (cols == 1 || cs == 1) {
-    *trans = 'N';
-    *ld = rows == 1 ? cols : rs;
-    if (*ld >= cols) return true;
-  }
-  if (rows == 1 || rs == 1) {
-    *trans = 'T';
-    *ld = cols == 1 ? rows : cs;
-    if (*ld >= rows) return true;
-  }
-  return false;
-}
-
 static const struct {
   dnnl_cpu_isa_t isa;
   const char *name;
@@ -61,21 +45,21 @@ void alk_matmul_limit(alk_isa isa) {
 }
 
 static bool dnnl_product(const alk_matmul_task *t) {
-  char ta, tb;
+  bool ta, tb;
   if (dnnl_off) return false;
   int64_t lda, ldb, ldc = t->m == 1 ? t->n : t->c_row;
   if (t->dtype != ALK_F32 || ldc < t->n ||
-      !dnnl_operand(t->m, t->k, t->a_row, t->a_col, &ta, &lda) ||
-      !dnnl_operand(t->k, t->n, t->b_row, t->b_col, &tb, &ldb))
+      !alk_operand(t->m, t->k, t->a_row, t->a_col, &ta, &lda) ||
+      !alk_operand(t->k, t->n, t->b_row, t->b_col, &tb, &ldb))
     return false;
-  return dnnl_sgemm(ta, tb, t->m, t->n, t->k, (float)t->alpha, t->a, lda, t->b, ldb, t->add ? 1 : 0,
-                    t->c, ldc) == dnnl_success;
+  return dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', t->m, t->n, t->k, (float)t->alpha, t->a, lda,
+                    t->b, ldb, t->add ? 1 : 0, t->c, ldc) == dnnl_success;
 }
 
 bool alk_matmul_direct(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
-  char trans;
+  bool trans;
   int64_t ld;
-  return dnnl_operand(rows, cols, row_stride, col_stride, &trans, &ld);
+  return alk_operand(rows, cols, row_stride, col_stride, &trans, &ld);
 }
 
 const char *alk_matmul_version(void) {

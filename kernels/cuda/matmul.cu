@@ -164,22 +164,6 @@ static plan *plan_of(blas *b, const shape *s) {
 
 /* ---- one product ----------------------------------------------------------------------------- */
 
-/* A rows x cols operand as the library takes it: not transposed when columns are adjacent. */
-static bool operand(int64_t rows, int64_t cols, int64_t rs, int64_t cs, int32_t *trans,
-                    int64_t *ld) {
-  if (cols == 1 || cs == 1) {
-    *trans = 0;
-    *ld = rows == 1 ? cols : rs;
-    if (*ld >= cols) return true;
-  }
-  if (rows == 1 || rs == 1) {
-    *trans = 1;
-    *ld = cols == 1 ? rows : cs;
-    if (*ld >= rows) return true;
-  }
-  return false;
-}
-
 /* Bytes, a power of 2, that the address and every batch's are a multiple of. */
 static int32_t alignment(const void *p, int64_t stride, int64_t size) {
   const uint64_t bits = (uint64_t)(uintptr_t)p | (uint64_t)(stride * size) | 256u;
@@ -229,9 +213,11 @@ static alk_status products(cuda_queue *q, const alk_matmul_task *t, const void *
   s.m = t->m, s.n = t->n, s.k = t->k, s.ldc = t->m == 1 ? t->n : t->c_row;
   s.batch = batch, s.sa = sa, s.sb = sb, s.sc = sc;
   s.dtype = t->dtype, s.add = add;
+  bool ta = false, tb = false;
   const bool fits = t->k > 0 && s.ldc >= t->n && batch < INT32_MAX &&
-                    operand(t->m, t->k, t->a_row, t->a_col, &s.ta, &s.lda) &&
-                    operand(t->k, t->n, t->b_row, t->b_col, &s.tb, &s.ldb);
+                    alk_operand(t->m, t->k, t->a_row, t->a_col, &ta, &s.lda) &&
+                    alk_operand(t->k, t->n, t->b_row, t->b_col, &tb, &s.ldb);
+  s.ta = ta, s.tb = tb;
   plan *p = NULL;
   if (fits) {
     blas *lt = blas_of(q);

@@ -6,6 +6,8 @@
 --   T.raises(f, pattern)     f raises a message that matches the Lua pattern; returns the message
 --   T.root                   path of the project's folder, ending in "/" or empty
 --   T.folder()               a new folder that is removed at the end
+--   T.numbers(n, path)       writes a text of n numbers that repeat and can be learned, to numbers.txt of a new folder
+--                            where no path is given; returns the path
 -- Prints one line a failure and "N passed, N failed". A global that a test creates is a failure.
 local core = require "attnlab.core"
 local sys = core.sys
@@ -86,6 +88,14 @@ function T.raises(f, pattern)
 end
 
 T.folder = scratch.folder
+
+function T.numbers(n, path)
+  path = path or T.folder() .. "/numbers.txt"
+  local words = {}
+  for i = 1, n do words[i] = tostring(i * i % 997) end
+  sys.write(path, table.concat(words, " "))
+  return path
+end
 
 local function fail(name, why)
   T.failed = T.failed + 1

@@ -5,12 +5,7 @@ local lab = require "attnlab"
 local nn = lab.nn
 
 -- A text with something to learn.
-local path = T.folder() .. "/numbers.txt"
-do
-  local words = {}
-  for i = 1, 3000 do words[i] = tostring(i * i % 997) end
-  core.sys.write(path, table.concat(words, " "))
-end
+local path = T.numbers(3000)
 
 local function config_of(attention)
   return lab.config.resolve { layers = 2, width = 64, heads = 2, mlp = 96, context = 64, data = path, steps = 20,

@@ -109,12 +109,7 @@ end)
 
 -- ---- models -----------------------------------------------------------------------------------------
 
-local text = T.folder() .. "/numbers.txt"
-do
-  local words = {}
-  for i = 1, 400 do words[i] = tostring(i * i % 997) end
-  core.sys.write(text, table.concat(words, " "))
-end
+local text = T.numbers(400)
 
 local MODEL = { layers = 2, width = 8, heads = 2, mlp = 8, context = 12, vocab = 11 }
 local function llama(more)

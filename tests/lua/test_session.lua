@@ -176,9 +176,7 @@ end)
 T.test("models of an arm are repeated over its seeds, and judged over them", function()
   local home = T.folder()
   sys.mkdir(home .. "/experiments/data")
-  local words = {}
-  for i = 1, 6000 do words[i] = tostring(i * i % 997) end
-  sys.write(home .. "/experiments/data/numbers.txt", table.concat(words, " "))
+  T.numbers(6000, home .. "/experiments/data/numbers.txt")
   sys.write(home .. "/experiments/small.lua", [[
 return require("attnlab").experiment { name = "small", seeds = { 1, 2, 3 }, arms = { { name = "softmax" },
     { name = "L2", ["attention.output_norm"] = "l2" } },

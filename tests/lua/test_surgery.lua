@@ -5,12 +5,7 @@ local core = require "attnlab.core"
 local lab = require "attnlab"
 local stats = require "attnlab.stats"
 
-local path = T.folder() .. "/numbers.txt"
-do
-  local words = {}
-  for i = 1, 900 do words[i] = tostring(i * i % 997) end
-  core.sys.write(path, table.concat(words, " "))
-end
+local path = T.numbers(900)
 local text = lab.data.open(path)
 
 local function model(spec, more)

@@ -10,12 +10,7 @@ local sys = core.sys
 local STORIES = T.root .. "experiments/models/stories260K.bin"
 local m = lab.model.load(STORIES):eval()
 
-local path = T.folder() .. "/numbers.txt"
-do
-  local words = {}
-  for i = 1, 6000 do words[i] = tostring(i * i % 997) end
-  sys.write(path, table.concat(words, " "))
-end
+local path = T.numbers(6000)
 
 local function own_run()
   local text = lab.data.open(path)

@@ -138,9 +138,7 @@ end)
 T.test("an arm that is missing is trained into its experiment's own folder", function()
   local home = T.folder()
   sys.mkdir(home .. "/experiments/data")
-  local words = {}
-  for i = 1, 900 do words[i] = tostring(i * i % 997) end
-  sys.write(home .. "/experiments/data/numbers.txt", table.concat(words, " "))
+  T.numbers(900, home .. "/experiments/data/numbers.txt")
   sys.write(home .. "/experiments/small.lua", [[
 return require("attnlab").experiment { name = "small", seeds = { 1, 2 }, arms = { { name = "softmax" },
     { name = "L2", ["attention.output_norm"] = "l2" } },

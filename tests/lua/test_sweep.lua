@@ -7,12 +7,7 @@ local stats = require "attnlab.stats"
 local surgery = require "attnlab.surgery"
 local sys = core.sys
 
-local path = T.folder() .. "/numbers.txt"
-do
-  local words = {}
-  for i = 1, 6000 do words[i] = tostring(i * i % 997) end
-  sys.write(path, table.concat(words, " "))
-end
+local path = T.numbers(6000)
 local text = lab.data.open(path)
 local m = lab.model.new { layers = 3, width = 16, heads = 4, kv_heads = 2, mlp = 24, context = 32, seed = 3,
                           attention = "softmax", vocabulary = text.vocabulary }

@@ -7,12 +7,7 @@ local lab = require "attnlab"
 local IDS = { 1, 2, 3, 4, 5, 6, 7 }
 local N = #IDS
 
-local function model(spec, more)
-  local opts = { layers = 2, width = 16, heads = 4, kv_heads = 2, mlp = 24, context = 12, vocab = 11, seed = 3, dtype = "f64",
-                 attention = spec or "softmax" }
-  for k, v in pairs(more or {}) do opts[k] = v end
-  return lab.model.new(opts):eval()
-end
+local model = dofile(T.root .. "tests/lua/tiny.lua")(T).model
 
 local function inputs(m, i)
   local t = m:tap { ids = IDS, name = { "q", "k", "v", "x" }, layer = i }

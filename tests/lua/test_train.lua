@@ -6,12 +6,7 @@ local progress = require "attnlab.progress"
 local train = lab.train
 
 -- A text with something to learn, and a configuration that takes milliseconds.
-local path = T.folder() .. "/numbers.txt"
-do
-  local words = {}
-  for i = 1, 600 do words[i] = tostring(i * i % 997) end
-  core.sys.write(path, table.concat(words, " "))
-end
+local path = T.numbers(600)
 
 local function config_of(more)
   local cfg = { layers = 2, width = 16, heads = 2, context = 12, data = path, steps = 12, batch_size = 4,

@@ -5,12 +5,7 @@ local core = require "attnlab.core"
 local lab = require "attnlab"
 local surgery = require "attnlab.surgery"
 
-local path = T.folder() .. "/numbers.txt"
-do
-  local words = {}
-  for i = 1, 900 do words[i] = tostring(i * i % 997) end
-  core.sys.write(path, table.concat(words, " "))
-end
+local path = T.numbers(900)
 local text = lab.data.open(path)
 local IDS = core.tensor { data = { { 1, 2, 3, 4, 5, 6, 7, 8 }, { 3, 2, 1, 0, 9, 8, 7, 6 } }, dtype = "i32" }
 local TRAIN = { data = path, steps = 3, batch_size = 4, warmup_steps = 1, eval_windows = 4, eval_interval = 0,

@@ -1,9 +1,17 @@
--- What the tests of runner and command line share: a tiny experiment in a folder, and the program run
--- as a child whose output and exit status are looked at. dofile(...)(T) returns the functions.
+-- What tests share: a tiny model, a tiny experiment in a folder, and the program run as a child whose output and exit
+-- status are looked at. dofile(...)(T) returns the functions.
 local sys = require("attnlab.core").sys
 
 return function(T)
   local M = { program = sys.program() }
+
+  -- A model in f64 of two layers that no text has trained, with this attention and more options of lab.model.new.
+  function M.model(spec, more)
+    local opts = { layers = 2, width = 16, heads = 4, kv_heads = 2, mlp = 24, context = 12, vocab = 11, seed = 3, dtype = "f64",
+                   attention = spec or "softmax" }
+    for k, v in pairs(more or {}) do opts[k] = v end
+    return require("attnlab.model").new(opts):eval()
+  end
 
   -- Starts the program with these words; returns the pid and the file that gets its output.
   function M.start(words, env)

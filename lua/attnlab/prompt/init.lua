@@ -197,7 +197,6 @@ local function loop(self)
       if not ok and not self.interactive then return self:failed() end
       if not ok then self.reader:clear() end -- of a paste, what follows was meant to stand on it
     end
-    if Prompt.ended_by() then break end
   end
   return Prompt.ended_by() or 0
 end

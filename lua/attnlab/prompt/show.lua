@@ -1,4 +1,4 @@
--- Values as the prompt prints them: text(value, width). Tensors with their range, attention as its formula, models as a
+-- Values as the prompt prints them: text(value). Tensors with their range, attention as its formula, models as a
 -- tree, tables as tables; what says itself what it is (__tostring) says it.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
@@ -52,7 +52,6 @@ tensor = core.plain(tensor)
 -- ---- models and layers ------------------------------------------------------------------------------
 
 local function count(n) return ("%s parameter%s"):format(tables.human(n), n == 1 and "" or "s") end
-
 
 -- Parts of a module in lines; parts with one text that follow one another in one line.
 local function tree(module, indent, depth, lines)
