@@ -25,13 +25,13 @@ static void own_folder(char *path, size_t n) {
   if (slash) slash[1] = 0;
 }
 
-#ifdef ALK_BUILD_ID
 static void open_module(void) {
   char path[4096];
   own_folder(path, sizeof path - sizeof ALK_MODULE_FILE);
   strcat(path, ALK_MODULE_FILE);
   if (access(path, R_OK) != 0) {
-    snprintf(missing, sizeof missing, "no %s beside this program", ALK_MODULE_FILE);
+    if (AL_CUDA_STATE[0]) snprintf(missing, sizeof missing, "%s", AL_CUDA_STATE);
+    else snprintf(missing, sizeof missing, "no %s beside this program", ALK_MODULE_FILE);
     return;
   }
   void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -55,12 +55,6 @@ static void open_module(void) {
   alk_table_set(ALK_CUDA, m->table);
   module = m;
 }
-#else
-static void open_module(void) {
-  (void)own_folder;
-  snprintf(missing, sizeof missing, "%s", AL_CUDA_STATE);
-}
-#endif
 
 static const alk_module *opened(void) {
   if (!module && !missing[0]) open_module();

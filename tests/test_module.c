@@ -56,8 +56,8 @@ END_TEST
 START_TEST(broken_card) {
   al_ctx *c = al_ctx_new();
   int cards;
-  al_cuda(&cards);
-  if (cards) {
+  const char *state = al_cuda(&cards);
+  if (cards && !strstr(state, "emulated")) { /* there it would end the test */
     al_on(c, "cuda");
     al_tensor *t = al_tensor_full(c, AL_F32, 1, (const int64_t[]){8}, 1);
     double v[8];

@@ -9,10 +9,14 @@ static int64_t dtype_size(alk_dtype t) { return t == ALK_F64 ? 8 : t == ALK_BF16
 
 __device__ static double read_as(const void *p, alk_dtype t, int64_t i) {
   switch (t) {
-  case ALK_F64: return ((const double *)p)[i];
-  case ALK_F32: return ((const float *)p)[i];
-  case ALK_BF16: return __uint_as_float((uint32_t)((const uint16_t *)p)[i] << 16);
-  default: return ((const int32_t *)p)[i];
+  case ALK_F64:
+    return ((const double *)p)[i];
+  case ALK_F32:
+    return ((const float *)p)[i];
+  case ALK_BF16:
+    return __uint_as_float((uint32_t)((const uint16_t *)p)[i] << 16);
+  default:
+    return ((const int32_t *)p)[i];
   }
 }
 /* The same bits as on the CPU, NaNs too. */
@@ -23,9 +27,15 @@ __device__ static uint16_t bf16_bits(float f) {
 }
 __device__ static void write_as(void *p, alk_dtype t, int64_t i, double v) {
   switch (t) {
-  case ALK_F64: ((double *)p)[i] = v; break;
-  case ALK_F32: ((float *)p)[i] = (float)v; break;
-  case ALK_BF16: ((uint16_t *)p)[i] = bf16_bits((float)v); break;
+  case ALK_F64:
+    ((double *)p)[i] = v;
+    break;
+  case ALK_F32:
+    ((float *)p)[i] = (float)v;
+    break;
+  case ALK_BF16:
+    ((uint16_t *)p)[i] = bf16_bits((float)v);
+    break;
   default:
     ((int32_t *)p)[i] = v >= 2147483647.0    ? 2147483647
                         : v <= -2147483648.0 ? INT32_MIN
@@ -42,7 +52,7 @@ template <class T> static __global__ void move(walk<2> w, int64_t n, T *dst, con
   }
 }
 static __global__ void convert(walk<2> w, int64_t n, void *dst, alk_dtype dt, const void *src,
-                        alk_dtype st) {
+                               alk_dtype st) {
   GRID_LOOP(i, n) {
     int64_t at[2];
     w.offsets(i, at);
@@ -63,10 +73,14 @@ static alk_status copy(const alk_place *at, const alk_view *dst, const alk_view 
   else if (packed)
     cudaMemcpyAsync(dst->data, src->data, (size_t)(n * size), cudaMemcpyDeviceToDevice, s);
   else if (size == 8)
-    move<<<blocks, THREADS, 0, s>>>(w, n, (uint64_t *)dst->data, (const uint64_t *)src->data);
+    move<uint64_t>
+        <<<blocks, THREADS, 0, s>>>(w, n, (uint64_t *)dst->data, (const uint64_t *)src->data);
   else if (size == 4)
-    move<<<blocks, THREADS, 0, s>>>(w, n, (uint32_t *)dst->data, (const uint32_t *)src->data);
-  else move<<<blocks, THREADS, 0, s>>>(w, n, (uint16_t *)dst->data, (const uint16_t *)src->data);
+    move<uint32_t>
+        <<<blocks, THREADS, 0, s>>>(w, n, (uint32_t *)dst->data, (const uint32_t *)src->data);
+  else
+    move<uint16_t>
+        <<<blocks, THREADS, 0, s>>>(w, n, (uint16_t *)dst->data, (const uint16_t *)src->data);
   return launched();
 }
 CUDA_ANY(copy, copy)
@@ -79,10 +93,10 @@ static alk_status add_into(const alk_place *at, int64_t n, void *dst, const void
   const unsigned blocks = blocks_for(n, THREADS);
   if (n == 0) return ALK_OK;
   if (at->dtype == ALK_F64)
-    sum_into<<<blocks, THREADS, 0, s>>>(n, (double *)dst, (const double *)src);
+    sum_into<double><<<blocks, THREADS, 0, s>>>(n, (double *)dst, (const double *)src);
   else if (at->dtype == ALK_F32)
-    sum_into<<<blocks, THREADS, 0, s>>>(n, (float *)dst, (const float *)src);
-  else sum_into<<<blocks, THREADS, 0, s>>>(n, (bf16 *)dst, (const bf16 *)src);
+    sum_into<float><<<blocks, THREADS, 0, s>>>(n, (float *)dst, (const float *)src);
+  else sum_into<bf16><<<blocks, THREADS, 0, s>>>(n, (bf16 *)dst, (const bf16 *)src);
   return launched();
 }
 CUDA_ANY(add_into, add_into)
@@ -92,10 +106,8 @@ static __global__ void fill_with(int64_t n, void *dst, alk_dtype t, double value
 }
 static alk_status fill(const alk_place *at, int64_t n, void *dst, double value) {
   if (n == 0) return ALK_OK;
-  if (value == 0)
-    cudaMemsetAsync(dst, 0, (size_t)(n * dtype_size(at->dtype)), stream_of(at));
-  else
-    fill_with<<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(n, dst, at->dtype, value);
+  if (value == 0) cudaMemsetAsync(dst, 0, (size_t)(n * dtype_size(at->dtype)), stream_of(at));
+  else fill_with<<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(n, dst, at->dtype, value);
   return launched();
 }
 CUDA_ANY(fill, fill)

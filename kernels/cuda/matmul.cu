@@ -230,10 +230,10 @@ static alk_status products(cuda_queue *q, const alk_matmul_task *t, const void *
       const double alpha64 = t->alpha, beta64 = add;
       const float alpha32 = (float)t->alpha, beta32 = add;
       const bool wide = t->dtype == ALK_F64;
-      const cublasStatus_t st = p_cublasLtMatmul(
-          lt->handle, p->op, wide ? (const void *)&alpha64 : &alpha32, b, &p->b, a, &p->a,
-          wide ? (const void *)&beta64 : &beta32, c, &p->c, c, &p->c, &p->algo, q->workspace,
-          p->workspace, q->stream);
+      const cublasStatus_t st =
+          p_cublasLtMatmul(lt->handle, p->op, wide ? (const void *)&alpha64 : &alpha32, b, &p->b, a,
+                           &p->a, wide ? (const void *)&beta64 : &beta32, c, &p->c, c, &p->c,
+                           &p->algo, q->workspace, p->workspace, q->stream);
       if (st == CUBLAS_STATUS_SUCCESS) return launched();
       snprintf(q->why, sizeof q->why, "cuBLASLt's status %d for (%lld,%lld) (%lld,%lld)", (int)st,
                (long long)t->m, (long long)t->k, (long long)t->k, (long long)t->n);
@@ -250,14 +250,14 @@ static alk_status products(cuda_queue *q, const alk_matmul_task *t, const void *
 static void bias_too(cuda_queue *q, const alk_matmul_task *t, void *c, int64_t batch, int64_t sc) {
   const unsigned blocks = blocks_for(batch * t->m * t->n, THREADS);
   if (t->dtype == ALK_F64)
-    add_bias<<<blocks, THREADS, 0, q->stream>>>(t->m, t->n, t->c_row, batch, sc,
-                                                (const double *)t->bias, (double *)c);
+    add_bias<double><<<blocks, THREADS, 0, q->stream>>>(t->m, t->n, t->c_row, batch, sc,
+                                                        (const double *)t->bias, (double *)c);
   else if (t->dtype == ALK_F32)
-    add_bias<<<blocks, THREADS, 0, q->stream>>>(t->m, t->n, t->c_row, batch, sc,
-                                                (const float *)t->bias, (float *)c);
+    add_bias<float><<<blocks, THREADS, 0, q->stream>>>(t->m, t->n, t->c_row, batch, sc,
+                                                       (const float *)t->bias, (float *)c);
   else
-    add_bias<<<blocks, THREADS, 0, q->stream>>>(t->m, t->n, t->c_row, batch, sc,
-                                                (const bf16 *)t->bias, (bf16 *)c);
+    add_bias<bf16><<<blocks, THREADS, 0, q->stream>>>(t->m, t->n, t->c_row, batch, sc,
+                                                      (const bf16 *)t->bias, (bf16 *)c);
 }
 
 /* The last kept axis is the library's batch; the others and the summed ones are a loop. */
