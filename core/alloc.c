@@ -84,6 +84,11 @@ static al_block *device_block(al_ctx *c, al_device *d, int64_t bytes) {
 }
 
 static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
+  if (d->limit && d->mem.live + bytes > d->limit) {
+    al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld of %lld are in use",
+            (long long)bytes, (long long)d->mem.live, (long long)d->limit);
+    return NULL;
+  }
   al_block *b = d->host ? host_block(c, bytes) : device_block(c, d, bytes);
   if (!b) {
     if (!d->host && al_device_settle(c, d, NULL) != AL_OK)
@@ -182,6 +187,7 @@ void *al_calloc(al_ctx *c, int64_t n, size_t size) {
 
 al_mem al_memory(const al_ctx *c) { return c->device->mem; }
 void al_memory_reset_peak(al_ctx *c) { c->device->mem.peak = c->device->mem.live; }
+void al_memory_limit(al_ctx *c, int64_t bytes) { c->device->limit = bytes; }
 
 void al_memory_trim(al_ctx *c) {
   for (int i = 0; i < AL_BINS; i++)

@@ -83,6 +83,8 @@ typedef struct al_mem {
 } al_mem;
 AL_API al_mem al_memory(const al_ctx *c);
 AL_API void al_memory_reset_peak(al_ctx *c);
+/* The current device's storages take that many bytes at most; 0 = as many as there are. */
+AL_API void al_memory_limit(al_ctx *c, int64_t bytes);
 AL_API void al_memory_trim(al_ctx *c); /* give cached blocks back to the system */
 AL_API void al_memory_fail_at(al_ctx *c,
                               int64_t n);         /* the n-th allocation from now fails; 0 = off */
@@ -96,8 +98,10 @@ AL_API const char *
 al_cpu(void); /* "x86-64-v4"; by ATTNLAB_ISA a lower one: "x86-64 of x86-64-v4" */
 /* "NVIDIA H100 .." with its versions, and how many cards there are; else why there is none. */
 AL_API const char *al_cuda(int *cards);
-AL_API const char *
-al_build_info(void); /* "cpu x86-64-v4, products oneDNN 2.6.3, 2 threads, cuda: ..." */
+/* Card i from 0 on in words, and its bytes of memory in all; NULL where there are others alone. */
+AL_API const char *al_cuda_card(int i, int64_t *bytes);
+AL_API const char *al_libraries(void);  /* "cpu x86-64-v4, products by oneDNN 2.6.3" */
+AL_API const char *al_build_info(void); /* the same with "cuda: ..", opening no card */
 
 /* ---- tensors -------------------------------------------------------------------------------- */
 

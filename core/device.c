@@ -16,11 +16,16 @@ const char *al_cpu(void) {
   return text;
 }
 
+const char *al_libraries(void) {
+  static _Thread_local char text[256];
+  snprintf(text, sizeof text, "cpu %s, products by %s", al_cpu(), alk_matmul_version());
+  return text;
+}
+
 const char *al_build_info(void) {
   static _Thread_local char text[768];
   int cards;
-  snprintf(text, sizeof text, "cpu %s, products by %s, cuda: %s", al_cpu(), alk_matmul_version(),
-           al_cuda(&cards));
+  snprintf(text, sizeof text, "%s, cuda: %s", al_libraries(), al_cuda(&cards));
   return text;
 }
 

@@ -18,6 +18,7 @@ struct al_device {
   bool host;   /* the host reads and writes its memory */
   bool counts; /* its memory is counted and not there, and no kernel runs */
   al_mem mem;
+  int64_t limit; /* of mem.live; 0: none */
   al_work work;
   void *queue;
   /* Where the host does not: memory, NULL where there is no more, and copies, which wait for what
@@ -35,9 +36,9 @@ struct al_device {
   void (*close)(al_device *d); /* the context ends */
   al_ids_check checks[AL_CHECKS];
   int n_checks;
-  void *notes; /* of each check, where the host does not see: (AL_CHECKS,2) i32 */
+  void *notes;              /* of each check, where the host does not see: (AL_CHECKS,2) i32 */
   const char *first, *last; /* kernels that were queued since the host last waited, from .. to */
-  char dead[256];   /* why nothing runs here any more, or "" */
+  char dead[256];           /* why nothing runs here any more, or "" */
 };
 
 /* Of the context: its own two, and what was offered. */

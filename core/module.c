@@ -73,6 +73,17 @@ const char *al_cuda(int *cards) {
   return text;
 }
 
+const char *al_cuda_card(int i, int64_t *bytes) {
+  static _Thread_local char text[512];
+  int cards;
+  const char *state = al_cuda(&cards);
+  *bytes = 0;
+  if (i < 0 || i >= cards) return cards ? NULL : state;
+  *bytes = module->memory(i);
+  module->describe(i, text, sizeof text);
+  return text;
+}
+
 /* ---- a card as a device ---------------------------------------------------------------------- */
 
 typedef struct card {

@@ -12,6 +12,7 @@ typedef struct alk_module {
   int (*cards)(char *why, size_t n);
   /* What card i is, with its driver and libraries, in one line. */
   void (*describe)(int i, char *text, size_t n);
+  int64_t (*memory)(int i); /* bytes of card i in all */
   void *(*open)(int card, char *why, size_t n);
   void (*close)(void *queue);
   void (*use)(void *queue); /* the calling thread's next calls go to its card */

@@ -14,27 +14,46 @@ static int core_info(lua_State *L) {
 }
 
 /* lab.devices(): array of the names of the devices there are; by name what each is, or why there is
- * no "cuda". */
+ * no "cuda"; memory = bytes of each card by name. No card is opened. */
 static int core_devices(lua_State *L) {
-  lua_createtable(L, 1, 1);
+  lua_createtable(L, 1, 3);
   lua_pushliteral(L, "cpu");
   lua_rawseti(L, -2, 1);
   lua_pushstring(L, al_cpu());
   lua_setfield(L, -2, "cpu");
+  lua_newtable(L); /* memory */
   int cards;
   lua_pushstring(L, al_cuda(&cards)); /* or why there is none */
-  lua_setfield(L, -2, "cuda");
+  lua_setfield(L, -3, "cuda");
   for (int i = 0; i < cards; i++) {
-    if (i == 0) lua_pushliteral(L, "cuda");
-    else lua_pushfstring(L, "cuda:%d", i);
-    lua_rawseti(L, -2, i + 2);
+    char name[24] = "cuda";
+    if (i > 0) snprintf(name, sizeof name, "cuda:%d", i);
+    lua_pushstring(L, name);
+    lua_rawseti(L, -3, i + 2);
+    int64_t bytes;
+    lua_pushstring(L, al_cuda_card(i, &bytes));
+    lua_setfield(L, -3, name);
+    lua_pushinteger(L, bytes);
+    lua_setfield(L, -2, name);
   }
+  lua_setfield(L, -2, "memory");
   return 1;
 }
 
-/* lab.memory(): { live=, peak=, cached= } bytes of tensors, n_alloc = allocations so far. */
+/* core.libraries(): what the CPU's numbers depend on, as one line. */
+static int core_libraries(lua_State *L) {
+  lua_pushfstring(L, "attnlab %s, %s", AL_VERSION, al_libraries());
+  return 1;
+}
+
+/* lab.memory(device): { live=, peak=, cached= } bytes of tensors there (on the current device),
+ * n_alloc = allocations so far. */
 static int core_memory(lua_State *L) {
-  const al_mem m = al_memory(lal_ctx(L));
+  al_ctx *c = lal_ctx(L);
+  const char *before = al_on(c, luaL_optstring(L, 1, NULL));
+  if (!before) return lal_raise(L);
+  const al_mem m = al_memory(c);
+  al_on(c, before);
   lua_createtable(L, 0, 4);
   lua_pushinteger(L, m.live);
   lua_setfield(L, -2, "live");
@@ -73,6 +92,14 @@ static int core_turn(lua_State *L) {
 /* core.reset_peak(): memory().peak begins again at what is live. */
 static int core_reset_peak(lua_State *L) {
   al_memory_reset_peak(lal_ctx(L));
+  return 0;
+}
+
+/* core.memory_limit(bytes): tensors of the current device take that many at most; 0 = no limit. */
+static int core_memory_limit(lua_State *L) {
+  const lua_Integer n = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, n >= 0, 1, "0 or a number of bytes expected");
+  al_memory_limit(lal_ctx(L), n);
   return 0;
 }
 
@@ -176,8 +203,10 @@ static int core_plain(lua_State *L) {
 
 static const luaL_Reg functions[] = {{"info", core_info},
                                      {"devices", core_devices},
+                                     {"libraries", core_libraries},
                                      {"memory", core_memory},
                                      {"reset_peak", core_reset_peak},
+                                     {"memory_limit", core_memory_limit},
                                      {"on", core_on},
                                      {"turn", core_turn},
                                      {"work", core_work},

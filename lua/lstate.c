@@ -250,25 +250,30 @@ int lal_attn_step(lua_State *L) {
 
 /* ---- states ---- */
 
-/* a:state{batch=1}: the state of sequences of which nothing has been seen. */
+/* a:state{batch=1, device=}: the state of sequences of which nothing has been seen. */
 int lal_attn_state(lua_State *L) {
-  static const al_arg state_args[] = {{"batch", AL_T_INT, "1", NULL, 1, 1e9, "sequences", NULL},
-                                      {"replay", AL_T_BOOL, "false", NULL, 0, 0,
-                                       "keeps all inputs, so that taps can be asked for", NULL},
-                                      {0}};
+  static const al_arg state_args[] = {
+      {"batch", AL_T_INT, "1", NULL, 1, 1e9, "sequences", NULL},
+      {"replay", AL_T_BOOL, "false", NULL, 0, 0, "keeps all inputs, so that taps can be asked for",
+       NULL},
+      {"device", AL_T_TEXT, "", NULL, 0, 0, "where it lies (the current device)", NULL},
+      {0}};
   attn *a = lal_attn_check(L);
   al_ctx *c = lal_ctx(L);
   lua_settop(L, 2);
   lal_box *b = new_state(L);
   al_opts *o = lal_opts_from(L, 2, c, state_args, "state");
   if (!o) return lal_raise_in(L, &(lal_where){.fname = "state", .opts_arg = 2});
-  const int64_t batch = al_opt_int(o, "batch"), before = al_memory(c).live;
+  const int64_t batch = al_opt_int(o, "batch");
   const bool replay = al_opt_bool(o, "replay");
+  const char *here = al_on(c, al_opts_given(o, "device") ? al_opt_word(o, "device") : NULL);
   al_opts_release(o);
+  if (!here) return lal_raise(L);
+  const int64_t before = al_memory(c).live;
   LAL_RETRY(L, c, b->p = (replay ? attn_state_replayed : attn_state_new)(c, a, batch));
-  if (!b->p) return lal_raise(L);
-  lal_account(L, before);
-  return 1;
+  if (b->p) lal_account(L, before);
+  al_on(c, here);
+  return b->p ? 1 : lal_raise(L);
 }
 
 /* a:restore(position, {[name] = tensor}): the state with these components. */

@@ -98,13 +98,19 @@ static void fill(nest *s, int depth) {
   }
 }
 
+/* Makes the device that option `device` names current, until al_on(c, what it returns); NULL with the error
+ * pending. */
+static const char *begin_there(al_ctx *c, const al_opts *o) {
+  if (al_error(c) != AL_OK) return NULL;
+  return al_on(c, al_opts_given(o, "device") ? al_opt_word(o, "device") : NULL);
+}
+
 static al_tensor *from_doubles(lua_State *L, const nest *s, int ndim, const int64_t *shape) {
   al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, LAL_TENSOR);
   const int64_t before = al_memory(c).live;
   LAL_RETRY(L, c, b->p = al_tensor_from(c, s->dtype, ndim, shape, s->data, s->n));
-  if (!b->p) lal_raise(L);
-  lal_account(L, before);
+  if (b->p) lal_account(L, before);
   return b->p;
 }
 
@@ -127,6 +133,7 @@ al_tensor *lal_tensor_from(lua_State *L, int idx, al_dtype dtype, const char *fn
   nest s;
   read_nested(L, lua_absindex(L, idx), dtype, fname, &s);
   al_tensor *t = from_doubles(L, &s, s.ndim, s.shape);
+  if (!t) lal_raise(L);
   lua_remove(L, -2); /* the buffer */
   return t;
 }
@@ -138,7 +145,7 @@ al_tensor *lal_tensor_from(lua_State *L, int idx, al_dtype dtype, const char *fn
 #define DTYPE                                                                                      \
   { "dtype", AL_T_WORD, "f32", "f64 f32 bf16 i32", 0, 0, "element type", NULL }
 #define DEVICE                                                                                     \
-  { "device", AL_T_WORD, "cpu", "cpu", 0, 0, "where it lives", NULL }
+  { "device", AL_T_TEXT, "", NULL, 0, 0, "where it lies (the current device)", NULL }
 #define STREAM                                                                                     \
   {                                                                                                \
       "seed",                                                                                      \
@@ -203,17 +210,18 @@ static int make(lua_State *L, const char *fname, int kind, const al_arg *rows) {
   else if (kind >= UNIFORM) stream = al_draw_key(c);
   al_dtype dtype = AL_F32;
   al_dtype_parse(c, al_opt_word(o, "dtype"), &dtype);
-  al_opts_release(o);
   if (dtype == AL_I32 && !lal_is_i32(value))
     al_fail(c, AL_EVALUE, "%s: option 'value': an i32 expected, got %g", fname, value);
-  if (al_error(c) != AL_OK) return lal_raise_in(L, &w);
+  const char *here = begin_there(c, o);
+  al_opts_release(o);
+  if (!here) return lal_raise_in(L, &w);
   const int64_t before = al_memory(c).live;
   LAL_RETRY(L, c, b->p = al_tensor_full(c, dtype, ndim, shape, value));
   if (b->p && kind == UNIFORM) al_fill_uniform(b->p, stream, 0, 1);
   if (b->p && kind == NORMAL) al_fill_normal(b->p, stream, 0, 1);
-  if (al_error(c) != AL_OK) return lal_raise_in(L, &w);
-  lal_account(L, before);
-  return 1;
+  if (al_error(c) == AL_OK) lal_account(L, before);
+  al_on(c, here);
+  return al_error(c) == AL_OK ? 1 : lal_raise_in(L, &w);
 }
 
 /* lab.zeros{shape={2,3}, dtype="f32", device=}: a tensor of zeros. */
@@ -222,10 +230,10 @@ static int core_zeros(lua_State *L) { return make(L, "zeros", ZEROS, plain_args)
 static int core_ones(lua_State *L) { return make(L, "ones", ONES, plain_args); }
 /* lab.full{shape={2,3}, value=0.5, dtype="f32", device=}: a tensor of one value. */
 static int core_full(lua_State *L) { return make(L, "full", FULL, full_args); }
-/* lab.rand{shape={2,3}, dtype="f32", seed=, stream=}: uniform in [0, 1), a function of (seed,
+/* lab.rand{shape={2,3}, dtype="f32", seed=, stream=, device=}: uniform in [0, 1), a function of (seed,
  * stream); without a seed the next of the sequence. */
 static int core_rand(lua_State *L) { return make(L, "rand", UNIFORM, random_args); }
-/* lab.randn{shape={2,3}, dtype="f32", seed=, stream=}: N(0, 1), as lab.rand. */
+/* lab.randn{shape={2,3}, dtype="f32", seed=, stream=, device=}: N(0, 1), as lab.rand. */
 static int core_randn(lua_State *L) { return make(L, "randn", NORMAL, random_args); }
 
 /* Has the table at idx a key that is a name? */
@@ -259,8 +267,9 @@ static int core_tensor(lua_State *L) {
   al_dtype dtype = AL_F32;
   if (al_error(c) == AL_OK) al_dtype_parse(c, al_opt_word(o, "dtype"), &dtype);
   const bool shaped = al_error(c) == AL_OK && al_opts_given(o, "shape");
+  const char *here = begin_there(c, o), *there = here ? al_on(c, here) : NULL;
   al_opts_release(o);
-  if (al_error(c) != AL_OK) return lal_raise_in(L, &w);
+  if (!here) return lal_raise_in(L, &w);
   lua_pushliteral(L, "data");
   const int type = lua_rawget(L, 1);
   if (type == LUA_TNIL) return lal_argerror(L, 1, w.fname, "option 'data' is missing");
@@ -269,8 +278,10 @@ static int core_tensor(lua_State *L) {
                         lua_typename(L, type));
   nest s;
   read_nested(L, 2, dtype, w.fname, &s);
-  from_doubles(L, &s, shaped ? ndim : s.ndim, shaped ? shape : s.shape);
-  return 1;
+  al_on(c, there);
+  const al_tensor *t = from_doubles(L, &s, shaped ? ndim : s.ndim, shaped ? shape : s.shape);
+  al_on(c, here);
+  return t ? 1 : lal_raise(L);
 }
 
 /* core.is_tensor(v): whether v is a tensor. */
@@ -458,10 +469,11 @@ static int tensor_clone(lua_State *L) {
   al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, LAL_TENSOR);
   const int64_t before = al_memory(c).live;
+  const char *here = al_on(c, al_device_name(t));
   LAL_RETRY(L, c, b->p = al_tensor_new(c, al_type(t), al_ndim(t), al_shape(t)));
-  if (!b->p || al_copy_into(c, b->p, t) != AL_OK) return lal_raise(L);
-  lal_account(L, before);
-  return 1;
+  if (b->p && al_copy_into(c, b->p, t) == AL_OK) lal_account(L, before);
+  al_on(c, here);
+  return al_error(c) == AL_OK ? 1 : lal_raise(L);
 }
 
 /* t:copy_(src): writes the values of a tensor or table of the same shape into t, which it

@@ -5,6 +5,7 @@
  * the library's heuristic gives for types, sizes, strides and alignment, asked once a queue; split
  * sums go through the workspace, in a fixed order. */
 #include "cuda.cuh"
+#include "versions.cuh"
 extern "C" {
 #include "../matmul.h"
 #include "../matmul_fold.h"
@@ -18,6 +19,7 @@ extern "C" {
 /* ---- the library ----------------------------------------------------------------------------- */
 
 #define CALLS(X)                                                                                   \
+  X(cublasLtGetVersion)                                                                            \
   X(cublasLtCreate)                                                                                \
   X(cublasLtDestroy)                                                                               \
   X(cublasLtMatmul)                                                                                \
@@ -47,6 +49,14 @@ static const char *library(void) {
   CALLS(X)
 #undef X
   return why[0] ? why : NULL;
+}
+
+const char *cuda_blas_version(void) {
+  static char text[280];
+  const char *why = library();
+  if (why) snprintf(text, sizeof text, ", %s", why);
+  else snprintf(text, sizeof text, ", cuBLASLt %zu", p_cublasLtGetVersion());
+  return text;
 }
 
 /* ---- plans ----------------------------------------------------------------------------------- */

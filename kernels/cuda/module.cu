@@ -1,5 +1,6 @@
 /* module.cu: the CUDA module: its table of kernels, cards, queues and memory (contract: ../module.h). */
 #include "cuda.cuh"
+#include "versions.cuh"
 extern "C" {
 #include "../module.h"
 }
@@ -55,17 +56,43 @@ static int cards(char *why, size_t n) {
   return usable;
 }
 
+/* The number of the driver's release, as "580.159.04 ", or "": CUDA has no call for it. */
+static const char *driver_release(char text[32]) {
+  char line[256] = "";
+  FILE *f = fopen("/proc/driver/nvidia/version", "r");
+  text[0] = 0;
+  if (!f) return text;
+  if (fgets(line, sizeof line, f)) {
+    for (const char *word = strtok(line, " \t\n"); word; word = strtok(NULL, " \t\n"))
+      if (strchr(word, '.') && strspn(word, "0123456789.") == strlen(word)) {
+        snprintf(text, 32, "%.30s ", word);
+        break;
+      }
+  }
+  fclose(f);
+  return text;
+}
+
 static void describe(int i, char *text, size_t n) {
   cudaDeviceProp p;
   int driver = 0, runtime = 0;
+  char release[32];
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
   if (cudaGetDeviceProperties(&p, i) != cudaSuccess)
     snprintf(text, n, "%s", cudaGetErrorString(cudaGetLastError()));
   else
-    snprintf(text, n, "%s, %.0f GiB, compute %d.%d, driver for CUDA %d.%d, runtime %d.%d", p.name,
-             (double)p.totalGlobalMem / (1 << 30), p.major, p.minor, driver / 1000,
-             driver / 10 % 100, runtime / 1000, runtime / 10 % 100);
+    snprintf(text, n, "%s, %.0f GiB, compute %d.%d, driver %sfor CUDA %d.%d, runtime %d.%d%s",
+             p.name, (double)p.totalGlobalMem / (1 << 30), p.major, p.minor,
+             driver_release(release), driver / 1000, driver / 10 % 100, runtime / 1000,
+             runtime / 10 % 100, cuda_blas_version());
+}
+
+static int64_t memory(int i) {
+  cudaDeviceProp p;
+  if (cudaGetDeviceProperties(&p, i) == cudaSuccess) return (int64_t)p.totalGlobalMem;
+  cudaGetLastError();
+  return 0;
 }
 
 static void *open_queue(int card, char *why, size_t n) {
@@ -162,7 +189,7 @@ extern "C" __attribute__((visibility("default"))) const alk_module *
 alk_cuda_module(const char **build) {
   static alk_module m;
   *build = ALK_BUILD_ID;
-  m = {filled(), cards,  describe,  open_queue, close_queue, use, take,
-       give,     poison, to_host, from_host,   trim,        failure};
+  m = {filled(), cards, describe, memory,  open_queue, close_queue, use,
+       take,     give,  poison,   to_host, from_host,  trim,        failure};
   return &m;
 }

@@ -1,5 +1,6 @@
 -- lab.attention: the registry of attention variants and instances of them without a layer around.
 local core = require "attnlab.core"
+local devices = require "attnlab.devices"
 local statefile = require "attnlab.statefile"
 local plugins = require "attnlab.plugins"
 
@@ -38,7 +39,7 @@ end
 
 M.SIZES = { "heads", "kv_heads", "head_dim", "value_dim", "width", "dtype", "seed", "tag" }
 
--- new("p2/cottention", {heads=4, head_dim=16, width=64, ..options}) or new{preset=, ..the same}:
+-- new("p2/cottention", {heads=4, head_dim=16, width=64, device=, ..options}) or new{preset=, ..the same}:
 -- sizes only where parameters need them, else the first q, k and v bring them. The result runs
 -- o = a:forward{q=, k=, v=, x=, lengths=, causal=true}; lab.help "attention" lists all it takes.
 function M.new(name, options, ...)
@@ -54,7 +55,9 @@ function M.new(name, options, ...)
     if k ~= "preset" then rest[k] = v end
   end
   for _, k in ipairs(M.SIZES) do sizes[k], rest[k] = rest[k], nil end
-  return core.attn.new(name, rest, sizes)
+  local there = devices.opened(rest.device)
+  rest.device = nil
+  return devices.on(there, core.attn.new, name, rest, sizes)
 end
 
 return M

@@ -32,9 +32,22 @@ function M.state_text(bytes, cfg)
   return tables.human(bytes, true) .. (grows and " (grows)" or "")
 end
 
+-- f(..) with `bytes` of room where all is counted: whether that was enough.
+local function fits(bytes, f, ...)
+  local device = core.on "counting"
+  collectgarbage()
+  collectgarbage()
+  core.memory_limit(core.memory().live + bytes)
+  local ok, why = pcall(f, ...)
+  core.memory_limit(0)
+  core.on(device)
+  if not ok and not tostring(why):find "out of memory" then error(why, 0) end
+  return ok
+end
+
 -- Two steps, since the second one finds the gradients of the first, and an evaluation.
-local function short_run(cfg, dataset)
-  local trainer = train.trainer(nil, cfg, 0, dataset)
+local function short_run(cfg, dataset, micro_batch)
+  local trainer = train.trainer(nil, cfg, 0, dataset, micro_batch)
   trainer:step()
   local before = core.work()
   trainer:step()
@@ -44,12 +57,29 @@ local function short_run(cfg, dataset)
   return { parameters = parameters, flops = 2 * products, state_bytes = trainer.model:state_bytes(cfg.model.context) }
 end
 
--- cfg: resolved, dataset: of data.open. Returns {parameters, flops, memory, state_bytes}. flops: of a step's matrix
--- products and attention, two a multiply-add. memory: the most bytes of tensors that a run holds at once, the text's
--- tokens among them.
-function M.of(cfg, dataset)
-  local peak, said = M.counted(short_run, cfg, dataset)
-  said.memory = peak + 4 * dataset.tokens:numel()
+local ROOM = 0.9 -- of a card's memory: its kernels want other scratch than those that are counted, and pools have gaps
+
+-- How many windows of a step's batch may go at once where tensors may have `bytes`: the batch, or what halving gives.
+function M.micro_batch(cfg, dataset, bytes)
+  local n = cfg.train.batch_size
+  while not fits(math.floor(ROOM * bytes), short_run, cfg, dataset, n) do
+    if n == 1 then
+      error(("one window of %d tokens needs more memory than the %s there are"):format(cfg.model.context,
+        tables.human(bytes, true)), 0)
+    end
+    n = (n + 1) // 2
+  end
+  return n
+end
+
+-- cfg: resolved, dataset: of data.open; bytes: room for tensors, nil: as there is. Returns {parameters, flops, memory,
+-- state_bytes, micro_batch}. flops: of a step's matrix products and attention, two a multiply-add. memory: the most bytes
+-- of tensors that a run holds at once, the text's tokens among them.
+function M.of(cfg, dataset, bytes)
+  local n = bytes and M.micro_batch(cfg, dataset, bytes)
+  local peak, said = M.counted(short_run, cfg, dataset, n)
+  said.micro_batch = n
+  said.memory = peak + (bytes and 0 or 4 * dataset.tokens:numel()) -- a card has no text
   return said
 end
 

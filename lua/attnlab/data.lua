@@ -220,7 +220,7 @@ end
 
 function Documents:random(split, batch, context, seed, index)
   local lo, hi = self:range(split)
-  local u <close> = core.rand { shape = { batch }, dtype = "f64", seed = seed, stream = "documents " .. index }
+  local u <close> = core.rand { shape = { batch }, dtype = "f64", seed = seed, device = "cpu", stream = "documents " .. index }
   local list = {}
   for b, v in ipairs(u:flat()) do list[b] = lo + 1 + math.min(hi - lo - 1, math.floor(v * (hi - lo))) end
   return windows_of(self, list, context)

@@ -8,6 +8,7 @@
 -- reads a window in pieces, each from an empty context; the last piece is shifted back where it would
 -- be shorter, and only its new targets count: models of all contexts are scored on the same tokens.
 local core = require "attnlab.core"
+local devices = require "attnlab.devices"
 local data = require "attnlab.data"
 local names = require "attnlab.names"
 local stats = require "attnlab.stats"
@@ -79,7 +80,7 @@ local function check_model(m, what)
 end
 
 -- Calls f(x, y) for each pass with every model of the list in evaluation mode and nothing recorded.
-local function each(self, models, f)
+local function passes(self, models, f)
   local set
   for _, m in ipairs(models) do set = self:open(m) end
   local context = self.context or set:fit(models[1].config.context)
@@ -98,6 +99,18 @@ local function each(self, models, f)
   end)
   for i, m in ipairs(models) do m:train(modes[i]) end
   if not ok then error(message, 0) end
+end
+
+-- The same where the models lie.
+local function each(self, models, f)
+  local there = models[1].device
+  for _, m in ipairs(models) do
+    if m.device ~= there then
+      error(("evalset: models on one device expected, got one on %s and one on %s (m:to(%q) is a copy there)")
+        :format(there, m.device, there), 0)
+    end
+  end
+  return devices.on(there, passes, self, models, f)
 end
 
 -- Logits (B,T,vocab) of windows that may be longer than the model's context.

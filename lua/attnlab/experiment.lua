@@ -265,17 +265,17 @@ local function changes_of(e, plan, options)
   for i, kv in ipairs(not same and options.set or {}) do set[i] = { config.key(kv[1]), kv[2] } end
   local declared = options.quick and e.quick.seeds or e.seeds
   local other = table.concat(plan.seeds, ",") ~= table.concat(declared, ",")
-  return { set = set, quick = options.quick and next(e.quick) ~= nil, seeds = other and plan.seeds }
+  return { set = set, quick = options.quick and next(e.quick) ~= nil, seeds = other and plan.seeds, device = plan.device }
 end
 
--- What one call runs. options: quick = bool, seeds = list (replaces), set = {{key, value}, ...} in order.
+-- What one call runs. options: device = name (the current one), quick = bool, seeds = list (replaces), set = {{key, value}, ...} in order.
 -- Returns {name, seeds, arms = {{name, config, expect}, ...}, expect = what this call may judge, apart = what each arm is measured on, where that
 -- differs, and what results.label adds}.
 function Experiment:plan(options)
   if options.quick and not self.has_quick then fail(self, "%s", given.NO_QUICK) end
   local seeds = options.seeds or options.quick and self.quick.seeds or self.seeds
   check_seeds(self, seeds)
-  local plan = { experiment = self, name = self.name, seeds = seeds, margin = self.margin, quick = options.quick,
+  local plan = { experiment = self, name = self.name, device = options.device or core.on(), seeds = seeds, margin = self.margin, quick = options.quick,
                  metric = self.plot.metric or "valid/loss", arms = {},
                  expect = options.quick and (self.quick.expect or {}) or self.expect }
   local same = {} -- configuration -> arm

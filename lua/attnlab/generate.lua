@@ -250,7 +250,7 @@ function M.run(m, opts)
       if temperature == 0 then
         id = likeliest(logits)
       else
-        local u <close> = core.rand { shape = { 1 }, dtype = "f64", seed = seed,
+        local u <close> = core.rand { shape = { 1 }, dtype = "f64", seed = seed, device = "cpu",
                                       stream = "generate." .. n }
         id = sample(logits, temperature, top_k, u:item())
       end

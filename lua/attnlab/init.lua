@@ -5,6 +5,7 @@ local lab = {
   version = core.version,
   info = core.info,
   devices = core.devices,
+  on = core.on,
   memory = core.memory,
   threads = core.threads,
   manual_seed = core.seed,

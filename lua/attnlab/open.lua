@@ -1,4 +1,4 @@
--- A trained model with all that belongs to it. lab.open(x, {seed=, quick=, out_dir=, dtype=, tokenizer=}), x:
+-- A trained model with all that belongs to it. lab.open(x, {seed=, quick=, out_dir=, dtype=, tokenizer=, device=}), x:
 --   "runs/denominator/1f3a.."     a run folder, or an entry of lab.runs{..}
 --   "my/model.safetensors"        a model file; "stories260K": one of experiments/models
 --   "denominator:exp + L2"        an arm of an experiment (of experiments/, or a path), of one seed: its first
@@ -10,6 +10,7 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local curves = require "attnlab.curves"
 local data = require "attnlab.data"
+local devices = require "attnlab.devices"
 local experiment = require "attnlab.experiment"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
@@ -52,7 +53,7 @@ end
 
 local plans = {}
 
--- Run of an arm as its experiment would make it (the number of threads depends on all its runs), and the plan with
+-- Run of an arm as its experiment would make it on the current device (the number of threads depends on all its runs), and the plan with
 -- that arm alone. what = { experiment, arm, seed = (the first), quick }. Seeds that the file does not name are those
 -- of `--seeds`.
 function M.run_of(what, root)
@@ -62,7 +63,7 @@ function M.run_of(what, root)
   end
   -- as the file is now: at the prompt it may be edited meanwhile
   local text = sys.exists(path) == "file" and sys.sha256(sys.read(path)) or ""
-  local key = table.concat({ root, core.json.encode(what), text }, " ")
+  local key = table.concat({ root, core.on(), core.json.encode(what), text }, " ")
   if plans[key] then return plans[key][1], plans[key][2] end
   local e = experiment.load(path)
   if getmetatable(e) ~= experiment.class then
@@ -156,6 +157,7 @@ local function command(what, run, plan, root)
   if path:sub(1, #home) == home then path = path:sub(#home + 1) end
   local line = { "./lab run", names.word(path) }
   if what.quick then line[#line + 1] = "--quick" end
+  if plan.device ~= "cpu" then line[#line + 1] = "--device " .. plan.device end
   if not run.declared then line[#line + 1] = "--seeds " .. table.concat(plan.all_seeds, ",") end
   if root ~= "runs" then line[#line + 1] = names.word("out_dir=" .. root) end
   return table.concat(line, " ")
@@ -175,7 +177,7 @@ local function open_arm(name, arm, opts)
   return open_run(run.dir, opts)
 end
 
-local KNOWN = { "seed", "quick", "out_dir", "dtype", "tokenizer" }
+local KNOWN = { "seed", "quick", "out_dir", "dtype", "tokenizer", "device" }
 local TYPES = { quick = "boolean", out_dir = "string" }
 
 local function check(opts)
@@ -252,4 +254,6 @@ function Opened:__tostring()
 end
 
 M.class = Opened
-return setmetatable(M, { __call = function(_, x, opts) return open(x, opts) end })
+return setmetatable(M, { __call = function(_, x, opts)
+  return devices.on(devices.opened(check(opts).device), open, x, opts)
+end })

@@ -34,11 +34,12 @@ local function name(base, changes)
   return ("%s~%s"):format(fit:sub(1, MOST - 9), sys.sha256(whole):sub(1, 8))
 end
 
--- Adds to a plan, for changes = {set, quick, seeds}: variant (the name with the keys that were changed: what a run is
+-- Adds to a plan, for changes = {set, quick, seeds, device}: variant (the name with the keys that were changed: what a run is
 -- of), results (with the seeds as well: what a table is of), and title, of its figures.
 function M.label(plan, title, changes)
   local list = texts(changes.set or {})
   if changes.quick then list[#list + 1] = "quick" end
+  if changes.device and changes.device ~= "cpu" then list[#list + 1] = changes.device:match "^[^:]*" end
   plan.variant = name(plan.name, list)
   if changes.seeds then list[#list + 1] = "seeds=" .. table.concat(changes.seeds, ",") end
   plan.results = name(plan.name, list)

@@ -7,6 +7,7 @@ local config = require "attnlab.config"
 local certificate = require "attnlab.certificate"
 local core = require "attnlab.core"
 local data = require "attnlab.data"
+local devices = require "attnlab.devices"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local progress = require "attnlab.progress"
@@ -37,9 +38,10 @@ local function text_hash(text, experiment, root)
 end
 
 -- How many runs of the plan go at once, and the threads of each: those of the cores that it has. Both belong to the
--- experiment, not to what is left of it.
+-- experiment, not to what is left of it. A card has one run at a time unless told.
 function M.shares(plan, options)
-  local jobs = math.max(1, math.min(options.jobs or sys.cores(), #plan.arms * #plan.seeds))
+  local most = options.jobs or devices.is_card(plan.device) and 1 or sys.cores()
+  local jobs = math.max(1, math.min(most, #plan.arms * #plan.seeds))
   return jobs, options.threads or math.max(1, sys.cores() // jobs)
 end
 
@@ -47,7 +49,7 @@ end
 function M.expand(plan, options)
   local jobs, threads = M.shares(plan, options)
   local list, hashes, used = {}, {}, {}
-  local checked = {}
+  local checked, libraries = {}, store.libraries(plan.device)
   for i, arm in ipairs(plan.arms) do
     used[i] = plugins.of(config.families(arm.config))
     checked[i] = json.array(certificate.of(options.root, arm.config))
@@ -56,11 +58,11 @@ function M.expand(plan, options)
     for i, arm in ipairs(plan.arms) do
       local text = arm.config.train.data
       hashes[text] = hashes[text] or text_hash(text, plan.name, options.root)
-      local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = "cpu",
+      local spec = { experiment = plan.name, arm = arm.name, seed = seed, config = arm.config, device = plan.device,
                      data_hash = hashes[text], expect = arm.expect, measure = arm.measure, quick = plan.quick or nil,
                      variant = plan.variant ~= plan.name and plan.variant or nil,
                      plugins = used[i],
-                     made = { source = store.source_hash(), libraries = store.libraries(), threads = threads,
+                     made = { source = store.source_hash(), libraries = libraries, threads = threads,
                               certificates = checked[i] } }
       list[#list + 1] = { arm = i, name = arm.name, seed = seed, spec = spec, steps = arm.config.train.steps,
                           dir = store.dir(options.root, spec) }
@@ -107,13 +109,23 @@ local function select_runs(list, options)
   return todo
 end
 
+-- The bytes that tensors of a run may take, where runs share a card, decide how much of a batch goes at once. What was
+-- decided when it began stays.
+function M.choose_micro_batch(run, bytes)
+  if not bytes or sys.exists(store.file(run.dir, "checkpoint.safetensors")) then return end
+  local cfg = run.spec.config
+  run.spec.made.micro_batch = require("attnlab.budget").micro_batch(cfg, data.open(cfg.train.data), bytes)
+end
+
 local function start(run, options)
+  M.choose_micro_batch(run, options.memory)
   store.create(options.root, run.spec)
   local threads = tostring(store.config(run.dir).made.threads)
   local log = store.file(run.dir, "log")
   local argv = { options.program, "worker", "--run", run.dir, stdout = log, stderr = log,
                  env = { OMP_NUM_THREADS = threads, OMP_WAIT_POLICY = "passive" } }
   if options.force then argv[#argv + 1] = "--force" end
+  if options.memory then argv[#argv + 1] = ("--memory=%d"):format(options.memory) end
   for _, p in ipairs(run.spec.plugins or {}) do -- what this process has loaded is trusted
     argv[#argv + 1] = "--plugin=" .. p.path
   end
@@ -275,8 +287,9 @@ local function missing(list, todo)
 end
 
 -- Works through the plan. options: root, program, jobs, fresh, force, quiet. Returns the list of runs, "done",
--- "failed" or "interrupted", and what is missing: { {run, why}, .. }.
-function M.work(plan, options)
+-- "failed" or "interrupted", and what is missing: { {run, why}, .. }. No card is opened here.
+function M.work(plan, given)
+  local options = setmetatable({ memory = devices.share(plan.device, (M.shares(plan, given))) }, { __index = given })
   -- from here on, so that an interrupt in the first second is none in the last
   sys.catch_interrupts(true)
   local caught <close> = setmetatable({}, { __close = function() sys.catch_interrupts(false) end })

@@ -12,6 +12,7 @@
 -- was when the run was made) changes no result and no id.
 local core = require "attnlab.core"
 local config = require "attnlab.config"
+local devices = require "attnlab.devices"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local tables = require "attnlab.table"
@@ -64,9 +65,12 @@ function M.source_hash()
   return source
 end
 
--- Library versions without the number of threads, which is recorded by itself.
-function M.libraries()
-  return (core.info():gsub(",? ?%d+ threads?", ""))
+-- What numbers made on a device depend on beside the sources: the CPU and its libraries, and the card with driver and
+-- libraries. The number of threads is recorded by itself.
+function M.libraries(device)
+  local libraries = core.libraries()
+  if not devices.is_card(device or "cpu") then return libraries end
+  return ("%s, cuda: %s"):format(libraries, devices.card(device) or "none on this machine")
 end
 
 -- The device counts by its kind: which of several equal ones a run had changes nothing. The text counts by its
@@ -100,7 +104,7 @@ end
 local MOST = { small = 1 << 24, records = 1 << 30 }
 
 -- Writes config.json and returns the folder. A run that has results, or is damaged, keeps what it has; one that is
--- to go on finds its text where it lies now.
+-- to go on finds its text where it lies now, and goes on on the card that is named now.
 function M.create(root, spec)
   local dir = M.dir(root, spec)
   local state = M.status(dir).state
@@ -114,8 +118,8 @@ function M.create(root, spec)
     sys.write(file(dir, "config.json"), json.encode(made, { pretty = true }) .. "\n")
   elseif state == "new" or state == "interrupted" or state == "failed" then
     local kept, text = M.config(dir), spec.config.train.data
-    if kept.config.train.data ~= text then
-      kept.config.train.data = text
+    if kept.config.train.data ~= text or kept.device ~= spec.device then
+      kept.config.train.data, kept.device = text, spec.device
       sys.write(file(dir, "config.json"), json.encode(kept, { pretty = true }) .. "\n")
     end
   end
@@ -159,6 +163,9 @@ function M.config(dir)
   for _, k in ipairs(names.keys(MADE)) do kind(path, "made." .. k, spec.made[k], MADE[k]) end
   local threads = spec.made.threads
   if threads < 1 or threads > 4096 then fail(path, "'made.threads': 1 to 4096 expected, got %d", threads) end
+  local micro = spec.made.micro_batch -- windows of a pass
+  if micro ~= nil then kind(path, "made.micro_batch", micro, "integer") end
+  if micro and micro < 1 then fail(path, "'made.micro_batch': 1 or more expected, got %d", micro) end
   if spec.variant ~= nil then kind(path, "variant", spec.variant, "string") end
   if spec.measure ~= nil then kind(path, "measure", spec.measure, "table") end
   if spec.plugins ~= nil then kind(path, "plugins", spec.plugins, "table") end
@@ -301,7 +308,7 @@ end
 function M.differences(spec, threads)
   local list = {}
   if spec.made.source ~= M.source_hash() then list[#list + 1] = "source" end
-  if spec.made.libraries ~= M.libraries() then list[#list + 1] = "libraries" end
+  if spec.made.libraries ~= M.libraries(spec.device) then list[#list + 1] = "libraries" end
   if threads and spec.made.threads ~= threads then list[#list + 1] = "threads" end
   return list
 end

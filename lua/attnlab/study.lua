@@ -150,8 +150,9 @@ local function expected(self, quick)
   return quick and (self.quick.expect or {}) or self.expect
 end
 
--- What one call measures: { {case, seed, dir}, .. }. options: quick, seeds, root.
+-- What one call measures: { {case, seed, dir}, .. }. options: quick, seeds, root, device (the current one).
 function Study:plan(options)
+  local device = (options.device or core.on()):match "^[^:]*"
   if options.quick and not self.has_quick then fail(self, "%s", given.NO_QUICK) end
   local seeds = options.seeds or options.quick and self.quick.seeds or self.seeds
   check_seeds(self, seeds)
@@ -159,7 +160,7 @@ function Study:plan(options)
   for i, case in ipairs(expand(self, options.quick and self.quick.cases or self.cases)) do
     for k, seed in ipairs(seeds) do
       if k == 1 or self.module.seeded(case) then
-        local identity = { kind = self.kind, case = case, seed = seed,
+        local identity = { kind = self.kind, case = case, seed = seed, device = device ~= "cpu" and device or nil,
                            inputs = self.module.inputs_hash and self.module.inputs_hash(case) }
         local counts = {} -- a text counts by its hash, which the inputs have
         for k, v in pairs(identity) do counts[k] = v end
@@ -222,7 +223,7 @@ local function measure(self, item)
   core.reset_peak()
   local before = core.memory().live
   local result = run(self.module, item.case, item.seed)
-  result.made = { memory = core.memory().peak - before, source = store.source_hash(), libraries = store.libraries(), threads = core.threads() }
+  result.made = { memory = core.memory().peak - before, source = store.source_hash(), libraries = store.libraries(core.on()), threads = core.threads() }
   result.made.sha256 = seal(result)
   sys.write(item.dir .. "/result.json", json.encode(result, { pretty = true }) .. "\n")
   return true
@@ -318,7 +319,7 @@ function Study:results(options)
   local declared = options.quick and self.quick.seeds or self.seeds
   local other = options.seeds and table.concat(options.seeds, ",") ~= table.concat(declared, ",")
   local plan = { name = self.name }
-  results.label(plan, self.name, { quick = options.quick and next(self.quick) ~= nil, seeds = other and options.seeds })
+  results.label(plan, self.name, { device = options.device or core.on(), quick = options.quick and next(self.quick) ~= nil, seeds = other and options.seeds })
   return plan.results
 end
 

@@ -24,6 +24,7 @@
 -- lab.train(s) trains the fork without an entry, and undo does not take it back.
 local config = require "attnlab.config"
 local core = require "attnlab.core"
+local devices = require "attnlab.devices"
 local calibrate = require "attnlab.surgery.calibrate"
 local list = require "attnlab.surgery.list"
 local Module = require "attnlab.nn.module"
@@ -265,6 +266,13 @@ function Session:clone_into(seen)
   if not ok then error(new, 0) end
   return setmetatable(new, self.base)
 end
+
+-- A fork lies where its original does.
+function Session:to(device)
+  error(("to: a fork stays on %s, beside its original: m:to(%q):fork()"):format(self.device, tostring(device)), 2)
+end
+
+devices.wrap(Session, { "calibrate", "tune", "patch", "undo", "redo", "show", "sweep", "parts", "twin", "clone_into" })
 
 local classes = setmetatable({}, { __mode = "k" })
 

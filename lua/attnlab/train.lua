@@ -7,6 +7,7 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local curves = require "attnlab.curves"
 local data = require "attnlab.data"
+local devices = require "attnlab.devices"
 local evalset = require "attnlab.evalset"
 local model = require "attnlab.model"
 local interrupts = require "attnlab.interrupts"
@@ -35,8 +36,8 @@ local DIVERGED_STEPS = 20
 local LATE = 8
 
 -- m may be nil: the model that cfg describes is built, with the data's vocabulary. dataset: of
--- data.open, where it is at hand.
-function M.trainer(m, cfg, seed, dataset)
+-- data.open, where it is at hand. micro: windows of a step's batch that go at once (all).
+function M.trainer(m, cfg, seed, dataset, micro)
   cfg = config.resolve(cfg)
   if math.type(seed) ~= "integer" then
     error("train: seed: integer expected, got " .. tostring(seed), 2)
@@ -58,13 +59,13 @@ function M.trainer(m, cfg, seed, dataset)
   dataset:need("train", window)
   local context = t.eval_context > 0 and t.eval_context or window
   dataset:need("valid", context)
-  local optimiser = optim.adamw {
+  local optimiser = devices.on(m.device, optim.adamw, {
     m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps, weight_decay = t.weight_decay,
-    grad_clip = t.grad_clip, decay = t.decay }
+    grad_clip = t.grad_clip, decay = t.decay })
   return setmetatable({
     model = m, config = cfg, options = t, seed = seed, data = dataset, context = window, optimiser = optimiser,
     yardstick = evalset { data = dataset, windows = t.eval_windows, context = context },
-    generation = m.generation, step_count = 0, queued = {}, late = core.on() == "cpu" and 0 or LATE, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
+    generation = m.generation, step_count = 0, micro = micro or t.batch_size, queued = {}, late = m.device == "cpu" and 0 or LATE, device = m.device, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
 end
 
 -- Takes note of a model whose parts were changed: what stayed keeps the optimiser's moments.
@@ -98,6 +99,28 @@ function Trainer:observe(loss)
   self.high = self.smooth > self.lowest + self.options.divergence and self.high + 1 or 0
 end
 
+-- The mean loss of a batch x, y, its gradients added to the parameters': by parts that memory has room for.
+local function pass(self, x, y)
+  local B, sum = self.options.batch_size, nil
+  if self.micro >= B then
+    local loss = self.model:loss(x, y)
+    loss:backward()
+    return loss
+  end
+  for first = 1, B, self.micro do
+    local n = math.min(self.micro, B - first + 1)
+    local rows = { { first, first + n - 1 } }
+    local part_x <close> = x[rows]:contiguous()
+    local part_y <close> = y[rows]:contiguous()
+    local loss <close> = self.model:loss(part_x, part_y)
+    local part <close> = loss * (n / B)
+    part:backward()
+    local before <close> = sum
+    sum = sum and sum + part:detach() or part:detach():clone()
+  end
+  return sum
+end
+
 -- Queues one update, whose numbers nobody has read.
 function Trainer:queue()
   local k, t = self.step_count + 1, self.options
@@ -107,10 +130,9 @@ function Trainer:queue()
   -- keys of dropout: a sequence of their own for each step, whatever was drawn before
   local keys = core.seed_state()
   core.seed_restore { self.seed, k << 32 }
-  local loss = self.model:loss(x, y)
-  core.seed_restore(keys)
   self.optimiser:zero_grad()
-  loss:backward()
+  local loss = pass(self, x, y)
+  core.seed_restore(keys)
   local norm = self.optimiser:queue(lr)
   x:free()
   y:free()
@@ -219,6 +241,7 @@ function Trainer:restore(tensors, metadata)
   for key, v in pairs(counters) do self[key] = v end
 end
 Trainer.restore = core.plain(Trainer.restore)
+devices.wrap(Trainer, { "queue", "take", "evaluate", "follow", "restore" })
 
 -- Runs to the last step. Hooks, each optional:
 --   record(rec)          what was measured, by name, with its step; keys that start with "time/"
@@ -275,8 +298,9 @@ function M.loop(trainer, hooks)
         return { status = "diverged", step = k, reason = "validation loss is not finite" }
       end
     end
-    show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr,
-           norm = s.norm, tokens_per_s = rate, memory = core.memory().peak,
+    -- s is nil behind a resume, while nothing was read
+    show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s and s.lr, norm = s and s.norm,
+           tokens_per_s = rate, memory = core.memory(trainer.device).peak,
            eta = (t.steps - k) * per_step / rate }
     if hooks.checkpoint and (due or every(k, t.checkpoint_interval)) then
       hooks.checkpoint(trainer)
@@ -346,6 +370,15 @@ function Result:__tostring()
   return table.concat(lines, "\n")
 end
 
+-- Windows that a card's memory has room for at once, beside what lies there already; nil: nothing is shared out.
+local function micro_of(m, options, dataset)
+  if not devices.is_card(m.device) then return nil end
+  local cfg = config.resolve { model = m.config, attention = m.spec, train = options }
+  dataset = dataset or data.open(cfg.train.data, { vocab = m.vocabulary })
+  local free = devices.share(m.device, 1) - core.memory(m.device).live
+  return require("attnlab.budget").micro_batch(cfg, dataset, free)
+end
+
 -- opts: keys of config.lua's train rows, seed (1), quiet (no progress line); data may also be a dataset.
 local function train(_, m, opts)
   if type(m) ~= "table" or type(m.forward) ~= "function" or type(m.config) ~= "table" then
@@ -357,7 +390,8 @@ local function train(_, m, opts)
   options.seed, options.quiet = nil, nil
   options.dtype = m.dtype
   if type(options.data) == "table" then dataset, options.data = options.data, nil end
-  local trainer = M.trainer(m, { train = options }, seed, dataset)
+  local micro = devices.on(m.device, micro_of, m, options, dataset)
+  local trainer = M.trainer(m, { train = options }, seed, dataset, micro)
   local result = setmetatable({ trainer = trainer, model = m, quiet = quiet, records = {},
                                 status = "new", step = 0 }, Result)
   return result:run()

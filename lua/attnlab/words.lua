@@ -4,6 +4,7 @@
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local data = require "attnlab.data"
+local devices = require "attnlab.devices"
 local names = require "attnlab.names"
 local tables = require "attnlab.table"
 
@@ -11,7 +12,7 @@ local M = {}
 
 M.QUICK = { name = "quick", doc = "the small version that the file describes" }
 M.SEEDS = { name = "seeds", value = "N", doc = "the first N seeds, or a list such as 1,2,5" }
-M.DEVICE = { name = "device", value = "NAME", doc = "cpu (cuda: not in this version)" }
+M.DEVICE = { name = "device", value = "NAME", doc = "where it is computed: cpu (default), cuda, cuda:1, .." }
 M.JSON = { name = "json", doc = "machine-readable output" }
 M.LEGEND = { name = "legend", doc = "say what the columns of the table mean, as table.txt does" }
 M.PRINT = { name = "print-config", doc = "print the resolved configuration, presets written out, and stop" }
@@ -39,6 +40,12 @@ function M.meant(usage, f, ...)
   if not ok then refuse(usage, result) end
   return result
 end
+
+-- The device that --device names; nothing is opened.
+function M.device(args, usage) return M.meant(usage, devices.named, args.flags.device) end
+
+-- Makes it current, for commands that compute in this process.
+function M.on(args, usage) core.on(M.device(args, usage)) end
 
 -- f(with): an error is of usage where f(without) has none, as then the words make the difference.
 function M.blame(usage, f, with, without)

@@ -68,7 +68,7 @@ end
 
 local function train_run(dir, spec, progress)
   core.threads(spec.made.threads)
-  local trainer = train.trainer(nil, spec.config, spec.seed)
+  local trainer = train.trainer(nil, spec.config, spec.seed, nil, spec.made.micro_batch)
   if trainer.data.sha256 ~= spec.data_hash then
     error(("%s: the text %s has changed since the run was made: sha256 %.12s here, %.12s then"):format(
       names.shown(dir), trainer.data:shown(), trainer.data.sha256, spec.data_hash), 0)
@@ -86,7 +86,7 @@ local function train_run(dir, spec, progress)
   end
   local plan = model:plan(model.config.context)
   io.stderr:write("attention: ", plan, "\n")
-  writer:time { step = trainer.step_count, event = "plan", attention = plan }
+  writer:time { step = trainer.step_count, event = "plan", attention = plan, micro_batch = spec.made.micro_batch }
   local live = live_file(dir)
   sys.say_crashes("step " .. trainer.step_count + 1)
   local result = train.loop(trainer, {
@@ -120,7 +120,8 @@ local function last_step(dir)
   return type(last) == "table" and math.tointeger(last.step) or 0
 end
 
--- The run in `dir` from where it stands to its end. options: force, progress(info), traces (of refusals, too). Returns 0 (finished
+-- The run in `dir` from where it stands to its end. options: force, progress(info), memory (bytes that its
+-- tensors may take on the device), traces (of refusals, too). Returns 0 (finished
 -- or diverged), 130, LOCKED or 1; what went wrong is in `status` and on stderr.
 function M.run(dir, options)
   sys.catch_interrupts(true)
@@ -144,13 +145,18 @@ function M.run(dir, options)
     lock:close() -- done by another process, since it was asked for
     return 0
   end
+  local before = core.on()
   local ok, code = xpcall(function()
     local spec = store.config(dir)
+    core.on(spec.device)
+    core.memory_limit(options.memory or 0)
     check_origin(dir, spec, options.force)
     plugins.restore(spec.plugins, names.shown(dir))
     spec = store.config(dir) -- with them its id can be checked
     return train_run(dir, spec, options.progress)
   end, raised)
+  core.memory_limit(0)
+  core.on(before)
   if not ok then
     local stopped = code.text:find "interrupted$"
     local whole = code.fault or options.traces or os.getenv "ATTNLAB_TRACE"

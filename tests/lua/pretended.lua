@@ -137,6 +137,20 @@ T.test("bad ids are told at the next read, with the op", function()
   T.eq(rows:totable()[2], table_:totable()[1])
 end)
 
+T.test("numbers may be looked at in every tap", function()
+  local m = lab.model.new { layers = 2, width = 8, heads = 2, mlp = 8, context = 8, vocab = 9, seed = 1 }:eval()
+  local seen, taps = 0, {}
+  for _, row in ipairs(require "attnlab.nn.taps".of_layer(m, 2)) do
+    seen = seen + 1
+    taps[row.name] = function(t)
+      seen = seen - 1
+      t:flat()
+    end
+  end
+  m:forward({ { 1, 2, 3 } }, { taps = { [2] = taps } })
+  T.eq(seen, 0)
+end)
+
 T.test("a read inside a layer fails with its name", function()
   local Peek = lab.nn.Module.class "Peek"
   function Peek.new() return lab.nn.Module.create(Peek) end
@@ -145,7 +159,108 @@ T.test("a read inside a layer fails with its name", function()
   T.eq(core.ones { shape = { 2 } }:sum():item(), 2)
 end)
 
+T.test("what is made with device= lies there, whatever is current, and runs there", function()
+  local function all(device)
+    for _, make in ipairs { "zeros", "ones", "rand", "randn" } do
+      T.eq(core[make] { shape = { 2 }, device = device }:device(), device)
+    end
+    T.eq(core.tensor { data = { 1, 2 }, device = device }:device(), device)
+    T.eq(core.full({ shape = { 2 }, value = 1, device = device }):clone():device(), device)
+    T.raises(function() return core.zeros { shape = { 1 << 38 }, device = device } end, "out of memory")
+    local m = lab.model.new { layers = 2, width = 8, heads = 2, mlp = 8, context = 8, vocab = 65, seed = 1, device = device,
+                              attention = { preset = "softmax", conv = 3, qk_norm = true, ["2"] = { heads = { ["1"] = { denominator = "none" } } } } }
+    for name, t in pairs(m:parameters()) do T.eq(t:device(), device, name) end
+    local ids, out = { 1, 2, 3, 4, 5, 6 }, {}
+    out[1] = m:forward { ids }:totable()
+    local st, logits = m:state(), nil
+    logits, st = m:step({ ids }, st)
+    T.eq(st:components()[1].tensor:device(), device)
+    out[2] = logits:totable()
+    local _, written = m:generate { prompt = ids, tokens = 2, temperature = 1, past_context = "slide" }
+    out[3] = written
+    local s = m:fork()
+    s.layer[1]:set { output_norm = "rms" }
+    for name, t in pairs(s:parameters()) do T.eq(t:device(), device, name) end
+    s:undo()
+    s:redo()
+    out[4] = s:forward({ ids }):totable()
+    out[5] = s:map({ ids = ids, layer = 1, head = 1 }).values:totable()
+    out[6] = s:trace(ids, { "entropy" }).values.entropy:totable()
+    local a = lab.attention.new { heads = 2, head_dim = 4, width = 8, output_gate = "sigmoid", device = device }
+    for name, t in pairs(a:parameters()) do T.eq(t:device(), device, name) end
+    T.eq(a:state({ device = device }):components()[1].tensor:device(), device)
+    T.eq(lab.nn.Linear(2, 3, { device = device }).weight:device(), device)
+    local r = lab.train(m, { data = "shakespeare", steps = 3, batch_size = 2, eval_windows = 2, warmup_steps = 1, quiet = true })
+    out[7] = r:curve "valid/loss"[1][2]
+    return out
+  end
+  local want = on("cpu", all, "cpu")
+  T.near(on("cpu", all, "pretended"), want, 1e-5)
+  T.near(on("pretended", all, "cpu"), want, 1e-6)
+end)
+
+T.test("a model goes to another device as a copy, and two devices are no pair", function()
+  local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 8, vocab = 9, seed = 1, device = "cpu" }
+  local there = m:to "pretended"
+  T.eq(m.embedding.weight:device(), "cpu")
+  for name, t in pairs(there:parameters()) do
+    T.eq(t:device(), "pretended")
+    T.ok(t:requires_grad(), name)
+  end
+  T.near(there:forward({ { 1, 2, 3 } }):totable(), m:forward({ { 1, 2, 3 } }):totable(), 1e-6)
+  T.eq(there:to("cpu").device, "cpu")
+  T.raises(function() return there:fork():to "cpu" end, "a fork stays on pretended")
+  local ev = lab.evalset { data = text, windows = 1, context = 4 }
+  T.raises(function() return ev:diff(m, there) end, "one on cpu and one on pretended")
+  T.raises(function() return lab.model.new { vocab = 3, device = "cuba" } end, "no device 'cuba' here")
+end)
+
+T.test("memory of a device, and its limit", function()
+  local x <close> = core.zeros { shape = { 1000 }, device = "pretended" }
+  T.ok(core.memory("pretended").live >= 4000)
+  core.memory_limit(core.memory().live + (1 << 20))
+  T.raises(function() return core.zeros { shape = { 1 << 20 } } end, "out of memory: a tensor needs 4194304 bytes, %d+ of %d+ are in use")
+  core.zeros { shape = { 1 << 17 } }:free()
+  core.memory_limit(0)
+  core.zeros { shape = { 1 << 20 } }:free()
+end)
+
 local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+T.test("experiments, run there by workers, killed and resumed, a batch in parts among them", function()
+  local path, root = tiny.experiment '{ name = "cosine", attention = "p2/cottention" },'
+  local store = require "attnlab.store"
+  local code, out = tiny.run { "run", path, "--jobs", "2", "out_dir=" .. root }
+  T.eq(code, 0, out)
+  T.ok(core.sys.exists(root .. "/tiny+pretended/table.txt"), "results of another device have a folder of their own")
+  local here = tiny.metrics(root)
+  local host = T.folder() .. "/runs"
+  T.eq((tiny.run { "run", path, "--device", "cpu", "out_dir=" .. host }), 0)
+  local function last(dir)
+    local list = store.metrics(dir)
+    return { list[#list]["valid/loss"] or list[#list - 1]["valid/loss"] }
+  end
+  local by = {}
+  for _, dir in ipairs(tiny.run_dirs(host)) do
+    local spec = store.config(dir)
+    T.eq(spec.device, "cpu")
+    by[spec.arm .. spec.seed] = last(dir)
+  end
+  for _, dir in ipairs(tiny.run_dirs(root)) do
+    local spec = store.config(dir)
+    T.eq(spec.device, "pretended")
+    T.near(last(dir), by[spec.arm .. spec.seed], 1e-4)
+  end
+  local other = T.folder() .. "/runs"
+  local pid = tiny.start { "run", path, "out_dir=" .. other, "steps=24" }
+  while not (core.sys.exists(other .. "/tiny") and #tiny.run_dirs(other) > 0
+    and core.sys.exists(tiny.run_dirs(other)[1] .. "/checkpoint.safetensors")) do core.sys.sleep(0.01) end
+  core.sys.kill(pid, 9)
+  core.sys.wait(pid)
+  code, out = tiny.run { "run", path, "out_dir=" .. other, "steps=24" }
+  T.eq(code, 0, out)
+  T.eq(tiny.metrics(other), here)
+end)
+
 local seen = {}
 for _, preset in ipairs(lab.attention.list()) do
   if not seen[preset.family] then

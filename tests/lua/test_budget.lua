@@ -53,6 +53,29 @@ for _, case in ipairs {
   end)
 end
 
+T.test("a batch that has no room goes by parts, which have", function()
+  local cfg = lab.config.resolve(BASE)
+  local function most(micro) return (budget.counted(function()
+    local trainer = lab.train.trainer(nil, cfg, 0, text, micro)
+    trainer:step()
+    trainer:step()
+    trainer:evaluate()
+  end)) end
+  local whole, least = most(8), most(1)
+  T.ok(least < whole / 2, ("%d of %d"):format(least, whole))
+  T.eq(budget.micro_batch(cfg, text, whole * 2), 8)
+  local seen = {}
+  for _, bytes in ipairs { whole, whole * 3 // 4, whole // 2, least * 5 // 4 } do
+    local n = budget.micro_batch(cfg, text, bytes)
+    seen[#seen + 1] = n
+    T.ok(most(n) <= bytes, ("%d windows in %d bytes"):format(n, bytes))
+  end
+  T.ok(seen[1] > seen[#seen], table.concat(seen, " "))
+  T.raises(function() budget.micro_batch(cfg, text, least // 4) end, "^one window of 128 tokens needs more memory than")
+  T.eq(core.on(), "cpu")
+  T.eq(budget.micro_batch(cfg, text, whole * 2), 8) -- no limit stays behind
+end)
+
 T.test("what fails while it is counted ends on the cpu", function()
   T.raises(function() budget.counted(error, "by hand") end, "by hand")
   T.eq(core.on(), "cpu")

@@ -1,7 +1,8 @@
 -- The command line: parsing, help from the one table, exit statuses, and every command once.
 local T = ...
 local cli = require "attnlab.cli"
-local json = require("attnlab.core").json
+local core = require "attnlab.core"
+local json = core.json
 local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 local sys = require("attnlab.core").sys
 
@@ -186,7 +187,15 @@ T.test("failures: status 1 and what is wrong", function()
   expects(1, "returns no experiment", "run", file)
   sys.write(file, "return (")
   expects(1, "x.lua:1", "run", file)
-  expects(1, "no GPU kernels", "run", (tiny.experiment ""), "--device", "cuda")
+  local why = core.devices().cuda
+  if not core.devices()[2] then -- one reason, whatever is asked of a GPU that is not there
+    local said = "^attnlab: device cuda: " .. why:gsub("%p", "%%%0")
+    expects(1, said, "run", (tiny.experiment ""), "--device", "cuda")
+    expects(1, said, "train", "--device", "cuda:0", "steps=1")
+    expects(1, said, "generate", "experiments/models/stories260K.bin", "--device", "cuda")
+    expects(0, '"why": "' .. why:gsub("%p", "%%%0"), "devices", "--json")
+    expects(0, why:gsub("%p", "%%%0"), "devices")
+  end
   expects(1, "not a run folder", "compare", "a", "b")
   expects(1, "./lab test", "test")
   expects(1, "no such file", "train", "data=nowhere.txt")

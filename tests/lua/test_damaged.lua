@@ -70,6 +70,8 @@ local BAD = {
   config_measure = { set("config.json", "measure", { 3 }), "'measure%[1%]': string expected, got number" },
   config_threads = { function(dir) edit(dir .. "/config.json", '"threads": %d+', '"threads": 100000') end,
                      "'made.threads': 1 to 4096 expected, got 100000" },
+  config_micro = { function(dir) edit(dir .. "/config.json", '"threads": %d+', '"threads": 1, "micro_batch": 0') end,
+                   "'made.micro_batch': 1 or more expected, got 0" },
   config_long = { function(dir) edit(dir .. "/config.json", '"preset": "softmax"', '"' .. ("x"):rep(1 << 20) .. '": 1') end,
                   "unknown option 'x+%.%.%." }, -- looked for among the known ones, in no time
   config_escape = { set("config.json", "device", "\27]0;x\7"), "config.json: it is that of run" },

@@ -307,6 +307,25 @@ T.test("a run of another program is stale when finished, and refused when it wou
   T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1", "--force" }), 0)
 end)
 
+T.test("a card has one run at a time unless told, and runs share its memory", function()
+  local runner, devices = require "attnlab.runner", require "attnlab.devices"
+  local plan = { arms = { 1, 2, 3 }, seeds = { 1, 2 }, device = "cuda" }
+  T.eq({ runner.shares(plan, {}) }, { 1, sys.cores() })
+  T.eq((runner.shares(plan, { jobs = 2 })), 2)
+  plan.device = "cpu"
+  T.eq((runner.shares(plan, {})), math.min(6, sys.cores()))
+  T.eq(devices.share("cpu", 1), nil)
+  local card = devices.card
+  devices.card = function() return "a card", 17 << 30 end
+  T.eq({ devices.share("cuda", 1), devices.share("cuda:1", 4) }, { 16 << 30, 4 << 30 })
+  devices.card = function() return "a small card", 8 << 20 end
+  T.eq(devices.share("cuda", 1), 7 << 20)
+  devices.card = function() return nil, "no such card" end
+  T.raises(function() return devices.share("cuda:3", 1) end, "^device cuda:3: no such card$")
+  devices.card = card
+  T.eq({ devices.named "cuda:0", devices.named "cuda:2", devices.named(nil) }, { "cuda", "cuda:2", "cpu" })
+end)
+
 T.test("a locked run folder is named", function()
   local path, other = tiny.experiment(ARMS)
   T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }), 0)

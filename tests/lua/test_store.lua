@@ -223,6 +223,24 @@ T.test("differences to the program that made a run", function()
   T.eq(store.differences(spec { made = { source = "x", libraries = "y", threads = 1 } }), { "source", "libraries" })
 end)
 
+T.test("a run on a card is also of its driver and libraries; another card goes on with it", function()
+  local s = spec { device = "cuda" }
+  T.eq(store.libraries "cpu", core.libraries())
+  T.ok(not store.libraries("cpu"):find "cuda", "what a CPU run depends on is no card")
+  T.ok(store.libraries("cuda"):find(core.libraries() .. ", cuda: ", 1, true))
+  s.made.libraries = store.libraries "cuda"
+  T.eq(store.differences(s), {})
+  s.made.libraries = s.made.libraries .. " another"
+  T.eq(store.differences(s), { "libraries" })
+  local root = T.folder()
+  local dir = store.create(root, s)
+  store.set_status(dir, "interrupted", 1)
+  sys.write(dir .. "/checkpoint.safetensors", "")
+  s.device = "cuda:1"
+  T.eq(store.create(root, s), dir)
+  T.eq(store.config(dir).device, "cuda:1")
+end)
+
 T.test("a run that another process works on is not cleared", function()
   local dir = store.create(T.folder(), spec())
   local lock = store.lock(dir)

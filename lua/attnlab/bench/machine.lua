@@ -34,7 +34,7 @@ function M.finish(m)
 end
 
 function M.versions()
-  return { attnlab = core.version, source = store.source_hash(), libraries = store.libraries(),
+  return { attnlab = core.version, source = store.source_hash(), libraries = store.libraries(core.on()),
            lua = _VERSION }
 end
 

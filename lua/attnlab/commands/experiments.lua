@@ -3,6 +3,7 @@
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
+local devices = require "attnlab.devices"
 local experiment = require "attnlab.experiment"
 local given = require "attnlab.given"
 local names = require "attnlab.names"
@@ -30,13 +31,6 @@ local function sets_of(args, usage, new)
     end
   end
   return list, root
-end
-
-local function check_device(args, usage)
-  local device = args.flags.device or "cpu"
-  if device == "cpu" then return end
-  if device ~= "cuda" then usage("%s", names.unknown("device", device, { "cpu", "cuda" })) end
-  error("device cuda: this version has no GPU kernels yet; it runs on the CPU (" .. core.info() .. ")", 0)
 end
 
 -- "3" = the first three (1.. when there are fewer), "1,2,5" = these.
@@ -68,9 +62,10 @@ local function run_study(s, args, usage, measure)
   end
   if flags.quick and not s.has_quick then usage("%s: %s", s.name, given.NO_QUICK) end
   local declared = flags.quick and s.quick.seeds or s.seeds
-  local options = { quick = flags.quick, root = root, seeds = seeds_of(flags.seeds, declared, usage), fresh = flags.fresh,
+  local options = { device = words.device(args, usage), quick = flags.quick, root = root, seeds = seeds_of(flags.seeds, declared, usage), fresh = flags.fresh,
                     quiet = flags.json, json = flags.json, legend = flags.legend }
-  local list = words.blame(usage, function(o) return s:plan(o) end, options, { quick = flags.quick, root = root })
+  core.on(options.device) -- it measures in this process
+  local list = words.blame(usage, function(o) return s:plan(o) end, options, { device = options.device, quick = flags.quick, root = root })
   if flags["print-config"] or flags["dry-run"] then
     local cases = {}
     for i, item in ipairs(list) do
@@ -95,7 +90,7 @@ local function plan_of(e, args, usage, new)
   local sets, root = sets_of(args, usage, new)
   if args.flags.quick and not e.has_quick then usage("%s: %s", e.name, given.NO_QUICK) end
   local declared = args.flags.quick and e.quick.seeds or e.seeds
-  local wanted = { quick = args.flags.quick, set = sets, seeds = seeds_of(args.flags.seeds, declared, usage) }
+  local wanted = { device = words.device(args, usage), quick = args.flags.quick, set = sets, seeds = seeds_of(args.flags.seeds, declared, usage) }
   return words.blame(usage, function(o) return e:plan(o) end, wanted, { quick = wanted.quick }), root
 end
 
@@ -108,7 +103,7 @@ end
 
 local BUDGET_COLUMNS = {
   { key = "name", title = "arm", wrap = true }, { key = "parameters", title = "parameters", right = true },
-  { key = "flops", title = "FLOP/step", right = true }, { key = "memory", title = "memory", right = true },
+  { key = "flops", title = "FLOP/step", right = true }, { key = "memory", title = "memory", right = true }, { key = "micro_batch", title = "windows at once", right = true },
   { key = "state", title = "state", right = true },
 }
 
@@ -120,20 +115,22 @@ end
 local function dry_run(plan, as_json, jobs)
   local budget = require "attnlab.budget"
   local at_once, threads = require("attnlab.runner").shares(plan, { jobs = jobs })
+  local share = devices.share(plan.device, at_once)
   core.threads(threads)
   local list, cells, flops, texts = {}, {}, 0, {}
   for i, arm in ipairs(plan.arms) do
     local text = arm.config.train.data
     texts[text] = texts[text] or data.open(text)
-    local b = budget.of(arm.config, texts[text])
+    local b = budget.of(arm.config, texts[text], share)
     b.arm, list[i] = arm.name, b
     flops = flops + b.flops * arm.config.train.steps * #plan.seeds
     cells[i] = { name = arm.name, parameters = tables.human(b.parameters), flops = tables.human(b.flops),
-                 memory = tables.human(b.memory, true), state = budget.state_text(b.state_bytes, arm.config) }
+                 memory = tables.human(b.memory, true), micro_batch = b.micro_batch, state = budget.state_text(b.state_bytes, arm.config) }
   end
   local n = #plan.arms * #plan.seeds
   if as_json then
-    print(json.encode({ experiment = plan.name, runs = n, flops = flops, jobs = at_once, threads = threads, arms = list }, { pretty = true }))
+    print(json.encode({ experiment = plan.name, runs = n, flops = flops, jobs = at_once, threads = threads, device = plan.device,
+      device_memory = share, arms = list }, { pretty = true }))
     return
   end
   print((tables.text(BUDGET_COLUMNS, cells, tables.terminal())))
@@ -148,7 +145,7 @@ local function same_command(args)
     if args.flags[name] then line[#line + 1] = "--" .. name end
   end
   for _, path in ipairs(args.flags.plugin or {}) do line[#line + 1] = "--plugin " .. names.word(path) end
-  for _, name in ipairs { "seeds", "jobs" } do
+  for _, name in ipairs { "device", "seeds", "jobs" } do
     if args.flags[name] then line[#line + 1] = ("--%s %s"):format(name, names.word(args.flags[name])) end
   end
   for _, kv in ipairs(args.sets) do
@@ -158,7 +155,6 @@ local function same_command(args)
 end
 
 local function run(args, usage)
-  check_device(args, usage)
   local e = experiment.load(args.words[1])
   if getmetatable(e) == study.class then return run_study(e, args, usage, true) end
   local plan, root = plan_of(e, args, usage, true)
@@ -206,23 +202,25 @@ end
 
 -- One run in this process: an experiment of one arm, without a comparison.
 local function train(args, usage)
-  check_device(args, usage)
   local sets, root = sets_of(args, usage, true)
   local e = experiment { name = "train", arms = { { name = "train" } }, seeds = { 1 } }
   local seed = args.flags.seed and words.whole(args.flags.seed, "seed", usage, 0)
-  local plan = words.meant(usage, e.plan, e, { set = sets, seeds = seed and { seed } })
+  local plan = words.meant(usage, e.plan, e, { device = words.device(args, usage), set = sets, seeds = seed and { seed } })
   if args.flags["print-config"] then return print_config(plan) end
   if args.flags["dry-run"] then return dry_run(plan, args.flags.json, 1) end
-  local run = require("attnlab.runner").expand(plan, { root = root, jobs = 1 })[1]
+  local runner = require "attnlab.runner"
+  local memory = devices.share(plan.device, 1)
+  local run = runner.expand(plan, { root = root, jobs = 1 })[1]
   local new = not sys.exists(run.dir)
   if args.flags.fresh then store.restart(run.dir) end
+  runner.choose_micro_batch(run, memory)
   store.create(root, run.spec)
   local shown = names.shown(run.dir)
   local progress = require "attnlab.progress"
   local line = progress.new()
   local code = 0
   if not store.complete(run.dir) then
-    code = require("attnlab.worker").run(run.dir, { force = args.flags.force,
+    code = require("attnlab.worker").run(run.dir, { force = args.flags.force, memory = memory,
       progress = function(info) line:update(info) end })
     line:close()
   end
@@ -257,13 +255,13 @@ return {
   { name = "run", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true, run = run,
     doc = "run an experiment: all arms and seeds, resumable; table and figure",
     options = { words.QUICK, words.SEEDS, words.DEVICE,
-                { name = "jobs", value = "N", doc = "runs at a time (default: one per core)" },
+                { name = "jobs", value = "N", doc = "runs at a time (default: one per core; on a GPU one)" },
                 { name = "fresh", doc = "start every run of the experiment again" },
                 words.FORCE, words.PLUGIN, words.PRINT, words.DRY, words.LEGEND, words.JSON },
     more = words.SETS },
   { name = "plot", args = "FILE.lua [key.sub=value ...]", least = 1, most = 1, sets = true, run = plot,
     doc = "table and figure again from the runs that exist",
-    options = { words.QUICK, words.SEEDS, words.PLUGIN, words.LEGEND, words.JSON,
+    options = { words.QUICK, words.SEEDS, words.DEVICE, words.PLUGIN, words.LEGEND, words.JSON,
                 { name = "pdf", doc = "instead: the figure as a PDF for a paper" },
                 { name = "panel", value = "a|b|c", doc = "with --pdf: one panel of it, without title and notes" },
                 { name = "width", value = "3.3in", doc = "with --pdf: its width (10in; a panel 3.3in); also mm, cm, pt" } },

@@ -35,6 +35,7 @@ local MOST_EXP = 709 -- whose exponential is a number
 
 -- The model that the first word names, read by the tokenizer that another one gives.
 local function load(args, tokenizer, usage)
+  words.on(args, usage)
   return words.blame(usage, function(o) return model.load(args.words[1], o) end, { tokenizer = tokenizer }, {})
 end
 
@@ -88,11 +89,11 @@ return {
     doc = "loss of a model file or run folder on validation text",
     options = { { name = "windows", value = "N", doc = "validation windows (a run's own eval_windows; 96)" },
                 { name = "data", value = "TEXT", doc = "name or path (default: what the model was trained on)" },
-                { name = "other-text", doc = "measure though the text of that name has changed since" }, words.PLUGIN, words.JSON },
+                { name = "other-text", doc = "measure though the text of that name has changed since" }, words.DEVICE, words.PLUGIN, words.JSON },
     more = "Keys: data=TEXT as --data, tokenizer=FILE for llama2.c models." },
   { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true, run = generate,
     doc = "text from a model file or run folder",
     more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE\n"
       .. "past_context=slide|continue|stop (when the context is full). Speed and state go to stderr.",
-    options = { words.PLUGIN } },
+    options = { words.DEVICE, words.PLUGIN } },
 }

@@ -29,6 +29,7 @@ local function repl(args, usage)
     return 0
   end
   if (args.flags.resume or args.flags.session) and (file or model) then usage "repl: --resume brings back what the session was given: no other words" end
+  words.on(args, usage)
   return require("attnlab.prompt").run { file = file, step = step ~= nil, model = model, resume = args.flags.resume,
     session = args.flags.session }
 end
@@ -39,7 +40,8 @@ return {
     options = { { name = "resume", doc = "bring the last session back" },
                 { name = "session", value = "ID", doc = "bring that session back" },
                 { name = "sessions", doc = "list the sessions that are kept" },
-                { name = "step", value = "FILE.lua", doc = "go through a file chunk by chunk" }, words.PLUGIN },
+                { name = "step", value = "FILE.lua", doc = "go through a file chunk by chunk" },
+                words.DEVICE, words.PLUGIN },
     more = "FILE.lua is run first, and what it made stays. m is the model (a run folder, a model file, an arm such as\n"
       .. "\"denominator:exp + L2\"), s its fork, ev its evaluation set. From a pipe the first error ends with status 1." },
 }

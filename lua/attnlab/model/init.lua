@@ -1,7 +1,8 @@
--- Language models, made and loaded. model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=,
+-- Language models, made and loaded, with device= elsewhere than on the current device. model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=,
 -- seed=}, with the options of config.lua's model rows, flat or as a configuration { model = ..,
 -- attention = .. }, and model.load(path) for our own safetensors and for llama2.c's .bin.
 local core = require "attnlab.core"
+local devices = require "attnlab.devices"
 local config = require "attnlab.config"
 local Module = require "attnlab.nn.module"
 local names = require "attnlab.names"
@@ -16,7 +17,8 @@ local MOST_SIZE = (1 << 31) - 1 -- products of two are integers
 
 -- Flat options, or a configuration's model and train, as a resolved configuration.
 local function resolve(opts)
-  local known = { "attention", "seed", "dtype", "vocabulary" }
+  local known = { "attention", "seed", "dtype", "vocabulary", "device" }
+  local own = #known
   local nested = opts.model ~= nil or opts.train ~= nil
   table.move(nested and { "model", "train" } or rows.names(config.rows.model), 1,
     nested and 2 or #config.rows.model, #known + 1, known)
@@ -26,7 +28,7 @@ local function resolve(opts)
     for i, name in ipairs(known) do
       if name == k then
         found = true
-        if i > 4 then flat[k] = v end
+        if i > own then flat[k] = v end
       end
     end
     if not found then error("model: " .. names.unknown("option", k, known), 0) end
@@ -55,7 +57,7 @@ function M.new(opts)
   end
   local arch = require("attnlab.model.arch." .. cfg.model.arch)
   return arch.new(cfg.model, cfg.attention,
-    { seed = opts.seed, dtype = cfg.train.dtype, vocabulary = opts.vocabulary })
+    { seed = opts.seed, dtype = cfg.train.dtype, device = opts.device, vocabulary = opts.vocabulary })
 end
 
 -- The llama2.c tokenizer given, or tok<size>.bin beside the model, no link; nil when there is none.
@@ -159,12 +161,12 @@ local function load_safetensors(path, opts)
   return m
 end
 
+local LOADS = { "dtype", "tokenizer", "device" }
+
 local function load(path, opts)
   opts = names.options("model.load", opts)
   for k in pairs(opts) do
-    if k ~= "dtype" and k ~= "tokenizer" then
-      error("model.load: " .. names.unknown("option", tostring(k), { "dtype", "tokenizer" }), 3)
-    end
+    if not names.find(LOADS, k) then error("model.load: " .. names.unknown("option", tostring(k), LOADS), 3) end
   end
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 3) end
   local kind = core.sys.exists(path)
@@ -187,9 +189,10 @@ local function load(path, opts)
 end
 
 -- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64", "bf16"), tokenizer (path of a
--- llama2.c tokenizer table). m.origin says where it came from.
+-- llama2.c tokenizer table), device. m.origin says where it came from.
 function M.load(path, opts)
-  local m = load(path, opts)
+  local there = type(opts) == "table" and devices.opened(opts.device) or core.on()
+  local m = devices.on(there, load, path, opts)
   m.origin = { path = core.sys.realpath(path) }
   return m
 end

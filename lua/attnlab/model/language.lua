@@ -20,6 +20,7 @@
 local core = require "attnlab.core"
 local maps = require "attnlab.attention_map"
 local config = require "attnlab.config"
+local devices = require "attnlab.devices"
 local generate = require "attnlab.generate"
 local names = require "attnlab.names"
 local nn = require "attnlab.nn"
@@ -40,9 +41,9 @@ function LanguageModel.class(name)
   return Module.class(name, LanguageModel)
 end
 
--- opts: seed, dtype, vocabulary.
+-- opts: seed, dtype, device, vocabulary.
 function LanguageModel.create(class, m, attention, opts)
-  local self = Module.create(class, { seed = opts.seed, dtype = opts.dtype })
+  local self = Module.create(class, { seed = opts.seed, dtype = opts.dtype, device = opts.device })
   self.config, self.spec, self.vocabulary = config.copy(m), config.copy(attention), opts.vocabulary
   self.layers = {}
   return self
@@ -313,5 +314,9 @@ function LanguageModel:save(path)
   end
   core.safetensors.save(path, self:tensors(), self:metadata())
 end
+
+-- What makes tensors makes them where the model lies.
+devices.wrap(LanguageModel, { "hidden", "logits", "forward", "loss", "state", "load_state", "tap", "attention_map", "map",
+                              "trace", "generate" })
 
 return LanguageModel

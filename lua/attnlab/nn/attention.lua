@@ -6,6 +6,7 @@
 -- below) and `heads`, options of single heads by number: see heads.lua. A preset brings layer
 -- options along; what the spec says wins over them.
 local core = require "attnlab.core"
+local devices = require "attnlab.devices"
 local Module = require "attnlab.nn.module"
 local Linear = require "attnlab.nn.linear"
 local RMSNorm = require("attnlab.nn.norm").RMSNorm
@@ -26,7 +27,7 @@ local function assemble(self, spec, old)
   self:hold("q_proj.weight", { outer, self.width })
   self:hold("k_proj.weight", { kv, self.width })
   local _, _, layer = Attention.split(spec)
-  self.family = Attention.family_of(spec, {
+  self.family = devices.on(self.device, Attention.family_of, spec, {
     heads = self.heads, kv_heads = self.kv_heads, head_dim = dim, value_dim = dim,
     width = self.width, dtype = self.dtype, seed = self.seed, tag = self:path "attnlab" })
   layer = Attention.layer_options(self.family:layer(), layer)
@@ -80,7 +81,7 @@ end
 -- This layer with another spec: a new module of the same projections, in which parameters whose name
 -- and shape stay are the very tensors and new ones are initialised by name. This one stays as it is.
 function Attention:with(spec)
-  local new = Module.create(Attention, { seed = self.seed, name = self.name, dtype = self.dtype })
+  local new = Module.create(Attention, { seed = self.seed, name = self.name, dtype = self.dtype, device = self.device })
   for _, k in ipairs { "width", "heads", "kv_heads", "head_dim", "init", "training" } do
     new[k] = self[k]
   end
@@ -118,7 +119,7 @@ function Attention:convolve(x, which, tail)
   local now <close> = term(x, width)
   local y = now + c.bias
   for i = 1, math.min(width, T) - 1 do
-    local zeros <close> = core.zeros { shape = { x:size(1), i, x:size(3) }, dtype = x:dtype() }
+    local zeros <close> = core.zeros { shape = { x:size(1), i, x:size(3) }, dtype = x:dtype(), device = x:device() }
     local before <close> = x[{ {}, { 1, T - i } }]
     local product <close> = term(before, width - i)
     local earlier <close> = core.op.concat({ zeros, product }, { axis = 2 })
@@ -244,7 +245,7 @@ end
 
 function Attention:clone_into(seen)
   local new = Module.clone_into(self, seen)
-  new.family = Attention.family_of(self.spec, {
+  new.family = devices.on(new.device, Attention.family_of, self.spec, {
     heads = self.heads, kv_heads = self.kv_heads, head_dim = self.head_dim,
     value_dim = self.head_dim, width = self.width, dtype = self.dtype, seed = self.seed,
     tag = self:path "attnlab" })
@@ -263,4 +264,5 @@ function Attention:state_bytes(t, replay)
   return own + conv * width * size
 end
 
+devices.wrap(Attention, { "state", "step", "load_state" })
 return Attention

@@ -19,7 +19,7 @@ function M:state(opts)
   for _, which in ipairs(self.layer.conv > 1 and { "q", "k", "v" } or {}) do
     local channels = self.convolution[which].weight:size(2)
     parts[#parts + 1] = { name = "conv." .. which, doc = CONV_DOC, tensor = core.zeros {
-      shape = { batch, self.layer.conv - 1, channels }, dtype = self.dtype } }
+      shape = { batch, self.layer.conv - 1, channels }, dtype = self.dtype, device = self.device } }
   end
   return State.new(self, 0, batch, parts)
 end

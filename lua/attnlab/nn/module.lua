@@ -7,7 +7,9 @@
 --          the sequence of lab.manual_seed gives it
 --   name   full name of this module in its model ("model.layers.0.mlp"), the start of tensor names
 --   dtype  "f32" (default), "f64" or "bf16"
+--   device where its tensors lie and it runs: "cpu", "cuda", "cuda:1" (default: the current one)
 local core = require "attnlab.core"
+local devices = require "attnlab.devices"
 local names = require "attnlab.names"
 local parameters = require "attnlab.parameters"
 
@@ -16,6 +18,12 @@ Module.__index = Module
 
 -- A layer that runs where its work is queued: reading numbers there is an error with its name.
 local TURN = { __close = function(t) core.turn(t.before) end }
+
+local function awaited(self, name, ...)
+  if self.device == "cpu" then return self:forward(...) end -- nothing is waited for
+  local turn <close> = setmetatable({ before = core.turn(name) }, TURN)
+  return self:forward(...)
+end
 
 -- A new class, of a base class or of Module. Called, it makes an instance; an instance called runs forward.
 function Module.class(name, base)
@@ -27,9 +35,7 @@ function Module.class(name, base)
   class.__name = "attnlab.nn." .. name
   class.class_name = name
   class.__call = function(self, ...)
-    if core.on() == "cpu" then return self:forward(...) end -- nothing is waited for
-    local turn <close> = setmetatable({ before = core.turn(name) }, TURN)
-    return self:forward(...)
+    return devices.on(self.device, awaited, self, name, ...)
   end
   class.__tostring = function(self)
     return ("%s (%d parameters)"):format(name, self:n_parameters())
@@ -37,7 +43,7 @@ function Module.class(name, base)
   return class
 end
 
-local COMMON = { "seed", "name", "dtype" }
+local COMMON = { "seed", "name", "dtype", "device" }
 
 -- An instance of `class` with the common options; `own` lists the class's further option names, and
 -- any other key of opts is an error.
@@ -54,18 +60,18 @@ function Module.create(class, opts, own)
   end
   local seed = opts.seed
   if seed == nil then
-    local draw <close> = core.rand { shape = { 1 }, dtype = "f64" }
+    local draw <close> = core.rand { shape = { 1 }, dtype = "f64", device = "cpu" }
     seed = math.tointeger(draw:item() * 2.0 ^ 53 // 1)
   elseif math.type(seed) ~= "integer" then
     error(("%s: option 'seed': integer expected, got %s"):format(class.class_name, tostring(seed)), 3)
   end
   return setmetatable({ seed = seed, name = opts.name or "", dtype = opts.dtype or "f32",
-                        training = true, members = {} }, class)
+                        device = devices.opened(opts.device), training = true, members = {} }, class)
 end
 
 -- The common options for a part of this module: its name is this one's with `key` behind.
 function Module:part(key, more)
-  local opts = { seed = self.seed, dtype = self.dtype, name = self:path(key) }
+  local opts = { seed = self.seed, dtype = self.dtype, device = self.device, name = self:path(key) }
   for k, v in pairs(more or {}) do opts[k] = v end
   return opts
 end
@@ -124,7 +130,7 @@ end
 -- New tensor with U(-bound, bound), N(0, deviation) or one value.
 function Module:uniform(key, shape, bound)
   self:hold(key, shape)
-  local t = core.zeros { shape = shape, dtype = self.dtype }
+  local t = core.zeros { shape = shape, dtype = self.dtype, device = self.device }
   t:fill_uniform(self.seed, self:path(key), -bound, bound)
   return t
 end
@@ -132,14 +138,14 @@ end
 -- New tensor of N(0, deviation).
 function Module:normal(key, shape, deviation)
   self:hold(key, shape)
-  local t = core.zeros { shape = shape, dtype = self.dtype }
+  local t = core.zeros { shape = shape, dtype = self.dtype, device = self.device }
   t:fill_normal(self.seed, self:path(key), 0, deviation)
   return t
 end
 
 -- New tensor of one value.
 function Module:constant(shape, value)
-  return core.full { shape = shape, dtype = self.dtype, value = value }
+  return core.full { shape = shape, dtype = self.dtype, value = value, device = self.device }
 end
 
 -- Internal: appends names and tensors below `prefix`, buffers where they are wanted; modules that keep tensors
@@ -201,17 +207,26 @@ function Module:replace(part, other)
   end
 end
 
+local THERE = {} -- key of `seen`: the device that a copy is for
+
+-- The module again on that device, its tensors copies; on its own it is a clone. What it was made of stays.
+function Module:to(device)
+  local there = devices.opened(device)
+  if there == self.device then return self:clone() end
+  return devices.on(there, self.clone_into, self, { [THERE] = there })
+end
+
 -- The module again: its tensors share memory with this one's until either is written, all else is
 -- its own. Modules that keep tensors elsewhere add to it.
 function Module:clone()
   return self:clone_into {}
 end
 
--- Internal: a fork of the tensor; seen: what was cloned already, tensors by their id, so that one tensor stays one.
+-- Internal: a fork of the tensor, or a copy on another device; seen: what was cloned already, tensors by their id, so that one tensor stays one.
 function Module.clone_tensor(t, seen)
   local id = t:id()
   if not seen[id] then
-    seen[id] = t:fork()
+    seen[id] = seen[THERE] and t:to(seen[THERE]) or t:fork()
     seen[id]:requires_grad(t:requires_grad())
   end
   return seen[id]
@@ -234,6 +249,7 @@ function Module:clone_into(seen)
     return seen[v] or v
   end
   for k, v in pairs(self) do new[k] = clone(v) end
+  new.device = seen[THERE] or self.device
   return new
 end
 

@@ -35,10 +35,18 @@ for _, list in ipairs { M.layer, M.block } do
   for _, row in ipairs(list) do outer[row.name] = row end
 end
 
+local TURN = { __close = function(turn) core.turn(turn.before) end }
+
+-- A tap's function may look at numbers, which the layer that calls it may not.
+local function look(f, ...)
+  local turn <close> = setmetatable({ before = core.turn "" }, TURN)
+  return f(...)
+end
+
 -- What stands at the tap `name` for t.
 function M.at(taps, name, t)
   local f = taps and taps[name]
-  return f and f(t) or t
+  return f and look(f, t) or t
 end
 
 -- Those of a layer's taps that are its family's, or nil.
@@ -96,7 +104,7 @@ function M.behind(own, first)
   local out = {}
   for name, f in pairs(own) do
     local before = outer[name] and first or 0
-    out[name] = function(t, heads) return f(t, before, heads, first > 0) end
+    out[name] = function(t, heads) return look(f, t, before, heads, first > 0) end
   end
   return out
 end

@@ -1,6 +1,7 @@
 -- The parts of a fork that can be changed: s.layer[i], s.layer["*"], s.layer[i].head[h]. handles(fork) is what stands
 -- as s.layer; options over those of each layer of a part, or of its head, are one entry of the fork's list.
 local config = require "attnlab.config"
+local devices = require "attnlab.devices"
 local rows = require "attnlab.rows"
 local Attention = require "attnlab.nn.attention"
 local merge = require("attnlab.nn.heads").merge
@@ -82,7 +83,7 @@ function Handle:set(options)
   local fork, new = self.session, {}
   for _, i in ipairs(self.list) do
     local layer = fork.layers[i].attention
-    local ok, result = pcall(function() return layer:with(changed(layer, options, self.number)) end)
+    local ok, result = pcall(devices.on, fork.device, function() return layer:with(changed(layer, options, self.number)) end)
     if not ok then
       error(("set: layer %d%s: %s"):format(i, self.number and " head " .. self.number or "",
         config.plain(result)), 2)

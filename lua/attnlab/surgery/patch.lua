@@ -174,7 +174,7 @@ local function drawn_of(self, opts)
   local set, split, context = text_of(self, opts)
   local seed, most = opts.seed == nil and 1 or opts.seed, set:windows(split, context, count_of(opts))
   if math.type(seed) ~= "integer" then refuse("seed: integer expected, got %s", tostring(seed)) end
-  local u, at = core.rand { shape = { 1 }, dtype = "f64", seed = seed, stream = "patch" }:item(), 0
+  local u, at = core.rand { shape = { 1 }, dtype = "f64", seed = seed, device = "cpu", stream = "patch" }:item(), 0
   for x in set:even(split, 1, context, most) do
     at = at + 1
     if at > u * most then return x:flat(), ("window %d of %s (%s)"):format(at, set.name, split) end

@@ -181,7 +181,7 @@ function M.own_text(m, windows, context, seed)
       scores:free()
       state:free()
       state = after
-      local u = core.rand { shape = { windows }, dtype = "f64", seed = seed, stream = "own text " .. t }:flat()
+      local u = core.rand { shape = { windows }, dtype = "f64", seed = seed, device = "cpu", stream = "own text " .. t }:flat()
       for b = 1, windows do
         now[b] = draw(logits, (b - 1) * V, V, u[b])
         text[b][t] = now[b]
