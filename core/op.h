@@ -80,8 +80,10 @@ typedef struct al_place {
   al_device *device;
   al_ctx *c;
 } al_place;
-const al_place *al_here(al_ctx *c, alk_dtype dtype); /* of the context's current device */
-const al_place *al_where(const al_tensor *t);        /* where t lies, with its type */
+const al_place *al_here(al_ctx *c, alk_dtype dtype);    /* of the context's current device */
+const al_place *al_where(const al_tensor *t);           /* where t lies, with its type */
+bool al_shares(const al_tensor *a, const al_tensor *b); /* both look at one storage */
+bool al_at_hand(const al_tensor *t); /* what t holds is had without waiting for a queue */
 /* Runs a kernel at an al_place, which goes to it first. A failure, or that there is no such kernel,
  * is the context's error, with the kernel's name; the status is al_error's. */
 #define ALK_RUN(at, name, ...)                                                                     \

@@ -208,6 +208,10 @@ void *al_host(const al_tensor *t) {
           t->ctx->running ? t->ctx->running : "host", t->storage->device->name);
   return NULL;
 }
+bool al_shares(const al_tensor *a, const al_tensor *b) { return a->storage == b->storage; }
+bool al_at_hand(const al_tensor *t) {
+  return t->storage->device->host || t->storage->device->counts;
+}
 int64_t al_storage_bytes(const al_tensor *t) { return t ? t->storage->bytes : 0; }
 
 alk_view al_view(const al_tensor *t) {

@@ -17,6 +17,18 @@ ALK_KERNEL(reach_dirty, const alk_view *x, int rows, const void *reached, void *
 /* y (packed, of x's shape) = x, but 0 in each row that is not reached; y may be a packed x. */
 ALK_KERNEL(reach_clean, const alk_view *x, int rows, const void *reached, void *y)
 
+/* The same where nobody waits for an answer: a row of x that is not finite, and that no number of its
+ * row of g reaches, goes to `kept` (packed, of x's shape) and is 0 until reach_show puts it back;
+ * hidden[r], one bool a row, says which. g and x share their first `rows` axes. */
+typedef struct alk_reach_pair {
+  alk_view g, x;
+  int rows;
+  void *kept, *hidden;
+} alk_reach_pair;
+enum { ALK_REACH_PAIRS = 2 }; /* at most n; no two have memory in common */
+ALK_KERNEL(reach_hide, int n, const alk_reach_pair *pairs)
+ALK_KERNEL(reach_show, int n, const alk_reach_pair *pairs)
+
 /* Of attention: masks of rows (B,T,H), of the keys (B,S) that they see and of batch rows (B), each
  * three: by a gradient of y, of W, of either. */
 enum { ALK_BY_Y, ALK_BY_W, ALK_BY_ANY, ALK_BY };

@@ -141,35 +141,73 @@ static al_tensor *gradient(al_ctx *c, al_call *k, int i, bool *add) {
   return k->din[i] = *add ? al_retain(k->sum[i]) : al_new_meta(c, &k->in_meta[i]);
 }
 
-/* The terms of a gradient are rows of d, which is dy or dy^T, times rows of x. Where a row of d is
- * all 0 and that of x is not finite, x becomes a copy with 0 there: returns what the copy lies in,
- * a new reference, or NULL where x stays or with the error pending. */
-static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) {
-  alk_view g = {.data = d.data, .dtype = (alk_dtype)y->dtype}, v = g;
+/* The terms of a gradient are rows of d, which is dy or dy^T, times rows of x. As views: the batch axes
+ * of x, its rows, the rest. */
+static alk_reach_pair terms(const al_meta *y, mat d, mat x) {
+  alk_reach_pair k = {.g = {.data = d.data, .dtype = (alk_dtype)y->dtype}};
+  alk_view *g = &k.g, *v = &k.x;
   const int nb = y->ndim - 2;
-  v.data = x->data;
-  for (int i = 0; i < nb; i++) { /* the batch axes of x, its rows, the rest */
-    if (x->batch[i] == 0) continue;
-    g.size[g.ndim] = y->shape[i], g.stride[g.ndim++] = d.batch[i];
-    v.size[v.ndim] = y->shape[i], v.stride[v.ndim++] = x->batch[i];
+  *v = *g;
+  v->data = x.data;
+  for (int i = 0; i < nb; i++) {
+    if (x.batch[i] == 0) continue;
+    g->size[g->ndim] = y->shape[i], g->stride[g->ndim++] = d.batch[i];
+    v->size[v->ndim] = y->shape[i], v->stride[v->ndim++] = x.batch[i];
   }
-  g.size[g.ndim] = d.rows, g.stride[g.ndim++] = d.row;
-  v.size[v.ndim] = x->rows, v.stride[v.ndim++] = x->row;
-  const int rows = v.ndim;
+  g->size[g->ndim] = d.rows, g->stride[g->ndim++] = d.row;
+  v->size[v->ndim] = x.rows, v->stride[v->ndim++] = x.row;
+  k.rows = v->ndim;
   for (int i = 0; i < nb; i++)
-    if (x->batch[i] == 0) g.size[g.ndim] = y->shape[i], g.stride[g.ndim++] = d.batch[i];
-  g.size[g.ndim] = d.cols, g.stride[g.ndim++] = d.col;
-  v.size[v.ndim] = x->cols, v.stride[v.ndim++] = x->col;
-  al_tensor *reached = reach_rows(c, &g, rows), *t = NULL;
-  if (reach_dirty(c, &v, rows, reached) && (t = al_tensor_new(c, y->dtype, v.ndim, v.size))) {
+    if (x.batch[i] == 0) g->size[g->ndim] = y->shape[i], g->stride[g->ndim++] = d.batch[i];
+  g->size[g->ndim] = d.cols, g->stride[g->ndim++] = d.col;
+  v->size[v->ndim] = x.cols, v->stride[v->ndim++] = x.col;
+  return k;
+}
+
+/* Where a row of d is all 0 and that of x is not finite, x becomes a copy with 0 there: returns what
+ * the copy lies in, a new reference, or NULL where x stays or with the error pending. */
+static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) {
+  const alk_reach_pair k = terms(y, d, *x);
+  al_tensor *reached = reach_rows(c, &k.g, k.rows), *t = NULL;
+  if (reach_dirty(c, &k.x, k.rows, reached) &&
+      (t = al_tensor_new(c, y->dtype, k.x.ndim, k.x.size))) {
     const int64_t *stride = al_stride(t);
-    ALK_RUN(al_here(c, v.dtype), reach_clean, &v, rows, al_data(reached), al_data(t));
-    x->data = al_data(t), x->row = stride[rows - 1], x->col = stride[rows];
-    for (int i = 0, own = 0; i < nb; i++)
+    ALK_RUN(al_here(c, k.x.dtype), reach_clean, &k.x, k.rows, al_data(reached), al_data(t));
+    x->data = al_data(t), x->row = stride[k.rows - 1], x->col = stride[k.rows];
+    for (int i = 0, own = 0; i < y->ndim - 2; i++)
       if (x->batch[i] != 0) x->batch[i] = stride[own++];
   }
   al_release(reached);
   return t;
+}
+
+/* The same where the host would have to wait: such rows are hidden while the products run. */
+typedef struct hiding {
+  int n;
+  alk_reach_pair pair[ALK_REACH_PAIRS];
+  al_tensor *room[2 * ALK_REACH_PAIRS];
+} hiding;
+
+static void hide(al_ctx *c, hiding *h, const al_meta *y, mat d, mat x) {
+  alk_reach_pair k = terms(y, d, x);
+  int64_t rows = 1, all = 1;
+  for (int i = 0; i < k.x.ndim; i++) {
+    all *= k.x.size[i];
+    if (i < k.rows) rows *= k.x.size[i];
+  }
+  if (all == 0) return;
+  al_tensor **room = &h->room[2 * h->n];
+  room[0] = al_tensor_new(c, y->dtype, 1, &all), room[1] = reach_mask(c, rows);
+  k.kept = al_data(room[0]), k.hidden = al_data(room[1]);
+  h->pair[h->n++] = k;
+}
+static void begin(al_ctx *c, const hiding *h, alk_dtype dtype) {
+  if (h->n && al_error(c) == AL_OK) ALK_RUN(al_here(c, dtype), reach_hide, h->n, h->pair);
+}
+static void show(al_ctx *c, hiding *h, alk_dtype dtype) {
+  if (h->n && al_error(c) == AL_OK) ALK_RUN(al_here(c, dtype), reach_show, h->n, h->pair);
+  for (int i = 0; i < 2 * h->n; i++) al_release(h->room[i]);
+  h->n = 0;
 }
 
 /* da' = alpha dy b'^T and db' = alpha a'^T dy, each written in the layout of its input and summed
@@ -181,12 +219,21 @@ static al_status backward(al_ctx *c, al_call *k) {
   al_tensor *a = usable(c, k->in[0], p->as_one), *b = usable(c, k->in[1], false);
   al_tensor *dy = k->need[2] ? al_contiguous_ref(c, k->dout[0]) : usable(c, k->dout[0], p->as_one);
   al_tensor *rows_a = NULL, *columns_b = NULL;
+  hiding h[2] = {0}; /* of operands that share memory one after the other */
+  const alk_dtype type = (alk_dtype)y->dtype;
+  const bool apart = a && b && al_shares(a, b);
   if (!a || !b || !dy) goto done;
   const mat d = matrix(dy, y);
   mat ma = ta ? flipped(matrix(a, y)) : matrix(a, y),
       mb = flipped(tb ? flipped(matrix(b, y)) : matrix(b, y)); /* b'^T */
-  if (k->need[0]) columns_b = without_unreached(c, y, flipped(d), &mb);
-  if (k->need[1]) rows_a = without_unreached(c, y, d, &ma);
+  if (al_at_hand(dy)) {
+    if (k->need[0]) columns_b = without_unreached(c, y, flipped(d), &mb);
+    if (k->need[1]) rows_a = without_unreached(c, y, d, &ma);
+  } else {
+    if (k->need[0]) hide(c, &h[0], y, flipped(d), mb);
+    if (k->need[1]) hide(c, &h[apart], y, d, ma);
+    begin(c, &h[0], type);
+  }
   if (al_error(c) != AL_OK) goto done;
   bool add;
   if (k->need[0]) {
@@ -195,6 +242,7 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (ta) product(c, y, p->alpha, flipped(mb), flipped(d), out, NULL, add);
     else product(c, y, p->alpha, d, mb, out, NULL, add);
   }
+  if (apart) show(c, &h[0], type), begin(c, &h[1], type);
   if (k->need[1]) {
     if (!gradient(c, k, 1, &add)) goto done;
     const mat out = matrix(k->din[1], y);
@@ -207,6 +255,8 @@ static al_status backward(al_ctx *c, al_call *k) {
             N ? al_numel(dy) / N : 0, N);
   }
 done:
+  show(c, &h[0], type);
+  show(c, &h[1], type);
   al_release(a);
   al_release(b);
   al_release(dy);

@@ -64,3 +64,36 @@ alk_status ALK_NAME(reach_clean)(const alk_place *place, const alk_view *x, int 
   }
   return ALK_OK;
 }
+
+static const real *paste(const alk_view *x, int axis, real *p, const real *y) {
+  if (axis == x->ndim) *p = y ? *y++ : 0;
+  else
+    for (int64_t i = 0; i < x->size[axis]; i++) y = paste(x, axis + 1, p + i * x->stride[axis], y);
+  return y;
+}
+
+alk_status ALK_NAME(reach_hide)(const alk_place *place, int n, const alk_reach_pair *pairs) {
+  for (const alk_reach_pair *k = pairs; k < pairs + n; k++) {
+    const int64_t each = count(&k->x, k->rows, k->x.ndim);
+    bool *hidden = k->hidden;
+    for (int64_t r = 0, rows = count(&k->x, 0, k->rows); r < rows; r++) {
+      const real *row = row_at(&k->x, k->rows, r);
+      hidden[r] =
+          !any(&k->g, k->rows, row_at(&k->g, k->rows, r), false) && any(&k->x, k->rows, row, true);
+      if (!hidden[r]) continue;
+      copy(&k->x, k->rows, row, (real *)k->kept + r * each);
+      paste(&k->x, k->rows, (real *)row, NULL);
+    }
+  }
+  return ALK_OK;
+}
+
+alk_status ALK_NAME(reach_show)(const alk_place *place, int n, const alk_reach_pair *pairs) {
+  for (const alk_reach_pair *k = pairs; k < pairs + n; k++) {
+    const int64_t each = count(&k->x, k->rows, k->x.ndim);
+    for (int64_t r = 0, rows = count(&k->x, 0, k->rows); r < rows; r++)
+      if (((const bool *)k->hidden)[r])
+        paste(&k->x, k->rows, (real *)row_at(&k->x, k->rows, r), (const real *)k->kept + r * each);
+  }
+  return ALK_OK;
+}

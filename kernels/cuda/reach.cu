@@ -1,5 +1,5 @@
-/* reach.cu: rows that a gradient reaches, a block a row (contract: ../reach.h). Plain: a row is read
- * to its end. */
+/* reach.cu: rows that a gradient reaches (contract: ../reach.h). A row ends at the first number that
+ * decides, so what is read is a sector a row where all are reached. */
 #include "rows.cuh"
 extern "C" {
 #include "../reach.h"
@@ -20,21 +20,35 @@ static int64_t count(const alk_view *v, int from, int to) {
   return n;
 }
 
+/* Of a row, by a warp, to its first such number. */
+template <class T>
+__device__ static bool any_in_row(const T *p, const alk_view &v, int rows, int64_t each, int lane,
+                                  bool not_finite) {
+  for (int64_t at = 0; at < each; at += 32) {
+    bool mine = false;
+    if (at + lane < each) {
+      const typename arithmetic<T>::type x = load(p, offset_of(v, rows, v.ndim, at + lane));
+      mine = not_finite ? !(x - x == 0) : x != 0;
+    }
+    if (__any_sync(0xffffffffu, mine)) return true;
+  }
+  return false;
+}
+
 template <class T>
 static __global__ void reach_rows(alk_view g, int rows, int64_t n, int64_t each, bool *mask) {
-  EACH_ROW(r, n) {
+  const int64_t warps = (int64_t)gridDim.x * (ROW_THREADS / 32);
+  for (int64_t r = (int64_t)blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32; r < n; r += warps) {
     const T *p = (const T *)g.data + offset_of(g, 0, rows, r);
-    bool any = false;
-    ROW_LOOP(i, each) any |= p[offset_of(g, rows, g.ndim, i)] != 0;
-    any = __syncthreads_or(any);
-    if (threadIdx.x == 0) mask[r] = mask[r] || any;
+    const bool any = any_in_row(p, g, rows, each, threadIdx.x & 31, false);
+    if ((threadIdx.x & 31) == 0) mask[r] = mask[r] || any;
   }
 }
 template <class T>
 static alk_status reach(const alk_place *at, const alk_view *g, int rows, void *mask) {
   const int64_t n = count(g, 0, rows);
   if (n == 0) return ALK_OK;
-  reach_rows<T><<<blocks_for(n, 1), ROW_THREADS, 0, stream_of(at)>>>(
+  reach_rows<T><<<blocks_for(n, ROW_THREADS / 32), ROW_THREADS, 0, stream_of(at)>>>(
       *g, rows, n, count(g, rows, g->ndim), (bool *)mask);
   return launched();
 }
@@ -66,7 +80,7 @@ CUDA_TYPED(reach_dirty, reach_dirty)
 template <class T>
 static __global__ void clean_rows(alk_view x, int64_t n, int64_t each, const bool *mask, T *y) {
   GRID_LOOP(i, n * each)
-    y[i] = mask[i / each] ? ((const T *)x.data)[offset_of(x, 0, x.ndim, i)] : (T)0;
+  y[i] = mask[i / each] ? ((const T *)x.data)[offset_of(x, 0, x.ndim, i)] : (T)0;
 }
 template <class T>
 static alk_status reach_clean(const alk_place *at, const alk_view *x, int rows, const void *mask,
@@ -78,3 +92,84 @@ static alk_status reach_clean(const alk_place *at, const alk_view *x, int rows, 
   return launched();
 }
 CUDA_TYPED(reach_clean, reach_clean)
+
+/* ---- rows hidden while a product runs --------------------------------------------------------- */
+
+/* A warp takes 32 rows: a lane looks at the first number of each, which nearly always is reached, and
+ * the warp at what is left of those that are not. */
+struct two {
+  alk_reach_pair of[ALK_REACH_PAIRS];
+};
+static const int HIDE_THREADS = 128;
+
+template <class T> static __global__ void hide_rows(two pairs) {
+  const alk_reach_pair &k = pairs.of[blockIdx.y];
+  const alk_view &g = k.g, &x = k.x;
+  int64_t n = 1, each = 1, each_x = 1;
+  for (int a = 0; a < k.rows; a++) n *= x.size[a];
+  for (int a = k.rows; a < g.ndim; a++) each *= g.size[a];
+  for (int a = k.rows; a < x.ndim; a++) each_x *= x.size[a];
+  const int lane = threadIdx.x & 31;
+  for (int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32 * 32; first < n;
+       first += (int64_t)gridDim.x * blockDim.x) {
+    const int64_t r = first + lane;
+    bool at_once = true;
+    if (r < n) at_once = each > 0 && load((const T *)g.data, offset_of(g, 0, k.rows, r)) != 0;
+    unsigned left = __ballot_sync(0xffffffffu, !at_once);
+    if (r < n) ((bool *)k.hidden)[r] = false;
+    __syncwarp();
+    for (; left; left &= left - 1) {
+      const int64_t row = first + __ffs((int)left) - 1;
+      const T *from = (const T *)g.data + offset_of(g, 0, k.rows, row);
+      if (any_in_row(from, g, k.rows, each, lane, false)) continue;
+      T *p = (T *)x.data + offset_of(x, 0, k.rows, row);
+      if (!any_in_row(p, x, k.rows, each_x, lane, true)) continue;
+      for (int64_t i = lane; i < each_x; i += 32) {
+        const int64_t at = offset_of(x, k.rows, x.ndim, i);
+        ((T *)k.kept)[row * each_x + i] = p[at];
+        p[at] = (T)0.0f;
+      }
+      if (lane == 0) ((bool *)k.hidden)[row] = true;
+    }
+  }
+}
+
+template <class T> static __global__ void show_rows(two pairs) {
+  const alk_reach_pair &k = pairs.of[blockIdx.y];
+  const alk_view &x = k.x;
+  int64_t n = 1, each = 1;
+  for (int a = 0; a < k.rows; a++) n *= x.size[a];
+  for (int a = k.rows; a < x.ndim; a++) each *= x.size[a];
+  GRID_LOOP(r, n)
+  if (((const bool *)k.hidden)[r]) {
+    T *p = (T *)x.data + offset_of(x, 0, k.rows, r);
+    for (int64_t i = 0; i < each; i++)
+      p[offset_of(x, k.rows, x.ndim, i)] = ((const T *)k.kept)[r * each + i];
+  }
+}
+
+static dim3 blocks_of(int n, const alk_reach_pair *pairs, two *both) {
+  int64_t most = 1;
+  for (int i = 0; i < n; i++) {
+    both->of[i] = pairs[i];
+    const int64_t rows = count(&pairs[i].x, 0, pairs[i].rows);
+    most = rows > most ? rows : most;
+  }
+  return dim3(blocks_for(most, HIDE_THREADS), (unsigned)n);
+}
+template <class T>
+static alk_status reach_hide(const alk_place *at, int n, const alk_reach_pair *pairs) {
+  two both = {};
+  const dim3 blocks = blocks_of(n, pairs, &both);
+  hide_rows<T><<<blocks, HIDE_THREADS, 0, stream_of(at)>>>(both);
+  return launched();
+}
+CUDA_TYPED_BF16(reach_hide, reach_hide)
+template <class T>
+static alk_status reach_show(const alk_place *at, int n, const alk_reach_pair *pairs) {
+  two both = {};
+  const dim3 blocks = blocks_of(n, pairs, &both);
+  show_rows<T><<<blocks, HIDE_THREADS, 0, stream_of(at)>>>(both);
+  return launched();
+}
+CUDA_TYPED_BF16(reach_show, reach_show)
