@@ -1,52 +1,6 @@
 /* weights.cu: weights from logits over visible entries, and what belongs to a row (contract:
- * ../visible.h). Plain: a thread an entry; the polynomials are summed in f64. */
-#include "rows.cuh"
-extern "C" {
-#include "../visible.h"
-}
-
-/* The spec as a kernel's argument. */
-typedef struct plan {
-  alk_weight f;
-  bool round, cap, clamp;
-  double softcap, limit;
-  int n;
-  int64_t Hd;
-  const double *factors; /* on the card, or NULL */
-  double base[ALK_MAX_COEFFICIENTS];
-} plan;
-
-static plan plan_of(const alk_weight_spec *spec, bool coefficients) {
-  plan p = {};
-  p.f = spec->f, p.round = spec->round, p.cap = spec->softcap > 0, p.clamp = spec->clamp < INFINITY;
-  p.softcap = spec->softcap, p.limit = spec->clamp, p.Hd = spec->Hd;
-  p.n = coefficients && spec->f == ALK_WEIGHT_POLYNOMIAL ? spec->n_coefficients : 0;
-  p.factors = (const double *)spec->factors;
-  for (int i = 0; i < p.n; i++) p.base[i] = spec->base[i];
-  return p;
-}
-
-/* s rounded and capped; then clamped. */
-template <class T> __device__ static T capped(const plan &p, T s) {
-  if (p.round) s = vbf16(s);
-  return p.cap ? (T)p.softcap * vtanh(s / (T)p.softcap) : s;
-}
-template <class T> __device__ static T clamped(const plan &p, T x) {
-  return p.clamp && x > (T)p.limit ? (T)p.limit : x;
-}
-
-/* f(x), or f'(x), of a polynomial; zeros at its end do not count. */
-__device__ static double polynomial(const plan &p, double x, bool slope) {
-  double y = 0;
-  bool begun = false;
-  for (int i = p.n - 1; i >= (slope ? 1 : 0); i--) {
-    const double c = p.base[i] * (p.factors ? p.factors[i] : 1) * (slope ? i : 1);
-    if (!begun && c == 0) continue;
-    y = begun ? y * x + c : c;
-    begun = true;
-  }
-  return y;
-}
+ * ../visible.h). Plain: a thread an entry. */
+#include "weigh.cuh"
 
 /* An entry of (B,H,T,S): where it stands and whether it is seen. */
 typedef struct entry {
@@ -65,31 +19,26 @@ __device__ static entry entry_of(const alk_visible &g, int64_t u) {
   k.j = u % g.S;
   return k;
 }
-/* log A of key j in a row that sees up to `to`. */
+/* log A of key j in the row of k; 0 without decay. */
 template <class T>
-__device__ static T log_decay(const alk_visible &g, const plan &p, const double *sums,
-                              const entry &k, int64_t j) {
+__device__ static T decay_of(const alk_visible &g, const plan &p, const double *sums,
+                             const entry &k, int64_t j) {
   if (!sums) return 0;
   const double *own = sums + (k.b * p.Hd + k.h / (g.H / p.Hd)) * g.S;
-  return (T)(own[k.seen.to - 1] - own[j]);
+  return log_decay<T>(own[k.seen.to - 1], own[j]);
 }
 
 template <class T>
 static __global__ void forward(alk_visible g, plan p, const T *s, const T *reference,
                                const double *sums, T *w) {
+  __shared__ double c[ALK_MAX_COEFFICIENTS];
+  const series f = series_of(p, c);
   GRID_LOOP(u, g.B * g.H * g.T * g.S) {
     const entry k = entry_of(g, u);
     T v = 0;
     if (k.j >= k.seen.from && k.j < k.seen.to) {
-      const T x = clamped(p, capped(p, s[u])), m = reference ? reference[k.row] : (T)0,
-              e = log_decay<T>(g, p, sums, k, k.j);
-      if (p.f == ALK_WEIGHT_EXP) v = vexp(sums ? x + e - m : x - m);
-      else if (p.f == ALK_WEIGHT_COSH)
-        v = (T)0.5 * (vexp(vabs(x) + e - m) + vexp(e - vabs(x) - m));
-      else {
-        v = (T)polynomial(p, (double)x, false);
-        if (sums) v *= vexp(e);
-      }
+      const T x = clamped(p, capped(p, s[u])), m = reference ? reference[k.row] : (T)0;
+      v = weight_of(p.f, f, x, sums != NULL, decay_of<T>(g, p, sums, k, k.j), m);
     }
     w[u] = v;
   }
@@ -110,6 +59,8 @@ CUDA_TYPED(weights_fwd, fwd)
 template <class T>
 static __global__ void backward(alk_visible g, plan p, const T *s, const double *sums, const T *w,
                                 const T *dw, T *ds) {
+  __shared__ double c[ALK_MAX_COEFFICIENTS];
+  const series f = series_of(p, c);
   GRID_LOOP(u, g.B * g.H * g.T * g.S) {
     const entry k = entry_of(g, u);
     T v = 0;
@@ -118,11 +69,10 @@ static __global__ void backward(alk_visible g, plan p, const T *s, const double 
       if (p.f == ALK_WEIGHT_EXP) v = w[u] * dw[u];
       else if (p.f == ALK_WEIGHT_COSH) v = w[u] * vtanh(y) * dw[u];
       else {
-        const T a = sums ? vexp(log_decay<T>(g, p, sums, k, k.j)) * dw[u] : dw[u];
-        v = PASSED(a, a * (T)polynomial(p, (double)y, true));
+        const T a = sums ? vexp(decay_of<T>(g, p, sums, k, k.j)) * dw[u] : dw[u];
+        v = PASSED(a, a * (T)series_slope(f, (double)y));
       }
-      if (p.clamp && !(x <= (T)p.limit)) v = 0;
-      if (p.cap) v = PASSED(v, v * (1 - (x / (T)p.softcap) * (x / (T)p.softcap)));
+      v = limits_slope(p, x, v);
     }
     ds[u] = v;
   }
@@ -149,26 +99,24 @@ static __global__ void backward_sums(alk_visible g, const T *w, const T *dw, dou
   }
 }
 
-/* A block a coefficient of a head. Powers of s / UNIT keep within f64. */
+/* A block a coefficient of a head. */
 template <class T>
 static __global__ void backward_coefficients(alk_visible g, plan p, const T *s, const double *sums,
                                              const T *dw, double *out) {
-  const double UNIT = 16;
   EACH_ROW(r, g.B * g.H * p.n) {
     const int c = (int)(r % p.n);
-    double total = 0, scale = 1;
+    double total = 0;
     ROW_LOOP(at, g.T * g.S) {
       const int64_t u = r / p.n * g.T * g.S + at;
       const entry k = entry_of(g, u);
       if (k.j < k.seen.from || k.j >= k.seen.to || dw[u] == 0) continue;
       const T y = clamped(p, capped(p, s[u]));
-      double t = sums ? (double)(vexp(log_decay<T>(g, p, sums, k, k.j)) * dw[u]) : (double)dw[u];
-      for (int n = 0; n < c; n++) t = PASSED(t, t * (double)(y / (T)UNIT));
+      double t = sums ? (double)(vexp(decay_of<T>(g, p, sums, k, k.j)) * dw[u]) : (double)dw[u];
+      for (int n = 0; n < c; n++) t = PASSED(t, t * (double)(y / (T)POWER_UNIT));
       total += t;
     }
     total = block_sum(total);
-    for (int n = 0; n < c; n++) scale *= UNIT;
-    if (threadIdx.x == 0) out[r] = p.base[c] != 0 ? total * (p.base[c] * scale) : 0;
+    if (threadIdx.x == 0) out[r] = finish_power(p, c, total);
   }
 }
 
@@ -207,7 +155,7 @@ static alk_status decay_sums(const alk_place *at, int64_t B, int64_t S, int64_t 
                              void *sums) {
   if (B * Hd == 0) return ALK_OK;
   running<T><<<blocks_for(B * Hd, THREADS), THREADS, 0, stream_of(at)>>>(B, S, Hd, (const T *)a,
-                                                                        (double *)sums);
+                                                                         (double *)sums);
   return launched();
 }
 CUDA_TYPED(decay_sums, decay_sums)
@@ -236,15 +184,15 @@ static alk_status decay_sums_bwd(const alk_place *at, int64_t B, int64_t S, int6
 CUDA_TYPED(decay_sums_bwd, decay_sums_bwd)
 
 template <class T>
-static __global__ void largest(alk_visible g, plan p, bool absolute, const T *s,
-                               const double *sums, T *m) {
+static __global__ void largest(alk_visible g, plan p, bool absolute, const T *s, const double *sums,
+                               T *m) {
   EACH_ROW(r, g.B * g.H * g.T) {
     const entry k = entry_of_row(g, r);
     T best = -(T)INFINITY;
     for (int64_t j = k.seen.from + threadIdx.x; j < k.seen.to; j += blockDim.x) {
       T x = clamped(p, capped(p, s[r * g.S + j]));
       if (absolute) x = vabs(x);
-      best = larger(best, x + log_decay<T>(g, p, sums, k, j));
+      best = larger(best, x + decay_of<T>(g, p, sums, k, j));
     }
     best = block_join(best, -(T)INFINITY, [](T a, T b) { return larger(a, b); });
     if (threadIdx.x == 0) m[r] = best > -(T)INFINITY ? best : (T)0;
