@@ -186,6 +186,15 @@ typedef struct al_work {
 } al_work;
 AL_API al_work al_work_done(const al_ctx *c);
 
+/* How products on a device are computed, which decides how they round: a plan for each shape, made when
+ * the shape first comes. While timing is on it is the fastest of several, which need not be the same
+ * again. All plans so far as text, free() it, NULL on failure; and plans from such a text, beside those
+ * there are: all of them, or none where they are of another card or library or not sound. A device whose
+ * products are computed in one way, as on the CPU, has the text "". */
+AL_API al_status al_plans_time(al_ctx *c, const char *device, bool on);
+AL_API char *al_plans_save(al_ctx *c, const char *device);
+AL_API al_status al_plans_load(al_ctx *c, const char *device, const char *text);
+
 /* ---- scopes --------------------------------------------------------------------------------- */
 
 /* While a scope is open, the references that ops and tensor constructors return belong to it: the
@@ -394,8 +403,8 @@ AL_API void al_optim_zero_grad(al_optim *o);
 AL_API al_status al_optim_step(al_optim *o, double lr, al_tensor **norm);
 AL_API int64_t al_optim_steps(const al_optim *o);
 AL_API void al_optim_set_steps(al_optim *o, int64_t n);
-/* State tensors for checkpoints: i-th name ("m.<param>", "v.<param>") and tensor, borrowed; NULL
- * past the end. */
+/* State tensors for checkpoints: i-th name ("m.<param>", "v.<param>", of a parameter in bf16 its f32
+ * master "w.<param>") and tensor, borrowed; NULL past the end. */
 AL_API al_tensor *al_optim_state(al_optim *o, int i, const char **name);
 
 /* ---- files ---------------------------------------------------------------------------------- */

@@ -82,6 +82,7 @@ al_status al_record(al_ctx *c, al_call *k, al_tensor *const *origin, al_tensor *
                  .op = k->op,
                  .opts = al_opts_retain(k->opts),
                  .plan = k->plan,
+                 .narrow = k->narrow,
                  .n_in = k->n_in,
                  .n_out = k->n_out};
   k->plan = NULL;
@@ -165,8 +166,13 @@ done:
   return c->error;
 }
 
-/* A leaf's gradient is its own, packed: an optimiser may change it in place. */
-static al_status accumulate_leaf(al_ctx *c, al_tensor *leaf, al_tensor *g) {
+/* A leaf's gradient is its own, packed: an optimiser may change it in place. What a kernel made in
+ * bf16 becomes f32. */
+static al_status accumulate_leaf(al_ctx *c, al_tensor *leaf, al_tensor *g, bool widens) {
+  if (widens && al_retype(c, &g, al_statistic_type(g->dtype)) != AL_OK) {
+    al_release(g);
+    return c->error;
+  }
   if (!leaf->grad && !own(g)) {
     const al_meta m = al_meta_of(g);
     al_tensor *d = al_new_meta(c, &m);
@@ -178,8 +184,10 @@ static al_status accumulate_leaf(al_ctx *c, al_tensor *leaf, al_tensor *g) {
   return accumulate(c, &leaf->grad, g);
 }
 
-static bool same_meta(const al_tensor *t, const al_meta *m) {
-  if (t->dtype != m->dtype || t->ndim != m->ndim) return false;
+/* Of that shape, and of that type or, as a gradient may be, of its statistics'. */
+static bool fits(const al_tensor *t, const al_meta *m) {
+  if (t->dtype != m->dtype && t->dtype != al_statistic_type(m->dtype)) return false;
+  if (t->ndim != m->ndim) return false;
   for (int i = 0; i < m->ndim; i++)
     if (t->shape[i] != m->shape[i]) return false;
   return true;
@@ -219,18 +227,35 @@ static al_status widen(al_ctx *c, al_node *n) {
   return c->error;
 }
 
+static bool takes_any_type(const al_op *op) {
+  for (const al_row *r = op->info.inputs; r->name; r++)
+    if (!(r->flags & AL_IN_ANY)) return false;
+  return true;
+}
+
+/* The gradients that come to a node get the type it runs in. One that takes any type passes those of
+ * bf16 on as they are, where all are so. */
+static al_status type_grads(al_ctx *c, al_node *n) {
+  bool wide = false;
+  for (int i = 0; i < n->n_out; i++) {
+    if (n->narrow && n->grads[i]) AL_TRY(al_retype(c, &n->grads[i], n->out_meta[i].dtype));
+    wide |= n->grads[i] && n->grads[i]->dtype != AL_BF16;
+  }
+  return n->narrow || (takes_any_type(n->op) && !wide) ? c->error : widen(c, n);
+}
+
 static al_status run_node(al_ctx *c, al_node *n) {
   bool any = false;
   for (int i = 0; i < n->n_out; i++) any |= n->grads[i] != NULL;
   if (!any) return AL_OK;
   AL_TRY(unchanged(c, n));
-  AL_TRY(widen(c, n));
+  AL_TRY(type_grads(c, n));
   al_tensor *din[AL_MAX_INPUTS] = {0}, *sum[AL_MAX_INPUTS] = {0};
   bool need[AL_MAX_INPUTS] = {0};
   for (int i = 0; i < n->n_in; i++) {
     al_tensor **slot = slot_of(&n->edges[i]);
     need[i] = slot != NULL;
-    if (slot && *slot && (*slot)->dtype == n->in_meta[i].dtype && own(*slot)) sum[i] = *slot;
+    if (slot && *slot && fits(*slot, &n->in_meta[i]) && own(*slot)) sum[i] = *slot;
   }
   for (int i = 0; i < n->n_out;
        i++) /* backward sees packed gradients unless the op takes strides */
@@ -240,6 +265,7 @@ static al_status run_node(al_ctx *c, al_node *n) {
       n->grads[i] = d;
     }
   al_call k = {.op = n->op,
+               .narrow = n->narrow,
                .opts = n->opts,
                .plan = n->plan,
                .n_in = n->n_in,
@@ -266,11 +292,11 @@ static al_status run_node(al_ctx *c, al_node *n) {
     }
     if (c->error == AL_OK && din[i] != sum[i] && own(din[i])) al_jitter_apply(c, din[i]);
     if (c->error != AL_OK || !need[i] || din[i] == sum[i]) al_release(din[i]);
-    else if (!same_meta(din[i], &n->in_meta[i])) {
+    else if (!fits(din[i], &n->in_meta[i])) {
       al_fail(c, AL_ESHAPE, "%s: backward of input %d: shape %s needed, got %s", n->op->info.name,
               i, al_meta_str(&n->in_meta[i], (char[96]){0}, 96), AL_STR(din[i]));
       al_release(din[i]);
-    } else if (n->edges[i].leaf) accumulate_leaf(c, n->edges[i].leaf, din[i]);
+    } else if (n->edges[i].leaf) accumulate_leaf(c, n->edges[i].leaf, din[i], true);
     else accumulate(c, &n->edges[i].node->grads[n->edges[i].out], din[i]);
   }
   return c->error;
@@ -311,7 +337,6 @@ oom:
 
 static al_tensor *start_gradient(al_ctx *c, al_tensor *t, al_tensor *seed) {
   al_meta m = al_meta_of(t);
-  if (seed && seed->dtype == al_statistic_type(m.dtype)) m.dtype = seed->dtype;
   if (!seed) {
     m.dtype = al_statistic_type(m.dtype);
     if (al_numel(t) == 1) return al_new_meta_full(c, &m, 1);
@@ -320,7 +345,7 @@ static al_tensor *start_gradient(al_ctx *c, al_tensor *t, al_tensor *seed) {
             AL_STR(t));
     return NULL;
   }
-  if (same_meta(seed, &m)) return al_contiguous_ref(c, seed);
+  if (fits(seed, &m)) return al_contiguous_ref(c, seed);
   al_fail(c, AL_ESHAPE, "backward: seed: %s of shape %s needed, got %s of %s",
           al_dtype_name(t->dtype), AL_STR(t), al_dtype_name(seed->dtype), AL_STR(seed));
   return NULL;
@@ -339,7 +364,7 @@ al_status al_backward(al_ctx *c, al_tensor *t, al_tensor *seed) {
   c->scope_off = true;
   c->record = false;
   al_tensor *g = start_gradient(c, t, seed);
-  if (g && !t->node) accumulate_leaf(c, t, g);
+  if (g && !t->node) accumulate_leaf(c, t, g, false);
   else if (g) {
     int64_t n = 0;
     al_node **list = reachable(c, t->node, &n);

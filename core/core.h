@@ -47,6 +47,7 @@ struct al_node {
   const al_op *op;
   al_opts *opts;
   void *plan;
+  bool narrow; /* ran in bf16 */
   int n_in, n_out;
   al_meta *in_meta, *out_meta;
   al_edge *edges;

@@ -103,6 +103,28 @@ al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device) {
   return NULL;
 }
 
+al_status al_plans_time(al_ctx *c, const char *device, bool on) {
+  al_device *d = al_error(c) == AL_OK ? device_named(c, device) : NULL;
+  if (d && d->plans_time && !d->plans_time(d, on)) al_device_settle(c, d, "matmul");
+  return al_error(c);
+}
+
+char *al_plans_save(al_ctx *c, const char *device) {
+  char why[512];
+  al_device *d = al_error(c) == AL_OK ? device_named(c, device) : NULL;
+  if (!d) return NULL;
+  char *text = d->plans_save ? d->plans_save(d, why, sizeof why) : calloc(1, 1);
+  if (!text) al_fail(c, AL_ESTATE, "device %s: %s", d->name, d->plans_save ? why : "out of memory");
+  return text;
+}
+
+al_status al_plans_load(al_ctx *c, const char *device, const char *text) {
+  char why[1024] = "products have no plans here: an empty text needed";
+  al_device *d = al_error(c) == AL_OK ? device_named(c, device) : NULL;
+  if (!d || (d->plans_load ? d->plans_load(d, text, why, sizeof why) : !*text)) return al_error(c);
+  return al_fail(c, AL_EVALUE, "device %s: %s", d->name, why);
+}
+
 al_turn al_turn_begin(al_ctx *c, const char *who) {
   const al_turn before = c->turn;
   snprintf(c->turn.who, sizeof c->turn.who, "%s", who);

@@ -33,6 +33,10 @@ struct al_device {
   void (*poison)(al_device *d, void *data, int64_t bytes);
   void (*trim)(al_device *d);
   const char *(*failure)(al_device *d, bool *dead);
+  /* kernels/module.h; NULL: there is one way to compute a product. */
+  bool (*plans_time)(al_device *d, bool on);
+  char *(*plans_save)(al_device *d, char *why, size_t n);
+  bool (*plans_load)(al_device *d, const char *text, char *why, size_t n);
   void (*close)(al_device *d); /* the context ends */
   al_ids_check checks[AL_CHECKS];
   int n_checks;

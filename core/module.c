@@ -108,6 +108,13 @@ static void from_host(al_device *d, void *to, const void *from, int64_t bytes) {
 }
 static void trim(al_device *d) { module->trim(d->queue); }
 static const char *failure(al_device *d, bool *dead) { return module->failure(d->queue, dead); }
+static bool plans_time(al_device *d, bool on) { return module->plans_time(d->queue, on); }
+static char *plans_save(al_device *d, char *why, size_t n) {
+  return module->plans_save(d->queue, why, n);
+}
+static bool plans_load(al_device *d, const char *text, char *why, size_t n) {
+  return module->plans_load(d->queue, text, why, n);
+}
 static void end(al_device *d) {
   module->close(d->queue);
   free((card *)(void *)d);
@@ -151,6 +158,9 @@ al_device *al_module_device(al_ctx *c, const char *name) {
                      .trim = trim,
                      .failure = failure,
                      .open = use,
+                     .plans_time = plans_time,
+                     .plans_save = plans_save,
+                     .plans_load = plans_load,
                      .close = end};
   return &k->d;
 }

@@ -151,8 +151,14 @@ static bool wants_record(al_ctx *c, const al_op *op, al_tensor *const *in, int n
   return false;
 }
 
-/* There are no kernels of bf16 yet: inputs of that type come to an op as f32, but where it takes any
- * type, and what it returns is rounded, but for statistics. */
+/* Without kernels of bf16 inputs of that type come to an op as f32, but where it takes any type, and
+ * what it returns is rounded, but for statistics. */
+static bool runs_narrow(const al_op *op, const al_device *there) {
+  const alk_place at = {.dtype = ALK_BF16, .device = there->kernels};
+  for (const al_has *has = op->bf16; has && *has; has++)
+    if (!(*has)(&at)) return false;
+  return op->bf16 != NULL;
+}
 static bool composed(const al_row *r, const al_tensor *t) {
   return t && t->dtype == AL_BF16 && !(r->flags & AL_IN_ANY);
 }
@@ -226,6 +232,9 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
                .in_meta = in_meta,
                .out_meta = out_meta,
                .recorded = wants_record(c, op, in, n_in)};
+  for (int i = 0; i < n_in; i++)
+    if (composed(&op->info.inputs[row_of(i, n_rows)], in[i])) k.narrow = true;
+  k.narrow = k.narrow && runs_narrow(op, there);
   const bool off = c->scope_off, record = c->record;
   c->scope_off = true;
   bool rounds = false; /* to bf16 what it returns */
@@ -239,7 +248,7 @@ al_status al_op_run(al_ctx *c, const al_op_info *info, al_tensor *const *in, int
   for (int i = 0; i < k.n_in; i++) {
     al_tensor *t = i < n_in ? in[i] : NULL;
     in_meta[i] = t ? al_meta_of(t) : (al_meta){0};
-    const bool wide = composed(&op->info.inputs[row_of(i, n_rows)], t);
+    const bool wide = !k.narrow && composed(&op->info.inputs[row_of(i, n_rows)], t);
     if (t &&
         !(dense[i] = wide || op->flags & (AL_OP_STRIDED | AL_OP_VIEW) ? al_retain(t)
                                                                       : al_contiguous_ref(c, t)))

@@ -21,10 +21,12 @@ typedef struct al_meta { /* what an output will be, or what an input was */
 /* One run of an op. In forward: in, out, opts. In backward: in and out hold only what the
  * descriptor declares as read (else NULL), in_meta is always filled; dout[i] is NULL where no
  * gradient came; din[i] must be set to a new reference for every i with need[i]. All tensors handed
- * to forward and backward are contiguous unless the op has AL_OP_STRIDED, and f32 where they were
- * bf16, but for inputs of any type in forward (op.c). */
+ * to forward and backward are contiguous unless the op has AL_OP_STRIDED. Inputs of bf16 are f32, but
+ * for those of any type, unless the op runs in bf16 (`bf16` below): then dout is bf16, too, but for
+ * statistics, and a din may be bf16 or, better for what is summed over much, f32. */
 typedef struct al_call {
   const struct al_op *op;
+  bool narrow; /* runs in bf16 */
   al_opts *opts;
   void *plan; /* what shape derived from options and shapes, for forward and backward; it may point
                  into itself and holds no address of a tensor's numbers: other ones may come */
@@ -36,7 +38,8 @@ typedef struct al_call {
   bool recorded; /* forward: a backward may follow */
   al_tensor *
       *sum; /* backward: sum[i] NULL, or the gradient input i has so far, packed and seen by nobody
-             * else: adding to it and giving a reference to it as din[i] saves a pass */
+             * else: adding to it and giving a reference to it as din[i] saves a pass. Its type is one
+             * that din[i] may have */
 } al_call;
 
 /* A case for check_ops: inputs as shapes, one word an input, and options.
@@ -58,9 +61,17 @@ enum {
                       * length are taken in parts of AL_MAX_INPUTS */
 };
 
+/* alk_<kernel>_has of those that an op runs, ending with NULL. */
+typedef bool (*al_has)(const alk_place *at);
+#define AL_KERNELS(...)                                                                            \
+  (const al_has[]) { __VA_ARGS__, NULL }
+
 typedef struct al_op {
   al_op_info info;
   unsigned flags;
+  /* Where the place brings all of these for bf16, the op runs in it: they are what forward and backward
+   * call. Elsewhere, or with NULL, it is composed of f32 (op.c). */
+  const al_has *bf16;
   /* Checks inputs and options, fills out_meta and the plan: plan_size bytes that begin as zeros. */
   al_status (*shape)(al_ctx *c, al_call *k);
   al_status (*forward)(al_ctx *c, al_call *k);

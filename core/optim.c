@@ -1,7 +1,8 @@
 /* optim.c: SGD with momentum and AdamW (Loshchilov & Hutter 2019: decay decoupled from the
- * gradient), with clipping of the global gradient norm. State is in the parameters' dtype, of bf16
- * ones in f32, in which they are updated, too, and then rounded. A step is two passes over all
- * parameters, one for the norm and one for the update; the norm's partial sums go in fixed blocks, so
+ * gradient), with clipping of the global gradient norm. State is in the parameters' dtype. Of bf16
+ * ones it is f32, and so is the weight itself, the master: the parameter is its rounded copy, which the
+ * update's pass writes, too, and nothing of an update is lost to rounding. A parameter that somebody
+ * wrote to goes on from there. A step is two passes over all parameters, one for the norm and one for the update; the norm's partial sums go in fixed blocks, so
  * the result does not depend on the number of threads. */
 #include "core.h"
 #include "../kernels/optim.h"
@@ -14,7 +15,7 @@ typedef struct slot {
   char *name;
   bool decay;
   al_tensor *p, *m, *v; /* v: AdamW only */
-  al_tensor *wide;      /* during a step: p, or its numbers in f32 */
+  al_tensor *w;         /* what is updated: p, or the master of one in bf16 */
 } slot;
 
 struct al_optim {
@@ -87,6 +88,7 @@ void al_optim_free(al_optim *o) {
     al_release(o->slots[i].p);
     al_release(o->slots[i].m);
     al_release(o->slots[i].v);
+    al_release(o->slots[i].w);
     free(o->slots[i].name);
   }
   free(o->slots);
@@ -136,16 +138,18 @@ al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) 
   AL_TRY(make_room(o));
   al_meta m = al_meta_of(p);
   m.dtype = al_statistic_type(m.dtype);
-  slot s = {.name = strdup(name), .decay = decay};
+  slot s = {.name = strdup(name), .decay = decay, .w = al_retain(p)};
   const bool off = c->scope_off;
   c->scope_off = true; /* the optimiser's own */
   s.m = al_new_meta_full(c, &m, 0);
   s.v = o->adamw ? al_new_meta_full(c, &m, 0) : NULL;
+  al_retype(c, &s.w, m.dtype);
   c->scope_off = off;
   if (!s.name) al_fail(c, AL_ENOMEM, "out of memory (optimiser)");
   if (c->error != AL_OK) {
     al_release(s.m);
     al_release(s.v);
+    al_release(s.w);
     free(s.name);
     return c->error;
   }
@@ -166,13 +170,14 @@ static int list_tasks(al_optim *o, al_dtype dtype) {
   int64_t first = 0;
   for (int i = 0; i < o->n; i++) {
     const slot *t = &o->slots[i];
-    if (!t->wide || t->wide->dtype != dtype) continue;
+    if (!t->p->grad || t->w->dtype != dtype) continue;
     o->tasks[n++] = (alk_optim_task){.n = al_numel(t->p),
                                      .first = first,
-                                     .p = al_data(t->wide),
+                                     .p = al_data(t->w),
                                      .g = al_data(t->p->grad),
                                      .m = al_data(t->m),
                                      .v = al_data(t->v),
+                                     .narrow = t->w == t->p ? NULL : al_data(t->p),
                                      .decay = t->decay ? al_opt_num(o->opts, "weight_decay") : 0};
     first += blocks_of(al_numel(t->p));
   }
@@ -184,24 +189,12 @@ static al_status take_slots(al_optim *o) {
   for (int i = 0; i < o->n; i++) {
     slot *t = &o->slots[i];
     if (!t->p->grad) continue;
-    const al_dtype dtype = al_statistic_type(t->p->dtype);
-    t->wide = al_retain(t->p);
-    AL_TRY(al_retype(o->ctx, &t->wide, dtype));
-    AL_TRY(al_retype(o->ctx, &t->p->grad, dtype));
-    AL_TRY(al_storage_own(o->ctx, t->p->storage));
-    AL_TRY(al_storage_own(o->ctx, t->m->storage));
-    if (t->v) AL_TRY(al_storage_own(o->ctx, t->v->storage));
+    AL_TRY(al_retype(o->ctx, &t->p->grad, t->w->dtype));
+    al_tensor *written[] = {t->p, t->w, t->m, t->v};
+    for (int k = t->w == t->p; k < 4; k++)
+      if (written[k]) AL_TRY(al_storage_own(o->ctx, written[k]->storage));
   }
   return AL_OK;
-}
-
-static void give_slots(al_optim *o) {
-  for (int i = 0; i < o->n; i++) {
-    slot *t = &o->slots[i];
-    if (t->wide && t->wide != t->p) al_copy_into(o->ctx, t->p, t->wide);
-    al_release(t->wide);
-    t->wide = NULL;
-  }
 }
 
 static const al_dtype types[] = {AL_F32, AL_F64};
@@ -251,7 +244,6 @@ al_status al_optim_step(al_optim *o, double lr, al_tensor **norm) {
   al_device *before = al_device_use(c, o->steps->storage->device);
   al_tensor *n = take_slots(o) == AL_OK ? gradient_norm(o) : NULL;
   if (al_error(c) == AL_OK) update(o, lr, n);
-  give_slots(o);
   al_device_use(c, before);
   c->scope_off = off;
   if (norm && al_error(c) == AL_OK) *norm = al_scope_own(c, n);
@@ -263,10 +255,15 @@ int64_t al_optim_steps(const al_optim *o) { return (int64_t)al_item(o->steps); }
 void al_optim_set_steps(al_optim *o, int64_t n) { al_write(o->steps, (double[]){(double)n}, 1); }
 
 al_tensor *al_optim_state(al_optim *o, int i, const char **name) {
-  const int each = o->adamw ? 2 : 1;
-  if (i < 0 || i / each >= o->n) return NULL;
-  const slot *s = &o->slots[i / each];
-  snprintf(o->label, sizeof o->label, "%s.%s", i % each ? "v" : "m", s->name);
-  *name = o->label;
-  return i % each ? s->v : s->m;
+  for (int k = 0; k < o->n && i >= 0; k++) {
+    const slot *s = &o->slots[k];
+    al_tensor *const kept[] = {s->m, s->v, s->w == s->p ? NULL : s->w};
+    for (int part = 0; part < 3; part++) {
+      if (!kept[part] || i-- > 0) continue;
+      snprintf(o->label, sizeof o->label, "%c.%s", "mvw"[part], s -> name);
+      *name = o->label;
+      return kept[part];
+    }
+  }
+  return NULL;
 }

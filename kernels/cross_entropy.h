@@ -3,7 +3,8 @@
 #define ALK_CROSS_ENTROPY_H
 #include "kernel.h"
 
-/* lse (N) = log sum exp(x); loss (N) = lse - x[t]; both 0 in rows with t = ignore. Other t must lie
+/* lse and losses, their sum and its gradient are statistics (kernel.h).
+ * lse (N) = log sum exp(x); loss (N) = lse - x[t]; both 0 in rows with t = ignore. Other t must lie
  * in 0..V-1. */
 ALK_KERNEL(cross_entropy_fwd, int64_t N, int64_t V, int64_t ignore, const void *x, const void *t,
            void *lse, void *loss)

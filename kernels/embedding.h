@@ -5,7 +5,8 @@
 #include "kernel.h"
 
 ALK_KERNEL(embedding_fwd, void *y, const void *table, const void *ids, int64_t N, int64_t C)
-/* dtable = sums of the rows of dy in the order of the ids; threads share the channels. */
+/* dtable (sums: kernel.h) = those of the rows of dy in the order of the ids. */
+ALK_ROOM(embedding_bwd, int64_t N, int64_t V, int64_t C)
 ALK_KERNEL(embedding_bwd, void *dtable, const void *dy, const void *ids, int64_t N, int64_t V,
-           int64_t C)
+           int64_t C, void *scratch)
 #endif

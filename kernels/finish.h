@@ -15,7 +15,8 @@ typedef struct alk_finish {
   const void *x, *factor, *gain, *bias, *logscale, *gate; /* all but x may be NULL */
 } alk_finish;
 
-/* o (N,n); mean and scale as norm_fwd leaves them, (N), else NULL: mean where the norm takes it off,
+/* factor, logscale, mean, scale and dfactor are statistics (kernel.h).
+ * o (N,n); mean and scale as norm_fwd leaves them, (N), else NULL: mean where the norm takes it off,
  * scale with any norm. */
 ALK_ROOM(finish_fwd, const alk_finish *f)
 ALK_KERNEL(finish_fwd, const alk_finish *f, void *o, void *mean, void *scale, void *scratch)

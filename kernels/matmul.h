@@ -10,7 +10,8 @@
 /* Strides count elements. An operand's batch stride of 0 repeats it; a batch stride of 0 in C sums
  * the products of that axis, in order. The columns of C are adjacent. */
 typedef struct alk_matmul_task {
-  alk_dtype dtype; /* of a, b, c and bias: ALK_F32 or ALK_F64 */
+  alk_dtype dtype; /* of a, b, c and bias: ALK_F32 or ALK_F64; on a device ALK_BF16, too */
+  bool wide;       /* with ALK_BF16: c is f32 */
   int64_t m, n, k;
   const void *a, *b;
   void *c;
@@ -39,6 +40,6 @@ const char *alk_matmul_version(void);
  * are plain from now on. */
 void alk_matmul_limit(alk_isa isa);
 
-/* sum[j] = sum over the m rows of x (m,n), contiguous; threads over columns. */
+/* sum[j] = sum (kernel.h) over the m rows of x (m,n), contiguous; threads over columns. */
 ALK_KERNEL(bias_sum, void *sum, const void *x, int64_t m, int64_t n)
 #endif

@@ -12,7 +12,7 @@
 #include "attn_slots.h"
 #include "kernel.h"
 
-/* gain, bias (n) and logscale (N) may be NULL. mean (N) is written where the norm takes it
+/* gain, bias (n) and logscale (N) may be NULL; logscale, mean and scale are statistics (kernel.h). mean (N) is written where the norm takes it
  * off, else NULL.
  * scale (N) is negative where eps decided an l2 norm: that row has no gradient. */
 ALK_KERNEL(norm_fwd, alk_norm kind, int64_t N, int64_t n, double eps, const void *x,
@@ -20,7 +20,7 @@ ALK_KERNEL(norm_fwd, alk_norm kind, int64_t N, int64_t n, double eps, const void
            void *scale)
 
 /* dx (N,n), and for each chunk of ALK_NORM_ROWS rows the sums of g xh and of g, (chunks,n) each,
- * whose column sums are dgain and dbias. All three may be NULL. */
+ * whose column sums are dgain and dbias (sums: kernel.h). All three may be NULL. */
 enum { ALK_NORM_ROWS = 64 };
 ALK_KERNEL(norm_bwd, alk_norm kind, int64_t N, int64_t n, const void *x, const void *gain,
            const void *mean, const void *scale, const void *g, void *dx, void *dgain, void *dbias)

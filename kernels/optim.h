@@ -16,6 +16,9 @@ typedef struct alk_optim_task {
   int64_t n, first;
   void *p, *m, *v; /* v: AdamW only */
   const void *g;
+  /* NULL, or bf16 (n): p rounded, which the model computes with, written in the same pass. Where it
+   * holds anything else before, somebody wrote into it, and p starts from that number. */
+  void *narrow;
   double decay;
 } alk_optim_task;
 

@@ -8,7 +8,7 @@ enum { ALK_SUM, ALK_SUM_SQUARES, ALK_MAX, ALK_MIN };
 /* Rows (I = 1) and columns (I > 1) that one stage takes together. */
 enum { ALK_ROW_CHUNK = 16384, ALK_COLUMN_CHUNK = 256 };
 
-/* One stage: y (O, n, I), n = max(1, ceil(R / chunk)): the reduction of `chunk` neighbours each,
+/* One stage: y (O, n, I), sums (kernel.h), n = max(1, ceil(R / chunk)): the reduction of `chunk` neighbours each,
  * times scale, and then its square root if `root`. Reduce y again until n is 1: the order of the
  * sum follows from the shape alone. A NaN is larger and smaller than every number. R = 0 gives the
  * neutral value. */

@@ -8,7 +8,8 @@ void alk_table_set(alk_device device, const alk_table *table) { tables[device] =
 #define ALK_TYPED(name)                                                                            \
   alk_##name##_fn alk_##name##_slot(const alk_place *at) {                                         \
     return tables[at->device] ? tables[at->device]->name[at->dtype] : NULL;                        \
-  }
+  }                                                                                                \
+  bool alk_##name##_has(const alk_place *at) { return alk_##name##_slot(at) != NULL; }
 #define ALK_UNTYPED(name)                                                                          \
   alk_##name##_fn alk_##name##_slot(const alk_place *at) {                                         \
     return tables[at->device] ? tables[at->device]->name : NULL;                                   \

@@ -3,6 +3,7 @@
 #include "../core/core.h"
 #include "../kernels/copy.h"
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,12 +83,83 @@ START_TEST(broken_card) {
 }
 END_TEST
 
+/* A product of that size on the card; its numbers into v. */
+static void product(al_ctx *c, int64_t n, double *v) {
+  al_tensor *a = al_tensor_new(c, AL_F32, 2, (const int64_t[]){n, n});
+  al_fill_normal(a, 5, 0, 1);
+  al_tensor *y = al_run(c, "matmul", AL_IN(a, a), "");
+  ck_assert_int_eq(al_read(y, v, n * n), AL_OK);
+  al_release(a);
+  al_release(y);
+}
+
+/* What one context chose, another one takes and then computes with, bit for bit; a text that is
+ * somebody's is data. On the CPU there is nothing to choose. */
+START_TEST(plans) {
+  enum { N = 40 };
+  int cards;
+  al_cuda(&cards);
+  al_ctx *c[2] = {al_ctx_new(), al_ctx_new()};
+  char *none = al_plans_save(c[0], "cpu");
+  ck_assert_str_eq(none, "");
+  free(none);
+  ck_assert_int_eq(al_plans_time(c[0], "cpu", true), AL_OK);
+  ck_assert_int_eq(al_plans_load(c[0], "cpu", ""), AL_OK);
+  ck_assert_int_eq(al_plans_load(c[0], "cpu", "card x"), AL_EVALUE);
+  al_error_clear(c[0]);
+  if (cards) {
+    static double v[2][N * N];
+    for (int i = 0; i < 2; i++) al_on(c[i], "cuda");
+    ck_assert_int_eq(al_plans_time(c[0], "cuda", true), AL_OK);
+    product(c[0], N, v[0]);
+    ck_assert_int_eq(al_plans_time(c[0], "cuda", false), AL_OK);
+    product(c[0], N - 1, v[1]);
+    char *text = al_plans_save(c[0], "cuda");
+    ck_assert_msg(text != NULL, "%s", al_error_message(c[0], NULL, NULL));
+    ck_assert(strncmp(text, "card ", 5) == 0 && strstr(text, "\nlibrary cuBLASLt "));
+    ck_assert(strstr(text, "\nproduct m=39 n=39 k=39 ") && strstr(text, "\nproduct m=40 n=40 "));
+    ck_assert_int_eq(al_plans_load(c[1], "cuda", text), AL_OK);
+    char *same = al_plans_save(c[1], "cuda");
+    ck_assert_str_eq(same, text);
+    free(same);
+    product(c[1], N, v[1]);
+    ck_assert_mem_eq(v[0], v[1], sizeof v[0]);
+    static const struct {
+      const char *old, *now, *says;
+    } spoils[] = {{"card ", "card X", "plans of products for '"},
+                  {"product m=40", "product m=0", "line 4: m"},
+                  {" batch=1 ", " batch=-1 ", ": batch"},
+                  {" dtype=1", " dtype=3", ": dtype"},
+                  {" tile=", " tile=x", ": tile"},
+                  {" tile=", " tile=999999999999", ": tile"},
+                  {" algorithm=", " algorithm=99999", ": algorithm"},
+                  {" add=0", "", ": add"},
+                  {" add=0", " add=0 extra=1", ": bias"},
+                  {"\nproduct", "\nProduct", ": product"}};
+    for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
+      const char *at = strstr(text, spoils[i].old);
+      ck_assert_ptr_nonnull(at);
+      char *bad = malloc(strlen(text) + 64);
+      sprintf(bad, "%.*s%s%s", (int)(at - text), text, spoils[i].now, at + strlen(spoils[i].old));
+      ck_assert_int_eq(al_plans_load(c[1], "cuda", bad), AL_EVALUE);
+      ck_assert_msg(strstr(al_error_message(c[1], NULL, NULL), spoils[i].says), "%s: %s",
+                    spoils[i].now, al_error_message(c[1], NULL, NULL));
+      al_error_clear(c[1]);
+      free(bad);
+    }
+    free(text);
+  }
+  for (int i = 0; i < 2; i++) al_ctx_free(c[i]);
+}
+END_TEST
+
 Suite *suite_test_module(void);
 Suite *suite_test_module(void) {
   Suite *s = suite_create("module");
   TCase *t = tcase_create("cards");
   tcase_add_test(t, names);
   tcase_add_test(t, drawn_alike);
+  tcase_add_test(t, plans);
   tcase_add_test(t, broken_card);
   suite_add_tcase(s, t);
   return s;

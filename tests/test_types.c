@@ -126,9 +126,22 @@ START_TEST(a_loss_is_f32) {
 }
 END_TEST
 
-/* Moments and the update are those of a parameter of f32 with the same number; the result is
- * rounded. */
-START_TEST(optimisers_round_once) {
+/* The state named `name`, read into v. */
+static void state_of(al_optim *o, const char *name, double *v) {
+  const char *found;
+  al_tensor *t;
+  for (int i = 0; (t = al_optim_state(o, i, &found)); i++)
+    if (strcmp(found, name) == 0) {
+      ck_assert_int_eq(al_type(t), AL_F32);
+      al_read(t, v, al_numel(t));
+      return;
+    }
+  ck_abort_msg("no state %s", name);
+}
+
+/* A parameter of bf16 is the rounded copy of its master, which moves as a parameter of f32 does: steps
+ * far below its last digit count. What somebody writes into it, and nothing else, moves the master. */
+START_TEST(weights_have_masters) {
   static const char *const kinds[] = {"sgd", "adamw"};
   static const char *const text[] = {"momentum=0.5 weight_decay=0.1 grad_clip=1",
                                      "weight_decay=0.1 grad_clip=1"};
@@ -141,29 +154,39 @@ START_TEST(optimisers_round_once) {
     al_optim *a = al_optim_new(c, kinds[kind], o), *b = al_optim_new(c, kinds[kind], o);
     al_optim_add(a, "p", narrow, true);
     al_optim_add(b, "p", wide, true);
-    for (int step = 0; step < 4; step++) {
-      al_copy_into(c, wide, narrow);
+    for (int step = 0; step < 40; step++) {
+      if (step == 30) {
+        const int64_t at = 1;
+        al_tensor *one_of = al_tensor_view(c, narrow, 0, NULL, NULL, at),
+                  *same = al_tensor_view(c, wide, 0, NULL, NULL, at);
+        al_write(one_of, (double[]){3}, 1);
+        al_write(same, (double[]){3}, 1);
+        al_release(one_of);
+        al_release(same);
+      }
       al_set_grad(narrow, dy);
       al_set_grad(wide, dy);
-      al_optim_step(a, 0.01, NULL);
-      al_optim_step(b, 0.01, NULL);
+      al_optim_step(a, 1e-3, NULL);
+      al_optim_step(b, 1e-3, NULL);
       al_tensor *rounded = al_run(c, "cast", AL_IN(wide), "dtype=bf16");
       double got[3], want[3];
       al_read(narrow, got, 3);
       al_read(rounded, want, 3);
       ck_assert_mem_eq(got, want, sizeof got);
       al_release(rounded);
-      const char *name;
+      state_of(a, "w.p", got);
+      al_read(wide, want, 3);
+      ck_assert_mem_eq(got, want, sizeof got);
       for (int i = 0; i <= kind; i++) {
-        ck_assert_int_eq(al_type(al_optim_state(a, i, &name)), AL_F32);
-        al_read(al_optim_state(a, i, &name), got, 3);
-        al_read(al_optim_state(b, i, &name), want, 3);
+        state_of(a, i ? "v.p" : "m.p", got);
+        state_of(b, i ? "v.p" : "m.p", want);
         ck_assert_mem_eq(got, want, sizeof got);
       }
     }
     al_tensor *bad = numbers(AL_F32, 3, (const double[]){1, NAN, 1});
     double before[3], after[3];
     al_read(narrow, before, 3);
+    ck_assert_double_ne(before[0], 1);
     al_set_grad(narrow, bad);
     al_optim_step(a, 0.01, NULL);
     al_read(narrow, after, 3);
@@ -176,6 +199,52 @@ START_TEST(optimisers_round_once) {
     al_tensor *all[] = {narrow, wide, dy, bad};
     for (int i = 0; i < 4; i++) al_release(all[i]);
   }
+}
+END_TEST
+
+/* Where products of bf16 have kernels: the gradients of weights and bias are not rounded to it, and those
+ * of two uses are added up in f32; that of the input is bf16 on its way. */
+START_TEST(weights_have_f32_gradients) {
+  int cards;
+  al_cuda(&cards);
+  if (cards == 0) return;
+  al_on(c, "cuda");
+  const int64_t x_shape[] = {2, 33, 24}, w_shape[] = {24, 40}, b_shape[] = {40};
+  al_tensor *x[2], *w[2], *b[2];
+  for (int wide = 0; wide < 2; wide++) {
+    al_tensor **all[] = {&x[wide], &w[wide], &b[wide]};
+    const int64_t *shape[] = {x_shape, w_shape, b_shape};
+    for (int i = 0; i < 3; i++) {
+      al_tensor *t = al_tensor_new(c, AL_BF16, 3 - i, shape[i]);
+      al_fill_normal(t, (uint64_t)i + 1, 0, 1);
+      *all[i] = wide ? al_run(c, "cast", AL_IN(t), "dtype=f32") : al_retain(t);
+      al_release(t);
+      al_requires_grad(*all[i], true);
+    }
+    for (int use = 0; use < 2; use++) {
+      al_tensor *y = al_run(c, "matmul", AL_IN(x[wide], w[wide], b[wide]), "");
+      al_tensor *seed = al_tensor_full(c, al_type(y), 3, al_shape(y), 0.3125);
+      al_backward(c, y, seed);
+      al_release(y);
+      al_release(seed);
+    }
+  }
+  al_tensor *got[] = {al_grad(w[0]), al_grad(b[0]), al_grad(x[0])},
+            *want[] = {al_grad(w[1]), al_grad(b[1]), al_grad(x[1])};
+  for (int i = 0; i < 3; i++) {
+    double v[2][2000], far = 0, size = 0;
+    ck_assert_int_eq(al_type(got[i]), AL_F32);
+    const int64_t n = al_numel(got[i]);
+    al_read(got[i], v[0], n);
+    al_read(want[i], v[1], n);
+    for (int64_t k = 0; k < n; k++) {
+      far += (v[0][k] - v[1][k]) * (v[0][k] - v[1][k]);
+      size += v[1][k] * v[1][k];
+    }
+    const double d = sqrt(far / size);
+    ck_assert_msg(d < (i < 2 ? 1e-6 : 0x1p-8) && (i < 2 || d > 0), "gradient %d: %g off", i, d);
+  }
+  for (int i = 0; i < 2; i++) al_release(x[i]), al_release(w[i]), al_release(b[i]);
 }
 END_TEST
 
@@ -218,7 +287,8 @@ Suite *suite_test_types(void) {
   tcase_add_test(t, the_wider_type_sums);
   tcase_add_test(t, mixed_types_are_refused);
   tcase_add_test(t, a_loss_is_f32);
-  tcase_add_test(t, optimisers_round_once);
+  tcase_add_test(t, weights_have_masters);
+  tcase_add_test(t, weights_have_f32_gradients);
   tcase_add_test(t, attention_lies_where_q_does);
   suite_add_tcase(s, t);
   return s;

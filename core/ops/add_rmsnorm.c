@@ -54,7 +54,8 @@ static al_status backward(al_ctx *c, al_call *k) {
   const int64_t N = n ? al_numel(dy) / n : 0,
                 chunks = (N + ALK_ADD_RMSNORM_ROWS - 1) / ALK_ADD_RMSNORM_ROWS;
   if (k->need[X] || k->need[A]) dx = dsum ? al_overwrite(c, dsum) : al_overwrite(c, dy);
-  if (k->need[GAIN]) parts = al_tensor_new(c, x->dtype, 2, (int64_t[]){chunks, n});
+  if (k->need[GAIN])
+    parts = al_tensor_new(c, al_statistic_type(x->dtype), 2, (int64_t[]){chunks, n});
   if (al_error(c) == AL_OK)
     ALK_RUN(al_here(c, (alk_dtype)x->dtype), add_rmsnorm_bwd, N, n, al_data(k->out[SUM]),
             al_data(k->in[GAIN]), al_data(k->out[SCALE]), al_data(dsum), al_data(dy), al_data(dx),
@@ -88,6 +89,7 @@ static const al_op add_rmsnorm = {
                                       {0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_add_rmsnorm_fwd_has, alk_add_rmsnorm_bwd_has),
     .backward = backward,
     .reads_in = 1 << GAIN,
     .reads_out = 1 << SUM | 1 << SCALE,

@@ -120,6 +120,7 @@ static const al_op append = {
     .flags = AL_OP_VIEW,
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_append_fwd_has, alk_append_bwd_has),
     .backward = backward,
     .reads_in = 1 << COUNTS | 1 << LENGTHS,
     .samples = (const al_sample[]){{.inputs = "(2,3,2) (2,2,2) i(2)<4"},

@@ -66,6 +66,7 @@ static const al_row outputs[] = {{"y", 0, "the broadcast shape"}, {0}};
                         .outputs = outputs},                                                       \
                .shape = shape,                                                                     \
                .forward = forward,                                                                 \
+               .bf16 = AL_KERNELS(alk_binary_has),                                                 \
                BACKWARD_##kind,                                                                    \
                .samples = (const al_sample[]){{"(3,7) p(3,7)", "", low, high, NULL},               \
                                               {"(2,3)t p(2,3)", "", low, high, NULL},              \

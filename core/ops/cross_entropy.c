@@ -90,6 +90,8 @@ static const al_op cross_entropy = {
                      {0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_cross_entropy_fwd_has, alk_cross_entropy_scale_has,
+                       alk_cross_entropy_total_has, alk_cross_entropy_bwd_has),
     .backward = backward,
     .reads_in = 1 | 2,
     .reads_out = 1 << LSE | 1 << SCALE,

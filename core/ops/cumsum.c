@@ -39,6 +39,7 @@ static const al_op cumsum = {
                                       {0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_cumsum_has),
     .backward = backward,
     .plan_size = sizeof(int),
     .samples = (const al_sample[]){{.inputs = "(3,37)"},

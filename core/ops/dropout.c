@@ -48,6 +48,7 @@ static const al_op dropout = {
     .flags = AL_OP_RANDOM,
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_dropout_has),
     .backward = backward,
     .samples = (const al_sample[]){{"(3,5)", .args = "key=1"},
                                    {"(2,9,11)t", .args = "p=0.5 key=12345678901"},

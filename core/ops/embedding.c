@@ -25,11 +25,17 @@ static al_status forward(al_ctx *c, al_call *k) {
 }
 
 static al_status backward(al_ctx *c, al_call *k) {
-  if (!(k->din[0] = al_new_meta(c, &k->in_meta[0]))) return al_error(c);
-  ALK_RUN(al_here(c, (alk_dtype)k->in_meta[0].dtype), embedding_bwd, al_data(k->din[0]),
-          al_data(k->dout[0]), al_data(k->in[1]), al_numel(k->in[1]), k->in_meta[0].shape[0],
-          k->in_meta[0].shape[1]);
-  return AL_OK;
+  const int64_t N = al_numel(k->in[1]), V = k->in_meta[0].shape[0], C = k->in_meta[0].shape[1];
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[0].dtype);
+  al_meta m = k->in_meta[0];
+  m.dtype = al_statistic_type(m.dtype);
+  al_tensor *scratch = AL_ROOM(at, embedding_bwd, N, V, C);
+  k->din[0] = al_new_meta(c, &m);
+  if (al_error(c) == AL_OK)
+    ALK_RUN(at, embedding_bwd, al_data(k->din[0]), al_data(k->dout[0]), al_data(k->in[1]), N, V, C,
+            al_data(scratch));
+  al_release(scratch);
+  return al_error(c);
 }
 
 static const al_op embedding = {
@@ -42,6 +48,7 @@ static const al_op embedding = {
              .args = (const al_arg[]){{0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_embedding_fwd_has, alk_embedding_bwd_room_has, alk_embedding_bwd_has),
     .backward = backward,
     .reads_in = 2,
     .samples = (const al_sample[]){{.inputs = "(7,5) i(2,3)<7"},

@@ -72,7 +72,7 @@ static al_status forward(al_ctx *c, al_call *k) {
 
 static al_tensor *partials(al_ctx *c, const al_call *k, int i, const alk_finish *f) {
   const int64_t shape[] = {(f->N + ALK_NORM_ROWS - 1) / ALK_NORM_ROWS, f->n};
-  return k->need[i] ? al_tensor_new(c, k->in_meta[YIN].dtype, 2, shape) : NULL;
+  return k->need[i] ? al_tensor_new(c, al_statistic_type(k->in_meta[YIN].dtype), 2, shape) : NULL;
 }
 
 static al_tensor *summed(al_ctx *c, al_tensor *p) {
@@ -125,6 +125,8 @@ static const al_op finish = {
                                       {0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_finish_fwd_room_has, alk_finish_fwd_has, alk_finish_bwd_room_has,
+                       alk_finish_bwd_has),
     .backward = backward,
     .plan_size = sizeof(alk_finish),
     .reads_in = 1 << YIN | 1 << FACTOR | 1 << GAIN | 1 << BIAS | 1 << GATE | 1 << LOGSCALE,

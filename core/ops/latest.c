@@ -79,6 +79,7 @@ static const al_op latest = {
                                       {0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_latest_fwd_has, alk_latest_bwd_has),
     .backward = backward,
     .plan_size = sizeof(alk_latest),
     .reads_in = 1 << HELD | 1 << LENGTHS,

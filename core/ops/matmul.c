@@ -16,6 +16,7 @@ typedef struct plan {
 /* One operand as the kernel sees it: a matrix for each entry of the batch. */
 typedef struct mat {
   void *data;
+  al_dtype dtype;
   int64_t rows, cols, row, col; /* sizes, strides */
   int64_t batch[AL_MAX_DIMS];   /* stride along each batch axis of the product, 0 = repeats */
 } mat;
@@ -24,6 +25,7 @@ static mat matrix(const al_tensor *t, const al_meta *y) {
   const int n = al_ndim(t);
   const int64_t *stride = al_stride(t);
   mat m = {.data = al_data(t),
+           .dtype = al_type(t),
            .rows = al_size(t, -2),
            .cols = al_size(t, -1),
            .row = stride[n - 2],
@@ -44,6 +46,7 @@ static mat flipped(mat m) {
 static void product(al_ctx *ctx, const al_meta *y, double alpha, mat a, mat b, mat c,
                     const al_numbers *bias, bool add) {
   alk_matmul_task t = {.dtype = (alk_dtype)y->dtype,
+                       .wide = c.dtype != y->dtype,
                        .m = a.rows,
                        .n = b.cols,
                        .k = a.cols,
@@ -135,10 +138,13 @@ static al_status forward(al_ctx *c, al_call *k) {
   return al_error(c);
 }
 
-/* The gradient of input i, to be added to where there is one already (*add). */
+/* The gradient of input i, to be added to where there is one already (*add). Of bf16 that of a 2-D b,
+ * which is summed over all rows, and of the bias are f32. */
 static al_tensor *gradient(al_ctx *c, al_call *k, int i, bool *add) {
-  *add = k->sum[i] != NULL;
-  return k->din[i] = *add ? al_retain(k->sum[i]) : al_new_meta(c, &k->in_meta[i]);
+  al_meta m = k->in_meta[i];
+  if (i == 2 || (i == 1 && ((const plan *)k->plan)->as_one)) m.dtype = al_statistic_type(m.dtype);
+  *add = i < 2 && k->sum[i];
+  return k->din[i] = *add ? al_retain(k->sum[i]) : al_new_meta(c, &m);
 }
 
 /* The terms of a gradient are rows of d, which is dy or dy^T, times rows of x. As views: the batch axes
@@ -249,7 +255,7 @@ static al_status backward(al_ctx *c, al_call *k) {
     if (tb) product(c, y, p->alpha, flipped(d), ma, out, NULL, add);
     else product(c, y, p->alpha, flipped(ma), d, out, NULL, add);
   }
-  if (k->need[2] && (k->din[2] = al_new_meta(c, &k->in_meta[2]))) {
+  if (k->need[2] && gradient(c, k, 2, &add)) {
     const int64_t N = k->in_meta[2].shape[0];
     ALK_RUN(al_here(c, (alk_dtype)y->dtype), bias_sum, al_data(k->din[2]), al_data(dy),
             N ? al_numel(dy) / N : 0, N);
@@ -291,6 +297,8 @@ static const al_op matmul = {
     .flags = AL_OP_STRIDED,
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_bias_sum_has, alk_reach_has, alk_reach_dirty_has, alk_reach_clean_has,
+                       alk_reach_hide_has, alk_reach_show_has),
     .backward = backward,
     .plan_size = sizeof(plan),
     .reads_in = 1 | 2,

@@ -47,7 +47,7 @@ static al_status forward(al_ctx *c, al_call *k) {
 /* Partial sums (chunks,n) of the kernel, when input i needs its gradient. */
 static al_tensor *partials(al_ctx *c, const al_call *k, int i, int64_t N, int64_t n) {
   if (!k->need[i]) return NULL;
-  return al_tensor_new(c, k->in_meta[0].dtype, 2,
+  return al_tensor_new(c, al_statistic_type(k->in_meta[0].dtype), 2,
                        (int64_t[]){(N + ALK_NORM_ROWS - 1) / ALK_NORM_ROWS, n});
 }
 
@@ -125,6 +125,7 @@ static const al_sample mean_samples[] = {{.inputs = "(3,7)"},
                                                          {0}}},                                    \
                        .shape = shape,                                                             \
                        .forward = forward,                                                         \
+                       .bf16 = AL_KERNELS(alk_norm_fwd_has, alk_norm_bwd_has),                     \
                        .backward = backward,                                                       \
                        .reads_in = 1 | 2,                                                          \
                        .reads_out = READS_##mean,                                                  \

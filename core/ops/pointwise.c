@@ -61,6 +61,7 @@ static const al_row outputs[] = {{"y", 0, "(..), the shape of x"}, {0}};
                               .args = (const al_arg[]){__VA_ARGS__ __VA_OPT__(, ){0}}},            \
                      .shape = shape,                                                               \
                      .forward = forward,                                                           \
+                     .bf16 = AL_KERNELS(alk_pointwise_fwd_has, alk_pointwise_bwd_has),             \
                      READS_##reads,                                                                \
                      .samples = (const al_sample[]){                                               \
                          {"(3,37)", sample_args, (gap) > 0 ? (gap) : (lo), hi, EXEMPT_##reads},    \

@@ -99,19 +99,19 @@ static al_status shape(al_ctx *c, al_call *k) {
 }
 
 /* Reduces the middle axis of x, in stages of at most `chunk`, into y, or into a new tensor
- * (O,I). */
+ * (O,I); of bf16 in f32. */
 static al_tensor *reduce_middle(al_ctx *c, int kind, int64_t O, int64_t R, int64_t I, int64_t chunk,
                                 double scale, bool root, al_tensor *x, al_tensor *y) {
-  const alk_dtype t = (alk_dtype)al_type(x);
   al_retain(x);
   for (;;) {
     const int64_t n = R > chunk ? (R + chunk - 1) / chunk : 1;
     const bool last = n == 1;
-    al_tensor *to =
-        last && y ? al_retain(y) : al_tensor_new(c, al_type(x), 3, (int64_t[]){O, n, I});
+    al_tensor *to = last && y
+                        ? al_retain(y)
+                        : al_tensor_new(c, al_statistic_type(al_type(x)), 3, (int64_t[]){O, n, I});
     if (to)
-      ALK_RUN(al_here(c, t), reduce, kind, O, R, I, chunk, last ? scale : 1, last && root,
-              al_data(x), al_data(to));
+      ALK_RUN(al_here(c, (alk_dtype)al_type(x)), reduce, kind, O, R, I, chunk, last ? scale : 1,
+              last && root, al_data(x), al_data(to));
     al_release(x);
     if (last || !to) return to;
     x = to;
@@ -126,19 +126,28 @@ static al_status forward(al_ctx *c, al_call *k) {
   const double scale = op_of(k) == OP_MEAN ? (double)count / (double)al_numel(k->in[0]) : 1;
   int kind = kinds[op_of(k)];
   if (count == 0) return AL_OK;
-  al_tensor *x = al_retain(k->in[0]);
+  al_tensor *x = al_retain(k->in[0]), *out = al_retain(k->out[0]);
+  if (k->narrow) {
+    al_meta m = k->out_meta[0];
+    m.dtype = AL_F32;
+    al_release(out);
+    if (!(out = al_new_meta(c, &m))) goto done;
+  }
   for (bool more = true; more && x;) {
     int64_t O, R, I;
     take_group(&s, &O, &R, &I);
     more = more_groups(&s);
     al_tensor *y =
         reduce_middle(c, kind, O, R, I, I == 1 ? ALK_ROW_CHUNK : ALK_COLUMN_CHUNK, more ? 1 : scale,
-                      !more && op_of(k) == OP_L2, x, more ? NULL : k->out[0]);
+                      !more && op_of(k) == OP_L2, x, more ? NULL : out);
     al_release(x);
     x = y;
     if (kind == ALK_SUM_SQUARES) kind = ALK_SUM;
   }
+  if (k->narrow) al_copy_into(c, k->out[0], out);
+done:
   al_release(x);
+  al_release(out);
   return al_error(c);
 }
 
@@ -245,7 +254,8 @@ static const al_sample samples[] = {{.inputs = "(3,5)"},
     .shape = shape, .forward = forward, .plan_size = sizeof(plan), .samples = samples, __VA_ARGS__ \
   }
 static const al_op table[] = {
-    [OP_SUM] = REDUCTION(sum, "Sum of x over the given axes.", .backward = backward),
+    [OP_SUM] = REDUCTION(sum, "Sum of x over the given axes.", .backward = backward,
+                         .bf16 = AL_KERNELS(alk_reduce_has, alk_binary_has)),
     [OP_MEAN] = REDUCTION(mean, "Mean of x over the given axes.", .backward = backward),
     [OP_MAX] = REDUCTION(
         max, "Largest element of x over the given axes; the first of equals takes the gradient.",

@@ -34,7 +34,8 @@ static al_status turn(al_ctx *c, const al_call *k, al_tensor *const *y, al_tenso
   const int64_t *s = k->in_meta[0].shape, dims = al_opt_int(k->opts, "dims"),
                 n = (dims < 0 ? s[3] : dims) / 2;
   const al_dtype type = k->in_meta[0].dtype;
-  al_tensor *dense[2] = {0}, *table = al_tensor_new(c, type, 3, (const int64_t[]){s[1], n, 2});
+  al_tensor *dense[2] = {0},
+            *table = al_tensor_new(c, al_statistic_type(type), 3, (const int64_t[]){s[1], n, 2});
   alk_rope_task tasks[2];
   int n_tasks = 0;
   for (int i = 0; i < tensors_of(k) && al_error(c) == AL_OK; i++) {
@@ -104,6 +105,7 @@ static const al_op rope = {
     .flags = AL_OP_STRIDED,
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_rope_table_has, alk_rope_has),
     .backward = backward,
     .samples = (const al_sample[]){{.inputs = "(2,5,3,8)"},
                                    {"(1,3,2,6)t", .args = "interleaved=true offset=7"},
@@ -124,6 +126,7 @@ static const al_op rope_pair = {
     .flags = AL_OP_STRIDED,
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_rope_table_has, alk_rope_has),
     .backward = backward,
     .samples = (const al_sample[]){{.inputs = "(2,5,3,8) (2,5,1,8)"},
                                    {"(1,3,2,6)t (1,3,2,6)", .args = "interleaved=true offset=7"},

@@ -57,6 +57,7 @@ static const al_op select_op = {
     .flags = AL_OP_STRIDED,
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_select_has),
     .backward = backward,
     .reads_in = 1,
     .samples = (const al_sample[]){{.inputs = "i(3,5)<2 (3,5) (3,5)"},

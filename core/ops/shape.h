@@ -52,6 +52,11 @@ static inline al_tensor *sum_to(al_ctx *c, al_tensor *t, const al_meta *m) {
     if (i < lead || m->shape[i - lead] != al_size(t, i))
       at += (size_t)snprintf(axes + at, sizeof axes - at, "%d,", i);
   if (at == 0) return t;
+  if (al_type(t) == AL_BF16) { /* summed over much, it stays f32 */
+    al_tensor *wide = al_run(c, "cast", AL_IN(t), "dtype=f32");
+    al_release(t);
+    if (!(t = wide)) return NULL;
+  }
   al_tensor *s = al_run(c, "sum", AL_IN(t), "axes={%s} keep=true", axes);
   al_tensor *r = NULL;
   if (s) { /* sums are packed: the leading axes of size 1 just go */

@@ -39,6 +39,7 @@ static const al_op swiglu = {
              .outputs = (const al_row[]){{"y", 0, "(..)"}, {0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_swiglu_fwd_has, alk_swiglu_bwd_has),
     .backward = backward,
     .reads_in = 1 | 2,
     .samples = (const al_sample[]){{.inputs = "(3,37) (3,37)"},

@@ -14,8 +14,14 @@ alk_status ALK_NAME(embedding_fwd)(const alk_place *place, void *y, const void *
   return ALK_OK;
 }
 
+int64_t ALK_NAME(embedding_bwd_room)(const alk_place *place, int64_t N, int64_t V, int64_t C) {
+  return 0;
+}
+
+/* Threads share the channels. */
 alk_status ALK_NAME(embedding_bwd)(const alk_place *place, void *dtable, const void *dy,
-                                   const void *vids, int64_t N, int64_t V, int64_t C) {
+                                   const void *vids, int64_t N, int64_t V, int64_t C,
+                                   void *scratch) {
   enum { SLAB = 32 }; /* channels: two cache lines of f32, so threads do not share lines */
   const int32_t *ids = vids;
 #pragma omp parallel for num_threads(place->threads) schedule(static) if ((N + V) * C > 32768)

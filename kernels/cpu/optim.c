@@ -1,5 +1,6 @@
 /* optim.c: AdamW and SGD updates, the sum of squares; one parallel loop over the blocks of all
  * parameters. */
+#include "../copy.h"
 #include "../optim.h"
 #include <math.h>
 
@@ -63,6 +64,19 @@ static real clipped(const alk_optim_step *s, const void *norm) {
   return (real)(s->clip > 0 && n > s->clip ? s->clip / n : 1);
 }
 
+/* Elements [from, to) of p, where the bf16 numbers are not p's: from them. And the way back. */
+static void adopt(const alk_optim_task *t, int64_t from, int64_t to) {
+  const uint16_t *narrow = t->narrow;
+  real *p = t->p;
+  for (int64_t i = from; narrow && i < to; i++)
+    if (alk_f32_to_bf16((float)p[i]) != narrow[i]) p[i] = (real)alk_bf16_to_f32(narrow[i]);
+}
+static void narrowed(const alk_optim_task *t, int64_t from, int64_t to) {
+  uint16_t *narrow = t->narrow;
+  const real *p = t->p;
+  for (int64_t i = from; narrow && i < to; i++) narrow[i] = alk_f32_to_bf16((float)p[i]);
+}
+
 alk_status ALK_NAME(adamw)(const alk_place *place, int n_tasks, const alk_optim_task *tasks,
                            const alk_optim_step *s, const void *norm, const void *steps) {
   const int64_t blocks = blocks_of(n_tasks, tasks);
@@ -79,12 +93,14 @@ alk_status ALK_NAME(adamw)(const alk_place *place, int n_tasks, const alk_optim_
     const alk_optim_task *t = find(n_tasks, tasks, b, &from, &to);
     const real *restrict g = t->g, shrink = (real)(1 - s->lr * t->decay);
     real *restrict p = t->p, *restrict m = t->m, *restrict v = t->v;
+    adopt(t, from, to);
     for (int64_t i = from; i < to; i++) {
       const real d = scale * g[i];
       m[i] = b1 * m[i] + a1 * d;
       v[i] = b2 * v[i] + a2 * d * d;
       p[i] = shrink * p[i] - rate * m[i] / (ROOT(v[i] * root) + eps);
     }
+    narrowed(t, from, to);
   }
   return ALK_OK;
 }
@@ -100,10 +116,12 @@ alk_status ALK_NAME(sgd)(const alk_place *place, int n_tasks, const alk_optim_ta
     const alk_optim_task *t = find(n_tasks, tasks, b, &from, &to);
     const real *restrict g = t->g, shrink = (real)(1 - s->lr * t->decay);
     real *restrict p = t->p, *restrict m = t->m;
+    adopt(t, from, to);
     for (int64_t i = from; i < to; i++) {
       m[i] = mu * m[i] + scale * g[i];
       p[i] = shrink * p[i] - rate * m[i];
     }
+    narrowed(t, from, to);
   }
   return ALK_OK;
 }

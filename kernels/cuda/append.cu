@@ -4,7 +4,9 @@ extern "C" {
 #include "../append.h"
 }
 
-__device__ static int64_t within(int64_t x, int64_t most) { return x < 0 ? 0 : x > most ? most : x; }
+__device__ static int64_t within(int64_t x, int64_t most) {
+  return x < 0 ? 0 : x > most ? most : x;
+}
 __device__ static int64_t kept(const alk_append &g, int64_t b) {
   return within(((const int32_t *)g.counts)[b], g.S);
 }
@@ -29,12 +31,13 @@ static alk_status fwd(const alk_place *at, const alk_append *g, const void *cach
   const int64_t n = g->B * (g->S + g->T) * g->width;
   if (n == 0) return ALK_OK;
   forward<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(*g, (const T *)cache,
-                                                                   (const T *)more, (T *)all);
+                                                                    (const T *)more, (T *)all);
   return launched();
 }
-CUDA_TYPED(append_fwd, fwd)
+CUDA_TYPED_BF16(append_fwd, fwd)
 
-template <class T> static __global__ void backward(alk_append g, const T *dall, T *dcache, T *dnew) {
+template <class T>
+static __global__ void backward(alk_append g, const T *dall, T *dcache, T *dnew) {
   const int64_t w = g.width, n = g.S + g.T;
   GRID_LOOP(u, g.B * n * w) {
     const int64_t e = u % w, j = u / w % n, b = u / w / n, k = kept(g, b);
@@ -50,7 +53,7 @@ static alk_status bwd(const alk_place *at, const alk_append *g, const void *dall
   const int64_t n = g->B * (g->S + g->T) * g->width;
   if (n == 0) return ALK_OK;
   backward<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(*g, (const T *)dall,
-                                                                    (T *)dcache, (T *)dnew);
+                                                                     (T *)dcache, (T *)dnew);
   return launched();
 }
-CUDA_TYPED(append_bwd, bwd)
+CUDA_TYPED_BF16(append_bwd, bwd)

@@ -5,8 +5,8 @@ extern "C" {
 }
 
 #define BINARY(name, value, da, db, ...)                                                           \
-  template <class real> static __device__ inline real name##_part(int part, real a, real b,        \
-                                                                  real g) {                        \
+  template <class real>                                                                            \
+  static __device__ inline real name##_part(int part, real a, real b, real g) {                    \
     if (part == ALK_BIN_VALUE) return value;                                                       \
     return part == ALK_BIN_DA ? PASSED(g, da) : PASSED(g, db);                                     \
   }
@@ -14,8 +14,8 @@ extern "C" {
 #undef BINARY
 
 template <class T>
-static __global__ void parts(int op, int part, walk<2> w, int64_t n, const T *a, const T *b, const T *g,
-                      T *y) {
+static __global__ void parts(int op, int part, walk<2> w, int64_t n, const T *a, const T *b,
+                             const T *g, T *y) {
   typedef typename arithmetic<T>::type real;
   GRID_LOOP(i, n) {
     int64_t at[2];
@@ -24,7 +24,9 @@ static __global__ void parts(int op, int part, walk<2> w, int64_t n, const T *a,
     real v = 0;
     switch (op) {
 #define BINARY(name, ...)                                                                          \
-  case ALK_BIN_##name: v = name##_part<real>(part, x, z, d); break;
+  case ALK_BIN_##name:                                                                             \
+    v = name##_part<real>(part, x, z, d);                                                          \
+    break;
 #include "../binary.def"
 #undef BINARY
     }

@@ -26,6 +26,9 @@ typedef struct cuda_queue {
 } cuda_queue;
 static const size_t WORKSPACE = (size_t)32 << 20;
 void cuda_blas_end(cuda_queue *q);
+char *cuda_plans_save(cuda_queue *q, char *why, size_t n); /* ../module.h has these three */
+bool cuda_plans_load(cuda_queue *q, const char *text, char *why, size_t n);
+bool cuda_plans_time(cuda_queue *q, bool on);
 
 static inline cuda_queue *queue_of(const alk_place *at) { return (cuda_queue *)at->queue; }
 static inline cudaStream_t stream_of(const alk_place *at) { return queue_of(at)->stream; }
@@ -60,6 +63,9 @@ static inline alk_status launched(void) {
 /* What a stored type is computed in. */
 template <class T> struct arithmetic { typedef T type; };
 template <> struct arithmetic<bf16> { typedef float type; };
+
+/* of statistics and sums, too */
+template <class T> using real_of = typename arithmetic<T>::type;
 
 template <class T> __device__ inline typename arithmetic<T>::type load(const T *p, int64_t i) {
   return p[i];

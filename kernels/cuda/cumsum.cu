@@ -11,7 +11,7 @@ static __global__ void running(bool reverse, int64_t O, int64_t R, int64_t I, co
     double sum = 0;
     for (int64_t k = 0; k < R; k++) {
       const int64_t at = base + (reverse ? R - 1 - k : k) * I;
-      y[at] = (T)(sum += (double)x[at]);
+      store(y, at, (real_of<T>)(sum += (double)load(x, at)));
     }
   }
 }
@@ -20,7 +20,7 @@ static alk_status cumsum(const alk_place *at, bool reverse, int64_t O, int64_t R
                          const void *x, void *y) {
   if (O * R * I == 0) return ALK_OK;
   running<T><<<blocks_for(O * I, THREADS), THREADS, 0, stream_of(at)>>>(reverse, O, R, I,
-                                                                       (const T *)x, (T *)y);
+                                                                        (const T *)x, (T *)y);
   return launched();
 }
-CUDA_TYPED(cumsum, cumsum)
+CUDA_TYPED_BF16(cumsum, cumsum)

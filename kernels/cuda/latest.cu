@@ -4,7 +4,9 @@ extern "C" {
 #include "../latest.h"
 }
 
-__device__ static int64_t within(int64_t x, int64_t most) { return x < 0 ? 0 : x > most ? most : x; }
+__device__ static int64_t within(int64_t x, int64_t most) {
+  return x < 0 ? 0 : x > most ? most : x;
+}
 __device__ static int64_t length(const alk_latest &g, int64_t b) {
   return g.lengths ? within(((const int32_t *)g.lengths)[b], g.T) : g.T;
 }
@@ -18,7 +20,7 @@ static __global__ void forward(alk_latest g, int64_t places, const T *old, const
   GRID_LOOP(u, g.B * places * g.size * w) {
     const int64_t e = u % w, i = u / w % g.size, r = u / w / g.size, b = r / places;
     const int64_t at = (g.every ? r % places * g.every : length(g, b)) - 1 - i;
-    T v = 0;
+    T v = (T)0;
     if (at >= 0 && at < length(g, b)) v = more[(b * g.T + at) * w + e];
     if (at < 0 && -1 - at < held(g, b)) v = old[(b * g.K - 1 - at) * w + e];
     y[u] = v;
@@ -29,21 +31,21 @@ static alk_status fwd(const alk_place *at, const alk_latest *g, const void *old,
                       void *y) {
   const int64_t places = alk_latest_places(g), n = g->B * places * g->size * g->width;
   if (n == 0) return ALK_OK;
-  forward<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(
-      *g, places, (const T *)old, (const T *)more, (T *)y);
+  forward<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(*g, places, (const T *)old,
+                                                                    (const T *)more, (T *)y);
   return launched();
 }
-CUDA_TYPED(latest_fwd, fwd)
+CUDA_TYPED_BF16(latest_fwd, fwd)
 
 /* The sum of entry at + n every of each place n that looks back at it; `at` from place 0. */
 template <class T>
-__device__ static T collected(const alk_latest &g, int64_t places, const T *dy, int64_t b,
-                              int64_t at, int64_t e) {
-  T sum = 0;
+__device__ static real_of<T> collected(const alk_latest &g, int64_t places, const T *dy, int64_t b,
+                                       int64_t at, int64_t e) {
+  real_of<T> sum = 0;
   for (int64_t n = at < 0 ? (-at + g.every - 1) / g.every : 0; n < places; n++) {
     const int64_t i = at + n * g.every;
     if (i >= g.size) break;
-    sum += dy[((b * places + n) * g.size + i) * g.width + e];
+    sum += load(dy, ((b * places + n) * g.size + i) * g.width + e);
   }
   return sum;
 }
@@ -56,12 +58,12 @@ static __global__ void backward(alk_latest g, int64_t places, const T *dy, T *do
     if (j < 0 && dold) {
       const int64_t past = j + g.K;
       dold[(b * g.K + past) * w + e] =
-          past < held(g, b) ? collected(g, places, dy, b, first + past, e) : (T)0;
+          (T)(past < held(g, b) ? collected(g, places, dy, b, first + past, e) : 0);
     }
     if (j >= 0 && dnew) {
       const int64_t back = first - 1 - j;
       const bool counts = j < length(g, b) && (g.every || back >= 0);
-      dnew[(b * g.T + j) * w + e] = counts ? collected(g, places, dy, b, back, e) : (T)0;
+      dnew[(b * g.T + j) * w + e] = (T)(counts ? collected(g, places, dy, b, back, e) : 0);
     }
   }
 }
@@ -74,4 +76,4 @@ static alk_status bwd(const alk_place *at, const alk_latest *g, const void *dy, 
       *g, alk_latest_places(g), (const T *)dy, (T *)dold, (T *)dnew);
   return launched();
 }
-CUDA_TYPED(latest_bwd, bwd)
+CUDA_TYPED_BF16(latest_bwd, bwd)

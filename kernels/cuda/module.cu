@@ -185,11 +185,24 @@ static const char *failure(void *queue, bool *dead) {
   return q->why;
 }
 
+static bool plans_time(void *queue, bool on) {
+  use(queue);
+  return cuda_plans_time((cuda_queue *)queue, on);
+}
+static char *plans_save(void *queue, char *why, size_t n) {
+  use(queue);
+  return cuda_plans_save((cuda_queue *)queue, why, n);
+}
+static bool plans_load(void *queue, const char *text, char *why, size_t n) {
+  use(queue);
+  return cuda_plans_load((cuda_queue *)queue, text, why, n);
+}
+
 extern "C" __attribute__((visibility("default"))) const alk_module *
 alk_cuda_module(const char **build) {
   static alk_module m;
   *build = ALK_BUILD_ID;
-  m = {filled(), cards, describe, memory,  open_queue, close_queue, use,
-       take,     give,  poison,   to_host, from_host,  trim,        failure};
+  m = {filled(), cards,   describe,  memory, open_queue, close_queue, use,        take,      give,
+       poison,   to_host, from_host, trim,   failure,    plans_time,  plans_save, plans_load};
   return &m;
 }

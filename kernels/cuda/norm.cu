@@ -4,51 +4,56 @@
 
 template <class T>
 static __global__ void forward(alk_norm kind, int64_t N, int64_t n, double eps, const T *x,
-                               const T *gain, const T *bias, const T *logscale, T *y, T *mean,
-                               T *scale) {
+                               const T *gain, const T *bias, const real_of<T> *logscale, T *y,
+                               real_of<T> *mean, real_of<T> *scale) {
+  typedef real_of<T> real;
   EACH_ROW(r, N) {
     const T *p = x + r * n;
-    T m = 0;
-    const T own = row_scale<T>(
-        kind, n, eps, [=](int64_t i) { return p[i]; }, logscale ? (double)logscale[r] : 0,
+    real m = 0;
+    const real own = row_scale<real>(
+        kind, n, eps, [=](int64_t i) { return load(p, i); }, logscale ? (double)logscale[r] : 0,
         mean ? &m : NULL);
     if (threadIdx.x == 0) {
       if (mean) mean[r] = m;
       scale[r] = own;
     }
     ROW_LOOP(i, n) {
-      T v = (p[i] - m) * vabs(own);
-      if (gain) v *= gain[i];
-      y[r * n + i] = bias ? v + bias[i] : v;
+      real v = (load(p, i) - m) * vabs(own);
+      if (gain) v *= load(gain, i);
+      store(y, r * n + i, bias ? v + load(bias, i) : v);
     }
   }
 }
 
 template <class T>
 static __global__ void backward(alk_norm kind, int64_t N, int64_t n, const T *x, const T *gain,
-                                const T *mean, const T *scale, const T *g, T *dx) {
+                                const real_of<T> *mean, const real_of<T> *scale, const T *g,
+                                T *dx) {
+  typedef real_of<T> real;
   EACH_ROW(r, N) {
     const T *p = x + r * n, *q = g + r * n;
     T *to = dx + r * n;
-    row_dx<T>(
-        kind, n, [=](int64_t i) { return p[i]; }, gain, mean ? mean[r] : (T)0,
-        reached(n, q) ? scale[r] : (T)0, [=](int64_t i) { return q[i]; },
-        [=](int64_t i, T v) { to[i] = v; });
+    row_dx<real>(
+        kind, n, [=](int64_t i) { return load(p, i); }, gain, mean ? mean[r] : (real)0,
+        reached(n, q) ? scale[r] : (real)0, [=](int64_t i) { return load(q, i); },
+        [=](int64_t i, real v) { store(to, i, v); });
   }
 }
 
 /* Rows that no gradient reaches are left out, whatever they hold. */
 template <class T>
-static __global__ void parts(int64_t N, int64_t n, int64_t chunks, const T *x, const T *mean,
-                             const T *scale, const T *g, T *dgain, T *dbias) {
+static __global__ void parts(int64_t N, int64_t n, int64_t chunks, const T *x,
+                             const real_of<T> *mean, const real_of<T> *scale, const T *g,
+                             real_of<T> *dgain, real_of<T> *dbias) {
+  typedef real_of<T> real;
   GRID_LOOP(u, chunks * n) {
     const int64_t k = u / n, i = u % n, first = k * ALK_NORM_ROWS;
     const int64_t last = first + ALK_NORM_ROWS < N ? first + ALK_NORM_ROWS : N;
-    T a = 0, b = 0;
+    real a = 0, b = 0;
     for (int64_t r = first; r < last; r++) {
-      const T d = g[r * n + i], m = mean ? mean[r] : 0;
+      const real d = load(g, r * n + i), m = mean ? mean[r] : 0;
       if (d == 0) continue;
-      a += d * ((x[r * n + i] - m) * vabs(scale[r]));
+      a += d * ((load(x, r * n + i) - m) * vabs(scale[r]));
       b += d;
     }
     if (dgain) dgain[u] = a;
@@ -62,11 +67,11 @@ static alk_status fwd(const alk_place *at, alk_norm kind, int64_t N, int64_t n, 
                       void *y, void *mean, void *scale) {
   if (N == 0) return ALK_OK;
   forward<T><<<blocks_for(N, 1), ROW_THREADS, 0, stream_of(at)>>>(
-      kind, N, n, eps, (const T *)x, (const T *)gain, (const T *)bias, (const T *)logscale, (T *)y,
-      (T *)mean, (T *)scale);
+      kind, N, n, eps, (const T *)x, (const T *)gain, (const T *)bias, (const real_of<T> *)logscale,
+      (T *)y, (real_of<T> *)mean, (real_of<T> *)scale);
   return launched();
 }
-CUDA_TYPED(norm_fwd, fwd)
+CUDA_TYPED_BF16(norm_fwd, fwd)
 
 template <class T>
 static alk_status bwd(const alk_place *at, alk_norm kind, int64_t N, int64_t n, const void *x,
@@ -77,12 +82,12 @@ static alk_status bwd(const alk_place *at, alk_norm kind, int64_t N, int64_t n, 
   if (N * n == 0) return ALK_OK;
   if (dgain || dbias) /* before dx, which may lie where g does */
     parts<T><<<blocks_for(chunks * n, THREADS), THREADS, 0, s>>>(
-        N, n, chunks, (const T *)x, (const T *)mean, (const T *)scale, (const T *)g, (T *)dgain,
-        (T *)dbias);
+        N, n, chunks, (const T *)x, (const real_of<T> *)mean, (const real_of<T> *)scale,
+        (const T *)g, (real_of<T> *)dgain, (real_of<T> *)dbias);
   if (dx)
-    backward<T><<<blocks_for(N, 1), ROW_THREADS, 0, s>>>(kind, N, n, (const T *)x, (const T *)gain,
-                                                         (const T *)mean, (const T *)scale,
-                                                         (const T *)g, (T *)dx);
+    backward<T><<<blocks_for(N, 1), ROW_THREADS, 0, s>>>(
+        kind, N, n, (const T *)x, (const T *)gain, (const real_of<T> *)mean,
+        (const real_of<T> *)scale, (const T *)g, (T *)dx);
   return launched();
 }
-CUDA_TYPED(norm_bwd, bwd)
+CUDA_TYPED_BF16(norm_bwd, bwd)

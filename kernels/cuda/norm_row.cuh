@@ -1,6 +1,6 @@
 /* norm_row.cuh: what belongs to one norm, WORD_scale and WORD_dx as in ../cpu/norm_row.h, for a block a
  * row (contract and formulas: ../norm.h). The row, its gradient and where dx goes are functions of the
- * index. */
+ * index, in T; the gain, in its own type, is read. */
 #ifndef ALK_CUDA_NORM_ROW_CUH
 #define ALK_CUDA_NORM_ROW_CUH
 #include "rows.cuh"
@@ -29,21 +29,21 @@ __device__ static inline T l2_scale(int64_t n, double eps, double squares, doubl
 }
 
 /* dx = s (a - a0 - xh a1) with a = gain g, a0 = mean a or 0, a1 = per sum(a xh). */
-template <class T, class X, class G, class P>
-__device__ static void centred_dx(int64_t n, bool mean, T per, X x, const T *gain, T m, T s, G g,
+template <class T, class A, class X, class G, class P>
+__device__ static void centred_dx(int64_t n, bool mean, T per, X x, const A *gain, T m, T s, G g,
                                   P put) {
   T sum = 0, dot = 0;
   ROW_LOOP(i, n) {
-    const T a = gain ? g(i) * gain[i] : g(i);
+    const T a = gain ? g(i) * load(gain, i) : g(i);
     sum += a;
     dot += a * ((x(i) - m) * s);
   }
   const T a0 = mean ? block_sum(sum) * per : 0, a1 = block_sum(dot) * per;
-  ROW_LOOP(i, n) put(i, s * ((gain ? g(i) * gain[i] : g(i)) - a0 - (x(i) - m) * s * a1));
+  ROW_LOOP(i, n) put(i, s * ((gain ? g(i) * load(gain, i) : g(i)) - a0 - (x(i) - m) * s * a1));
 }
 #define DX_OF(word, mean, per)                                                                     \
-  template <class T, class X, class G, class P>                                                    \
-  __device__ static inline void word##_dx(int64_t n, X x, const T *gain, T m, T s, G g, P put) {   \
+  template <class T, class A, class X, class G, class P>                                           \
+  __device__ static inline void word##_dx(int64_t n, X x, const A *gain, T m, T s, G g, P put) {   \
     centred_dx<T>(n, mean, per, x, gain, m, s, g, put);                                            \
   }
 DX_OF(rms, false, 1 / (T)n)
@@ -69,25 +69,30 @@ __device__ static T row_scale(alk_norm kind, int64_t n, double eps, X x, double 
   squares = block_sum(squares);
   switch (kind) {
 #define NORM(word, ...)                                                                            \
-  case ALK_NORM_##word: return word##_scale<T>(n, eps, squares, logscale);
+  case ALK_NORM_##word:                                                                            \
+    return word##_scale<T>(n, eps, squares, logscale);
 #include "../norms.def"
 #undef NORM
-  default: return 1;
+  default:
+    return 1;
   }
 }
 
-template <class T, class X, class G, class P>
-__device__ static void row_dx(alk_norm kind, int64_t n, X x, const T *gain, T m, T s, G g, P put) {
+template <class T, class A, class X, class G, class P>
+__device__ static void row_dx(alk_norm kind, int64_t n, X x, const A *gain, T m, T s, G g, P put) {
   if (s <= 0) {
     ROW_LOOP(i, n) put(i, (T)0);
     return;
   }
   switch (kind) {
 #define NORM(word, ...)                                                                            \
-  case ALK_NORM_##word: word##_dx<T>(n, x, gain, m, s, g, put); break;
+  case ALK_NORM_##word:                                                                            \
+    word##_dx<T>(n, x, gain, m, s, g, put);                                                        \
+    break;
 #include "../norms.def"
 #undef NORM
-  default: break;
+  default:
+    break;
   }
 }
 #endif

@@ -7,20 +7,23 @@ extern "C" {
 
 template <class T>
 static __global__ void values(alk_pointwise op, int64_t n, const T *x, T *y,
-                       typename arithmetic<T>::type a, typename arithmetic<T>::type b) {
+                              typename arithmetic<T>::type a, typename arithmetic<T>::type b) {
   typedef typename arithmetic<T>::type real;
   switch (op) {
 #define POINTWISE(name, ...)                                                                       \
-  case ALK_PW_##name: GRID_LOOP(i, n) store(y, i, pw_##name<real>::of(load(x, i), a, b)); break;
+  case ALK_PW_##name:                                                                              \
+    GRID_LOOP(i, n) store(y, i, pw_##name<real>::of(load(x, i), a, b));                            \
+    break;
 #include "../pointwise.def"
 #undef POINTWISE
-  default: break;
+  default:
+    break;
   }
 }
 
 template <class T>
 static __global__ void slopes(alk_pointwise op, int64_t n, const T *r, const T *g, T *dx,
-                       typename arithmetic<T>::type a, typename arithmetic<T>::type b) {
+                              typename arithmetic<T>::type a, typename arithmetic<T>::type b) {
   typedef typename arithmetic<T>::type real;
   switch (op) {
 #define POINTWISE(name, ...)                                                                       \
@@ -32,7 +35,8 @@ static __global__ void slopes(alk_pointwise op, int64_t n, const T *r, const T *
     break;
 #include "../pointwise.def"
 #undef POINTWISE
-  default: break;
+  default:
+    break;
   }
 }
 
@@ -53,8 +57,7 @@ static alk_status bwd(const alk_place *at, alk_pointwise op, int64_t n, const vo
   typedef typename arithmetic<T>::type real;
   if (n == 0) return ALK_OK;
   slopes<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(
-      op, n, (const T *)(r ? r : g), (const T *)g, (T *)dx, p ? (real)p[0] : 0,
-      p ? (real)p[1] : 0);
+      op, n, (const T *)(r ? r : g), (const T *)g, (T *)dx, p ? (real)p[0] : 0, p ? (real)p[1] : 0);
   return launched();
 }
 CUDA_TYPED_BF16(pointwise_bwd, bwd)

@@ -52,7 +52,7 @@ static alk_status reach(const alk_place *at, const alk_view *g, int rows, void *
       *g, rows, n, count(g, rows, g->ndim), (bool *)mask);
   return launched();
 }
-CUDA_TYPED(reach, reach)
+CUDA_TYPED_BF16(reach, reach)
 
 template <class T>
 static __global__ void dirty_rows(alk_view x, int rows, int64_t n, int64_t each, const bool *mask,
@@ -61,7 +61,7 @@ static __global__ void dirty_rows(alk_view x, int rows, int64_t n, int64_t each,
     if (mask[r]) continue;
     const T *p = (const T *)x.data + offset_of(x, 0, rows, r);
     ROW_LOOP(i, each) {
-      const T v = p[offset_of(x, rows, x.ndim, i)];
+      const real_of<T> v = load(p, offset_of(x, rows, x.ndim, i));
       if (!(v - v == 0)) *dirty = 1; /* whoever comes last writes the same */
     }
   }
@@ -75,7 +75,7 @@ static alk_status reach_dirty(const alk_place *at, const alk_view *x, int rows, 
       *x, rows, n, count(x, rows, x->ndim), (const bool *)mask, (int32_t *)dirty);
   return launched();
 }
-CUDA_TYPED(reach_dirty, reach_dirty)
+CUDA_TYPED_BF16(reach_dirty, reach_dirty)
 
 template <class T>
 static __global__ void clean_rows(alk_view x, int64_t n, int64_t each, const bool *mask, T *y) {
@@ -91,7 +91,7 @@ static alk_status reach_clean(const alk_place *at, const alk_view *x, int rows, 
       *x, n, each, (const bool *)mask, (T *)y);
   return launched();
 }
-CUDA_TYPED(reach_clean, reach_clean)
+CUDA_TYPED_BF16(reach_clean, reach_clean)
 
 /* ---- rows hidden while a product runs --------------------------------------------------------- */
 

@@ -33,8 +33,8 @@ template <class real> static __device__ inline real finish(real v, real scale, b
 
 /* blockDim.x threads a row, blockDim.y rows a block. */
 template <int kind, class T>
-static __global__ void rows(int64_t units, int64_t R_, int64_t chunk, int64_t n,
-                            typename arithmetic<T>::type scale, bool root, const T *x, T *y) {
+static __global__ void rows(int64_t units, int64_t R_, int64_t chunk, int64_t n, real_of<T> scale,
+                            bool root, const T *x, real_of<T> *y) {
   typedef typename arithmetic<T>::type real;
   typedef joining<kind, real> join;
   for (int64_t u = (int64_t)blockIdx.x * blockDim.y + threadIdx.y; u < units;
@@ -46,13 +46,13 @@ static __global__ void rows(int64_t units, int64_t R_, int64_t chunk, int64_t n,
       v = both<kind, real>(v, join::first(load(x, from + i)));
     auto tree = [](real a, real b) { return both<kind, real>(a, b); };
     v = blockDim.x == 32 ? warp_join(v, tree) : block_join(v, join::neutral(), tree);
-    if (threadIdx.x == 0) store(y, u, finish(v, scale, root));
+    if (threadIdx.x == 0) y[u] = finish(v, scale, root);
   }
 }
 
 template <int kind, class T>
 static __global__ void columns(int64_t units, int64_t R_, int64_t I, int64_t chunk, int64_t n,
-                               typename arithmetic<T>::type scale, bool root, const T *x, T *y) {
+                               real_of<T> scale, bool root, const T *x, real_of<T> *y) {
   typedef typename arithmetic<T>::type real;
   typedef joining<kind, real> join;
   GRID_LOOP(u, units) {
@@ -65,21 +65,21 @@ static __global__ void columns(int64_t units, int64_t R_, int64_t I, int64_t chu
         part = both<kind, real>(part, join::first(load(x, (from + r) * I + i)));
       v = both<kind, real>(v, part);
     }
-    store(y, u, finish(v, scale, root));
+    y[u] = finish(v, scale, root);
   }
 }
 
 template <int kind, class T>
 static void stage(cudaStream_t s, int64_t O, int64_t R_, int64_t I, int64_t chunk, double scale,
-                  bool root, const T *x, T *y) {
+                  bool root, const T *x, real_of<T> *y) {
   typedef typename arithmetic<T>::type real;
   const int64_t n = R_ > chunk ? (R_ + chunk - 1) / chunk : 1, units = O * n * I;
   if (I != 1)
     columns<kind, T><<<blocks_for(units, THREADS), THREADS, 0, s>>>(units, R_, I, chunk, n,
                                                                     (real)scale, root, x, y);
   else if (R_ <= LONG)
-    rows<kind, T><<<blocks_for(units, 8), dim3(32, 8), 0, s>>>(units, R_, chunk, n, (real)scale,
-                                                               root, x, y);
+    rows<kind, T>
+        <<<blocks_for(units, 8), dim3(32, 8), 0, s>>>(units, R_, chunk, n, (real)scale, root, x, y);
   else
     rows<kind, T><<<blocks_for(units, 1), dim3(256, 1), 0, s>>>(units, R_, chunk, n, (real)scale,
                                                                 root, x, y);
@@ -89,18 +89,25 @@ template <class T>
 static alk_status reduce(const alk_place *at, int kind, int64_t O, int64_t R_, int64_t I,
                          int64_t chunk, double scale, bool root, const void *vx, void *vy) {
   const T *x = (const T *)vx;
-  T *y = (T *)vy;
+  real_of<T> *y = (real_of<T> *)vy;
   const cudaStream_t s = stream_of(at);
   if (O * I == 0) return ALK_OK;
   switch (kind) {
-  case ALK_SUM: stage<ALK_SUM, T>(s, O, R_, I, chunk, scale, root, x, y); break;
-  case ALK_SUM_SQUARES: stage<ALK_SUM_SQUARES, T>(s, O, R_, I, chunk, scale, root, x, y); break;
-  case ALK_MAX: stage<ALK_MAX, T>(s, O, R_, I, chunk, scale, root, x, y); break;
-  default: stage<ALK_MIN, T>(s, O, R_, I, chunk, scale, root, x, y);
+  case ALK_SUM:
+    stage<ALK_SUM, T>(s, O, R_, I, chunk, scale, root, x, y);
+    break;
+  case ALK_SUM_SQUARES:
+    stage<ALK_SUM_SQUARES, T>(s, O, R_, I, chunk, scale, root, x, y);
+    break;
+  case ALK_MAX:
+    stage<ALK_MAX, T>(s, O, R_, I, chunk, scale, root, x, y);
+    break;
+  default:
+    stage<ALK_MIN, T>(s, O, R_, I, chunk, scale, root, x, y);
   }
   return launched();
 }
-CUDA_TYPED(reduce, reduce)
+CUDA_TYPED_BF16(reduce, reduce)
 
 /* ---- the gradient of a maximum --------------------------------------------------------------- */
 
@@ -130,8 +137,8 @@ static __global__ void pick_rows(int64_t O, int64_t R_, const T *x, const T *y, 
         first = i;
         break;
       }
-    first = block_join(first, (long long)R_,
-                       [](long long a, long long b) { return a < b ? a : b; });
+    first =
+        block_join(first, (long long)R_, [](long long a, long long b) { return a < b ? a : b; });
     for (int64_t i = threadIdx.x; i < R_; i += blockDim.x)
       dx[o * R_ + i] = i == first ? g[o] : (T)0;
   }
@@ -159,8 +166,8 @@ template <class T>
 static alk_status l2_slope(const alk_place *at, int64_t n, const void *y, const void *g,
                            void *out) {
   if (n == 0) return ALK_OK;
-  l2_slopes<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(n, (const T *)y,
-                                                                     (const T *)g, (T *)out);
+  l2_slopes<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(n, (const T *)y, (const T *)g,
+                                                                      (T *)out);
   return launched();
 }
 CUDA_TYPED(reduce_l2_slope, l2_slope)
@@ -169,14 +176,15 @@ CUDA_TYPED(reduce_l2_slope, l2_slope)
 
 /* 32 columns a block, 32 threads a column. */
 template <class T>
-static __global__ void sum_columns(T *sum, const T *x, int64_t m, int64_t n) {
-  __shared__ T part[32][33];
+static __global__ void sum_columns(real_of<T> *sum, const T *x, int64_t m, int64_t n) {
+  typedef real_of<T> real;
+  __shared__ real part[32][33];
   for (int64_t c0 = (int64_t)blockIdx.x * 32; c0 < n; c0 += (int64_t)gridDim.x * 32) {
     const int64_t c = c0 + threadIdx.x;
-    T v = 0;
+    real v = 0;
     for (int64_t r0 = threadIdx.y; r0 < m && c < n; r0 += 32 * SUB) {
-      T some = 0;
-      for (int64_t r = r0; r < m && r < r0 + 32 * SUB; r += 32) some += x[r * n + c];
+      real some = 0;
+      for (int64_t r = r0; r < m && r < r0 + 32 * SUB; r += 32) some += load(x, r * n + c);
       v += some;
     }
     __syncthreads();
@@ -189,8 +197,8 @@ static __global__ void sum_columns(T *sum, const T *x, int64_t m, int64_t n) {
 template <class T>
 static alk_status bias_sum(const alk_place *at, void *sum, const void *x, int64_t m, int64_t n) {
   if (n == 0) return ALK_OK;
-  sum_columns<T><<<blocks_for(n, 32), dim3(32, 32), 0, stream_of(at)>>>((T *)sum, (const T *)x, m,
-                                                                        n);
+  sum_columns<T><<<blocks_for(n, 32), dim3(32, 32), 0, stream_of(at)>>>((real_of<T> *)sum,
+                                                                        (const T *)x, m, n);
   return launched();
 }
-CUDA_TYPED(bias_sum, bias_sum)
+CUDA_TYPED_BF16(bias_sum, bias_sum)

@@ -11,7 +11,7 @@ template <class T> __device__ inline T larger(T a, T b) { return b > a ? b : a; 
 /* Does any gradient reach a row of n results, `step` apart? */
 template <class T> __device__ inline bool reached(int64_t n, const T *g, int64_t step = 1) {
   bool any = false;
-  ROW_LOOP(i, n) any |= g[i * step] != 0;
+  ROW_LOOP(i, n) any |= load(g, i * step) != 0;
   return __syncthreads_or(any);
 }
 #endif

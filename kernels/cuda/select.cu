@@ -6,10 +6,14 @@ extern "C" {
 
 __device__ static bool holds(const void *p, alk_dtype t, int64_t i) {
   switch (t) {
-  case ALK_F64: return ((const double *)p)[i] != 0;
-  case ALK_F32: return ((const float *)p)[i] != 0;
-  case ALK_BF16: return (((const uint16_t *)p)[i] & 0x7fffu) != 0;
-  default: return ((const int32_t *)p)[i] != 0;
+  case ALK_F64:
+    return ((const double *)p)[i] != 0;
+  case ALK_F32:
+    return ((const float *)p)[i] != 0;
+  case ALK_BF16:
+    return (((const uint16_t *)p)[i] & 0x7fffu) != 0;
+  default:
+    return ((const int32_t *)p)[i] != 0;
   }
 }
 template <class T>
@@ -33,4 +37,4 @@ static alk_status select(const alk_place *at, const alk_view *y, const alk_view 
       (const T *)b->data);
   return launched();
 }
-CUDA_TYPED(select, select)
+CUDA_TYPED_BF16(select, select)

@@ -7,37 +7,39 @@ extern "C" {
 
 template <class T>
 static __global__ void forward(bool log, int64_t O, int64_t R_, int64_t I, const T *x, T *y) {
+  typedef real_of<T> real;
   EACH_ROW(u, O * I) {
     const int64_t base = u / I * R_ * I + u % I;
-    T m = -(T)INFINITY, s = 0;
-    ROW_LOOP(r, R_) m = larger(m, x[base + r * I]);
-    m = block_join(m, -(T)INFINITY, [](T a, T b) { return larger(a, b); });
-    m = m == -(T)INFINITY ? 0 : m; /* -inf - -inf would be NaN */
-    ROW_LOOP(r, R_) s += vexp(x[base + r * I] - m);
+    real m = -(real)INFINITY, s = 0;
+    ROW_LOOP(r, R_) m = larger(m, load(x, base + r * I));
+    m = block_join(m, -(real)INFINITY, [](real a, real b) { return larger(a, b); });
+    m = m == -(real)INFINITY ? 0 : m; /* -inf - -inf would be NaN */
+    ROW_LOOP(r, R_) s += vexp(load(x, base + r * I) - m);
     s = block_sum(s);
-    const T d = s == 0 ? (T)0 : log ? vlog(s) : 1 / s;
+    const real d = s == 0 ? (real)0 : log ? vlog(s) : 1 / s;
     ROW_LOOP(r, R_) {
-      const T v = x[base + r * I] - m;
-      y[base + r * I] = log ? v - d : vexp(v) * d;
+      const real v = load(x, base + r * I) - m;
+      store(y, base + r * I, log ? v - d : vexp(v) * d);
     }
   }
 }
 template <class T>
 static __global__ void backward(bool log, int64_t O, int64_t R_, int64_t I, const T *y, const T *g,
                                 T *dx) {
+  typedef real_of<T> real;
   EACH_ROW(u, O * I) {
     const int64_t base = u / I * R_ * I + u % I;
-    T s = 0;
+    real s = 0;
     ROW_LOOP(r, R_) {
-      const T d = g[base + r * I];
-      s += log ? d : PASSED(d, y[base + r * I] * d);
+      const real d = load(g, base + r * I);
+      s += log ? d : PASSED(d, load(y, base + r * I) * d);
     }
     const bool some = reached(R_, g + base, I);
     s = block_sum(s);
     ROW_LOOP(r, R_) {
       const int64_t at = base + r * I;
-      const T d = g[at] - s;
-      dx[at] = !some ? (T)0 : log ? g[at] - PASSED(s, vexp(y[at]) * s) : PASSED(d, y[at] * d);
+      const real own = load(g, at), v = load(y, at), d = own - s;
+      store(dx, at, (real)(!some ? 0 : log ? own - PASSED(s, vexp(v) * s) : PASSED(d, v * d)));
     }
   }
 }
@@ -49,13 +51,13 @@ static alk_status fwd(const alk_place *at, bool log, int64_t O, int64_t R_, int6
                                                                       (T *)y);
   return launched();
 }
-CUDA_TYPED(softmax_fwd, fwd)
+CUDA_TYPED_BF16(softmax_fwd, fwd)
 template <class T>
 static alk_status bwd(const alk_place *at, bool log, int64_t O, int64_t R_, int64_t I,
                       const void *y, const void *g, void *dx) {
   if (O * R_ * I == 0) return ALK_OK;
-  backward<T><<<blocks_for(O * I, 1), ROW_THREADS, 0, stream_of(at)>>>(
-      log, O, R_, I, (const T *)y, (const T *)g, (T *)dx);
+  backward<T><<<blocks_for(O * I, 1), ROW_THREADS, 0, stream_of(at)>>>(log, O, R_, I, (const T *)y,
+                                                                       (const T *)g, (T *)dx);
   return launched();
 }
-CUDA_TYPED(softmax_bwd, bwd)
+CUDA_TYPED_BF16(softmax_bwd, bwd)

@@ -5,24 +5,28 @@ extern "C" {
 }
 
 template <class T> static __global__ void forward(int64_t n, const T *a, const T *b, T *y) {
-  GRID_LOOP(i, n) y[i] = a[i] * vsigmoid(a[i]) * b[i];
+  GRID_LOOP(i, n) {
+    const real_of<T> x = load(a, i);
+    store(y, i, x * vsigmoid(x) * load(b, i));
+  }
 }
 template <class T>
 static __global__ void backward(int64_t n, const T *a, const T *b, const T *dy, T *da, T *db) {
+  typedef real_of<T> real;
   GRID_LOOP(i, n) {
-    const T x = a[i], z = b[i], g = dy[i];
-    if (da) da[i] = PASSED(g, g * z * silu_slope(x));
-    if (db) db[i] = PASSED(g, g * x * vsigmoid(x));
+    const real x = load(a, i), z = load(b, i), g = load(dy, i);
+    if (da) store(da, i, (real)PASSED(g, g * z * silu_slope(x)));
+    if (db) store(db, i, (real)PASSED(g, g * x * vsigmoid(x)));
   }
 }
 template <class T>
 static alk_status fwd(const alk_place *at, int64_t n, const void *a, const void *b, void *y) {
   if (n == 0) return ALK_OK;
   forward<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(n, (const T *)a, (const T *)b,
-                                                                   (T *)y);
+                                                                    (T *)y);
   return launched();
 }
-CUDA_TYPED(swiglu_fwd, fwd)
+CUDA_TYPED_BF16(swiglu_fwd, fwd)
 template <class T>
 static alk_status bwd(const alk_place *at, int64_t n, const void *a, const void *b, const void *dy,
                       void *da, void *db) {
@@ -31,4 +35,4 @@ static alk_status bwd(const alk_place *at, int64_t n, const void *a, const void 
       n, (const T *)a, (const T *)b, (const T *)dy, (T *)da, (T *)db);
   return launched();
 }
-CUDA_TYPED(swiglu_bwd, bwd)
+CUDA_TYPED_BF16(swiglu_bwd, bwd)

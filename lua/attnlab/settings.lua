@@ -66,6 +66,6 @@ return {
     { name = "log_interval", type = "integer", default = "10", min = 1,
       doc = "steps between records" },
     { name = "dtype", type = "word", default = "f32", choices = { "f32", "f64", "bf16" },
-      doc = "of weights and arithmetic; bf16: gradients, losses and attention in f32" },
+      doc = "of weights and arithmetic; bf16: masters of weights, their gradients, losses and attention in f32" },
   },
 }

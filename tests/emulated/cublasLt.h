@@ -51,7 +51,7 @@ typedef struct cublasLtMatrixLayoutOpaque_t {
 typedef struct cublasLtMatmulPreferenceOpaque_t {
   size_t room;
 } cublasLtMatmulPreferenceOpaque_t, *cublasLtMatmulPreference_t;
-typedef struct cublasLtMatmulAlgo_t {
+typedef struct cublasLtMatmulAlgo_t { /* an attribute each, 16 bits */
   uint64_t data[8];
 } cublasLtMatmulAlgo_t;
 typedef struct cublasLtMatmulHeuristicResult_t {
@@ -60,6 +60,18 @@ typedef struct cublasLtMatmulHeuristicResult_t {
   cublasStatus_t state;
   float wavesCount;
 } cublasLtMatmulHeuristicResult_t;
+typedef enum cublasLtMatmulAlgoConfigAttributes_t {
+  CUBLASLT_ALGO_CONFIG_ID,
+  CUBLASLT_ALGO_CONFIG_TILE_ID,
+  CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
+  CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
+  CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING,
+  CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION,
+  CUBLASLT_ALGO_CONFIG_STAGES_ID,
+  CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID,
+  CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID,
+  EMULATED_ATTRIBUTES
+} cublasLtMatmulAlgoConfigAttributes_t;
 typedef struct emulated_handle *cublasLtHandle_t;
 
 extern "C" {
@@ -92,6 +104,23 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t p, int most,
                                               cublasLtMatmulHeuristicResult_t *found, int *n);
+}
+extern "C" {
+cublasStatus_t cublasLtMatmulAlgoInit(cublasLtHandle_t h, cublasComputeType_t compute,
+                                      cudaDataType_t scale, cudaDataType_t a, cudaDataType_t b,
+                                      cudaDataType_t c, cudaDataType_t d, int id,
+                                      cublasLtMatmulAlgo_t *algo);
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t a,
+                                                    void *value, size_t size, size_t *written);
+cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t *algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t a,
+                                                    const void *value, size_t size);
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t h, cublasLtMatmulDesc_t op,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algo,
+                                       cublasLtMatmulHeuristicResult_t *found);
 }
 void *emulated_open(const char *name);
 void *emulated_symbol(const char *name);

@@ -4,6 +4,10 @@
 #undef dlopen
 #undef dlsym
 
+static void set(cublasLtMatmulAlgo_t *algo, cublasLtMatmulAlgoConfigAttributes_t a, uint16_t v) {
+  ((uint16_t *)algo->data)[a] = v;
+}
+
 extern "C" {
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) {
   *h = NULL;
@@ -62,11 +66,45 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t,
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
                                               cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
                                               cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatmulPreference_t, int,
+                                              cublasLtMatmulPreference_t, int most,
                                               cublasLtMatmulHeuristicResult_t *found, int *n) {
-  *found = {};
-  *n = 1;
+  *n = most < 3 ? most : 3;
+  for (uint16_t i = 0; i < *n; i++) {
+    found[i] = {};
+    set(&found[i].algo, CUBLASLT_ALGO_CONFIG_ID, i + 1);
+    set(&found[i].algo, CUBLASLT_ALGO_CONFIG_TILE_ID, 10 * i);
+  }
   return CUBLAS_STATUS_SUCCESS;
+}
+/* Algorithms 1 to 3, all of them the same sum; tiles up to 20. */
+cublasStatus_t cublasLtMatmulAlgoInit(cublasLtHandle_t, cublasComputeType_t, cudaDataType_t,
+                                      cudaDataType_t, cudaDataType_t, cudaDataType_t,
+                                      cudaDataType_t, int id, cublasLtMatmulAlgo_t *algo) {
+  *algo = {};
+  set(algo, CUBLASLT_ALGO_CONFIG_ID, (uint16_t)id);
+  return id >= 1 && id <= 3 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t a,
+                                                    void *value, size_t size, size_t *written) {
+  memcpy(value, (const uint16_t *)algo->data + a, *written = size < 2 ? size : 2);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t *algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t a,
+                                                    const void *value, size_t) {
+  set(algo, a, *(const uint16_t *)value);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t,
+                                       cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                       cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                       const cublasLtMatmulAlgo_t *algo,
+                                       cublasLtMatmulHeuristicResult_t *found) {
+  *found = {};
+  return ((const uint16_t *)algo->data)[CUBLASLT_ALGO_CONFIG_TILE_ID] <= 20
+             ? CUBLAS_STATUS_SUCCESS
+             : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 }
 
@@ -129,6 +167,10 @@ void *emulated_symbol(const char *name) {
   ONE(cublasLtMatmulPreferenceInit_internal)
   ONE(cublasLtMatmulPreferenceSetAttribute)
   ONE(cublasLtMatmulAlgoGetHeuristic)
+  ONE(cublasLtMatmulAlgoInit)
+  ONE(cublasLtMatmulAlgoConfigGetAttribute)
+  ONE(cublasLtMatmulAlgoConfigSetAttribute)
+  ONE(cublasLtMatmulAlgoCheck)
 #undef ONE
   return NULL;
 }
