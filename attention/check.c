@@ -65,6 +65,20 @@ void check_error(attn_check *k, const char *check, const char *form, const char 
   al_error_clear(k->c);
 }
 
+/* ---- places --------------------------------------------------------------------------------- */
+
+void check_truth(attn_check *k) { al_on(k->c, "cpu"); }
+void check_there(attn_check *k) { al_on(k->c, k->device); }
+bool check_elsewhere(const attn_check *k) { return strcmp(k->device, "cpu") != 0; }
+
+static int64_t live(attn_check *k) {
+  check_truth(k);
+  int64_t n = al_memory(k->c).live;
+  check_there(k);
+  if (check_elsewhere(k)) n += al_memory(k->c).live;
+  return n;
+}
+
 /* ---- parts ---------------------------------------------------------------------------------- */
 
 /* Forms come first: what is refused there is left out later. */
@@ -92,9 +106,11 @@ attn_check *attn_check_new(al_ctx *c, const attn_family *f, const al_opts *o) {
   if (al_error(c) != AL_OK) return NULL;
   attn_check *k = calloc(1, sizeof *k);
   if (k) k->c = al_ctx_new();
-  if (k && k->c) al_on(k->c, al_on(c, NULL));
-  if (k && k->c) k->opts = al_opts_copy(k->c, o);
-  if (!k || !k->c || !k->opts) {
+  const bool there = k && k->c && al_on(k->c, al_on(c, NULL));
+  if (there) k->device = al_on(k->c, NULL);
+  if (there) k->opts = al_opts_copy(k->c, o);
+  if (!there || !k->opts) {
+    if (k && k->c && !there) al_fail(c, al_error(k->c), "%s", al_error_message(k->c, NULL, NULL));
     attn_check_free(k);
     al_fail(c, AL_ENOMEM, "out of memory (check)");
     return NULL;
@@ -131,12 +147,12 @@ bool attn_check_step(attn_check *k) {
   k->running = name;
   parts[k->part++].run(k);
   if (al_error(k->c) != AL_OK) check_error(k, name, "", "");
-  const int64_t live = al_memory(k->c).live;
-  if (live) {
+  const int64_t left = live(k);
+  if (left) {
     check_row(k, name, "", "", ATTN_FAIL,
               "%lld bytes of tensors were not released: the variant keeps references that are not "
               "its own",
-              (long long)live);
+              (long long)left);
     k->part = N_PARTS;
   }
   if (k->n_ways > 0 && k->ways[0].refused) k->part = N_PARTS; /* nothing to hold others to */

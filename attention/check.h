@@ -28,7 +28,8 @@ typedef struct attn_check_row {
 
 typedef struct attn_check attn_check;
 
-/* A check of family `f` with options `o`, in a context of its own on c's device. NULL: the error is in c. */
+/* A check of family `f` with options `o`, in a context of its own on c's device. Off the CPU, outputs and gradients are
+ * held to the CPU's f64, which central differences are for. NULL: the error is in c. */
 AL_API attn_check *attn_check_new(al_ctx *c, const attn_family *f, const al_opts *o);
 AL_API void attn_check_free(attn_check *k);
 /* Name of the part that attn_check_step runs next, NULL when all are done; *done of *of parts. */

@@ -1,4 +1,4 @@
-/* check_forms.c: every way of running a variant gives what the first way gives in f64.
+/* check_forms.c: every way of running a variant gives what the first way gives in f64 on the CPU.
  *
  * A difference is rounding when the same way agrees in f64 and its f32 is not much further from the
  * f64 truth than the plain f32 of the first way. Everything else is a fault, named by its way, the
@@ -101,7 +101,12 @@ static void report(attn_check *k, const way *w, al_dtype dtype, const outcome *o
   r->n_growth = o->last.n;
   memcpy(r->growth, o->last.block, sizeof r->growth);
   if (r->verdict == ATTN_PASS)
-    check_say(r, w == k->ways && dtype == AL_F64 ? "what the others are held to" : "rounding");
+    check_say(r, w != k->ways || dtype != AL_F64 ? "rounding"
+                 : check_elsewhere(k)            ? "as on the CPU"
+                                                 : "what the others are held to");
+  else if (w == k->ways && dtype == AL_F64)
+    check_say(r, "%.2g from the CPU's from token %lld on (of %lld), where %.0e is rounding",
+              o->worst.worst, (long long)o->from + 1, (long long)o->T, o->limit);
   else if (w == k->ways)
     check_say(r,
               "f32 is %.2g from f64 from token %lld on (of %lld): more than rounding, which stays "
@@ -203,8 +208,10 @@ void check_forms(attn_check *k) {
   double plain = 0; /* f32 of the first way from the truth, in its worst block */
   for (int l = 0; l < N_LENGTHS; l++) {
     const int64_t T = lengths[l];
+    check_truth(k);
     double *truth = truth_at(k, T);
     const double sway = truth ? sway_factor * sway_at(k, T, truth) : 0;
+    check_there(k);
     for (int d = 0; truth && d < 2; d++)
       for (int i = 0; i < k->n_ways; i++) {
         const way *w = &k->ways[i];
@@ -230,12 +237,25 @@ void check_forms(attn_check *k) {
 
 /* ---- sizes ---------------------------------------------------------------------------------- */
 
+/* What the first way gives on the CPU; NULL where it does not run, which the device says as well. */
+static double *size_truth(attn_check *k, const attn_sizes *s) {
+  probe p;
+  double *v = NULL;
+  check_truth(k);
+  if (probe_open(k, &p, k->ways, s, AL_F64, 1, 19, 1, NULL)) v = probe_try(&p);
+  probe_close(&p);
+  al_error_clear(k->c);
+  check_there(k);
+  return v;
+}
+
 /* Other shapes of heads, at one length, in f64: a mistake in an index shows itself there. */
 void check_sizes(attn_check *k) {
   static const attn_sizes shapes[] = {
       {3, 3, 4, 4, 5}, {4, 1, 5, 3, 8}, {1, 1, 1, 2, 3}, {6, 2, 16, 16, 8}};
   for (int s = 0; s < 4; s++) {
     double *truth = NULL;
+    if (check_elsewhere(k)) truth = size_truth(k, &shapes[s]);
     for (int i = 0; i < k->n_ways; i++) {
       const way *w = &k->ways[i];
       if (w->refused) continue;
@@ -252,7 +272,7 @@ void check_sizes(attn_check *k) {
                   (long long)shapes[s].head_dim, (long long)shapes[s].value_dim,
                   al_error_message(k->c, NULL, NULL));
         al_error_clear(k->c);
-      } else if (i == 0) {
+      } else if (i == 0 && !check_elsewhere(k)) {
         truth = v, v = NULL;
       } else if (truth) {
         const differs d = probe_differ(v, truth, 1, 19, probe_row(&p), f64_limit);

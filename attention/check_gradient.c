@@ -1,4 +1,5 @@
-/* check_gradient.c: gradients of every input, parameter and component of a state.
+/* check_gradient.c: gradients of every input, parameter and component of a state. On another device than the CPU
+ * they are held to the CPU's in f64, which differences were held to there.
  *
  * Truth are central differences in f64 of L = sum(y weights): along random directions, which see
  * every coordinate, and along single ones. What the variant detaches is held at its value (the tape
@@ -309,24 +310,31 @@ static void against_first(attn_check *k, const way *w, al_dtype dtype, double *c
 void check_gradients(attn_check *k) {
   probe p;
   double *want[MAX_TENSORS] = {0}, plain = 0;
-  if (!probe_open(k, &p, k->ways, &k->sizes, AL_F64, 2, T_LEN, 1, lens)) return probe_close(&p);
+  const bool elsewhere = check_elsewhere(k);
+  check_truth(k);
+  if (!probe_open(k, &p, k->ways, &k->sizes, AL_F64, 2, T_LEN, 1, lens)) {
+    check_there(k);
+    return probe_close(&p);
+  }
   target g = of_probe(&p);
   if (!reverse(&g, want)) {
     check_error(k, "gradient", k->ways[0].label, "f64");
   } else {
     const char *why = k->family->exempt ? k->family->exempt(k->opts) : NULL;
     if (why) check_row(k, "gradient", k->ways[0].label, "f64", ATTN_EXEMPT, "%s", why);
-    else differences(k, "gradient", &g, want);
+    else if (!elsewhere) differences(k, "gradient", &g, want);
     const double all = all_rms(&g, want);
     double size[MAX_TARGETS];
     measure_terms(&g, want, size);
+    check_there(k);
     for (int d = 0; d < 2; d++)
       for (int i = 0; i < k->n_ways; i++) {
         const way *w = &k->ways[i];
-        if (w->refused || (d == 0 && i == 0) || !way_takes_lengths(k, w)) continue;
+        if (w->refused || (d == 0 && i == 0 && !elsewhere) || !way_takes_lengths(k, w)) continue;
         against_first(k, w, d ? AL_F32 : AL_F64, want, all, size, &plain);
       }
   }
+  check_there(k);
   drop(want, g.n_t);
   al_detach_tape(k->c, AL_TAPE_OFF);
   probe_close(&p);
@@ -384,6 +392,29 @@ static bool same_tensors(const target *a, const target *b) {
   return same;
 }
 
+/* A way on its device by what it gives on the CPU. */
+static void as_on_cpu(attn_check *k, const way *w, int64_t n) {
+  probe p, q = {0};
+  target g = {0}, h = {0};
+  double *want[MAX_TARGETS] = {0}, *grad[MAX_TARGETS] = {0};
+  check_truth(k);
+  bool ran = open_state(k, w, n, &p, &g, want);
+  check_there(k);
+  ran = ran && open_state(k, w, n, &q, &h, grad);
+  if (ran && !same_tensors(&g, &h))
+    check_row(k, "state gradient", w->label, "f64", ATTN_FAIL,
+              "the state has other components than on the CPU");
+  else if (ran) {
+    int which = 0;
+    const double e = worst_of(&g, grad, want, all_rms(&g, want), NULL, &which);
+    attn_check_row *r = check_measured(k, "state gradient", w, AL_F64, e, f64_limit);
+    check_say(r, "%s%s%s", r->verdict == ATTN_PASS ? "worst: " : "the gradient of ", g.name[which],
+              r->verdict == ATTN_PASS ? "" : " differs from the CPU's");
+  }
+  if (q.k) close_state(&q, &h, grad);
+  close_state(&p, &g, want);
+}
+
 /* The first way by differences, the others by the first, as long as their states are alike. */
 static void from_state(attn_check *k, const way *first, int64_t n) {
   probe p, q;
@@ -426,6 +457,11 @@ void check_state_gradients(attn_check *k) {
     if (!first || strstr(w->label, k->ways[0].label) == w->label) first = w;
   }
   if (!first) return;
+  if (check_elsewhere(k)) {
+    for (int i = 0; i < k->n_ways; i++)
+      if (!k->ways[i].refused && k->ways[i].how == PARTS) as_on_cpu(k, &k->ways[i], 9);
+    return as_on_cpu(k, first, 1);
+  }
   from_state(k, first, 9);
   from_state(k, first, 1);
 }

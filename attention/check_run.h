@@ -19,7 +19,8 @@ static const double f32_rounding = 0x1p-23; /* twice what one operation may be o
 
 enum { MAX_WAYS = 24, N_IN = 4, MAX_TENSORS = N_IN + ATTN_MAX_PARAMS };
 struct attn_check {
-  al_ctx *c; /* of its own */
+  al_ctx *c;          /* of its own */
+  const char *device; /* where it runs; the truth is made on the CPU */
   const attn_family *family;
   al_opts *opts;
   attn_sizes sizes;
@@ -78,6 +79,11 @@ int64_t probe_row(const probe *p); /* numbers a token: H E */
 differs probe_differ(const double *got, const double *want, int64_t B, int64_t T, int64_t row,
                      double limit);
 double probe_rms(const double *x, int64_t n);
+
+/* What runs until check_there, runs on the CPU. */
+void check_truth(attn_check *k);
+void check_there(attn_check *k);
+bool check_elsewhere(const attn_check *k); /* it runs on another device than the CPU */
 
 /* Rows. A measured one passes when error <= limit; NaN fails. */
 attn_check_row *check_row(attn_check *k, const char *check, const char *form, const char *dtype,

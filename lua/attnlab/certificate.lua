@@ -14,8 +14,11 @@ local function key(text)
   return (text:gsub("%f[%w_.]form=%S+ ?", ""):gsub("%f[%w_.]impl=%S+ ?", ""):gsub(" +$", ""))
 end
 
-function M.path(root, family, text)
-  return names.inside(root, ("certificates/%s-%s.json"):format(family, sys.sha256(key(text)):sub(1, 12)))
+-- One a kind of device: what holds on the CPU says nothing of a card.
+function M.path(root, family, text, device)
+  local kind = (device or core.on()):match "^[^:]*"
+  return names.inside(root, ("certificates/%s-%s%s.json"):format(family, sys.sha256(key(text)):sub(1, 12),
+    kind ~= "cpu" and "+" .. kind or ""))
 end
 
 -- What a variant is made of: the plug-in's bytes, or the program's sources.
@@ -26,11 +29,11 @@ local function source(family)
   return { program = store.source_hash() }
 end
 
--- checked: {variant, family, options, passed, rows, seconds}. Returns the path as it is shown.
-function M.write(root, checked)
-  local path = M.path(root, checked.family, checked.options)
+-- checked: {variant, family, options, passed, rows, seconds} on a device. Returns the path as it is shown.
+function M.write(root, checked, device)
+  local path = M.path(root, checked.family, checked.options, device)
   sys.mkdir(names.inside(root, "certificates"))
-  local record = { version = core.version, build = store.libraries(), date = os.date "!%Y-%m-%dT%H:%M:%SZ",
+  local record = { version = core.version, build = store.libraries(device), date = os.date "!%Y-%m-%dT%H:%M:%SZ",
                    source = source(checked.family) }
   for k, v in pairs(checked) do record[k] = v end
   record.rows = json.array(checked.rows)
@@ -41,8 +44,8 @@ end
 -- {variant, certificate = file, sha256, passed, date, stale} of a family with options; without a certificate {variant,
 -- certificate = "none"}, of a file that is not a whole one {variant, certificate = file, damaged = true}. stale: it is
 -- of other sources.
-function M.find(root, family, text)
-  local path = M.path(root, family, text)
+function M.find(root, family, text, device)
+  local path = M.path(root, family, text, device)
   if sys.exists(path) ~= "file" then return { variant = family, certificate = "none" } end
   local readable, bytes = pcall(sys.read, path, 1 << 26)
   local ok, record = pcall(json.decode, readable and bytes or "")
@@ -56,9 +59,9 @@ function M.find(root, family, text)
 end
 
 -- Those of every variant that a resolved configuration uses.
-function M.of(root, cfg)
+function M.of(root, cfg, device)
   local list = {}
-  for i, v in ipairs(config.variants(cfg)) do list[i] = M.find(root, v.family, v.text) end
+  for i, v in ipairs(config.variants(cfg)) do list[i] = M.find(root, v.family, v.text, device) end
   return list
 end
 

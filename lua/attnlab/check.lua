@@ -1,17 +1,20 @@
--- check: holds variants to the conformance driver, each in a process of its own, so that a fault that
+-- check: holds variants to the conformance driver, on a device, each in a process of its own, so that a fault that
 -- ends the process is a result like any other. Writes a certificate for each.
 -- A change here makes no run stale.
 local certificate = require "attnlab.certificate"
 local check_table = require "attnlab.check_table"
 local core = require "attnlab.core"
+local devices = require "attnlab.devices"
 local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local progress = require "attnlab.progress"
+local store = require "attnlab.store"
 local words = require "attnlab.words"
 local json, sys = core.json, core.sys
 
 local M = {}
 
+local ON_CARD = 8 -- processes that share one: each has to open it, and waits for most of its numbers
 local PATIENCE = 300 -- seconds without progress after which a variant counts as one that does not end
 
 -- ---- the worker: one variant, its result as a file ---------------------------------------------
@@ -97,10 +100,11 @@ local function remove(job)
   end
 end
 
-local function start(job, text, threads)
+local function start(job, text, threads, device)
   remove(job) -- what another process of this number left is no result of ours
   local argv = { sys.program(), "checker", "--out", job.out, stdout = job.out .. ".log", stderr = job.out .. ".log",
                  env = { OMP_NUM_THREADS = tostring(threads), OMP_WAIT_POLICY = "passive" } }
+  argv[#argv + 1] = "--device=" .. device
   for _, path in ipairs(job.plugins) do
     argv[#argv + 1] = "--plugin"
     argv[#argv + 1] = path
@@ -150,15 +154,15 @@ local function look_after(job, patience)
 end
 
 -- Runs all jobs; each(job) is called as one ends, in their order. Returns false when interrupted.
-local function run(list, text, patience, each)
-  local jobs = math.max(1, math.min(sys.cores(), #list))
+local function run(list, text, patience, device, each)
+  local jobs = math.max(1, math.min(sys.cores(), devices.is_card(device) and ON_CARD or math.huge, #list))
   local threads = math.max(1, sys.cores() // jobs)
   local tty, began, shown = sys.isatty(2), sys.clock(), 0
   local active, next_job, said = {}, 1, 1
   sys.catch_interrupts(true)
   while (next_job <= #list or #active > 0) and sys.interrupted() == 0 do
     while #active < jobs and next_job <= #list do
-      start(list[next_job], text, threads)
+      start(list[next_job], text, threads, device)
       active[#active + 1] = list[next_job]
       next_job = next_job + 1
     end
@@ -226,6 +230,8 @@ function M.run(args, usage)
   if patience < 1 or args.flags.patience and not math.tointeger(tonumber(args.flags.patience)) then
     usage(("check: --patience: a whole number of seconds >= 1 expected, got '%s'"):format(args.flags.patience))
   end
+  local device = words.device(args, usage)
+  devices.need(device)
   local list, began = targets(args), sys.clock()
   for _, job in ipairs(list) do -- unknown names, before anything runs
     local ok, family, canonical = pcall(core.check.canonical, job.name, text)
@@ -237,16 +243,16 @@ function M.run(args, usage)
   sys.mkdir(names.inside(root, "certificates"))
   for i, job in ipairs(list) do job.out = names.inside(root, ("certificates/.%d.%d"):format(sys.pid(), i)) end
   local records, failed = {}, 0
-  local complete = run(list, text, patience, function(job)
+  local complete = run(list, text, patience, device, function(job)
     local r = job.result
-    if r.family then r.certificate = certificate.write(root, r) end
+    if r.family then r.certificate = certificate.write(root, r, device) end
     records[#records + 1] = r
     if not r.passed then failed = failed + 1 end
     if #list == 1 then check_table.whole(r) else check_table.line(r) end
   end)
   if args.flags.json then
     for _, r in ipairs(records) do r.rows = json.array(r.rows) end
-    sys.write(args.flags.json, json.encode({ version = core.version, build = core.info(), passed = complete and failed == 0,
+    sys.write(args.flags.json, json.encode({ version = core.version, device = device, build = store.libraries(device), passed = complete and failed == 0,
                                              variants = json.array(records) }, { pretty = true }) .. "\n")
   end
   if not complete then

@@ -52,7 +52,7 @@ function M.expand(plan, options)
   local checked, libraries = {}, store.libraries(plan.device)
   for i, arm in ipairs(plan.arms) do
     used[i] = plugins.of(config.families(arm.config))
-    checked[i] = json.array(certificate.of(options.root, arm.config))
+    checked[i] = json.array(certificate.of(options.root, arm.config, plan.device))
   end
   for _, seed in ipairs(plan.seeds) do
     for i, arm in ipairs(plan.arms) do

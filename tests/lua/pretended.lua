@@ -272,6 +272,19 @@ for _, preset in ipairs(lab.attention.list()) do
   end
 end
 
+T.test("check: what a device makes is held to the CPU, outputs and gradients", function()
+  local root = T.folder()
+  local right, good = tiny.run { "check", "softmax", "out_dir=" .. root }
+  T.eq(right, 0)
+  T.ok(good:find "gradient" and not good:find "central differences", good)
+  T.eq(#core.sys.list(root .. "/certificates"), 1)
+  T.ok(core.sys.list(root .. "/certificates")[1]:find "%+pretended%.json$")
+  local code, out = tiny.run({ "check", "softmax", "out_dir=" .. root }, { ATTNLAB_PRETENDED_WRONG = "1" })
+  T.eq(code, 1)
+  T.ok(out:find "forms %(parallel composed f64.-%): .- from the CPU's from token 1 on", out)
+  T.eq(tiny.run({ "check", "softmax", "--device", "cpu", "out_dir=" .. root }, { ATTNLAB_PRETENDED_WRONG = "1" }), 0)
+end)
+
 T.test("a read inside a family fails with its name", function()
   local program = core.sys.program()
   lab.attention.load(program:match "^(.*)/[^/]*$" .. "/tests/plugins/fault_READS.so")

@@ -96,6 +96,14 @@ static void caught(int sig, siginfo_t *info, void *context) {
 
 static alk_table table;
 
+/* A device that is a little off: each sum by a millionth. */
+static alk_status wrong_reduce(const alk_place *at, int kind, int64_t O, int64_t R, int64_t I,
+                               int64_t chunk, double scale, bool root, const void *x, void *y) {
+  const double off = scale * (1 + 1e-6);
+  return at->dtype == ALK_F64 ? alk_reduce_f64(at, kind, O, R, I, chunk, off, root, x, y)
+                              : alk_reduce_f32(at, kind, O, R, I, chunk, off, root, x, y);
+}
+
 /* What the process has once. */
 static void begin(void) {
   if (arena) return;
@@ -108,6 +116,8 @@ static void begin(void) {
   table.kernel[ALK_F32] = ALK_PICK(kernel);
 #define ALK_UNTYPED(kernel) table.kernel = alk_##kernel##_any;
 #include "alk_rows.inc"
+  const char *wrong = getenv("ATTNLAB_PRETENDED_WRONG");
+  if (wrong && *wrong) table.reduce[ALK_F64] = table.reduce[ALK_F32] = wrong_reduce;
   alk_table_set(ALK_PRETENDED, &table);
   const struct sigaction act = {.sa_sigaction = caught, .sa_flags = SA_SIGINFO | SA_ONSTACK};
   sigaction(SIGSEGV, &act, NULL);

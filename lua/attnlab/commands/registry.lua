@@ -8,6 +8,7 @@ local names = require "attnlab.names"
 local plugins = require "attnlab.plugins"
 local tables = require "attnlab.table"
 local words = require "attnlab.words"
+local words = require "attnlab.words"
 local json = core.json
 
 local LISTS = {
@@ -91,6 +92,7 @@ end
 
 local function checker(args, usage)
   if not args.flags.out then usage("checker: --out FILE is needed") end
+  words.on(args, usage)
   require("attnlab.check").work(args.words[1], args.words[2] or "", args.flags.out)
 end
 
@@ -112,8 +114,11 @@ return {
     doc = "hold a variant to every form, its gradients and its claims; writes its certificate",
     options = { { name = "all", doc = "every preset, family and example plug-in" },
                 { name = "json", value = "FILE", doc = "all rows of all variants" },
-                { name = "patience", value = "N", doc = "seconds without progress that end a variant (300)" }, words.PLUGIN },
-    more = "Options of the variant come on top of the preset's; out_dir=DIR is where certificates go (runs)." },
+                { name = "patience", value = "N", doc = "seconds without progress that end a variant (300)" }, words.DEVICE,
+                words.PLUGIN },
+    more = "Options of the variant come on top of the preset's; out_dir=DIR is where certificates go (runs).\n"
+      .. "On a GPU outputs and gradients are held to the CPU's f64, number by number." },
   { name = "checker", args = "--out FILE NAME [OPTIONS]", least = 1, most = 2, hidden = true, run = checker,
-    doc = "one variant of a check (internal)", options = { { name = "out", value = "FILE", doc = "its result" }, words.PLUGIN } },
+    doc = "one variant of a check (internal)", options = { { name = "out", value = "FILE", doc = "its result" }, words.DEVICE,
+      words.PLUGIN } },
 }
