@@ -401,6 +401,10 @@ AL_API void al_optim_zero_grad(al_optim *o);
  * global gradient norm before clipping, new, one number of f64. Where it is not finite nothing is
  * changed, no step is counted and AL_OK is returned: the caller looks at it when it likes. */
 AL_API al_status al_optim_step(al_optim *o, double lr, al_tensor **norm);
+/* The same behind a step whose norm nobody has read: where `after` is not finite, or NaN by the one it
+ * came after, this one changes nothing either and its norm is NaN. NULL: behind none. */
+AL_API al_status al_optim_step_after(al_optim *o, double lr, const al_tensor *after,
+                                     al_tensor **norm);
 AL_API int64_t al_optim_steps(const al_optim *o);
 AL_API void al_optim_set_steps(al_optim *o, int64_t n);
 /* State tensors for checkpoints: i-th name ("m.<param>", "v.<param>", of a parameter in bf16 its f32

@@ -200,7 +200,7 @@ static al_status take_slots(al_optim *o) {
 static const al_dtype types[] = {AL_F32, AL_F64};
 
 /* The norm of all gradients, a number of f64, and one step more where it is finite. */
-static al_tensor *gradient_norm(al_optim *o) {
+static al_tensor *gradient_norm(al_optim *o, const al_tensor *after) {
   al_ctx *c = o->ctx;
   int64_t blocks = 1;
   for (int i = 0; i < o->n; i++) blocks += blocks_of(al_numel(o->slots[i].p));
@@ -213,7 +213,8 @@ static al_tensor *gradient_norm(al_optim *o) {
               al_data(sum));
   }
   if (al_error(c) == AL_OK)
-    ALK_RUN(al_where(norm), optim_norm, al_data(sum), al_data(norm), al_data(o->steps));
+    ALK_RUN(al_where(norm), optim_norm, al_data(sum), al_data(after), al_data(norm),
+            al_data(o->steps));
   al_release(parts);
   al_release(sum);
   return norm;
@@ -237,12 +238,21 @@ static void update(al_optim *o, double lr, const al_tensor *norm) {
 }
 
 al_status al_optim_step(al_optim *o, double lr, al_tensor **norm) {
+  return al_optim_step_after(o, lr, NULL, norm);
+}
+
+al_status al_optim_step_after(al_optim *o, double lr, const al_tensor *after, al_tensor **norm) {
   al_ctx *c = o->ctx;
   if (norm) *norm = NULL;
+  if (after && (after->dtype != AL_F64 || al_numel(after) != 1 ||
+                after->storage->device != o->steps->storage->device))
+    return al_fail(c, AL_EVALUE,
+                   "optim: after: the norm of a step of this optimiser needed, got %s",
+                   al_dtype_name(after->dtype));
   const bool off = c->scope_off;
   c->scope_off = true;
   al_device *before = al_device_use(c, o->steps->storage->device);
-  al_tensor *n = take_slots(o) == AL_OK ? gradient_norm(o) : NULL;
+  al_tensor *n = take_slots(o) == AL_OK ? gradient_norm(o, after) : NULL;
   if (al_error(c) == AL_OK) update(o, lr, n);
   al_device_use(c, before);
   c->scope_off = off;

@@ -45,9 +45,10 @@ static int optim_step(lua_State *L) {
   al_optim *o = check(L);
   const double lr = luaL_checknumber(L, 2);
   luaL_argcheck(L, lr >= 0 && lr < 1e300, 2, "a learning rate of at least 0 expected");
+  const al_tensor *after = lua_isnoneornil(L, 3) ? NULL : lal_tensor_check(L, 3);
   lal_box *b = lal_box_new(L, LAL_TENSOR);
   al_tensor *norm;
-  if (al_optim_step(o, lr, &norm) != AL_OK) return lal_raise(L);
+  if (al_optim_step_after(o, lr, after, &norm) != AL_OK) return lal_raise(L);
   b->p = norm;
   return 1;
 }

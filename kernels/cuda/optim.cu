@@ -92,13 +92,16 @@ static alk_status squares(const alk_place *at, int n_tasks, const alk_optim_task
 }
 CUDA_TYPED(optim_squares, squares)
 
-static __global__ void norm_of(const double *sum, double *norm, double *steps) {
-  const double n = sqrt(*sum);
+static __global__ void norm_of(const double *sum, const double *after, double *norm,
+                               double *steps) {
+  const double n = after && !isfinite(*after) ? (double)NAN : sqrt(*sum);
   *norm = n;
   if (isfinite(n)) *steps += 1;
 }
-static alk_status norm(const alk_place *at, const void *sum, void *to, void *steps) {
-  norm_of<<<1, 1, 0, stream_of(at)>>>((const double *)sum, (double *)to, (double *)steps);
+static alk_status norm(const alk_place *at, const void *sum, const void *after, void *to,
+                       void *steps) {
+  norm_of<<<1, 1, 0, stream_of(at)>>>((const double *)sum, (const double *)after, (double *)to,
+                                      (double *)steps);
   return launched();
 }
 CUDA_ANY(optim_norm, norm)

@@ -67,9 +67,10 @@ function Optimiser:step(lr)
   return value
 end
 
--- The same without waiting: the norm as a tensor of one number.
-function Optimiser:queue(lr)
-  return self.core:step(lr or self.lr)
+-- The same without waiting: the norm as a tensor of one number. after: that of an update before, which nobody has read: where it
+-- is not finite, this one changes nothing either.
+function Optimiser:queue(lr, after)
+  return self.core:step(lr or self.lr, after)
 end
 
 -- Forgets the gradients of all its tensors.

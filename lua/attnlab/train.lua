@@ -32,8 +32,8 @@ local DIVERGED_BY = 1.0
 -- main ablation: runs that end well never rise by more than 0.01, the stopped denominator stays 0.3
 -- to 0.8 up.
 local DIVERGED_STEPS = 20
--- Steps by which losses and norms may be read late where the host would wait for each.
-local LATE = 8
+-- Steps that are queued before their losses and norms are read, where the host would wait for each.
+local LATE = 16
 
 -- m may be nil: the model that cfg describes is built, with the data's vocabulary. dataset: of
 -- data.open, where it is at hand. micro: windows of a step's batch that go at once (all).
@@ -65,7 +65,7 @@ function M.trainer(m, cfg, seed, dataset, micro)
   return setmetatable({
     model = m, config = cfg, options = t, seed = seed, data = dataset, context = window, optimiser = optimiser,
     yardstick = evalset { data = dataset, windows = t.eval_windows, context = context },
-    generation = m.generation, step_count = 0, micro = micro or t.batch_size, queued = {}, late = m.device == "cpu" and 0 or LATE, device = m.device, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
+    generation = m.generation, step_count = 0, micro = micro or t.batch_size, queued = {}, late = m.device == "cpu" and 1 or LATE, device = m.device, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
 end
 
 -- Takes note of a model whose parts were changed: what stayed keeps the optimiser's moments.
@@ -133,7 +133,8 @@ function Trainer:queue()
   self.optimiser:zero_grad()
   local loss = pass(self, x, y)
   core.seed_restore(keys)
-  local norm = self.optimiser:queue(lr)
+  local last = self.queued[#self.queued]
+  local norm = self.optimiser:queue(lr, last and last.norm)
   x:free()
   y:free()
   self.step_count = k
@@ -254,7 +255,8 @@ devices.wrap(Trainer, { "queue", "take", "evaluate", "follow", "restore" })
 function M.loop(trainer, hooks)
   local t, per_step = trainer.options, trainer.options.batch_size * trainer.context
   local record, show = hooks.record or function() end, hooks.progress or function() end
-  local busy, since, rate, valid, n, s = 0, trainer.step_count, nil, nil, 0, nil
+  local busy, span, since, rate, valid, n, s = 0, 0, trainer.step_count, nil, nil, 0, nil
+  local begin = trainer.step_count + 1
   local function every(k, interval)
     return k == t.steps or (interval > 0 and k % interval == 0)
   end
@@ -264,16 +266,21 @@ function M.loop(trainer, hooks)
     local k = trainer.step_count
     local stop = hooks.interrupted and hooks.interrupted()
     local due = stop or hooks.due and hooks.due()
-    local awaited = due or k == 1 or every(k, t.log_interval) or every(k, t.eval_interval) or every(k, t.checkpoint_interval)
+    local awaited = due or k == begin or every(k, t.log_interval) or every(k, t.eval_interval) or every(k, t.checkpoint_interval)
     local reason
-    while not reason and #trainer.queued > (awaited and 0 or trainer.late) do
+    local reads = awaited or #trainer.queued >= trainer.late
+    local together = #trainer.queued
+    while reads and not reason and #trainer.queued > 0 do
       s = trainer:take()
       reason = trainer:diverged(s)
     end
     local seconds = core.sys.clock() - began
-    busy = busy + seconds
-    n = n + 1 -- the first step makes what later ones reuse and says nothing about them
-    rate = n <= 2 and per_step / seconds or rate + (per_step / seconds - rate) * math.max(0.1, 1 / (n - 1))
+    busy, span = busy + seconds, span + seconds
+    if reads then
+      n = n + 1 -- the first step makes what later ones reuse and says nothing about them
+      local now = together * per_step / span
+      rate, span = n <= 2 and now or rate + (now - rate) * math.max(0.1, 1 / (n - 1)), 0
+    end
     if reason then -- what was queued behind that step is as if it had not been
       local function finite(v) return math.abs(v) < math.huge and v or nil end
       trainer.queued = {}
@@ -298,8 +305,7 @@ function M.loop(trainer, hooks)
         return { status = "diverged", step = k, reason = "validation loss is not finite" }
       end
     end
-    -- s is nil behind a resume, while nothing was read
-    show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s and s.lr, norm = s and s.norm,
+    show { step = k, steps = t.steps, loss = trainer.smooth, valid = valid, lr = s.lr, norm = s.norm,
            tokens_per_s = rate, memory = core.memory(trainer.device).peak,
            eta = (t.steps - k) * per_step / rate }
     if hooks.checkpoint and (due or every(k, t.checkpoint_interval)) then

@@ -50,6 +50,31 @@ for _, preset in ipairs(lab.attention.list()) do
   end)
 end
 
+T.test("steps that are read late end where a run that reads each one ends", function()
+  local function run(late, bad)
+    local cfg = with { steps = 40, log_interval = 40, eval_interval = 40 }
+    local trainer, records = lab.train.trainer(nil, cfg, 1, text), {}
+    trainer.late = late
+    local queue = trainer.optimiser.queue
+    trainer.optimiser.queue = function(o, lr, after)
+      if trainer.step_count + 1 == bad then
+        for _, p in next, trainer.model:parameters() do p:grad():copy_(lab.zeros { shape = p:shape() } + math.huge) break end
+      end
+      return queue(o, lr, after)
+    end
+    local out = lab.train.loop(trainer, { record = function(r) records[#records + 1] = { r.step, r["train/loss"] } end })
+    local weights = {}
+    for name, p in next, trainer.model:parameters() do weights[name] = p:totable() end
+    return { out, records, weights, trainer.optimiser:steps() }
+  end
+  for _, bad in ipairs { 0, 2, 19 } do
+    local each = run(1, bad)
+    T.eq(each[1].status, bad > 0 and "diverged" or "finished")
+    if bad > 0 then T.eq({ each[1].step, each[4] }, { bad, bad - 1 }) end
+    T.eq(run(16, bad), each)
+  end
+end)
+
 T.test("a training goes on from its state", function()
   local cfg = with { ["attention.dropout"] = 0.1 }
   local whole = steps(cfg, 4)
