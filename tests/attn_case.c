@@ -64,6 +64,7 @@ void attn_case_free(attn_case *k) {
   al_release(k->v);
   al_release(k->x);
   al_release(k->lengths);
+  for (size_t i = 0; i < sizeof k->copy / sizeof *k->copy; i++) free(k->copy[i].v);
 }
 
 al_tensor *attn_case_run(const attn_case *k) {
@@ -87,12 +88,20 @@ double *attn_case_values(const al_tensor *t) {
   return v;
 }
 
+double *attn_case_copy(attn_case *k, const al_tensor *t) {
+  for (size_t i = 0; t && i < sizeof k->copy / sizeof *k->copy; i++) {
+    if (!k->copy[i].of) k->copy[i].of = t, k->copy[i].v = attn_case_values(t);
+    if (k->copy[i].of == t) return k->copy[i].v;
+  }
+  return NULL;
+}
+
 static const double *find_param(void *user, const char *name) {
-  const attn_case *k = user;
+  attn_case *k = user;
   const char *p_name;
   for (int i = 0; attn_param_at(k->a, i, &p_name); i++) {
     al_tensor *p = attn_param_at(k->a, i, &p_name);
-    if (strcmp(p_name, name) == 0) return al_host(p);
+    if (strcmp(p_name, name) == 0) return attn_case_copy(k, p);
   }
   return NULL;
 }
@@ -108,10 +117,10 @@ oracle_in attn_case_oracle(attn_case *k) {
                      .D = k->D,
                      .E = k->E,
                      .C = k->C,
-                     .q = al_host(k->q),
-                     .k = al_host(k->k),
-                     .v = al_host(k->v),
-                     .x = al_host(k->x),
+                     .q = attn_case_copy(k, k->q),
+                     .k = attn_case_copy(k, k->k),
+                     .v = attn_case_copy(k, k->v),
+                     .x = attn_case_copy(k, k->x),
                      .lengths = k->lengths ? k->len : NULL,
                      .causal = k->causal,
                      .offset = k->offset,
@@ -127,7 +136,7 @@ const char *attn_case_variant(int i) {
 }
 
 bool attn_case_needs_order(const char *name, const char *options) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k = attn_case_new(c, name, options, AL_F32, 1, 2, 2, false, NULL, 1);
   const attn_in in = {.size = sizeof in, .q = k.q, .k = k.k, .v = k.v, .x = k.x};
   al_tensor *y = attn_forward(c, k.a, &in);
@@ -140,7 +149,7 @@ bool attn_case_needs_order(const char *name, const char *options) {
 }
 
 void attn_case_refused(const char *name, const char *options, const char *says) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   const attn_family *family;
   const attn_preset *preset;
   al_opts *o;
@@ -235,7 +244,7 @@ static void name_of(int i, const char **name, const char **options) {
 void attn_case_check_oracle(const char *name, const char *options, bool causal, const int64_t *lens,
                             int64_t Hkv, int64_t T) {
   if (!causal && attn_case_needs_order(name, options)) return;
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k = attn_case_new(c, name, options, AL_F64, 2, T, Hkv, causal, lens, 1);
   al_tensor *y = attn_case_run(&k);
   double *got = attn_case_values(y), *want = malloc((size_t)al_numel(y) * sizeof *want);
@@ -271,7 +280,7 @@ END_TEST
 /* Reverse-mode gradients of every input and parameter against central differences of the oracle,
  * whose stopped denominators are frozen at the point where the gradient is taken. */
 void attn_case_check_gradients(const char *name, const char *options) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   const int64_t lens[] = {5, 4};
   attn_case k = attn_case_new(c, name, options, AL_F64, 2, 5, 2, true, lens, 1);
   al_tensor *t[4 + ATTN_MAX_PARAMS] = {k.q, k.k, k.v, k.x};
@@ -293,8 +302,8 @@ void attn_case_check_gradients(const char *name, const char *options) {
   in.fill = false;
   const double h = 1e-5;
   for (int i = 0; i < n; i++) {
-    double *p = al_host(t[i]), worst = 0;
-    const double *g = al_grad(t[i]) ? al_host(al_grad(t[i])) : NULL;
+    double *p = attn_case_copy(&k, t[i]), worst = 0,
+           *g = al_grad(t[i]) ? attn_case_values(al_grad(t[i])) : NULL;
     for (int64_t j = 0; j < al_numel(t[i]); j++) {
       double d = 0;
       const double keep = p[j];
@@ -308,6 +317,7 @@ void attn_case_check_gradients(const char *name, const char *options) {
       const double e = fabs((g ? g[j] : 0) - d) / (1 + fabs(d));
       if (!(e <= worst)) worst = e;
     }
+    free(g);
     ck_assert_msg(worst < 2e-7, "%s %s: gradient of %s is off by %.2e", name, options, label[i],
                   worst);
   }
@@ -334,7 +344,7 @@ void attn_case_check_f32(const char *name, const char *options) {
     bool positive = false;
     int64_t n = 0;
     for (int d = 0; d < 2; d++) {
-      al_ctx *c = al_ctx_new();
+      al_ctx *c = test_context();
       attn_case k =
           attn_case_new(c, name, options, d ? AL_F32 : AL_F64, 2, sizes[s], 2, true, NULL, 1);
       positive = attn_claims(k.a) & ATTN_POSITIVE_WEIGHTS;

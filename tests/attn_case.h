@@ -3,6 +3,7 @@
 #define TEST_ATTN_CASE_H
 #include "../attention/attn.h"
 #include "oracle.h"
+#include "pretended/device.h"
 
 typedef struct attn_case {
   al_ctx *c;
@@ -13,6 +14,10 @@ typedef struct attn_case {
   int64_t len[8];
   bool causal;
   int64_t offset;
+  struct {
+    const al_tensor *of;
+    double *v;
+  } copy[4 + ATTN_MAX_PARAMS]; /* on the host, for the oracle */
 } attn_case;
 
 /* name: preset or family; options: applied on top; inputs are N(0, scale^2), parameters get noise
@@ -22,7 +27,9 @@ attn_case attn_case_new(al_ctx *c, const char *name, const char *options, al_dty
 void attn_case_free(attn_case *k);
 al_tensor *attn_case_run(const attn_case *k); /* new reference; fails the test on an error */
 double *attn_case_values(const al_tensor *t); /* malloc'd doubles */
-oracle_in attn_case_oracle(attn_case *k);     /* shares the case's f64 data */
+oracle_in attn_case_oracle(attn_case *k);     /* on copies of the case's f64 data */
+double *attn_case_copy(attn_case *k,
+                       const al_tensor *t); /* what that oracle reads for t, or NULL */
 /* Does it refuse causal=false, saying that causal=true is needed? */
 bool attn_case_needs_order(const char *name, const char *options);
 /* What every variant is held to: all presets, then all families with their defaults. */

@@ -63,7 +63,7 @@ static const struct {
 
 /* Output and the gradients of q, k, v after one another. */
 static double *evaluate(const char *options, al_dtype dtype, int64_t *n) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k = attn_case_new(c, "kernel_attention", options, dtype, 2, 70, 2, true, NULL, 1);
   al_tensor *in[] = {k.q, k.k, k.v};
   for (int i = 0; i < 3; i++) al_requires_grad(in[i], true);
@@ -116,23 +116,27 @@ END_TEST
 /* Rows before the cut, bit for bit, whatever stands after it. */
 START_TEST(the_future_is_not_read) {
   enum { T = 70, CUT = 33 };
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k =
       attn_case_new(c, "kernel_attention", options_of(_i), AL_F32, 2, T, 2, true, NULL, 1);
   al_tensor *clean = attn_case_run(&k);
   al_tensor *in[] = {k.q, k.k, k.v, k.x};
   for (int i = 0; i < 4; i++) {
     const int64_t row = al_numel(in[i]) / (2 * T);
-    float *p = al_host(in[i]);
+    double *p = attn_case_values(in[i]);
     for (int64_t e = CUT * row; e < T * row; e++) p[e] = p[T * row + e] = NAN;
+    al_write(in[i], p, al_numel(in[i]));
+    free(p);
   }
   al_tensor *poisoned = attn_case_run(&k);
   const int64_t row = al_numel(clean) / (2 * T);
+  double *one = attn_case_values(clean), *other = attn_case_values(poisoned);
   for (int b = 0; b < 2; b++)
-    ck_assert_msg(memcmp((float *)al_host(clean) + b * T * row,
-                         (float *)al_host(poisoned) + b * T * row,
-                         (size_t)(CUT * row) * sizeof(float)) == 0,
-                  "%s: a row depends on a later token", options_of(_i));
+    ck_assert_msg(
+        memcmp(one + b * T * row, other + b * T * row, (size_t)(CUT * row) * sizeof *one) == 0,
+        "%s: a row depends on a later token", options_of(_i));
+  free(one);
+  free(other);
   al_release(clean);
   al_release(poisoned);
   attn_case_free(&k);
@@ -149,7 +153,7 @@ START_TEST(large_logits_stay_finite) {
     char options[200];
     snprintf(options, sizeof options, "similarity=expr impl=%s %s", i % 2 ? "fused" : "composed",
              large[i / 2]);
-    al_ctx *c = al_ctx_new();
+    al_ctx *c = test_context();
     attn_case k = attn_case_new(c, "kernel_attention", options, AL_F32, 2, 33, 2, true, NULL, 8);
     al_requires_grad(k.q, true);
     al_tensor *y = attn_case_run(&k), *w = al_tensor_full(c, AL_F32, 4, al_shape(y), 1);
@@ -179,7 +183,7 @@ START_TEST(claims_are_declared) {
   for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
     char options[100];
     snprintf(options, sizeof options, "similarity=expr expr='%s'", want[i].expr);
-    al_ctx *c = al_ctx_new();
+    al_ctx *c = test_context();
     attn_case k = attn_case_new(c, "kernel_attention", options, AL_F64, 1, 2, 4, true, NULL, 1);
     ck_assert_msg(attn_claims(k.a) == (want[i].claims | ATTN_CAUSAL), "%s claims %x", want[i].expr,
                   attn_claims(k.a));

@@ -1,7 +1,7 @@
 /* check_few.c: attend of a few rows (a token that is decoded) against the same rows among many, which
  * go another way through the kernel: every f, statistic and limit, with decay, value scales, a
  * program, lengths with NaN behind them, and no number of threads that counts. */
-#include "../core/attnlab.h"
+#include "pretended/device.h"
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
@@ -68,7 +68,7 @@ START_TEST(few_rows_are_those_among_many) {
   const al_dtype dtype = _i & 1 ? AL_F64 : AL_F32;
   const double limit = dtype == AL_F64 ? 1e-12 : 2e-5;
   const int64_t Hkv = cases[i].Hkv, D = cases[i].D, E = cases[i].E;
-  c = al_ctx_new();
+  c = test_context();
   al_memory_poison(c, true);
   al_scope_begin(c);
   const double len[B] = {S, 131};

@@ -201,7 +201,7 @@ static const struct {
 enum { N_SETTINGS = sizeof settings / sizeof *settings };
 
 static void agree(int i, const int64_t *lens, int64_t Hkv, int64_t T) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k =
       attn_case_new(c, settings[i].family, settings[i].options, AL_F64, 2, T, Hkv, true, lens, 1);
   al_tensor *y = attn_case_run(&k);
@@ -265,8 +265,8 @@ static void differences(const attn_case *k, int i, const double *w, int64_t n) {
   double *out = malloc((size_t)n * sizeof *out);
   for (int l = 0; leaf(k, l, &label); l++) {
     al_tensor *t = leaf(k, l, &label);
-    double *p = al_host(t), worst = 0;
-    const double *g = al_grad(t) ? al_host(al_grad(t)) : NULL;
+    double *p = attn_case_copy((attn_case *)k, t), worst = 0,
+           *g = al_grad(t) ? attn_case_values(al_grad(t)) : NULL;
     for (int64_t j = 0; j < al_numel(t); j++) {
       const double keep = p[j];
       p[j] = keep + h;
@@ -277,6 +277,7 @@ static void differences(const attn_case *k, int i, const double *w, int64_t n) {
       const double e = fabs((g ? g[j] : 0) - d) / (1 + fabs(d));
       if (!(e <= worst)) worst = e;
     }
+    free(g);
     ck_assert_msg(worst < 2e-7, "%s %s: gradient of %s is off by %.2e", settings[i].family,
                   settings[i].options, label, worst);
   }
@@ -300,7 +301,7 @@ static void backward(const attn_case *k, al_tensor *y, const double *w) {
 
 START_TEST(has_its_gradient) {
   static const int64_t lens[] = {8, 5};
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k = leaves(c, _i, lens);
   al_tensor *y = attn_case_run(&k);
   double *w = pattern(&k, y);
@@ -336,7 +337,7 @@ static al_tensor *go_on(const attn_case *k, const attn_in *in, attn_state **st) 
 
 /* In three parts of odd sizes, the gradient through the states. */
 START_TEST(continues_from_a_state) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k = leaves(c, _i, NULL);
   attn_state *st = attn_state_new(c, k.a, 2);
   al_scope_begin(c);
@@ -363,15 +364,17 @@ END_TEST
 
 /* Row 1 has 2 of the first 5 tokens, and NaN after them: it goes on as if they had never been. */
 START_TEST(padding_leaves_no_trace_in_a_state) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k =
       attn_case_new(c, settings[_i].family, settings[_i].options, AL_F64, 2, 8, 2, true, NULL, 1);
   al_scope_begin(c);
   al_tensor *const t[] = {k.q, k.k, k.v, k.x};
   for (int i = 0; i < 4; i++) {
     const int64_t row = al_numel(t[i]) / 16;
-    double *p = al_host(t[i]);
+    double *p = attn_case_values(t[i]);
     for (int64_t e = (8 + 2) * row; e < (8 + 5) * row; e++) p[e] = NAN;
+    al_write(t[i], p, al_numel(t[i]));
+    free(p);
   }
   attn_in in = part(&k, 0, 5);
   const int64_t B = 2;
@@ -382,8 +385,10 @@ START_TEST(padding_leaves_no_trace_in_a_state) {
   double *got = attn_case_values(go_on(&k, &in, &st));
   for (int i = 0; i < 4; i++) { /* the same without the gap */
     const int64_t row = al_numel(t[i]) / 16;
-    double *p = al_host(t[i]);
+    double *p = attn_case_values(t[i]);
     memmove(p + (8 + 2) * row, p + (8 + 5) * row, (size_t)(3 * row) * sizeof *p);
+    al_write(t[i], p, al_numel(t[i]));
+    free(p);
   }
   double *want = malloc((size_t)(2 * 8 * k.H * k.E) * sizeof *want);
   const oracle_in o = attn_case_oracle(&k);
@@ -404,7 +409,7 @@ END_TEST
 
 START_TEST(state_has_the_bytes_it_declares) {
   for (int d = 0; d < 2; d++) {
-    al_ctx *c = al_ctx_new();
+    al_ctx *c = test_context();
     attn_case k = attn_case_new(c, settings[_i].family, settings[_i].options, d ? AL_F32 : AL_F64,
                                 2, 8, 2, true, NULL, 1);
     attn_state *st = attn_state_new(c, k.a, 2);
@@ -429,7 +434,7 @@ END_TEST
 START_TEST(keys_before_the_window_do_not_matter) {
   enum { T = 70, W = 16, FROM = 41 };
   for (int d = 0; d < 2; d++) {
-    al_ctx *c = al_ctx_new();
+    al_ctx *c = test_context();
     attn_case k = attn_case_new(c, "sliding_window", "window=16", d ? AL_F32 : AL_F64, 1, T, 2,
                                 true, NULL, 1);
     al_tensor *clean = attn_case_run(&k);
@@ -441,11 +446,13 @@ START_TEST(keys_before_the_window_do_not_matter) {
       free(v);
     }
     al_tensor *poisoned = attn_case_run(&k);
-    const int64_t row = k.H * k.E * al_dtype_size(k.dtype);
-    ck_assert(memcmp((char *)al_host(clean) + FROM * row, (char *)al_host(poisoned) + FROM * row,
-                     (size_t)((T - FROM) * row)) == 0);
-    ck_assert(memcmp((char *)al_host(clean) + (FROM - 1) * row,
-                     (char *)al_host(poisoned) + (FROM - 1) * row, (size_t)row) != 0);
+    const int64_t row = k.H * k.E;
+    double *one = attn_case_values(clean), *other = attn_case_values(poisoned);
+    ck_assert_mem_eq(one + FROM * row, other + FROM * row,
+                     (size_t)((T - FROM) * row) * sizeof *one);
+    ck_assert_mem_ne(one + (FROM - 1) * row, other + (FROM - 1) * row, (size_t)row * sizeof *one);
+    free(one);
+    free(other);
     al_release(clean);
     al_release(poisoned);
     attn_case_free(&k);
@@ -485,7 +492,7 @@ static void refuses(const attn_case *k, const attn_in *in, const char *says) {
 }
 
 START_TEST(calls_that_have_no_meaning) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k =
       attn_case_new(c, settings[_i].family, settings[_i].options, AL_F32, 1, 6, 2, true, NULL, 1);
   al_scope_begin(c);
@@ -509,7 +516,7 @@ END_TEST
 
 /* The n-th allocation fails: an error, no leak, no crash. */
 START_TEST(survives_failing_memory) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k =
       attn_case_new(c, settings[_i].family, settings[_i].options, AL_F32, 1, 6, 2, true, NULL, 1);
   al_requires_grad(k.q, true);
