@@ -168,6 +168,9 @@ static const al_op attend = {
     .flags = AL_OP_RANDOM,
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_attn_fwd_has, alk_attn_fwd_room_has, alk_attn_bwd_has,
+                       alk_attn_bwd_room_has, alk_decay_sums_has, alk_decay_sums_bwd_has,
+                       alk_reach_has, alk_reach_dirty_has, alk_reach_clean_has),
     .backward = backward,
     .plan_size = sizeof(plan),
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |

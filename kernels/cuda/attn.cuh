@@ -330,7 +330,7 @@ template <class V, int N> __device__ inline void put(V (&x)[N], int r, V v) {
 
 /* Vectors of q or k from one on: as they lie in memory, or mapped into scratch. */
 template <class T> struct vectors {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   const T *p;
   const real *phi; /* NULL: identity */
   int64_t stride;
@@ -368,8 +368,8 @@ __device__ inline int within(int64_t x, int n) { return x < 0 ? 0 : x < n ? (int
 /* phi of the vectors of q and of k, which lie in `to` one after the other: a warp a vector. */
 template <class T>
 static __global__ void map_vectors(alk_map map, int64_t rows, int64_t keys, int64_t D, const T *q,
-                                   const T *k, typename arithmetic<T>::type *to) {
-  typedef typename arithmetic<T>::type real;
+                                   const T *k, real_of<T> *to) {
+  typedef real_of<T> real;
   for (int64_t n = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32; n < rows + keys;
        n += (int64_t)gridDim.x * WARPS) {
     const T *x = n < rows ? q + n * D : k + (n - rows) * D;

@@ -15,7 +15,7 @@
 #include "attn.cuh"
 
 template <class T> struct bwd_inputs {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   query_key<T> x;
   const T *v, *b, *dy;
   const double *sums;
@@ -23,7 +23,7 @@ template <class T> struct bwd_inputs {
 };
 /* What is wanted; the rest NULL. */
 template <class T> struct bwd_results {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   T *dq, *dk, *dv, *db;
   real *dphi_q, *dphi_k;          /* instead of dq and dk under a map */
   double *moved;                  /* (B,H,T): what the decay of a row's last key gets */
@@ -120,7 +120,7 @@ __device__ static void add_powers(int n, const double (&a)[N], const real (&y)[N
 template <class T, int KIND, int R, int CW>
 static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
     rows_back(attn_arg a, program_of<KIND> program, bwd_inputs<T> in, bwd_results<T> to) {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   constexpr int C = side<real>::of;
   constexpr bool MORE = KIND != EXP_ALONE;
   typedef tile<real, R, C, CW> M;
@@ -284,7 +284,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
 template <class T, int KIND, int R, int CW>
 static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
     keys_back(attn_arg a, program_of<KIND> program, bwd_inputs<T> in, bwd_results<T> to) {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   constexpr int C = side<real>::of;
   constexpr bool MORE = KIND != EXP_ALONE;
   typedef tile<real, R, C, CW> M; /* rows of the tile are keys, its columns query rows */
@@ -575,7 +575,7 @@ static void launch_wide(const alk_place *at, const alk_attn_spec *s, const bwd_i
 template <class T>
 static alk_status bwd(const alk_place *at, const alk_attn_spec *a, const alk_attn_grad *t,
                       void *scratch) {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   const layout l = layout_of(a, sizeof(T));
   char *x = (char *)scratch;
   const alk_visible &g = a->g;

@@ -14,13 +14,13 @@
 enum { FEW_ROWS = 16, PART = 256 /* keys */ };
 
 template <class T> struct fwd_inputs {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   query_key<T> x;
   const T *v, *b;
   const double *sums;
 };
 template <class T> struct fwd_results {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   T *y;
   real *W, *inner, *m;
   real *left; /* of a part: (B,H,T,parts,2 + E): m, the inner sum, N; NULL where there are none */
@@ -30,7 +30,7 @@ template <class T> struct fwd_results {
 template <class T, int KIND, int R, int CW>
 static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
     forward(attn_arg a, program_of<KIND> program, fwd_inputs<T> in, fwd_results<T> to) {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   constexpr int C = side<real>::of;
   typedef tile<real, R, C, CW> M;
   typedef columns<CW> at;
@@ -196,7 +196,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
 
 /* Joins what the parts left of a row: a block a row. */
 template <class T> static __global__ void join(attn_arg a, fwd_results<T> to) {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   const alk_visible &g = a.g;
   EACH_ROW(u, g.B * g.H * g.T) {
     const int64_t i = u % g.T, h = u / g.T % g.H, b = u / g.T / g.H, size = 2 + a.E;
@@ -234,8 +234,7 @@ static int64_t parts_of(const alk_attn_spec *a) {
 
 template <class T> static int64_t fwd_room(const alk_place *at, const alk_attn_spec *a) {
   const int64_t parts = parts_of(a), rows = a->g.B * a->g.H * a->g.T;
-  return (map_room(a) + (parts > 1 ? rows * parts * (2 + a->E) : 0)) *
-         (int64_t)sizeof(typename arithmetic<T>::type);
+  return (map_room(a) + (parts > 1 ? rows * parts * (2 + a->E) : 0)) * (int64_t)sizeof(real_of<T>);
 }
 CUDA_TYPED_BF16(attn_fwd_room, fwd_room)
 
@@ -260,7 +259,7 @@ template <class T>
 static alk_status fwd(const alk_place *at, const alk_attn_spec *a, const void *q, const void *k,
                       const void *v, const void *b, const void *sums, void *y, void *W, void *inner,
                       void *m, void *scratch) {
-  typedef typename arithmetic<T>::type real;
+  typedef real_of<T> real;
   const int64_t rows = a->g.B * a->g.H * a->g.T;
   if (rows == 0) return ALK_OK;
   fwd_results<T> to = {(T *)y, (real *)W, (real *)inner, (real *)m};

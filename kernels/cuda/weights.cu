@@ -147,7 +147,7 @@ static __global__ void running(int64_t B, int64_t S, int64_t Hd, const T *a, dou
   GRID_LOOP(u, B * Hd) {
     double sum = 0;
     for (int64_t j = 0; j < S; j++)
-      sums[u * S + j] = sum += (double)a[(u / Hd * S + j) * Hd + u % Hd];
+      sums[u * S + j] = sum += (double)load(a, (u / Hd * S + j) * Hd + u % Hd);
   }
 }
 template <class T>
@@ -158,7 +158,7 @@ static alk_status decay_sums(const alk_place *at, int64_t B, int64_t S, int64_t 
                                                                          (double *)sums);
   return launched();
 }
-CUDA_TYPED(decay_sums, decay_sums)
+CUDA_TYPED_BF16(decay_sums, decay_sums)
 
 template <class T>
 static __global__ void running_back(int64_t B, int64_t S, int64_t H, int64_t Hd,
@@ -169,7 +169,7 @@ static __global__ void running_back(int64_t B, int64_t S, int64_t H, int64_t Hd,
     double sum = 0;
     for (int64_t j = S - 1; j >= 0; j--) {
       for (int64_t h = hd * heads; h < (hd + 1) * heads; h++) sum += dsums[(b * H + h) * S + j];
-      da[(b * S + j) * Hd + hd] = (T)sum;
+      store(da, (b * S + j) * Hd + hd, (real_of<T>)sum);
     }
   }
 }
@@ -181,7 +181,7 @@ static alk_status decay_sums_bwd(const alk_place *at, int64_t B, int64_t S, int6
       B, S, H, Hd, (const double *)dsums, (T *)da);
   return launched();
 }
-CUDA_TYPED(decay_sums_bwd, decay_sums_bwd)
+CUDA_TYPED_BF16(decay_sums_bwd, decay_sums_bwd)
 
 template <class T>
 static __global__ void largest(alk_visible g, plan p, bool absolute, const T *s, const double *sums,
