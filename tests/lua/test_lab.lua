@@ -17,7 +17,8 @@ if [ -e "$STAND_IN/slow" ]; then sleep 0.5; fi
 if [ -e "$STAND_IN/broken" ]; then echo "no luck"; exit 1; fi
 if [ "$1" = --build ]; then
   printf '#!/bin/sh\necho "program $*"\n' >"$2/attnlab"
-  case "$*" in *"--target tests"*) cp "$2/attnlab" "$2/attnlab_tests" ;; esac
+  case "$*" in *"--target tests"* | *"--target card"*) cp "$2/attnlab" "$2/attnlab_tests" ;; esac
+  case "$*" in *"--target card"*) [ -e "$STAND_IN/no-module" ] || touch "$2/attnlab_cuda.so" ;; esac
   chmod +x "$2"/attnlab*
   exit
 fi
@@ -216,6 +217,22 @@ T.test("the program needs no package of the tests, and the tests do not build th
   T.eq((c.lab { "test", "one", "bad" }), 1)
   status, text = c.lab { "test", "one", "none" }
   T.ok(status == 2 and text:find "unknown test 'none'", text)
+end)
+
+T.test("the tests of a card: their own build, without gnuplot, run by the program; without a module a reason", function()
+  local c = clone()
+  sys.remove(c.tools .. "/gnuplot")
+  sys.write(c.stand_in .. "/no-module", "")
+  local status, text = c.lab { "test", "--device", "cuda" }
+  T.ok(status == 1 and text:find "has no GPU module: nvcc", text)
+  sys.remove(c.stand_in .. "/no-module")
+  sys.write(c.root .. "/core/a.c", "int d;\n")
+  status, text = c.lab { "test", "--device", "cuda:1", "ops", "lua" }
+  T.eq(status, 0, text)
+  T.ok(text:find "program lua [^\n]*/tests/card%.lua cuda:1 ops lua\n", text)
+  T.ok(not text:find "gnuplot", text)
+  T.eq(c.log "--target card", 2)
+  T.eq((c.lab { "test", "--device" }), 2)
 end)
 
 T.test("a first build that was cut short, or failed, is taken up", function()

@@ -1,0 +1,154 @@
+-- ./lab test --device cuda[:N] [PART ..]: what has to hold on a machine with a GPU. Each part is a process of its own, told in
+-- a line with its time; of one that fails the end of its log is shown. What this machine cannot do is skipped by name.
+--   devices   the card, its driver and libraries
+--   module    names, fills that equal the CPU's bit for bit, products as planned, a card that broke
+--   big       a buffer of more than 2^31 numbers: written, summed, its ends read
+--   ops       every op on each of its samples, in f64, f32 and bf16, against the CPU's; what a gradient of 0 does not reach
+--   check     every variant: outputs and gradients against the CPU's
+--   lua       training, experiments, a kill and a resume, surgery, text: tests/lua/device.lua
+--   suites    Lua's own suites of models, training and surgery with all that they make on the card
+--   memcheck, synccheck   compute-sanitizer over every op at its small sizes; racecheck over the kernels of the plain ones
+-- Without a part all of them, in this order.
+local core = require "attnlab.core"
+local sys = core.sys
+
+local here = arg[0]:match "^(.*)/[^/]*$"
+local device, asked = ..., { select(2, ...) }
+require "attnlab.devices".need(device)
+local program = sys.program()
+local build = program:match "^(.*)/[^/]*$"
+local folder = build .. "/card"
+sys.mkdir(folder)
+
+local failed, skipped = {}, {}
+
+local function say(...)
+  print((...):format(select(2, ...)))
+  io.stdout:flush()
+end
+
+-- The end of a text, in lines.
+local function tail(text, n)
+  local lines = {}
+  for line in text:gmatch "[^\n]+" do lines[#lines + 1] = line end
+  return table.concat(lines, "\n", math.max(1, #lines - n + 1))
+end
+
+-- Runs a command to its end; its status and what it said.
+local function run(name, argv, env)
+  local log = ("%s/%s.log"):format(folder, name)
+  sys.write(log, "")
+  argv.stdout, argv.stderr, argv.env = log, log, env
+  local began = sys.clock()
+  local started, pid = pcall(sys.spawn, argv)
+  if not started then return false, tostring(pid), 0 end
+  local how, code = sys.wait(pid)
+  return how == "exited" and code == 0, sys.read(log), sys.clock() - began, ("%s %s"):format(how, code)
+end
+
+-- One check of a part. good(text): what else its output must have, or nil and why.
+local function step(name, argv, env, good)
+  local ok, text, seconds, how = run(name, argv, env)
+  local why = not ok and how or nil
+  if ok and good then why = good(text) end
+  if why then failed[#failed + 1] = name end
+  say("%s %s  %.1f s%s", why and "FAILED" or "passed", name, seconds, why and ": " .. why or "")
+  if why then say("%s\n  all of it: %s/%s.log", tail(text, 25), folder, name) end
+  return text
+end
+
+local function skip(name, why)
+  skipped[#skipped + 1] = name
+  say("skipped %s: %s", name, why)
+end
+
+local tests = build .. "/attnlab_tests"
+local on_card = { ATTNLAB_TEST_DEVICE = device, CK_FORK = "no", OMP_WAIT_POLICY = "passive" }
+
+local function with(more)
+  local env = {}
+  for _, t in ipairs { on_card, more } do
+    for k, v in pairs(t) do env[k] = v end
+  end
+  return env
+end
+
+-- Nothing may pass because it did not run.
+local function counted(text)
+  local checks = text:match "(%d+)%%: Checks: [1-9]"
+  return not checks and "no check ran" or nil
+end
+
+local function in_lua(file) return { program, "lua", "--device=" .. device, here .. "/lua/run.lua", here .. "/lua/" .. file .. ".lua" } end
+
+local function lua_passed(text) return not text:find "[1-9]%d* passed, 0 failed" and "no test passed" or nil end
+
+-- With everything on the card; what they say of files, words and figures is the same anywhere.
+local SUITES = { "nn", "model", "train", "bf16", "taps", "trace", "attention_map", "decode", "families", "surgery", "sweep", "undo", "hidden" }
+local FIGURES = { "plot", "surgery_shown", "transcript" } -- drawn by gnuplot, from numbers that the others have checked
+
+local CASES = { "shapes", "gradient", "values", "place", "allocations", "bf16" } -- of check_ops
+
+local function sanitizer(tool, cases)
+  local found
+  for _, dir in ipairs { "", "/usr/local/cuda/bin/" } do
+    local ok = run("sanitizer", { dir .. "compute-sanitizer", "--version" })
+    found = found or ok and dir .. "compute-sanitizer"
+  end
+  if not found then return skip(tool, "compute-sanitizer is not on this machine") end
+  -- some machines refuse it: asked with one kernel
+  local script = folder .. "/one.lua"
+  sys.write(script, 'assert(#require("attnlab.core").ones { shape = { 4 } }:flat() == 4)\n')
+  local ok, text = run("sanitizer", { found, "--tool", tool, "--error-exitcode", "9", program, "lua", "--device=" .. device, script })
+  if not ok then return skip(tool, "compute-sanitizer does not run here: " .. tail(text, 3):gsub("\n", "; ")) end
+  for _, case in ipairs(cases) do
+    step(tool .. "_" .. case, { found, "--tool", tool, "--error-exitcode", "9", tests, "check_ops" }, with { CK_RUN_CASE = case },
+      function(out) return counted(out) or not out:find "SUMMARY: 0 " and not out:find "ERROR SUMMARY: 0 errors" and "no summary of 0 errors" or nil end)
+  end
+end
+
+local PARTS = {
+  { "devices", function()
+    local text = step("devices", { program, "devices" })
+    print(text)
+  end },
+  { "module", function() step("module", { tests, "test_module" }, on_card, counted) end },
+  { "big", function()
+    local room = core.devices().memory[device] or 0
+    if room < 20 << 30 then return skip("big", ("the card has %.0f GiB, 20 are needed"):format(room / (1 << 30))) end
+    step("big", { program, "lua", "--device=" .. device, here .. "/big.lua" }, nil, function(text) return not text:find "as it should be" and "it did not end" or nil end)
+  end },
+  { "ops", function()
+    for _, case in ipairs(CASES) do step("ops_" .. case, { tests, "check_ops" }, with { CK_RUN_CASE = case }, counted) end
+    step("hidden", { tests, "check_hidden" }, on_card, counted)
+  end },
+  { "check", function()
+    step("check", { program, "check", "--all", "--device=" .. device, "out_dir=" .. folder }, nil,
+      function(text) return not text:find "passed: (%d+) of %1 variants" and not text:find "variants passed in" and "no verdict" or nil end)
+  end },
+  { "lua", function() step("lua", in_lua "device", nil, lua_passed) end },
+  { "suites", function()
+    for _, name in ipairs(SUITES) do step("lua_" .. name, in_lua("test_" .. name), nil, lua_passed) end
+    if not run("gnuplot", { "gnuplot", "--version" }) then
+      for _, name in ipairs(FIGURES) do skip("lua_" .. name, "needs gnuplot, which this machine lacks") end
+    end
+  end },
+  { "memcheck", function() sanitizer("memcheck", { "place", "bf16" }) end },
+  { "synccheck", function() sanitizer("synccheck", { "place", "bf16" }) end },
+  { "racecheck", function() sanitizer("racecheck", { "place" }) end },
+}
+
+local named = {}
+for _, part in ipairs(asked) do named[part] = true end
+local known = {}
+for _, part in ipairs(PARTS) do known[part[1]] = true end
+for part in pairs(named) do
+  if not known[part] then error("test: " .. require("attnlab.names").unknown("part", part, require("attnlab.names").keys(known)), 0) end
+end
+local began = sys.clock()
+for _, part in ipairs(PARTS) do
+  if #asked == 0 or named[part[1]] then part[2]() end
+end
+say("%s on %s in %.0f s%s%s", #failed == 0 and "passed" or "FAILED", device, sys.clock() - began,
+  #failed > 0 and "; failed: " .. table.concat(failed, ", ") or "", #skipped > 0 and "; skipped: " .. table.concat(skipped, ", ") or "")
+return #failed == 0 and 0 or 1
