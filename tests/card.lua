@@ -120,7 +120,9 @@ local PARTS = {
   end },
   { "ops", function()
     for _, case in ipairs(CASES) do step("ops_" .. case, { tests, "check_ops" }, with { CK_RUN_CASE = case }, counted) end
-    step("hidden", { tests, "check_hidden" }, on_card, counted)
+    for _, suite in ipairs { "check_hidden", "check_few", "check_expr", "check_attn", "test_families" } do
+      step(suite, { tests, suite }, on_card, counted)
+    end
   end },
   { "check", function()
     step("check", { program, "check", "--all", "--device=" .. device, "out_dir=" .. folder }, nil,
