@@ -69,6 +69,7 @@ static const al_row outputs[] = {{"y", 0, "the broadcast shape"}, {0}};
                .bf16 = AL_KERNELS(alk_binary_has),                                                 \
                BACKWARD_##kind,                                                                    \
                .samples = (const al_sample[]){{"(3,7) p(3,7)", "", low, high, NULL},               \
+                                              {"(2,8) p(2,8)", "", low, high, NULL},               \
                                               {"(2,3)t p(2,3)", "", low, high, NULL},              \
                                               {"(2,3,4) p(4)", "", low, high, NULL},               \
                                               {"(5) p(2,3,5)", "", low, high, NULL},               \

@@ -102,6 +102,8 @@ static const al_op cross_entropy = {
                                    {"(9,3) i(9)<3", .args = "ignore=0 reduction=none", .lo = -40,
                                     .hi = 40},
                                    {.inputs = "(5) i()<5"},
+                                   {"(3,16) i(3)<16", .args = "ignore=2"},
+                                   {.inputs = "(2,4160) i(2)<4160"},
                                    {0}},
 };
 

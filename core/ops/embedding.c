@@ -55,6 +55,7 @@ static const al_op embedding = {
                                    {.inputs = "(3,1)t i(11)<3"},
                                    {.inputs = "(4,37) i(1,2,3)<4"},
                                    {.inputs = "(50,40) i(30,30)<50"},
+                                   {.inputs = "(300,8) i(700)<300"},
                                    {0}},
 };
 

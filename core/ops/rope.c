@@ -113,6 +113,7 @@ static const al_op rope = {
                                    {"(1,35,1,7)", .args = "dims=2 interleaved=true"},
                                    {"(1,2,2,3)", .args = "dims=0"},
                                    {"(2,70,9,62)t", .args = "dims=60"},
+                                   {"(1,5,2,24)", .args = "dims=16"},
                                    {0}},
 };
 

@@ -78,6 +78,37 @@ template <> __device__ inline void store<bf16, float>(bf16 *p, int64_t i, float 
   p[i] = __float2bfloat16_rn(v);
 }
 
+/* W numbers at once, where they lie at a multiple of their bytes: 16 bytes by GROUP. */
+#define GROUP(T) (16 / (int)sizeof(T))
+template <class T, int W> struct __align__(sizeof(T) * W) group { T at[W]; };
+template <int W, class T> __device__ inline group<T, W> &groups(T *p, int64_t i) {
+  return *(group<T, W> *)(void *)(p + i);
+}
+template <int W, class T> __device__ inline void load_all(const T *p, int64_t i, real_of<T> *v) {
+  const group<const T, W> some = groups<W>(p, i);
+  for (int k = 0; k < W; k++) v[k] = load(some.at, k);
+}
+template <int W, class T> __device__ inline void store_all(T *p, int64_t i, const real_of<T> *v) {
+  group<T, W> some;
+  for (int k = 0; k < W; k++) store(some.at, k, v[k]);
+  groups<W>(p, i) = some;
+}
+/* Can rows of n numbers of `size` bytes at these addresses (or NULL) be taken in groups of 16 bytes? */
+template <class... P> static inline bool grouped(int64_t n, int64_t size, P... p) {
+  const uintptr_t all[] = {(uintptr_t)p...};
+  uintptr_t bits = (uintptr_t)(n * size);
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) bits |= all[i];
+  return bits % 16 == 0;
+}
+#define GRID_GROUPS(i, n, W)                                                                       \
+  for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * (W); i < (n);                \
+       i += (int64_t)gridDim.x * blockDim.x * (W))
+
+/* a / b of what is not negative: 32 bits where they do, at a fraction of the time. */
+__device__ inline int64_t quotient(int64_t a, int64_t b) {
+  return ((a | b) >> 32) == 0 ? (int64_t)((uint32_t)a / (uint32_t)b) : a / b;
+}
+
 /* Where the gradient is exactly 0 nothing goes back, whatever the slope is. */
 #define PASSED(g, product) ((g) == 0 ? 0 : (product))
 
@@ -102,7 +133,7 @@ template <int N> struct walk {
   __device__ void offsets(int64_t index, int64_t (&at)[N]) const {
     for (int k = 0; k < N; k++) at[k] = 0;
     for (int i = nd - 1; i >= 0; i--) {
-      const int64_t rest = i ? index / size[i] : 0, x = index - rest * size[i];
+      const int64_t rest = i ? quotient(index, size[i]) : 0, x = index - rest * size[i];
       index = rest;
       for (int k = 0; k < N; k++) at[k] += x * stride[k][i];
     }

@@ -51,8 +51,9 @@ static __global__ void forward(alk_finish f, T *o, real_of<T> *mean, real_of<T> 
     const T *gate = f.gate ? (const T *)f.gate + r * f.sub : NULL;
     real m = 0, s = 1;
     if (f.kind != ALK_NORM_none) {
-      s = row_scale<real>(f.kind, f.n, f.eps, z,
-                          f.logscale ? (double)((const real *)f.logscale)[r] : 0, mean ? &m : NULL);
+      s = row_scale<real, 1>(
+          f.kind, f.n, f.eps, [=](int64_t e, real *v) { *v = z(e); },
+          f.logscale ? (double)((const real *)f.logscale)[r] : 0, mean ? &m : NULL);
       if (threadIdx.x == 0) {
         if (mean) mean[r] = m;
         scale[r] = s;
@@ -107,7 +108,10 @@ static __global__ void backward(alk_finish f, const real_of<T> *mean, const real
       else store(last, e, v);
     };
     if (f.kind == ALK_NORM_none) ROW_LOOP(e, f.n) put(e, own(e));
-    else row_dx<real>(f.kind, f.n, z, (const T *)f.gain, m, s, own, put);
+    else
+      row_dx<real, 1>(
+          f.kind, f.n, [=](int64_t e, real *v) { *v = z(e); }, (const T *)f.gain, m, s,
+          [=](int64_t e, real *v) { *v = own(e); }, [=](int64_t e, const real *v) { put(e, *v); });
     if (!f.factor) continue;
     __syncthreads(); /* heads are shared out otherwise */
     for (int64_t h = 0; h < f.sub; h++) {

@@ -1,8 +1,9 @@
-/* norm.cu: norms over the last axis, a block a row; statistics in f64 (contract: ../norm.h). The sums
- * over chunks of rows that dgain and dbias are made of go by columns, a thread each. */
+/* norm.cu: norms over the last axis, a block a row, 16 bytes at a time where rows lie so; statistics in
+ * f64 (contract: ../norm.h). The sums over chunks of rows that dgain and dbias are made of go by columns,
+ * a thread each. Numbers read and written, the floor: 2 forward, 3 backward; sums read 2 more. */
 #include "norm_row.cuh"
 
-template <class T>
+template <class T, int W>
 static __global__ void forward(alk_norm kind, int64_t N, int64_t n, double eps, const T *x,
                                const T *gain, const T *bias, const real_of<T> *logscale, T *y,
                                real_of<T> *mean, real_of<T> *scale) {
@@ -10,22 +11,29 @@ static __global__ void forward(alk_norm kind, int64_t N, int64_t n, double eps, 
   EACH_ROW(r, N) {
     const T *p = x + r * n;
     real m = 0;
-    const real own = row_scale<real>(
-        kind, n, eps, [=](int64_t i) { return load(p, i); }, logscale ? (double)logscale[r] : 0,
-        mean ? &m : NULL);
+    const real own = row_scale<real, W>(
+        kind, n, eps, [=](int64_t i, real *v) { load_all<W>(p, i, v); },
+        logscale ? (double)logscale[r] : 0, mean ? &m : NULL);
     if (threadIdx.x == 0) {
       if (mean) mean[r] = m;
       scale[r] = own;
     }
-    ROW_LOOP(i, n) {
-      real v = (load(p, i) - m) * vabs(own);
-      if (gain) v *= load(gain, i);
-      store(y, r * n + i, bias ? v + load(bias, i) : v);
+    ROW_GROUPS(i, n, W) {
+      real v[W], by[W], plus[W];
+      load_all<W>(p, i, v);
+      if (gain) load_all<W>(gain, i, by);
+      if (bias) load_all<W>(bias, i, plus);
+      for (int k = 0; k < W; k++) {
+        v[k] = (v[k] - m) * vabs(own);
+        if (gain) v[k] *= by[k];
+        if (bias) v[k] += plus[k];
+      }
+      store_all<W>(y, r * n + i, v);
     }
   }
 }
 
-template <class T>
+template <class T, int W>
 static __global__ void backward(alk_norm kind, int64_t N, int64_t n, const T *x, const T *gain,
                                 const real_of<T> *mean, const real_of<T> *scale, const T *g,
                                 T *dx) {
@@ -33,10 +41,11 @@ static __global__ void backward(alk_norm kind, int64_t N, int64_t n, const T *x,
   EACH_ROW(r, N) {
     const T *p = x + r * n, *q = g + r * n;
     T *to = dx + r * n;
-    row_dx<real>(
-        kind, n, [=](int64_t i) { return load(p, i); }, gain, mean ? mean[r] : (real)0,
-        reached(n, q) ? scale[r] : (real)0, [=](int64_t i) { return load(q, i); },
-        [=](int64_t i, real v) { store(to, i, v); });
+    row_dx<real, W>(
+        kind, n, [=](int64_t i, real *v) { load_all<W>(p, i, v); }, gain, mean ? mean[r] : (real)0,
+        row_reached<W>(n, q) ? scale[r] : (real)0,
+        [=](int64_t i, real *v) { load_all<W>(q, i, v); },
+        [=](int64_t i, const real *v) { store_all<W>(to, i, v); });
   }
 }
 
@@ -66,7 +75,8 @@ static alk_status fwd(const alk_place *at, alk_norm kind, int64_t N, int64_t n, 
                       const void *x, const void *gain, const void *bias, const void *logscale,
                       void *y, void *mean, void *scale) {
   if (N == 0) return ALK_OK;
-  forward<T><<<blocks_for(N, 1), ROW_THREADS, 0, stream_of(at)>>>(
+  auto run = grouped(n, sizeof(T), x, gain, bias, y) ? forward<T, GROUP(T)> : forward<T, 1>;
+  run<<<blocks_for(N, 1), ROW_THREADS, 0, stream_of(at)>>>(
       kind, N, n, eps, (const T *)x, (const T *)gain, (const T *)bias, (const real_of<T> *)logscale,
       (T *)y, (real_of<T> *)mean, (real_of<T> *)scale);
   return launched();
@@ -84,10 +94,11 @@ static alk_status bwd(const alk_place *at, alk_norm kind, int64_t N, int64_t n, 
     parts<T><<<blocks_for(chunks * n, THREADS), THREADS, 0, s>>>(
         N, n, chunks, (const T *)x, (const real_of<T> *)mean, (const real_of<T> *)scale,
         (const T *)g, (real_of<T> *)dgain, (real_of<T> *)dbias);
+  auto run = grouped(n, sizeof(T), x, gain, g, dx) ? backward<T, GROUP(T)> : backward<T, 1>;
   if (dx)
-    backward<T><<<blocks_for(N, 1), ROW_THREADS, 0, s>>>(
-        kind, N, n, (const T *)x, (const T *)gain, (const real_of<T> *)mean,
-        (const real_of<T> *)scale, (const T *)g, (T *)dx);
+    run<<<blocks_for(N, 1), ROW_THREADS, 0, s>>>(kind, N, n, (const T *)x, (const T *)gain,
+                                                 (const real_of<T> *)mean,
+                                                 (const real_of<T> *)scale, (const T *)g, (T *)dx);
   return launched();
 }
 CUDA_TYPED_BF16(norm_bwd, bwd)

@@ -1,6 +1,6 @@
 /* norm_row.cuh: what belongs to one norm, WORD_scale and WORD_dx as in ../cpu/norm_row.h, for a block a
  * row (contract and formulas: ../norm.h). The row, its gradient and where dx goes are functions of the
- * index, in T; the gain, in its own type, is read. */
+ * index that take W numbers from there on, in T; the gain, in its own type, is read. */
 #ifndef ALK_CUDA_NORM_ROW_CUH
 #define ALK_CUDA_NORM_ROW_CUH
 #include "rows.cuh"
@@ -29,22 +29,32 @@ __device__ static inline T l2_scale(int64_t n, double eps, double squares, doubl
 }
 
 /* dx = s (a - a0 - xh a1) with a = gain g, a0 = mean a or 0, a1 = per sum(a xh). */
-template <class T, class A, class X, class G, class P>
+template <class T, int W, class A, class X, class G, class P>
 __device__ static void centred_dx(int64_t n, bool mean, T per, X x, const A *gain, T m, T s, G g,
                                   P put) {
-  T sum = 0, dot = 0;
-  ROW_LOOP(i, n) {
-    const T a = gain ? g(i) * load(gain, i) : g(i);
-    sum += a;
-    dot += a * ((x(i) - m) * s);
+  T sum = 0, dot = 0, v[W], a[W], by[W];
+  auto gained = [&](int64_t i) {
+    g(i, a);
+    if (gain) load_all<W>(gain, i, by);
+    for (int k = 0; gain && k < W; k++) a[k] *= by[k];
+  };
+  ROW_GROUPS(i, n, W) {
+    gained(i);
+    x(i, v);
+    for (int k = 0; k < W; k++) sum += a[k], dot += a[k] * ((v[k] - m) * s);
   }
   const T a0 = mean ? block_sum(sum) * per : 0, a1 = block_sum(dot) * per;
-  ROW_LOOP(i, n) put(i, s * ((gain ? g(i) * load(gain, i) : g(i)) - a0 - (x(i) - m) * s * a1));
+  ROW_GROUPS(i, n, W) {
+    gained(i);
+    x(i, v);
+    for (int k = 0; k < W; k++) v[k] = s * (a[k] - a0 - (v[k] - m) * s * a1);
+    put(i, v);
+  }
 }
 #define DX_OF(word, mean, per)                                                                     \
-  template <class T, class A, class X, class G, class P>                                           \
+  template <class T, int W, class A, class X, class G, class P>                                    \
   __device__ static inline void word##_dx(int64_t n, X x, const A *gain, T m, T s, G g, P put) {   \
-    centred_dx<T>(n, mean, per, x, gain, m, s, g, put);                                            \
+    centred_dx<T, W>(n, mean, per, x, gain, m, s, g, put);                                         \
   }
 DX_OF(rms, false, 1 / (T)n)
 DX_OF(layer, true, 1 / (T)n)
@@ -54,17 +64,24 @@ DX_OF(l2, false, (T)1)
 /* ---- by kind --------------------------------------------------------------------------------- */
 
 /* *mean (where asked) and the scale of a row; all threads get them. */
-template <class T, class X>
+template <class T, int W, class X>
 __device__ static T row_scale(alk_norm kind, int64_t n, double eps, X x, double logscale, T *mean) {
   double total = 0, squares = 0;
+  T v[W];
   if (mean) {
-    ROW_LOOP(i, n) total += (double)x(i);
+    ROW_GROUPS(i, n, W) {
+      x(i, v);
+      for (int k = 0; k < W; k++) total += (double)v[k];
+    }
     *mean = (T)(block_sum(total) / (double)n);
   }
   const T m = mean ? *mean : (T)0;
-  ROW_LOOP(i, n) {
-    const double d = (double)(x(i) - m);
-    squares += d * d;
+  ROW_GROUPS(i, n, W) {
+    x(i, v);
+    for (int k = 0; k < W; k++) {
+      const double d = (double)(v[k] - m);
+      squares += d * d;
+    }
   }
   squares = block_sum(squares);
   switch (kind) {
@@ -78,16 +95,17 @@ __device__ static T row_scale(alk_norm kind, int64_t n, double eps, X x, double 
   }
 }
 
-template <class T, class A, class X, class G, class P>
+template <class T, int W, class A, class X, class G, class P>
 __device__ static void row_dx(alk_norm kind, int64_t n, X x, const A *gain, T m, T s, G g, P put) {
   if (s <= 0) {
-    ROW_LOOP(i, n) put(i, (T)0);
+    const T none[W] = {};
+    ROW_GROUPS(i, n, W) put(i, none);
     return;
   }
   switch (kind) {
 #define NORM(word, ...)                                                                            \
   case ALK_NORM_##word:                                                                            \
-    word##_dx<T>(n, x, gain, m, s, g, put);                                                        \
+    word##_dx<T, W>(n, x, gain, m, s, g, put);                                                     \
     break;
 #include "../norms.def"
 #undef NORM

@@ -52,10 +52,6 @@ __device__ static void each_group(int64_t from, int64_t to, bool grouped, F f) {
     f(i, width<16 / sizeof(T)>());
   for (int64_t i = whole + threadIdx.x; i < to; i += blockDim.x) f(i, width<1>());
 }
-template <class T, int W> struct __align__(sizeof(T) * W) group { T at[W]; };
-template <int W, class T> __device__ static group<T, W> &groups(T *p, int64_t i) {
-  return *(group<T, W> *)(void *)(p + i);
-}
 __device__ static bool aligned(const void *p) { return ((uintptr_t)p & 15) == 0; }
 
 template <class T> static __global__ void block_squares(list l, double *parts) {

@@ -1,4 +1,5 @@
-/* rope.cu: contract ../rope.h. A thread turns one pair, so y may be x. */
+/* rope.cu: contract ../rope.h. A thread turns pairs of its own, so y may be x. Numbers read and written, the
+ * floor: 2, and the table from the cache. */
 #include "cuda.cuh"
 extern "C" {
 #include "../rope.h"
@@ -25,37 +26,50 @@ static alk_status rope_table(const alk_place *at, void *table, int64_t steps, in
 }
 CUDA_TYPED_BF16(rope_table, rope_table)
 
-template <class T>
+/* A thread turns W pairs, or copies W channels behind them; pairs 2i, 2i + 1 one by one. */
+template <class T, int W>
 static __global__ void turn(alk_rope_task k, const real_of<T> *table, int64_t B, int64_t steps,
                             int64_t D, int64_t n, bool interleaved, real_of<T> sign) {
   typedef real_of<T> real;
-  const int64_t each = D - n; /* n pairs, and the channels behind them */
+  const int64_t each = (D - n) / W; /* n pairs, and the channels behind them */
   GRID_LOOP(u, B * steps * k.H * each) {
-    const int64_t i = u % each, h = u / each % k.H, r = u / each / k.H, b = r / steps,
-                  t = r % steps;
+    const int64_t rh = quotient(u, each), i = (u - rh * each) * W, r = quotient(rh, k.H),
+                  h = rh - r * k.H, b = quotient(r, steps), t = r - b * steps;
     const T *from = (const T *)k.x + b * k.stride[0] + t * k.stride[1] + h * k.stride[2];
-    T *to = (T *)k.y + (r * k.H + h) * D;
+    T *to = (T *)k.y + rh * D;
+    real x[W], z[W];
     if (i >= n) {
-      to[n + i] = from[n + i];
+      load_all<W>(from, n + i, x);
+      store_all<W>(to, n + i, x);
       continue;
     }
     const int64_t first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + n;
-    const real c = table[(t * n + i) * 2], s = sign * table[(t * n + i) * 2 + 1];
-    const real a = load(from, first), z = load(from, second);
-    store(to, first, a * c - z * s);
-    store(to, second, z * c + a * s);
+    load_all<W>(from, first, x);
+    load_all<W>(from, second, z);
+    for (int l = 0; l < W; l++) {
+      const real c = table[(t * n + i + l) * 2], s = sign * table[(t * n + i + l) * 2 + 1],
+                 a = x[l];
+      x[l] = a * c - z[l] * s;
+      z[l] = z[l] * c + a * s;
+    }
+    store_all<W>(to, first, x);
+    store_all<W>(to, second, z);
   }
 }
 template <class T>
 static alk_status rope(const alk_place *at, const alk_rope_task *tasks, int n_tasks,
                        const void *table, int64_t B, int64_t steps, int64_t D, int64_t n,
                        bool interleaved, bool back) {
+  const int W = GROUP(T);
   for (int k = 0; k < n_tasks; k++) {
-    const int64_t total = B * steps * tasks[k].H * (D - n);
+    const alk_rope_task *t = &tasks[k];
+    const bool wide = !interleaved && D % W == 0 && n % W == 0 && t->stride[0] % W == 0 &&
+                      t->stride[1] % W == 0 && t->stride[2] % W == 0 && grouped(0, 0, t->x, t->y);
+    const int64_t total = B * steps * t->H * (D - n) / (wide ? W : 1);
+    auto run = wide ? turn<T, GROUP(T)> : turn<T, 1>;
     if (total)
-      turn<T><<<blocks_for(total, THREADS), THREADS, 0, stream_of(at)>>>(
-          tasks[k], (const real_of<T> *)table, B, steps, D, n, interleaved,
-          (real_of<T>)(back ? -1 : 1));
+      run<<<blocks_for(total, THREADS), THREADS, 0, stream_of(at)>>>(
+          *t, (const real_of<T> *)table, B, steps, D, n, interleaved, (real_of<T>)(back ? -1 : 1));
   }
   return launched();
 }

@@ -5,6 +5,8 @@
 
 enum { ROW_THREADS = 128 };
 #define ROW_LOOP(i, n) for (int64_t i = threadIdx.x; i < (n); i += blockDim.x)
+#define ROW_GROUPS(i, n, W)                                                                        \
+  for (int64_t i = (int64_t)threadIdx.x * (W); i < (n); i += (int64_t)blockDim.x * (W))
 #define EACH_ROW(r, N) for (int64_t r = blockIdx.x; r < (N); r += gridDim.x)
 
 template <class T> __device__ inline T larger(T a, T b) { return b > a ? b : a; }
@@ -12,6 +14,15 @@ template <class T> __device__ inline T larger(T a, T b) { return b > a ? b : a; 
 template <class T> __device__ inline bool reached(int64_t n, const T *g, int64_t step = 1) {
   bool any = false;
   ROW_LOOP(i, n) any |= load(g, i * step) != 0;
+  return __syncthreads_or(any);
+}
+template <int W, class T> __device__ inline bool row_reached(int64_t n, const T *g) {
+  bool any = false;
+  ROW_GROUPS(i, n, W) {
+    real_of<T> v[W];
+    load_all<W>(g, i, v);
+    for (int k = 0; k < W; k++) any |= v[k] != 0;
+  }
   return __syncthreads_or(any);
 }
 #endif

@@ -1,29 +1,41 @@
-/* swiglu.cu: contract ../swiglu.h. Bound by bytes: three numbers forward, five backward. */
+/* swiglu.cu: contract ../swiglu.h. Bound by bytes: three numbers forward, five backward, 16 bytes at a time
+ * where they lie so. */
 #include "functions.cuh"
 extern "C" {
 #include "../swiglu.h"
 }
 
-template <class T> static __global__ void forward(int64_t n, const T *a, const T *b, T *y) {
-  GRID_LOOP(i, n) {
-    const real_of<T> x = load(a, i);
-    store(y, i, x * vsigmoid(x) * load(b, i));
+template <class T, int W> static __global__ void forward(int64_t n, const T *a, const T *b, T *y) {
+  GRID_GROUPS(i, n, W) {
+    real_of<T> x[W], z[W];
+    load_all<W>(a, i, x);
+    load_all<W>(b, i, z);
+    for (int k = 0; k < W; k++) x[k] = x[k] * vsigmoid(x[k]) * z[k];
+    store_all<W>(y, i, x);
   }
 }
-template <class T>
+template <class T, int W>
 static __global__ void backward(int64_t n, const T *a, const T *b, const T *dy, T *da, T *db) {
-  typedef real_of<T> real;
-  GRID_LOOP(i, n) {
-    const real x = load(a, i), z = load(b, i), g = load(dy, i);
-    if (da) store(da, i, (real)PASSED(g, g * z * silu_slope(x)));
-    if (db) store(db, i, (real)PASSED(g, g * x * vsigmoid(x)));
+  GRID_GROUPS(i, n, W) {
+    real_of<T> x[W], z[W], g[W], to_a[W], to_b[W];
+    load_all<W>(a, i, x);
+    load_all<W>(b, i, z);
+    load_all<W>(dy, i, g);
+    for (int k = 0; k < W; k++) {
+      to_a[k] = PASSED(g[k], g[k] * z[k] * silu_slope(x[k]));
+      to_b[k] = PASSED(g[k], g[k] * x[k] * vsigmoid(x[k]));
+    }
+    if (da) store_all<W>(da, i, to_a);
+    if (db) store_all<W>(db, i, to_b);
   }
 }
 template <class T>
 static alk_status fwd(const alk_place *at, int64_t n, const void *a, const void *b, void *y) {
   if (n == 0) return ALK_OK;
-  forward<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(n, (const T *)a, (const T *)b,
-                                                                    (T *)y);
+  const bool wide = grouped(n, sizeof(T), a, b, y);
+  auto run = wide ? forward<T, GROUP(T)> : forward<T, 1>;
+  run<<<blocks_for(n, wide ? THREADS * GROUP(T) : THREADS), THREADS, 0, stream_of(at)>>>(
+      n, (const T *)a, (const T *)b, (T *)y);
   return launched();
 }
 CUDA_TYPED_BF16(swiglu_fwd, fwd)
@@ -31,7 +43,9 @@ template <class T>
 static alk_status bwd(const alk_place *at, int64_t n, const void *a, const void *b, const void *dy,
                       void *da, void *db) {
   if (n == 0) return ALK_OK;
-  backward<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(
+  const bool wide = grouped(n, sizeof(T), a, b, dy, da, db);
+  auto run = wide ? backward<T, GROUP(T)> : backward<T, 1>;
+  run<<<blocks_for(n, wide ? THREADS * GROUP(T) : THREADS), THREADS, 0, stream_of(at)>>>(
       n, (const T *)a, (const T *)b, (const T *)dy, (T *)da, (T *)db);
   return launched();
 }
