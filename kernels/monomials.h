@@ -13,7 +13,7 @@
 #include "kernel.h"
 
 /* C(D+n-1, n); INT64_MAX where it, or a product on the way, does not fit. */
-static inline int64_t alk_monomials(int64_t D, int n) {
+static inline ALK_BOTH int64_t alk_monomials(int64_t D, int n) {
   int64_t r = 1;
   for (int k = 1; k <= n; k++) {
     if (r > INT64_MAX / (D + k)) return INT64_MAX;

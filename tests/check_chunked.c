@@ -2,6 +2,7 @@
  * outputs and gradients, lengths, grouped heads, decay, f32, poison, threads, what it refuses, when
  * it is picked. */
 #include "attn_case.h"
+#include "pretended/device.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,7 +39,7 @@ static bool setting(int i, const char *form, const char **name, const char **opt
   snprintf(text, sizeof text, "%s %s", form, i < N_SETTINGS ? settings[i] : "");
   *options = text;
   if (i < N_SETTINGS) return true;
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   const attn_family *family;
   const attn_preset *row;
   al_opts *o;
@@ -108,7 +109,7 @@ static void spoil(al_tensor *t, const shape *s) {
 }
 
 static outcome evaluate(const char *name, const char *options, const shape *s) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   attn_case k =
       attn_case_new(c, name, options, s->dtype, s->B, s->T, s->Hkv, s->causal, s->lens, 1);
   al_tensor *t[4 + ATTN_MAX_PARAMS] = {k.q, k.k, k.v, k.x};
@@ -245,7 +246,7 @@ static const struct {
                {"similarity=taylor order=100 state_limit=1", "order 100"}};
 
 START_TEST(chunked_refuses_with_the_reason) {
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   const attn_family *family;
   const attn_preset *preset;
   al_opts *o;
@@ -265,7 +266,7 @@ END_TEST
 /* Rows that are not the keys' own tokens: refused when asked for, parallel otherwise. */
 START_TEST(offset_is_parallel) {
   for (int asked = 0; asked < 2; asked++) {
-    al_ctx *c = al_ctx_new();
+    al_ctx *c = test_context();
     attn_case k = attn_case_new(c, "kernel_attention",
                                 asked ? "similarity=linear form=chunked" : "similarity=linear",
                                 AL_F32, 1, 40, 2, true, NULL, 1);

@@ -4,6 +4,7 @@
  * slabs. */
 #include "../core/attnlab.h"
 #include "attn_case.h"
+#include "pretended/device.h"
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,7 +16,7 @@ Suite *suite_check_polynomial(void);
 static al_ctx *c;
 
 static void begin(void) {
-  c = al_ctx_new();
+  c = test_context();
   al_memory_poison(c, true);
   al_scope_begin(c);
 }

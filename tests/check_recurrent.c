@@ -4,6 +4,7 @@
  * declared size, clean of what was padded, refused where it would be too large. */
 #include "../attention/attn.h"
 #include "attn_case.h"
+#include "pretended/device.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,7 +108,7 @@ static al_tensor *normal(al_ctx *c, al_dtype t, int ndim, const int64_t *shape, 
 
 static run start(const char *name, const char *options, const char *more, const size *s,
                  al_dtype dtype) {
-  run r = {.c = al_ctx_new(), .s = *s, .options = *options ? options : name};
+  run r = {.c = test_context(), .s = *s, .options = *options ? options : name};
   const attn_family *family;
   const attn_preset *preset;
   al_opts *o;
@@ -513,7 +514,7 @@ START_TEST(components) {
     attn_state_free(st);
     finish(&r);
   }
-  al_ctx *c = al_ctx_new();
+  al_ctx *c = test_context();
   char *text = attn_describe(c, "p1/softmax");
   ck_assert_msg(strstr(text, "state:    k (") && strstr(text, "512 bytes a token"), "%s", text);
   free(text);

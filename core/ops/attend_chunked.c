@@ -98,7 +98,7 @@ static al_status shape(al_ctx *c, al_call *k) {
   const al_place *at = al_here(c, (alk_dtype)dtype);
   k->out_meta[STATES] = numbers(
       k, (p->linear ? AL_BYTES(at, linear_states, a) : AL_BYTES(at, chunked_states, a, p->w.base)) /
-             al_dtype_size(dtype));
+             al_dtype_size(al_statistic_type(dtype)));
   return al_error(c);
 }
 
