@@ -466,6 +466,13 @@ static al_status put_tensor(al_ctx *c, al_out *o, const al_tensor *t) {
     al_stage_end(&g, false);
     return al_error(c);
   }
+  if (!t->storage->device->host) { /* packed on the way */
+    al_scope_begin(c);
+    const al_tensor *here = al_to(c, (al_tensor *)(uintptr_t)t, "cpu");
+    const al_status st = here ? put_tensor(c, o, here) : al_error(c);
+    al_scope_end(c, NULL);
+    return st;
+  }
   char part[CHUNK];
   const char *data = al_host(t);
   if (!data) return al_error(c);

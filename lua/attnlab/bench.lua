@@ -110,6 +110,7 @@ function M.measure(kind, o, given)
   local ok, result = pcall(require("attnlab.bench." .. kind).run, o, given or {})
   core.threads(before)
   if not ok then error(result, 0) end
+  result.device = core.on()
   result.bench, result.machine, result.versions = kind, machine.finish(m), machine.versions()
   result.busy, result.ok = result.rates and machine.busy(m, result.rates.share), true
   for _, r in ipairs(result.rows) do result.ok = result.ok and r.ok end
@@ -130,7 +131,9 @@ function M.run(args, usage)
   local ok, o, given = pcall(M.options, kind, args.sets)
   if not ok then usage("bench %s: %s", kind, o) end
   if args.flags.json then words.writable("bench", args.flags.json) end
+  words.on(args, usage)
   local line = { "./lab bench " .. kind }
+  if core.on() ~= "cpu" then line[#line + 1] = "--device " .. core.on() end
   for _, kv in ipairs(args.sets) do line[#line + 1] = names.word(kv[1] .. "=" .. kv[2]) end
   local options = plain(o)
   o.say = progress()

@@ -159,6 +159,20 @@ T.test("activations are read, patched, mapped and traced", function()
   end
 end)
 
+T.test("files: tensors in any layout, a state that goes on, come back as they were", function()
+  local dir = T.folder()
+  local x = core.randn { shape = { 3, 5 }, seed = 1 }
+  core.safetensors.save(dir .. "/x.safetensors", { t = x:permute { axes = { 2, 1 } }, part = x[{ {}, { 2, 3 } }], whole = x }, {})
+  local back = core.safetensors.open(dir .. "/x.safetensors")
+  T.eq(back.t:device(), DEVICE)
+  T.eq({ back.t:totable(), back.part:totable(), back.whole:totable() },
+       { x:permute({ axes = { 2, 1 } }):totable(), x[{ {}, { 2, 3 } }]:totable(), x:totable() })
+  local m = lab.model.new { layers = 1, width = 8, heads = 2, mlp = 8, context = 8, vocab = 9, seed = 1 }:eval()
+  local _, st = m:step({ { 1, 2, 3 } }, m:state())
+  st:save(dir .. "/state.safetensors")
+  T.eq(m:step({ { 4 } }, m:load_state(dir .. "/state.safetensors")):totable(), m:step({ { 4 } }, st):totable())
+end)
+
 T.test("bad ids are told at the next read, with the op", function()
   local table_ = core.randn { shape = { 4, 3 }, seed = 1 }
   local rows = core.op.embedding(table_, core.tensor { data = { 1, 9, 2 }, dtype = "i32" })
@@ -300,6 +314,18 @@ for _, preset in ipairs(PRETENDED and lab.attention.list() or {}) do -- check --
     end)
   end
 end
+
+T.test("bench: what is right is timed there", function()
+  for _, words in ipairs { { "train", "presets=softmax", "layers=1", "width=16", "heads=2", "mlp=16", "vocab=16", "seq_len=8", "batch=2" },
+                           { "ops", "ops=softmax,exp,adamw", "batch=2", "seq_len=8", "width=16", "check_rows=16", "parameters=1000" },
+                           { "attention", "presets=softmax", "heads=2", "head_dim=4", "seq_len=16", "check_len=16", "batch=1" },
+                           { "decode", "presets=cosine", "heads=2", "head_dim=4", "positions=8,16" } } do
+    local argv = { "bench", "--device", DEVICE, "product=64", "copy=4096", "rounds=1", "warmup=0", "least=0", table.unpack(words, 2) }
+    local code, out = tiny.run { argv[1], words[1], table.unpack(argv, 2) }
+    T.ok(out:find "ceilings in this run: products" and not out:find "WRONG", out)
+    T.ok(code == 0 or words[1] == "decode", out) -- which judges a time, too
+  end
+end)
 
 if PRETENDED then T.test("check: what a device makes is held to the CPU, outputs and gradients", function()
   local root = T.folder()

@@ -31,11 +31,11 @@ function M.cases(o)
   end
   return { run(function() return a:matmul(b) end, true),
            run(function() return from:scale { by = 1 } end),
-           share = function() return cpu / (wall * core.threads()) end }
+           share = function() return core.on() == "cpu" and cpu / (wall * core.threads()) or nil end }
 end
 
 -- Rates from the results of these two cases, and the share of the time during the products in which
--- our threads ran: what is missing went to other work on the machine.
+-- our threads ran: what is missing went to other work on the machine. A card's work is none of theirs.
 function M.rates(o, cases, results)
   return { product = 2 * o.product ^ 3 / timing.median(results[1].run),
            copy = 8 * o.copy / timing.median(results[2].run), share = cases.share() }

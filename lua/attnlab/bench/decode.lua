@@ -149,9 +149,8 @@ local function prepare(o, named, finite, inputs, positions, list)
         local out <close>, after = a:step(st, token)
         at = after
       end
-      local began = core.sys.clock()
-      local out, after = a:step(at, token)
-      local seconds = core.sys.clock() - began
+      local out, after
+      local seconds = timing.timed(function() out, after = a:step(at, token) end)
       out:free()
       at:free()
       at = after

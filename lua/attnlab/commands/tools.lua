@@ -65,7 +65,8 @@ end
 return {
   { name = "bench", args = "train|attention|ops|decode [key=value ...]", least = 1, most = 1, sets = true, run = bench,
     doc = "times beside the floor of this machine, of results checked in the same run",
-    options = { { name = "json", value = "FILE", doc = "all measured values, machine, versions, command" }, words.PLUGIN },
+    options = { { name = "json", value = "FILE", doc = "all measured values, machine, versions, command" }, words.DEVICE,
+                words.PLUGIN },
     more = function() return require("attnlab.bench").help() end },
   { name = "lua", args = "FILE.lua [args]", least = 1, raw = true, run = script,
     doc = "run a Lua script that can require \"attnlab\"", options = { words.DEVICE, words.PLUGIN } },
