@@ -74,17 +74,20 @@ static __global__ void backward(int64_t N, int64_t n, const T *sum, const T *gai
     }
   }
 }
-template <class T>
+template <class T, int W>
 static __global__ void parts(int64_t N, int64_t n, int64_t chunks, const T *sum,
                              const real_of<T> *scale, const T *dy, real_of<T> *dgain) {
-  GRID_LOOP(u, chunks * n) {
-    const int64_t i = u % n, first = u / n * ALK_ADD_RMSNORM_ROWS;
-    real_of<T> a = 0;
+  typedef real_of<T> real;
+  GRID_GROUPS(u, chunks * n, W) {
+    const int64_t c = quotient(u, n), i = u - c * n, first = c * ALK_ADD_RMSNORM_ROWS;
+    real a[W] = {};
     for (int64_t r = first; r < N && r < first + ALK_ADD_RMSNORM_ROWS; r++) {
-      const real_of<T> d = load(dy, r * n + i);
-      a += PASSED(d, d * (load(sum, r * n + i) * scale[r]));
+      real d[W], v[W];
+      load_all<W>(dy, r * n + i, d);
+      load_all<W>(sum, r * n + i, v);
+      for (int k = 0; k < W; k++) a[k] += PASSED(d[k], d[k] * (v[k] * scale[r]));
     }
-    dgain[u] = a;
+    store_all<W>(dgain, u, a);
   }
 }
 template <class T>
@@ -93,8 +96,10 @@ static alk_status bwd(const alk_place *at, int64_t N, int64_t n, const void *sum
   const int64_t chunks = (N + ALK_ADD_RMSNORM_ROWS - 1) / ALK_ADD_RMSNORM_ROWS;
   const cudaStream_t s = stream_of(at);
   if (N * n == 0) return ALK_OK;
+  const bool wide = grouped(n, sizeof(T), sum, dy, dgain);
+  auto columns = wide ? parts<T, COLUMNS(T)> : parts<T, 1>;
   if (dgain)
-    parts<T><<<blocks_for(chunks * n, THREADS), THREADS, 0, s>>>(
+    columns<<<blocks_for(chunks * n / (wide ? COLUMNS(T) : 1), THREADS), THREADS, 0, s>>>(
         N, n, chunks, (const T *)sum, (const real_of<T> *)scale, (const T *)dy,
         (real_of<T> *)dgain);
   auto run =

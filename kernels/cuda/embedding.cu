@@ -9,12 +9,21 @@ extern "C" {
 
 template <class T>
 static __global__ void gather(T *y, const T *table, const int32_t *ids, int64_t N, int64_t C) {
-  GRID_LOOP(i, N * C) y[i] = table[ids[i / C] * C + i % C];
+  GRID_LOOP(i, N * C) {
+    const int64_t r = quotient(i, C);
+    y[i] = table[ids[r] * C + i - r * C];
+  }
 }
 template <class T>
 static alk_status fwd(const alk_place *at, void *y, const void *table, const void *ids, int64_t N,
                       int64_t C) {
   if (N * C == 0) return ALK_OK;
+  if (grouped(C, sizeof(T), y, table)) { /* 16 bytes a number */
+    C /= GROUP(T);
+    gather<uint4><<<blocks_for(N * C, THREADS), THREADS, 0, stream_of(at)>>>(
+        (uint4 *)y, (const uint4 *)table, (const int32_t *)ids, N, C);
+    return launched();
+  }
   gather<T><<<blocks_for(N * C, THREADS), THREADS, 0, stream_of(at)>>>((T *)y, (const T *)table,
                                                                        (const int32_t *)ids, N, C);
   return launched();

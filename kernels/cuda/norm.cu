@@ -1,6 +1,6 @@
 /* norm.cu: norms over the last axis, a block a row, 16 bytes at a time where rows lie so; statistics in
  * f64 (contract: ../norm.h). The sums over chunks of rows that dgain and dbias are made of go by columns,
- * a thread each. Numbers read and written, the floor: 2 forward, 3 backward; sums read 2 more. */
+ * COLUMNS a thread. Numbers read and written, the floor: 2 forward, 3 backward; sums read 2 more. */
 #include "norm_row.cuh"
 
 template <class T, int W>
@@ -50,23 +50,24 @@ static __global__ void backward(alk_norm kind, int64_t N, int64_t n, const T *x,
 }
 
 /* Rows that no gradient reaches are left out, whatever they hold. */
-template <class T>
+template <class T, int W>
 static __global__ void parts(int64_t N, int64_t n, int64_t chunks, const T *x,
                              const real_of<T> *mean, const real_of<T> *scale, const T *g,
                              real_of<T> *dgain, real_of<T> *dbias) {
   typedef real_of<T> real;
-  GRID_LOOP(u, chunks * n) {
-    const int64_t k = u / n, i = u % n, first = k * ALK_NORM_ROWS;
+  GRID_GROUPS(u, chunks * n, W) {
+    const int64_t c = quotient(u, n), i = u - c * n, first = c * ALK_NORM_ROWS;
     const int64_t last = first + ALK_NORM_ROWS < N ? first + ALK_NORM_ROWS : N;
-    real a = 0, b = 0;
+    real a[W] = {}, b[W] = {};
     for (int64_t r = first; r < last; r++) {
-      const real d = load(g, r * n + i), m = mean ? mean[r] : 0;
-      if (d == 0) continue;
-      a += d * ((load(x, r * n + i) - m) * vabs(scale[r]));
-      b += d;
+      real d[W], v[W];
+      const real m = mean ? mean[r] : 0, s = vabs(scale[r]);
+      load_all<W>(g, r * n + i, d);
+      load_all<W>(x, r * n + i, v);
+      for (int k = 0; k < W; k++) a[k] += PASSED(d[k], d[k] * ((v[k] - m) * s)), b[k] += d[k];
     }
-    if (dgain) dgain[u] = a;
-    if (dbias) dbias[u] = b;
+    if (dgain) store_all<W>(dgain, u, a);
+    if (dbias) store_all<W>(dbias, u, b);
   }
 }
 
@@ -90,8 +91,11 @@ static alk_status bwd(const alk_place *at, alk_norm kind, int64_t N, int64_t n, 
   const int64_t chunks = (N + ALK_NORM_ROWS - 1) / ALK_NORM_ROWS;
   const cudaStream_t s = stream_of(at);
   if (N * n == 0) return ALK_OK;
+  const bool wide = grouped(n, sizeof(T), x, g, dgain, dbias);
+  const int each = wide ? COLUMNS(T) : 1;
+  auto columns = wide ? parts<T, COLUMNS(T)> : parts<T, 1>;
   if (dgain || dbias) /* before dx, which may lie where g does */
-    parts<T><<<blocks_for(chunks * n, THREADS), THREADS, 0, s>>>(
+    columns<<<blocks_for(chunks * n / each, THREADS), THREADS, 0, s>>>(
         N, n, chunks, (const T *)x, (const real_of<T> *)mean, (const real_of<T> *)scale,
         (const T *)g, (real_of<T> *)dgain, (real_of<T> *)dbias);
   auto run = grouped(n, sizeof(T), x, gain, g, dx) ? backward<T, GROUP(T)> : backward<T, 1>;

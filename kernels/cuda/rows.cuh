@@ -7,6 +7,8 @@ enum { ROW_THREADS = 128 };
 #define ROW_LOOP(i, n) for (int64_t i = threadIdx.x; i < (n); i += blockDim.x)
 #define ROW_GROUPS(i, n, W)                                                                        \
   for (int64_t i = (int64_t)threadIdx.x * (W); i < (n); i += (int64_t)blockDim.x * (W))
+/* Columns that a thread sums at a time. */
+#define COLUMNS(T) (GROUP(T) < 4 ? GROUP(T) : 4)
 #define EACH_ROW(r, N) for (int64_t r = blockIdx.x; r < (N); r += gridDim.x)
 
 template <class T> __device__ inline T larger(T a, T b) { return b > a ? b : a; }
