@@ -16,7 +16,6 @@
 #define ALK_CUDA_STATES_CUH
 #include "monomials.cuh"
 #include "rows.cuh"
-#include <type_traits>
 extern "C" {
 #include "../chunked.h"
 #include "../linear.h"
@@ -63,6 +62,12 @@ static inline __device__ bool counts(terms which, int64_t k, int r) {
   return which == ALL || (which == UP_TO_ROW ? k <= r : k >= r);
 }
 struct nothing {};
+template <class Z> struct adds {
+  enum { SUM = 1 };
+};
+template <> struct adds<nothing> {
+  enum { SUM = 0 };
+};
 
 /* acc += sum_k x(k, row) y(k, column); dot: += the thread's part of sum_k x(k, own_row) z(k), unless z
  * is nothing. XK, YK: what lies side by side in memory is k, not rows or columns. */
@@ -97,7 +102,7 @@ static inline __device__ void multiply(slices<A> &m, terms which, int64_t n, X x
         }
       }
     }
-    if constexpr (!std::is_same<Z, nothing>::value)
+    if constexpr (adds<Z>::SUM)
       for (int k = own_part<A>(); k < count; k += tile<A>::PARTS)
         if (counts(which, k0 + k, own_row<A>())) dot += m.x[k][own_row<A>()] * z(k0 + k);
   }
