@@ -199,6 +199,10 @@ static const al_op attend = {
             {"(1,13,2,4) (1,17,1,4) (1,17,1,3)",
              .args = "f=polynomial coefficients={1,1,0.5} normalise=true scale=0.7 dropout=0.4 "
                      "key=5"},
+            {"(1,3,2,70) (1,9,1,70) (1,9,1,40) (1,9,2)", /* wider than a tile's results */
+             .args = "f=polynomial coefficients={1,1,0.5} causal=true offset=6 scale=0.1"},
+            {"(1,3,2,40) (1,9,1,40) (1,9,1,70)", .args = "causal=true offset=6 normalise=true",
+             .exempt = RELATIVE},
             {"(2,5,4,3) (2,5,2,3) (2,5,2,6)", .args = "causal=true normalise=true",
              .exempt = RELATIVE},
             {"(2,3,2,3) (2,9,2,3) (2,9,2,2) (2,9,1) - i(2)<10",

@@ -164,6 +164,11 @@ template <int N> __device__ inline unsigned kept_bits(const attn_arg &a, uint64_
   return bits;
 }
 
+/* The factor of a weight: 0 is multiplied with, so that a row that is not finite shows it. */
+template <class real> __device__ inline real kept_by(const attn_arg &a, bool kept) {
+  return kept ? (real)a.kept : (real)0;
+}
+
 /* Blocks of a multiprocessor that the registers are shared out for. */
 template <class T, int KIND, int CW> constexpr int blocks_at_once(void) {
   return sizeof(T) == 8 || KIND == PROGRAMS || CW > 64 ? 1 : 2;

@@ -80,8 +80,8 @@ entry_slope(const attn_arg &a, alk_weight f, const series &terms, real dot, real
   }
   real df;
   const real w = weight_slope(f, terms, r.y, decay, e, m, &df);
-  r.dw = KIND == EXP_ALONE || !a.drops ? gv : kept ? gv * (real)a.kept : (real)0;
-  r.w = KIND == EXP_ALONE || !a.drops ? w : kept ? w * (real)a.kept : (real)0;
+  const real by = KIND == EXP_ALONE || !a.drops ? (real)1 : kept_by<real>(a, kept);
+  r.dw = gv * by, r.w = w * by;
   r.dw += stat_inner_bwd(a.stat, delta, w);
   r.moved = PASSED(r.dw, (double)w * (double)r.dw);
   r.A = decay ? vexp(e) : (real)1;
@@ -361,7 +361,6 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
               [&](int r, int64_t e) { return r < keys ? load(v, r * (g.Hkv * a.E) + e) : (real)0; },
               [&](int c, int64_t e) { return c < n ? load(dy, c * (g.H * a.E) + e) : (real)0; }, s);
         }
-        if (a.D + a.E == 0) __syncthreads(); /* no product has waited for the rows' numbers */
         int span[M::TR];
 #pragma unroll 1
         for (int r = 0; r < M::TR; r++) {

@@ -142,7 +142,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
           if (key >= lo && key < hi) {
             w = weight_of(f, terms, x.v[c], decay, e.v[c], reference);
             inner += stat_inner(a.stat, w);
-            if (KIND != EXP_ALONE && a.drops) w = keep >> c & 1 ? w * (real)a.kept : (real)0;
+            if (KIND != EXP_ALONE && a.drops) w *= kept_by<real>(a, keep >> c & 1);
             if (in.b) w *= load(in.b, key_at(g, it, j0 + key));
           }
           x.v[c] = w;
