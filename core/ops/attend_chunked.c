@@ -161,10 +161,10 @@ static al_status forward(al_ctx *c, al_call *k) {
 /* The gradients that both kernels make at once, and of the decay with the room it takes. */
 static al_status new_gradients(al_ctx *c, al_call *k, al_tensor **steps) {
   const alk_visible *g = &((const plan *)k->plan)->spec.g;
-  for (int i = Q; i <= V; i++) k->din[i] = al_new_meta(c, &k->in_meta[i]);
-  if (k->in[VALUE_SCALE]) k->din[VALUE_SCALE] = al_new_meta(c, &k->in_meta[VALUE_SCALE]);
+  for (int i = Q; i <= V; i++) k->din[i] = attend_gradient(c, k, i);
+  if (k->in[VALUE_SCALE]) k->din[VALUE_SCALE] = attend_gradient(c, k, VALUE_SCALE);
   if (k->need[DECAY]) {
-    k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
+    k->din[DECAY] = attend_gradient(c, k, DECAY);
     *steps = al_tensor_new(c, AL_F64, 3, (int64_t[]){g->B, g->H, g->S});
   }
   return al_error(c);
@@ -296,6 +296,11 @@ static const al_op attend_chunked = {
                      {0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_linear_states_room_has, alk_linear_fwd_room_has, alk_linear_fwd_has,
+                       alk_linear_bwd_room_has, alk_linear_bwd_has, alk_chunked_states_room_has,
+                       alk_chunked_fwd_room_has, alk_chunked_fwd_has, alk_chunked_bwd_room_has,
+                       alk_chunked_bwd_has, alk_decay_sums_has, alk_reach_has, alk_reach_dirty_has,
+                       alk_reach_clean_has),
     .backward = backward,
     .plan_size = sizeof(plan),
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |

@@ -8,6 +8,13 @@
 
 enum { NEXT = 2 }; /* ORDER outputs of attention: y, W, then those of a state */
 
+/* A new gradient of input i: of bf16 f32, as the kernels make it. */
+static inline al_tensor *attend_gradient(al_ctx *c, const al_call *k, int i) {
+  al_meta m = k->in_meta[i];
+  m.dtype = al_statistic_type(m.dtype);
+  return al_new_meta(c, &m);
+}
+
 /* Runs of masks, all NULL or with the error pending. */
 typedef struct attend_masks {
   al_tensor *row[ALK_BY], *key[ALK_BY], *batch[ALK_BY];

@@ -81,7 +81,7 @@ static al_status shape(al_ctx *c, al_call *k) {
 /* multiplicity (R); new. */
 static al_tensor *multiplicities(al_ctx *c, const al_call *k, const alk_step_spec *a) {
   const int64_t n = alk_monomial_room(a->D, alk_orders(a->n_coefficients, a->kept));
-  al_tensor *m = al_tensor_new(c, k->in_meta[Q].dtype, 1, &a->R),
+  al_tensor *m = al_tensor_new(c, al_statistic_type(k->in_meta[Q].dtype), 1, &a->R),
             *room = al_tensor_new(c, AL_F64, 1, &n);
   if (m && room)
     ALK_RUN(al_here(c, (alk_dtype)k->in_meta[Q].dtype), monomial_weights, a->D, a->n_coefficients,
@@ -130,9 +130,9 @@ static al_status backward(al_ctx *c, al_call *k) {
   a.lengths = al_data(k->in[LENGTHS]), a.factors = al_data(factors);
   static const int made[] = {Q, K, V, VALUE_SCALE, STATE, NORM}; /* by the kernel, all at once */
   for (size_t i = 0; i < sizeof made / sizeof *made; i++)
-    if (k->in_meta[made[i]].ndim) k->din[made[i]] = al_new_meta(c, &k->in_meta[made[i]]);
+    if (k->in_meta[made[i]].ndim) k->din[made[i]] = attend_gradient(c, k, made[i]);
   if (k->need[DECAY]) {
-    k->din[DECAY] = al_new_meta(c, &k->in_meta[DECAY]);
+    k->din[DECAY] = attend_gradient(c, k, DECAY);
     steps = al_tensor_new(c, AL_F64, 2, (int64_t[]){a.B, a.Hs});
   }
   if (k->need[COEFFICIENTS])
@@ -203,6 +203,9 @@ static const al_op attend_step = {
                      {0}}},
     .shape = shape,
     .forward = forward,
+    .bf16 = AL_KERNELS(alk_monomial_weights_has, alk_step_fwd_room_has, alk_step_fwd_has,
+                       alk_step_bwd_room_has, alk_step_bwd_has, alk_reach_has, alk_reach_dirty_has,
+                       alk_reach_clean_has),
     .backward = backward,
     .plan_size = sizeof(plan),
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |
