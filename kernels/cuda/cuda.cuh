@@ -21,6 +21,7 @@ typedef struct cuda_queue {
   cudaStream_t stream;
   void *blas;      /* matmul.cu: cuBLASLt's handle and plans, NULL before the first product */
   void *workspace; /* WORKSPACE bytes for it */
+  void *sdpa;      /* sdpa.cu: cuDNN's handle and plans, NULL before its first use */
   char why[256];   /* the text of a failure */
   bool failed;     /* a host function refused, as `why` says */
 } cuda_queue;
