@@ -208,8 +208,9 @@ static int choices(const al_opts *o, const char *name, char words[8][24]) {
   int n = 0;
   while (at && *at && n < 8) {
     const size_t len = strcspn(at, " ");
-    const bool rule = len == 4 && strncmp(at, "auto", len) == 0;
-    if (len < 24 && !rule) snprintf(words[n++], 24, "%.*s", (int)len, at);
+    const bool rule = len == 4 && strncmp(at, "auto", len) == 0,
+               narrow = len == 5 && strncmp(at, "cudnn", len) == 0; /* bf16 alone: check_ops */
+    if (len < 24 && !rule && !narrow) snprintf(words[n++], 24, "%.*s", (int)len, at);
     at += len + strspn(at + len, " ");
   }
   if (n == 0) words[n++][0] = 0;

@@ -26,7 +26,7 @@ extern const al_arg formula_options[];
 #define FORMULA_GAINS(X) X(GAIN_, auto) X(GAIN_, learned) X(GAIN_, width)
 #define FORMULA_SCOPES(X) X(SCOPE_, head) X(SCOPE_, joint)
 #define FORMULA_FORMS(X) X(FORM_, auto) X(FORM_, parallel) X(FORM_, chunked) X(FORM_, recurrent)
-#define FORMULA_IMPLS(X) X(IMPL_, auto) X(IMPL_, composed) X(IMPL_, fused)
+#define FORMULA_IMPLS(X) X(IMPL_, auto) X(IMPL_, composed) X(IMPL_, fused) X(IMPL_, cudnn)
 
 /* What is no word (a number, a list, true or false) comes last. */
 typedef enum formula_coefficients {

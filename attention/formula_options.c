@@ -145,8 +145,9 @@ const al_arg formula_options[] = {
      "MiB a sequence that a state of polynomial weights may take; 0: carry keys and values instead",
      NULL},
     {"impl", AL_T_WORD, "auto", FORMULA_CHOICES(FORMULA_IMPLS), 0, 0,
-     "fused: the (T,S) matrix is never stored; composed: out of small ops; auto: fused, composed "
-     "in f64",
+     "fused: the (T,S) matrix is never stored; composed: out of small ops; cudnn: that library's "
+     "kernel, of exp weights in bf16 on a card; auto: fused, composed in f64, on a card cudnn "
+     "where it is the same function",
      NULL},
     {0}};
 

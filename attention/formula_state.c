@@ -63,6 +63,7 @@ const char *formula_not_chunked(const formula *f) {
   if (why) return why;
   if (f->dropout > 0) return "dropout needs every weight";
   if (f->impl == IMPL_composed) return "impl=composed makes every weight";
+  if (f->impl == IMPL_cudnn) return "impl=cudnn is of the parallel form";
   return NULL;
 }
 
@@ -192,7 +193,7 @@ al_status formula_state(al_ctx *c, const al_opts *o, const attn_sizes *s, int64_
 
 /* auto: fused, but composed in f64, where it is the reference. */
 bool formula_fused(const formula *f, al_dtype dtype) {
-  return f->impl == IMPL_fused || f->form == FORM_chunked ||
+  return f->impl == IMPL_fused || f->impl == IMPL_cudnn || f->form == FORM_chunked ||
          (f->impl == IMPL_auto && dtype != AL_F64);
 }
 

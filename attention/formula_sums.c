@@ -168,6 +168,12 @@ static const char *kernel_map(const run *r, const sums *n) {
   return alk_map_text(n->mapped ? ALK_MAP_identity : r->f->map).word;
 }
 
+/* Whose kernel: with a state, decoding, whichever there is. */
+static const char *library_of(const run *r) {
+  if (r->f->impl == IMPL_fused) return "none";
+  return r->f->impl == IMPL_cudnn && !r->in->state ? "cudnn" : "auto";
+}
+
 /* One run of attend; W and m come as (B,T,H), m NULL for polynomials. Returns y. */
 static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tensor *v,
                          al_tensor *v_scale, alk_stat stat, bool divide, double dropout,
@@ -178,9 +184,9 @@ static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tenso
   *m = NULL;
   al_run_into(r->c, "attend",
               AL_IN(n->q, n->k, v, decay, f.coefficients, r->lengths, v_scale, f.scalars), out, 3,
-              "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g %s", f.f,
-              f.limits, f.expr, kernel_map(r, n), alk_statistics[stat].word,
-              divide ? "true" : "false", n->scale, dropout, r->vis);
+              "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g library=%s %s",
+              f.f, f.limits, f.expr, kernel_map(r, n), alk_statistics[stat].word,
+              divide ? "true" : "false", n->scale, dropout, library_of(r), r->vis);
   *W = row_first(r, out[1]);
   if (f.has_reference) *m = row_first(r, out[2]);
   return out[0];

@@ -14,6 +14,10 @@
 #include "attn_slots.h"
 #include "program.h"
 
+/* Whether a kernel of a library's may be taken where it is the same function: by the place's choice,
+ * not, or that or a failure. */
+typedef enum alk_library { ALK_LIBRARY_AUTO, ALK_LIBRARY_NONE, ALK_LIBRARY_CUDNN } alk_library;
+
 typedef struct alk_attn_spec {
   alk_visible g;
   alk_weight_spec weight;
@@ -25,6 +29,7 @@ typedef struct alk_attn_spec {
   double dropout; /* 0: none; weight (b,h,i,j) is kept as element ((b H + h) T + i) S + j of the op
                      dropout */
   uint64_t key;
+  alk_library library; /* attn_fwd, attn_bwd */
 } alk_attn_spec;
 
 ALK_ROOM(attn_fwd, const alk_attn_spec *a)

@@ -26,6 +26,7 @@ static al_status shape(al_ctx *c, al_call *k) {
   *a = attend_spec(k);
   a->dropout = al_opt_num(k->opts, "dropout");
   a->key = (uint64_t)al_opt_int(k->opts, "key");
+  a->library = (alk_library)al_opt_choice(k->opts, "library");
   a->weight = logit_spec(k, DECAY);
   a->weight.f = (alk_weight)al_opt_choice(k->opts, "f");
   coefficients_plan(k, COEFFICIENTS, &p->f, &a->weight);
@@ -46,6 +47,10 @@ static al_status shape(al_ctx *c, al_call *k) {
 static al_status forward(al_ctx *c, al_call *k) {
   alk_attn_spec a = ((const plan *)k->plan)->spec;
   const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
+  if (a.library == ALK_LIBRARY_CUDNN && at->k.device != ALK_CUDA &&
+      strcmp(al_on(c, NULL), "counting") != 0)
+    return al_fail(c, AL_EVALUE, "attend: library=cudnn: q on cuda needed, in bf16; it lies on %s",
+                   al_on(c, NULL));
   al_tensor *scalars = input_f64(c, k, SCALARS), *factors = input_f64(c, k, COEFFICIENTS),
             *scratch = AL_ROOM(at, attn_fwd, &a);
   a.g.lengths = al_data(k->in[LENGTHS]);
@@ -157,6 +162,10 @@ static const al_op attend = {
                      {"stat", AL_T_WORD, "sum", alk_stat_words, 0, 0, alk_stat_doc, NULL},
                      {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
                      {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
+                     {"library", AL_T_WORD, "auto", "auto none cudnn", 0, 0,
+                      "a library's kernel for the same function, in bf16 on a card: auto: where "
+                      "there is one; cudnn: that and no other",
+                      NULL},
                      {"dropout", AL_T_NUM, "0", NULL, 0, 0.999,
                       "probability to drop a weight from y (not from W)", NULL},
                      {"key", AL_T_INT, "-1", NULL, -1, 9007199254740992.0,

@@ -13,6 +13,7 @@
  * rows' has D of results and the keys' D + E); at the least 2 (3 D + 2 E). Bytes: q, k, v, dy twice,
  * dq, dk, dv once. Floor of f32: the FLOPs at the card's FMA rate. Shared memory: at most 48 KB. */
 #include "attn.cuh"
+#include "sdpa.cuh"
 
 template <class T> struct bwd_inputs {
   typedef real_of<T> real;
@@ -536,7 +537,7 @@ static layout layout_of(const alk_attn_spec *a, int64_t size) {
   return l;
 }
 template <class T> static int64_t bwd_room(const alk_place *at, const alk_attn_spec *a) {
-  return layout_of(a, sizeof(T)).total;
+  return cuda_sdpa_room<T>(queue_of(at), a, true, layout_of(a, sizeof(T)).total);
 }
 CUDA_TYPED_BF16(attn_bwd_room, bwd_room)
 
@@ -575,6 +576,16 @@ template <class T>
 static alk_status bwd(const alk_place *at, const alk_attn_spec *a, const alk_attn_grad *t,
                       void *scratch) {
   typedef real_of<T> real;
+  const bool more = t->dW || t->dsums || t->dcoefficients || t->dscalars;
+  cuda_queue *queue = queue_of(at);
+  switch (cuda_sdpa_takes(queue, a, sizeof(T) == 2, t->b, more ? (const void *)a : t->sums, true)) {
+  case SDPA_FAILS:
+    return ALK_FAILED;
+  case SDPA_TAKES:
+    return cuda_sdpa_bwd(queue, a, t, scratch);
+  case SDPA_LEAVES:
+    break;
+  }
   const layout l = layout_of(a, sizeof(T));
   char *x = (char *)scratch;
   const alk_visible &g = a->g;

@@ -10,6 +10,7 @@
  * the card's FMA rate (H100 SXM: 67 TFLOP/s); the bytes count for a few rows alone.
  * Shared memory: 35 KB + 3 KB; occupancy by registers. */
 #include "attn.cuh"
+#include "sdpa.cuh"
 
 enum { FEW_ROWS = 16, PART = 256 /* keys */ };
 
@@ -234,7 +235,9 @@ static int64_t parts_of(const alk_attn_spec *a) {
 
 template <class T> static int64_t fwd_room(const alk_place *at, const alk_attn_spec *a) {
   const int64_t parts = parts_of(a), rows = a->g.B * a->g.H * a->g.T;
-  return (map_room(a) + (parts > 1 ? rows * parts * (2 + a->E) : 0)) * (int64_t)sizeof(real_of<T>);
+  const int64_t own =
+      (map_room(a) + (parts > 1 ? rows * parts * (2 + a->E) : 0)) * (int64_t)sizeof(real_of<T>);
+  return cuda_sdpa_room<T>(queue_of(at), a, false, own);
 }
 CUDA_TYPED_BF16(attn_fwd_room, fwd_room)
 
@@ -262,6 +265,15 @@ static alk_status fwd(const alk_place *at, const alk_attn_spec *a, const void *q
   typedef real_of<T> real;
   const int64_t rows = a->g.B * a->g.H * a->g.T;
   if (rows == 0) return ALK_OK;
+  cuda_queue *queue = queue_of(at);
+  switch (cuda_sdpa_takes(queue, a, sizeof(T) == 2, b, sums, false)) {
+  case SDPA_FAILS:
+    return ALK_FAILED;
+  case SDPA_TAKES:
+    return cuda_sdpa_fwd(queue, a, q, k, v, y, W, m, scratch);
+  case SDPA_LEAVES:
+    break;
+  }
   fwd_results<T> to = {(T *)y, (real *)W, (real *)inner, (real *)m};
   to.parts = parts_of(a);
   to.left = to.parts > 1 ? (real *)scratch + map_room(a) : NULL;

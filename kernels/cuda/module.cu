@@ -1,5 +1,6 @@
 /* module.cu: the CUDA module: its table of kernels, cards, queues and memory (contract: ../module.h). */
 #include "cuda.cuh"
+#include "sdpa.cuh"
 #include "versions.cuh"
 extern "C" {
 #include "../module.h"
@@ -82,10 +83,10 @@ static void describe(int i, char *text, size_t n) {
   if (cudaGetDeviceProperties(&p, i) != cudaSuccess)
     snprintf(text, n, "%s", cudaGetErrorString(cudaGetLastError()));
   else
-    snprintf(text, n, "%s, %.0f GiB, compute %d.%d, driver %sfor CUDA %d.%d, runtime %d.%d%s",
+    snprintf(text, n, "%s, %.0f GiB, compute %d.%d, driver %sfor CUDA %d.%d, runtime %d.%d%s%s",
              p.name, (double)p.totalGlobalMem / (1 << 30), p.major, p.minor,
              driver_release(release), driver / 1000, driver / 10 % 100, runtime / 1000,
-             runtime / 10 % 100, cuda_blas_version());
+             runtime / 10 % 100, cuda_blas_version(), cuda_dnn_version());
 }
 
 static int64_t memory(int i) {
@@ -123,6 +124,7 @@ static void close_queue(void *queue) {
   cudaSetDevice(q->card);
   cudaStreamSynchronize(q->stream);
   cuda_blas_end(q);
+  cuda_sdpa_end(q);
   cudaStreamDestroy(q->stream);
   cudaGetLastError();
   free(q);

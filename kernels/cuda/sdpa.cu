@@ -9,24 +9,27 @@
  * gradients. At B=32 H=16 T=1024 D=64 the products are 86 and 215 us at 800 TFLOP/s, the bytes 89 and
  * 179 us at 3.0 TB/s. */
 #include "sdpa.cuh"
+#include "versions.cuh"
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if __has_include(<cudnn.h>)
-#include <cudnn.h>
-#else
+#if !__has_include(<cudnn.h>) && !defined(NO_CUDNN)
 #define NO_CUDNN
 #endif
+#ifndef NO_CUDNN
+#include <cudnn.h>
+#endif
 
-const char *cuda_sdpa_refuses(const alk_attn_spec *a, bool has_b, bool has_sums) {
+/* What of a call cuDNN does not take, NULL: nothing. */
+static const char *refuses(const alk_attn_spec *a, const void *b, const void *sums) {
   const alk_visible *g = &a->g;
   const alk_weight_spec *w = &a->weight;
   if (w->f != ALK_WEIGHT_EXP) return "weights other than exp";
   if (w->program) return "an expression";
   if (w->round || w->softcap > 0 || w->clamp < INFINITY) return "limits on the logits";
-  if (w->Hd || has_sums) return "decay";
-  if (has_b) return "a scale of the values";
+  if (w->Hd || sums) return "decay";
+  if (b) return "a scale of the values";
   if (a->map != ALK_MAP_identity) return "a feature map";
   if (a->dropout > 0) return "dropout by our keys";
   if (a->stat == ALK_STAT_sum ? !a->normalise : a->stat != ALK_STAT_none)
@@ -42,20 +45,19 @@ const char *cuda_sdpa_refuses(const alk_attn_spec *a, bool has_b, bool has_sums)
 }
 
 #ifdef NO_CUDNN
-static int64_t absent(cuda_queue *q) {
-  snprintf(q->why, sizeof q->why, "this build had no header of cuDNN");
-  q->failed = true;
-  return -1;
-}
-int64_t cuda_sdpa_room(cuda_queue *q, const alk_attn_spec *, bool) { return absent(q); }
-alk_status cuda_sdpa_fwd(cuda_queue *q, const alk_attn_spec *, const void *, const void *,
+struct plan;
+static const char *missing(cuda_queue *) { return "this build had no header of it"; }
+static plan *plan_for(cuda_queue *, const alk_attn_spec *, bool) { return NULL; }
+int64_t cuda_sdpa_bytes(cuda_queue *, const alk_attn_spec *, bool) { return 0; }
+alk_status cuda_sdpa_fwd(cuda_queue *, const alk_attn_spec *, const void *, const void *,
                          const void *, void *, void *, void *, void *) {
-  return absent(q), ALK_FAILED;
+  return ALK_FAILED;
 }
-alk_status cuda_sdpa_bwd(cuda_queue *q, const alk_attn_spec *, const alk_attn_grad *, void *) {
-  return absent(q), ALK_FAILED;
+alk_status cuda_sdpa_bwd(cuda_queue *, const alk_attn_spec *, const alk_attn_grad *, void *) {
+  return ALK_FAILED;
 }
 void cuda_sdpa_end(cuda_queue *) {}
+const char *cuda_dnn_version(void) { return ", no cuDNN: built without its header"; }
 #else
 
 /* ---- the library ----------------------------------------------------------------------------- */
@@ -98,6 +100,14 @@ static const char *library(void) {
   if (!why[0] && version >= BROKEN_FROM && version <= BROKEN_TO)
     snprintf(why, sizeof why, "cuDNN %zu: its attention is broken in 9.10.0 and 9.10.1", version);
   return why[0] ? why : NULL;
+}
+
+const char *cuda_dnn_version(void) {
+  static char text[300];
+  const char *why = library();
+  if (why) snprintf(text, sizeof text, ", no cuDNN: %s", why);
+  else snprintf(text, sizeof text, ", cuDNN %zu", p_cudnnGetVersion());
+  return text;
 }
 
 /* ---- a graph ---------------------------------------------------------------------------------- */
@@ -332,7 +342,7 @@ typedef struct state {
 } state;
 
 static alk_status fail(cuda_queue *q, const char *why) {
-  snprintf(q->why, sizeof q->why, "cuDNN: %s", why);
+  snprintf(q->why, sizeof q->why, "cuDNN: %.240s", why);
   q->failed = true;
   return ALK_FAILED;
 }
@@ -348,6 +358,14 @@ static state *state_of(cuda_queue *q) {
   fail(q, why ? why : s ? p_cudnnGetErrorString(st) : "out of memory");
   free(s);
   return NULL;
+}
+
+static const char *missing(cuda_queue *q) {
+  const char *why = library();
+  if (why || q->sdpa) return why;
+  if (state_of(q)) return NULL;
+  q->failed = false; /* the caller says so, or does without */
+  return q->why;
 }
 
 void cuda_sdpa_end(cuda_queue *q) {
@@ -466,9 +484,9 @@ static int64_t delta_bytes(const alk_attn_spec *a) {
   return rounded(a->g.B * a->g.H * a->g.T * (int64_t)sizeof(float));
 }
 
-int64_t cuda_sdpa_room(cuda_queue *q, const alk_attn_spec *a, bool backward) {
+int64_t cuda_sdpa_bytes(cuda_queue *q, const alk_attn_spec *a, bool backward) {
   const plan *p = plan_for(q, a, backward);
-  return p ? rounded(p->workspace) + (backward ? delta_bytes(a) : 0) : -1;
+  return p ? rounded(p->workspace) + (backward ? delta_bytes(a) : 0) : 0;
 }
 
 /* ---- runs ------------------------------------------------------------------------------------- */
@@ -516,3 +534,20 @@ alk_status cuda_sdpa_bwd(cuda_queue *q, const alk_attn_spec *a, const alk_attn_g
   return execute(q, p, a->g.causal ? 13 : 12, ids, data, (char *)scratch + delta_bytes(a));
 }
 #endif
+
+sdpa_answer cuda_sdpa_takes(cuda_queue *q, const alk_attn_spec *a, bool is_bf16, const void *b,
+                            const void *sums, bool backward) {
+  if (a->library == ALK_LIBRARY_NONE) return SDPA_LEAVES;
+  const char *why = is_bf16 ? refuses(a, b, sums) : "numbers of f32 and f64", *absent = NULL;
+  if (!why) absent = missing(q);
+  if (!why && !absent && plan_for(q, a, backward)) return SDPA_TAKES;
+  q->failed = a->library == ALK_LIBRARY_CUDNN;
+  if (!q->failed) return SDPA_LEAVES;
+  char text[sizeof q->why];
+  if (why || absent) {
+    snprintf(text, sizeof text, why ? "cuDNN does not take %s" : "no cuDNN: %s",
+             why ? why : absent);
+    memcpy(q->why, text, sizeof text);
+  }
+  return SDPA_FAILS;
+}

@@ -12,10 +12,19 @@ extern "C" {
 #include "../attn.h"
 }
 
-/* What of a call cuDNN does not take, NULL: nothing. */
-const char *cuda_sdpa_refuses(const alk_attn_spec *a, bool has_b, bool has_sums);
-/* Bytes of scratch; -1 with q->why where there is no plan. */
-int64_t cuda_sdpa_room(cuda_queue *q, const alk_attn_spec *a, bool backward);
+/* Whose a call is: cuDNN's where it is there and takes it, and ours where the spec lets us; else it
+ * fails, with q->why. b, sums: as the kernels' own, or NULL. */
+typedef enum sdpa_answer { SDPA_LEAVES, SDPA_TAKES, SDPA_FAILS } sdpa_answer;
+sdpa_answer cuda_sdpa_takes(cuda_queue *q, const alk_attn_spec *a, bool bf16, const void *b,
+                            const void *sums, bool backward);
+/* Bytes of scratch for whoever it is; `own`: for us. */
+int64_t cuda_sdpa_bytes(cuda_queue *q, const alk_attn_spec *a, bool backward);
+template <class T>
+static int64_t cuda_sdpa_room(cuda_queue *q, const alk_attn_spec *a, bool backward, int64_t own) {
+  if (sizeof(T) != 2 || cuda_sdpa_takes(q, a, true, NULL, NULL, backward) != SDPA_TAKES) return own;
+  const int64_t room = cuda_sdpa_bytes(q, a, backward);
+  return room > own ? room : own;
+}
 alk_status cuda_sdpa_fwd(cuda_queue *q, const alk_attn_spec *a, const void *qs, const void *k,
                          const void *v, void *y, void *W, void *m, void *scratch);
 alk_status cuda_sdpa_bwd(cuda_queue *q, const alk_attn_spec *a, const alk_attn_grad *t,

@@ -4,4 +4,6 @@
 
 /* matmul.cu: ", cuBLASLt 130200", or ", " and why there is none. */
 const char *cuda_blas_version(void);
+/* sdpa.cu: the same of cuDNN. */
+const char *cuda_dnn_version(void);
 #endif
