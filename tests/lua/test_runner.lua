@@ -326,6 +326,33 @@ T.test("a card has one run at a time unless told, and runs share its memory", fu
   T.eq({ devices.named "cuda:0", devices.named "cuda:2", devices.named(nil) }, { "cuda", "cuda:2", "cpu" })
 end)
 
+T.test("a batch that goes by parts is chosen when a run begins, recorded, and the same when it goes on", function()
+  local runner = require "attnlab.runner"
+  local path, other = tiny.experiment ""
+  local plan = require("attnlab.experiment").load(path):plan { seeds = { 1 }, set = { { "context", "128" }, { "batch_size", "8" }, { "steps", "4" } } }
+  local run = runner.expand(plan, { root = other })[1]
+  runner.choose_micro_batch(run, nil)
+  T.eq(run.spec.made.micro_batch, nil, "nothing is shared on a CPU")
+  local all = require("attnlab.budget").of(run.spec.config, require("attnlab.data").open "shakespeare").memory
+  runner.choose_micro_batch(run, 1 << 40)
+  T.eq(run.spec.made.micro_batch, 8)
+  runner.choose_micro_batch(run, all - 4 * 1115394) -- without the text, and not with all that is wanted besides
+  local n = run.spec.made.micro_batch
+  T.ok(n < 8, n)
+  local dir = store.create(other, run.spec)
+  T.eq(store.config(dir).made.micro_batch, n)
+  local function work() return require("attnlab.worker").run(dir, {}) end
+  T.eq(work(), 0)
+  local plans = {}
+  for _, r in ipairs(store.times(dir)) do plans[#plans + 1] = r.event == "plan" and r.micro_batch or nil end
+  T.eq(plans, { n })
+  run.spec.made.micro_batch = nil
+  runner.choose_micro_batch(run, 1 << 40)
+  T.eq(run.spec.made.micro_batch, nil, "a run with a checkpoint has chosen")
+  T.eq(store.create(other, run.spec), dir)
+  T.eq(store.config(dir).made.micro_batch, n)
+end)
+
 T.test("a locked run folder is named", function()
   local path, other = tiny.experiment(ARMS)
   T.eq((tiny.run { "run", path, "out_dir=" .. other, "--seeds", "1" }), 0)
