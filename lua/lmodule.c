@@ -2,6 +2,7 @@
  * file. */
 #include "lua_attnlab.h"
 #include <stdio.h>
+#include <stdlib.h>
 
 /* lab.info(): version, threads, libraries as one line. */
 static int core_info(lua_State *L) {
@@ -71,6 +72,22 @@ static int core_on(lua_State *L) {
   const char *before = al_on(lal_ctx(L), luaL_optstring(L, 1, NULL));
   if (!before) return lal_raise(L);
   lua_pushstring(L, before);
+  return 1;
+}
+
+/* core.plans(device): how products there are computed so far, as text (al_plans_save); core.plans(device, text): as
+ * that text says from now on; core.plans(device, bool): whether shapes that are new are timed. */
+static int core_plans(lua_State *L) {
+  al_ctx *c = lal_ctx(L);
+  const char *device = luaL_checkstring(L, 1);
+  if (lua_isboolean(L, 2))
+    return al_plans_time(c, device, lua_toboolean(L, 2)) == AL_OK ? 0 : lal_raise(L);
+  if (!lua_isnoneornil(L, 2))
+    return al_plans_load(c, device, luaL_checkstring(L, 2)) == AL_OK ? 0 : lal_raise(L);
+  lal_guard *g = lal_guard_new(L, free);
+  if (!(g->p = al_plans_save(c, device))) return lal_raise(L);
+  lua_pushstring(L, g->p);
+  lal_guard_free(g);
   return 1;
 }
 
@@ -209,6 +226,7 @@ static const luaL_Reg functions[] = {{"info", core_info},
                                      {"memory_limit", core_memory_limit},
                                      {"on", core_on},
                                      {"turn", core_turn},
+                                     {"plans", core_plans},
                                      {"work", core_work},
                                      {"fail_allocation", core_fail_allocation},
                                      {"threads", core_threads},

@@ -5,7 +5,7 @@
 --   big       a buffer of more than 2^31 numbers: written, summed, its ends read
 --   ops       every op on each of its samples, in f64, f32 and bf16, against the CPU's; what a gradient of 0 does not reach
 --   check     every variant: outputs and gradients against the CPU's
---   lua       training, experiments, a kill and a resume, surgery, text: tests/lua/device.lua
+--   lua       training, experiments, a kill and a resume, surgery, text: tests/lua/device.lua; plans of products: plans.lua
 --   suites    Lua's own suites of models, training and surgery with all that they make on the card
 --   memcheck, synccheck   compute-sanitizer over every op at its small sizes; racecheck over the kernels of the plain ones
 -- Without a part all of them, in this order.
@@ -129,7 +129,9 @@ local PARTS = {
     step("check", { program, "check", "--all", "--device=" .. device, "out_dir=" .. folder }, nil,
       function(text) return not text:find "passed: (%d+) of %1 variants" and not text:find "variants passed in" and "no verdict" or nil end)
   end },
-  { "lua", function() step("lua", in_lua "device", nil, lua_passed) end },
+  { "lua", function()
+    for _, file in ipairs { "device", "plans" } do step(file, in_lua(file), nil, lua_passed) end
+  end },
   { "suites", function()
     for _, name in ipairs(SUITES) do step("lua_" .. name, in_lua("test_" .. name), nil, lua_passed) end
     if not run("gnuplot", { "gnuplot", "--version" }) then

@@ -124,7 +124,9 @@ local function start(run, options)
   local log = store.file(run.dir, "log")
   local argv = { options.program, "worker", "--run", run.dir, stdout = log, stderr = log,
                  env = { OMP_NUM_THREADS = threads, OMP_WAIT_POLICY = "passive" } }
-  if options.force then argv[#argv + 1] = "--force" end
+  for _, flag in ipairs { "force", "fresh" } do
+    if options[flag] then argv[#argv + 1] = "--" .. flag end
+  end
   if options.memory then argv[#argv + 1] = ("--memory=%d"):format(options.memory) end
   for _, p in ipairs(run.spec.plugins or {}) do -- what this process has loaded is trusted
     argv[#argv + 1] = "--plugin=" .. p.path

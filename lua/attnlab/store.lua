@@ -6,6 +6,7 @@
 --   checkpoint.safetensors  the last checkpoint; its metadata holds the length metrics.jsonl had then
 --   probe.json, live        what was measured of the trained model; where a running worker stands
 --   log, lock               output of the worker; flock
+-- and beside the runs of a card plans-<card>.txt: attnlab/plans.lua.
 -- id = first 12 hex digits of sha256 over the canonical JSON of the resolved configuration with every
 -- default written out, seed, device, dtype, hashes of the data and of the plug-ins that its families came
 -- from, and what is measured of the trained model. What is expected of it (config.json's `expect`, as it
@@ -334,9 +335,10 @@ local Writer = {}
 Writer.__index = Writer
 
 -- Opens the folder for the run that `trainer` makes. When there is a checkpoint the trainer continues
--- from it and what was recorded after it is cut off. Returns the writer; w.resumed = step or nil.
-function M.writer(dir, trainer)
-  local w = setmetatable({ dir = dir, checkpoint_path = file(dir, "checkpoint.safetensors") }, Writer)
+-- from it and what was recorded after it is cut off; it has to have been made with the same plans of products (plans.lua),
+-- unless forced. Returns the writer; w.resumed = step or nil.
+function M.writer(dir, trainer, plans, force)
+  local w = setmetatable({ dir = dir, plans = plans or {}, checkpoint_path = file(dir, "checkpoint.safetensors") }, Writer)
   local metrics = file(dir, "metrics.jsonl")
   local keep = 0
   if sys.exists(w.checkpoint_path) == "file" then
@@ -344,6 +346,11 @@ function M.writer(dir, trainer)
     keep = math.tointeger(tonumber(metadata["run.metrics_bytes"]))
     if not keep then
       fail(w.checkpoint_path, "not a checkpoint of a run (run.metrics_bytes is missing)")
+    end
+    local made, here = metadata["run.plans"] or "none", w.plans.hash or "none"
+    if made ~= here and not force then
+      fail(w.checkpoint_path, "made with other plans of products: %.12s there, %.12s here; --fresh starts the run again, --force continues it all the same",
+        made, here)
     end
     local have = sys.exists(metrics) and sys.size(metrics) or 0
     if have < keep then
@@ -390,6 +397,7 @@ function Writer:checkpoint(trainer)
   for k, v in pairs(trainer:metadata()) do metadata[k] = v end
   metadata["run.metrics_bytes"] = tostring(sys.size(file(self.dir, "metrics.jsonl")))
   metadata["run.step"] = tostring(trainer.step_count)
+  metadata["run.plans"] = self.plans.hash
   core.safetensors.save(self.checkpoint_path, trainer:state(), metadata)
 end
 

@@ -1,7 +1,8 @@
 -- One run in its own process: attnlab worker --run DIR. Reads config.json, trains, records, saves.
--- A worker writes only into its folder, which it holds by flock.
+-- A worker writes only into its folder, which it holds by flock, and the plans of products that the runs beside it share.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
+local plans = require "attnlab.plans"
 local plugins = require "attnlab.plugins"
 local measures = require "attnlab.measures"
 local store = require "attnlab.store"
@@ -66,7 +67,11 @@ local function look_into(dir, spec, model)
   return name and ("not measured: %s: %s"):format(name, why)
 end
 
-local function train_run(dir, spec, progress)
+local function stop()
+  if sys.interrupted() > 0 then error("interrupted", 0) end
+end
+
+local function train_run(dir, spec, options)
   core.threads(spec.made.threads)
   local trainer = train.trainer(nil, spec.config, spec.seed, nil, spec.made.micro_batch)
   if trainer.data.sha256 ~= spec.data_hash then
@@ -74,7 +79,9 @@ local function train_run(dir, spec, progress)
       names.shown(dir), trainer.data:shown(), trainer.data.sha256, spec.data_hash), 0)
   end
   local model = trainer.model
-  local writer = store.writer(dir, trainer)
+  local folder = options.plans or dir:gsub("/+$", ""):match "^(.*[^/])/+[^/]+$" or "."
+  local shared <close> = plans.open(folder, spec.device, { renew = options.fresh or options.force, stop = stop })
+  local writer = store.writer(dir, trainer, shared, options.force)
   store.set_status(dir, "running", trainer.step_count)
   if writer.resumed then
     writer:time { step = writer.resumed, event = "resume", source = store.source_hash() }
@@ -84,6 +91,7 @@ local function train_run(dir, spec, progress)
     writer:record { step = 0, ["model/parameters"] = n,
                     ["model/state_bytes"] = model:state_bytes(model.config.context) }
   end
+  if shared.timing then trainer:evaluate() end -- its shapes are there before they are due
   local plan = model:plan(model.config.context)
   io.stderr:write("attention: ", plan, "\n")
   writer:time { step = trainer.step_count, event = "plan", attention = plan, micro_batch = spec.made.micro_batch }
@@ -94,9 +102,10 @@ local function train_run(dir, spec, progress)
     checkpoint = function() writer:checkpoint(trainer) end,
     interrupted = function() return sys.interrupted() > 0 end,
     progress = function(info)
+      shared:keep() -- after the first step
       sys.say_crashes("step " .. info.step + 1)
       live(info)
-      if progress then progress(info) end
+      if options.progress then options.progress(info) end
     end,
   })
   writer:time { step = result.step, event = "memory", bytes = core.memory().peak }
@@ -121,7 +130,8 @@ local function last_step(dir)
 end
 
 -- The run in `dir` from where it stands to its end. options: force, progress(info), memory (bytes that its
--- tensors may take on the device), traces (of refusals, too). Returns 0 (finished
+-- tensors may take on the device), fresh (plans of products that do not fit are chosen again), plans (their folder: that of
+-- all runs of the experiment), traces (of refusals, too). Returns 0 (finished
 -- or diverged), 130, LOCKED or 1; what went wrong is in `status` and on stderr.
 function M.run(dir, options)
   sys.catch_interrupts(true)
@@ -153,7 +163,7 @@ function M.run(dir, options)
     check_origin(dir, spec, options.force)
     plugins.restore(spec.plugins, names.shown(dir))
     spec = store.config(dir) -- with them its id can be checked
-    return train_run(dir, spec, options.progress)
+    return train_run(dir, spec, options)
   end, raised)
   core.memory_limit(0)
   core.on(before)

@@ -220,7 +220,7 @@ local function train(args, usage)
   local line = progress.new()
   local code = 0
   if not store.complete(run.dir) then
-    code = require("attnlab.worker").run(run.dir, { force = args.flags.force, memory = memory,
+    code = require("attnlab.worker").run(run.dir, { force = args.flags.force, memory = memory, plans = run.dir, -- of nothing but itself
       progress = function(info) line:update(info) end })
     line:close()
   end

@@ -58,7 +58,7 @@ end
 
 local function worker(args, usage)
   if not args.flags.run then usage("worker: --run DIR is needed") end
-  return require("attnlab.worker").run(args.flags.run, { force = args.flags.force, traces = true,
+  return require("attnlab.worker").run(args.flags.run, { force = args.flags.force, fresh = args.flags.fresh, traces = true,
     memory = args.flags.memory and words.whole(args.flags.memory, "memory", usage, 1) })
 end
 
@@ -83,5 +83,6 @@ return {
   { name = "worker", args = "--run DIR", least = 0, most = 0, hidden = true, run = worker,
     doc = "one run of an experiment (internal)",
     options = { { name = "run", value = "DIR", doc = "its folder" }, words.FORCE,
+                { name = "fresh", doc = "plans of products on a card that do not fit it are chosen again" },
                 { name = "memory", value = "N", doc = "bytes of tensors that it may have" }, words.PLUGIN } },
 }
