@@ -1,7 +1,8 @@
 /* alloc.c: storages from a caching allocator that counts.
  *
  * On the host a block is a 64-byte header and 64-byte aligned data behind it; a device keeps blocks
- * of its own, which only their data is of. Sizes are rounded up to a class: multiples
+ * of its own, which only their data is of, and keeps those of at most MOST_KEPT bytes: its pool does better with large
+ * ones, and worse with many. Sizes are rounded up to a class: multiples
  * of 64 bytes to 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block
  * goes on its class's list and the next request of that class takes it: a training step asks for
  * the same sizes every time and soon allocates nothing. Under AddressSanitizer nothing is kept, so
@@ -17,7 +18,8 @@ struct al_block {
   al_block *next;
   void *data;
   int bin, holders; /* storages whose data this is: more than one after al_fork */
-  char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int)];
+  int64_t bytes;    /* that were asked for, of one that is kept */
+  char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int) - sizeof(int64_t)];
 };
 _Static_assert(sizeof(al_block) == 64, "data must stay 64-byte aligned");
 
@@ -42,15 +44,21 @@ static int bin_of(int64_t bytes, int64_t *rounded) {
   return 64 + (log - 12) * 8 + (int)(k - 9);
 }
 
+/* Of a device: in the order of its queue a block may be given out at once. */
+static const int64_t MOST_KEPT = (int64_t)1 << 20;
+static bool kept(const al_device *d, int64_t bytes) {
+  return KEEP && (d->host || (!d->counts && bytes <= MOST_KEPT));
+}
+
 static bool fails_now(al_ctx *c) { return c->fail_at > 0 && --c->fail_at == 0; }
 
 /* A block of the host, from the lists or the system. */
 static al_block *host_block(al_ctx *c, int64_t bytes) {
   int64_t size;
   const int bin = bin_of(bytes, &size);
-  al_block *b = c->bins[bin];
+  al_block *b = c->cpu.bins[bin];
   if (b) {
-    c->bins[bin] = b->next;
+    c->cpu.bins[bin] = b->next;
     c->cpu.mem.cached -= size;
   } else {
     b = aligned_alloc(64, (size_t)size + sizeof *b);
@@ -66,14 +74,41 @@ static al_block *host_block(al_ctx *c, int64_t bytes) {
   return b;
 }
 
+/* What d keeps goes back to where it came from. */
+static void trim(al_device *d) {
+  for (int i = 0; i < AL_BINS; i++)
+    while (d->bins[i]) {
+      al_block *b = d->bins[i];
+      d->bins[i] = b->next;
+      int64_t size;
+      if (!d->host && !d->dead[0]) {
+        bin_of(b->bytes, &size);
+        d->give(d, b->data, size);
+      }
+      free(b);
+    }
+  d->mem.cached = 0;
+  if (d->trim && !d->dead[0]) d->trim(d);
+}
+
 static al_block *device_block(al_ctx *c, al_device *d, int64_t bytes) {
   static char nowhere[1];
-  al_block *b = d->dead[0] ? NULL : malloc(sizeof *b);
+  int64_t size = bytes;
+  const int bin = kept(d, bytes) ? bin_of(bytes, &size) : -1;
+  al_block *b = bin >= 0 && !d->dead[0] ? d->bins[bin] : NULL;
+  if (b) {
+    d->bins[bin] = b->next;
+    d->mem.cached -= size;
+    if (c->poison && d->poison) d->poison(d, b->data, size);
+    return b;
+  }
+  b = d->dead[0] ? NULL : malloc(sizeof *b);
   if (!b) return NULL;
-  b->data = d->counts ? nowhere : d->take(d, bytes);
-  if (!b->data && d->trim && !d->dead[0]) { /* what is kept may be what is missing */
-    d->trim(d);
-    b->data = d->take(d, bytes);
+  b->bin = bin;
+  b->data = d->counts ? nowhere : d->take(d, size);
+  if (!b->data && !d->counts && !d->dead[0]) { /* what is kept may be what is missing */
+    trim(d);
+    b->data = d->take(d, size);
   }
   if (b->data) {
     if (c->poison && d->poison) d->poison(d, b->data, bytes);
@@ -108,11 +143,12 @@ static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
 static void drop(al_ctx *c, al_device *d, al_block *b, int64_t bytes) {
   if (--b->holders > 0) return;
   d->mem.live -= bytes;
-  if (d->host && KEEP) {
+  if (kept(d, bytes) && !d->dead[0]) {
     int64_t size;
-    bin_of(bytes, &size);
-    b->next = c->bins[b->bin];
-    c->bins[b->bin] = b;
+    b->bin = bin_of(bytes, &size);
+    b->bytes = bytes;
+    b->next = d->bins[b->bin];
+    d->bins[b->bin] = b;
     d->mem.cached += size;
     return;
   }
@@ -190,15 +226,7 @@ void al_memory_reset_peak(al_ctx *c) { c->device->mem.peak = c->device->mem.live
 void al_memory_limit(al_ctx *c, int64_t bytes) { c->device->limit = bytes; }
 
 void al_memory_trim(al_ctx *c) {
-  for (int i = 0; i < AL_BINS; i++)
-    while (c->bins[i]) {
-      al_block *b = c->bins[i];
-      c->bins[i] = b->next;
-      free(b);
-    }
-  c->cpu.mem.cached = 0;
-  for (int i = 0; i < AL_DEVICES && c->devices[i]; i++)
-    if (c->devices[i]->trim && !c->devices[i]->dead[0]) c->devices[i]->trim(c->devices[i]);
+  for (int i = 0; i < AL_DEVICES && c->devices[i]; i++) trim(c->devices[i]);
 }
 
 void al_memory_fail_at(al_ctx *c, int64_t n) { c->fail_at = n; }

@@ -59,7 +59,7 @@ struct al_node {
 };
 
 enum { AL_DEVICES = 12 };
-enum { AL_BINS = 512, AL_MAX_SCOPES = 64 };
+enum { AL_MAX_SCOPES = 64 };
 
 struct al_ctx {
   al_status error;
@@ -76,8 +76,7 @@ struct al_ctx {
   al_place places[ALK_DTYPES];
   double jitter; /* see al_jitter */
   uint64_t jitter_at;
-  al_block *bins[AL_BINS]; /* freed blocks by size class */
-  bool record;             /* grad mode */
+  bool record; /* grad mode */
   uint64_t seq;
   /* open scopes: one stack of tensors, marks say where each scope begins */
   al_tensor **pool;

@@ -11,6 +11,8 @@ typedef struct al_ids_check {
 } al_ids_check;
 enum { AL_CHECKS = 64 };
 
+enum { AL_BINS = 512 };
+
 /* What memory and kernels there are to a place. */
 struct al_device {
   const char *name;
@@ -18,7 +20,8 @@ struct al_device {
   bool host;   /* the host reads and writes its memory */
   bool counts; /* its memory is counted and not there, and no kernel runs */
   al_mem mem;
-  int64_t limit; /* of mem.live; 0: none */
+  struct al_block *bins[AL_BINS]; /* freed blocks by size class */
+  int64_t limit;                  /* of mem.live; 0: none */
   al_work work;
   void *queue;
   /* Where the host does not: memory, NULL where there is no more, and copies, which wait for what

@@ -116,6 +116,21 @@ static bool overlap(const al_tensor *a, const al_tensor *b) {
          b->offset < a->offset + al_numel(a);
 }
 
+/* An optimiser lives where its first parameter does. */
+static al_status place_of(al_optim *o, const char *name, const al_tensor *p) {
+  al_ctx *c = o->ctx;
+  const al_device *here = o->steps->storage->device, *there = p->storage->device;
+  if (here == there) return AL_OK;
+  if (o->n)
+    return al_fail(c, AL_ESTATE, "optim: parameter '%s': on %s needed as '%s' is, got one on %s",
+                   name, here->name, o->slots[0].name, there->name);
+  al_tensor *steps = al_tensor_full(c, AL_F64, 0, NULL, al_item(o->steps));
+  if (!steps) return al_error(c);
+  al_release(o->steps);
+  o->steps = steps;
+  return AL_OK;
+}
+
 al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) {
   al_ctx *c = o->ctx;
   if (!p || p->dtype == AL_I32 || !al_contiguous(p) || p->node)
@@ -141,9 +156,13 @@ al_status al_optim_add(al_optim *o, const char *name, al_tensor *p, bool decay) 
   slot s = {.name = strdup(name), .decay = decay, .w = al_retain(p)};
   const bool off = c->scope_off;
   c->scope_off = true; /* the optimiser's own */
-  s.m = al_new_meta_full(c, &m, 0);
-  s.v = o->adamw ? al_new_meta_full(c, &m, 0) : NULL;
-  al_retype(c, &s.w, m.dtype);
+  al_device *before = al_device_use(c, p->storage->device);
+  if (place_of(o, name, p) == AL_OK) {
+    s.m = al_new_meta_full(c, &m, 0);
+    s.v = o->adamw ? al_new_meta_full(c, &m, 0) : NULL;
+    al_retype(c, &s.w, m.dtype);
+  }
+  al_device_use(c, before);
   c->scope_off = off;
   if (!s.name) al_fail(c, AL_ENOMEM, "out of memory (optimiser)");
   if (c->error != AL_OK) {

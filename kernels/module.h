@@ -19,7 +19,7 @@ typedef struct alk_module {
   void *(*take)(void *queue, int64_t bytes);
   void (*give)(void *queue, void *data);
   void (*poison)(void *queue, void *data, int64_t bytes);
-  /* Both wait for what was queued. */
+  /* to_host waits for what was queued; from_host returns when `from` was read. */
   void (*to_host)(void *queue, void *to, const void *from, int64_t bytes);
   void (*from_host)(void *queue, void *to, const void *from, int64_t bytes);
   /* Memory that was given back and is kept goes to the system. */

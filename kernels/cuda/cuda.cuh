@@ -22,8 +22,11 @@ typedef struct cuda_queue {
   void *blas;      /* matmul.cu: cuBLASLt's handle and plans, NULL before the first product */
   void *workspace; /* WORKSPACE bytes for it */
   void *sdpa;      /* sdpa.cu: cuDNN's handle and plans, NULL before its first use */
-  char why[256];   /* the text of a failure */
-  bool failed;     /* a host function refused, as `why` says */
+  char *staged;    /* module.cu: STAGES buffers of the host that copies are queued from, or NULL */
+  cudaEvent_t read_by[16]; /* when the card has read each */
+  int stage;               /* the next */
+  char why[256];           /* the text of a failure */
+  bool failed;             /* a host function refused, as `why` says */
 } cuda_queue;
 static const size_t WORKSPACE = (size_t)32 << 20;
 void cuda_blas_end(cuda_queue *q);

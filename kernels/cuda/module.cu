@@ -125,6 +125,7 @@ static void close_queue(void *queue) {
   cudaStreamSynchronize(q->stream);
   cuda_blas_end(q);
   cuda_sdpa_end(q);
+  end_stages(q);
   cudaStreamDestroy(q->stream);
   cudaGetLastError();
   free(q);
@@ -162,8 +163,38 @@ static void copy(void *queue, void *to, const void *from, int64_t bytes, cudaMem
 static void to_host(void *queue, void *to, const void *from, int64_t bytes) {
   copy(queue, to, from, bytes, cudaMemcpyDeviceToHost);
 }
+/* What is small is copied to a buffer that the card reads by itself, so that nobody waits for the
+ * queue: the buffers take turns. */
+enum { STAGES = sizeof(((cuda_queue *)0)->read_by) / sizeof(cudaEvent_t) };
+static const int64_t STAGE = (int64_t)256 << 10;
+static char *free_stage(cuda_queue *q) {
+  if (!q->staged) {
+    cudaError_t e = cudaMallocHost(&q->staged, (size_t)(STAGES * STAGE));
+    for (int i = 0; i < STAGES && e == cudaSuccess; i++)
+      e = cudaEventCreateWithFlags(&q->read_by[i], cudaEventDisableTiming);
+    if (e != cudaSuccess) return NULL;
+  } else if (cudaEventSynchronize(q->read_by[q->stage]) != cudaSuccess) {
+    return NULL;
+  }
+  return q->staged + q->stage * STAGE;
+}
+static void end_stages(cuda_queue *q) {
+  for (int i = 0; q->staged && i < STAGES; i++)
+    if (q->read_by[i]) cudaEventDestroy(q->read_by[i]);
+  if (q->staged) cudaFreeHost(q->staged);
+}
 static void from_host(void *queue, void *to, const void *from, int64_t bytes) {
-  copy(queue, to, from, bytes, cudaMemcpyHostToDevice);
+  cuda_queue *q = (cuda_queue *)queue;
+  use(queue);
+  char *stage = bytes <= STAGE ? free_stage(q) : NULL;
+  if (!stage) {
+    copy(queue, to, from, bytes, cudaMemcpyHostToDevice);
+    return;
+  }
+  memcpy(stage, from, (size_t)bytes);
+  if (cudaMemcpyAsync(to, stage, (size_t)bytes, cudaMemcpyHostToDevice, q->stream) == cudaSuccess)
+    cudaEventRecord(q->read_by[q->stage], q->stream);
+  q->stage = (q->stage + 1) % STAGES;
 }
 static void trim(void *queue) {
   cudaMemPool_t pool;
