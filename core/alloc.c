@@ -140,7 +140,7 @@ static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
 }
 
 /* Gives up one hold on a block of `bytes`. */
-static void drop(al_ctx *c, al_device *d, al_block *b, int64_t bytes) {
+static void drop(al_device *d, al_block *b, int64_t bytes) {
   if (--b->holders > 0) return;
   d->mem.live -= bytes;
   if (kept(d, bytes) && !d->dead[0]) {
@@ -171,9 +171,9 @@ al_storage *al_storage_new(al_ctx *c, al_device *d, int64_t bytes) {
   return s;
 }
 
-void al_storage_release(al_ctx *c, al_storage *s) {
+void al_storage_release(al_storage *s) {
   if (!s || --s->refs > 0) return;
-  drop(c, s->device, s->block, s->bytes);
+  drop(s->device, s->block, s->bytes);
   free(s);
 }
 
@@ -209,7 +209,7 @@ al_status al_storage_own(al_ctx *c, al_storage *s) {
   al_device *before = al_device_use(c, s->device);
   ALK_RUN(al_here(c, to.dtype), copy, &to, &from);
   al_device_use(c, before);
-  drop(c, s->device, s->block, s->bytes);
+  drop(s->device, s->block, s->bytes);
   s->block = b;
   s->data = b->data;
   return AL_OK;

@@ -140,7 +140,7 @@ al_status al_fork_into(al_ctx *c, al_tensor *dst, const al_tensor *src) {
     return al_fail(c, AL_ESHAPE, "copy: shape %s needed, got %s", AL_STR(dst), AL_STR(src));
   al_storage *s = al_storage_fork(c, src->storage);
   if (!s) return c->error;
-  al_storage_release(c, dst->storage);
+  al_storage_release(dst->storage);
   dst->storage = s;
   return AL_OK;
 }
@@ -163,7 +163,7 @@ void al_release(al_tensor *t) {
   if (!t || --t->refs > 0) return;
   al_release(t->grad);
   al_node_release(t->node);
-  al_storage_release(t->ctx, t->storage);
+  al_storage_release(t->storage);
   free(t);
 }
 

@@ -20,7 +20,8 @@ template <class T> struct bwd_inputs {
   query_key<T> x;
   const T *v, *b, *dy;
   const double *sums;
-  const real *m, *by, *delta; /* (B,H,T) */
+  const real *m, *by, *delta;   /* (B,H,T) */
+  const unsigned char *reached; /* (B,H,T): BY_.. */
 };
 /* What is wanted; the rest NULL. */
 template <class T> struct bwd_results {
@@ -32,27 +33,37 @@ template <class T> struct bwd_results {
   double *coefficients, *scalars; /* (B,H,tiles,n): parts of the head */
 };
 
+/* What reaches a row: a gradient of its W alone, or of y. */
+enum { BY_W = 1, BY_Y };
+
 /* ---- rows ---------------------------------------------------------------------------------------- */
 
 /* A warp a row of (B,H,T). */
 template <class T, class real>
 static __global__ void row_factors(attn_arg a, const T *y, const T *dy, const real *W,
-                                   const real *inner, const real *dW, real *by, real *delta) {
+                                   const real *inner, const real *dW, real *by, real *delta,
+                                   unsigned char *reached) {
   const alk_visible &g = a.g;
   for (int64_t u = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32; u < g.B * g.H * g.T;
        u += (int64_t)gridDim.x * WARPS) {
     const int64_t at = ((u / g.T / g.H * g.T + u % g.T) * g.H + u / g.T % g.H) * a.E;
-    real d = dW ? dW[u] : (real)0, factor = 1;
+    real d = dW && a.stat != ALK_STAT_none ? dW[u] : (real)0, factor = 1;
+    bool by_y = false;
+    for (int64_t e = threadIdx.x & 31; e < a.E && !by_y; e += 32) by_y = load(dy, at + e) != 0;
+    by_y = __any_sync(0xffffffffu, by_y);
+    const bool any = by_y || d != 0;
     if (a.normalise) {
       real dot = 0;
-      for (int64_t e = threadIdx.x & 31; e < a.E; e += 32)
+      for (int64_t e = threadIdx.x & 31; e < a.E && by_y; e += 32)
         dot += load(dy, at + e) * load(y, at + e);
       dot = warp_join(dot, plus());
       factor = vabs(W[u]) < (real)SMALLEST ? (real)0 : 1 / W[u];
       d = factor == 0 ? (real)0 : d - dot * factor;
     }
     if (inner) d = W[u] < (real)SMALLEST ? (real)0 : stat_outer_bwd(a.stat, d, inner[u], W[u]);
-    if ((threadIdx.x & 31) == 0) by[u] = factor, delta[u] = d;
+    if (!any) d = 0;
+    if ((threadIdx.x & 31) == 0)
+      by[u] = factor, delta[u] = d, reached[u] = by_y ? BY_Y : any ? BY_W : 0;
   }
 }
 
@@ -130,6 +141,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
   __shared__ program_memory<KIND, real> pm;
   __shared__ item it;
   __shared__ alk_range seen[R];
+  __shared__ unsigned char live[R]; /* rows that a gradient reaches; the others take no part */
   __shared__ real m[R], by[R], delta[R];
   __shared__ double top[MORE ? R : 1], sum_of[MORE ? C : 1], moved[MORE ? R : 1];
   __shared__ double coefficients[MORE ? ALK_MAX_COEFFICIENTS : 1];
@@ -157,7 +169,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
       const int64_t row = it.head * g.T + it.first + r;
       seen[r] = is ? alk_visible_keys(&g, it.b, it.first + r) : alk_range{0, 0};
       m[r] = is ? in.m[row] : (real)0, by[r] = is ? in.by[row] : (real)0;
-      delta[r] = is ? in.delta[row] : (real)0;
+      delta[r] = is ? in.delta[row] : (real)0, live[r] = is ? in.reached[row] : 0;
       if (!decay) continue;
       top[r] = seen[r].from < seen[r].to ? it.sums[seen[r].to - 1] : 0, moved[r] = 0;
     }
@@ -223,9 +235,9 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
             if (l == r) gv = s[l][c];
           real ds = 0;
           power[c] = 0, y[c] = 0;
-          if (key >= lo && key < hi) {
-            gv *= by[row];
-            if (in.b) gv *= load(in.b, key_at(g, it, j0 + key));
+          if (key >= lo && key < hi && live[row]) {
+            gv = live[row] == BY_Y ? gv * by[row] : (real)0;
+            if (in.b) gv = PASSED(gv, gv * load(in.b, key_at(g, it, j0 + key)));
             const real e = decay ? log_decay<real>(top[row], sum_of[key]) : (real)0;
             const entry<real> k = entry_slope<KIND>(a, f, terms, x.v[c], gv, decay, e, m[row],
                                                     delta[row], keep >> c & 1, j0 + key, pm,
@@ -259,8 +271,9 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
 #pragma unroll
       for (int e = 0; e < M::TW; e++) {
         if (it.e0 + at::of(tx, e) >= a.D) continue;
-        if (to.dphi_q) to.dphi_q[first + at::of(tx, e)] = out[r][e];
-        else store(to.dq, first + at::of(tx, e), out[r][e]);
+        const real dq = live[row] ? out[r][e] : (real)0;
+        if (to.dphi_q) to.dphi_q[first + at::of(tx, e)] = dq;
+        else store(to.dq, first + at::of(tx, e), dq);
       }
     }
     const int64_t part = it.head * tiles + it.first / R;
@@ -293,6 +306,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
   __shared__ M t;
   __shared__ program_memory<KIND, real> pm;
   __shared__ item it;
+  __shared__ unsigned char live[C];
   __shared__ alk_range seen[R]; /* rows that see a key */
   __shared__ real m[C], by[C], delta[C], b[R], db[R];
   __shared__ double top[MORE ? C : 1], sum_of[MORE ? R : 1], moved[MORE ? R : 1];
@@ -339,7 +353,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
           const bool is = c < n;
           const int64_t row = it.head * g.T + i0 + c;
           m[c] = is ? in.m[row] : (real)0, by[c] = is ? in.by[row] : (real)0;
-          delta[c] = is ? in.delta[row] : (real)0;
+          delta[c] = is ? in.delta[row] : (real)0, live[c] = is ? in.reached[row] : 0;
           if (!decay || !is) continue;
           const alk_range keys = alk_visible_keys(&g, it.b, i0 + c);
           top[c] = keys.from < keys.to ? it.sums[keys.to - 1] : 0;
@@ -378,7 +392,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
             for (int l = 1; l < M::TR; l++)
               if (l == r) gv = s[l][c];
             real w = 0, ds = 0;
-            if (row >= lo && row < hi) {
+            if (row >= lo && row < hi && live[row]) {
               const int64_t j = it.first + key;
               [[maybe_unused]] real own[KIND == PROGRAMS ? ALK_PROGRAM_UNIFORMS : 1];
               const real *uniform = NULL;
@@ -387,12 +401,12 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
               bool keep = true;
               if (MORE && a.drops)
                 keep = kept_bits<1>(a, (uint64_t)((it.head * g.T + i0 + row) * g.S + j));
-              gv *= by[row];
+              gv = live[row] == BY_Y ? gv * by[row] : (real)0;
               const real e = decay ? log_decay<real>(top[row], sum_of[key]) : (real)0;
               const entry<real> k =
-                  entry_slope<KIND>(a, f, terms, x.v[c], gv * b[key], decay, e, m[row], delta[row],
-                                    keep, j, pm, uniform, NULL);
-              w = k.w * by[row], ds = k.ds, sum += k.w * gv;
+                  entry_slope<KIND>(a, f, terms, x.v[c], PASSED(gv, gv * b[key]), decay, e, m[row],
+                                    delta[row], keep, j, pm, uniform, NULL);
+              w = k.w * by[row], ds = k.ds, sum += PASSED(gv, k.w * gv);
               if (MORE) moves += k.moved;
             }
             x.v[c] = w;
@@ -417,7 +431,9 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
           const int64_t width = a.E - it.e0;
           add_values(
               t, n, whole, span,
-              [&](int c, int e) { return e < width ? load(dy, c * (g.H * a.E) + e) : (real)0; },
+              [&](int c, int e) {
+                return e < width && live[c] == BY_Y ? load(dy, c * (g.H * a.E) + e) : (real)0;
+              },
               dv);
         }
         put_tile(t, s);
@@ -425,8 +441,8 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
           const vectors<T> q = in.x.q.from(row_at(g, it, i0) * a.D + it.e0);
           const int64_t width = a.D - it.e0;
           add_values(
-              t, n, whole, span, [&](int c, int e) { return e < width ? q.at(c, e) : (real)0; },
-              dk);
+              t, n, whole, span,
+              [&](int c, int e) { return e < width && live[c] ? q.at(c, e) : (real)0; }, dk);
         }
       }
       for (int r = 0; MORE && to.dsums && tx == 0 && it.e0 == 0 && r < M::TR; r++)
@@ -519,7 +535,7 @@ template <class T, int KIND> constexpr int tile_rows(void) {
 
 /* Places in the scratch, in bytes. */
 typedef struct layout {
-  int64_t moved, coefficients, scalars, by, delta, phi, dphi, total;
+  int64_t moved, coefficients, scalars, by, delta, reached, phi, dphi, total;
 } layout;
 static layout layout_of(const alk_attn_spec *a, int64_t size) {
   const int64_t rows = a->g.B * a->g.H * a->g.T, real = size == 8 ? 8 : 4,
@@ -531,7 +547,8 @@ static layout layout_of(const alk_attn_spec *a, int64_t size) {
               (a->weight.f == ALK_WEIGHT_POLYNOMIAL ? parts * a->weight.n_coefficients * 8 : 0);
   l.by = l.scalars + parts * scalars * 8;
   l.delta = l.by + rows * real;
-  l.phi = l.delta + rows * real;
+  l.reached = l.delta + rows * real;
+  l.phi = l.reached + (rows + 15) / 16 * 16;
   l.dphi = l.phi + map_room(a) * real;
   l.total = l.dphi + map_room(a) * real;
   return l;
@@ -595,10 +612,11 @@ static alk_status bwd(const alk_place *at, const alk_attn_spec *a, const alk_att
   const bool mapped = a->map != ALK_MAP_identity;
   real *by = (real *)(x + l.by), *delta = (real *)(x + l.delta), *phi = (real *)(x + l.phi),
        *dphi = (real *)(x + l.dphi);
+  unsigned char *reached = (unsigned char *)(x + l.reached);
   if (rows)
     row_factors<T, real><<<blocks_for(rows, WARPS), THREADS, 0, stream>>>(
         attn_of(a), (const T *)t->y, (const T *)t->dy, (const real *)t->W, (const real *)t->inner,
-        (const real *)t->dW, by, delta);
+        (const real *)t->dW, by, delta, reached);
   const bwd_inputs<T> in = {mapped_into<T>(at, a, t->q, t->k, phi),
                             (const T *)t->v,
                             (const T *)t->b,
@@ -606,7 +624,8 @@ static alk_status bwd(const alk_place *at, const alk_attn_spec *a, const alk_att
                             (const double *)t->sums,
                             (const real *)t->m,
                             by,
-                            delta};
+                            delta,
+                            reached};
   bwd_results<T> to = {(T *)t->dq, (T *)t->dk, (T *)t->dv, (T *)t->db};
   if (mapped) to.dphi_q = dphi, to.dphi_k = dphi + rows * a->D;
   if (t->dsums) to.dsums = (double *)t->dsums, to.moved = (double *)(x + l.moved);

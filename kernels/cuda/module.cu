@@ -119,6 +119,7 @@ static void *open_queue(int card, char *why, size_t n) {
   return NULL;
 }
 
+static void end_stages(cuda_queue *q);
 static void close_queue(void *queue) {
   cuda_queue *q = (cuda_queue *)queue;
   cudaSetDevice(q->card);

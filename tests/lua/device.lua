@@ -79,6 +79,20 @@ T.test("steps that are read late end where a run that reads each one ends", func
   end
 end)
 
+T.test("an optimiser lives where its parameters do, whatever is current", function()
+  local there = lab.ones { shape = { 3 } }:requires_grad(true)
+  local norm, value = on("cpu", function()
+    local o = lab.optim.adamw { { there }, lr = 0.5 }
+    on(DEVICE, function() (there * there):sum():backward() end)
+    local norm = o:step()
+    for _, t in pairs(o:state()) do T.eq(t:device(), DEVICE) end
+    T.raises(function() lab.optim.sgd { { there, lab.ones { shape = { 2 } }:requires_grad(true) } } end,
+      "parameter '2': on " .. DEVICE .. " needed as '1' is, got one on cpu")
+    return norm, there:totable()
+  end)
+  T.near({ norm, value }, { math.sqrt(12), { 0.5, 0.5, 0.5 } }, 1e-6)
+end)
+
 T.test("a training goes on from its state", function()
   local cfg = with { ["attention.dropout"] = 0.1 }
   local whole = steps(cfg, 4)
