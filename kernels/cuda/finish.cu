@@ -53,7 +53,7 @@ static __global__ void forward(alk_finish f, T *o, real_of<T> *mean, real_of<T> 
     if (f.kind != ALK_NORM_none) {
       s = row_scale<real, 1>(
           f.kind, f.n, f.eps, [=](int64_t e, real *v) { *v = z(e); },
-          f.logscale ? (double)((const real *)f.logscale)[r] : 0, mean ? &m : NULL);
+          f.logscale ? (double)((const real *)f.logscale)[r] : 0, mean != NULL, &m);
       if (threadIdx.x == 0) {
         if (mean) mean[r] = m;
         scale[r] = s;

@@ -13,7 +13,7 @@ static __global__ void forward(alk_norm kind, int64_t N, int64_t n, double eps, 
     real m = 0;
     const real own = row_scale<real, W>(
         kind, n, eps, [=](int64_t i, real *v) { load_all<W>(p, i, v); },
-        logscale ? (double)logscale[r] : 0, mean ? &m : NULL);
+        logscale ? (double)logscale[r] : 0, mean != NULL, &m);
     if (threadIdx.x == 0) {
       if (mean) mean[r] = m;
       scale[r] = own;

@@ -63,19 +63,21 @@ DX_OF(l2, false, (T)1)
 
 /* ---- by kind --------------------------------------------------------------------------------- */
 
-/* *mean (where asked) and the scale of a row; all threads get them. */
+/* *mean (0 unless `centred`) and the scale of a row; all threads get them. */
 template <class T, int W, class X>
-__device__ static T row_scale(alk_norm kind, int64_t n, double eps, X x, double logscale, T *mean) {
+__device__ static T row_scale(alk_norm kind, int64_t n, double eps, X x, double logscale,
+                              bool centred, T *mean) {
   double total = 0, squares = 0;
   T v[W];
-  if (mean) {
+  T m = 0;
+  if (centred) {
     ROW_GROUPS(i, n, W) {
       x(i, v);
       for (int k = 0; k < W; k++) total += (double)v[k];
     }
-    *mean = (T)(block_sum(total) / (double)n);
+    m = (T)(block_sum(total) / (double)n);
   }
-  const T m = mean ? *mean : (T)0;
+  *mean = m;
   ROW_GROUPS(i, n, W) {
     x(i, v);
     for (int k = 0; k < W; k++) {
