@@ -8,6 +8,7 @@ local EXEMPT = { -- file, pattern of the kernel, why
   { "attn_fwd", "^forward<%w+, 2,", EXPRESSION },
   { "attn_bwd", "^rows_back<%w+, 2,", EXPRESSION },
   { "attn_bwd", "^keys_back<%w+, 2,", EXPRESSION },
+  { "attn_bwd", "^keys_back<%w+, 0, 64, 64>", "TODO until it takes no more than 128 registers: 24 bytes since it leaves out rows by what reaches them" },
   { "program", "^forward<", EXPRESSION },
   { "program", "^backward", EXPRESSION },
   { "pointwise", "^values<", SINES },
