@@ -11,7 +11,7 @@
 #define ATTN_H
 #include "../core/attnlab.h"
 
-#define ATTN_ABI 3
+#define ATTN_ABI 4
 
 typedef struct attn_state attn_state; /* see "state" below */
 
@@ -114,7 +114,7 @@ typedef struct attn_family {
   int (*params)(const al_opts *o, const attn_sizes *s, attn_param *rows);
   /* New reference or scope-owned tensor (B,T,H,E). p[i] belongs to the i-th declared parameter.
    * Shapes and dtypes were checked by attn_forward, which also opened a scope; parameters and inputs of
-   * bf16 come as f32, and so does a state. What is made without inputs lies where q does. */
+   * bf16 come as f32 but where in_bf16 wants them, and so does a state. What is made without inputs lies where q does. */
   al_tensor *(*forward)(al_ctx *c, const al_opts *o, const attn_sizes *s, al_tensor *const *p,
                         const attn_in *in);
   unsigned (*claims)(const al_opts *o);
@@ -144,6 +144,10 @@ typedef struct attn_family {
   /* ABI 2 ends here */
   const attn_tap_row *taps; /* ends with {0}; may be NULL */
   /* ABI 3 ends here */
+  /* Whether forward takes parameters and inputs of bf16 as they are, where q lies, and returns bf16. May
+   * be NULL: never. */
+  bool (*in_bf16)(al_ctx *c, const al_opts *o, const attn_in *in);
+  /* ABI 4 ends here */
 } attn_family;
 
 /* ---- state ---------------------------------------------------------------------------------- */

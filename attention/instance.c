@@ -280,7 +280,8 @@ al_status attn_check_inputs(al_ctx *c, const attn *a, const attn_in *in) {
 }
 
 /* What forward of a plug-in returned: callers read it as (B,T,H,E). */
-static void check_result(al_ctx *c, const attn *a, const attn_in *in, const al_tensor *o) {
+static void check_result(al_ctx *c, const attn *a, const attn_in *in, al_dtype dtype,
+                         const al_tensor *o) {
   if (al_error(c) != AL_OK) return;
   char got[96];
   const int64_t want[] = {al_size(in->q, 0), al_size(in->q, 1), a->sizes.heads, a->sizes.value_dim};
@@ -289,14 +290,14 @@ static void check_result(al_ctx *c, const attn *a, const attn_in *in, const al_t
             a->family->name);
     return;
   }
-  bool ok = al_ndim(o) == 4 && al_type(o) == attn_computes_in(a);
+  bool ok = al_ndim(o) == 4 && al_type(o) == dtype;
   for (int i = 0; ok && i < 4; i++) ok = al_size(o, i) == want[i];
   if (!ok)
     al_fail(
         c, AL_ESHAPE,
         "attention: family %s: forward must return %s of shape (%lld,%lld,%lld,%lld), (B,T,H,E), "
         "it returned %s of %s",
-        a->family->name, al_dtype_name(attn_computes_in(a)), (long long)want[0], (long long)want[1],
+        a->family->name, al_dtype_name(dtype), (long long)want[0], (long long)want[1],
         (long long)want[2], (long long)want[3], al_dtype_name(al_type(o)),
         al_shape_str(o, got, sizeof got));
 }
@@ -310,7 +311,9 @@ static al_tensor *typed(al_ctx *c, al_tensor *t, al_dtype dtype) {
 al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in) {
   AL_PLAIN_NUMBERS;
   const char *before = al_on(c, al_device_name(in->q)); /* what a family makes lies there */
-  const al_dtype dtype = attn_computes_in(a);
+  const bool narrow = a->dtype == AL_BF16 && al_type(in->q) == AL_BF16 && a->family->in_bf16 &&
+                      a->family->in_bf16(c, a->opts, in);
+  const al_dtype dtype = narrow ? AL_BF16 : attn_computes_in(a);
   al_tensor *p[ATTN_MAX_PARAMS];
   attn_in wide = *in;
   al_scope_begin(c);
@@ -322,7 +325,7 @@ al_tensor *attn_run_family(al_ctx *c, attn *a, const attn_in *in) {
     const al_turn turn = al_turn_begin(c, a->family->name);
     o = a->family->forward(c, a->opts, &a->sizes, p, &wide);
     al_turn_end(c, &turn);
-    check_result(c, a, in, o);
+    check_result(c, a, in, dtype, o);
   }
   o = al_scope_end(c, al_error(c) == AL_OK ? typed(c, o, a->dtype) : NULL);
   al_on(c, before);

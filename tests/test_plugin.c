@@ -91,7 +91,7 @@ START_TEST(stamps_are_checked) {
   refuses(&b, b.n, why);                                                                           \
   *s = keep
   WITH(s->magic[0] = 'A', "does not begin with 'attnlab'");
-  WITH(s->abi = ATTN_ABI + 6, "made for plug-in ABI 9, this program has 3");
+  WITH(s->abi = ATTN_ABI + 6, "made for plug-in ABI 10, this program has 4");
   WITH(s->sizes[0] -= 8, "its attn_family has");
   WITH(s->sizes[1] += 8, "its attn_in has");
   WITH(s->sizes[6] = 0, "its attn_sizes has 0 bytes");
@@ -157,7 +157,7 @@ static const struct {
   const char *fault, *why, *other; /* other: text of the other side */
   bool runs;                       /* its code runs before the fault can be seen */
 } faults[] = {
-    {"STAMP_ABI", "made for plug-in ABI 2, this program has 3", "build it again", false},
+    {"STAMP_ABI", "made for plug-in ABI 3, this program has 4", "build it again", false},
     {"NO_SYMBOL", "exports no function attn_plugin", "", false},
     {"NO_STAMP", "exports no attn_plugin_stamp", "", false},
     {"NAME_TAKEN", "the family's name 'kernel_attention' is taken", "of this program", false},

@@ -292,6 +292,24 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   return whole ? end_fused(r, n.y, t) : end_composed(r, n.y, t);
 }
 
+/* exp weights whose row is summed and divided, or not, in one op, and then a head's norm. */
+static bool in_bf16(al_ctx *c, const al_opts *o, const attn_in *in) {
+  formula room;
+  const formula *f = formula_of(o, &room);
+  const bool whole = f->weights == ALK_STAT_sum && !f->own_weights && formula_whole_power(f) &&
+                     f->gradient == GRADIENT_both && f->side == SIDE_row && !f->times_length,
+             bare = f->floor <= 0 && f->eps <= 0 && f->sink == SINK_none;
+  const bool divided = f->stat == STAT_weights && whole && bare;
+  const bool weighed = f->w.by == BY_exp && f->map == ALK_MAP_identity &&
+                       f->scale != SCALE_learned && f->decay == DECAY_none &&
+                       f->input_gate.activation == ALK_GATE_none;
+  const bool ends = !formula_has_gate(f) && f->gain != GAIN_learned && f->scope == SCOPE_head;
+  const bool parallel = (f->form == FORM_auto || f->form == FORM_parallel) &&
+                        f->impl != IMPL_composed && !in->state && !in->next && !in->sink;
+  return (f->stat == STAT_none || divided) && weighed && ends && parallel &&
+         al_in_bf16(c, "attend") && al_in_bf16(c, "finish");
+}
+
 static bool divides(const al_opts *o) {
   formula room;
   return formula_of(o, &room)->stat != STAT_none;
@@ -327,7 +345,8 @@ static const attn_preset presets[] = {
 #undef ROW
 
 ATTN_FAMILY(kernel_attention, .doc = "weights f(q.k) with every part of the formula a switch",
-            .options = formula_options, .presets = presets, .check = formula_check,
-            .params = formula_params, .forward = forward, .claims = formula_claims,
-            .state_bytes = formula_state_bytes, .formula = formula_text, .exempt = formula_exempt,
-            .plan = formula_plan, .state = formula_state, .source = formula_source, .taps = taps);
+            .in_bf16 = in_bf16, .options = formula_options, .presets = presets,
+            .check = formula_check, .params = formula_params, .forward = forward,
+            .claims = formula_claims, .state_bytes = formula_state_bytes, .formula = formula_text,
+            .exempt = formula_exempt, .plan = formula_plan, .state = formula_state,
+            .source = formula_source, .taps = taps);
