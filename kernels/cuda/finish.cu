@@ -11,6 +11,8 @@ template <class T> static int64_t no_room(const alk_place *at, const alk_finish 
   return 0;
 }
 CUDA_TYPED_BF16(finish_fwd_room, no_room)
+/* A row of a head is a warp's. */
+static int threads_of(const alk_finish *f) { return f->n <= 128 ? 32 : ROW_THREADS; }
 enum { WIDE_BLOCKS = 2048 }; /* that have such a row */
 static unsigned blocks_of(const alk_finish *f, bool wide) {
   const unsigned n = blocks_for(f->N, 1);
@@ -70,8 +72,8 @@ static alk_status fwd(const alk_place *at, const alk_finish *f, void *o, void *m
                       void *scratch) {
   (void)scratch;
   if (f->N * f->n == 0) return ALK_OK;
-  forward<T><<<blocks_for(f->N, 1), ROW_THREADS, 0, stream_of(at)>>>(*f, (T *)o, (real_of<T> *)mean,
-                                                                     (real_of<T> *)scale);
+  forward<T><<<blocks_for(f->N, 1), threads_of(f), 0, stream_of(at)>>>(
+      *f, (T *)o, (real_of<T> *)mean, (real_of<T> *)scale);
   return launched();
 }
 CUDA_TYPED_BF16(finish_fwd, fwd)
@@ -159,7 +161,7 @@ static alk_status bwd(const alk_place *at, const alk_finish *f, const void *mean
     parts<T><<<blocks_for(chunks * f->n, THREADS), THREADS, 0, s>>>(
         *f, chunks, (const real_of<T> *)mean, (const real_of<T> *)scale, (const T *)d_o,
         (real_of<T> *)dgain, (real_of<T> *)dbias);
-  backward<T><<<blocks_of(f, wide), ROW_THREADS, 0, s>>>(
+  backward<T><<<blocks_of(f, wide), threads_of(f), 0, s>>>(
       *f, (const real_of<T> *)mean, (const real_of<T> *)scale, (const T *)d_o, (T *)dx,
       (real_of<T> *)dfactor, (T *)dgate, wide ? (real_of<T> *)scratch : NULL);
   return launched();

@@ -35,20 +35,35 @@ __device__ static bool any_in_row(const T *p, const alk_view &v, int rows, int64
   return false;
 }
 
+/* A warp takes 32 rows: each lane looks at the first number of one, the warp at the rest of those that
+ * this does not decide. */
+static const int HIDE_THREADS = 128;
+#define EACH_32_ROWS(first, n)                                                                     \
+  for (int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32 * 32; first < (n);    \
+       first += (int64_t)gridDim.x * blockDim.x)
+
 template <class T>
 static __global__ void reach_rows(alk_view g, int rows, int64_t n, int64_t each, bool *mask) {
-  const int64_t warps = (int64_t)gridDim.x * (ROW_THREADS / 32);
-  for (int64_t r = (int64_t)blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32; r < n; r += warps) {
-    const T *p = (const T *)g.data + offset_of(g, 0, rows, r);
-    const bool any = any_in_row(p, g, rows, each, threadIdx.x & 31, false);
-    if ((threadIdx.x & 31) == 0) mask[r] = mask[r] || any;
+  const int lane = threadIdx.x & 31;
+  EACH_32_ROWS(first, n) {
+    const int64_t r = first + lane;
+    const bool is = r < n, known = !is || mask[r];
+    bool any = known;
+    if (!known) any = each > 0 && load((const T *)g.data, offset_of(g, 0, rows, r)) != 0;
+    for (unsigned left = each > 1 ? __ballot_sync(0xffffffffu, !any) : 0; left; left &= left - 1) {
+      const int k = __ffs((int)left) - 1;
+      const T *p = (const T *)g.data + offset_of(g, 0, rows, first + k);
+      const bool found = any_in_row(p, g, rows, each, lane, false);
+      if (lane == k) any = found;
+    }
+    if (!known) mask[r] = any;
   }
 }
 template <class T>
 static alk_status reach(const alk_place *at, const alk_view *g, int rows, void *mask) {
   const int64_t n = count(g, 0, rows);
   if (n == 0) return ALK_OK;
-  reach_rows<T><<<blocks_for(n, ROW_THREADS / 32), ROW_THREADS, 0, stream_of(at)>>>(
+  reach_rows<T><<<blocks_for(n, HIDE_THREADS), HIDE_THREADS, 0, stream_of(at)>>>(
       *g, rows, n, count(g, rows, g->ndim), (bool *)mask);
   return launched();
 }
@@ -57,12 +72,12 @@ CUDA_TYPED_BF16(reach, reach)
 template <class T>
 static __global__ void dirty_rows(alk_view x, int rows, int64_t n, int64_t each, const bool *mask,
                                   int32_t *dirty) {
-  EACH_ROW(r, n) {
-    if (mask[r]) continue;
-    const T *p = (const T *)x.data + offset_of(x, 0, rows, r);
-    ROW_LOOP(i, each) {
-      const real_of<T> v = load(p, offset_of(x, rows, x.ndim, i));
-      if (!(v - v == 0)) *dirty = 1; /* whoever comes last writes the same */
+  const int lane = threadIdx.x & 31;
+  EACH_32_ROWS(first, n) {
+    const bool open = first + lane < n && !mask[first + lane];
+    for (unsigned left = __ballot_sync(0xffffffffu, open); left; left &= left - 1) {
+      const T *p = (const T *)x.data + offset_of(x, 0, rows, first + __ffs((int)left) - 1);
+      if (any_in_row(p, x, rows, each, lane, true)) *dirty = 1; /* all write the same */
     }
   }
 }
@@ -71,7 +86,7 @@ static alk_status reach_dirty(const alk_place *at, const alk_view *x, int rows, 
                               void *dirty) {
   const int64_t n = count(x, 0, rows);
   if (n == 0) return ALK_OK;
-  dirty_rows<T><<<blocks_for(n, 1), ROW_THREADS, 0, stream_of(at)>>>(
+  dirty_rows<T><<<blocks_for(n, HIDE_THREADS), HIDE_THREADS, 0, stream_of(at)>>>(
       *x, rows, n, count(x, rows, x->ndim), (const bool *)mask, (int32_t *)dirty);
   return launched();
 }
@@ -95,12 +110,9 @@ CUDA_TYPED_BF16(reach_clean, reach_clean)
 
 /* ---- rows hidden while a product runs --------------------------------------------------------- */
 
-/* A warp takes 32 rows: a lane looks at the first number of each, which nearly always is reached, and
- * the warp at what is left of those that are not. */
 struct two {
   alk_reach_pair of[ALK_REACH_PAIRS];
 };
-static const int HIDE_THREADS = 128;
 
 template <class T> static __global__ void hide_rows(two pairs) {
   const alk_reach_pair &k = pairs.of[blockIdx.y];
