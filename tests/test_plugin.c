@@ -167,7 +167,7 @@ static const struct {
     {"ADDRESS", "undefined symbol: al_host", "ATTN_HOST_CALLS", false},
     {"GIVES_NULL", "gave NULL", "", true},
     {"STAMP_NAME", "stamp names the family 'other', its table 'fault'", "", true},
-    {"FAMILY_SIZE", "build it again", "its family has ABI 3 and", true},
+    {"FAMILY_SIZE", "build it again", "its family has ABI 4 and", true},
     {"NO_FORWARD", "its family has no forward", "", true},
     {"DEFAULT", "a default: fault: option 'mode': one of: left middle right expected",
      "did you mean 'middle'", true},
