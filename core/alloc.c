@@ -1,12 +1,12 @@
 /* alloc.c: storages from a caching allocator that counts.
  *
- * On the host a block is a 64-byte header and 64-byte aligned data behind it; a device keeps blocks
- * of its own, which only their data is of, and keeps those of at most MOST_KEPT bytes: its pool does better with large
- * ones, and worse with many. Sizes are rounded up to a class: multiples
- * of 64 bytes to 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block
- * goes on its class's list and the next request of that class takes it: a training step asks for
- * the same sizes every time and soon allocates nothing. Under AddressSanitizer nothing is kept, so
- * that it sees uses after free.
+ * On the host a block is a 64-byte header and 64-byte aligned data behind it; a device has blocks of
+ * its own, which only their data is of. Sizes are rounded up to a class: multiples of 64 bytes to
+ * 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block goes on its
+ * class's list and the next request of that class takes it: a training step asks for the same sizes
+ * every time and soon allocates nothing. Of a device blocks above MOST_KEPT are its pool's, which does
+ * better with large ones and worse with many. Under AddressSanitizer nothing is kept, so that it sees
+ * uses after free.
  *
  * Storages may hold one block together until one of them is written: al_storage_fork, _own. */
 #include "core.h"
@@ -17,8 +17,10 @@
 struct al_block {
   al_block *next;
   void *data;
-  int bin, holders; /* storages whose data this is: more than one after al_fork */
-  int64_t bytes;    /* that were asked for, of one that is kept */
+  int64_t size;
+  int bin,
+      holders; /* its class, -1: it is not kept; storages whose data this is: more than one after
+                     * al_fork */
   char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int) - sizeof(int64_t)];
 };
 _Static_assert(sizeof(al_block) == 64, "data must stay 64-byte aligned");
@@ -44,10 +46,23 @@ static int bin_of(int64_t bytes, int64_t *rounded) {
   return 64 + (log - 12) * 8 + (int)(k - 9);
 }
 
-/* Of a device: in the order of its queue a block may be given out at once. */
 static const int64_t MOST_KEPT = (int64_t)1 << 20;
-static bool kept(const al_device *d, int64_t bytes) {
-  return KEEP && (d->host || (!d->counts && bytes <= MOST_KEPT));
+
+/* The class of a block of d's for that request, or -1; *size = its bytes. */
+static int class_of(const al_device *d, int64_t bytes, int64_t *size) {
+  const bool kept = KEEP && (d->host || (!d->counts && bytes <= MOST_KEPT));
+  const int bin = bin_of(bytes, size);
+  if (!kept && !d->host) *size = bytes;
+  return kept ? bin : -1;
+}
+
+/* A kept block of that class, or NULL. In the order of a device's queue it may be given out at once. */
+static al_block *kept_block(al_device *d, int bin) {
+  al_block *b = bin >= 0 ? d->bins[bin] : NULL;
+  if (!b) return NULL;
+  d->bins[bin] = b->next;
+  d->mem.cached -= b->size;
+  return b;
 }
 
 static bool fails_now(al_ctx *c) { return c->fail_at > 0 && --c->fail_at == 0; }
@@ -55,19 +70,16 @@ static bool fails_now(al_ctx *c) { return c->fail_at > 0 && --c->fail_at == 0; }
 /* A block of the host, from the lists or the system. */
 static al_block *host_block(al_ctx *c, int64_t bytes) {
   int64_t size;
-  const int bin = bin_of(bytes, &size);
-  al_block *b = c->cpu.bins[bin];
-  if (b) {
-    c->cpu.bins[bin] = b->next;
-    c->cpu.mem.cached -= size;
-  } else {
+  const int bin = class_of(&c->cpu, bytes, &size);
+  al_block *b = kept_block(&c->cpu, bin);
+  if (!b) {
     b = aligned_alloc(64, (size_t)size + sizeof *b);
     if (!b) { /* what is cached may be what is missing */
       al_memory_trim(c);
       b = aligned_alloc(64, (size_t)size + sizeof *b);
     }
     if (!b) return NULL;
-    b->bin = bin;
+    b->bin = bin, b->size = size;
     b->data = b + 1;
   }
   if (c->poison) memset(b->data, 0xff, (size_t)size); /* a NaN in every float type, -1 in i32 */
@@ -80,11 +92,7 @@ static void trim(al_device *d) {
     while (d->bins[i]) {
       al_block *b = d->bins[i];
       d->bins[i] = b->next;
-      int64_t size;
-      if (!d->host && !d->dead[0]) {
-        bin_of(b->bytes, &size);
-        d->give(d, b->data, size);
-      }
+      if (!d->host && !d->dead[0]) d->give(d, b->data, b->size);
       free(b);
     }
   d->mem.cached = 0;
@@ -93,25 +101,22 @@ static void trim(al_device *d) {
 
 static al_block *device_block(al_ctx *c, al_device *d, int64_t bytes) {
   static char nowhere[1];
-  int64_t size = bytes;
-  const int bin = kept(d, bytes) ? bin_of(bytes, &size) : -1;
-  al_block *b = bin >= 0 && !d->dead[0] ? d->bins[bin] : NULL;
-  if (b) {
-    d->bins[bin] = b->next;
-    d->mem.cached -= size;
-    if (c->poison && d->poison) d->poison(d, b->data, size);
-    return b;
-  }
-  b = d->dead[0] ? NULL : malloc(sizeof *b);
-  if (!b) return NULL;
-  b->bin = bin;
-  b->data = d->counts ? nowhere : d->take(d, size);
-  if (!b->data && !d->counts && !d->dead[0]) { /* what is kept may be what is missing */
-    trim(d);
-    b->data = d->take(d, size);
+  int64_t size;
+  const int bin = class_of(d, bytes, &size);
+  if (d->dead[0]) return NULL;
+  al_block *b = kept_block(d, bin);
+  if (!b) {
+    b = malloc(sizeof *b);
+    if (!b) return NULL;
+    b->bin = bin, b->size = size;
+    b->data = d->counts ? nowhere : d->take(d, size);
+    if (!b->data && !d->dead[0]) { /* what is kept may be what is missing */
+      trim(d);
+      b->data = d->take(d, size);
+    }
   }
   if (b->data) {
-    if (c->poison && d->poison) d->poison(d, b->data, bytes);
+    if (c->poison && d->poison) d->poison(d, b->data, size);
     return b;
   }
   free(b);
@@ -143,16 +148,13 @@ static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
 static void drop(al_device *d, al_block *b, int64_t bytes) {
   if (--b->holders > 0) return;
   d->mem.live -= bytes;
-  if (kept(d, bytes) && !d->dead[0]) {
-    int64_t size;
-    b->bin = bin_of(bytes, &size);
-    b->bytes = bytes;
+  if (b->bin >= 0 && !d->dead[0]) {
     b->next = d->bins[b->bin];
     d->bins[b->bin] = b;
-    d->mem.cached += size;
+    d->mem.cached += b->size;
     return;
   }
-  if (!d->host && !d->counts) d->give(d, b->data, bytes);
+  if (!d->host && !d->counts) d->give(d, b->data, b->size);
   free(b);
 }
 

@@ -171,7 +171,7 @@ AL_API const char *al_on(al_ctx *c, const char *device); /* makes it current, NU
                                                             returns the one before, or NULL */
 AL_API const char *al_device_name(const al_tensor *t);
 /* Does that op run in bf16 on the current device, which has the kernels? Else it is composed of f32. */
-AL_API bool al_in_bf16(const al_ctx *c, const char *op);
+AL_API bool al_in_bf16(al_ctx *c, const char *op);
 /* t itself where it lies there, else a copy without history; new reference. */
 AL_API al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device);
 /* The turn of a layer or a family: what it does is queued, and the host may not wait for numbers of a

@@ -159,10 +159,9 @@ static bool runs_narrow(const al_op *op, const al_device *there) {
     if (!(*has)(&at)) return false;
   return op->bf16 != NULL;
 }
-bool al_in_bf16(const al_ctx *c, const char *op) {
-  for (int i = 0; i < al_op_count(); i++)
-    if (strcmp(table[i]->info.name, op) == 0) return runs_narrow(table[i], c->device);
-  return false;
+bool al_in_bf16(al_ctx *c, const char *op) {
+  const void *info = al_op_find(c, op); /* the first member */
+  return info && runs_narrow(info, c->device);
 }
 static bool composed(const al_row *r, const al_tensor *t) {
   return t && t->dtype == AL_BF16 && !(r->flags & AL_IN_ANY);

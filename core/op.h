@@ -61,10 +61,8 @@ enum {
                       * length are taken in parts of AL_MAX_INPUTS */
 };
 
-/* alk_<kernel>_has of those that an op runs, ending with NULL. */
-typedef bool (*al_has)(const alk_place *at);
-#define AL_KERNELS(...)                                                                            \
-  (const al_has[]) { __VA_ARGS__, NULL }
+typedef bool (*al_has)(const alk_place *at); /* alk_<kernel>_has: is it there for that type? */
+#define AL_KERNELS(...) ((const al_has[]){__VA_ARGS__, NULL})
 
 typedef struct al_op {
   al_op_info info;

@@ -1,9 +1,10 @@
 /* optim.c: SGD with momentum and AdamW (Loshchilov & Hutter 2019: decay decoupled from the
  * gradient), with clipping of the global gradient norm. State is in the parameters' dtype. Of bf16
- * ones it is f32, and so is the weight itself, the master: the parameter is its rounded copy, which the
- * update's pass writes, too, and nothing of an update is lost to rounding. A parameter that somebody
- * wrote to goes on from there. A step is two passes over all parameters, one for the norm and one for the update; the norm's partial sums go in fixed blocks, so
- * the result does not depend on the number of threads. */
+ * ones it is f32, and so is the weight itself, the master: the parameter is its rounded copy, which
+ * the update's pass writes, too, and nothing of an update is lost to rounding. A parameter that
+ * somebody wrote to goes on from there. A step is two passes over all parameters, one for the norm and
+ * one for the update; the norm's partial sums go in fixed blocks, so the result does not depend on the
+ * number of threads. */
 #include "core.h"
 #include "../kernels/optim.h"
 #include <math.h>
@@ -287,9 +288,10 @@ al_tensor *al_optim_state(al_optim *o, int i, const char **name) {
   for (int k = 0; k < o->n && i >= 0; k++) {
     const slot *s = &o->slots[k];
     al_tensor *const kept[] = {s->m, s->v, s->w == s->p ? NULL : s->w};
+    const char *const words[] = {"m", "v", "w"};
     for (int part = 0; part < 3; part++) {
       if (!kept[part] || i-- > 0) continue;
-      snprintf(o->label, sizeof o->label, "%c.%s", "mvw"[part], s -> name);
+      snprintf(o->label, sizeof o->label, "%s.%s", words[part], s->name);
       *name = o->label;
       return kept[part];
     }

@@ -83,7 +83,8 @@ function parts.long()
         return sum:item()
       end
       once()
-      print(("%s, %s tokens: %.1f ms, peak so far %.0f MiB"):format(preset, tokens, 1e3 * seconds(once), 1024 * peak()))
+      local t = seconds(once)
+      print(("%s, %s tokens: %.1f ms, %.0f MiB held"):format(preset, tokens, 1e3 * t, lab.memory(core.on()).live / 2 ^ 20))
       q, k, v = nil, nil, nil
       collectgarbage()
       collectgarbage()

@@ -35,24 +35,18 @@
   X(cublasLtMatmulAlgoConfigGetAttribute)                                                          \
   X(cublasLtMatmulAlgoConfigSetAttribute)                                                          \
   X(cublasLtMatmulAlgoCheck)
-#define X(name) static decltype(&name) p_##name;
-CALLS(X)
-#undef X
+CALLS(LIBRARY_CALL)
 
 static const char *library(void) {
   static char why[256];
   static bool tried;
   if (tried) return why[0] ? why : NULL;
   tried = true;
-  char name[32];
-  snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
-  void *so = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!so) snprintf(why, sizeof why, "products need %s: %s", name, dlerror());
-#define X(call)                                                                                    \
-  if (so && !(p_##call = (decltype(p_##call))dlsym(so, #call)))                                    \
-    snprintf(why, sizeof why, "%s has no " #call, name);
-  CALLS(X)
-#undef X
+  char file[32];
+  snprintf(file, sizeof file, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+  void *so = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+  if (!so) snprintf(why, sizeof why, "products need %s: %s", file, dlerror());
+  CALLS(LIBRARY_TAKE)
   return why[0] ? why : NULL;
 }
 
@@ -71,10 +65,10 @@ const char *cuda_blas_version(void) {
 #define SHAPE(X)                                                                                   \
   X(m, 1, MOST)                                                                                    \
   X(n, 1, MOST)                                                                                    \
-  X(k, 1, MOST) X(lda, 1, MOST) X(ldb, 1, MOST) X(ldc, 1, MOST) X(batch, 1, INT32_MAX)             \
-      X(sa, 0, MOST) X(sb, 0, MOST) X(sc, 0, MOST) X(ta, 0, 1) X(tb, 0, 1) X(align_a, 1, 256)      \
-          X(align_b, 1, 256) X(align_c, 1, 256) X(dtype, 0, ALK_BF16) X(wide, 0, 1) X(add, 0, 1)   \
-              X(bias, 0, 1)
+  X(k, 1, MOST)                                                                                    \
+  X(lda, 1, MOST) X(ldb, 1, MOST) X(ldc, 1, MOST) X(batch, 1, INT32_MAX) X(sa, 0, MOST)            \
+      X(sb, 0, MOST) X(sc, 0, MOST) X(ta, 0, 1) X(tb, 0, 1) X(align_a, 1, 256) X(align_b, 1, 256)  \
+          X(align_c, 1, 256) X(dtype, 0, ALK_BF16) X(wide, 0, 1) X(add, 0, 1) X(bias, 0, 1)
 static const int64_t MOST = (int64_t)1 << 53;
 typedef struct shape {
 #define X(name, least, most) int64_t name;

@@ -74,9 +74,7 @@ const char *cuda_dnn_version(void) { return ", no cuDNN: built without its heade
   X(cudnnBackendGetAttribute)                                                                      \
   X(cudnnBackendFinalize)                                                                          \
   X(cudnnBackendExecute)
-#define X(name) static decltype(&name) p_##name;
-CALLS(X)
-#undef X
+CALLS(LIBRARY_CALL)
 
 enum { OLDEST = 90600, BROKEN_FROM = 91000, BROKEN_TO = 91001 }; /* versions */
 
@@ -85,15 +83,11 @@ static const char *library(void) {
   static bool tried;
   if (tried) return why[0] ? why : NULL;
   tried = true;
-  char name[32];
-  snprintf(name, sizeof name, "libcudnn.so.%d", CUDNN_MAJOR);
-  void *so = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  char file[32];
+  snprintf(file, sizeof file, "libcudnn.so.%d", CUDNN_MAJOR);
+  void *so = dlopen(file, RTLD_NOW | RTLD_LOCAL);
   if (!so) snprintf(why, sizeof why, "%s", dlerror());
-#define X(call)                                                                                    \
-  if (so && !(p_##call = (decltype(p_##call))dlsym(so, #call)))                                    \
-    snprintf(why, sizeof why, "%s has no " #call, name);
-  CALLS(X)
-#undef X
+  CALLS(LIBRARY_TAKE)
   const size_t version = why[0] ? 0 : p_cudnnGetVersion();
   if (!why[0] && version < OLDEST)
     snprintf(why, sizeof why, "cuDNN %zu: 9.6 or later needed", version);

@@ -2,6 +2,13 @@
 #ifndef CUDA_VERSIONS_CUH
 #define CUDA_VERSIONS_CUH
 
+/* Of a list CALLS(X) of a library's functions: a pointer p_NAME to each, and taking each from the
+ * opened `so` of the name `file`; `why` is an array for what is missing. */
+#define LIBRARY_CALL(call) static decltype(&call) p_##call;
+#define LIBRARY_TAKE(call)                                                                         \
+  if (so && !(p_##call = (decltype(p_##call))dlsym(so, #call)))                                    \
+    snprintf(why, sizeof why, "%s has no " #call, file);
+
 /* matmul.cu: ", cuBLASLt 130200", or ", " and why there is none. */
 const char *cuda_blas_version(void);
 /* sdpa.cu: the same of cuDNN. */
