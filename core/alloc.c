@@ -11,8 +11,10 @@
  * Storages may hold one block together until one of them is written: al_storage_fork, _own. */
 #include "core.h"
 #include "../kernels/copy.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct al_block {
   al_block *next;
@@ -124,9 +126,10 @@ static al_block *device_block(al_ctx *c, al_device *d, int64_t bytes) {
 }
 
 static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
-  if (d->limit && d->mem.live + bytes > d->limit) {
+  const int64_t most = d->limit ? d->limit : d->room;
+  if (most && bytes > most - d->mem.live) {
     al_fail(c, AL_ENOMEM, "out of memory: a tensor needs %lld bytes, %lld of %lld are in use",
-            (long long)bytes, (long long)d->mem.live, (long long)d->limit);
+            (long long)bytes, (long long)d->mem.live, (long long)most);
     return NULL;
   }
   al_block *b = d->host ? host_block(c, bytes) : device_block(c, d, bytes);
@@ -221,6 +224,21 @@ void *al_calloc(al_ctx *c, int64_t n, size_t size) {
   void *p = fails_now(c) ? NULL : calloc(n > 0 ? (size_t)n : 1, size);
   if (!p) al_fail(c, AL_ENOMEM, "out of memory (%lld x %zu bytes)", (long long)n, size);
   return p;
+}
+
+/* A system that lends more than it has ends a process that uses it, so the limit has to be ours. */
+int64_t al_memory_of_host(void) {
+  static const char *const limits[] = {"/sys/fs/cgroup/memory.max",
+                                       "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+  const int64_t pages = sysconf(_SC_PHYS_PAGES);
+  int64_t room = pages > 0 ? pages * sysconf(_SC_PAGESIZE) : 0;
+  for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+    FILE *f = fopen(limits[i], "r");
+    long long most;
+    if (f && fscanf(f, "%lld", &most) == 1 && most > 0 && (!room || most < room)) room = most;
+    if (f) fclose(f);
+  }
+  return room;
 }
 
 al_mem al_memory(const al_ctx *c) { return c->device->mem; }

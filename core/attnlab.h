@@ -80,10 +80,11 @@ AL_API void al_plain_end(al_plain *p);
 typedef struct al_mem {
   int64_t live, peak, cached; /* bytes in storages, their high-water mark, bytes kept for reuse */
   int64_t n_alloc;            /* storages allocated so far */
+  int64_t spare;              /* bytes that may lie unused for a while */
 } al_mem;
 AL_API al_mem al_memory(const al_ctx *c);
 AL_API void al_memory_reset_peak(al_ctx *c);
-/* The current device's storages take that many bytes at most; 0 = as many as there are. */
+/* The current device's storages take that many bytes at most; 0 = as many as it has. */
 AL_API void al_memory_limit(al_ctx *c, int64_t bytes);
 AL_API void al_memory_trim(al_ctx *c); /* give cached blocks back to the system */
 AL_API void al_memory_fail_at(al_ctx *c,

@@ -100,6 +100,7 @@ al_storage *al_storage_fork(al_ctx *c, const al_storage *s);
 bool al_storage_shared(const al_storage *s);
 al_status al_storage_own(al_ctx *c, al_storage *s);
 /* Zeroed host memory for bookkeeping; counts for al_memory_fail_at. free() it. */
+int64_t al_memory_of_host(void); /* bytes; 0: not known */
 void *al_calloc(al_ctx *c, int64_t n, size_t size);
 
 /* tensor.c */

@@ -43,8 +43,10 @@ void al_device_offer(al_device *(*make)(al_ctx *c)) {
 }
 
 void al_device_init(al_ctx *c) {
-  c->cpu = (al_device){.name = "cpu", .kernels = ALK_CPU, .host = true};
-  c->counting = (al_device){.name = "counting", .kernels = ALK_CPU, .counts = true};
+  const al_mem mem = {.spare = 32 << 20};
+  c->cpu = (al_device){
+      .name = "cpu", .kernels = ALK_CPU, .host = true, .mem = mem, .room = al_memory_of_host()};
+  c->counting = (al_device){.name = "counting", .kernels = ALK_CPU, .counts = true, .mem = mem};
   c->device = c->devices[0] = &c->cpu;
   c->devices[1] = &c->counting;
   for (int i = 0, n = 2; i < OFFERS && offers[i] && n < AL_DEVICES; i++) {

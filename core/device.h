@@ -21,7 +21,7 @@ struct al_device {
   bool counts; /* its memory is counted and not there, and no kernel runs */
   al_mem mem;
   struct al_block *bins[AL_BINS]; /* freed blocks by size class */
-  int64_t limit;                  /* of mem.live; 0: none */
+  int64_t limit, room;            /* of mem.live, 0: none; bytes there are in all, 0: not known */
   al_work work;
   void *queue;
   /* Where the host does not: memory, NULL where there is no more, and copies, which wait for what

@@ -150,6 +150,8 @@ al_device *al_module_device(al_ctx *c, const char *name) {
   k->d = (al_device){.name = k->name,
                      .kernels = ALK_CUDA,
                      .queue = queue,
+                     .room = module->memory(i),
+                     .mem.spare = module->memory(i) / 256,
                      .take = take,
                      .give = give,
                      .poison = poison,

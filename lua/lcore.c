@@ -132,12 +132,13 @@ void lal_reclaim(lua_State *L) {
 
 /* A box is a few bytes to Lua whatever it holds. The collector is stepped so that `period` bytes of
  * new tensors pay for one cycle over the Lua heap: half of what was live after the last cycle, at
- * least 32 MiB. So dead tensors stay within a fraction of the live ones, and a small heap is not
- * walked for every activation. In generational mode (stock lua5.4) steps leave old boxes alone:
- * when the live bytes have doubled all the same, all is collected. */
+ * least what the device can spare. So dead tensors stay within a fraction of the live ones, and a
+ * small heap is not walked for every activation. In generational mode (stock lua5.4) steps leave old
+ * boxes alone: when the live bytes have doubled all the same, all is collected. */
 void lal_account(lua_State *L, int64_t before) {
   lal_state *s = lal_get(L);
-  const int64_t live = al_memory(s->c).live, least = 32 << 20;
+  const al_mem mem = al_memory(s->c);
+  const int64_t live = mem.live, least = mem.spare;
   const int64_t period = s->base / 2 > least ? s->base / 2 : least;
   if (live > before) s->pending += live - before;
   if (s->pending < period / 32) return;

@@ -66,9 +66,11 @@ const char *cuda_blas_version(void) {
   X(m, 1, MOST)                                                                                    \
   X(n, 1, MOST)                                                                                    \
   X(k, 1, MOST)                                                                                    \
-  X(lda, 1, MOST) X(ldb, 1, MOST) X(ldc, 1, MOST) X(batch, 1, INT32_MAX) X(sa, 0, MOST)            \
-      X(sb, 0, MOST) X(sc, 0, MOST) X(ta, 0, 1) X(tb, 0, 1) X(align_a, 1, 256) X(align_b, 1, 256)  \
-          X(align_c, 1, 256) X(dtype, 0, ALK_BF16) X(wide, 0, 1) X(add, 0, 1) X(bias, 0, 1)
+  X(lda, 1, MOST)                                                                                  \
+  X(ldb, 1, MOST)                                                                                  \
+  X(ldc, 1, MOST) X(batch, 1, INT32_MAX) X(sa, 0, MOST) X(sb, 0, MOST) X(sc, 0, MOST) X(ta, 0, 1)  \
+      X(tb, 0, 1) X(align_a, 1, 256) X(align_b, 1, 256) X(align_c, 1, 256) X(dtype, 0, ALK_BF16)   \
+          X(wide, 0, 1) X(add, 0, 1) X(bias, 0, 1)
 static const int64_t MOST = (int64_t)1 << 53;
 typedef struct shape {
 #define X(name, least, most) int64_t name;
@@ -357,6 +359,8 @@ char *cuda_plans_save(cuda_queue *q, char *why, size_t n_why) {
   return NULL;
 }
 
+#define SMALLEST(type) ((type)-1 > 0 ? 0 : INT32_MIN)
+#define LARGEST(type) ((type)-1 > 0 ? (int64_t)(type)-1 : INT32_MAX)
 /* " name=number" at *at, the number within its range. */
 static bool read_number(const char **at, const char *name, int64_t least, int64_t most,
                         int64_t *value) {
@@ -364,7 +368,8 @@ static bool read_number(const char **at, const char *name, int64_t least, int64_
   char *end;
   if (**at != ' ' || strncmp(*at + 1, name, n) != 0 || (*at)[n + 1] != '=') return false;
   const char *digits = *at + n + 2;
-  if (*digits < '0' || *digits > '9') return false;
+  const char first = digits[*digits == '-' && least < 0];
+  if (first < '0' || first > '9') return false;
   *value = strtoll(digits, &end, 10);
   if (*value < least || *value > most) return false;
   *at = end;
@@ -391,8 +396,7 @@ static plan *read_plan(blas *b, const char **at, const char **wrong) {
                                (int)id, &p->algo) != CUBLAS_STATUS_SUCCESS)
     *wrong = "algorithm";
 #define X(name, attribute, type)                                                                   \
-  if (!*wrong && !read_number(at, #name, 0, (type)-1 > 0 ? (int64_t)(type)-1 : INT32_MAX, &value)) \
-    *wrong = #name;                                                                                \
+  if (!*wrong && !read_number(at, #name, SMALLEST(type), LARGEST(type), &value)) *wrong = #name;   \
   if (!*wrong) {                                                                                   \
     const type own = (type)value;                                                                  \
     if (p_cublasLtMatmulAlgoConfigSetAttribute(&p->algo, CUBLASLT_ALGO_CONFIG_##attribute, &own,   \

@@ -51,7 +51,7 @@ typedef struct cublasLtMatrixLayoutOpaque_t {
 typedef struct cublasLtMatmulPreferenceOpaque_t {
   size_t room;
 } cublasLtMatmulPreferenceOpaque_t, *cublasLtMatmulPreference_t;
-typedef struct cublasLtMatmulAlgo_t { /* an attribute each, 16 bits */
+typedef struct cublasLtMatmulAlgo_t { /* an attribute each, 32 bits */
   uint64_t data[8];
 } cublasLtMatmulAlgo_t;
 typedef struct cublasLtMatmulHeuristicResult_t {

@@ -4,8 +4,8 @@
 #undef dlopen
 #undef dlsym
 
-static void set(cublasLtMatmulAlgo_t *algo, cublasLtMatmulAlgoConfigAttributes_t a, uint16_t v) {
-  ((uint16_t *)algo->data)[a] = v;
+static void set(cublasLtMatmulAlgo_t *algo, cublasLtMatmulAlgoConfigAttributes_t a, int32_t v) {
+  ((int32_t *)algo->data)[a] = v;
 }
 
 extern "C" {
@@ -69,10 +69,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatmulPreference_t, int most,
                                               cublasLtMatmulHeuristicResult_t *found, int *n) {
   *n = most < 3 ? most : 3;
-  for (uint16_t i = 0; i < *n; i++) {
+  for (int i = 0; i < *n; i++) {
     found[i] = {};
     set(&found[i].algo, CUBLASLT_ALGO_CONFIG_ID, i + 1);
     set(&found[i].algo, CUBLASLT_ALGO_CONFIG_TILE_ID, 10 * i);
+    set(&found[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, -1); /* the library has such ones */
   }
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -81,19 +82,19 @@ cublasStatus_t cublasLtMatmulAlgoInit(cublasLtHandle_t, cublasComputeType_t, cud
                                       cudaDataType_t, cudaDataType_t, cudaDataType_t,
                                       cudaDataType_t, int id, cublasLtMatmulAlgo_t *algo) {
   *algo = {};
-  set(algo, CUBLASLT_ALGO_CONFIG_ID, (uint16_t)id);
+  set(algo, CUBLASLT_ALGO_CONFIG_ID, id);
   return id >= 1 && id <= 3 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo,
                                                     cublasLtMatmulAlgoConfigAttributes_t a,
                                                     void *value, size_t size, size_t *written) {
-  memcpy(value, (const uint16_t *)algo->data + a, *written = size < 2 ? size : 2);
+  memcpy(value, (const int32_t *)algo->data + a, *written = size);
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t *algo,
                                                     cublasLtMatmulAlgoConfigAttributes_t a,
-                                                    const void *value, size_t) {
-  set(algo, a, *(const uint16_t *)value);
+                                                    const void *value, size_t size) {
+  memcpy((int32_t *)algo->data + a, value, size);
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t,
@@ -102,7 +103,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t,
                                        const cublasLtMatmulAlgo_t *algo,
                                        cublasLtMatmulHeuristicResult_t *found) {
   *found = {};
-  return ((const uint16_t *)algo->data)[CUBLASLT_ALGO_CONFIG_TILE_ID] <= 20
+  return ((const int32_t *)algo->data)[CUBLASLT_ALGO_CONFIG_TILE_ID] <= 20
              ? CUBLAS_STATUS_SUCCESS
              : CUBLAS_STATUS_NOT_SUPPORTED;
 }

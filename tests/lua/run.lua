@@ -115,6 +115,18 @@ function T.test(name, f)
   end
 end
 
+local has_gnuplot
+
+-- A test that draws: where the machine has no gnuplot it is skipped, and that is said.
+function T.drawn(name, f)
+  if has_gnuplot == nil then
+    local log = T.folder() .. "/gnuplot.txt"
+    local started, pid = pcall(sys.spawn, { "gnuplot", "--version", stdout = log, stderr = log })
+    has_gnuplot = started and select(2, sys.wait(pid)) == 0
+  end
+  if has_gnuplot then T.test(name, f) else print("skipped " .. name .. ": gnuplot cannot be started") end
+end
+
 sys.setenv("XDG_DATA_HOME", T.folder()) -- what the tests trust is not the user's
 setmetatable(_G, {
   __newindex = function(_, key)

@@ -243,7 +243,7 @@ T.test("in a terminal of 80 columns, in UTF-8 and in ASCII", function()
   T.ok(shown(stories:map { text = TEXT, layer = 2, head = 3 } - stories:map { text = TEXT, layer = 2, head = 5 }, "C"):find "below 0")
 end)
 
-T.test("as a file: png or svg, whole, and nothing else", function()
+T.drawn("as a file: png or svg, whole, and nothing else", function()
   local folder = T.folder()
   local a, b = stories:map { text = TEXT, layer = 2, head = 3 }, stories:map { text = TEXT, layer = 2, head = 5 }
   T.eq(a:plot(folder .. "/a.png"), folder .. "/a.png")

@@ -162,7 +162,7 @@ T.test("what is refused or interrupted leaves the fork and its list as they were
   T.eq(seen, { "1:1", "2:2", "3:3" })
 end)
 
-T.test("the map fits the terminal, 40 columns and 120, and is drawn as a figure", function()
+T.test("the map fits the terminal, 40 columns and 120", function()
   local s = m:fork()
   local sweep = s:sweep { over = "head", denominator = "none", calibrate = true }
   for _, width in ipairs { 40, 80, 120 } do
@@ -170,7 +170,10 @@ T.test("the map fits the terminal, 40 columns and 120, and is drawn as a figure"
   end
   T.ok(tostring(sweep):find "for this one model", tostring(sweep))
   T.ok(table.concat(sweep:lines { width = 40 }, "\n"):find "layer 3 [^\n]+\n", 1)
-  local dir = T.folder()
+end)
+
+T.drawn("the map as a figure", function()
+  local sweep, dir = m:fork():sweep { over = "head", denominator = "none", calibrate = true }, T.folder()
   T.eq(sweep:plot(dir .. "/heads.png").svg, dir .. "/heads.svg")
   T.ok(sys.read(dir .. "/heads.png"):find "^\x89PNG" and sys.read(dir .. "/heads.svg"):find "head</", 1)
   T.raises(function() sweep:plot "heads" end, "ends with %.png or %.svg expected, got heads")
@@ -178,14 +181,15 @@ T.test("the map fits the terminal, 40 columns and 120, and is drawn as a figure"
 end)
 
 T.test("what precedes a layer is not computed again", function()
-  local s, best, hand = m:fork(), math.huge, math.huge
-  for _ = 1, 3 do -- of processor time, which others on the machine do not move
-    local began = os.clock()
-    s:sweep { over = "head", layer = 3, denominator = "none", calibrate = true }
-    best = math.min(best, os.clock() - began)
-    began = os.clock()
-    for h = 1, 4 do by_hand({ layer = { 3 }, head = h, options = { denominator = "none" } }, true) end
-    hand = math.min(hand, os.clock() - began)
+  local s = m:fork()
+  local function tensors(f)
+    local before = core.memory().n_alloc
+    f()
+    return core.memory().n_alloc - before
   end
-  T.ok(best < 0.8 * hand, ("%.3f s, by hand %.3f s"):format(best, hand))
+  local sweep = tensors(function() s:sweep { over = "head", layer = 3, denominator = "none", calibrate = true } end)
+  local hand = tensors(function()
+    for h = 1, 4 do by_hand({ layer = { 3 }, head = h, options = { denominator = "none" } }, true) end
+  end)
+  T.ok(sweep < 0.8 * hand, ("%d tensors, by hand %d"):format(sweep, hand))
 end)

@@ -136,6 +136,8 @@ static al_device *make(al_ctx *c) {
   *d = (al_device){.name = "pretended",
                    .kernels = ALK_PRETENDED,
                    .queue = c,
+                   .mem.spare = c->cpu.mem.spare,
+                   .room = c->cpu.room,
                    .take = take,
                    .give = give,
                    .to_host = copy,
