@@ -120,7 +120,7 @@ local PARTS = {
   end },
   { "ops", function()
     for _, case in ipairs(CASES) do step("ops_" .. case, { tests, "check_ops" }, with { CK_RUN_CASE = case }, counted) end
-    for _, suite in ipairs { "check_hidden", "check_few", "check_expr", "attn_case", "check_attn", "check_polynomial", "check_recurrent",
+    for _, suite in ipairs { "check_hidden", "check_few", "test_window", "check_expr", "attn_case", "check_attn", "check_polynomial", "check_recurrent",
                               "check_chunked", "test_families" } do
       step(suite, { tests, suite }, on_card, counted)
     end

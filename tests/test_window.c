@@ -1,13 +1,16 @@
 /* test_window.c: the keys of a row are a range (kernels/visible.h). Every kernel with a window gives
- * what the same kernel without one gives for each row alone, whose keys are all there are. */
+ * what the same kernel without one gives for each row alone, whose keys are all there are; on every
+ * device, in all its types. */
 #include "../core/op.h"
 #include "../kernels/attn.h"
+#include "pretended/device.h"
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { B = 2, H = 4, Hkv = 2, D = 5, E = 3, MOST_T = 150, MOST_S = 200 };
+enum { B = 2, H = 4, Hkv = 2 };
+static int64_t D, E; /* of the case */
 
 static uint64_t state;
 static double next(void) {
@@ -21,10 +24,12 @@ static double *numbers(int64_t n) {
 }
 static double *zeros(int64_t n) { return calloc((size_t)(n + 1), sizeof(double)); }
 
+static double limit; /* of a type */
+/* Check writes a file for each assertion that holds: too dear for each number. */
 static void near(const char *what, int64_t n, const double *got, const double *want) {
   for (int64_t i = 0; i < n; i++)
-    ck_assert_msg(fabs(got[i] - want[i]) <= 1e-12 * (1 + fabs(want[i])),
-                  "%s, number %d: %.17g, %.17g needed", what, (int)i, got[i], want[i]);
+    if (!(fabs(got[i] - want[i]) <= limit * (1 + fabs(want[i]))))
+      ck_abort_msg("%s, number %d: %.17g, %.17g needed", what, (int)i, got[i], want[i]);
 }
 
 static alk_place at(void) { return (alk_place){.dtype = ALK_F64, .threads = 3}; }
@@ -33,8 +38,8 @@ typedef struct tensors { /* kernels/attn.h has the shapes; sums for Hd = 2 heads
   double *q, *k, *v, *sums, *y, *W, *m, *dy, *dq, *dk, *dv, *dsums;
 } tensors;
 
-static void attend(const alk_attn_spec *a, const tensors *x) {
-  const alk_place p = at();
+static void attend(const alk_attn_spec *a, const tensors *x, int threads) {
+  const alk_place p = {.dtype = ALK_F64, .threads = threads};
   const int64_t bytes = alk_attn_fwd_room_f64(&p, a), more = alk_attn_bwd_room_f64(&p, a);
   void *room = malloc((size_t)(bytes > more ? bytes : more) + 8);
   alk_attn_fwd_f64(&p, a, x->q, x->k, x->v, NULL, a->weight.Hd ? x->sums : NULL, x->y, x->W, NULL,
@@ -86,9 +91,9 @@ static tensors by_rows(const alk_attn_spec *a, const tensors *x) {
         for (int64_t j = 0; j < n; j++) sums[h * n + j] = x->sums[(b * Hd + h) * S + seen.from + j];
       o.q = x->q + row * H * D, o.k = x->k + key * Hkv * D, o.v = x->v + key * Hkv * E;
       o.sums = sums, o.dy = x->dy + row * H * E;
-      if (n) attend(&one, &o);
-      memcpy(r.y + row * H * E, o.y, sizeof(double[H * E]));
-      memcpy(r.dq + row * H * D, o.dq, sizeof(double[H * D]));
+      if (n) attend(&one, &o, 1);
+      memcpy(r.y + row * H * E, o.y, sizeof(double) * (size_t)(H * E));
+      memcpy(r.dq + row * H * D, o.dq, sizeof(double) * (size_t)(H * D));
       for (int64_t h = 0; h < H; h++) {
         r.W[(b * H + h) * T + i] = o.W[h], r.m[(b * H + h) * T + i] = o.m[h];
         for (int64_t j = 0; j < n; j++)
@@ -151,52 +156,71 @@ static void compare(const alk_attn_spec *a, const tensors *got, const tensors *w
   if (a->weight.Hd) near("dsums", B * H * S, got->dsums, want->dsums);
 }
 
+/* Tiles of cards have 32 or 64 rows and keys, a part of the keys of few rows 256. */
 static const struct {
   int64_t T, S, offset, window;
   int32_t lengths[B];
   alk_weight f;
-  int64_t Hd;
-} cases[] = {{7, 7, 0, 3, {7, 5}, ALK_WEIGHT_EXP, 0},
-             {150, 150, 0, 1, {150, 90}, ALK_WEIGHT_EXP, 2},
-             {150, 150, 0, 70, {150, 149}, ALK_WEIGHT_POLYNOMIAL, 2},
-             {100, 200, 100, 33, {200, 130}, ALK_WEIGHT_EXP, 2},
-             {1, 200, 199, 17, {200, 190}, ALK_WEIGHT_EXP, 2},
-             {2, 200, 198, 150, {200, 60}, ALK_WEIGHT_POLYNOMIAL, 0},
-             {130, 64, -20, 9, {64, 0}, ALK_WEIGHT_EXP, 0},
-             {140, 140, 0, 0, {140, 20}, ALK_WEIGHT_EXP, 2}};
+  int64_t Hd, D, E;
+} cases[] = {{7, 7, 0, 3, {7, 5}, ALK_WEIGHT_EXP, 0, 5, 3},
+             {150, 150, 0, 1, {150, 90}, ALK_WEIGHT_EXP, 2, 5, 3},
+             {150, 150, 0, 70, {150, 149}, ALK_WEIGHT_POLYNOMIAL, 2, 5, 3},
+             {100, 200, 100, 33, {200, 130}, ALK_WEIGHT_EXP, 2, 5, 3},
+             {1, 200, 199, 17, {200, 190}, ALK_WEIGHT_EXP, 2, 5, 3},
+             {2, 200, 198, 150, {200, 60}, ALK_WEIGHT_POLYNOMIAL, 0, 5, 3},
+             {130, 64, -20, 9, {64, 0}, ALK_WEIGHT_EXP, 0, 5, 3},
+             {140, 140, 0, 0, {140, 20}, ALK_WEIGHT_EXP, 2, 5, 3},
+             {130, 130, 0, 1, {130, 70}, ALK_WEIGHT_EXP, 0, 16, 32},
+             {150, 190, 40, 33, {190, 120}, ALK_WEIGHT_EXP, 0, 64, 64},
+             {200, 150, -30, 100, {150, 140}, ALK_WEIGHT_EXP, 0, 40, 64},
+             {70, 140, 66, 65, {140, 139}, ALK_WEIGHT_EXP, 2, 64, 72},
+             {3, 700, 697, 300, {700, 650}, ALK_WEIGHT_EXP, 0, 64, 64},
+             {3, 700, 697, 520, {700, 500}, ALK_WEIGHT_EXP, 2, 8, 8}};
 
-START_TEST(a_window_is_what_each_row_sees) {
-  const double base[] = {2, 1, 0.5};
-  const int64_t T = cases[_i].T, S = cases[_i].S;
-  const alk_attn_spec a = {
-      .g = {.B = B,
-            .T = T,
-            .S = S,
-            .H = H,
-            .Hkv = Hkv,
-            .lengths = cases[_i].lengths,
-            .offset = cases[_i].offset,
-            .causal = true,
-            .window = cases[_i].window},
-      .weight = {.f = cases[_i].f,
-                 .clamp = INFINITY,
-                 .n_coefficients = cases[_i].f == ALK_WEIGHT_POLYNOMIAL ? 3 : 0,
-                 .base = base,
-                 .Hd = cases[_i].Hd},
-      .map = ALK_MAP_identity,
-      .stat = ALK_STAT_sum,
-      .normalise = true,
-      .D = D,
-      .E = E,
-      .scale = 0.7};
-  state = (uint64_t)_i;
-  tensors x = empty(B, T, S);
-  x.q = numbers(B * T * H * D), x.k = numbers(B * S * Hkv * D), x.v = numbers(B * S * Hkv * E);
-  x.dy = numbers(B * T * H * E), x.sums = numbers(B * 2 * S);
+static const double base[] = {2, 1, 0.5};
+/* Of case _i, on the host; what is drawn into x is freed by `end`. */
+static alk_attn_spec begin(int i, tensors *x) {
+  const int64_t T = cases[i].T, S = cases[i].S;
+  const alk_attn_spec a = {.g = {.B = B,
+                                 .T = T,
+                                 .S = S,
+                                 .H = H,
+                                 .Hkv = Hkv,
+                                 .lengths = cases[i].lengths,
+                                 .offset = cases[i].offset,
+                                 .causal = true,
+                                 .window = cases[i].window},
+                           .weight = {.f = cases[i].f,
+                                      .clamp = INFINITY,
+                                      .n_coefficients = cases[i].f == ALK_WEIGHT_POLYNOMIAL ? 3 : 0,
+                                      .base = base,
+                                      .Hd = cases[i].Hd},
+                           .map = ALK_MAP_identity,
+                           .stat = ALK_STAT_sum,
+                           .normalise = true,
+                           .D = D = cases[i].D,
+                           .E = E = cases[i].E,
+                           .scale = 0.7};
+  state = (uint64_t)i;
+  *x = empty(B, T, S);
+  x->q = numbers(B * T * H * D), x->k = numbers(B * S * Hkv * D), x->v = numbers(B * S * Hkv * E);
+  x->dy = numbers(B * T * H * E), x->sums = numbers(B * 2 * S);
   for (int64_t h = 0; h < B * 2; h++)
     for (int64_t j = 0, n = h * S; j < S; j++)
-      x.sums[n + j] = (j ? x.sums[n + j - 1] : 0) - fabs(x.sums[n + j]) / 8;
-  attend(&a, &x);
+      x->sums[n + j] = (j ? x->sums[n + j - 1] : 0) - fabs(x->sums[n + j]) / 8;
+  return a;
+}
+static void end(tensors *x) {
+  free(x->q), free(x->k), free(x->v), free(x->dy), free(x->sums);
+  drop(x);
+}
+
+START_TEST(a_window_is_what_each_row_sees) {
+  tensors x;
+  const alk_attn_spec a = begin(_i, &x);
+  const int64_t T = a.g.T, S = a.g.S;
+  limit = 1e-12;
+  attend(&a, &x, 3);
   tensors rows = by_rows(&a, &x), parts = composed(&a, &x);
   compare(&a, &x, &rows);
   compare(&a, &parts, &rows);
@@ -208,12 +232,84 @@ START_TEST(a_window_is_what_each_row_sees) {
     ck_assert(n[i] == (double)(seen.to - seen.from));
     for (int64_t j = 0; j < S; j++) { /* both views of the same */
       const alk_range of = alk_visible_rows(&a.g, i / T, j);
-      ck_assert_int_eq(j >= seen.from && j < seen.to, i % T >= of.from && i % T < of.to);
+      if ((j >= seen.from && j < seen.to) != (i % T >= of.from && i % T < of.to))
+        ck_abort_msg("row %d, key %d: seen by one alone", (int)i, (int)j);
     }
   }
   free(n);
-  free(x.q), free(x.k), free(x.v), free(x.dy), free(x.sums);
-  drop(&x), drop(&rows), drop(&parts);
+  drop(&rows), drop(&parts);
+  end(&x);
+}
+END_TEST
+
+/* ---- on a device ------------------------------------------------------------------------------- */
+
+static al_ctx *c;
+
+/* x, which becomes what the type holds of it, at the place. */
+static al_tensor *there(al_dtype t, int64_t n, double *x) {
+  al_tensor *r = al_tensor_from(c, t, 1, &n, x, n);
+  al_read(r, x, n);
+  return r;
+}
+static al_tensor *room(al_dtype t, int64_t n) { return al_tensor_new(c, t, 1, &n); }
+
+START_TEST(the_kernels_of_a_device_see_the_same) {
+  c = test_context();
+  const struct {
+    al_dtype stored, sums;
+    double limit, of_sums; /* of W, m and the gradient of the decay */
+  } types[] = {
+      {AL_F64, AL_F64, 1e-12, 1e-12}, {AL_F32, AL_F32, 3e-5, 3e-5}, {AL_BF16, AL_F32, 1e-2, 3e-5}};
+  al_memory_poison(c, true);
+  for (int n = 0; n < 3; n++) {
+    const al_dtype t = types[n].stored;
+    const al_place *p = al_here(c, (alk_dtype)t);
+    if (t == AL_BF16 && !alk_attn_fwd(&p->k)) continue; /* the CPU has none */
+    tensors x, got;
+    alk_attn_spec a = begin(_i, &x);
+    const int64_t T = a.g.T, S = a.g.S, Hd = a.weight.Hd, rows = B * T * H, keys = B * S * Hkv;
+    al_scope_begin(c);
+    double lengths[B];
+    for (int b = 0; b < B; b++) lengths[b] = cases[_i].lengths[b];
+    al_tensor *q = there(t, rows * D, x.q), *k = there(t, keys * D, x.k),
+              *v = there(t, keys * E, x.v), *dy = there(t, rows * E, x.dy),
+              *sums = Hd ? there(AL_F64, B * Hd * S, x.sums) : NULL;
+    attend(&a, &x, 3);
+    al_tensor *y = room(t, rows * E), *W = room(types[n].sums, rows),
+              *m = room(types[n].sums, rows), *dq = room(t, rows * D), *dk = room(t, keys * D),
+              *dv = room(t, keys * E), *dsums = Hd ? room(AL_F64, B * H * S) : NULL;
+    a.g.lengths = al_data(there(AL_I32, B, lengths));
+    ALK_RUN(p, attn_fwd, &a, al_data(q), al_data(k), al_data(v), NULL, al_data(sums), al_data(y),
+            al_data(W), NULL, al_data(m), al_data(AL_ROOM(p, attn_fwd, &a)));
+    const alk_attn_grad g = {.q = al_data(q),
+                             .k = al_data(k),
+                             .v = al_data(v),
+                             .y = al_data(y),
+                             .W = al_data(W),
+                             .m = al_data(m),
+                             .dy = al_data(dy),
+                             .sums = al_data(sums),
+                             .dq = al_data(dq),
+                             .dk = al_data(dk),
+                             .dv = al_data(dv),
+                             .dsums = al_data(dsums)};
+    ALK_RUN(p, attn_bwd, &a, &g, al_data(AL_ROOM(p, attn_bwd, &a)));
+    got = empty(B, T, S);
+    al_read(y, got.y, rows * E), al_read(W, got.W, rows), al_read(m, got.m, rows);
+    al_read(dq, got.dq, rows * D), al_read(dk, got.dk, keys * D), al_read(dv, got.dv, keys * E);
+    if (Hd) al_read(dsums, got.dsums, B * H * S);
+    ck_assert_msg(al_error(c) == AL_OK, "%s", al_error_message(c, NULL, NULL));
+    limit = types[n].of_sums;
+    near("m", rows, got.m, x.m), near("W", rows, got.W, x.W);
+    limit = types[n].limit;
+    compare(&a, &got, &x);
+    drop(&got);
+    end(&x);
+    al_scope_end(c, NULL);
+  }
+  ck_assert_int_eq(al_memory(c).live, 0);
+  al_ctx_free(c);
 }
 END_TEST
 
@@ -222,6 +318,10 @@ Suite *suite_test_window(void) {
   Suite *s = suite_create("windows");
   TCase *t = tcase_create("kernels");
   tcase_add_loop_test(t, a_window_is_what_each_row_sees, 0, sizeof cases / sizeof *cases);
+  suite_add_tcase(s, t);
+  t = tcase_create("device");
+  tcase_set_timeout(t, 60);
+  tcase_add_loop_test(t, the_kernels_of_a_device_see_the_same, 0, sizeof cases / sizeof *cases);
   suite_add_tcase(s, t);
   return s;
 }
