@@ -22,7 +22,7 @@ static __global__ void forward(alk_append g, const T *cache, const T *more, T *a
     T *to = all + b * g.all_row + j * w + e;
     if (j >= k && j < k + t) *to = more[(b * g.T + j - k) * w + e];
     else if (cache) *to = j < k ? cache[b * g.cache_row + j * w + e] : (T)0;
-    else if (j >= k + t && j >= g.S) *to = 0;
+    else if (j >= k + t && j >= g.S) *to = (T)0;
   }
 }
 template <class T>

@@ -6,14 +6,12 @@
  * slot. No atomics on floats: every sum has an order that follows from the shape alone. */
 #ifndef ALK_CUDA_CUH
 #define ALK_CUDA_CUH
-#include <cuda_bf16.h>
+#include "bf16.cuh"
 #include <cuda_runtime.h>
 extern "C" {
 #include "../kernel.h"
 #include "../philox.h"
 }
-
-typedef __nv_bfloat16 bf16;
 
 /* One card's stream and what belongs to it. */
 typedef struct cuda_queue {
@@ -72,15 +70,9 @@ template <> struct arithmetic<bf16> { typedef float type; };
 template <class T> using real_of = typename arithmetic<T>::type;
 
 template <class T> __device__ inline typename arithmetic<T>::type load(const T *p, int64_t i) {
-  return p[i];
-}
-template <> __device__ inline float load<bf16>(const bf16 *p, int64_t i) {
-  return __bfloat162float(p[i]);
+  return (typename arithmetic<T>::type)p[i];
 }
 template <class T, class S> __device__ inline void store(T *p, int64_t i, S v) { p[i] = (T)v; }
-template <> __device__ inline void store<bf16, float>(bf16 *p, int64_t i, float v) {
-  p[i] = __float2bfloat16_rn(v);
-}
 
 /* W numbers at once, where they lie at a multiple of their bytes: 16 bytes by GROUP. */
 #define GROUP(T) (16 / (int)sizeof(T))

@@ -121,11 +121,9 @@ __device__ static void update(const alk_optim_task *t, int64_t from, int64_t to,
     if (second) vi = groups<W>(v, i);
     if (narrow) ni = groups<W>(narrow, i);
     for (int k = 0; k < W; k++) {
-      if (narrow && __bfloat16_as_ushort(ni.at[k]) !=
-                        __bfloat16_as_ushort(__float2bfloat16_rn((float)pi.at[k])))
-        pi.at[k] = (T)__bfloat162float(ni.at[k]);
+      if (narrow && ni.at[k].bits != bf16((float)pi.at[k]).bits) pi.at[k] = (T)(float)ni.at[k];
       step(pi.at[k], gi.at[k], mi.at[k], vi.at[k]);
-      ni.at[k] = __float2bfloat16_rn((float)pi.at[k]);
+      ni.at[k] = bf16((float)pi.at[k]);
     }
     groups<W>(p, i) = pi;
     groups<W>(m, i) = mi;

@@ -1,6 +1,6 @@
 /* products.cpp: the library of cublasLt.h. Sums are in double, rounded once. */
 #include "cublasLt.h"
-#include "cuda_bf16.h"
+#include "bf16.cuh"
 #undef dlopen
 #undef dlsym
 
@@ -112,12 +112,12 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t,
 static double get(cudaDataType_t t, const void *p, int64_t i) {
   return t == CUDA_R_64F   ? ((const double *)p)[i]
          : t == CUDA_R_32F ? (double)((const float *)p)[i]
-                           : (double)(float)((const __nv_bfloat16 *)p)[i];
+                           : (double)(float)((const bf16 *)p)[i];
 }
 static void put(cudaDataType_t t, void *p, int64_t i, double v) {
   if (t == CUDA_R_64F) ((double *)p)[i] = v;
   else if (t == CUDA_R_32F) ((float *)p)[i] = (float)v;
-  else ((__nv_bfloat16 *)p)[i] = __nv_bfloat16((float)v);
+  else ((bf16 *)p)[i] = bf16((float)v);
 }
 
 extern "C" cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op,
