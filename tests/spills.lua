@@ -6,9 +6,8 @@ local sys = require("attnlab.core").sys
 local EXPRESSION, SINES = "an expression's registers are an array", "sines reduce large angles in memory"
 local EXEMPT = { -- file, pattern of the kernel, why
   { "attn_fwd", "^forward<%w+, 2,", EXPRESSION },
-  { "attn_bwd", "^rows_back<%w+, 2,", EXPRESSION },
-  { "attn_bwd", "^keys_back<%w+, 2,", EXPRESSION },
-  { "attn_bwd", "^keys_back<%w+, 0, 64, 64>", "TODO until it takes no more than 128 registers: 24 bytes since it leaves out rows by what reaches them" },
+  { "attn_bwd_rows", "^rows_back<%w+, 2,", EXPRESSION },
+  { "attn_bwd_keys", "^keys_back<%w+, 2,", EXPRESSION },
   { "program", "^forward<", EXPRESSION },
   { "program", "^backward", EXPRESSION },
   { "pointwise", "^values<", SINES },
@@ -17,7 +16,7 @@ local EXEMPT = { -- file, pattern of the kernel, why
   { "attn_reach", "^of_keys$", "takes one of several masks by its number; a byte a token" },
 }
 
-local TYPES = { ["13__nv_bfloat16"] = "bf16", f = "f32", d = "f64" }
+local TYPES = { ["4bf16"] = "bf16", f = "f32", d = "f64" }
 
 -- A kernel as the source calls it, of the name that the linker sees: "rows_back<f32, 2, 32>".
 local function called(mangled)
@@ -26,7 +25,7 @@ local function called(mangled)
   local name, args, at = rest:sub(1, n), {}, n + 2
   if rest:sub(n + 1, n + 1) ~= "I" then return name end
   while true do
-    local type_ = rest:match("^13__nv_bfloat16", at) or rest:match("^[fd]", at)
+    local type_ = rest:match("^4bf16", at) or rest:match("^[fd]", at)
     local literal = not type_ and rest:match("^L%w(%d+)E", at)
     if not type_ and not literal then break end
     args[#args + 1] = TYPES[type_] or literal
@@ -68,7 +67,7 @@ end
 
 -- The reader itself, on two kernels as ptxas tells them.
 local sample = read [[
-ptxas info    : Compiling entry function '_Z9rows_backI13__nv_bfloat16Li2ELi32EEv8attn_arg' for 'sm_90a'
+ptxas info    : Compiling entry function '_Z9rows_backI4bf16Li2ELi32EEv8attn_arg' for 'sm_90a'
     8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
 ptxas info    : Used 255 registers, used 1 barriers
 ptxas info    : Compiling entry function '_Z7of_keys14alk_attn_masks' for 'sm_90a'
