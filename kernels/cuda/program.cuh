@@ -66,7 +66,8 @@ __device__ static void program_head(const program_arg &arg, int64_t h, int64_t H
 }
 /* Uniforms of row i (from 0): the head's, or `own`, which holds ALK_PROGRAM_UNIFORMS, filled. */
 template <class real>
-__device__ static const real *program_row(const program_state<real> &t, int64_t i, real *own) {
+__device__ __attribute__((noinline)) static const real *program_row(const program_state<real> &t,
+                                                                    int64_t i, real *own) {
   if (!t.p.reads_i) return t.uniform;
   for (int k = 0; k < t.p.n_uniforms; k++) own[k] = t.uniform[k];
   own[0] = (real)(i + 1);
@@ -76,8 +77,8 @@ __device__ static const real *program_row(const program_state<real> &t, int64_t 
 
 /* Runs on an entry s at key j (from 0); r holds 1 + ALK_PROGRAM_REGISTERS. */
 template <class real>
-__device__ static void program_run(const program_state<real> &t, bool slopes, const real *u,
-                                   int64_t j, real s, real *r) {
+__device__ __attribute__((noinline)) static void
+program_run(const program_state<real> &t, bool slopes, const real *u, int64_t j, real s, real *r) {
   const int n = slopes ? t.p.n_code : t.p.n_value;
   const auto at = [&](int x) {
     return x < ALK_PROGRAM_UNIFORM ? r[x] : u[x - ALK_PROGRAM_UNIFORM];

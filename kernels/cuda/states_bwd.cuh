@@ -192,7 +192,8 @@ static __device__ void from_state(through_room<A> &room, const slopes<T, A> &w, 
 /* ---- queries --------------------------------------------------------------------------------- */
 
 /* dqh of a tile of rows of one head and of channels; by the blocks of the first channels, also each
- * row's sum of w dw and its parts of the coefficients' gradient. */
+ * row's sum of w dw and its parts of the coefficients' gradient. STEPS: it may be asked for
+ * the gradient of the decay, which takes registers. */
 template <class T, class A, class F, bool STEPS>
 static __global__ void __launch_bounds__(THREADS, F::MONOMIALS || STEPS ? 1 : 2)
     query_slopes(slopes<T, A> x, F f) {
@@ -207,7 +208,8 @@ static __global__ void __launch_bounds__(THREADS, F::MONOMIALS || STEPS ? 1 : 2)
                   s = a.causal ? i0 / a.segment : 0, s0 = s * a.segment;
     const alk_line l = head_of(a, line_of(a, at / a.heads), at % a.heads);
     const int n = (int)fewer(N, a.T - i0);
-    const bool by_order = F::MONOMIALS && x.coefficients && d0 == 0, stepped = STEPS && d0 == 0;
+    const bool by_order = F::MONOMIALS && x.coefficients && d0 == 0,
+               stepped = STEPS && x.row_steps && d0 == 0;
     A acc[M][M] = {};
     double sum = 0, inside[M] = {};
     __syncthreads();
@@ -308,7 +310,7 @@ static __global__ void __launch_bounds__(THREADS, F::MONOMIALS || STEPS ? 1 : 2)
     int64_t at = item;
     const int64_t d0 = next_axis(&at, columns) * N, j0 = next_axis(&at, tiles) * N,
                   s = a.causal ? j0 / a.segment : 0, s1 = fewer((s + 1) * a.segment, a.T);
-    const bool stepped = STEPS && d0 == 0;
+    const bool stepped = STEPS && x.row_steps && d0 == 0;
     A acc[M][M] = {};
     int n = 0;
     alk_line l;
@@ -552,7 +554,8 @@ static void backward(cudaStream_t s, alk_map map, slopes<T, A> x, F f, const slo
       x, f, r.after, g.dstart);
   join_states<A><<<blocks_for(a.B * a.lines * a.size, THREADS), THREADS, 0, s>>>(
       a, true, a.rows, r.after, x.end, g.dstart);
-  (g.ddecay ? token_slopes<T, A, F, true> : token_slopes<T, A, F, false>)(s, x, f);
+  if constexpr (F::MONOMIALS || sizeof(A) == 8) token_slopes<T, A, F, true>(s, x, f);
+  else (g.ddecay ? token_slopes<T, A, F, true> : token_slopes<T, A, F, false>)(s, x, f);
   value_slopes<T, A, F><<<blocks_for(a.B * a.Hkv * parts(a.S, N) * E, 1), THREADS, 0, s>>>(x, f);
   if (map != ALK_MAP_identity) {
     map_rows_back<T, A>
