@@ -3,6 +3,7 @@
 --   small   400 steps of the main job's softmax arm, and its evaluation
 --   long    forward and backward of linear attention, causal, 16 heads of 64: dtype=, tokens=8192,32768,131072
 --   types   200 steps of a 33M model of characters in f32 and in bf16
+--   kernels what memory bounds, beside a copy of the same size: dtype=, rows=, width=
 local lab = require "attnlab"
 local core = require "attnlab.core"
 
@@ -100,6 +101,64 @@ function parts.types()
   end
 end
 
+-- Forward and backward of ops; the numbers that each has to read and write give the share of a copy's rate.
+function parts.kernels()
+  local N, C, V, dtype = o.rows or 36 * 1024, o.width or 1024, o.vocab or 32000, o.dtype or "bf16"
+  local function x(...) return lab.randn { shape = { ... }, dtype = dtype, seed = 1 }:requires_grad(true) end
+  local a, b, gain, heads, logits, table_ = x(N, C), x(N, C), x(C), x(1, N, C // 64, 64), x(N // 4, V), x(V, C)
+  local ids = lab.rand { shape = { N }, seed = 1 }:scale { by = V }:clamp { max = V - 1 }:cast { dtype = "i32" }
+  local targets = ids[{ { 1, N // 4 } }]
+  local size = dtype == "bf16" and 2 or 4
+  local cases = {
+    { "copy", a, 2, 0, function() return a:detach():clone() end },
+    { "add", a, 3, 0, function() return a + b end },
+    { "exp", a, 2, 3, function() return a:exp() end },
+    { "permute", heads, 2, 2, function() return heads:permute { axes = { 1, 3, 2, 4 } }:contiguous() end },
+    { "sum of rows", a, 1, 1, function() return a:sum { axes = -1 } end },
+    { "sum of columns", a, 1, 1, function() return a:sum { axes = 1 } end },
+    { "cumsum", a, 2, 2, function() return a:cumsum { axis = -1 } end },
+    { "softmax", a, 2, 3, function() return a:softmax() end },
+    { "rmsnorm", a, 2, 3, function() return a:rmsnorm { gain = gain } end },
+    { "add_rmsnorm", a, 4, 4, function() return select(2, a:add_rmsnorm(b, { gain = gain })) end },
+    { "finish, l2", heads, 2, 3, function() return lab.op.finish(heads, { norm = "l2" }) end },
+    { "swiglu", a, 3, 5, function() return a:swiglu(b) end },
+    { "rope", heads, 2, 2, function() return heads:rope() end },
+    { "dropout", a, 2, 2, function() return a:dropout { p = 0.1, key = 1 } end },
+    { "embedding", a, 2, 2, function() return table_:embedding(ids) end },
+    { "cross_entropy", logits, 1, 2, function() return logits:cross_entropy(targets) end },
+    { "rand", a, 1, 0, function() return lab.rand { shape = { N, C }, seed = 2, dtype = dtype } end },
+  }
+  local function wait() lab.zeros { shape = { 1 } }:item() end
+  local function time(f)
+    f()
+    wait()
+    local runs = 20
+    return seconds(function()
+      for _ = 1, runs do f() end
+      wait()
+    end) / runs
+  end
+  local rate
+  for _, case in ipairs(cases) do
+    local name, of, forward, backward, f = table.unpack(case)
+    local bytes, dy = of:numel() * size, nil
+    local t = { time(function() f():free() end) }
+    t[2] = backward > 0 and time(function()
+      local y = f()
+      dy = dy or lab.ones { shape = y:shape(), dtype = y:dtype() }
+      y:backward(dy)
+      for _, p in ipairs { a, b, gain, heads, logits, table_ } do p:zero_grad() end
+    end) - t[1] or nil
+    rate = rate or bytes * forward / t[1]
+    local line = ("%-16s"):format(name)
+    for i, n in ipairs { forward, backward } do
+      if t[i] then line = line .. (" %8.3f ms %5.0f %% of a copy"):format(1e3 * t[i], 100 * bytes * n / t[i] / rate) end
+    end
+    print(line)
+  end
+  print(("a copy: %.2f TB/s, read and written"):format(rate / 1e12))
+end
+
 local part = parts[arg[1]]
-if not part then error("card: llama, small, long or types expected, got '" .. tostring(arg[1]) .. "'", 0) end
+if not part then error("card: llama, small, long, types or kernels expected, got '" .. tostring(arg[1]) .. "'", 0) end
 part()
