@@ -138,6 +138,16 @@ al_tensor *al_overwrite(al_ctx *c, al_tensor *t) {
   return al_new_meta(c, &m);
 }
 
+al_tensor *al_take_over(al_ctx *c, al_tensor **t) {
+  if (!own(*t)) {
+    const al_meta m = al_meta_of(*t);
+    return al_new_meta(c, &m);
+  }
+  al_tensor *taken = *t;
+  *t = NULL;
+  return taken;
+}
+
 /* *slot += g; takes g. A tensor that nobody else sees is added to in place. */
 static al_status accumulate(al_ctx *c, al_tensor **slot, al_tensor *g) {
   if (!*slot) {

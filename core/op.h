@@ -124,6 +124,9 @@ al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t);
 /* New reference to t itself where it is packed and nobody else sees it, so that backward may write
  * over it, else a new tensor like it. For gradients of outputs. */
 al_tensor *al_overwrite(al_ctx *c, al_tensor *t);
+/* The same of an input that the graph keeps, k->in[i]: it gives the tensor up, and is NULL from then
+ * on. For gradients of inputs, where a kernel reads all of a number's own before it writes it. */
+al_tensor *al_take_over(al_ctx *c, al_tensor **t);
 /* New tensor with that meta whose axis 1 has room for `capacity` entries: al_growing_more gives it
  * `more` of them in the same memory. NULL without an error where it cannot (see grow.c). Contents
  * undefined. */

@@ -12,7 +12,8 @@ ALK_KERNEL(cross_entropy_fwd, int64_t N, int64_t V, int64_t ignore, const void *
 ALK_KERNEL(cross_entropy_scale, int64_t N, int64_t ignore, bool mean, const void *t, void *scale)
 /* *total = *scale * sum of the N losses, summed in order in f64 */
 ALK_KERNEL(cross_entropy_total, int64_t N, const void *scale, const void *loss, void *total)
-/* dx = *scale g (exp(x - lse) - [v = t]), 0 in ignored rows; g (N), or one number if `shared`. */
+/* dx = *scale g (exp(x - lse) - [v = t]), 0 in ignored rows; g (N), or one number if `shared`.
+ * dx may be x. */
 ALK_KERNEL(cross_entropy_bwd, int64_t N, int64_t V, int64_t ignore, const void *x, const void *t,
            const void *lse, bool shared, const void *scale, const void *g, void *dx)
 #endif

@@ -158,6 +158,12 @@ static void check_values(const sample_case *k) {
       result_free(&twin);
       result_free(&r);
     }
+    result packed = run(k, AL_F64, PACKED, which, WEIGHTS);
+    result alone = run(k, AL_F64, PACKED, which, ALONE);
+    expect_ok();
+    expect_close(&alone, &packed, 0, 0, "what the graph alone holds");
+    result_free(&alone);
+    result_free(&packed);
     result_free(&truth);
     result ones = run(k, AL_F64, AS_WRITTEN, which, ONES);
     result repeated = run(k, AL_F64, AS_WRITTEN, which, REPEATED);
@@ -189,6 +195,11 @@ static void check_place(const sample_case *k) {
       expect_ok();
       expect_close(&got, &truth, types[i].limit_y, types[i].limit_g,
                    types[i].dtype == AL_F32 ? "f32, against the CPU" : "f64, against the CPU");
+      result alone = run(k, types[i].dtype, types[i].layout, which, ALONE);
+      expect_ok();
+      expect_close(&alone, &truth, types[i].limit_y, types[i].limit_g,
+                   "what the graph alone holds, against the CPU");
+      result_free(&alone);
       result_free(&got);
       result_free(&truth);
     }

@@ -138,16 +138,16 @@ static void append(double **all, int64_t *n, const al_tensor *t) {
 }
 
 static al_tensor *seed_like(const al_tensor *y, seeding seed) {
-  int64_t stride[AL_MAX_DIMS], run = seed == WEIGHTS ? 2 : 1;
+  int64_t stride[AL_MAX_DIMS], run = seed == WEIGHTS || seed == ALONE ? 2 : 1;
+  const bool spread = run == 2;
   for (int a = al_ndim(y) - 1; a >= 0; a--) {
     stride[a] = seed == REPEATED ? 0 : run;
     run *= al_size(y, a);
   }
-  const double fill = seed == WEIGHTS ? NAN : 1;
-  al_tensor *base = al_tensor_full(c, al_type(y), 1, (const int64_t[]){run + 1}, fill);
+  al_tensor *base = al_tensor_full(c, al_type(y), 1, (const int64_t[]){run + 1}, spread ? NAN : 1);
   al_tensor *t = base ? al_tensor_view(c, base, al_ndim(y), al_shape(y), stride, 0) : NULL;
   al_release(base);
-  if (!t || seed != WEIGHTS) return t;
+  if (!t || !spread) return t;
   double *v = malloc((size_t)(run + 1) * sizeof *v);
   for (int64_t i = 0; i < run / 2; i++) v[i] = (float)(1 + 0.5 * sin(1.7 * (double)i + 0.3));
   al_write(t, v, run / 2);
@@ -163,7 +163,12 @@ result run(const sample_case *k, al_dtype dtype, layout l, int which, seeding ho
   al_seed(c, 5); /* an op that draws a key draws the same one each time */
   for (int i = 0; i < k->n; i++) in[i] = make(k, i, dtype, l);
   al_opts *o = options(k);
-  if (o) al_op_run(c, &op->info, in, k->n, o, out, n_out);
+  al_tensor *read[MAX_WORDS] = {0};
+  for (int i = 0; i < k->n; i++)
+    read[i] = how == ALONE && al_needs_grad(in[i]) ? al_run(c, "scale", AL_IN(in[i]), "")
+                                                   : al_retain(in[i]);
+  if (o) al_op_run(c, &op->info, read, k->n, o, out, n_out);
+  for (int i = 0; i < k->n; i++) al_release(read[i]);
   if (al_error(c) == AL_OK) {
     for (int i = 0; i < n_out; i++) append(&r.y, &r.n_y, out[i]);
     if (al_type(out[which]) != AL_I32 && al_needs_grad(out[which])) {

@@ -14,8 +14,9 @@ enum { LARGE = 2000 }; /* elements above which differences and failing allocatio
  * last two axes exchanged. SPREAD: every second element of a larger storage whose gaps hold NaN. */
 typedef enum layout { AS_WRITTEN, PACKED, SWAPPED, SPREAD } layout;
 /* How the gradient of the output lies: weights spread over a larger storage; ones, packed or a
- * single one that repeats with strides of 0, as the gradient of a sum may. */
-typedef enum seeding { WEIGHTS, ONES, REPEATED } seeding;
+ * single one that repeats with strides of 0, as the gradient of a sum may. ALONE: WEIGHTS, and what the
+ * op reads is its graph's alone, packed: a backward may write over it. */
+typedef enum seeding { WEIGHTS, ONES, REPEATED, ALONE } seeding;
 
 typedef struct word { /* one input of a sample */
   char kind;          /* f float, i integer, p positive, - absent */

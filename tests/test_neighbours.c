@@ -192,6 +192,49 @@ START_TEST(seeds_stay) {
 }
 END_TEST
 
+/* The gradient of a cross entropy goes over logits that the graph alone holds, and over none that a
+ * caller, a view, a fork or another part of the graph sees. */
+START_TEST(logits_taken_over) {
+  enum { NOBODY, CALLER, VIEW, FORK, GRAPH, HOLDERS };
+  enum { N = 40, V = 700, BYTES = N * V * 4 };
+  al_tensor *x = leaf(AL_F32, 1, SHAPE(N, V)), *t = al_tensor_full(c, AL_I32, SHAPE(N), 3);
+  double *want = NULL, *read = copy_of(x);
+  for (int who = NOBODY; who < HOLDERS; who++) {
+    al_scope_begin(c);
+    al_tensor *more = NULL, *held = NULL, *seed = al_tensor_full(c, AL_F32, 0, NULL, 1);
+    al_scope_begin(c);
+    al_tensor *logits = al_run(c, "scale", AL_IN(x), "by=1.5");
+    if (who == GRAPH) /* older than the loss: its backward comes after */
+      more = al_run(c, "sum", AL_IN(al_run(c, "square", AL_IN(logits), "")), "");
+    al_tensor *loss = al_run(c, "cross_entropy", AL_IN(logits, t), "ignore=5");
+    if (more) loss = al_run(c, "add", AL_IN(loss, more), "");
+    if (who == CALLER) held = al_retain(logits);
+    if (who == VIEW) held = al_retain(al_run(c, "slice", AL_IN(logits), "axis=0 start=7 stop=9"));
+    if (who == FORK) held = al_retain(al_fork(c, logits));
+    loss = al_scope_end(c, loss);
+    double *seen = held ? copy_of(held) : NULL;
+    const int64_t before = al_memory(c).live;
+    al_memory_reset_peak(c);
+    ck_assert_int_eq(al_backward(c, loss, seed), AL_OK);
+    const int64_t made = al_memory(c).peak - before;
+    /* the leaf's own gradient, and where somebody else sees the logits, theirs */
+    if (who == NOBODY) ck_assert_int_lt(made, BYTES + BYTES / 8);
+    else ck_assert_int_gt(made, 2 * BYTES - BYTES / 8);
+    if (!want) want = copy_of(al_grad(x));
+    for (int i = 0; more && i < N * V; i++) want[i] += 2 * 1.5 * 1.5 * read[i];
+    expect_near(al_grad(x), want, more ? 1e-6 : 0);
+    if (held) expect_near(held, seen, 0);
+    free(seen);
+    al_release(held);
+    clear_grads(&x, 1);
+    al_scope_end(c, NULL);
+  }
+  free(want), free(read);
+  al_release(x);
+  al_release(t);
+}
+END_TEST
+
 enum { N_PARAMETERS = 9 };
 static const int64_t sizes[N_PARAMETERS] = {1, 8191, 8192, 8193, 5, 40000, 16384, 3, 100};
 
@@ -289,6 +332,7 @@ Suite *suite_test_neighbours(void) {
   tcase_add_test(t, stream_of_one_tensor);
   tcase_add_test(t, gradients_in_place);
   tcase_add_test(t, seeds_stay);
+  tcase_add_test(t, logits_taken_over);
   tcase_add_test(t, optimiser_over_a_list);
   suite_add_tcase(s, t);
   return s;

@@ -1,5 +1,6 @@
 /* cross_entropy.c: loss = log sum exp(logits) - logits[target], by rows. Backward makes the
- * probabilities again from the saved logarithm, so nothing of size (N,V) is kept. */
+ * probabilities again from the saved logarithm and writes the gradient over the logits where the
+ * graph alone holds them: nothing more of size (N,V) is there. */
 #include "shape.h"
 #include "../../kernels/cross_entropy.h"
 
@@ -55,10 +56,11 @@ static al_status forward(al_ctx *c, al_call *k) {
 
 static al_status backward(al_ctx *c, al_call *k) {
   const al_tensor *x = k->in[0], *t = k->in[1];
-  al_tensor *dx = k->din[0] = al_new_meta(c, &k->in_meta[0]);
+  const al_numbers *logits = al_data(x); /* x may be the gradient's from here on */
+  al_tensor *dx = k->din[0] = al_take_over(c, &k->in[0]);
   if (!dx) return al_error(c);
-  return ALK_RUN(al_here(c, (alk_dtype)al_type(x)), cross_entropy_bwd, rows_of(&k->in_meta[1]),
-                 al_size(x, -1), al_opt_int(k->opts, "ignore"), al_data(x), al_data(t),
+  return ALK_RUN(al_here(c, (alk_dtype)al_type(dx)), cross_entropy_bwd, rows_of(&k->in_meta[1]),
+                 al_size(dx, -1), al_opt_int(k->opts, "ignore"), logits, al_data(t),
                  al_data(k->out[LSE]), !al_opt_is(k->opts, "reduction", "none"),
                  al_data(k->out[SCALE]), al_data(k->dout[LOSS]), al_data(dx));
 }

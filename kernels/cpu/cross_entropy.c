@@ -68,6 +68,7 @@ alk_status ALK_NAME(cross_entropy_bwd)(const alk_place *place, int64_t N, int64_
       for (int64_t v = 0; v < V; v++) d[v] = 0;
       continue;
     }
+#pragma GCC ivdep /* d may be p: a number is read before its own is written */
     for (int64_t v = 0; v < V; v++) d[v] = f * vexp(p[v] - l);
     d[t[r]] -= f;
   }

@@ -1,5 +1,6 @@
 /* cross_entropy.cu: a block a row of logits, 16 bytes at a time where rows lie so (contract:
- * ../cross_entropy.h). Numbers read and written, the floor: 1 forward, 2 backward. */
+ * ../cross_entropy.h). Numbers read and written, the floor: 1 forward, 2 backward; a thread
+ * reads what it writes over where dx is x. */
 #include "rows.cuh"
 extern "C" {
 #include "../cross_entropy.h"
