@@ -36,6 +36,7 @@ typedef struct sums {
   al_tensor *W;         /* (B,T,H), or NULL where the denominator reads no weights or has its own */
   al_tensor *reference; /* (B,T,H) or NULL: N and W are relative to e^reference */
   bool divided;
+  bool normed; /* y is what the norm made of it, relative to nothing */
 } sums;
 
 /* Log decay a step (B,S,Hkv), or NULL. */

@@ -180,15 +180,18 @@ static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tenso
                          al_tensor **W, al_tensor **m) {
   const f_text f = f_options(r, denominator);
   al_tensor *decay = denominator && r->f->own_decay ? NULL : n->decay;
+  const bool norms = n->normed && !denominator;
   al_tensor *out[3];
   *m = NULL;
   al_run_into(r->c, "attend",
               AL_IN(n->q, n->k, v, decay, f.coefficients, r->lengths, v_scale, f.scalars), out, 3,
-              "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g library=%s %s",
+              "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g library=%s "
+              "norm=%s norm_eps=%.17g %s",
               f.f, f.limits, f.expr, kernel_map(r, n), alk_statistics[stat].word,
-              divide ? "true" : "false", n->scale, dropout, library_of(r), r->vis);
+              divide ? "true" : "false", n->scale, dropout, library_of(r),
+              alk_norms[norms ? r->f->norm : ALK_NORM_none].word, r->f->norm_eps, r->vis);
   *W = row_first(r, out[1]);
-  if (f.has_reference) *m = row_first(r, out[2]);
+  if (f.has_reference && !norms) *m = row_first(r, out[2]);
   return out[0];
 }
 
@@ -359,11 +362,19 @@ al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m) {
   return W;
 }
 
+/* In bf16, of which a step's memory is full: y goes through the norm where it lies, where that is the
+ * function. On what comes in that type nothing else follows y (in_bf16 of kernel_attention.c). */
+static bool norms_at_once(const run *r) {
+  const formula *f = r->f;
+  return al_type(r->in->q) == AL_BF16 && alk_norms[f->norm].homogeneous && f->gain != GAIN_on;
+}
+
 void formula_add_up_fused(const run *r, sums *n) {
   const formula *f = r->f;
   scale_inputs(r, n);
   const bool reads = f->stat == STAT_weights && !f->own_weights && f->side == SIDE_row;
   n->divided = reads && f->weights == ALK_STAT_sum && f->gradient == GRADIENT_both;
+  n->normed = norms_at_once(r);
   al_tensor *W;
   n->y = attend(r, n, false, n->v, n->v_scale, reads ? f->weights : ALK_STAT_none, n->divided,
                 r->in->training ? f->dropout : 0, &W, &n->reference);

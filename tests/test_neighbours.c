@@ -235,6 +235,56 @@ START_TEST(logits_taken_over) {
 }
 END_TEST
 
+/* attend with a norm is attend and the norm behind it, though it keeps no y: outputs and gradients,
+ * where eps decides some rows, too. */
+START_TEST(norm_in_attend) {
+  static const struct {
+    const char *sums, *eps;
+    bool relative; /* y stands for y e^m */
+  } cases[] = {{"stat=none", "1e-12", true},
+               {"stat=none", "3e1", true},
+               {"stat=sum", "3e1", true},
+               {"stat=sum normalise=true", "1e-12", false},
+               {"stat=sum normalise=true", "0.9", false},
+               {"f=cosh stat=none softcap=3", "4e1", true}};
+  for (size_t n = 0; n < sizeof cases / sizeof *cases; n++)
+    for (int f32 = 0; f32 < 2; f32++) {
+      const al_dtype t = f32 ? AL_F32 : AL_F64;
+      al_tensor *in[3] = {leaf(t, 1, SHAPE(2, 37, 4, 8)), leaf(t, 2, SHAPE(2, 37, 2, 8)),
+                          leaf(t, 3, SHAPE(2, 37, 2, 16))},
+                *seed = normal(t, 4, SHAPE(2, 37, 4, 16)),
+                *lengths =
+                    al_tensor_from(c, AL_I32, 1, (const int64_t[]){2}, (const double[]){37, 20}, 2);
+      double *want[4] = {0};
+      for (int apart = 1; apart >= 0; apart--) {
+        al_scope_begin(c);
+        al_tensor *out[3], *y;
+        al_run_into(c, "attend", AL_IN(in[0], in[1], in[2], NULL, NULL, lengths), out, 3,
+                    "causal=true scale=0.5 %s norm=%s norm_eps=%s", cases[n].sums,
+                    apart ? "none" : "l2", cases[n].eps);
+        y = out[0];
+        if (apart)
+          y = al_run(
+              c, "finish",
+              AL_IN(y, NULL,
+                    cases[n].relative ? al_run(c, "permute", AL_IN(out[2]), "axes={0,2,1}") : NULL),
+              "norm=l2 eps=%s", cases[n].eps);
+        ck_assert_int_eq(al_backward(c, y, seed), AL_OK);
+        for (int i = 0; i < 4; i++) {
+          const al_tensor *got = i == 3 ? y : al_grad(in[i]);
+          if (apart) want[i] = copy_of(got);
+          else expect_near(got, want[i], f32 ? 2e-5 : 1e-12), free(want[i]);
+        }
+        clear_grads(in, 3);
+        al_scope_end(c, NULL);
+      }
+      for (int i = 0; i < 3; i++) al_release(in[i]);
+      al_release(seed);
+      al_release(lengths);
+    }
+}
+END_TEST
+
 enum { N_PARAMETERS = 9 };
 static const int64_t sizes[N_PARAMETERS] = {1, 8191, 8192, 8193, 5, 40000, 16384, 3, 100};
 
@@ -333,6 +383,7 @@ Suite *suite_test_neighbours(void) {
   tcase_add_test(t, gradients_in_place);
   tcase_add_test(t, seeds_stay);
   tcase_add_test(t, logits_taken_over);
+  tcase_add_test(t, norm_in_attend);
   tcase_add_test(t, optimiser_over_a_list);
   suite_add_tcase(s, t);
   return s;

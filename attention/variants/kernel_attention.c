@@ -157,9 +157,10 @@ static al_tensor *head_gain(const run *r) {
 }
 
 /* One pass over y, but for gates a channel. */
-static al_tensor *end_fused(const run *r, al_tensor *y, tail t) {
+static al_tensor *end_fused(const run *r, const sums *n, tail t) {
   const formula *f = r->f;
-  const bool normed = f->norm != ALK_NORM_none;
+  const bool normed = f->norm != ALK_NORM_none && !n->normed;
+  al_tensor *y = n->y;
   if (t.pre && al_ndim(t.pre) == 4) {
     y = scaled(r, scaled(r, y, t.factor), t.pre);
     t.factor = NULL;
@@ -289,7 +290,7 @@ static al_tensor *forward(al_ctx *c, const al_opts *o, const attn_sizes *s, al_t
   else if (whole) formula_add_up_fused(r, &n);
   else formula_add_up_composed(r, &n);
   const tail t = plan_tail(r, &n);
-  return whole ? end_fused(r, n.y, t) : end_composed(r, n.y, t);
+  return whole ? end_fused(r, &n, t) : end_composed(r, n.y, t);
 }
 
 /* exp weights whose row is summed and divided, or not, in one op, and then a head's norm. */

@@ -2,19 +2,44 @@
  *
  * The same function as scores, visible_max, weights, a row sum and mix one after another, with the
  * feature map before them and, with normalise, the division after them. m is a constant: whoever
- * uses y or W with it must not depend on its value. */
+ * uses y or W with it must not depend on its value.
+ *
+ * A norm of y that is homogeneous leaves no gradient along y, which is all that a backward of the sums
+ * reads y for: with one, what it makes is kept and y is not. */
 #include "attend_reach.h"
 #include "coefficients.h"
 #include "expression.h"
+#include "../../kernels/copy.h"
+#include "../../kernels/finish.h"
 
 enum { COEFFICIENTS = DECAY + 1, LENGTHS, VALUE_SCALE, SCALARS };
-enum { Y, W, M, SUMS, INNER };
+enum { Y, W, M, SUMS, INNER, FACTOR };
 
 typedef struct plan {
   alk_attn_spec spec; /* points to the others */
   coefficient_list f;
   alk_program program;
+  alk_finish end; /* kind none: no norm */
 } plan;
+
+static al_status shape_norm(al_ctx *c, al_call *k, alk_finish *end) {
+  const alk_norm kind = (alk_norm)al_opt_choice(k->opts, "norm");
+  const int64_t *n = k->out_meta[Y].shape;
+  k->out_meta[FACTOR] = (al_meta){.dtype = k->in_meta[Q].dtype, .ndim = 1};
+  if (kind == ALK_NORM_none) return AL_OK;
+  if (!alk_norms[kind].homogeneous)
+    return al_fail(c, AL_EVALUE,
+                   "attend: norm: one that does not see how long y is needed, got %s (use finish)",
+                   alk_norms[kind].word);
+  *end = (alk_finish){.kind = kind,
+                      .N = n[0] * n[1] * n[2],
+                      .n = n[3],
+                      .sub = 1,
+                      .eps = al_opt_num(k->opts, "norm_eps")};
+  k->out_meta[FACTOR] =
+      (al_meta){.dtype = k->in_meta[Q].dtype, .ndim = 3, .shape = {n[0], n[1], n[2]}};
+  return AL_OK;
+}
 
 static al_status shape(al_ctx *c, al_call *k) {
   AL_TRY(attend_inputs(c, k, LENGTHS, VALUE_SCALE));
@@ -41,7 +66,39 @@ static al_status shape(al_ctx *c, al_call *k) {
   k->out_meta[SUMS] = attend_sums(k);
   k->out_meta[INNER] =
       alk_stat_inner(a->stat) ? attend_row(k) : (al_meta){.dtype = k->in_meta[Q].dtype, .ndim = 1};
-  return AL_OK;
+  return shape_norm(c, k, &p->end);
+}
+
+/* y, which stands for y e^m where it is not divided, becomes what the norm makes of it. */
+static void end_by_norm(al_ctx *c, al_call *k) {
+  const plan *p = k->plan;
+  alk_finish f = p->end;
+  if (f.kind == ALK_NORM_none || al_numel(k->out[Y]) == 0) return;
+  al_tensor *m = NULL, *scratch = NULL;
+  if (!p->spec.normalise && (m = al_new_meta(c, &k->out_meta[FACTOR]))) { /* (B,H,T) as (B,T,H) */
+    const alk_view to = al_view(m), from = reach_heads(k->out[M]);
+    ALK_RUN(al_where(m), copy, &to, &from);
+  }
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
+  f.x = al_data(k->out[Y]), f.logscale = al_data(m);
+  if ((scratch = AL_ROOM(at, finish_fwd, &f)))
+    ALK_RUN(at, finish_fwd, &f, al_data(k->out[Y]), NULL, al_data(k->out[FACTOR]),
+            al_data(scratch));
+  al_release(m);
+  al_release(scratch);
+}
+
+/* The gradient of y before the norm; new. */
+static al_tensor *before_norm(al_ctx *c, const al_call *k) {
+  alk_finish f = ((const plan *)k->plan)->end;
+  const al_place *at = al_here(c, (alk_dtype)k->in_meta[Q].dtype);
+  f.x = al_data(k->out[Y]), f.made = true;
+  al_tensor *dy = al_new_meta(c, &k->out_meta[Y]), *scratch = AL_ROOM(at, finish_bwd, &f);
+  if (dy && scratch && al_numel(dy) > 0)
+    ALK_RUN(at, finish_bwd, &f, NULL, al_data(k->out[FACTOR]), al_data(k->dout[Y]), al_data(dy),
+            NULL, NULL, NULL, NULL, al_data(scratch));
+  al_release(scratch);
+  return dy;
 }
 
 static al_status forward(al_ctx *c, al_call *k) {
@@ -65,6 +122,7 @@ static al_status forward(al_ctx *c, al_call *k) {
   al_release(scalars);
   al_release(factors);
   al_release(scratch);
+  if (al_error(c) == AL_OK) end_by_norm(c, k);
   return al_error(c);
 }
 
@@ -75,7 +133,11 @@ static al_status backward(al_ctx *c, al_call *k) {
   const bool left_out =
       at->k.device == ALK_CUDA && (at->k.dtype != ALK_BF16 || a.library == ALK_LIBRARY_NONE);
   if (!left_out) AL_TRY(attend_without_unreached(c, k, forward, VALUE_SCALE, false));
-  al_tensor *dy = k->dout[Y] ? al_retain(k->dout[Y]) : al_new_meta_full(c, &k->out_meta[Y], 0);
+  const bool normed = ((const plan *)k->plan)->end.kind != ALK_NORM_none;
+  al_tensor *y = normed ? al_new_meta_full(c, &k->out_meta[Y], 0) : al_retain(k->out[Y]),
+            *dy = !k->dout[Y] ? al_new_meta_full(c, &k->out_meta[Y], 0)
+                  : normed    ? before_norm(c, k)
+                              : al_retain(k->dout[Y]);
   al_tensor *scalars = input_f64(c, k, SCALARS), *factors = input_f64(c, k, COEFFICIENTS),
             *dscalars = NULL;
   al_tensor *dsums = NULL, *parts = NULL, *scratch = AL_ROOM(at, attn_bwd, &a);
@@ -98,7 +160,7 @@ static al_status backward(al_ctx *c, al_call *k) {
                              .v = al_data(k->in[V]),
                              .b = al_data(k->in[VALUE_SCALE]),
                              .db = k->in[VALUE_SCALE] ? al_data(k->din[VALUE_SCALE]) : NULL,
-                             .y = al_data(k->out[Y]),
+                             .y = al_data(y),
                              .W = al_data(k->out[W]),
                              .inner = alk_stat_inner(a.stat) ? al_data(k->out[INNER]) : NULL,
                              .m = al_data(k->out[M]),
@@ -122,6 +184,7 @@ static al_status backward(al_ctx *c, al_call *k) {
   al_release(scalars);
   al_release(factors);
   al_release(dscalars);
+  al_release(y);
   al_release(dy);
   al_release(dsums);
   al_release(parts);
@@ -149,12 +212,14 @@ static const al_op attend = {
                      EXPRESSION_ROW,
                      {0}},
              .outputs =
-                 (const al_row[]){{"y", 0, "(B,T,H,E)"},
-                                  {"W", AL_STAT, "(B,H,T)"},
-                                  {"m", AL_STAT, "(B,H,T), a constant; 0 for polynomials"},
-                                  {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
-                                  {"inner", AL_OUT_SAVED | AL_STAT, "(B,H,T), inner sums of W"},
-                                  {0}},
+                 (const al_row[]){
+                     {"y", 0, "(B,T,H,E)"},
+                     {"W", AL_STAT, "(B,H,T)"},
+                     {"m", AL_STAT, "(B,H,T), a constant; 0 for polynomials"},
+                     {"sums", AL_OUT_SAVED, "(B,Hd,S), running sums of decay"},
+                     {"inner", AL_OUT_SAVED | AL_STAT, "(B,H,T), inner sums of W"},
+                     {"factor", AL_OUT_SAVED | AL_STAT, "(B,T,H), of each row by the norm"},
+                     {0}},
              .args =
                  (const al_arg[]){
                      {"f", AL_T_WORD, "exp", "exp cosh polynomial", 0, 0,
@@ -165,6 +230,10 @@ static const al_op attend = {
                      {"stat", AL_T_WORD, "sum", alk_stat_words, 0, 0, alk_stat_doc, NULL},
                      {"normalise", AL_T_BOOL, "false", NULL, 0, 0, "divide y by W", NULL},
                      {"scale", AL_T_NUM, "1", NULL, 0, 0, "of the logits", NULL},
+                     {"norm", AL_T_WORD, "none", alk_norm_words, 0, 0,
+                      "of y, over the channels of a head: one that does not see how long y is",
+                      NULL},
+                     {"norm_eps", AL_T_NUM, "1e-12", NULL, 0, 1e300, "as in finish", NULL},
                      {"library", AL_T_WORD, "auto", "auto none cudnn", 0, 0,
                       "a library's kernel for the same function, in bf16 on a card: auto: where "
                       "there is one; cudnn: that and no other",
@@ -180,14 +249,16 @@ static const al_op attend = {
     .flags = AL_OP_RANDOM,
     .shape = shape,
     .forward = forward,
-    .bf16 = AL_KERNELS(alk_attn_fwd_has, alk_attn_fwd_room_has, alk_attn_bwd_has,
-                       alk_attn_bwd_room_has, alk_decay_sums_has, alk_decay_sums_bwd_has,
-                       alk_reach_has, alk_reach_dirty_has, alk_reach_clean_has),
+    .bf16 =
+        AL_KERNELS(alk_attn_fwd_has, alk_attn_fwd_room_has, alk_attn_bwd_has, alk_attn_bwd_room_has,
+                   alk_decay_sums_has, alk_decay_sums_bwd_has, alk_reach_has, alk_reach_dirty_has,
+                   alk_reach_clean_has, alk_finish_fwd_room_has, alk_finish_fwd_has,
+                   alk_finish_bwd_room_has, alk_finish_bwd_has),
     .backward = backward,
     .plan_size = sizeof(plan),
     .reads_in = 1 << Q | 1 << K | 1 << V | 1 << DECAY | 1 << COEFFICIENTS | 1 << LENGTHS |
                 1 << VALUE_SCALE | 1 << SCALARS,
-    .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS | 1 << INNER,
+    .reads_out = 1 << Y | 1 << W | 1 << M | 1 << SUMS | 1 << INNER | 1 << FACTOR,
     .samples =
         (const al_sample[]){
 #define STATISTIC(word, ...)                                                                       \
@@ -200,6 +271,12 @@ static const al_op attend = {
             {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)",
              .args = "f=polynomial coefficients={1,0.5,0.3} normalise=true causal=true"},
             {"(1,6,2,3) (1,6,1,3) (1,6,1,2) - (3)", .args = "f=polynomial stat=none"},
+            {"(2,5,4,3) (2,5,2,3) (2,5,2,6)",
+             .args = "norm=l2 f=polynomial coefficients={1,1,0.5} causal=true stat=none"},
+            {"(1,70,2,3) (1,70,1,3) (1,70,1,5)",
+             .args = "norm=l2 f=polynomial coefficients={1,1,0.5} causal=true normalise=true"},
+            {"(2,5,2,3) (2,5,2,3) (2,5,2,70)",
+             .args = "norm=l2 norm_eps=2 f=polynomial coefficients={1,1} scale=0.3 stat=abs"},
             {"(2,6,4,3) (2,6,2,3) (2,6,2,5) - - - p(2,6,2)",
              .args = "f=polynomial coefficients={1,1,0.5} normalise=true causal=true"},
             {"(1,5,2,3) (1,5,2,3) (1,5,2,2)",

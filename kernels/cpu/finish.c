@@ -105,7 +105,8 @@ static void row_bwd(const alk_finish *f, int64_t r, real m, real signed_s, const
   real *dz = f->factor ? y : t->dx;
   if (f->kind == ALK_NORM_none)
     for (int64_t e = 0; e < f->n; e++) dz[e] = d_o[e];
-  else row_dx(f->kind, f->n, z, f->gain, m, signed_s, d_o, dz);
+  else row_dx(f->kind, f->n, z, f->gain, m, f->made && signed_s > 0 ? 1 : signed_s, d_o, dz);
+  for (int64_t e = 0; f->made && e < f->n; e++) dz[e] *= s;
   if (!f->factor) return;
   const real *x = (const real *)f->x + r * f->n, *by = (const real *)f->factor + r * f->sub;
   for (int64_t h = 0; h < f->sub; h++) {

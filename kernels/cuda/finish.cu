@@ -107,13 +107,14 @@ static __global__ void backward(alk_finish f, const real_of<T> *mean, const real
     auto own = [=](int64_t e) { return gate ? load(g, e) * load(gate, e / E) : load(g, e); };
     auto put = [=](int64_t e, real v) {
       if (f.factor) to[e] = v;
-      else store(last, e, v);
+      else store(last, e, f.made ? v * s : v);
     };
     if (f.kind == ALK_NORM_none) ROW_LOOP(e, f.n) put(e, own(e));
     else
       row_dx<real, 1>(
-          f.kind, f.n, [=](int64_t e, real *v) { *v = z(e); }, (const T *)f.gain, m, s,
-          [=](int64_t e, real *v) { *v = own(e); }, [=](int64_t e, const real *v) { put(e, *v); });
+          f.kind, f.n, [=](int64_t e, real *v) { *v = z(e); }, (const T *)f.gain, m,
+          f.made && s > 0 ? (real)1 : s, [=](int64_t e, real *v) { *v = own(e); },
+          [=](int64_t e, const real *v) { put(e, *v); });
     if (!f.factor) continue;
     __syncthreads(); /* heads are shared out otherwise */
     for (int64_t h = 0; h < f.sub; h++) {
