@@ -167,7 +167,8 @@ AL_API double al_number(const al_tensor *t, const int64_t *index);
 
 /* A device has memory and kernels. Ops run where their inputs lie, all of them in one place; what
  * has no inputs is made on the context's current device, "cpu" at first. "counting" has no memory:
- * there tensors are counted (al_memory), no kernel runs, and every number reads as 0. */
+ * there tensors are counted (al_memory) as the device that was current before would hold them, no
+ * kernel runs, and every number reads as 0. */
 AL_API const char *al_on(al_ctx *c, const char *device); /* makes it current, NULL: changes nothing;
                                                             returns the one before, or NULL */
 AL_API const char *al_device_name(const al_tensor *t);

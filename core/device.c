@@ -42,11 +42,19 @@ void al_device_offer(al_device *(*make)(al_ctx *c)) {
     }
 }
 
+/* The types that run there, the room that kernels ask for and what may lie unused are those of another
+ * device. */
+static void count_like(al_device *d, const al_device *other) {
+  d->like = other, d->kernels = other->kernels, d->queue = other->queue;
+  d->mem.spare = other->mem.spare;
+}
+
 void al_device_init(al_ctx *c) {
   const al_mem mem = {.spare = 32 << 20};
   c->cpu = (al_device){
       .name = "cpu", .kernels = ALK_CPU, .host = true, .mem = mem, .room = al_memory_of_host()};
-  c->counting = (al_device){.name = "counting", .kernels = ALK_CPU, .counts = true, .mem = mem};
+  c->counting = (al_device){.name = "counting", .counts = true};
+  count_like(&c->counting, &c->cpu);
   c->device = c->devices[0] = &c->cpu;
   c->devices[1] = &c->counting;
   for (int i = 0, n = 2; i < OFFERS && offers[i] && n < AL_DEVICES; i++) {
@@ -84,6 +92,7 @@ const char *al_on(al_ctx *c, const char *device) {
   const char *before = c->device->name;
   al_device *d = device ? device_named(c, device) : c->device;
   if (!d) return NULL;
+  if (d->counts && !c->device->counts) count_like(d, c->device);
   c->device = d;
   return before;
 }

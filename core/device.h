@@ -19,6 +19,8 @@ struct al_device {
   alk_device kernels;
   bool host;   /* the host reads and writes its memory */
   bool counts; /* its memory is counted and not there, and no kernel runs */
+  const al_device
+      *like; /* of such a one: what would be held there is counted; it was current before */
   al_mem mem;
   struct al_block *bins[AL_BINS]; /* freed blocks by size class */
   int64_t limit, room;            /* of mem.live, 0: none; bytes there are in all, 0: not known */

@@ -37,6 +37,7 @@ static al_status check_there(al_ctx *c, al_call *k, int i, int64_t hi, const cha
   if (d->n_checks == AL_CHECKS) AL_TRY(al_ids_report(c, d));
   al_tensor *clean = al_new_meta(c, &k->in_meta[i]);
   if (!clean) return al_error(c);
+  if (d->counts) goto done;
   if (!d->notes && (d->notes = d->take(d, AL_CHECKS * (int64_t)sizeof(int32_t[2])))) clear_notes(d);
   if (!d->notes) {
     al_release(clean);
@@ -45,6 +46,7 @@ static al_status check_there(al_ctx *c, al_call *k, int i, int64_t hi, const cha
   d->checks[d->n_checks] = check_of(k, i, hi, besides, other);
   ALK_RUN(al_where(clean), check_ids, al_numel(clean), hi, besides ? other : 0, besides != NULL,
           al_data(k->in[i]), al_data(clean), d->notes, d->n_checks++);
+done:
   al_release(k->in[i]);
   k->in[i] = clean;
   return al_error(c);
@@ -65,8 +67,9 @@ al_status al_ids_report(al_ctx *c, al_device *d) {
 al_status al_check_ids(al_ctx *c, al_call *k, int i, int64_t hi, const char *besides,
                        int64_t other) {
   const al_tensor *t = k->in[i];
-  if (!t || t->storage->device->counts) return AL_OK;
-  if (!t->storage->device->host) return check_there(c, k, i, hi, besides, other);
+  const al_device *d = t ? t->storage->device : NULL;
+  if (!t || (d->counts && d->like->host)) return AL_OK;
+  if (!d->host) return check_there(c, k, i, hi, besides, other);
   const int32_t *v = al_host(t);
   for (int64_t at = 0, n = al_numel(t); at < n; at++) {
     if ((v[at] >= 0 && v[at] <= hi) || (besides && v[at] == other)) continue;

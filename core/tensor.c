@@ -210,7 +210,8 @@ void *al_host(const al_tensor *t) {
 }
 bool al_shares(const al_tensor *a, const al_tensor *b) { return a->storage == b->storage; }
 bool al_at_hand(const al_tensor *t) {
-  return t->storage->device->host || t->storage->device->counts;
+  const al_device *d = t->storage->device;
+  return d->host || (d->counts && d->like->host);
 }
 int64_t al_storage_bytes(const al_tensor *t) { return t ? t->storage->bytes : 0; }
 

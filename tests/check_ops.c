@@ -195,11 +195,13 @@ static void check_place(const sample_case *k) {
       expect_ok();
       expect_close(&got, &truth, types[i].limit_y, types[i].limit_g,
                    types[i].dtype == AL_F32 ? "f32, against the CPU" : "f64, against the CPU");
-      result alone = run(k, types[i].dtype, types[i].layout, which, ALONE);
-      expect_ok();
-      expect_close(&alone, &truth, types[i].limit_y, types[i].limit_g,
-                   "what the graph alone holds, against the CPU");
-      result_free(&alone);
+      if (i == 0) {
+        result alone = run(k, AL_F64, AS_WRITTEN, which, ALONE);
+        expect_ok();
+        expect_close(&alone, &truth, types[i].limit_y, types[i].limit_g,
+                     "what the graph alone holds, against the CPU");
+        result_free(&alone);
+      }
       result_free(&got);
       result_free(&truth);
     }

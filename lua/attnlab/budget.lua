@@ -7,7 +7,7 @@ local train = require "attnlab.train"
 
 local M = {}
 
--- What f(..) gives, and the bytes that it held at once, when all that it makes is counted and nothing runs.
+-- What f(..) gives, and the bytes that it held at once on the current device, when all that it makes is counted and nothing runs.
 function M.counted(f, ...)
   local device = core.on "counting"
   collectgarbage()
@@ -57,7 +57,7 @@ local function short_run(cfg, dataset, micro_batch)
   return { parameters = parameters, flops = 2 * products, state_bytes = trainer.model:state_bytes(cfg.model.context) }
 end
 
-local ROOM = 0.9 -- of a card's memory: its kernels want other scratch than those that are counted, and pools have gaps
+local ROOM = 0.9 -- of a card's memory: pools have gaps, and libraries keep some of their own
 
 -- How many windows of a step's batch may go at once where tensors may have `bytes`: the batch, or what halving gives.
 function M.micro_batch(cfg, dataset, bytes)
