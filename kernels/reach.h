@@ -17,15 +17,17 @@ ALK_KERNEL(reach_dirty, const alk_view *x, int rows, const void *reached, void *
 /* y (packed, of x's shape) = x, but 0 in each row that is not reached; y may be a packed x. */
 ALK_KERNEL(reach_clean, const alk_view *x, int rows, const void *reached, void *y)
 
-/* The same where nobody waits for an answer: a row of x that is not finite, and that no number of its
- * row of g reaches, goes to `kept` (packed, of x's shape) and is 0 until reach_show puts it back;
- * hidden[r], one bool a row, says which. g and x share their first `rows` axes. */
+/* The same where nobody waits for an answer: in a row of x that no number of its row of g reaches, what
+ * is not finite becomes a number, by the upper bit of its exponent, until reach_show turns it back.
+ * hidden[r], one bool a row, says in which rows that is, and of these `turned`, one bit a number (row-major,
+ * each row from a word of 32 on), which numbers. g and x share their first `rows` axes. */
 typedef struct alk_reach_pair {
   alk_view g, x;
   int rows;
-  void *kept, *hidden;
+  void *turned, *hidden;
 } alk_reach_pair;
-enum { ALK_REACH_PAIRS = 2 }; /* at most n; no two have memory in common */
+#define ALK_REACH_WORDS(each) (((each) + 31) / 32) /* of a row */
+enum { ALK_REACH_PAIRS = 2 };                      /* at most n; no two have memory in common */
 ALK_KERNEL(reach_hide, int n, const alk_reach_pair *pairs)
 ALK_KERNEL(reach_show, int n, const alk_reach_pair *pairs)
 

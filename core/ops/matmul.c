@@ -187,7 +187,7 @@ static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) 
   return t;
 }
 
-/* The same where the host would have to wait: such rows are hidden while the products run. */
+/* The same where the host would have to wait: such rows go as numbers while the products run. */
 typedef struct hiding {
   int n;
   alk_reach_pair pair[ALK_REACH_PAIRS];
@@ -203,8 +203,9 @@ static void hide(al_ctx *c, hiding *h, const al_meta *y, mat d, mat x) {
   }
   if (all == 0) return;
   al_tensor **room = &h->room[2 * h->n];
-  room[0] = al_tensor_new(c, y->dtype, 1, &all), room[1] = reach_mask(c, rows);
-  k.kept = al_data(room[0]), k.hidden = al_data(room[1]);
+  room[0] = reach_mask(c, rows * ALK_REACH_WORDS(all / rows) * (int64_t)sizeof(uint32_t));
+  room[1] = reach_mask(c, rows);
+  k.turned = al_data(room[0]), k.hidden = al_data(room[1]);
   h->pair[h->n++] = k;
 }
 static void begin(al_ctx *c, const hiding *h, alk_dtype dtype) {

@@ -13,7 +13,7 @@ static inline alk_view reach_heads(const al_tensor *t) {
   return v;
 }
 
-/* A mask of n rows; new. `reached`: of none of them. */
+/* A mask of n rows, or n bytes; new. `reached`: of none of them. */
 static inline al_tensor *reach_mask(al_ctx *c, int64_t n) {
   return al_room_new(al_here(c, ALK_F64), n);
 }

@@ -4,6 +4,12 @@
 #include "vmath.h"
 #include <string.h>
 
+#ifdef ALK_IS_double
+typedef uint64_t whole; /* as many bits as a number */
+#else
+typedef uint32_t whole;
+#endif
+
 /* The address of row r. */
 static const real *row_at(const alk_view *x, int rows, int64_t r) {
   const real *p = x->data;
@@ -65,24 +71,32 @@ alk_status ALK_NAME(reach_clean)(const alk_place *place, const alk_view *x, int 
   return ALK_OK;
 }
 
-static const real *paste(const alk_view *x, int axis, real *p, const real *y) {
-  if (axis == x->ndim) *p = y ? *y++ : 0;
-  else
-    for (int64_t i = 0; i < x->size[axis]; i++) y = paste(x, axis + 1, p + i * x->stride[axis], y);
-  return y;
+/* Exchanges what is not finite for numbers, number `at` and on of a row, and notes which; or back. */
+static int64_t turn(const alk_view *x, int axis, real *p, uint32_t *turned, int64_t at, bool back) {
+  for (int64_t i = 0; axis < x->ndim && i < x->size[axis]; i++)
+    at = turn(x, axis + 1, p + i * x->stride[axis], turned, at, back);
+  if (axis < x->ndim) return at;
+  const uint32_t bit = (uint32_t)1 << at % 32;
+  uint32_t *word = turned + at / 32;
+  if (!back) *word = (at % 32 ? *word : 0) | (*p - *p == 0 ? 0 : bit);
+  if (*word & bit) {
+    whole u;
+    memcpy(&u, p, sizeof u);
+    u ^= (whole)1 << (8 * sizeof u - 2);
+    memcpy(p, &u, sizeof u);
+  }
+  return at + 1;
 }
 
 alk_status ALK_NAME(reach_hide)(const alk_place *place, int n, const alk_reach_pair *pairs) {
   for (const alk_reach_pair *k = pairs; k < pairs + n; k++) {
-    const int64_t each = count(&k->x, k->rows, k->x.ndim);
+    const int64_t words = ALK_REACH_WORDS(count(&k->x, k->rows, k->x.ndim));
     bool *hidden = k->hidden;
     for (int64_t r = 0, rows = count(&k->x, 0, k->rows); r < rows; r++) {
       const real *row = row_at(&k->x, k->rows, r);
       hidden[r] =
           !any(&k->g, k->rows, row_at(&k->g, k->rows, r), false) && any(&k->x, k->rows, row, true);
-      if (!hidden[r]) continue;
-      copy(&k->x, k->rows, row, (real *)k->kept + r * each);
-      paste(&k->x, k->rows, (real *)row, NULL);
+      if (hidden[r]) turn(&k->x, k->rows, (real *)row, (uint32_t *)k->turned + r * words, 0, false);
     }
   }
   return ALK_OK;
@@ -90,10 +104,11 @@ alk_status ALK_NAME(reach_hide)(const alk_place *place, int n, const alk_reach_p
 
 alk_status ALK_NAME(reach_show)(const alk_place *place, int n, const alk_reach_pair *pairs) {
   for (const alk_reach_pair *k = pairs; k < pairs + n; k++) {
-    const int64_t each = count(&k->x, k->rows, k->x.ndim);
+    const int64_t words = ALK_REACH_WORDS(count(&k->x, k->rows, k->x.ndim));
     for (int64_t r = 0, rows = count(&k->x, 0, k->rows); r < rows; r++)
       if (((const bool *)k->hidden)[r])
-        paste(&k->x, k->rows, (real *)row_at(&k->x, k->rows, r), (const real *)k->kept + r * each);
+        turn(&k->x, k->rows, (real *)row_at(&k->x, k->rows, r), (uint32_t *)k->turned + r * words,
+             0, true);
   }
   return ALK_OK;
 }

@@ -110,6 +110,15 @@ CUDA_TYPED_BF16(reach_clean, reach_clean)
 
 /* ---- rows hidden while a product runs --------------------------------------------------------- */
 
+template <int size> struct whole_of { typedef uint64_t type; /* as many bits as a number */ };
+template <> struct whole_of<4> { typedef uint32_t type; };
+template <> struct whole_of<2> { typedef uint16_t type; };
+/* What is not finite becomes a number, and that again what it was. */
+template <class T> __device__ static void turn(T *p) {
+  typedef typename whole_of<sizeof(T)>::type whole;
+  *(whole *)(void *)p ^= (whole)((whole)1 << (8 * sizeof(T) - 2));
+}
+
 struct two {
   alk_reach_pair of[ALK_REACH_PAIRS];
 };
@@ -136,10 +145,14 @@ template <class T> static __global__ void hide_rows(two pairs) {
       if (any_in_row(from, g, k.rows, each, lane, false)) continue;
       T *p = (T *)x.data + offset_of(x, 0, k.rows, row);
       if (!any_in_row(p, x, k.rows, each_x, lane, true)) continue;
-      for (int64_t i = lane; i < each_x; i += 32) {
-        const int64_t at = offset_of(x, k.rows, x.ndim, i);
-        ((T *)k.kept)[row * each_x + i] = p[at];
-        p[at] = (T)0.0f;
+      uint32_t *turned = (uint32_t *)k.turned + row * ALK_REACH_WORDS(each_x);
+      for (int64_t at = 0; at < each_x; at += 32) {
+        T *q = p + offset_of(x, k.rows, x.ndim, at + lane < each_x ? at + lane : at);
+        const real_of<T> v = load(q, 0);
+        const bool mine = at + lane < each_x && !(v - v == 0);
+        const unsigned all = __ballot_sync(0xffffffffu, mine);
+        if (mine) turn(q);
+        if (lane == 0) turned[at / 32] = all;
       }
       if (lane == 0) ((bool *)k.hidden)[row] = true;
     }
@@ -155,8 +168,9 @@ template <class T> static __global__ void show_rows(two pairs) {
   GRID_LOOP(r, n)
   if (((const bool *)k.hidden)[r]) {
     T *p = (T *)x.data + offset_of(x, 0, k.rows, r);
+    const uint32_t *turned = (const uint32_t *)k.turned + r * ALK_REACH_WORDS(each);
     for (int64_t i = 0; i < each; i++)
-      p[offset_of(x, k.rows, x.ndim, i)] = ((const T *)k.kept)[r * each + i];
+      if (turned[i / 32] >> i % 32 & 1) turn(p + offset_of(x, k.rows, x.ndim, i));
   }
 }
 
