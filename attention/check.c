@@ -1,10 +1,12 @@
 /* check.c: the conformance driver: its parts in order, and the rows they find. */
+#define _POSIX_C_SOURCE 200809L /* clock_gettime */
 #include "check_run.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 const char *attn_verdict_name(attn_verdict v) {
   static const char *const names[] = {"pass", "FAIL", "refused", "exempt"};
@@ -67,9 +69,28 @@ void check_error(attn_check *k, const char *check, const char *form, const char 
 
 /* ---- places --------------------------------------------------------------------------------- */
 
-void check_truth(attn_check *k) { al_on(k->c, "cpu"); }
-void check_there(attn_check *k) { al_on(k->c, k->device); }
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* What was queued has been read by then: rows are made of numbers. */
+static void go(attn_check *k, const char *device, bool at_truth) {
+  const double t = now();
+  k->spent[!k->at_truth] += t - k->since;
+  k->since = t, k->at_truth = at_truth;
+  al_on(k->c, device);
+}
+
+void check_truth(attn_check *k) { go(k, "cpu", true); }
+void check_there(attn_check *k) { go(k, k->device, false); }
 bool check_elsewhere(const attn_check *k) { return strcmp(k->device, "cpu") != 0; }
+
+const char *attn_check_device(const attn_check *k) { return k->device; }
+double attn_check_seconds(const attn_check *k, bool there) {
+  return check_elsewhere(k) ? k->spent[there] : there ? k->spent[0] + k->spent[1] : 0;
+}
 
 static int64_t live(attn_check *k) {
   check_truth(k);
@@ -145,6 +166,7 @@ bool attn_check_step(attn_check *k) {
   if (k->part >= N_PARTS) return false;
   const char *name = parts[k->part].name;
   k->running = name;
+  k->since = now();
   parts[k->part++].run(k);
   if (al_error(k->c) != AL_OK) check_error(k, name, "", "");
   const int64_t left = live(k);

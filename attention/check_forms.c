@@ -217,8 +217,10 @@ void check_forms(attn_check *k) {
         const way *w = &k->ways[i];
         if (w->refused || way_most(k, w, T) < T) continue;
         probe p;
+        const al_work before = al_work_done(k->c);
         double *v = output(k, &p, w, d ? AL_F32 : AL_F64, T);
         if (v) {
+          way_note(k, w, p.dtype, &before, v, p.B * T * probe_row(&p));
           double limit = !d ? f64_limit : sway > f32_limit ? sway : f32_limit;
           if (d && i) limit = other_limit(plain, sway, all[i][0].worst.worst);
           compare(&all[i][d], v, truth, &p, limit);

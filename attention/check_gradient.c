@@ -289,9 +289,11 @@ static void against_first(attn_check *k, const way *w, al_dtype dtype, double *c
   }
   target g = of_probe(&p);
   int i = 0;
+  const al_work before = al_work_done(k->c);
   if (!reverse(&g, grad)) {
     check_error(k, "gradient", w->label, type);
   } else {
+    for (int j = 0; j < g.n_t; j++) way_note(k, w, dtype, &before, grad[j], al_numel(g.t[j]));
     const double e = worst_of(&g, grad, want, all, size, &i);
     double limit = f64_limit;
     if (dtype == AL_F32) limit = w == k->ways ? f32_limit : fmax(f32_factor * *plain, f32_floor);

@@ -178,7 +178,7 @@ void check_hidden(attn_check *k) {
       const way *w = &k->ways[i];
       const al_dtype dtype = d ? AL_F32 : AL_F64;
       double worst = 0;
-      bool good = !w->refused;
+      bool good = !w->refused && !way_stands(k, w, dtype, "hidden gradient");
       for (int n = 0; n < N_HIDINGS && good; n++) {
         if (hidings[n].lengths ? !way_takes_lengths(k, w) : hidings[n].row < 0 && !causal) continue;
         good = hold(k, w, dtype, &hidings[n], &worst);

@@ -57,8 +57,11 @@ static attn_check_row *passed(attn_check *k, const char *check, const way *w, al
 /* Every way that runs, in both types. */
 static void each_way(attn_check *k, void (*f)(attn_check *, const way *, al_dtype)) {
   for (int i = 0; i < k->n_ways; i++)
-    for (int d = 0; d < 2; d++)
-      if (!k->ways[i].refused) f(k, &k->ways[i], d ? AL_F32 : AL_F64);
+    for (int d = 0; d < 2; d++) {
+      const way *w = &k->ways[i];
+      const al_dtype dtype = d ? AL_F32 : AL_F64;
+      if (!w->refused && !way_stands(k, w, dtype, k->running)) f(k, w, dtype);
+    }
 }
 
 /* ---- causality ------------------------------------------------------------------------------ */

@@ -187,6 +187,31 @@ differs probe_differ(const double *got, const double *want, int64_t B, int64_t T
 
 /* ---- ways ----------------------------------------------------------------------------------- */
 
+void way_note(attn_check *k, const way *w, al_dtype dtype, const al_work *before, const double *v,
+              int64_t n) {
+  uint64_t *ran = &k->ways[w - k->ways].ran[dtype == AL_F32];
+  *ran = *ran * 6364136223846793005u + (al_work_done(k->c).kernels - before->kernels);
+  for (int64_t i = 0; v && i < n; i++) {
+    uint64_t bits;
+    memcpy(&bits, &v[i], sizeof bits);
+    *ran = (*ran ^ bits) * 1099511628211u;
+  }
+}
+
+bool way_stands(attn_check *k, const way *w, al_dtype dtype, const char *check) {
+  const bool f32 = dtype == AL_F32;
+  if (!check_elsewhere(k)) return false;
+  for (const way *o = k->ways; o < w; o++)
+    if (!o->refused && o->ran[f32] == w->ran[f32]) {
+      check_row(k, check, w->label, al_dtype_name(dtype), ATTN_EXEMPT,
+                "ran the same kernels as '%s' to the same bits in every form and gradient; "
+                "that way is held to it",
+                o->label);
+      return true;
+    }
+  return false;
+}
+
 bool way_replayed(const attn_check *k, const way *w) {
   return w->how != WHOLE && !k->family->state;
 }

@@ -13,14 +13,18 @@ typedef struct way {
   al_opts *opts;
   bool refused;
   char why[400];
+  uint64_t ran
+      [2]; /* of its forms and gradients so far in f64, f32: which kernels, and the bits they made */
 } way;
 
 static const double f32_rounding = 0x1p-23; /* twice what one operation may be off */
 
 enum { MAX_WAYS = 24, N_IN = 4, MAX_TENSORS = N_IN + ATTN_MAX_PARAMS };
 struct attn_check {
-  al_ctx *c;          /* of its own */
-  const char *device; /* where it runs; the truth is made on the CPU */
+  al_ctx *c;              /* of its own */
+  const char *device;     /* where it runs; the truth is made on the CPU */
+  bool at_truth;          /* now on the CPU */
+  double since, spent[2]; /* clock when that began; seconds of the truth, of the device */
   const attn_family *family;
   al_opts *opts;
   attn_sizes sizes;
@@ -96,6 +100,12 @@ void check_say(attn_check_row *r, const char *fmt, ...) __attribute__((format(pr
 void check_error(attn_check *k, const char *check, const char *form, const char *dtype);
 /* Does an error that is pending come from the family's own refusal? */
 bool check_is_refusal(const attn_check *k);
+/* After a run of `w` since `before`, which made n numbers (NULL: none). */
+void way_note(attn_check *k, const way *w, al_dtype dtype, const al_work *before, const double *v,
+              int64_t n);
+/* Off the CPU, where launches take the time: is there a way before w that has run the same kernels to the same bits each
+ * time? It stands for w in the parts that run a way often; an exempt row says so. The CPU's check runs each. */
+bool way_stands(attn_check *k, const way *w, al_dtype dtype, const char *check);
 bool way_replayed(const attn_check *k, const way *w); /* a state that keeps all inputs */
 bool way_takes_lengths(const attn_check *k, const way *w);
 int64_t way_most(const attn_check *k, const way *w, int64_t T); /* at most T tokens */

@@ -23,7 +23,8 @@ struct al_block {
   int bin,
       holders; /* its class, -1: it is not kept; storages whose data this is: more than one after
                      * al_fork */
-  char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int) - sizeof(int64_t)];
+  bool clean;  /* of a device: it holds NaN since it was freed */
+  char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int) - sizeof(int64_t) - sizeof(bool)];
 };
 _Static_assert(sizeof(al_block) == 64, "data must stay 64-byte aligned");
 
@@ -64,7 +65,41 @@ static al_block *kept_block(al_device *d, int bin) {
   if (!b) return NULL;
   d->bins[bin] = b->next;
   d->mem.cached -= b->size;
+  d->n_used -= !b->clean;
   return b;
+}
+
+/* Blocks of a device are filled with NaN many at a time, as each time costs a launch: so long as fewer than that were
+ * used, new ones are taken. */
+enum { MANY_USED = 64 };
+
+static void clean_kept(al_device *d) {
+  void *data[AL_POISONED];
+  int64_t bytes[AL_POISONED];
+  int n = 0;
+  for (int i = 0; i < AL_BINS; i++)
+    for (al_block *b = d->bins[i]; b; b = b->next) {
+      if (b->clean) continue;
+      data[n] = b->data, bytes[n++] = b->size, b->clean = true;
+      if (n == AL_POISONED) d->poison(d, n, data, bytes), n = 0;
+    }
+  if (n) d->poison(d, n, data, bytes);
+  d->n_used = 0;
+}
+
+/* A kept block of that class that holds NaN, or NULL. */
+static al_block *clean_block(al_device *d, int bin) {
+  if (bin < 0) return NULL;
+  for (;;) {
+    for (al_block **at = &d->bins[bin], *b; (b = *at); at = &b->next)
+      if (b->clean) {
+        *at = b->next;
+        d->mem.cached -= b->size;
+        return b;
+      }
+    if (d->n_used < MANY_USED) return NULL;
+    clean_kept(d);
+  }
 }
 
 static bool fails_now(al_ctx *c) { return c->fail_at > 0 && --c->fail_at == 0; }
@@ -98,6 +133,7 @@ static void trim(al_device *d) {
       free(b);
     }
   d->mem.cached = 0;
+  d->n_used = 0;
   if (d->trim && !d->dead[0]) d->trim(d);
 }
 
@@ -105,24 +141,22 @@ static al_block *device_block(al_ctx *c, al_device *d, int64_t bytes) {
   static char nowhere[1];
   int64_t size;
   const int bin = class_of(d, bytes, &size);
+  const bool poisoned = c->poison && d->poison;
   if (d->dead[0]) return NULL;
-  al_block *b = kept_block(d, bin);
-  if (!b) {
-    b = malloc(sizeof *b);
-    if (!b) return NULL;
-    b->bin = bin, b->size = size;
-    b->data = d->counts ? nowhere : d->take(d, size);
-    if (!b->data && !d->dead[0]) { /* what is kept may be what is missing */
-      trim(d);
-      b->data = d->take(d, size);
-    }
+  al_block *b = poisoned ? clean_block(d, bin) : kept_block(d, bin);
+  if (b || !(b = malloc(sizeof *b))) return b;
+  b->bin = bin, b->size = size;
+  b->data = d->counts ? nowhere : d->take(d, size);
+  if (!b->data && !d->dead[0]) { /* what is kept may be what is missing */
+    trim(d);
+    b->data = d->take(d, size);
   }
-  if (b->data) {
-    if (c->poison && d->poison) d->poison(d, b->data, size);
-    return b;
+  if (!b->data) {
+    free(b);
+    return NULL;
   }
-  free(b);
-  return NULL;
+  if (poisoned) d->poison(d, 1, &b->data, &size);
+  return b;
 }
 
 static al_block *take(al_ctx *c, al_device *d, int64_t bytes) {
@@ -155,6 +189,7 @@ static void drop(al_device *d, al_block *b, int64_t bytes) {
     b->next = d->bins[b->bin];
     d->bins[b->bin] = b;
     d->mem.cached += b->size;
+    d->n_used++, b->clean = false;
     return;
   }
   if (!d->host && !d->counts) d->give(d, b->data, b->size);

@@ -183,10 +183,12 @@ typedef struct al_turn {
 } al_turn;
 AL_API al_turn al_turn_begin(al_ctx *c, const char *who);
 AL_API void al_turn_end(al_ctx *c, const al_turn *t);
-/* On the current device so far: multiply-adds of matrix products and attention, and the bytes of the
- * operands and results of the former. */
+/* On the current device so far: multiply-adds of matrix products and attention, the bytes of the operands
+ * and results of the former, and a sum of numbers that the names and types of kernels make: what adds as
+ * much to it ran the same kernels as often. */
 typedef struct al_work {
   int64_t products, bytes;
+  uint64_t kernels;
 } al_work;
 AL_API al_work al_work_done(const al_ctx *c);
 

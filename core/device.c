@@ -176,6 +176,9 @@ bool al_runs(const al_place *at) {
 }
 
 al_status al_ran(const al_place *at, const char *kernel, alk_status st) {
+  uint64_t h = 1469598103934665603u + at->k.dtype; /* FNV */
+  for (const char *p = kernel; *p; p++) h = (h ^ (unsigned char)*p) * 1099511628211u;
+  at->device->work.kernels += h;
   if (at->device->shut) at->device->shut(at->device);
   al_device_settle(at->c, at->device, kernel);
   if (st != ALK_OK) al_fail(at->c, AL_ESTATE, "kernel %s: failed", kernel);

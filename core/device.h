@@ -11,7 +11,7 @@ typedef struct al_ids_check {
 } al_ids_check;
 enum { AL_CHECKS = 64 };
 
-enum { AL_BINS = 512 };
+enum { AL_BINS = 512, AL_POISONED = 128 };
 
 /* What memory and kernels there are to a place. */
 struct al_device {
@@ -23,6 +23,7 @@ struct al_device {
       *like; /* of such a one: what would be held there is counted; it was current before */
   al_mem mem;
   struct al_block *bins[AL_BINS]; /* freed blocks by size class */
+  int n_used;                     /* of these that do not hold NaN */
   int64_t limit, room;            /* of mem.live, 0: none; bytes there are in all, 0: not known */
   al_work work;
   void *queue;
@@ -33,9 +34,9 @@ struct al_device {
   void (*to_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*from_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*open)(al_device *d), (*shut)(al_device *d);
-  /* May be NULL: new memory holds NaN; kept memory goes back to the system; what went wrong since it
+  /* May be NULL: n blocks, AL_POISONED at most, hold NaN from now on; kept memory goes back to the system; what went wrong since it
    * was asked last, or NULL, and whether the process can use the device no more. */
-  void (*poison)(al_device *d, void *data, int64_t bytes);
+  void (*poison)(al_device *d, int n, void *const *data, const int64_t *bytes);
   void (*trim)(al_device *d);
   const char *(*failure)(al_device *d, bool *dead);
   /* kernels/module.h; NULL: there is one way to compute a product. */

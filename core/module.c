@@ -97,8 +97,8 @@ static void give(al_device *d, void *data, int64_t bytes) {
   (void)bytes;
   module->give(d->queue, data);
 }
-static void poison(al_device *d, void *data, int64_t bytes) {
-  module->poison(d->queue, data, bytes);
+static void poison(al_device *d, int n, void *const *data, const int64_t *bytes) {
+  module->poison(d->queue, n, data, bytes);
 }
 static void to_host(al_device *d, void *to, const void *from, int64_t bytes) {
   module->to_host(d->queue, to, from, bytes);

@@ -18,7 +18,8 @@ typedef struct alk_module {
   void (*use)(void *queue); /* the calling thread's next calls go to its card */
   void *(*take)(void *queue, int64_t bytes);
   void (*give)(void *queue, void *data);
-  void (*poison)(void *queue, void *data, int64_t bytes);
+  void (*poison)(void *queue, int n, void *const *data,
+                 const int64_t *bytes); /* n blocks, with NaN */
   /* to_host waits for what was queued; from_host returns when `from` was read. */
   void (*to_host)(void *queue, void *to, const void *from, int64_t bytes);
   void (*from_host)(void *queue, void *to, const void *from, int64_t bytes);

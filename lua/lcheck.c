@@ -106,8 +106,20 @@ static int check_passed(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg methods[] = {
-    {"step", check_step}, {"rows", check_rows}, {"passed", check_passed}, {NULL, NULL}};
+/* k:seconds() -> {[device] =}, and cpu = those of the truth */
+static int check_seconds(lua_State *L) {
+  const attn_check *k = check(L);
+  lua_newtable(L);
+  set_number(L, "cpu", attn_check_seconds(k, false));
+  set_number(L, attn_check_device(k), attn_check_seconds(k, true));
+  return 1;
+}
+
+static const luaL_Reg methods[] = {{"step", check_step},
+                                   {"rows", check_rows},
+                                   {"passed", check_passed},
+                                   {"seconds", check_seconds},
+                                   {NULL, NULL}};
 static const luaL_Reg functions[] = {
     {"new", check_new}, {"canonical", check_canonical}, {NULL, NULL}};
 

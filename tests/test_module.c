@@ -53,6 +53,35 @@ START_TEST(drawn_alike) {
 }
 END_TEST
 
+/* Memory that is given out is NaN, new or used, of any size, and most of it is used again. */
+START_TEST(poisoned) {
+  enum { MOST = 200000 };
+  static const int64_t sizes[] = {1, 3, 100, 1025, 20000, MOST};
+  enum { SIZES = sizeof sizes / sizeof *sizes, TURNS = 300 };
+  al_ctx *c = al_ctx_new();
+  int cards;
+  al_cuda(&cards);
+  al_memory_poison(c, true);
+  double *v = malloc(MOST * sizeof *v);
+  if (cards) al_on(c, "cuda");
+  int64_t after_half = 0;
+  for (int turn = 0; cards && turn < TURNS; turn++) {
+    const int64_t n = sizes[turn % SIZES];
+    al_tensor *t = al_tensor_new(c, turn % 2 ? AL_F32 : AL_F64, 1, &n);
+    ck_assert_int_eq(al_read(t, v, n), AL_OK);
+    for (int64_t i = 0; i < n; i++)
+      ck_assert_msg(v[i] != v[i], "turn %d: %lld", turn, (long long)i);
+    al_tensor *full = al_tensor_full(c, al_type(t), 1, &n, 2); /* what is given back is no NaN */
+    al_release(full);
+    al_release(t);
+    if (turn == TURNS / 2) after_half = al_memory(c).cached;
+  }
+  ck_assert_int_eq(al_memory(c).cached, after_half);
+  free(v);
+  al_ctx_free(c);
+}
+END_TEST
+
 /* A kernel that writes nowhere ends the use of the card: every call after it says so, by its name. */
 START_TEST(broken_card) {
   al_ctx *c = al_ctx_new();
@@ -159,6 +188,7 @@ Suite *suite_test_module(void) {
   TCase *t = tcase_create("cards");
   tcase_add_test(t, names);
   tcase_add_test(t, drawn_alike);
+  tcase_add_test(t, poisoned);
   tcase_add_test(t, plans);
   tcase_add_test(t, broken_card);
   suite_add_tcase(s, t);

@@ -28,6 +28,7 @@ typedef struct cuda_queue {
 } cuda_queue;
 static const size_t WORKSPACE = (size_t)32 << 20;
 void cuda_blas_end(cuda_queue *q);
+void cuda_blas_forget(cuda_queue *q); /* its plans */
 char *cuda_plans_save(cuda_queue *q, char *why, size_t n); /* ../module.h has these three */
 bool cuda_plans_load(cuda_queue *q, const char *text, char *why, size_t n);
 bool cuda_plans_time(cuda_queue *q, bool on);

@@ -105,11 +105,19 @@ typedef struct blas {
   bool timing;
 } blas;
 
+void cuda_blas_forget(cuda_queue *q) {
+  blas *b = (blas *)q->blas;
+  for (int i = 0; b && i < BUCKETS; i++) {
+    for (plan *p = b->plans[i], *next; p; p = next) next = p->next, free(p);
+    b->plans[i] = NULL;
+  }
+  if (b) b->timing = false;
+}
+
 void cuda_blas_end(cuda_queue *q) {
   blas *b = (blas *)q->blas;
   if (!b) return;
-  for (int i = 0; i < BUCKETS; i++)
-    for (plan *p = b->plans[i], *next; p; p = next) next = p->next, free(p);
+  cuda_blas_forget(q);
   if (b->handle) p_cublasLtDestroy(b->handle);
   if (q->workspace) cudaFreeAsync(q->workspace, q->stream);
   free(b);

@@ -96,13 +96,29 @@ static int64_t memory(int i) {
   return 0;
 }
 
+/* The queue that was closed last, for the next that is opened: handles of libraries and buffers that the card reads
+ * take longer to make than a small test runs. */
+static cuda_queue *idle;
+
+static thread_local int at_card = -1; /* asking the runtime costs more than a kernel's launch may */
+static cudaError_t turn_to(int card) {
+  if (at_card == card) return cudaSuccess;
+  const cudaError_t e = cudaSetDevice(card);
+  at_card = e == cudaSuccess ? card : -1;
+  return e;
+}
+
+static void end_queue(cuda_queue *q);
 static void *open_queue(int card, char *why, size_t n) {
-  cuda_queue *q = (cuda_queue *)calloc(1, sizeof *q);
+  cuda_queue *q = __atomic_exchange_n(&idle, (cuda_queue *)NULL, __ATOMIC_ACQ_REL);
+  if (q && q->card == card && turn_to(card) == cudaSuccess) return q;
+  if (q) end_queue(q);
+  q = (cuda_queue *)calloc(1, sizeof *q);
   if (!q) return snprintf(why, n, "out of memory"), (void *)NULL;
   q->card = card;
   cudaMemPool_t pool;
   uint64_t keep = UINT64_MAX; /* what is given back stays in the pool */
-  cudaError_t e = cudaSetDevice(card);
+  cudaError_t e = turn_to(card);
   if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking);
   if (e == cudaSuccess) e = cudaDeviceGetDefaultMemPool(&pool, card);
   if (e == cudaSuccess) e = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep);
@@ -120,10 +136,8 @@ static void *open_queue(int card, char *why, size_t n) {
 }
 
 static void end_stages(cuda_queue *q);
-static void close_queue(void *queue) {
-  cuda_queue *q = (cuda_queue *)queue;
-  cudaSetDevice(q->card);
-  cudaStreamSynchronize(q->stream);
+static void end_queue(cuda_queue *q) {
+  turn_to(q->card);
   cuda_blas_end(q);
   cuda_sdpa_end(q);
   end_stages(q);
@@ -131,12 +145,18 @@ static void close_queue(void *queue) {
   cudaGetLastError();
   free(q);
 }
-
-static void use(void *queue) {
-  static thread_local int now = -1; /* asking the runtime costs more than a kernel's launch may */
-  const int card = ((cuda_queue *)queue)->card;
-  if (now != card && cudaSetDevice(card) == cudaSuccess) now = card;
+static void close_queue(void *queue) {
+  cuda_queue *q = (cuda_queue *)queue;
+  turn_to(q->card);
+  if (cudaStreamSynchronize(q->stream) == cudaSuccess) {
+    cuda_blas_forget(q);
+    q->failed = false;
+    q = __atomic_exchange_n(&idle, q, __ATOMIC_ACQ_REL);
+  }
+  if (q) end_queue(q);
 }
+
+static void use(void *queue) { turn_to(((cuda_queue *)queue)->card); }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
@@ -152,9 +172,27 @@ static void give(void *queue, void *data) {
   use(queue);
   cudaFreeAsync(data, ((cuda_queue *)queue)->stream);
 }
-static void poison(void *queue, void *data, int64_t bytes) {
+/* Small blocks in one launch, a warp each: bytes of 0xff are a NaN in every float type, -1 in i32. */
+static const int64_t SMALL = (int64_t)64 << 10;
+struct small_blocks {
+  uint4 *data[128];
+  int64_t n[128];
+};
+static __global__ void poison_blocks(small_blocks all) {
+  uint4 *p = all.data[blockIdx.x];
+  for (int64_t i = threadIdx.x; i < all.n[blockIdx.x]; i += blockDim.x) p[i] = {~0u, ~0u, ~0u, ~0u};
+}
+static void poison(void *queue, int n, void *const *data, const int64_t *bytes) {
+  const cudaStream_t stream = ((cuda_queue *)queue)->stream;
+  small_blocks all;
+  unsigned small = 0;
   use(queue);
-  cudaMemsetAsync(data, 0xff, (size_t)bytes, ((cuda_queue *)queue)->stream);
+  for (int i = 0; i < n; i++) {
+    if (n == 1 || bytes[i] > SMALL || bytes[i] % 16 || small == sizeof all.n / sizeof *all.n)
+      cudaMemsetAsync(data[i], 0xff, (size_t)bytes[i], stream);
+    else all.data[small] = (uint4 *)data[i], all.n[small++] = bytes[i] / 16;
+  }
+  if (small) poison_blocks<<<small, 32, 0, stream>>>(all);
 }
 static void copy(void *queue, void *to, const void *from, int64_t bytes, cudaMemcpyKind kind) {
   const cudaStream_t s = ((cuda_queue *)queue)->stream;

@@ -347,6 +347,8 @@ if PRETENDED then T.test("check: what a device makes is held to the CPU, outputs
   local right, good = tiny.run { "check", "softmax", "out_dir=" .. root }
   T.eq(right, 0)
   T.ok(good:find "gradient" and not good:find "central differences", good)
+  T.ok(good:find "exempt:.*causality %(by tokens f64.-%): ran the same kernels as 'recurrent composed'", good)
+  T.ok(good:find "passed in [%d:]+, of it on pretended [%d:]+; ", good)
   T.eq(#core.sys.list(root .. "/certificates"), 1)
   T.ok(core.sys.list(root .. "/certificates")[1]:find "%+pretended%.json$")
   local code, out = tiny.run({ "check", "softmax", "out_dir=" .. root }, { ATTNLAB_PRETENDED_WRONG = "1" })

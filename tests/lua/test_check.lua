@@ -2,6 +2,7 @@
 local T = ...
 local core = require "attnlab.core"
 local certificate = require "attnlab.certificate"
+local checkers = require "attnlab.checkers"
 local config = require "attnlab.config"
 local json, sys = core.json, core.sys
 
@@ -33,6 +34,7 @@ T.test("a variant that holds: table, status 0, a certificate that names what was
   T.eq(record.variant, "p1/linear_elu")
   T.eq(record.version, core.version)
   T.eq(record.options, options)
+  T.ok(record.seconds_on.cpu > 0 and record.seconds_on.cpu <= record.seconds, "seconds by device")
   T.ok(record.date:find "^%d%d%d%d%-%d%d%-%d%dT" and record.build and record.source.program and #record.rows > 50)
   local all = json.decode(sys.read(file))
   T.eq(all.passed, true)
@@ -82,6 +84,22 @@ T.test("a variant that does not end is a failure", function()
   T.ok(text:find("no progress for 2 s: a call of the variant does not end", 1, true), text)
   T.eq(recorded "hangs".passed, false)
   T.eq((run("p1/softmax", "--patience", "0")), 2)
+end)
+
+T.test("variants that share a process: one that ends it, or does not pass, is the last there and takes no other with it", function()
+  local list, dir, order = {}, T.folder(), {}
+  local paths = {}
+  for i, name in ipairs { "crashes", "row_sums" } do paths[i] = build .. "/tests/broken/" .. name .. ".so" end
+  for i, name in ipairs { "p1/linear_elu", "crashes", "row_sums", "p2/cottention", "p1/linear_elu" } do
+    list[i] = { name = name, plugins = paths, out = dir .. "/" .. i, family = name, options = "" }
+  end
+  local whole = checkers.run(list, { text = "", patience = 300, device = "cpu", jobs = 1, most = 4 }, function(job)
+    order[#order + 1] = ("%s %s"):format(job.name, job.result.passed)
+  end)
+  T.eq(whole, true)
+  T.eq(order, { "p1/linear_elu true", "crashes false", "row_sums false", "p2/cottention true", "p1/linear_elu true" })
+  T.ok(list[2].result.rows[1].text:find "the process ended by signal 11", list[2].result.rows[1].text)
+  T.eq(sys.list(dir), {})
 end)
 
 T.test("what cannot be checked is an error that names it", function()

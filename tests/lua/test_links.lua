@@ -119,7 +119,7 @@ T.test("a link in the place of what a writer is about to make", function()
   T.raises(function() certificate.write(root, { family = "x", options = "", rows = {} }) end, "certificates/x%-%x+.json: a link")
   T.eq(certificate.find(root, "x", "").certificate, "none")
   link(root .. "/certificates/.7.live")
-  local code, text = tiny.run { "checker", "--out", names.inside(root, "certificates/.7"), "softmax" }
+  local code, text = tiny.run { "checker", "softmax", "--out", names.inside(root, "certificates/.7") }
   T.ok(code == 1 and text:find "certificates/%.7%.live: a link", text)
   T.eq(all_in(outside), { kept = sys.sha256 "kept" })
 end)

@@ -91,9 +91,10 @@ local function check(args, usage)
 end
 
 local function checker(args, usage)
-  if not args.flags.out then usage("checker: --out FILE is needed") end
+  local files = args.flags.out or {}
+  if #files ~= #args.words then usage("checker: --out FILE for each name is needed") end
   words.on(args, usage)
-  require("attnlab.check").work(args.words[1], args.words[2] or "", args.flags.out)
+  require("attnlab.checkers").work(args.words, args.flags.options or "", files)
 end
 
 return {
@@ -114,11 +115,13 @@ return {
     doc = "hold a variant to every form, its gradients and its claims; writes its certificate",
     options = { { name = "all", doc = "every preset, family and example plug-in" },
                 { name = "json", value = "FILE", doc = "all rows of all variants" },
-                { name = "patience", value = "N", doc = "seconds without progress that end a variant (300)" }, words.DEVICE,
+                { name = "patience", value = "N", doc = "seconds without progress that end a variant (300)" },
+                { name = "jobs", value = "N", doc = "processes at a time (default: one per core; on a GPU two)" }, words.DEVICE,
                 words.PLUGIN },
     more = "Options of the variant come on top of the preset's; out_dir=DIR is where certificates go (runs).\n"
       .. "On a GPU outputs and gradients are held to the CPU's f64, number by number." },
-  { name = "checker", args = "--out FILE NAME [OPTIONS]", least = 1, most = 2, hidden = true, run = checker,
-    doc = "one variant of a check (internal)", options = { { name = "out", value = "FILE", doc = "its result" }, words.DEVICE,
-      words.PLUGIN } },
+  { name = "checker", args = "NAME .. --out FILE ..", least = 1, most = math.huge, hidden = true, run = checker,
+    doc = "variants of a check (internal)",
+    options = { { name = "out", value = "FILE", many = true, doc = "the result of each" },
+                { name = "options", value = "TEXT", doc = "on top of each" }, words.DEVICE, words.PLUGIN } },
 }
