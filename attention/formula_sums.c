@@ -181,15 +181,18 @@ static al_tensor *attend(const run *r, const sums *n, bool denominator, al_tenso
   const f_text f = f_options(r, denominator);
   al_tensor *decay = denominator && r->f->own_decay ? NULL : n->decay;
   const bool norms = n->normed && !denominator;
+  char end[80] = "";
+  if (norms)
+    snprintf(end, sizeof end, " norm=%s norm_eps=%.17g", alk_norms[r->f->norm].word,
+             r->f->norm_eps);
   al_tensor *out[3];
   *m = NULL;
   al_run_into(r->c, "attend",
               AL_IN(n->q, n->k, v, decay, f.coefficients, r->lengths, v_scale, f.scalars), out, 3,
               "%s%s%s feature_map=%s stat=%s normalise=%s scale=%.17g dropout=%.17g library=%s "
-              "norm=%s norm_eps=%.17g %s",
+              "%s%s",
               f.f, f.limits, f.expr, kernel_map(r, n), alk_statistics[stat].word,
-              divide ? "true" : "false", n->scale, dropout, library_of(r),
-              alk_norms[norms ? r->f->norm : ALK_NORM_none].word, r->f->norm_eps, r->vis);
+              divide ? "true" : "false", n->scale, dropout, library_of(r), r->vis, end);
   *W = row_first(r, out[1]);
   if (f.has_reference && !norms) *m = row_first(r, out[2]);
   return out[0];
