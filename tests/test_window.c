@@ -267,9 +267,11 @@ static tensors run(const al_place *p, alk_attn_spec a, al_dtype t, al_dtype of_s
   al_tensor *y = room(t, rows * E), *W = room(of_sums, rows), *m = room(of_sums, rows),
             *dq = room(t, rows * D), *dk = room(t, keys * D), *dv = room(t, keys * E),
             *dsums = Hd ? room(AL_F64, B * H * S) : NULL;
+  a.g.lengths = NULL; /* read at the place alone */
+  al_tensor *scratch = AL_ROOM(p, attn_fwd, &a), *more = AL_ROOM(p, attn_bwd, &a);
   a.g.lengths = al_data(there(AL_I32, B, lengths));
   ALK_RUN(p, attn_fwd, &a, al_data(q), al_data(k), al_data(v), NULL, al_data(sums), al_data(y),
-          al_data(W), NULL, al_data(m), al_data(AL_ROOM(p, attn_fwd, &a)));
+          al_data(W), NULL, al_data(m), al_data(scratch));
   const alk_attn_grad g = {.q = al_data(q),
                            .k = al_data(k),
                            .v = al_data(v),
@@ -282,7 +284,7 @@ static tensors run(const al_place *p, alk_attn_spec a, al_dtype t, al_dtype of_s
                            .dk = al_data(dk),
                            .dv = al_data(dv),
                            .dsums = al_data(dsums)};
-  ALK_RUN(p, attn_bwd, &a, &g, al_data(AL_ROOM(p, attn_bwd, &a)));
+  ALK_RUN(p, attn_bwd, &a, &g, al_data(more));
   tensors r = empty(B, T, S);
   al_read(y, r.y, rows * E), al_read(W, r.W, rows), al_read(m, r.m, rows);
   al_read(dq, r.dq, rows * D), al_read(dk, r.dk, keys * D), al_read(dv, r.dv, keys * E);
