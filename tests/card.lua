@@ -34,28 +34,45 @@ local function tail(text, n)
   return table.concat(lines, "\n", math.max(1, #lines - n + 1))
 end
 
--- Runs a command to its end; its status and what it said.
-local function run(name, argv, env)
-  local log = ("%s/%s.log"):format(folder, name)
-  sys.write(log, "")
-  argv.stdout, argv.stderr, argv.env = log, log, env
+-- Runs commands {name =, argv =, env =} beside one another to their ends; of each whether it went well, what it said, the seconds
+-- of all, and how it ended.
+local function run_all(list)
   local began = sys.clock()
-  local started, pid = pcall(sys.spawn, argv)
-  if not started then return false, tostring(pid), 0 end
-  local how, code = sys.wait(pid)
-  return how == "exited" and code == 0, sys.read(log), sys.clock() - began, ("%s %s"):format(how, code)
+  for _, c in ipairs(list) do
+    c.log = ("%s/%s.log"):format(folder, c.name)
+    sys.write(c.log, "")
+    c.argv.stdout, c.argv.stderr, c.argv.env = c.log, c.log, c.env
+    c.started, c.pid = pcall(sys.spawn, c.argv)
+  end
+  for _, c in ipairs(list) do
+    if c.started then
+      local how, code = sys.wait(c.pid)
+      c.ok, c.text, c.how = how == "exited" and code == 0, sys.read(c.log), ("%s %s"):format(how, code)
+    else
+      c.ok, c.text, c.how = false, tostring(c.pid), "not started"
+    end
+    c.seconds = sys.clock() - began
+  end
+  return list
 end
 
--- One check of a part. good(text): what else its output must have, or nil and why.
-local function step(name, argv, env, good)
-  local ok, text, seconds, how = run(name, argv, env)
-  local why = not ok and how or nil
-  if ok and good then why = good(text) end
-  if why then failed[#failed + 1] = name end
-  say("%s %s  %.1f s%s", why and "FAILED" or "passed", name, seconds, why and ": " .. why or "")
-  if why then say("%s\n  all of it: %s/%s.log", tail(text, 25), folder, name) end
-  return text
+local function run(name, argv, env)
+  local c = run_all { { name = name, argv = argv, env = env } }[1]
+  return c.ok, c.text
 end
+
+-- Checks of a part. good(text): what else the output of each must have, or nil and why.
+local function steps(list, good)
+  for _, c in ipairs(run_all(list)) do
+    local why = not c.ok and c.how or good and good(c.text) or nil
+    if why then failed[#failed + 1] = c.name end
+    say("%s %s  %.1f s%s", why and "FAILED" or "passed", c.name, c.seconds, why and ": " .. why or "")
+    if why then say("%s\n  all of it: %s", tail(c.text, 25), c.log) end
+  end
+  return list[1].text
+end
+
+local function step(name, argv, env, good) return steps({ { name = name, argv = argv, env = env } }, good) end
 
 local function skip(name, why)
   skipped[#skipped + 1] = name
@@ -89,6 +106,8 @@ local FIGURES = { "plot", "surgery_shown", "transcript" } -- drawn by gnuplot, f
 
 local CASES = { "shapes", "gradient", "values", "place", "allocations", "bf16" } -- of check_ops
 
+local SHARES = 12 -- processes that share the ops under a tool, which makes each of them slow
+
 local function sanitizer(tool, cases)
   local found
   for _, dir in ipairs { "", "/usr/local/cuda/bin/" } do
@@ -102,8 +121,14 @@ local function sanitizer(tool, cases)
   local ok, text = run("sanitizer", { found, "--tool", tool, "--error-exitcode", "9", program, "lua", "--device=" .. device, script })
   if not ok then return skip(tool, "compute-sanitizer does not run here: " .. tail(text, 3):gsub("\n", "; ")) end
   for _, case in ipairs(cases) do
-    step(tool .. "_" .. case, { found, "--tool", tool, "--error-exitcode", "9", tests, "check_ops" }, with { CK_RUN_CASE = case },
-      function(out) return counted(out) or not out:find "SUMMARY: 0 " and not out:find "ERROR SUMMARY: 0 errors" and "no summary of 0 errors" or nil end)
+    local list, n = {}, math.max(1, math.min(SHARES, sys.cores()))
+    for i = 1, n do
+      list[i] = { name = ("%s_%s_%d"):format(tool, case, i), argv = { found, "--tool", tool, "--error-exitcode", "9", tests, "check_ops" },
+                  env = with { CK_RUN_CASE = case, ATTNLAB_TEST_PART = ("%d/%d"):format(i, n), OMP_NUM_THREADS = "1" } }
+    end
+    steps(list, function(out)
+      return counted(out) or not out:find "SUMMARY: 0 " and not out:find "ERROR SUMMARY: 0 errors" and "no summary of 0 errors" or nil
+    end)
   end
 end
 

@@ -451,11 +451,17 @@ Suite *suite_check_ops(void) {
     const TTest **test;
   } tests[] = {{"shapes", &shapes}, {"gradient", &gradient},       {"values", &values},
                {"place", &place},   {"allocations", &allocations}, {"bf16", &bf16}};
+  /* I/N: of N parts of the table the I-th, so that several processes share the ops */
+  int part = 1, parts = 1;
+  const char *share = getenv("ATTNLAB_TEST_PART");
+  if (share && (sscanf(share, "%d/%d", &part, &parts) != 2 || part < 1 || part > parts))
+    fprintf(stderr, "ATTNLAB_TEST_PART: I/N needed, 1 <= I <= N, got '%s'\n", share), abort();
+  const int from = al_op_count() * (part - 1) / parts, to = al_op_count() * part / parts;
   Suite *s = suite_create("ops");
   for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
     TCase *t = tcase_create(tests[i].name);
     tcase_set_timeout(t, 300);
-    tcase_add_loop_test(t, *tests[i].test, 0, al_op_count());
+    tcase_add_loop_test(t, *tests[i].test, from, to);
     suite_add_tcase(s, t);
   }
   TCase *t = tcase_create("exemptions");

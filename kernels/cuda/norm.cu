@@ -12,7 +12,7 @@ static __global__ void forward(alk_norm kind, int64_t N, int64_t n, double eps, 
     const T *p = x + r * n;
     real m = 0;
     const real own = row_scale<real, W>(
-        kind, n, eps, [=](int64_t i, real *v) { load_all<W>(p, i, v); },
+        by_block(), kind, n, eps, [=](int64_t i, real *v) { load_all<W>(p, i, v); },
         logscale ? (double)logscale[r] : 0, mean != NULL, &m);
     if (threadIdx.x == 0) {
       if (mean) mean[r] = m;
@@ -42,8 +42,8 @@ static __global__ void backward(alk_norm kind, int64_t N, int64_t n, const T *x,
     const T *p = x + r * n, *q = g + r * n;
     T *to = dx + r * n;
     row_dx<real, W>(
-        kind, n, [=](int64_t i, real *v) { load_all<W>(p, i, v); }, gain, mean ? mean[r] : (real)0,
-        row_reached<W>(n, q) ? scale[r] : (real)0,
+        by_block(), kind, n, [=](int64_t i, real *v) { load_all<W>(p, i, v); }, gain,
+        mean ? mean[r] : (real)0, row_reached<W>(n, q) ? scale[r] : (real)0,
         [=](int64_t i, real *v) { load_all<W>(q, i, v); },
         [=](int64_t i, const real *v) { store_all<W>(to, i, v); });
   }

@@ -1,5 +1,5 @@
-/* norm_row.cuh: what belongs to one norm, WORD_scale and WORD_dx as in ../cpu/norm_row.h, for a block a
- * row (contract and formulas: ../norm.h). The row, its gradient and where dx goes are functions of the
+/* norm_row.cuh: what belongs to one norm, WORD_scale and WORD_dx as in ../cpu/norm_row.h, for the team
+ * of a row (rows.cuh; contract and formulas: ../norm.h). The row, its gradient and where dx goes are functions of the
  * index that take W numbers from there on, in T; the gain, in its own type, is read. */
 #ifndef ALK_CUDA_NORM_ROW_CUH
 #define ALK_CUDA_NORM_ROW_CUH
@@ -28,33 +28,34 @@ __device__ static inline T l2_scale(int64_t n, double eps, double squares, doubl
   return length <= least ? -inverse<T>(least) : inverse<T>(length);
 }
 
-/* dx = s (a - a0 - xh a1) with a = gain g, a0 = mean a or 0, a1 = per sum(a xh). */
-template <class T, int W, class A, class X, class G, class P>
-__device__ static void centred_dx(int64_t n, bool mean, T per, X x, const A *gain, T m, T s, G g,
-                                  P put) {
+/* dx = s (a - a0 - xh a1) with a = gain g, a0 = mean a or 0, a1 = per sum(a xh); 0 where s <= 0. */
+template <class T, int W, class M, class A, class X, class G, class P>
+__device__ static void centred_dx(M team, int64_t n, bool mean, T per, X x, const A *gain, T m, T s,
+                                  G g, P put) {
   T sum = 0, dot = 0, v[W], a[W], by[W];
   auto gained = [&](int64_t i) {
     g(i, a);
     if (gain) load_all<W>(gain, i, by);
     for (int k = 0; gain && k < W; k++) a[k] *= by[k];
   };
-  ROW_GROUPS(i, n, W) {
+  TEAM_GROUPS(team, i, n, W) {
     gained(i);
     x(i, v);
     for (int k = 0; k < W; k++) sum += a[k], dot += a[k] * ((v[k] - m) * s);
   }
-  const T a0 = mean ? block_sum(sum) * per : 0, a1 = block_sum(dot) * per;
-  ROW_GROUPS(i, n, W) {
+  const T a0 = mean ? team.sum(sum) * per : 0, a1 = team.sum(dot) * per;
+  TEAM_GROUPS(team, i, n, W) {
     gained(i);
     x(i, v);
-    for (int k = 0; k < W; k++) v[k] = s * (a[k] - a0 - (v[k] - m) * s * a1);
+    for (int k = 0; k < W; k++) v[k] = s > 0 ? s * (a[k] - a0 - (v[k] - m) * s * a1) : 0;
     put(i, v);
   }
 }
 #define DX_OF(word, mean, per)                                                                     \
-  template <class T, int W, class A, class X, class G, class P>                                    \
-  __device__ static inline void word##_dx(int64_t n, X x, const A *gain, T m, T s, G g, P put) {   \
-    centred_dx<T, W>(n, mean, per, x, gain, m, s, g, put);                                         \
+  template <class T, int W, class M, class A, class X, class G, class P>                           \
+  __device__ static inline void word##_dx(M team, int64_t n, X x, const A *gain, T m, T s, G g,    \
+                                          P put) {                                                 \
+    centred_dx<T, W>(team, n, mean, per, x, gain, m, s, g, put);                                   \
   }
 DX_OF(rms, false, 1 / (T)n)
 DX_OF(layer, true, 1 / (T)n)
@@ -64,28 +65,28 @@ DX_OF(l2, false, (T)1)
 /* ---- by kind --------------------------------------------------------------------------------- */
 
 /* *mean (0 unless `centred`) and the scale of a row; all threads get them. */
-template <class T, int W, class X>
-__device__ static T row_scale(alk_norm kind, int64_t n, double eps, X x, double logscale,
+template <class T, int W, class M, class X>
+__device__ static T row_scale(M team, alk_norm kind, int64_t n, double eps, X x, double logscale,
                               bool centred, T *mean) {
   double total = 0, squares = 0;
   T v[W];
   T m = 0;
   if (centred) {
-    ROW_GROUPS(i, n, W) {
+    TEAM_GROUPS(team, i, n, W) {
       x(i, v);
       for (int k = 0; k < W; k++) total += (double)v[k];
     }
-    m = (T)(block_sum(total) / (double)n);
+    m = (T)(team.sum(total) / (double)n);
   }
   *mean = m;
-  ROW_GROUPS(i, n, W) {
+  TEAM_GROUPS(team, i, n, W) {
     x(i, v);
     for (int k = 0; k < W; k++) {
       const double d = (double)(v[k] - m);
       squares += d * d;
     }
   }
-  squares = block_sum(squares);
+  squares = team.sum(squares);
   switch (kind) {
 #define NORM(word, ...)                                                                            \
   case ALK_NORM_##word:                                                                            \
@@ -97,17 +98,13 @@ __device__ static T row_scale(alk_norm kind, int64_t n, double eps, X x, double 
   }
 }
 
-template <class T, int W, class A, class X, class G, class P>
-__device__ static void row_dx(alk_norm kind, int64_t n, X x, const A *gain, T m, T s, G g, P put) {
-  if (s <= 0) {
-    const T none[W] = {};
-    ROW_GROUPS(i, n, W) put(i, none);
-    return;
-  }
+template <class T, int W, class M, class A, class X, class G, class P>
+__device__ static void row_dx(M team, alk_norm kind, int64_t n, X x, const A *gain, T m, T s, G g,
+                              P put) {
   switch (kind) {
 #define NORM(word, ...)                                                                            \
   case ALK_NORM_##word:                                                                            \
-    word##_dx<T, W>(n, x, gain, m, s, g, put);                                                     \
+    word##_dx<T, W>(team, n, x, gain, m, s, g, put);                                               \
     break;
 #include "../norms.def"
 #undef NORM

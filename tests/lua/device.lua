@@ -309,6 +309,12 @@ T.test("experiments, run there by workers, killed and resumed, a batch in parts 
     T.near(last(dir), by[spec.arm .. spec.seed], 1e-4)
   end
   local other = T.folder() .. "/runs"
+  for _, name in ipairs(core.sys.list(root .. "/tiny")) do -- with plans of its own it would round by itself
+    if name:find "^plans%-" then
+      core.sys.mkdir(other .. "/tiny")
+      core.sys.write(other .. "/tiny/" .. name, core.sys.read(root .. "/tiny/" .. name))
+    end
+  end
   local pid = tiny.start { "run", path, "--device", DEVICE, "out_dir=" .. other, "steps=24" }
   while not (core.sys.exists(other .. "/tiny") and #tiny.run_dirs(other) > 0
     and core.sys.exists(tiny.run_dirs(other)[1] .. "/checkpoint.safetensors")) do core.sys.sleep(0.01) end
