@@ -344,6 +344,7 @@ T.test("bench: what is right is timed there", function()
     local argv = { "bench", "--device", DEVICE, "product=64", "copy=4096", "rounds=1", "warmup=0", "least=0", table.unpack(words, 2) }
     local code, out = tiny.run { argv[1], words[1], table.unpack(argv, 2) }
     T.ok(out:find "ceilings in this run: products" and not out:find "WRONG", out)
+    T.ok(words[1] ~= "attention" or out:find "cuDNN softmax, bf16" or out:find "without cuDNN: ", out)
     T.ok(code == 0 or words[1] == "decode", out) -- which judges a time, too
   end
 end)

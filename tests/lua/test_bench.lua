@@ -171,6 +171,22 @@ T.test("attention: right results pass, perturbed ones do not", function()
   T.eq(measure("attention", o).rows[1].error, math.huge)
 end)
 
+T.test("in bf16 right results pass by its own rounding, and wrong ones do not", function()
+  local r = measure("attention", options("attention", SHAPE, { "presets=softmax,exp_l2", "forms=parallel", "dtype=bf16" }))
+  for _, row in ipairs(r.rows) do
+    T.ok(row.ok and row.error > 1e-4 and row.error < check.TOLERANCE_BF16, row.name)
+    T.eq(row.qkv_bytes, 3 * 20 * 8 * 2)
+  end
+  local o = options("attention", SHAPE, { "presets=softmax", "forms=parallel", "dtype=bf16" })
+  o.new = perturbed(1.05, 1)
+  T.eq(measure("attention", o).ok, false)
+  r = measure("ops", options("ops", { "batch=2", "seq_len=8", "width=16", "mlp=16", "check_rows=16", "parameters=100", "dtype=bf16" }))
+  T.eq(r.ok, true)
+  o = options("ops", { "ops=exp", "batch=2", "seq_len=8", "width=16", "check_rows=16", "dtype=bf16" })
+  o.replace = { exp = function(x) return x:exp():scale { by = 1.05 } end }
+  T.eq(measure("ops", o).ok, false)
+end)
+
 T.test("attention: an expression beside the built-in that it writes out", function()
   local o = options("attention", SHAPE, { "presets=squared,expr_squared", "forms=parallel" })
   local r = measure("attention", o)

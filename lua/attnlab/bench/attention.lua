@@ -1,7 +1,8 @@
 -- bench attention: forward and backward of one attention, by variant, form and length.
 --
 -- FLOP of the parallel form: 2 products over the visible pairs forward, 5 backward (the weights are
--- made again). Of the chunked form: what the state alone costs, two multiply-adds a token and
+-- made again). On a card the softmax of cuDNN, which is bf16, has a row of its own, and every row its ratio to that.
+-- Of the chunked form: what the state alone costs, two multiply-adds a token and
 -- element of the state forward and 2.5 times that backward; the products inside the chunks come on
 -- top.
 -- A change here makes no run stale.
@@ -9,6 +10,7 @@ local core = require "attnlab.core"
 local attention = require "attnlab.attention"
 local ceiling = require "attnlab.bench.ceiling"
 local check = require "attnlab.bench.check"
+local names = require "attnlab.names"
 local show = require "attnlab.bench.show"
 local specs = require "attnlab.bench.specs"
 local timing = require "attnlab.bench.timing"
@@ -28,6 +30,7 @@ M.rows = {
   { name = "seq_len", type = "integer|list", default = "1024", min = 1,
     doc = "queries and keys; several with commas (memory: 2048,8192)" },
   { name = "head_dim", type = "integer", default = "64", min = 1, doc = "channels of a head" },
+  { name = "dtype", type = "word", default = "f32", choices = { "f32", "bf16" }, doc = "of inputs, outputs and gradients" },
   { name = "causal", type = "bool", default = "true",
     doc = "a row sees keys up to its own position" },
   { name = "check_len", type = "integer", default = "200", min = 1,
@@ -37,6 +40,7 @@ M.rows = {
 }
 
 local MEMORY_LENGTHS = { 2048, 8192 }
+local CUDNN = { name = "cuDNN softmax, bf16", spec = { preset = "p1/softmax", impl = "cudnn" }, dtype = "bf16" }
 
 -- An instance of a variant, by attention.new or what a test has in its place.
 local function instance(o, named, form, impl, dtype)
@@ -59,18 +63,21 @@ local function has_form(named, form)
   return form == "parallel"
 end
 
+local SIZE = { bf16 = 2, f32 = 4, f64 = 8 }
+local function bytes_of(t) return SIZE[t:dtype()] * t:numel() end
+
 -- Inputs and the output's gradient at a length, shared by all cases of it.
-local function inputs_of(o, T)
+local function inputs_of(o, T, dtype)
   local function normal(seed, heads)
     local shape = heads and { o.batch, T, heads, o.head_dim }
       or { o.batch, T, o.heads * o.head_dim }
-    return core.randn { shape = shape, seed = seed }
+    return core.randn { shape = shape, seed = seed }:to(dtype)
   end
   local set = { q = normal(1, o.heads), k = normal(2, o.kv_heads), v = normal(3, o.kv_heads),
                 x = normal(4), causal = o.causal }
   for _, n in ipairs { "q", "k", "v", "x" } do set[n]:requires_grad(true) end
   return { set = set, dy = normal(5, o.heads),
-           qkv_bytes = 4 * (set.q:numel() + set.k:numel() + set.v:numel()) }
+           qkv_bytes = bytes_of(set.q) / set.q:numel() * (set.q:numel() + set.k:numel() + set.v:numel()) }
 end
 
 local function drop_gradients(a, inputs)
@@ -86,10 +93,10 @@ function M.extra_bytes(a, inputs)
   core.reset_peak()
   local y <close> = a:forward(inputs.set)
   y:backward(inputs.dy)
-  local known = 4 * y:numel()
+  local known = bytes_of(y)
   local function count(t)
     local g <close> = t:grad()
-    known = known + (g and 4 * g:numel() or 0)
+    known = known + (g and bytes_of(g) or 0)
   end
   for _, n in ipairs { "q", "k", "v", "x" } do count(inputs.set[n]) end
   for _, p in pairs(a:parameters()) do count(p) end
@@ -98,11 +105,8 @@ function M.extra_bytes(a, inputs)
 end
 
 local function once(a, inputs)
-  local forward, y = timing.timed(a.forward, a, inputs.set)
-  local backward = timing.timed(y.backward, y, inputs.dy)
-  y:free()
-  drop_gradients(a, inputs)
-  return { forward = forward, backward = backward }
+  local forward, ys = timing.repeated(function() return a:forward(inputs.set) end)
+  return { forward = forward, backward = timing.backwards(ys, inputs.dy, function() drop_gradients(a, inputs) end) }
 end
 
 -- FLOP of forward and backward.
@@ -116,17 +120,17 @@ function M.work(o, a, form, T)
   return f, 2.5 * f
 end
 
-local function checked(o, named, form, a)
+local function checked(o, named, form, a, dtype)
   o.say(("checking %s %s"):format(named.name, form))
   local shape = { batch = math.min(o.batch, 2), seq_len = o.check_len, heads = o.heads,
-                  kv_heads = o.kv_heads, head_dim = o.head_dim, causal = o.causal }
+                  kv_heads = o.kv_heads, head_dim = o.head_dim, causal = o.causal, dtype = dtype }
   return check.attention(a, instance(o, named, "parallel", "composed", "f64"),
     instance(o, named, "parallel", "composed", "f32"), shape)
 end
 
 -- One preset in one form: a row for each length, with what is not a time, appended to `list`.
 local function add(list, o, named, form, a, inputs, lengths, notes)
-  local verdict = checked(o, named, form, a)
+  local verdict = checked(o, named, form, a, named.dtype or o.dtype)
   if verdict.noise then
     notes[#notes + 1] = ("rounding alone, as the terms cancel: %s %s: %s")
       :format(named.name, form, verdict.noise)
@@ -141,6 +145,14 @@ local function add(list, o, named, form, a, inputs, lengths, notes)
   end
 end
 
+-- The row of cuDNN, which has to run to be one.
+local function add_cudnn(list, o, lengths, notes)
+  local a, inputs = instance(o, CUDNN, "parallel", nil, CUDNN.dtype), {}
+  for _, T in ipairs(lengths) do inputs[T] = inputs_of(o, T, CUDNN.dtype) end
+  local y <close> = a:forward(inputs[lengths[1] ].set)
+  add(list, o, CUDNN, "parallel", a, inputs, lengths, notes)
+end
+
 function M.check(o)
   specs.parse(o.presets)
   specs.forms(o.forms)
@@ -149,12 +161,12 @@ end
 -- All rows; a form that a preset refuses is left out and named in the notes.
 local function prepare(o, lengths, notes)
   local list, inputs = {}, {}
-  for _, T in ipairs(lengths) do inputs[T] = inputs_of(o, T) end
+  for _, T in ipairs(lengths) do inputs[T] = inputs_of(o, T, o.dtype) end
   for _, form in ipairs(specs.forms(o.forms)) do
     local presets, missing = specs.parse(o.presets), {}
     for _, named in ipairs(presets) do
       local ok, a = has_form(named, form), nil
-      if ok then ok, a = pcall(instance, o, named, form, nil, "f32") end
+      if ok then ok, a = pcall(instance, o, named, form, nil, o.dtype) end
       if ok then
         add(list, o, named, form, a, inputs, lengths, notes)
       else
@@ -166,6 +178,10 @@ local function prepare(o, lengths, notes)
         #missing == #presets and "all" or table.concat(missing, ", "))
     end
   end
+  if core.on() ~= "cpu" and not o.memory then
+    local ok, why = pcall(add_cudnn, list, o, lengths, notes)
+    if not ok then notes[#notes + 1] = "without cuDNN: " .. names.reason(tostring(why)) end
+  end
   return list
 end
 
@@ -174,12 +190,13 @@ local function measure(o, list)
   for _, p in ipairs(list) do
     cases[#cases + 1] = { once = function() return once(p.instance, p.inputs) end }
   end
-  local results, reference, totals = timing.rounds(cases, o), {}, {}
+  local results, reference, totals, cudnn = timing.rounds(cases, o), {}, {}, {}
   local function key(name, r) return name .. " " .. r.form .. " " .. r.seq_len end
   local rates = ceiling.rates(o, cases, results)
   for i, p in ipairs(list) do
     local r = p.row
     totals[key(r.name, r)] = results[i + 2].total
+    if r.name == CUDNN.name then cudnn[r.seq_len] = results[i + 2].total end
     if r.name == specs.REFERENCE and r.form == "parallel" then
       reference[r.seq_len] = results[i + 2].total
     end
@@ -194,6 +211,7 @@ local function measure(o, list)
     end
     local softmax = reference[r.seq_len]
     r.ratio = softmax and timing.ratio(s.total, softmax) or nil
+    r.cudnn_ratio = cudnn[r.seq_len] and timing.ratio(s.total, cudnn[r.seq_len])
     local twin = r.twin and totals[key(r.twin, r)]
     r.twin_ratio = twin and timing.ratio(s.total, twin) or nil
   end
@@ -220,6 +238,7 @@ for _, list in ipairs {
   { part "forward" }, { part "backward" },
   { timed("both, min..max", function(r) return show.span(r.total) end),
     timed("x softmax", function(r) return r.ratio and ("%.3f"):format(r.ratio) end),
+    timed("x cuDNN", function(r) return r.cudnn_ratio and ("%.3f"):format(r.cudnn_ratio) or "" end),
     timed("x built-in", function(r)
       return r.twin_ratio and ("%.3f"):format(r.twin_ratio) or ""
     end),
@@ -244,12 +263,12 @@ function M.run(o, given)
     o.presets = given.presets and o.presets or "all"
   end
   local notes = { ("error: relative RMS error to composed f64 at T = %d, the largest of output and "
-    .. "gradients; at most %g passes"):format(o.check_len, check.TOLERANCE) }
+    .. "gradients; at most %g passes, in bf16 %g"):format(o.check_len, check.TOLERANCE, check.TOLERANCE_BF16) }
   local list, rows = prepare(o, lengths, notes), {}
   for i, p in ipairs(list) do rows[i] = p.row end
   return {
-    title = ("attention%s: B=%d H=%d Hkv=%d D=%d, %s, f32"):format(o.memory and ", memory" or "",
-      o.batch, o.heads, o.kv_heads, o.head_dim, o.causal and "causal" or "every key visible"),
+    title = ("attention%s: B=%d H=%d Hkv=%d D=%d, %s, %s"):format(o.memory and ", memory" or "",
+      o.batch, o.heads, o.kv_heads, o.head_dim, o.causal and "causal" or "every key visible", o.dtype),
     rows = rows, rates = not o.memory and #list > 0 and measure(o, list) or nil, notes = notes }
 end
 

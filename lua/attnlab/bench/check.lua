@@ -7,6 +7,9 @@ local M = {}
 
 -- Largest error that passes, as RMS ratio; f32 sums of a few thousand terms stay well below.
 M.TOLERANCE = 1e-5
+-- The same of bf16, whose numbers are off by 2^-9: weights, outputs and gradients are rounded on the way.
+M.TOLERANCE_BF16 = 1e-2
+function M.tolerance(dtype) return dtype == "bf16" and M.TOLERANCE_BF16 or M.TOLERANCE end
 -- How much larger than the composed path's own error in f32 an error beyond TOLERANCE may be.
 local NOISE = 4
 -- Largest difference of losses in nats, f32 against composed f64, after some optimiser steps.
@@ -64,16 +67,17 @@ end
 -- is a sum of terms that cancel (a gate before a norm that undoes it) comes out as rounding errors
 -- on every path; so beyond TOLERANCE the limit is a few times the error of plain(), the composed
 -- path in f32, and noise names the tensor.
-function M.judge(got, want, plain)
+function M.judge(got, want, plain, tolerance)
+  tolerance = tolerance or M.TOLERANCE
   local error_, worst = M.worst(got, want)
   local verdict = { ok = true, error = error_, worst = worst }
-  if error_ <= M.TOLERANCE then return verdict end
+  if error_ <= tolerance then return verdict end
   local other, cancel = plain(), {}
   for _, name in ipairs(names.keys(want)) do
     local e = got[name] and M.ratio(got[name], want[name]) or math.huge
-    if not M.passes(e, M.TOLERANCE) then
+    if not M.passes(e, tolerance) then
       local p = M.ratio(other[name], want[name])
-      if M.passes(e, M.TOLERANCE, p) then
+      if M.passes(e, tolerance, p) then
         cancel[#cancel + 1] = ("%s %.1e (composed f32 %.1e)"):format(name, e, p)
       else
         verdict.ok = false
@@ -85,26 +89,26 @@ function M.judge(got, want, plain)
   return verdict
 end
 
--- Judges `candidate` (f32) by `reference` (composed, f64), and where they differ by `plain`
+-- Judges `candidate` (of s.dtype, f32 without one) by `reference` (composed, f64), and where they differ by `plain`
 -- (composed, f32), all with the candidate's parameters and N(0,1) inputs of the shape s = {batch,
 -- seq_len, heads, kv_heads, head_dim, causal}.
 function M.attention(candidate, reference, plain, s)
   local function normal(seed, heads)
     local shape = heads and { s.batch, s.seq_len, heads, s.head_dim }
       or { s.batch, s.seq_len, s.heads * s.head_dim }
-    return core.randn { shape = shape, seed = seed }
+    return core.randn { shape = shape, seed = seed }:to(s.dtype or "f32")
   end
   local inputs = { q = normal(1, s.heads), k = normal(2, s.kv_heads), v = normal(3, s.kv_heads),
                    x = normal(4), dy = normal(5, s.heads) }
-  local exact = {}
-  for n, t in pairs(inputs) do exact[n] = t:to "f64" end
+  local exact, single = {}, {}
+  for n, t in pairs(inputs) do exact[n], single[n] = t:to "f64", t:to "f32" end
   local function run(a, set)
     local own = a:parameters()
-    for n, p in pairs(candidate:parameters()) do own[n]:copy_(p) end
+    for n, p in pairs(candidate:parameters()) do own[n]:copy_(p:to(own[n]:dtype())) end
     return M.attention_results(a, set, s)
   end
   return M.judge(M.attention_results(candidate, inputs, s), run(reference, exact),
-    function() return run(plain, inputs) end)
+    function() return run(plain, single) end, M.tolerance(s.dtype))
 end
 
 -- Largest difference of two lists of losses; NaN is infinitely wrong.

@@ -24,6 +24,7 @@ M.rows = {
   { name = "vocab", type = "integer", default = "65", min = 2, doc = "token ids" },
   { name = "parameters", type = "integer", default = "2656512", min = 1,
     doc = "weights of an AdamW step" },
+  { name = "dtype", type = "word", default = "f32", choices = { "f32", "bf16" }, doc = "of the tensors; AdamW's weights are f32" },
   { name = "check_rows", type = "integer", default = "256", min = 1,
     doc = "tokens at which results are compared with f64" },
 }
@@ -36,17 +37,18 @@ local function product(name, rows, K, N)
            flop = { forward = 2 * rows * K * N, backward = 4 * rows * K * N } }
 end
 
--- A function of elements and rows; reads and writes of f32 an element of the first input.
-local function traffic(name, shape, inputs, f, forward, backward)
-  local n = 1
+-- A function of elements and rows; reads and writes an element of the first input.
+local function traffic(size, name, shape, inputs, f, forward, backward)
+  local n = size
   for _, d in ipairs(inputs[1]) do n = n * d end
   return { name = name, shape = shape, inputs = inputs, f = f,
-           bytes = { forward = 4 * n * forward, backward = 4 * n * backward } }
+           bytes = { forward = n * forward, backward = n * backward } }
 end
 
 -- Every op with `tokens` rows. An input that is a function makes its tensor itself.
 local function all(o, tokens)
   local C, F, V = o.width, o.mlp, o.vocab
+  local function moved(...) return traffic(o.dtype == "bf16" and 2 or 4, ...) end
   local function matrix(n) return ("(%d,%d)"):format(tokens, n) end
   local function targets()
     return core.rand { shape = { tokens }, seed = 9 }:scale { by = V }:clamp { max = V - 1 }
@@ -55,68 +57,68 @@ local function all(o, tokens)
   return {
     product("q k v o", tokens, C, C), product("gate up", tokens, C, F),
     product("down", tokens, F, C), product("head", tokens, C, V),
-    traffic("softmax", matrix(C), { { tokens, C } }, function(x) return x:softmax() end, 2, 3),
-    traffic("rmsnorm", matrix(C), { { tokens, C }, { C } },
+    moved("softmax", matrix(C), { { tokens, C } }, function(x) return x:softmax() end, 2, 3),
+    moved("rmsnorm", matrix(C), { { tokens, C }, { C } },
       function(x, g) return x:rmsnorm { gain = g } end, 2, 3),
-    traffic("add_rmsnorm", matrix(C), { { tokens, C }, { tokens, C }, { C } }, function(x, a, g)
+    moved("add_rmsnorm", matrix(C), { { tokens, C }, { tokens, C }, { C } }, function(x, a, g)
       local sum <close>, norm = x:add_rmsnorm(a, { gain = g })
       return norm
     end, 4, 3),
-    traffic("swiglu", matrix(F), { { tokens, F }, { tokens, F } },
+    moved("swiglu", matrix(F), { { tokens, F }, { tokens, F } },
       function(gate, up) return gate:swiglu(up) end, 3, 5),
-    traffic("rope", ("(%d,%d,%d)"):format(tokens, o.heads, C // o.heads),
+    moved("rope", ("(%d,%d,%d)"):format(tokens, o.heads, C // o.heads),
       { { 1, tokens, o.heads, C // o.heads } }, function(x) return x:rope() end, 2, 2),
-    traffic("add", matrix(C), { { tokens, C }, { tokens, C } },
+    moved("add", matrix(C), { { tokens, C }, { tokens, C } },
       function(a, b) return a + b end, 3, 0),
-    traffic("cross_entropy", matrix(V), { { tokens, V }, targets },
+    moved("cross_entropy", matrix(V), { { tokens, V }, targets },
       function(x, y) return x:cross_entropy(y) end, 1, 2),
-    traffic("exp", matrix(4 * C), { { tokens, 4 * C } }, function(x) return x:exp() end, 2, 3),
+    moved("exp", matrix(4 * C), { { tokens, 4 * C } }, function(x) return x:exp() end, 2, 3),
   }
 end
 
--- Tensors of an op's inputs; dtype f64 has the values of f32.
-local function make(op, dtype)
+-- Tensors of an op's inputs in a dtype, with values of `values`, f32 without one.
+local function make(op, dtype, values)
   local list = {}
   for i, shape in ipairs(op.inputs) do
     if type(shape) == "function" then
       list[i] = shape()
     else
-      list[i] = core.randn { shape = shape, seed = i }:to(dtype)
+      list[i] = core.randn { shape = shape, seed = i }:to(values or "f32"):to(dtype)
       list[i]:requires_grad(true)
     end
   end
   return list
 end
 
-local function gradient_of(y)
-  return core.randn { shape = y:shape(), seed = 77 }:to(y:dtype())
+local function gradient_of(y, values)
+  return core.randn { shape = y:shape(), seed = 77 }:to(values or "f32"):to(y:dtype())
 end
 
 -- Output and gradients of one run, by name.
-local function results(f, op, dtype)
-  local inputs, out = make(op, dtype), {}
+local function results(f, op, dtype, values)
+  local inputs, out = make(op, dtype, values), {}
   local y = f(table.unpack(inputs))
-  y:backward(gradient_of(y))
+  y:backward(gradient_of(y, values))
   out.y = y:detach()
   for i, t in ipairs(inputs) do out["gradient " .. i] = t:grad() end
   return out
 end
 
--- Worst error of f against the op's own function in f64.
-function M.error_of(op, f)
-  return check.worst(results(f or op.f, op, "f32"), results(op.f, op, "f64"))
+-- Worst error of f in a dtype against the op's own function in f64.
+function M.error_of(op, f, dtype)
+  dtype = dtype or "f32"
+  return check.worst(results(f or op.f, op, dtype, dtype), results(op.f, op, "f64", dtype))
 end
 
-local function case(op)
-  local inputs = make(op, "f32")
+local function case(op, dtype)
+  local inputs = make(op, dtype)
   local dy
   return { once = function()
-    local forward, y = timing.timed(op.f, table.unpack(inputs))
-    dy = dy or gradient_of(y)
-    local backward = timing.timed(y.backward, y, dy)
-    y:free()
-    for _, t in ipairs(inputs) do t:zero_grad() end
-    return { forward = forward, backward = backward }
+    local forward, ys = timing.repeated(function() return (op.f(table.unpack(inputs))) end)
+    dy = dy or gradient_of(ys[1])
+    return { forward = forward, backward = timing.backwards(ys, dy, function()
+      for _, t in ipairs(inputs) do t:zero_grad() end
+    end) }
   end }
 end
 
@@ -145,18 +147,18 @@ local function adamw_op(o)
   end
   op.case = function()
     local _, optimiser = adamw(o.parameters, "f32")
-    return { once = function() return { forward = (timing.timed(optimiser.step, optimiser)) } end }
+    return { once = function() return { forward = (timing.repeated(function() optimiser:step() end)) } end }
   end
   return op
 end
 
 -- One row for each part of an op.
-local function add_rows(rows, op, result, rates, err, whose)
+local function add_rows(rows, op, result, rates, err, whose, dtype)
   for _, part in ipairs { "forward", "backward" } do
     local work = (op.flop or op.bytes)[part]
     if result[part] and work and work > 0 then
       local r = { name = op.name, part = part, shape = op.shape, error = err, worst = whose,
-                  seconds = timing.summary(result[part]), ok = err <= check.TOLERANCE,
+                  seconds = timing.summary(result[part]), ok = err <= (op.case and check.TOLERANCE or check.tolerance(dtype)),
                   kind = op.flop and "products" or "memory" }
       r.rate = work / r.seconds.median
       r.of_ceiling = r.rate / (op.flop and rates.product or rates.copy)
@@ -209,18 +211,19 @@ function M.run(o)
   for i, op in ipairs(full) do
     o.say("checking " .. op.name)
     local f = o.replace and o.replace[op.name]
-    errors[i] = { (op.error or function() return M.error_of(small[op.name], f) end)() }
-    cases[#cases + 1] = op.case and op.case() or case(op)
+    errors[i] = { (op.error or function() return M.error_of(small[op.name], f, o.dtype) end)() }
+    cases[#cases + 1] = op.case and op.case() or case(op, o.dtype)
   end
   local measured, rows = timing.rounds(cases, o), {}
   local rates = ceiling.rates(o, cases, measured)
   for i, op in ipairs(full) do
-    add_rows(rows, op, measured[i + 2], rates, errors[i][1], errors[i][2])
+    add_rows(rows, op, measured[i + 2], rates, errors[i][1], errors[i][2], o.dtype)
   end
   local note = ("error: relative RMS error to the same op in f64 on %d rows, the largest of output and "
-    .. "gradients; at most %g passes"):format(math.min(tokens, o.check_rows), check.TOLERANCE)
-  return { title = ("ops of a training step: %d tokens, f32"):format(tokens), rows = rows,
-           rates = rates, notes = { note } }
+    .. "gradients; at most %g passes"):format(math.min(tokens, o.check_rows), check.tolerance(o.dtype))
+  local library = core.on() ~= "cpu" and "products are cuBLASLt's: of ceiling is what it loses at that shape" or nil
+  return { title = ("ops of a training step: %d tokens, %s"):format(tokens, o.dtype), rows = rows,
+           rates = rates, notes = { note, library } }
 end
 
 return M

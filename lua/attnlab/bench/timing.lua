@@ -29,6 +29,33 @@ function M.timed(f, ...)
   return clock() - began, result
 end
 
+-- Calls that are timed at once, so that the wait behind them does not count on a card.
+function M.calls() return core.on() == "cpu" and 1 or 4 end
+
+-- Mean seconds of f() over calls(), and the list of their results.
+function M.repeated(f)
+  local n, list = M.calls(), {}
+  local s = M.timed(function()
+    for i = 1, n do list[i] = f() end
+  end)
+  return s / n, list
+end
+
+-- Mean seconds of ys[i]:backward(dy) over all, each followed by dropped(), which drops gradients: one that is there would
+-- be added to.
+function M.backwards(ys, dy, dropped)
+  local last = #ys
+  local s = M.timed(function()
+    for i, y in ipairs(ys) do
+      y:backward(dy)
+      if i < last then dropped() end
+    end
+  end)
+  dropped()
+  for _, y in ipairs(ys) do y:free() end
+  return s / last
+end
+
 function M.median(list)
   local sorted = table.move(list, 1, #list, 1, {})
   table.sort(sorted)
