@@ -59,6 +59,7 @@ end
 
 local ROOM = 0.9 -- of a card's memory: pools have gaps, and libraries keep some of their own
 
+-- Counted as the current device holds it: the runner opens no card, and takes the CPU's types and scratch for one.
 -- How many windows of a step's batch may go at once where tensors may have `bytes`: the batch, or what halving gives.
 function M.micro_batch(cfg, dataset, bytes)
   local n = cfg.train.batch_size
