@@ -123,8 +123,8 @@ static al_block *host_block(al_ctx *c, int64_t bytes) {
   return b;
 }
 
-/* What d keeps goes back to where it came from. */
-static void trim(al_device *d) {
+/* Kept blocks go back to where they came from. */
+static void give_kept(al_device *d) {
   for (int i = 0; i < AL_BINS; i++)
     while (d->bins[i]) {
       al_block *b = d->bins[i];
@@ -134,6 +134,11 @@ static void trim(al_device *d) {
     }
   d->mem.cached = 0;
   d->n_used = 0;
+}
+
+/* And what is behind them to the system. */
+static void trim(al_device *d) {
+  give_kept(d);
   if (d->trim && !d->dead[0]) d->trim(d);
 }
 
@@ -282,6 +287,10 @@ void al_memory_limit(al_ctx *c, int64_t bytes) { c->device->limit = bytes; }
 
 void al_memory_trim(al_ctx *c) {
   for (int i = 0; i < AL_DEVICES && c->devices[i]; i++) trim(c->devices[i]);
+}
+
+void al_memory_end(al_ctx *c) {
+  for (int i = 0; i < AL_DEVICES && c->devices[i]; i++) give_kept(c->devices[i]);
 }
 
 void al_memory_fail_at(al_ctx *c, int64_t n) { c->fail_at = n; }

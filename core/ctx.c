@@ -38,7 +38,7 @@ void al_ctx_free(al_ctx *c) {
   while (c->n_marks) al_scope_end(c, NULL);
   al_detach_tape(c, AL_TAPE_OFF);
   free(c->pool);
-  al_memory_trim(c);
+  al_memory_end(c);
   al_device_end(c);
   free(c);
 }
