@@ -235,16 +235,26 @@ static __global__ void __launch_bounds__(THREADS, 1)
     for (int64_t e0 = 0; e0 < x.E; e0 += 32) {
       const int64_t e = e0 + lane;
       const A u = e < x.E ? x.value(b, s, e) : (A)0;
-      A of_u = 0;
+      A of_u = 0, g[OWN];
+#pragma unroll
+      for (int i = 0; i < OWN; i++) {
+        const int64_t r = first + i;
+        g[i] = dnext && r < x.R && e < x.E ? dnext[(state * x.R + r) * x.E + e] : (A)0;
+      }
+#pragma unroll 1
+      for (int64_t h = 0; h < x.group; h++) {
+        const A n = e < x.E ? dn[(head + h) * x.E + e] : (A)0;
+#pragma unroll
+        for (int i = 0; i < OWN; i++)
+          if (first + i < x.R) g[i] += p[h * x.R + first + i] * n;
+      }
 #pragma unroll
       for (int i = 0; i < OWN; i++) {
         const int64_t r = first + i, at = (state * x.R + r) * x.E + e;
         if (r >= x.R || e >= x.E) continue;
-        A g = dnext ? dnext[at] : (A)0;
-        for (int64_t h = 0; h < x.group; h++) g += p[h * x.R + r] * dn[(head + h) * x.E + e];
-        of_m[i] += g * u, of_u += m[r] * g;
-        moved += (double)x.H0[at] * (double)g;
-        dH[at] = over * g;
+        of_m[i] += g[i] * u, of_u += m[r] * g[i];
+        moved += (double)x.H0[at] * (double)g[i];
+        dH[at] = over * g[i];
       }
       of_u = over_warps(of_u);
       if (warp == 0 && e < x.E) du[item * x.E + e] = of_u;
@@ -257,11 +267,13 @@ static __global__ void __launch_bounds__(THREADS, 1)
       if (x.sums) {
         A g = dnext_norm ? dnext_norm[at] : (A)0;
         z = over * x.z0[at] + m[r];
+#pragma unroll 1
         for (int64_t h = 0; h < x.group; h++) g += p[h * x.R + r] * dW[head + h];
         sum += g;
         if (lane == 0) dz[at] = over * g, moved += (double)x.z0[at] * (double)g;
       }
       if (lane == 0) dm[at] = sum;
+#pragma unroll 1
       for (int64_t h = 0; h < x.group; h++) {
         A dot = 0;
         for (int64_t e = lane; e < x.E; e += 32)
