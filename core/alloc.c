@@ -23,8 +23,7 @@ struct al_block {
   int bin,
       holders; /* its class, -1: it is not kept; storages whose data this is: more than one after
                      * al_fork */
-  bool clean;  /* of a device: it holds NaN since it was freed */
-  char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int) - sizeof(int64_t) - sizeof(bool)];
+  char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int) - sizeof(int64_t)];
 };
 _Static_assert(sizeof(al_block) == 64, "data must stay 64-byte aligned");
 
@@ -59,14 +58,19 @@ static int class_of(const al_device *d, int64_t bytes, int64_t *size) {
   return kept ? bin : -1;
 }
 
+static al_block *first_of(al_device *d, al_block **list) {
+  al_block *b = *list;
+  if (!b) return NULL;
+  *list = b->next;
+  d->mem.cached -= b->size;
+  return b;
+}
+
 /* A kept block of that class, or NULL. In the order of a device's queue it may be given out at once. */
 static al_block *kept_block(al_device *d, int bin) {
-  al_block *b = bin >= 0 ? d->bins[bin] : NULL;
-  if (!b) return NULL;
-  d->bins[bin] = b->next;
-  d->mem.cached -= b->size;
-  d->n_used -= !b->clean;
-  return b;
+  if (bin < 0) return NULL;
+  d->n_used -= d->bins[bin] != NULL;
+  return first_of(d, d->bins[bin] ? &d->bins[bin] : &d->clean[bin]);
 }
 
 /* Blocks of a device are filled with NaN many at a time, as each time costs a launch: so long as fewer than that were
@@ -78,9 +82,10 @@ static void clean_kept(al_device *d) {
   int64_t bytes[AL_POISONED];
   int n = 0;
   for (int i = 0; i < AL_BINS; i++)
-    for (al_block *b = d->bins[i]; b; b = b->next) {
-      if (b->clean) continue;
-      data[n] = b->data, bytes[n++] = b->size, b->clean = true;
+    for (al_block *b; (b = d->bins[i]);) {
+      d->bins[i] = b->next;
+      b->next = d->clean[i], d->clean[i] = b;
+      data[n] = b->data, bytes[n++] = b->size;
       if (n == AL_POISONED) d->poison(d, n, data, bytes), n = 0;
     }
   if (n) d->poison(d, n, data, bytes);
@@ -90,16 +95,8 @@ static void clean_kept(al_device *d) {
 /* A kept block of that class that holds NaN, or NULL. */
 static al_block *clean_block(al_device *d, int bin) {
   if (bin < 0) return NULL;
-  for (;;) {
-    for (al_block **at = &d->bins[bin], *b; (b = *at); at = &b->next)
-      if (b->clean) {
-        *at = b->next;
-        d->mem.cached -= b->size;
-        return b;
-      }
-    if (d->n_used < MANY_USED) return NULL;
-    clean_kept(d);
-  }
+  if (!d->clean[bin] && d->n_used >= MANY_USED) clean_kept(d);
+  return first_of(d, &d->clean[bin]);
 }
 
 static bool fails_now(al_ctx *c) { return c->fail_at > 0 && --c->fail_at == 0; }
@@ -126,14 +123,10 @@ static al_block *host_block(al_ctx *c, int64_t bytes) {
 /* Kept blocks go back to where they came from. */
 static void give_kept(al_device *d) {
   for (int i = 0; i < AL_BINS; i++)
-    while (d->bins[i]) {
-      al_block *b = d->bins[i];
-      d->bins[i] = b->next;
+    for (al_block *b; (b = kept_block(d, i));) {
       if (!d->host && !d->dead[0]) d->give(d, b->data, b->size);
       free(b);
     }
-  d->mem.cached = 0;
-  d->n_used = 0;
 }
 
 /* And what is behind them to the system. */
@@ -194,7 +187,7 @@ static void drop(al_device *d, al_block *b, int64_t bytes) {
     b->next = d->bins[b->bin];
     d->bins[b->bin] = b;
     d->mem.cached += b->size;
-    d->n_used++, b->clean = false;
+    d->n_used++;
     return;
   }
   if (!d->host && !d->counts) d->give(d, b->data, b->size);

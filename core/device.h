@@ -22,9 +22,10 @@ struct al_device {
   const al_device
       *like; /* of such a one: what would be held there is counted; it was current before */
   al_mem mem;
-  struct al_block *bins[AL_BINS]; /* freed blocks by size class */
-  int n_used;                     /* of these that do not hold NaN */
-  int64_t limit, room;            /* of mem.live, 0: none; bytes there are in all, 0: not known */
+  struct al_block *bins[AL_BINS];  /* freed blocks by size class */
+  struct al_block *clean[AL_BINS]; /* those that hold NaN since then */
+  int n_used;                      /* of these that do not hold NaN */
+  int64_t limit, room;             /* of mem.live, 0: none; bytes there are in all, 0: not known */
   al_work work;
   void *queue;
   /* Where the host does not: memory, NULL where there is no more, and copies, which wait for what

@@ -418,8 +418,10 @@ START_TEST(padding_leaves_no_trace) {
                             al_run(r.c, "slice", AL_IN(row), "axis=1 start=%d", FIRST)),
                       "axis=1");
     const int64_t each = al_numel(r.in[i]) / (B * s.T);
-    double *v = (double *)al_host(r.in[i]) + s.T * each;
+    al_tensor *host = al_to(r.c, r.in[i], "cpu");
+    double *v = (double *)al_host(host) + s.T * each;
     for (int64_t j = KEPT * each; j < FIRST * each; j++) v[j] = NAN;
+    if (host != r.in[i]) ck_assert_int_eq(al_copy_into(r.c, r.in[i], host), AL_OK);
   }
   const attn_in whole = {.size = sizeof whole,
                          .q = alone[0],
@@ -428,7 +430,7 @@ START_TEST(padding_leaves_no_trace) {
                          .x = alone[3],
                          .causal = true};
   al_tensor *y = attn_forward(r.c, r.a, &whole);
-  const double *want = al_host(y);
+  const double *want = al_host(al_to(r.c, y, "cpu"));
   const int64_t each = s.H * s.E;
   const double len[] = {FIRST, KEPT};
   attn_state *st = attn_state_new(r.c, r.a, B), *next;
@@ -437,7 +439,7 @@ START_TEST(padding_leaves_no_trace) {
     const attn_in in = part(&r, at, n, at == 0 ? len : NULL);
     al_tensor *o = attn_continue(r.c, r.a, &in, st, false, &next);
     ck_assert_msg(o != NULL, "%s: %s", r.options, al_error_message(r.c, NULL, NULL));
-    const double *got = (const double *)al_host(o) + n * each; /* row 1 */
+    const double *got = (const double *)al_host(al_to(r.c, o, "cpu")) + n * each; /* row 1 */
     const int64_t rows = at == 0 ? KEPT : 1, from = at == 0 ? 0 : KEPT + at - FIRST;
     const double e = rms_ratio(got, want + from * each, rows * each);
     ck_assert_msg(e < 1e-9, "%s: token %d differs by %.2e from the row without padding", r.options,

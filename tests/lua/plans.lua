@@ -112,7 +112,7 @@ end)
 
 T.test("a run does not go on with other plans than it began with, unless forced", function()
   local path, root = tiny.experiment ""
-  local words = { "run", path, "--device", DEVICE, "--seeds", "1", "out_dir=" .. root, "steps=12", "eval_windows=2" }
+  local words = { "run", path, "--device", DEVICE, "--seeds", "1", "out_dir=" .. root, "steps=100", "eval_windows=2" }
   local pid = tiny.start(table.move(words, 1, #words, 1, {}))
   local function checkpoint() return tiny.run_dirs(root)[1] .. "/checkpoint.safetensors" end
   while not (sys.exists(root .. "/tiny") and #tiny.run_dirs(root) > 0 and sys.exists(checkpoint())) do sys.sleep(0.01) end

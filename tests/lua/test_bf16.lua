@@ -64,8 +64,8 @@ T.test("every preset is what f32 makes of the same numbers, rounded once, by any
     T.ok(distance(b.last, f.last) < 2 ^ -8, name .. ": state")
     if f.grad then
       T.eq(b.grad:dtype(), "f32", name)
-      -- a card's own kernels for bf16 round the output that the gradient is made from
-      T.ok(distance(b.grad, f.grad) < (core.on() == "cpu" and 1e-5 or 2 ^ -7), name .. ": gradient")
+      -- a card's own kernels for bf16 round the output, or what a norm made of it, that the gradient is made from
+      T.ok(distance(b.grad, f.grad) < (core.on() == "cpu" and 1e-5 or 2 ^ -6), name .. ": gradient")
     end
   end
 end)
