@@ -4,9 +4,6 @@ extern "C" {
 #include "../append.h"
 }
 
-__device__ static int64_t within(int64_t x, int64_t most) {
-  return x < 0 ? 0 : x > most ? most : x;
-}
 __device__ static int64_t kept(const alk_append &g, int64_t b) {
   return within(((const int32_t *)g.counts)[b], g.S);
 }

@@ -367,8 +367,6 @@ __device__ inline int64_t row_at(const alk_visible &g, const item &it, int64_t i
 __device__ inline int64_t key_at(const alk_visible &g, const item &it, int64_t j) {
   return (it.b * g.S + j) * g.Hkv + it.hk;
 }
-/* x kept within 0..n */
-__device__ inline int within(int64_t x, int n) { return x < 0 ? 0 : x < n ? (int)x : n; }
 
 /* phi of the vectors of q and of k, which lie in `to` one after the other: a warp a vector. */
 template <class T>

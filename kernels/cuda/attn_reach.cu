@@ -27,7 +27,7 @@ static __global__ void of_keys(alk_attn_masks r) {
     bool *key = (bool *)r.key[by] + b * r.S, *batch = (bool *)r.batch[by];
     int64_t last = -1;
     ROW_LOOP(i, r.T * r.H) if (row[i]) last = i / r.H;
-    last = block_join(last, (int64_t)-1, [](int64_t x, int64_t y) { return larger(x, y); });
+    last = block_max(last, (int64_t)-1);
     const bool carried = batch[b];
     const int64_t end = r.causal ? last + 1 + r.offset : r.S;
     __syncthreads(); /* all have read it */

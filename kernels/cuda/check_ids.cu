@@ -22,7 +22,7 @@ static __global__ void check(int64_t n, int64_t hi, int64_t other, bool besides,
     groups<W>(clean, i) = v;
   }
   for (int64_t i = whole + threadIdx.x; i < n; i += blockDim.x) clean[i] = check_one(i, ids[i]);
-  first = block_join(first, (long long)n, [](long long a, long long b) { return a < b ? a : b; });
+  first = block_min(first, (long long)n);
   if (threadIdx.x == 0 && first < n && note[0] < 0) note[0] = (int32_t)first, note[1] = ids[first];
 }
 static alk_status check_ids(const alk_place *at, int64_t n, int64_t hi, int64_t other, bool besides,

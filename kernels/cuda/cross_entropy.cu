@@ -27,7 +27,7 @@ static __global__ void forward(int64_t N, int64_t V, int64_t ignore, const T *x,
       own = m;
       for (int k = 0; k < W; k++) s += vexp(m == none ? v[k] : v[k] - m); /* -inf + inf is NaN */
     }
-    real m = block_join(own, none, [](real a, real b) { return larger(a, b); });
+    real m = block_max(own, none);
     m = m == none ? 0 : m;
     s = vlog(block_sum(own == none ? s : s * vexp(own - m)));
     if (threadIdx.x == 0) lse[r] = m + s, loss[r] = m - load(p, t[r]) + s;

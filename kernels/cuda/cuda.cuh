@@ -173,4 +173,18 @@ struct plus {
   template <class T> __device__ T operator()(T a, T b) const { return a + b; }
 };
 template <class T> __device__ inline T block_sum(T v) { return block_join(v, (T)0, plus()); }
+
+template <class T> __device__ inline T larger(T a, T b) { return b > a ? b : a; }
+/* The largest of the threads' and `least`, the smallest of them and `most`. */
+template <class T> __device__ inline T block_max(T v, T least) {
+  return block_join(v, least, [](T a, T b) { return larger(a, b); });
+}
+template <class T> __device__ inline T block_min(T v, T most) {
+  return block_join(v, most, [](T a, T b) { return a < b ? a : b; });
+}
+
+/* x within 0..most. */
+template <class N> __device__ inline N within(int64_t x, N most) {
+  return x < 0 ? 0 : x < most ? (N)x : most;
+}
 #endif

@@ -4,9 +4,6 @@ extern "C" {
 #include "../latest.h"
 }
 
-__device__ static int64_t within(int64_t x, int64_t most) {
-  return x < 0 ? 0 : x > most ? most : x;
-}
 __device__ static int64_t length(const alk_latest &g, int64_t b) {
   return g.lengths ? within(((const int32_t *)g.lengths)[b], g.T) : g.T;
 }

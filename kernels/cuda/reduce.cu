@@ -137,8 +137,7 @@ static __global__ void pick_rows(int64_t O, int64_t R_, const T *x, const T *y, 
         first = i;
         break;
       }
-    first =
-        block_join(first, (long long)R_, [](long long a, long long b) { return a < b ? a : b; });
+    first = block_min(first, (long long)R_);
     for (int64_t i = threadIdx.x; i < R_; i += blockDim.x)
       dx[o * R_ + i] = i == first ? g[o] : (T)0;
   }

@@ -29,7 +29,6 @@ struct by_lanes {
 #define COLUMNS(T) (GROUP(T) < 4 ? GROUP(T) : 4)
 #define EACH_ROW(r, N) for (int64_t r = blockIdx.x; r < (N); r += gridDim.x)
 
-template <class T> __device__ inline T larger(T a, T b) { return b > a ? b : a; }
 /* Does any gradient reach a row of n results, `step` apart? */
 template <class T> __device__ inline bool reached(int64_t n, const T *g, int64_t step = 1) {
   bool any = false;

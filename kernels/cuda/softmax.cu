@@ -12,7 +12,7 @@ static __global__ void forward(bool log, int64_t O, int64_t R_, int64_t I, const
     const int64_t base = u / I * R_ * I + u % I;
     real m = -(real)INFINITY, s = 0;
     ROW_LOOP(r, R_) m = larger(m, load(x, base + r * I));
-    m = block_join(m, -(real)INFINITY, [](real a, real b) { return larger(a, b); });
+    m = block_max(m, -(real)INFINITY);
     m = m == -(real)INFINITY ? 0 : m; /* -inf - -inf would be NaN */
     ROW_LOOP(r, R_) s += vexp(load(x, base + r * I) - m);
     s = block_sum(s);

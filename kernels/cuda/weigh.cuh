@@ -61,7 +61,7 @@ __device__ static series series_of(const plan &p, double *c) {
     c[n] = p.base[n] * (p.factors ? p.factors[n] : 1);
     if (c[n] != 0) mine = n + 1;
   }
-  return {block_join(mine, 0, [](int a, int b) { return a > b ? a : b; }), c};
+  return {block_max(mine, 0), c};
 }
 __device__ inline double series_value(const series &f, double x) {
   double y = f.terms > 0 ? f.c[f.terms - 1] : 0;

@@ -194,7 +194,7 @@ static __global__ void largest(alk_visible g, plan p, bool absolute, const T *s,
       if (absolute) x = vabs(x);
       best = larger(best, x + decay_of<T>(g, p, sums, k, j));
     }
-    best = block_join(best, -(T)INFINITY, [](T a, T b) { return larger(a, b); });
+    best = block_max(best, -(T)INFINITY);
     if (threadIdx.x == 0) m[r] = best > -(T)INFINITY ? best : (T)0;
   }
 }
