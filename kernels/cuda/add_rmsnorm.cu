@@ -1,5 +1,8 @@
-/* add_rmsnorm.cu: residual sum and rms norm, a block a row, 16 bytes at a time where rows lie so (contract:
- * ../add_rmsnorm.h). Numbers read and written, the floor: 4 forward, 4 backward; dgain reads 2 more. */
+/* add_rmsnorm.cu: residual sum and rms norm (contract: ../add_rmsnorm.h), a block a row, 16 bytes
+ * at a time where rows lie so; the sum of squares in f64.
+ *
+ * Floor: 4 numbers read and written forward, 4 backward; dgain reads 2 more. Share of a copy's
+ * rate (cuda.cuh), bf16 and f32: forward 1.2 and 1.1, backward .44 and .54. */
 #include "rows.cuh"
 extern "C" {
 #include "../add_rmsnorm.h"

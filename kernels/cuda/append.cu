@@ -1,4 +1,7 @@
-/* append.cu: caches that grow (contract: ../append.h). */
+/* append.cu: caches that grow (contract: ../append.h), a thread a number of the result.
+ *
+ * Floor: 2 numbers read and written of each token of the result, in place of each new one;
+ * backward 2. Not measured: small. */
 #include "cuda.cuh"
 extern "C" {
 #include "../append.h"

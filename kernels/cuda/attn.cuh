@@ -1,11 +1,11 @@
 /* attn.cuh: what the forward and the backward of the fused attention on the card share (contract:
  * ../attn.h): tiles of scores in registers, products over them, maps, statistics, dropout.
  *
- * A block of 16 x 16 threads holds a tile of R rows x C columns; thread (ty,tx) has the rows
- * ty R/16 .. and the columns tx C/16 .. of it. Operands pass through shared memory, CHUNK channels or
- * terms at a time; weights go from the tile in registers into shared memory to meet rows of values.
- * A hidden entry is left out of every sum by its place, so what it would be multiplied with may be
- * NaN. */
+ * A block of 16 x 16 threads holds a tile of R rows x C columns; thread (ty,tx) has the rows ty
+ * R/16 .. and the columns tx C/16 .. of it. Operands pass through shared memory, CHUNK channels or
+ * terms at a time; weights go from the tile in registers into shared memory to meet rows of
+ * values. A hidden entry is left out of every sum by its place, so what it would be multiplied
+ * with may be NaN. */
 #ifndef ALK_CUDA_ATTN_CUH
 #define ALK_CUDA_ATTN_CUH
 #include "program.cuh"
@@ -191,8 +191,8 @@ template <class real> __device__ inline real row_sum(real v) {
   return v;
 }
 
-/* Shared memory of a tile whose results are CW columns wide. Rows are padded by 4, so that threads of
- * a warp meet different banks. */
+/* Shared memory of a tile whose results are CW columns wide. Rows are padded by 4, so that threads
+ * of a warp meet different banks. */
 template <class real, int R, int C, int CW> struct tile {
   static const int TR = R / SIDE, TC = C / SIDE, TW = CW / SIDE;
   static const int AW = CHUNK + 4, BW = C + 4, PW = C + 4;

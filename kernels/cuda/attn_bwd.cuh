@@ -27,15 +27,16 @@ enum { BY_W = 1, BY_Y };
 /* Rows or keys of a tile; what leaves parts of a head has all the same. */
 enum { FULL = 64, PARTS = 32 };
 
-/* ---- an entry ------------------------------------------------------------------------------------- */
+/* ---- an entry
+ * ------------------------------------------------------------------------------------- */
 
 template <class real> struct entry {
   real w, ds;    /* w as the values see it */
   real dw, A, y; /* of the coefficients: A dw y^n */
   double moved;  /* w dw */
 };
-/* Of the dot product of q and k and that of g and v; e = log A. What belongs to the program: where it
- * stands, its uniforms, and sums of its scalars' gradients, or NULL. */
+/* Of the dot product of q and k and that of g and v; e = log A. What belongs to the program: where
+ * it stands, its uniforms, and sums of its scalars' gradients, or NULL. */
 template <int KIND, class real>
 __device__ inline entry<real>
 entry_slope(const attn_arg &a, alk_weight f, const series &terms, real dot, real gv, bool decay,
@@ -69,7 +70,8 @@ entry_slope(const attn_arg &a, alk_weight f, const series &terms, real dot, real
   return r;
 }
 
-/* ---- passes over tiles -------------------------------------------------------------------------- */
+/* ---- passes over tiles
+ * -------------------------------------------------------------------------- */
 
 /* dq, and by parts of a head what belongs to it (attn_bwd_rows.cu). */
 template <class T>

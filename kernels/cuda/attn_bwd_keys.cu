@@ -1,5 +1,5 @@
-/* attn_bwd_keys.cu: dk, dv and db of the fused attention (attn_bwd.cu): a block a tile of keys, which
- * walks over the rows of each query head of theirs in order. */
+/* attn_bwd_keys.cu: dk, dv and db of the fused attention (attn_bwd.cu): a block a tile of keys,
+ * which walks over the rows of each query head of theirs in order. */
 #include "attn_bwd.cuh"
 
 template <class T, int KIND, int R, int CW>

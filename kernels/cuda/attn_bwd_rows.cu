@@ -1,5 +1,5 @@
-/* attn_bwd_rows.cu: dq of the fused attention (attn_bwd.cu): a block a tile of query rows, which walks
- * over the keys that they see. */
+/* attn_bwd_rows.cu: dq of the fused attention (attn_bwd.cu): a block a tile of query rows, which
+ * walks over the keys that they see. */
 #include "attn_bwd.cuh"
 
 /* Of some entries of a row, which are 0 where hidden, to the sums of a warp. */

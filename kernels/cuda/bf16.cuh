@@ -1,5 +1,5 @@
-/* bf16.cuh: bfloat16 as a stored type. Reading CUDA's own header for it takes longer than compiling most
- * files here. */
+/* bf16.cuh: bfloat16 as a stored type. Reading CUDA's own header for it takes longer than
+ * compiling most files here. */
 #ifndef ALK_CUDA_BF16_CUH
 #define ALK_CUDA_BF16_CUH
 #include <cuda_runtime.h>

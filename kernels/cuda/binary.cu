@@ -1,5 +1,8 @@
-/* binary.cu: every entry of ../binary.def over broadcast operands (contract: ../binary.h). Bound by bytes:
- * three numbers, four for a gradient; packed ones 16 bytes at a time. */
+/* binary.cu: every entry of ../binary.def over broadcast operands (contract: ../binary.h); packed
+ * ones 16 bytes at a time.
+ *
+ * Floor: 3 numbers read and written, 4 for a gradient. Share of a copy's rate (cuda.cuh) of packed
+ * add: 1.35 in bf16, 1.10 in f32. Not measured: gradients, broadcast operands. */
 #include "functions.cuh"
 extern "C" {
 #include "../binary.h"

@@ -1,5 +1,7 @@
-/* check_ids.cu: control numbers (contract: ../check_ids.h). One block: which bad one is the first is
- * known when all threads are done. */
+/* check_ids.cu: control numbers (contract: ../check_ids.h). One block: which bad one is the first
+ * is known when all threads are done.
+ *
+ * Floor: 2 numbers of i32 read and written. Not measured: small. */
 #include "cuda.cuh"
 extern "C" {
 #include "../check_ids.h"

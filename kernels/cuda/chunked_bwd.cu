@@ -1,10 +1,11 @@
-/* chunked_bwd.cu: backward of attention with polynomial weights by states (contract: ../chunked.h; the
- * passes: states.cuh, states_bwd.cuh). Plain f32 or f64: no tensor cores.
+/* chunked_bwd.cu: backward of attention with polynomial weights by states (contract: ../chunked.h;
+ * the passes: states.cuh, states_bwd.cuh). Plain f32 or f64: no tensor cores.
  *
- * For segments of L tokens (about R, 64 to 8192), multiply-adds a token and head: 5 R E for the states, of
- * rows, of dq, of dk twice and of du, n R for the way through features of order n, once a tile of channels;
- * and up to L (5 D + 4 E) / 2 of pairs. Bytes as in linear.cu, with R E / L numbers of state; where there is one segment
- * and no state is given or wanted, none. */
+ * For segments of L tokens (about R, 64 to 8192), multiply-adds a token and head: 5 R E for the
+ * states, of rows, of dq, of dk twice and of du, n R for the way through features of order n, once
+ * a tile of channels; and up to L (5 D + 4 E) / 2 of pairs. Bytes as in linear.cu, with R E / L
+ * numbers of state; where there is one segment and no state is given or wanted, none. Floor: the
+ * multiply-adds at the card's FMA rate; share of it: not measured. */
 #include "states_bwd.cuh"
 
 template <class T>

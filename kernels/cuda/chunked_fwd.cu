@@ -1,10 +1,11 @@
-/* chunked_fwd.cu: forward of attention with polynomial weights by states (contract: ../chunked.h; the
- * passes: states.cuh). Plain f32 or f64: no tensor cores.
+/* chunked_fwd.cu: forward of attention with polynomial weights by states (contract: ../chunked.h;
+ * the passes: states.cuh). Plain f32 or f64: no tensor cores.
  *
- * For segments of L tokens (about R, 64 to 8192), multiply-adds a token and head: 2 R E for the state and
- * up to L (D + E) / 2 + 64 of pairs. Bytes: q, k, v and y once each, k and v once more, R E / L numbers of
- * state four times; a map adds two passes over q and k. At R <= 2080, E = 64 the f32 units' limit
- * is far above that of the memory. */
+ * For segments of L tokens (about R, 64 to 8192), multiply-adds a token and head: 2 R E for the
+ * state and up to L (D + E) / 2 + 64 of pairs. Bytes: q, k, v and y once each, k and v once more,
+ * R E / L numbers of state four times; a map adds two passes over q and k. Floor: the
+ * multiply-adds at the card's FMA rate, at R <= 2080, E = 64 far above the bytes; share of it: not
+ * measured. */
 #include "states_fwd.cuh"
 
 template <class T>

@@ -1,6 +1,9 @@
-/* copy.cu: strided copies with conversion (contract: ../copy.h). Bound by bytes: each number read and
- * written once, 16 bytes at a time where both sides lie so; packed copies of one type are the driver's
- * own. */
+/* copy.cu: strided copies with conversion (contract: ../copy.h), 16 bytes at a time where both
+ * sides lie so; packed copies of one type are the driver's own.
+ *
+ * Floor: 2 numbers read and written; what repeats is read once. Share of a packed copy's rate
+ * (cuda.cuh), bf16 and f32: axes permuted (B,T,H,D) 1.0 and .82, back .24 and 1.08; a sum's
+ * gradient spread over what was summed .12 and .21. */
 #include "cuda.cuh"
 extern "C" {
 #include "../copy.h"
@@ -79,7 +82,8 @@ static __global__ void widen(int64_t n, float *dst, const uint16_t *src) {
   }
 }
 
-/* Makes w a walk over 16 bytes at a time, numbers of `size` bytes, where all that is walked lies so. */
+/* Makes w a walk over 16 bytes at a time, numbers of `size` bytes, where all that is walked lies
+ * so. */
 static bool by_groups(walk<2> *w, int64_t size, const alk_view *dst, const alk_view *src) {
   const int64_t W = 16 / size;
   const int last = w->nd - 1;

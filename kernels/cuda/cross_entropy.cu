@@ -1,6 +1,8 @@
-/* cross_entropy.cu: a block a row of logits, 16 bytes at a time where rows lie so (contract:
- * ../cross_entropy.h). Numbers read and written, the floor: 1 forward, 2 backward; a thread
- * reads what it writes over where dx is x. */
+/* cross_entropy.cu: loss of rows of logits (contract: ../cross_entropy.h), a block a row, 16 bytes
+ * at a time where rows lie so. A thread reads what it writes over where dx is x.
+ *
+ * Floor: 1 number read forward, 2 read and written backward. Share of a copy's rate (cuda.cuh) at
+ * V = 32,000, bf16 and f32: forward 1.1 and 1.1, backward .71 and 1.1. */
 #include "rows.cuh"
 extern "C" {
 #include "../cross_entropy.h"

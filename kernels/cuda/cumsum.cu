@@ -1,5 +1,8 @@
-/* cumsum.cu: running sums in f64 (contract: ../cumsum.h). Packed rows go to a block, as many numbers at a
- * time as it has threads; other axes to a thread a line, in the CPU's order. Numbers read and written: 2. */
+/* cumsum.cu: running sums in f64 (contract: ../cumsum.h). Packed rows go to a block, as many
+ * numbers at a time as it has threads; other axes to a thread a line, in the CPU's order.
+ *
+ * Floor: 2 numbers read and written, forward and backward. Share of a copy's rate (cuda.cuh) of
+ * rows, bf16 and f32: forward .38 and .49, backward .30 and .50; numbers go one by one. */
 #include "rows.cuh"
 extern "C" {
 #include "../cumsum.h"
@@ -16,7 +19,8 @@ static __global__ void running(bool reverse, int64_t O, int64_t R, int64_t I, co
     }
   }
 }
-/* A number is a sum of earlier ones alone: of its warp, of the warps before it, and of what came before. */
+/* A number is a sum of earlier ones alone: of its warp, of the warps before it, and of what came
+ * before. */
 template <class T>
 static __global__ void running_rows(bool reverse, int64_t O, int64_t R_, const T *x, T *y) {
   __shared__ double warps[ROW_THREADS / 32];

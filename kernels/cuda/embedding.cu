@@ -1,7 +1,11 @@
 /* embedding.cu: rows of a table, and gradients summed into them in the order of the ids (contract:
- * ../embedding.h). Bytes forward: N C read and written. Backward: the ids are sorted with their places,
- * then dy is read and dtable written once; a block takes CHUNK sorted rows, and what an id has in several
- * chunks is joined chunk after chunk, so the order of a sum follows from the ids alone. */
+ * ../embedding.h). Backward: the ids are sorted with their places; a block takes CHUNK sorted
+ * rows, and what an id has in several chunks is joined chunk after chunk, so the order of a sum
+ * follows from the ids alone.
+ *
+ * Floor: N C numbers read and written forward; backward N C read and V C written. Share of a
+ * copy's rate (cuda.cuh), 2 N C numbers either way, V = 32,000, bf16 and f32: forward 1.0 and .90,
+ * backward .26 and .33. */
 #include "cuda.cuh"
 extern "C" {
 #include "../embedding.h"
@@ -32,7 +36,8 @@ CUDA_TYPED_BF16(embedding_fwd, fwd)
 
 /* ---- sorted ids -------------------------------------------------------------------------------- */
 
-/* A radix sort by BITS bits a pass, which keeps the order of equal digits: a warp takes TILE numbers. */
+/* A radix sort by BITS bits a pass, which keeps the order of equal digits: a warp takes TILE
+ * numbers. */
 enum { BITS = 8, DIGITS = 1 << BITS, TILE = 512, CHUNK = 64 };
 
 typedef struct scratch {

@@ -1,8 +1,11 @@
-/* finish.cu: factor, norm and gate behind attention (contract: ../finish.h). A row that is one head is
- * shared by a few lanes, 16 bytes each where rows lie so; one of several heads by a block. What the CPU
- * keeps in room is made again from x; of bf16 the gradient before the factor stays f32: what the factor
- * gets is a small sum of large terms. Numbers read and written, the floor: 2 forward, 3 backward; dgain
- * and dbias read 2 more. */
+/* finish.cu: factor, norm and gate behind attention (contract: ../finish.h). A row that is one
+ * head is shared by a few lanes, 16 bytes each where rows lie so; one of several heads by a block.
+ * What the CPU keeps in room is made again from x; of bf16 the gradient before the factor stays
+ * f32: what the factor gets is a small sum of large terms.
+ *
+ * Floor: 2 numbers read and written forward, 3 backward; dgain and dbias read 2 more. Share of a
+ * copy's rate (cuda.cuh) of l2 over heads of 64 in bf16: forward .78, backward .56. Not measured:
+ * rows of several heads. */
 #include "norm_row.cuh"
 extern "C" {
 #include "../finish.h"

@@ -1,5 +1,5 @@
 /* functions.cuh: the entries of ../pointwise.def as functions of one number on the card:
- * NAME<real>::y(x, a, b) and NAME<real>::dx(g, x, y, a, b). f32 functions are CUDA's own, at most 2
+ * pw_NAME<real>::of(x, a, b) and ::slope(g, x, y, a, b). f32 functions are CUDA's own, at most 2
  * ulp off but for erfc and pow (4), without fast-math; all are exact at infinities and NaN. */
 #ifndef ALK_CUDA_FUNCTIONS_CUH
 #define ALK_CUDA_FUNCTIONS_CUH

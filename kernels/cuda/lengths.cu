@@ -1,4 +1,5 @@
-/* lengths.cu: arithmetic on counts (contract: ../lengths.h). */
+/* lengths.cu: arithmetic on counts (contract: ../lengths.h), a thread a count. Floor: 3 numbers of
+ * i32 read and written, and 1 of a mask. Not measured: small. */
 #include "cuda.cuh"
 extern "C" {
 #include "../lengths.h"

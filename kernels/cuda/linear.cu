@@ -1,13 +1,13 @@
-/* linear.cu: linear attention by states (contract: ../linear.h; the passes: states.cuh). Features are
- * the channels. Plain: f32 and f64 units, a slice of shared memory at a time, no tensor cores, nothing
- * asynchronous.
+/* linear.cu: linear attention by states (contract: ../linear.h; the passes: states.cuh). Features
+ * are the channels. Plain: f32 and f64 units, a slice of shared memory at a time, no tensor cores,
+ * nothing asynchronous.
  *
- * A token and head, D = E = 64, segments of 64, in products of 2 D E = 8192 FLOPs: forward 4, of two of
- * them half for nothing above the diagonal; backward 10. Bytes in f32: forward the floor of 4 x 256, k and
- * v once more, 4 x 260 of states and, where there is a map, 4 x 256; backward twice its floor of 8 x 256,
- * and 6 x 260 of states. At 3 TB/s and 60 TFLOP/s of f32 the forward's floors are 0.34 ns (bytes) and 0.55 ns
- * (FLOPs), the backward's 0.68 and 1.4; shared memory limits a step of the inner loop to about half of
- * that rate. */
+ * A token and head, D = E = 64, segments of 64, in products of 2 D E = 8192 FLOPs: forward 4, of
+ * two of them half for nothing above the diagonal; backward 10. Bytes in f32: forward the floor of
+ * 4 x 256, k and v once more, 4 x 260 of states and, where there is a map, 4 x 256; backward twice
+ * its floor of 8 x 256, and 6 x 260 of states. At 3 TB/s and 60 TFLOP/s of f32 the forward's
+ * floors are 0.34 ns (bytes) and 0.55 ns (FLOPs), the backward's 0.68 and 1.4; shared memory
+ * limits a step of the inner loop to about half of that rate. Share of the floor: not measured. */
 #include "states_bwd.cuh"
 #include "states_fwd.cuh"
 

@@ -1,7 +1,7 @@
-/* matmul.cu: batched products with strides by cuBLASLt (contract: ../matmul.h; how it computes one:
- * matmul_plans.cuh), and by a plain kernel where it takes none: strides without adjacent rows or columns,
- * sizes of 0. 2 M N K FLOPs; the floor is the library's. Split sums go through the workspace, in a fixed
- * order. */
+/* matmul.cu: batched products with strides by cuBLASLt (contract: ../matmul.h; how it computes
+ * one: matmul_plans.cuh), and by a plain kernel where it takes none: strides without adjacent rows
+ * or columns, sizes of 0. 2 M N K FLOPs; the floor is the library's. Split sums go through the
+ * workspace, in a fixed order. */
 #include "matmul_plans.cuh"
 extern "C" {
 #include "../matmul.h"

@@ -1,10 +1,12 @@
-/* matmul_plans.cuh: cuBLASLt, opened by the first product, and how it computes each product: for matmul.cu.
+/* matmul_plans.cuh: cuBLASLt, opened by the first product, and how it computes each product: for
+ * matmul.cu.
  *
- * A plan is the algorithm for types, sizes, strides and alignments of one product; two algorithms round
- * otherwise. It is made once a queue: the first that the library's heuristic gives, or, while timing is
- * on, the fastest of CANDIDATES. Plans go to a text and come back, so that processes round alike: lines
- * of named attributes under the card and the version of the library. A text may be anybody's: each
- * attribute has its range and the library checks the whole. f32 is f32: TF32 is off. */
+ * A plan is the algorithm for types, sizes, strides and alignments of one product; two algorithms
+ * round otherwise. It is made once a queue: the first that the library's heuristic gives, or,
+ * while timing is on, the fastest of CANDIDATES. Plans go to a text and come back, so that
+ * processes round alike: lines of named attributes under the card and the version of the library.
+ * A text may be anybody's: each attribute has its range and the library checks the whole. f32 is
+ * f32: TF32 is off. */
 #ifndef ALK_CUDA_MATMUL_PLANS_CUH
 #define ALK_CUDA_MATMUL_PLANS_CUH
 #include "cuda.cuh"
@@ -60,17 +62,19 @@ const char *cuda_blas_version(void) {
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
-/* One product, or `batch` of them at fixed distances, as the library sees it: row-major C (m,n) is its
- * column-major C^T = B^T A^T. dtype: of A, B and the bias; wide: C is f32. NAME(least, most). */
+/* One product, or `batch` of them at fixed distances, as the library sees it: row-major C (m,n) is
+ * its column-major C^T = B^T A^T. dtype: of A, B and the bias; wide: C is f32. NAME(least, most). */
 #define SHAPE(X)                                                                                   \
   X(m, 1, MOST)                                                                                    \
   X(n, 1, MOST)                                                                                    \
   X(k, 1, MOST)                                                                                    \
   X(lda, 1, MOST)                                                                                  \
   X(ldb, 1, MOST)                                                                                  \
-  X(ldc, 1, MOST) X(batch, 1, INT32_MAX) X(sa, 0, MOST) X(sb, 0, MOST) X(sc, 0, MOST) X(ta, 0, 1)  \
-      X(tb, 0, 1) X(align_a, 1, 256) X(align_b, 1, 256) X(align_c, 1, 256) X(dtype, 0, ALK_BF16)   \
-          X(wide, 0, 1) X(add, 0, 1) X(bias, 0, 1)
+  X(ldc, 1, MOST)                                                                                  \
+  X(batch, 1, INT32_MAX)                                                                           \
+  X(sa, 0, MOST) X(sb, 0, MOST) X(sc, 0, MOST) X(ta, 0, 1) X(tb, 0, 1) X(align_a, 1, 256)          \
+      X(align_b, 1, 256) X(align_c, 1, 256) X(dtype, 0, ALK_BF16) X(wide, 0, 1) X(add, 0, 1)       \
+          X(bias, 0, 1)
 static const int64_t MOST = (int64_t)1 << 53;
 typedef struct shape {
 #define X(name, least, most) int64_t name;
@@ -424,8 +428,8 @@ static plan *read_plan(blas *b, const char **at, const char **wrong) {
   free(p);
   return NULL;
 }
-/* Takes the plans of such a text, of the same card and library, beside those there are; false with the
- * reason, and then none of them. */
+/* Takes the plans of such a text, of the same card and library, beside those there are; false with
+ * the reason, and then none of them. */
 bool cuda_plans_load(cuda_queue *q, const char *lines, char *why, size_t n_why) {
   blas *b = blas_of(q);
   if (!b) return snprintf(why, n_why, "%s", q->why), q->failed = false;

@@ -1,4 +1,5 @@
-/* module.cu: the CUDA module: its table of kernels, cards, queues and memory (contract: ../module.h). */
+/* module.cu: the CUDA module: its table of kernels, cards, queues and memory (contract:
+ * ../module.h). */
 #include "cuda.cuh"
 #include "sdpa.cuh"
 #include "versions.cuh"
@@ -96,8 +97,8 @@ static int64_t memory(int i) {
   return 0;
 }
 
-/* The queue that was closed last, for the next that is opened: handles of libraries and buffers that the card reads
- * take longer to make than a small test runs. */
+/* The queue that was closed last, for the next that is opened: handles of libraries and buffers
+ * that the card reads take longer to make than a small test runs. */
 static cuda_queue *idle;
 
 static thread_local int at_card = -1; /* asking the runtime costs more than a kernel's launch may */

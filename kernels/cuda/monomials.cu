@@ -1,5 +1,6 @@
-/* monomials.cu: weights of the monomials of a polynomial (contract: ../monomials.h). Plain: a thread a
- * feature finds its indices from its number, O(D + n) counts of monomials of n steps; writes R numbers. */
+/* monomials.cu: weights of the monomials of a polynomial (contract: ../monomials.h). Plain: a
+ * thread a feature finds its indices from its number, O(D + n) counts of monomials of n steps.
+ * Floor: R numbers written. Not measured: small. */
 #include "monomials.cuh"
 
 template <class A> static __global__ void weights(int64_t D, orders o, int64_t R, A *w) {

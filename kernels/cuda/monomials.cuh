@@ -1,5 +1,5 @@
-/* monomials.cuh: the features of ../monomials.h on the card: each as the channels that it multiplies,
- * with their powers, found from its number alone. */
+/* monomials.cuh: the features of ../monomials.h on the card: each as the channels that it
+ * multiplies, with their powers, found from its number alone. */
 #ifndef ALK_CUDA_MONOMIALS_CUH
 #define ALK_CUDA_MONOMIALS_CUH
 #include "cuda.cuh"
@@ -48,8 +48,8 @@ template <class P> static __device__ void each_index(int64_t D, int n, int64_t r
   }
 }
 
-/* A channel and its power; power 0 ends a feature's list. There are fewer channels than features, of
- * which an op takes 2^24 at most. */
+/* A channel and its power; power 0 ends a feature's list. There are fewer channels than features,
+ * of which an op takes 2^24 at most. */
 typedef struct alk_power {
   uint32_t channel : 24, power : 8;
 } alk_power;

@@ -1,6 +1,10 @@
-/* norm.cu: norms over the last axis, a block a row, 16 bytes at a time where rows lie so; statistics in
- * f64 (contract: ../norm.h). The sums over chunks of rows that dgain and dbias are made of go by columns,
- * COLUMNS a thread. Numbers read and written, the floor: 2 forward, 3 backward; sums read 2 more. */
+/* norm.cu: norms over the last axis (contract: ../norm.h), a block a row, 16 bytes at a time where
+ * rows lie so; statistics in f64. The sums over chunks of rows that dgain and dbias are made of go
+ * by columns, COLUMNS a thread.
+ *
+ * Floor: 2 numbers read and written forward, 3 backward; dgain and dbias read 2 more. Share of a
+ * copy's rate (cuda.cuh) of rmsnorm with a gain, bf16 and f32: forward .77 and .94, backward .45
+ * and .51. */
 #include "norm_row.cuh"
 
 template <class T, int W>

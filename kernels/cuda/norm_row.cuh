@@ -1,6 +1,7 @@
-/* norm_row.cuh: what belongs to one norm, WORD_scale and WORD_dx as in ../cpu/norm_row.h, for the team
- * of a row (rows.cuh; contract and formulas: ../norm.h). The row, its gradient and where dx goes are functions of the
- * index that take W numbers from there on, in T; the gain, in its own type, is read. */
+/* norm_row.cuh: what belongs to one norm, WORD_scale and WORD_dx as in ../cpu/norm_row.h, for the
+ * team of a row (rows.cuh; contract and formulas: ../norm.h). The row, its gradient and where dx
+ * goes are functions of the index that take W numbers from there on, in T; the gain, in its own
+ * type, is read. */
 #ifndef ALK_CUDA_NORM_ROW_CUH
 #define ALK_CUDA_NORM_ROW_CUH
 #include "rows.cuh"

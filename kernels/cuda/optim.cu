@@ -1,7 +1,10 @@
-/* optim.cu: updates in place over a list of arrays (contract: ../optim.h). The list travels as kernel
- * arguments, LIST arrays a launch; a block takes ALK_OPTIM_BLOCK elements, 16 bytes of each array at a
- * time where they lie so. Bytes a parameter in f32, the floor: squares 4, AdamW 28 and 4 more with a copy
- * in bf16, SGD 20 and 4. */
+/* optim.cu: updates in place over a list of arrays (contract: ../optim.h). The list travels as
+ * kernel arguments, LIST arrays a launch; a block takes ALK_OPTIM_BLOCK elements, 16 bytes of each
+ * array at a time where they lie so.
+ *
+ * Floor, bytes a parameter in f32: squares 4, AdamW 28 and 4 more with a copy in bf16, SGD 20 and
+ * 4. Share of a copy's rate (cuda.cuh): not measured; `./lab bench ops` has AdamW beside a long
+ * copy. */
 #include "functions.cuh"
 extern "C" {
 #include "../optim.h"
@@ -42,8 +45,8 @@ __device__ static const alk_optim_task *find(const list &l, int64_t b, int64_t *
 template <int n> struct width {
   enum { value = n };
 };
-/* The elements [from, to) of a block, each once: f(first, W) for groups of W = 16 bytes where `grouped`,
- * and f(i, 1). */
+/* The elements [from, to) of a block, each once: f(first, W) for groups of W = 16 bytes where
+ * `grouped`, and f(i, 1). */
 template <class T, class F>
 __device__ static void each_group(int64_t from, int64_t to, bool grouped, F f) {
   const int W = 16 / sizeof(T);

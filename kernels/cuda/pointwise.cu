@@ -1,5 +1,8 @@
-/* pointwise.cu: every entry of ../pointwise.def (contract: ../pointwise.h). One kernel for all, with
- * the entry as an argument: the branch is the same for every thread, and the bytes are the floor. */
+/* pointwise.cu: every entry of ../pointwise.def (contract: ../pointwise.h). One kernel for all,
+ * with the entry as an argument: the branch is the same for every thread.
+ *
+ * Floor: 2 numbers read and written forward, 3 backward. Share of a copy's rate (cuda.cuh) of exp,
+ * bf16 and f32: forward .69 and .68, backward .47 and .66; numbers go one by one. */
 #include "functions.cuh"
 extern "C" {
 #include "../pointwise.h"

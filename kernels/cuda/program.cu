@@ -1,5 +1,8 @@
 /* program.cu: an expression of every visible logit (contract: ../program.h), a block a row; the
- * gradient of a scalar, a block a head. Plain: the oracle of the fused attention, not for speed. */
+ * gradient of a scalar, a block a head.
+ *
+ * Floor: 2 numbers read and written forward, 3 backward, and the expression's operations. Plain:
+ * the oracle of the fused attention, not for speed. */
 #include "program.cuh"
 
 template <class T>

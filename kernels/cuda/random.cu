@@ -1,6 +1,10 @@
-/* random.cu: fills from Philox streams, bit for bit as the CPU's (contract: ../random.h): products and
- * sums are rounded one by one, as no FMA stands there. Normals are drawn on the host (core/rng.c): the
- * card's logarithm and cosine round otherwise. */
+/* random.cu: fills from Philox streams, bit for bit as the CPU's (contract: ../random.h), four
+ * numbers a thread: products and sums are rounded one by one, as no FMA stands there. Normals are
+ * drawn on the host (core/rng.c): the card's logarithm and cosine round otherwise.
+ *
+ * Floor: 1 number written; of jitter 2 read and written. Share of a copy's rate (cuda.cuh) of
+ * uniform numbers: .21 in f32, .11 in bf16, of which f32 is drawn and cast. jitter is not
+ * measured: for tests. */
 #include "cuda.cuh"
 extern "C" {
 #include "../random.h"

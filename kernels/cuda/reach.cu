@@ -1,5 +1,5 @@
-/* reach.cu: rows that a gradient reaches (contract: ../reach.h). A row ends at the first number that
- * decides, so what is read is a sector a row where all are reached. */
+/* reach.cu: rows that a gradient reaches (contract: ../reach.h). A row ends at the first number
+ * that decides, so what is read is a sector a row where all are reached. */
 #include "rows.cuh"
 extern "C" {
 #include "../reach.h"
@@ -35,8 +35,8 @@ __device__ static bool any_in_row(const T *p, const alk_view &v, int rows, int64
   return false;
 }
 
-/* A warp takes 32 rows: each lane looks at the first number of one, the warp at the rest of those that
- * this does not decide. */
+/* A warp takes 32 rows: each lane looks at the first number of one, the warp at the rest of those
+ * that this does not decide. */
 static const int HIDE_THREADS = 128;
 #define EACH_32_ROWS(first, n)                                                                     \
   for (int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32 * 32; first < (n);    \

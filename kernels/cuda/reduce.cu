@@ -1,6 +1,10 @@
-/* reduce.cu: reductions of the middle axis of x (O,R,I) (contract: ../reduce.h). Rows go to a warp, or
- * to a block where they are long; columns to a thread each, SUB rows at a time. Bound by the bytes of
- * x. */
+/* reduce.cu: reductions of the middle axis of x (O,R,I) (contract: ../reduce.h). Rows go to a
+ * warp, or to a block where they are long; columns to a thread each, SUB rows at a time.
+ *
+ * Floor: x read once; of the gradient of a maximum 3 numbers read and written. Share of a copy's
+ * rate (cuda.cuh), bf16 and f32: sums of rows .43 and .53, of columns .50 and .64; numbers go one
+ * by one. The backward of a sum is an expand (copy.cu). Not measured: the gradient of a maximum,
+ * bias_sum. */
 #include "functions.cuh"
 extern "C" {
 #include "../matmul.h"

@@ -1,5 +1,8 @@
-/* rope.cu: contract ../rope.h. A thread turns pairs of its own, so y may be x. Numbers read and written, the
- * floor: 2, and the table from the cache. */
+/* rope.cu: rotary position embedding (contract: ../rope.h). A thread turns pairs of its own, so y
+ * may be x.
+ *
+ * Floor: 2 numbers read and written, forward and backward; the table comes from the cache. Share
+ * of a copy's rate (cuda.cuh), bf16 and f32: forward 1.0 and .81, backward .54 and .81. */
 #include "cuda.cuh"
 extern "C" {
 #include "../rope.h"

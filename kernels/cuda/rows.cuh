@@ -1,4 +1,5 @@
-/* rows.cuh: one row of numbers at a time, by a block of ROW_THREADS threads that all see the results. */
+/* rows.cuh: one row of numbers at a time, by a block of ROW_THREADS threads that all see the
+ * results. */
 #ifndef ALK_CUDA_ROWS_CUH
 #define ALK_CUDA_ROWS_CUH
 #include "functions.cuh"
@@ -7,8 +8,8 @@ enum { ROW_THREADS = 128 };
 #define ROW_LOOP(i, n) for (int64_t i = threadIdx.x; i < (n); i += blockDim.x)
 #define ROW_GROUPS(i, n, W)                                                                        \
   for (int64_t i = (int64_t)threadIdx.x * (W); i < (n); i += (int64_t)blockDim.x * (W))
-/* Who shares a row: a block, or so many neighbours of a warp, a power of two; all of them get a sum. The
- * threads of a warp ask together, whatever their rows are. */
+/* Who shares a row: a block, or so many neighbours of a warp, a power of two; all of them get a
+ * sum. The threads of a warp ask together, whatever their rows are. */
 struct by_block {
   __device__ int64_t at() const { return threadIdx.x; }
   __device__ int64_t of() const { return blockDim.x; }

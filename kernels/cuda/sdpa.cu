@@ -1,13 +1,15 @@
-/* sdpa.cu: exp attention in bf16 by cuDNN's graph API (sdpa.cuh), the library opened by the first call.
+/* sdpa.cu: exp attention in bf16 by cuDNN's graph API (sdpa.cuh), the library opened by the first
+ * call.
  *
- * The graphs are the chains of products, pointwise ops and reductions that the library's fused engines
- * know: forward Q K^T, scale, causal mask, maximum, exp, sum, division, P V; backward the same logits
- * less lse, and the four products of the gradient. Engines that sum in an order of their own are left
- * out, so two runs are bit-equal. A plan is made once for a shape and takes tens of milliseconds.
+ * The graphs are the chains of products, pointwise ops and reductions that the library's fused
+ * engines know: forward Q K^T, scale, causal mask, maximum, exp, sum, division, P V; backward the
+ * same logits less lse, and the four products of the gradient. Engines that sum in an order of
+ * their own are left out, so two runs are bit-equal. A plan is made once for a shape and takes
+ * tens of milliseconds.
  *
  * Causal: forward 2 B H T^2 D FLOPs, backward 2.5 times that; bytes of q, k, v, y, and of their
- * gradients. At B=32 H=16 T=1024 D=64 the products are 86 and 215 us at 800 TFLOP/s, the bytes 89 and
- * 179 us at 3.0 TB/s. */
+ * gradients. At B=32 H=16 T=1024 D=64 the products are 86 and 215 us at 800 TFLOP/s, the bytes 89
+ * and 179 us at 3.0 TB/s. */
 #include "sdpa.cuh"
 #include "versions.cuh"
 #include <dlfcn.h>

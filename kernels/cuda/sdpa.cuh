@@ -1,10 +1,10 @@
 /* sdpa.cuh: exp attention by cuDNN (sdpa.cu), behind the contract of ../attn.h.
  *
- * cuDNN gives O_i = sum_j p_ij v_j and lse_i = log sum_j exp(s_ij): of that contract, y = O, m = lse and
- * W = 1, as N and W are relative to e^m. With a norm behind it and no denominator (stat none) it is
- * the same function, as the norm's eps is carried relative to e^m, too; the backward leaves out of the
- * logits' gradient what a norm's eps makes of it, p_ij (dN_i . N_i), which is eps' / (|N_i|^2 + eps') of
- * a norm's gradient, eps' being eps relative to e^m. */
+ * cuDNN gives O_i = sum_j p_ij v_j and lse_i = log sum_j exp(s_ij): of that contract, y = O, m =
+ * lse and W = 1, as N and W are relative to e^m. With a norm behind it and no denominator (stat
+ * none) it is the same function, as the norm's eps is carried relative to e^m, too; the backward
+ * leaves out of the logits' gradient what a norm's eps makes of it, p_ij (dN_i . N_i), which is
+ * eps' / (|N_i|^2 + eps') of a norm's gradient, eps' being eps relative to e^m. */
 #ifndef ALK_CUDA_SDPA_CUH
 #define ALK_CUDA_SDPA_CUH
 #include "cuda.cuh"

@@ -1,4 +1,7 @@
-/* select.cu: contract ../select.h. */
+/* select.cu: of two arrays by a third (contract: ../select.h), a thread a number, whatever the
+ * strides.
+ *
+ * Floor: 3 numbers read and written. Not measured: small. */
 #include "cuda.cuh"
 extern "C" {
 #include "../select.h"

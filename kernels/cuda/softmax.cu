@@ -1,5 +1,9 @@
-/* softmax.cu: softmax and its logarithm over the middle axis of x (O,R,I), a block a row (contract:
- * ../softmax.h). */
+/* softmax.cu: softmax and its logarithm over the middle axis of x (O,R,I) (contract:
+ * ../softmax.h), a block a row; sums in the type of the arithmetic.
+ *
+ * Floor: 2 numbers read and written forward, 3 backward. Share of a copy's rate (cuda.cuh), bf16
+ * and f32: forward .41 and .51, backward .40 and .63; numbers go one by one, and a row is read
+ * three times, from the cache where it fits. */
 #include "rows.cuh"
 extern "C" {
 #include "../softmax.h"

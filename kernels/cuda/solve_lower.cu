@@ -1,4 +1,7 @@
-/* solve_lower.cu: substitution, a thread a column (contract: ../solve_lower.h). */
+/* solve_lower.cu: substitution, a thread a column (contract: ../solve_lower.h).
+ *
+ * Multiply-adds of a system: C^2 E / 2 forward, C^2 E backward. Floor of bytes: L once, b and x;
+ * backward L and dL, x, dx and db. Not measured: small. */
 #include "cuda.cuh"
 extern "C" {
 #include "../solve_lower.h"
@@ -61,8 +64,8 @@ static alk_status bwd(const alk_place *at, int64_t count, int64_t C, int64_t E, 
     backward<T><<<blocks_for(count * E, THREADS), THREADS, 0, s>>>(count, C, E, (const T *)L,
                                                                    (const T *)dx, (T *)db);
   if (dL && count * C > 0)
-    outer<T><<<blocks_for(count * C * C, THREADS), THREADS, 0, s>>>(
-        count, C, E, (const T *)x, (const T *)db, (T *)dL);
+    outer<T><<<blocks_for(count * C * C, THREADS), THREADS, 0, s>>>(count, C, E, (const T *)x,
+                                                                    (const T *)db, (T *)dL);
   return launched();
 }
 CUDA_TYPED(solve_lower_bwd, bwd)

@@ -1,17 +1,17 @@
 /* states.cuh: attention by states between segments of tokens (../linear.h, ../chunked.h): what the
  * forward and the backward share.
  *
- * A line is a run of query heads of one batch row that share their key/value head and their decay, and
- * so a state of R features and, with weights to sum, R numbers more. A segment is as long as there are
- * features, from 64 tokens on: pairs inside it cost about what its state does, and the states, one
- * before each segment, take no more memory than the values. Passes: the sum of each segment by itself;
- * these joined in order, one thread a number; then rows (or keys), each tile of them from the state
- * before (after) its segment and from the pairs inside it.
+ * A line is a run of query heads of one batch row that share their key/value head and their decay,
+ * and so a state of R features and, with weights to sum, R numbers more. A segment is as long as
+ * there are features, from 64 tokens on: pairs inside it cost about what its state does, and the
+ * states, one before each segment, take no more memory than the values. Passes: the sum of each
+ * segment by itself; these joined in order, one thread a number; then rows (or keys), each tile of
+ * them from the state before (after) its segment and from the pairs inside it.
  *
- * All is one product of tiles: a block makes N x N sums over k of x(k, row) y(k, column), of what the
- * caller's functions give, by slices of k in shared memory and M x M sums a thread. Hidden keys and rows past the end
- * are selected to 0 by these functions, later keys of a row left out of its sums, so that no number of
- * theirs is touched. */
+ * All is one product of tiles: a block makes N x N sums over k of x(k, row) y(k, column), of what
+ * the caller's functions give, by slices of k in shared memory and M x M sums a thread. Hidden
+ * keys and rows past the end are selected to 0 by these functions, later keys of a row left out of
+ * its sums, so that no number of theirs is touched. */
 #ifndef ALK_CUDA_STATES_CUH
 #define ALK_CUDA_STATES_CUH
 #include "monomials.cuh"
@@ -69,8 +69,8 @@ template <> struct adds<nothing> {
   enum { SUM = 0 };
 };
 
-/* acc += sum_k x(k, row) y(k, column); dot: += the thread's part of sum_k x(k, own_row) z(k), unless z
- * is nothing. XK, YK: what lies side by side in memory is k, not rows or columns. */
+/* acc += sum_k x(k, row) y(k, column); dot: += the thread's part of sum_k x(k, own_row) z(k),
+ * unless z is nothing. XK, YK: what lies side by side in memory is k, not rows or columns. */
 template <bool XK, bool YK, class A, class X, class Y, class Z>
 static inline __device__ void multiply(slices<A> &m, terms which, int64_t n, X x, Y y, Z z,
                                        A (&acc)[tile<A>::M][tile<A>::M], A &dot) {
@@ -348,9 +348,9 @@ static __global__ void __launch_bounds__(THREADS, F::MONOMIALS ? 1 : 2)
   }
 }
 
-/* From the sums of the segments to the states after them (`back`: from them on, the last one first),
- * `start` before all; `end` has the sum of the last segment. Not causal: the sum of all, in place of the
- * first. */
+/* From the sums of the segments to the states after them (`back`: from them on, the last one
+ * first), `start` before all; `end` has the sum of the last segment. Not causal: the sum of all,
+ * in place of the first. */
 template <class A>
 static __global__ void join_states(alk_lines a, bool back, int64_t segments, A *states,
                                    held<const A> start, held<A> end) {

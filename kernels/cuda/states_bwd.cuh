@@ -1,13 +1,15 @@
-/* states_bwd.cuh: backward of attention by states (states.cuh), for features F: channels or monomials.
+/* states_bwd.cuh: backward of attention by states (states.cuh), for features F: channels or
+ * monomials.
  *
  * With y = N / W the gradient of a weight is dw_ij = g_i.u_j + delta_i, g = dy / W, delta = dW -
- * dy.y / W; without it g = dy, delta = dW. With the state H, z before a segment and, over the rows after
- * it, R = sum_i f_i g_i^T, t = sum_i f_i delta_i, f the weighted features of a query, decayed to it,
- * the features of queries have the gradient H g_i + delta_i z (times their weights), those of keys R u_j
- * + t, and du_j = R^T m(kh_j); pairs of the segment come on top. The gradient of the decay of step t is the
- * sum of w_ij dw_ij over the pairs j < t <= i: what two states, a state and the segment, or the segment
- * itself hold of it, so that differences are of sums over one segment. Each number has one block that
- * makes it: the heads and lines that share a key follow each other there. */
+ * dy.y / W; without it g = dy, delta = dW. With the state H, z before a segment and, over the rows
+ * after it, R = sum_i f_i g_i^T, t = sum_i f_i delta_i, f the weighted features of a query,
+ * decayed to it, the features of queries have the gradient H g_i + delta_i z (times their
+ * weights), those of keys R u_j + t, and du_j = R^T m(kh_j); pairs of the segment come on top. The
+ * gradient of the decay of step t is the sum of w_ij dw_ij over the pairs j < t <= i: what two
+ * states, a state and the segment, or the segment itself hold of it, so that differences are of
+ * sums over one segment. Each number has one block that makes it: the heads and lines that share a
+ * key follow each other there. */
 #ifndef ALK_CUDA_STATES_BWD_CUH
 #define ALK_CUDA_STATES_BWD_CUH
 #include "states.cuh"
@@ -91,8 +93,8 @@ static __global__ void __launch_bounds__(THREADS, F::MONOMIALS ? 1 : 2)
 
 /* ---- gradients through features -------------------------------------------------------------- */
 
-/* to[row][channel - d0] += the gradient through features [r0, ..) of df[row][feature - r0], for rows
- * below n with vectors x(row); `weighted`: of a query. */
+/* to[row][channel - d0] += the gradient through features [r0, ..) of df[row][feature - r0], for
+ * rows below n with vectors x(row); `weighted`: of a query. */
 template <class A, class X>
 static __device__ void through(const monomials<A> &f, const square<A> &df, int64_t r0, int64_t R,
                                int64_t d0, int n, bool weighted, X x, square<A> &to) {
@@ -110,8 +112,8 @@ static __device__ void through(const monomials<A> &f, const square<A> &df, int64
   }
 }
 
-/* The own part of sum_r f_r df_r of the own row over features [r0, ..); parts[warp][n]: += that of order
- * n over the warp's rows, without k_n, unless NULL. */
+/* The own part of sum_r f_r df_r of the own row over features [r0, ..); parts[warp][n]: += that of
+ * order n over the warp's rows, without k_n, unless NULL. */
 template <class A, class X>
 static __device__ double along(const channels<A> &f, const square<A> &df, int64_t r0, int64_t R,
                                int n, bool weighted, X x, double *) {
@@ -150,9 +152,9 @@ template <class A> struct through_room {
   square<A> w;
 };
 
-/* acc += the gradient by channels [d0, ..) of rows below n from a state S: df[row][r] = (sum_e S[r][e]
- * g(e, row) + S's sum [r] by(row)) decay(row), through the features. *sum: += the own part of sum_r f_r
- * df_r, where `summed`. */
+/* acc += the gradient by channels [d0, ..) of rows below n from a state S: df[row][r] = (sum_e
+ * S[r][e] g(e, row) + S's sum [r] by(row)) decay(row), through the features. *sum: += the own part
+ * of sum_r f_r df_r, where `summed`. */
 template <class T, class A, class F, class X, class G, class B, class D>
 static __device__ void from_state(through_room<A> &room, const slopes<T, A> &w, const F &f,
                                   held<const A> S, int64_t d0, int n, bool weighted, bool summed,
@@ -297,8 +299,8 @@ static __global__ void __launch_bounds__(THREADS, F::MONOMIALS || STEPS ? 1 : 2)
 
 /* ---- keys and values ------------------------------------------------------------------------- */
 
-/* dkh of a tile of keys and of channels, summed over the lines of their head; by the blocks of the first
- * channels, also each key's sums of w dw. */
+/* dkh of a tile of keys and of channels, summed over the lines of their head; by the blocks of the
+ * first channels, also each key's sums of w dw. */
 template <class T, class A, class F, bool STEPS>
 static __global__ void __launch_bounds__(THREADS, F::MONOMIALS || STEPS ? 1 : 2)
     key_slopes(slopes<T, A> x, F f) {

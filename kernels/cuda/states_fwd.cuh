@@ -1,10 +1,11 @@
-/* states_fwd.cuh: forward of attention by states (states.cuh), for features F: channels or monomials. */
+/* states_fwd.cuh: forward of attention by states (states.cuh), for features F: channels or
+ * monomials. */
 #ifndef ALK_CUDA_STATES_FWD_CUH
 #define ALK_CUDA_STATES_FWD_CUH
 #include "states.cuh"
 
-/* A tile of rows of one head and of channels: N and W from the state before their segment, then from the
- * pairs inside it, and y. */
+/* A tile of rows of one head and of channels: N and W from the state before their segment, then
+ * from the pairs inside it, and y. */
 template <class T, class A, class F>
 static __global__ void __launch_bounds__(THREADS, F::MONOMIALS ? 1 : 2)
     rows(given<T, A> x, F f, held<const A> start, const A *states, T *y, A *W) {

@@ -1,10 +1,11 @@
-/* step.cu: attention with polynomial weights, one token after a state (contract: ../step.h). Plain: a block
- * a slab of a state's features, whose parts of N and W are added in the order of the slabs.
+/* step.cu: attention with polynomial weights, one token after a state (contract: ../step.h).
+ * Plain: a block a slab of a state's features, whose parts of N and W are added in the order of
+ * the slabs.
  *
- * Bytes: the state is read and written once, R (E + 1) numbers a state, the floor; beside it the features of
- * each query head, R numbers written and read, and R (E + 1) / SLAB of parts. Multiply-adds: R E (1 + heads of a
- * state). The backward reads a state 1 + heads times (mostly from the cache) and writes its gradient
- * once. */
+ * Floor: the state is read and written once, R (E + 1) numbers a state; beside it the features of
+ * each query head, R numbers written and read, and R (E + 1) / SLAB of parts. Multiply-adds: R E
+ * (1 + heads of a state). The backward reads a state 1 + heads times (mostly from the cache) and
+ * writes its gradient once. Share of the floor: not measured. */
 #include "states.cuh"
 extern "C" {
 #include "../step.h"
@@ -50,7 +51,8 @@ template <class A> static __device__ A over_warps(A v) {
   return v;
 }
 
-/* The state after the token; of its heads parts of N (state,slabs,group,E) and W (state,slabs,group). */
+/* The state after the token; of its heads parts of N (state,slabs,group,E) and W
+ * (state,slabs,group). */
 template <class T, class A>
 static __global__ void __launch_bounds__(THREADS, 1)
     renew(stepped<T, A> x, A *next, A *next_norm, A *N, A *W) {
@@ -218,8 +220,8 @@ static __global__ void open_heads(stepped<T, A> x, const T *y, const A *W, const
   }
 }
 
-/* A slab of the gradient of the state; what its features' have, dm (state,R) and dp (B,H,R); parts of u's
- * (state,slabs,E) and of the decay's (state,slabs). */
+/* A slab of the gradient of the state; what its features' have, dm (state,R) and dp (B,H,R); parts
+ * of u's (state,slabs,E) and of the decay's (state,slabs). */
 template <class T, class A>
 static __global__ void __launch_bounds__(THREADS, 1)
     renew_back(stepped<T, A> x, const A *dn, const A *dW, const A *dnext, const A *dnext_norm,

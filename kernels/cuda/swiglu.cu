@@ -1,5 +1,8 @@
-/* swiglu.cu: contract ../swiglu.h. Bound by bytes: three numbers forward, five backward, 16 bytes at a time
- * where they lie so. */
+/* swiglu.cu: silu(a) b (contract: ../swiglu.h), 16 bytes a thread and array at a time where they
+ * lie so.
+ *
+ * Floor: 3 numbers read and written forward, 5 backward. Share of a copy's rate (cuda.cuh), bf16
+ * and f32: forward 1.1 and 1.2, backward .7 and 1.2. */
 #include "functions.cuh"
 extern "C" {
 #include "../swiglu.h"

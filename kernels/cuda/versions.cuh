@@ -1,6 +1,7 @@
-/* versions.cuh: the libraries that kernels open at run time, for the line that runs record. */
-#ifndef CUDA_VERSIONS_CUH
-#define CUDA_VERSIONS_CUH
+/* versions.cuh: the libraries that kernels open at run time: how one is opened, and their versions for
+ * the line that runs record. */
+#ifndef ALK_CUDA_VERSIONS_CUH
+#define ALK_CUDA_VERSIONS_CUH
 
 /* Of a list CALLS(X) of a library's functions: a pointer p_NAME to each, and taking each from the
  * opened `so` of the name `file`; `why` is an array for what is missing. */

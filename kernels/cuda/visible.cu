@@ -1,5 +1,8 @@
 /* visible.cu: attention in parts over visible entries (contract: ../visible.h). Plain: a thread a
- * result, sums in the order of the keys or rows; oracle and stopgap, not for speed. */
+ * result, sums in the order of the keys or rows.
+ *
+ * Multiply-adds: D a visible pair. Floor of bytes: the stored entries (B,H,T,S) once. Oracle and
+ * stopgap, not for speed. */
 #include "rows.cuh"
 extern "C" {
 #include "../visible.h"
@@ -26,13 +29,14 @@ static alk_status scores(const alk_place *at, const alk_visible *g, int64_t D, d
   const int64_t n = g->B * g->H * g->T * g->S;
   if (n == 0) return ALK_OK;
   score<T><<<blocks_for(n, THREADS), THREADS, 0, stream_of(at)>>>(*g, D, (T)scale, (const T *)q,
-                                                                 (const T *)k, (T *)s);
+                                                                  (const T *)k, (T *)s);
   return launched();
 }
 CUDA_TYPED(visible_scores, scores)
 
 template <class T>
-static __global__ void gather_keys(alk_visible g, int64_t D, T scale, const T *w, const T *v, T *y) {
+static __global__ void gather_keys(alk_visible g, int64_t D, T scale, const T *w, const T *v,
+                                   T *y) {
   GRID_LOOP(u, g.B * g.T * g.H * D) {
     const int64_t d = u % D, h = u / D % g.H, i = u / D / g.H % g.T, b = u / D / g.H / g.T;
     const alk_range seen = alk_visible_keys(&g, b, i);

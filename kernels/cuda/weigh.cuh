@@ -1,6 +1,6 @@
 /* weigh.cuh: from a logit to a weight, and back: what the composed and the fused weights share
- * (formulas: ../visible.h). Polynomials are summed in f64: terms of long series cancel, and 1/34! is no
- * number of f32. */
+ * (formulas: ../visible.h). Polynomials are summed in f64: terms of long series cancel, and 1/34!
+ * is no number of f32. */
 #ifndef ALK_CUDA_WEIGH_CUH
 #define ALK_CUDA_WEIGH_CUH
 #include "rows.cuh"

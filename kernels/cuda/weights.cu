@@ -1,5 +1,8 @@
 /* weights.cu: weights from logits over visible entries, and what belongs to a row (contract:
- * ../visible.h). Plain: a thread an entry. */
+ * ../visible.h). Plain: a thread an entry.
+ *
+ * Floor: 2 numbers read and written an entry forward, 4 backward. Oracle and stopgap, not for
+ * speed. */
 #include "weigh.cuh"
 
 /* An entry of (B,H,T,S): where it stands and whether it is seen. */
