@@ -1,12 +1,12 @@
 /* alloc.c: storages from a caching allocator that counts.
  *
- * On the host a block is a 64-byte header and 64-byte aligned data behind it; a device has blocks of
- * its own, which only their data is of. Sizes are rounded up to a class: multiples of 64 bytes to
- * 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block goes on its
- * class's list and the next request of that class takes it: a training step asks for the same sizes
- * every time and soon allocates nothing. Of a device blocks above MOST_KEPT are its pool's, which does
- * better with large ones and worse with many. Under AddressSanitizer nothing is kept, so that it sees
- * uses after free.
+ * On the host a block is a 64-byte header and 64-byte aligned data behind it; a device has blocks
+ * of its own, which only their data is of. Sizes are rounded up to a class: multiples of 64 bytes
+ * to 4 KiB, then eight classes a doubling, so at most an eighth is lost. A freed block goes on its
+ * class's list and the next request of that class takes it: a training step asks for the same
+ * sizes every time and soon allocates nothing. Of a device blocks above MOST_KEPT are its pool's,
+ * which does better with large ones and worse with many. Under AddressSanitizer nothing is kept,
+ * so that it sees uses after free.
  *
  * Storages may hold one block together until one of them is written: al_storage_fork, _own. */
 #include "core.h"
@@ -20,9 +20,8 @@ struct al_block {
   al_block *next;
   void *data;
   int64_t size;
-  int bin,
-      holders; /* its class, -1: it is not kept; storages whose data this is: more than one after
-                     * al_fork */
+  int bin;     /* its class, -1: it is not kept */
+  int holders; /* storages whose data this is: more than one after al_fork */
   char pad[64 - 2 * sizeof(void *) - 2 * sizeof(int) - sizeof(int64_t)];
 };
 _Static_assert(sizeof(al_block) == 64, "data must stay 64-byte aligned");
@@ -66,15 +65,16 @@ static al_block *first_of(al_device *d, al_block **list) {
   return b;
 }
 
-/* A kept block of that class, or NULL. In the order of a device's queue it may be given out at once. */
+/* A kept block of that class, or NULL. In the order of a device's queue it may be given out at
+ * once. */
 static al_block *kept_block(al_device *d, int bin) {
   if (bin < 0) return NULL;
   d->n_used -= d->bins[bin] != NULL;
   return first_of(d, d->bins[bin] ? &d->bins[bin] : &d->clean[bin]);
 }
 
-/* Blocks of a device are filled with NaN many at a time, as each time costs a launch: so long as fewer than that were
- * used, new ones are taken. */
+/* Blocks of a device are filled with NaN many at a time, as each time costs a launch: so long as
+ * fewer than that were used, new ones are taken. */
 enum { MANY_USED = 64 };
 
 static void clean_kept(al_device *d) {

@@ -172,31 +172,32 @@ AL_API double al_number(const al_tensor *t, const int64_t *index);
 AL_API const char *al_on(al_ctx *c, const char *device); /* makes it current, NULL: changes nothing;
                                                             returns the one before, or NULL */
 AL_API const char *al_device_name(const al_tensor *t);
-/* Does that op run in bf16 on the current device, which has the kernels? Else it is composed of f32. */
+/* Does that op run in bf16 on the current device, which has the kernels? Else it is composed of
+ * f32. */
 AL_API bool al_in_bf16(al_ctx *c, const char *op);
 /* t itself where it lies there, else a copy without history; new reference. */
 AL_API al_tensor *al_to(al_ctx *c, al_tensor *t, const char *device);
-/* The turn of a layer or a family: what it does is queued, and the host may not wait for numbers of a
- * device meanwhile: reading one is an error that names who has the turn. Turns nest. */
+/* The turn of a layer or a family: what it does is queued, and the host may not wait for numbers
+ * of a device meanwhile: reading one is an error that names who has the turn. Turns nest. */
 typedef struct al_turn {
   char who[64]; /* of the one before */
 } al_turn;
 AL_API al_turn al_turn_begin(al_ctx *c, const char *who);
 AL_API void al_turn_end(al_ctx *c, const al_turn *t);
-/* On the current device so far: multiply-adds of matrix products and attention, the bytes of the operands
- * and results of the former, and a sum of numbers that the names and types of kernels make: what adds as
- * much to it ran the same kernels as often. */
+/* On the current device so far: multiply-adds of matrix products and attention, the bytes of the
+ * operands and results of the former, and a sum of numbers that the names and types of kernels
+ * make: what adds as much to it ran the same kernels as often. */
 typedef struct al_work {
   int64_t products, bytes;
   uint64_t kernels;
 } al_work;
 AL_API al_work al_work_done(const al_ctx *c);
 
-/* How products on a device are computed, which decides how they round: a plan for each shape, made when
- * the shape first comes. While timing is on it is the fastest of several, which need not be the same
- * again. All plans so far as text, free() it, NULL on failure; and plans from such a text, beside those
- * there are: all of them, or none where they are of another card or library or not sound. A device whose
- * products are computed in one way, as on the CPU, has the text "". */
+/* How products on a device are computed, which decides how they round: a plan for each shape, made
+ * when the shape first comes. While timing is on it is the fastest of several, which need not be
+ * the same again. All plans so far as text, free() it, NULL on failure; and plans from such a
+ * text, beside those there are: all of them, or none where they are of another card or library or
+ * not sound. A device whose products are computed in one way, as on the CPU, has the text "". */
 AL_API al_status al_plans_time(al_ctx *c, const char *device, bool on);
 AL_API char *al_plans_save(al_ctx *c, const char *device);
 AL_API al_status al_plans_load(al_ctx *c, const char *device, const char *text);
@@ -208,8 +209,8 @@ AL_API al_status al_plans_load(al_ctx *c, const char *device, const char *text);
  * returns: to the enclosing scope if there is one, else as a new reference of the caller's. */
 AL_API void al_scope_begin(al_ctx *c);
 AL_API al_tensor *al_scope_end(al_ctx *c, al_tensor *keep);
-/* Off: what ops return is the caller's again, though a scope is open: for code of somebody else that is
- * called from inside. Returns the old mode. */
+/* Off: what ops return is the caller's again, though a scope is open: for code of somebody else
+ * that is called from inside. Returns the old mode. */
 AL_API bool al_scope_mode(al_ctx *c, bool on);
 
 /* ---- autograd ------------------------------------------------------------------------------- */
@@ -226,8 +227,8 @@ typedef enum al_tape { AL_TAPE_OFF, AL_TAPE_RECORD, AL_TAPE_REPLAY } al_tape;
 AL_API void al_detach_tape(al_ctx *c, al_tape mode);
 AL_API bool al_grad_mode(al_ctx *c, bool on); /* returns the old mode; off records nothing */
 /* Adds d t / d leaf to the gradient of each leaf that requires it and frees the graph. `seed` has
- * t's shape, or NULL for ones (t must then have one element). Gradients of bf16 tensors are f32, the
- * seed may be either. */
+ * t's shape, or NULL for ones (t must then have one element). Gradients of bf16 tensors are f32,
+ * the seed may be either. */
 AL_API al_status al_backward(al_ctx *c, al_tensor *t, al_tensor *seed);
 
 /* ---- options -------------------------------------------------------------------------------- */
@@ -294,8 +295,8 @@ AL_API bool al_opt_is(const al_opts *o, const char *key, const char *word);
 /* Which of its row's choices the word is, from 0; -1 where something else than a word is held. An
  * enum in the order of the choices reads an option. */
 AL_API int al_opt_choice(const al_opts *o, const char *key);
-/* What `read` makes of the values, `size` bytes that begin as zeros: made at the first call, held until
- * a value is set. Always the same `read` for the same rows. NULL without memory. */
+/* What `read` makes of the values, `size` bytes that begin as zeros: made at the first call, held
+ * until a value is set. Always the same `read` for the same rows. NULL without memory. */
 AL_API const void *al_opts_read(const al_opts *o, size_t size,
                                 void (*read)(const al_opts *o, void *into));
 /* How many numbers. Those of an AL_T_NAMED option are in the order of their names, which
@@ -407,14 +408,14 @@ AL_API void al_optim_zero_grad(al_optim *o);
  * global gradient norm before clipping, new, one number of f64. Where it is not finite nothing is
  * changed, no step is counted and AL_OK is returned: the caller looks at it when it likes. */
 AL_API al_status al_optim_step(al_optim *o, double lr, al_tensor **norm);
-/* The same behind a step whose norm nobody has read: where `after` is not finite, or NaN by the one it
- * came after, this one changes nothing either and its norm is NaN. NULL: behind none. */
+/* The same behind a step whose norm nobody has read: where `after` is not finite, or NaN by the
+ * one it came after, this one changes nothing either and its norm is NaN. NULL: behind none. */
 AL_API al_status al_optim_step_after(al_optim *o, double lr, const al_tensor *after,
                                      al_tensor **norm);
 AL_API int64_t al_optim_steps(const al_optim *o);
 AL_API void al_optim_set_steps(al_optim *o, int64_t n);
-/* State tensors for checkpoints: i-th name ("m.<param>", "v.<param>", of a parameter in bf16 its f32
- * master "w.<param>") and tensor, borrowed; NULL past the end. */
+/* State tensors for checkpoints: i-th name ("m.<param>", "v.<param>", of a parameter in bf16 its
+ * f32 master "w.<param>") and tensor, borrowed; NULL past the end. */
 AL_API al_tensor *al_optim_state(al_optim *o, int i, const char **name);
 
 /* ---- files ---------------------------------------------------------------------------------- */

@@ -243,8 +243,8 @@ static bool takes_any_type(const al_op *op) {
   return true;
 }
 
-/* The gradients that come to a node get the type it runs in. One that takes any type passes those of
- * bf16 on as they are, where all are so. */
+/* The gradients that come to a node get the type it runs in. One that takes any type passes those
+ * of bf16 on as they are, where all are so. */
 static al_status type_grads(al_ctx *c, al_node *n) {
   bool wide = false;
   for (int i = 0; i < n->n_out; i++) {

@@ -93,8 +93,8 @@ struct al_ctx {
 /* alloc.c */
 al_storage *al_storage_new(al_ctx *c, al_device *d, int64_t bytes);
 void al_storage_release(al_storage *s);
-/* The context ends: what it keeps goes back. What a device has of the system it keeps for the next context, as a card
- * takes its time to map memory. */
+/* The context ends: what it keeps goes back. What a device has of the system it keeps for the next
+ * context, as a card takes its time to map memory. */
 void al_memory_end(al_ctx *c);
 /* Another storage of the same data, which is copied when either is first written. Whoever writes
  * into a tensor that was there before calls al_storage_own before it takes the data's address: it

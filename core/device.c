@@ -1,5 +1,5 @@
-/* device.c: devices and the places on them, how numbers get there and back; what this build and this
- * machine can compute on, in words. */
+/* device.c: devices and the places on them, how numbers get there and back; what this build and
+ * this machine can compute on, in words. */
 #include "core.h"
 #include "module.h"
 #include "../kernels/kernel.h"
@@ -42,8 +42,8 @@ void al_device_offer(al_device *(*make)(al_ctx *c)) {
     }
 }
 
-/* The types that run there, the room that kernels ask for and what may lie unused are those of another
- * device. */
+/* The types that run there, the room that kernels ask for and what may lie unused are those of
+ * another device. */
 static void count_like(al_device *d, const al_device *other) {
   d->like = other, d->kernels = other->kernels, d->queue = other->queue;
   d->mem.spare = other->mem.spare;

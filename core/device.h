@@ -17,10 +17,9 @@ enum { AL_BINS = 512, AL_POISONED = 128 };
 struct al_device {
   const char *name;
   alk_device kernels;
-  bool host;   /* the host reads and writes its memory */
-  bool counts; /* its memory is counted and not there, and no kernel runs */
-  const al_device
-      *like; /* of such a one: what would be held there is counted; it was current before */
+  bool host;             /* the host reads and writes its memory */
+  bool counts;           /* its memory is counted and not there, and no kernel runs */
+  const al_device *like; /* of such a one: where what it counts would be held, current before */
   al_mem mem;
   struct al_block *bins[AL_BINS];  /* freed blocks by size class */
   struct al_block *clean[AL_BINS]; /* those that hold NaN since then */
@@ -35,8 +34,9 @@ struct al_device {
   void (*to_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*from_host)(al_device *d, void *to, const void *from, int64_t bytes);
   void (*open)(al_device *d), (*shut)(al_device *d);
-  /* May be NULL: n blocks, AL_POISONED at most, hold NaN from now on; kept memory goes back to the system; what went wrong since it
-   * was asked last, or NULL, and whether the process can use the device no more. */
+  /* May be NULL: n blocks, AL_POISONED at most, hold NaN from now on; kept memory goes back to the
+   * system; what went wrong since it was asked last, or NULL, and whether the process can use the
+   * device no more. */
   void (*poison)(al_device *d, int n, void *const *data, const int64_t *bytes);
   void (*trim)(al_device *d);
   const char *(*failure)(al_device *d, bool *dead);
@@ -64,8 +64,8 @@ al_device *al_device_use(al_ctx *c, al_device *d);
 void al_put_packed(al_tensor *t, const void *from);
 void al_get_packed(const al_tensor *t, void *to);
 
-/* Packed numbers of t as the host has them: t's own memory, or a copy of it that goes back to t where
- * al_stage_end is told so. `filled`: with what t holds. False with the error pending. */
+/* Packed numbers of t as the host has them: t's own memory, or a copy of it that goes back to t
+ * where al_stage_end is told so. `filled`: with what t holds. False with the error pending. */
 typedef struct al_stage {
   al_tensor *t;
   void *bytes;

@@ -151,8 +151,8 @@ static bool wants_record(al_ctx *c, const al_op *op, al_tensor *const *in, int n
   return false;
 }
 
-/* Without kernels of bf16 inputs of that type come to an op as f32, but where it takes any type, and
- * what it returns is rounded, but for statistics. */
+/* Without kernels of bf16 inputs of that type come to an op as f32, but where it takes any type,
+ * and what it returns is rounded, but for statistics. */
 static bool runs_narrow(const al_op *op, const al_device *there) {
   const alk_place at = {.dtype = ALK_BF16, .device = there->kernels};
   for (const al_has *has = op->bf16; has && *has; has++)

@@ -20,10 +20,11 @@ typedef struct al_meta { /* what an output will be, or what an input was */
 
 /* One run of an op. In forward: in, out, opts. In backward: in and out hold only what the
  * descriptor declares as read (else NULL), in_meta is always filled; dout[i] is NULL where no
- * gradient came; din[i] must be set to a new reference for every i with need[i]. All tensors handed
- * to forward and backward are contiguous unless the op has AL_OP_STRIDED. Inputs of bf16 are f32, but
- * for those of any type, unless the op runs in bf16 (`bf16` below): then dout is bf16, too, but for
- * statistics, and a din may be bf16 or, better for what is summed over much, f32. */
+ * gradient came; din[i] must be set to a new reference for every i with need[i]. All tensors
+ * handed to forward and backward are contiguous unless the op has AL_OP_STRIDED. Inputs of bf16
+ * are f32, but for those of any type, unless the op runs in bf16 (`bf16` below): then dout is
+ * bf16, too, but for statistics, and a din may be bf16 or, better for what is summed over much,
+ * f32. */
 typedef struct al_call {
   const struct al_op *op;
   bool narrow; /* runs in bf16 */
@@ -67,8 +68,8 @@ typedef bool (*al_has)(const alk_place *at); /* alk_<kernel>_has: is it there fo
 typedef struct al_op {
   al_op_info info;
   unsigned flags;
-  /* Where the place brings all of these for bf16, the op runs in it: they are what forward and backward
-   * call. Elsewhere, or with NULL, it is composed of f32 (op.c). */
+  /* Where the place brings all of these for bf16, the op runs in it: they are what forward and
+   * backward call. Elsewhere, or with NULL, it is composed of f32 (op.c). */
   const al_has *bf16;
   /* Checks inputs and options, fills out_meta and the plan: plan_size bytes that begin as zeros. */
   al_status (*shape)(al_ctx *c, al_call *k);
@@ -103,7 +104,8 @@ bool al_at_hand(const al_tensor *t); /* what t holds is had without waiting for 
 bool al_runs(const al_place *at);
 al_status al_ran(const al_place *at, const char *kernel, alk_status st);
 al_status al_no_kernel(const al_place *at, const char *kernel);
-/* The bytes that a kernel asks for; 0 with the error pending. AL_ROOM: a new block of them, or NULL. */
+/* The bytes that a kernel asks for; 0 with the error pending. AL_ROOM: a new block of them, or
+ * NULL. */
 #define AL_BYTES(at, name, ...)                                                                    \
   (alk_##name##_room(&(at)->k) ? alk_##name##_room(&(at)->k)(&(at)->k, __VA_ARGS__)                \
                                : (al_no_kernel(at, #name), 0))
@@ -124,8 +126,9 @@ al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t);
 /* New reference to t itself where it is packed and nobody else sees it, so that backward may write
  * over it, else a new tensor like it. For gradients of outputs. */
 al_tensor *al_overwrite(al_ctx *c, al_tensor *t);
-/* The same of an input that the graph keeps, k->in[i]: it gives the tensor up, and is NULL from then
- * on. For gradients of inputs, where a kernel reads all of a number's own before it writes it. */
+/* The same of an input that the graph keeps, k->in[i]: it gives the tensor up, and is NULL from
+ * then on. For gradients of inputs, where a kernel reads all of a number's own before it writes
+ * it. */
 al_tensor *al_take_over(al_ctx *c, al_tensor **t);
 /* New tensor with that meta whose axis 1 has room for `capacity` entries: al_growing_more gives it
  * `more` of them in the same memory. NULL without an error where it cannot (see grow.c). Contents
@@ -137,8 +140,8 @@ al_tensor *al_tensor_view(al_ctx *c, const al_tensor *t, int ndim, const int64_t
                           const int64_t *stride, int64_t offset);
 /* Resolves a 0-based, possibly negative axis against ndim; error names the op. */
 al_status al_axis(al_ctx *c, const al_call *k, const char *key, int ndim, int *axis);
-/* Checks input i, packed i32 or absent, which may then be another tensor in k->in: each number lies in 0..hi, or is `other` where the option of
- * that name, `besides` (or NULL), allows it. */
+/* Checks input i, packed i32 or absent, which may then be another tensor in k->in: each number
+ * lies in 0..hi, or is `other` where the option of that name, `besides` (or NULL), allows it. */
 al_status al_check_ids(al_ctx *c, al_call *k, int i, int64_t hi, const char *besides,
                        int64_t other);
 /* "(2,8,64)" */

@@ -1,10 +1,10 @@
 /* optim.c: SGD with momentum and AdamW (Loshchilov & Hutter 2019: decay decoupled from the
  * gradient), with clipping of the global gradient norm. State is in the parameters' dtype. Of bf16
- * ones it is f32, and so is the weight itself, the master: the parameter is its rounded copy, which
- * the update's pass writes, too, and nothing of an update is lost to rounding. A parameter that
- * somebody wrote to goes on from there. A step is two passes over all parameters, one for the norm and
- * one for the update; the norm's partial sums go in fixed blocks, so the result does not depend on the
- * number of threads. */
+ * ones it is f32, and so is the weight itself, the master: the parameter is its rounded copy,
+ * which the update's pass writes, too, and nothing of an update is lost to rounding. A parameter
+ * that somebody wrote to goes on from there. A step is two passes over all parameters, one for the
+ * norm and one for the update; the norm's partial sums go in fixed blocks, so the result does not
+ * depend on the number of threads. */
 #include "core.h"
 #include "../kernels/optim.h"
 #include <math.h>

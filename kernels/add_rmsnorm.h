@@ -12,8 +12,8 @@ ALK_KERNEL(add_rmsnorm_fwd, int64_t N, int64_t n, double eps, const void *x, con
            const void *gain, void *sum, void *y, void *scale)
 
 /* dx = dsum + what dy (N,n) brings through the norm; dsum may be NULL (0) or dx itself. For each
- * chunk of ALK_ADD_RMSNORM_ROWS rows the sum of dy sum scale goes to dgain (chunks,n), sums (kernel.h);
- * dx or dgain may be NULL. */
+ * chunk of ALK_ADD_RMSNORM_ROWS rows the sum of dy sum scale goes to dgain (chunks,n), sums
+ * (kernel.h); dx or dgain may be NULL. */
 enum { ALK_ADD_RMSNORM_ROWS = 64 };
 ALK_KERNEL(add_rmsnorm_bwd, int64_t N, int64_t n, const void *sum, const void *gain,
            const void *scale, const void *dsum, const void *dy, void *dx, void *dgain)

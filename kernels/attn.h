@@ -14,8 +14,8 @@
 #include "attn_slots.h"
 #include "program.h"
 
-/* Whether a kernel of a library's may be taken where it is the same function: by the place's choice,
- * not, or that or a failure. */
+/* Whether a kernel of a library's may be taken where it is the same function: by the place's
+ * choice, not, or that or a failure. */
 typedef enum alk_library { ALK_LIBRARY_AUTO, ALK_LIBRARY_NONE, ALK_LIBRARY_CUDNN } alk_library;
 
 typedef struct alk_attn_spec {
@@ -36,13 +36,14 @@ ALK_ROOM(attn_fwd, const alk_attn_spec *a)
 ALK_ROOM(attn_bwd, const alk_attn_spec *a)
 
 /* q (B,T,H,D), k (B,S,Hkv,D), v (B,S,Hkv,E), b (B,S,Hkv) or NULL, sums as for weights_fwd or NULL;
- * y (B,T,H,E); statistics W and m (B,H,T); inner (B,H,T), one too: the inner sums, where alk_stat_inner,
- * else NULL. */
+ * y (B,T,H,E); statistics W and m (B,H,T); inner (B,H,T), one too: the inner sums, where
+ * alk_stat_inner, else NULL. */
 ALK_KERNEL(attn_fwd, const alk_attn_spec *a, const void *q, const void *k, const void *v,
            const void *b, const void *sums, void *y, void *W, void *inner, void *m, void *scratch)
 
-/* b and dW, of a statistic, may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with decay, dcoefficients
- * (B,H,n), dscalars (B,H,n_scalars) of the program or NULL. y, W, inner, m as the forward gave them. */
+/* b and dW, of a statistic, may be NULL. dq, dk, dv; db (B,S,Hkv) with b; dsums (B,H,S) with
+ * decay, dcoefficients (B,H,n), dscalars (B,H,n_scalars) of the program or NULL. y, W, inner, m as
+ * the forward gave them. */
 typedef struct alk_attn_grad {
   const void *q, *k, *v, *b, *y, *W, *inner, *m, *dy, *dW, *sums;
   void *dq, *dk, *dv, *db;

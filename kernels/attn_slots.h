@@ -1,5 +1,7 @@
-/* attn_slots.h: the functions of one number, the statistics and the norms, and what of them can stand in the slots of attention: the enums, their words in options, and how a text writes them, each once for
- * kernels, ops and families. All follows from pointwise.def, statistics.def and norms.def. */
+/* attn_slots.h: the functions of one number, the statistics and the norms, and what of them can
+ * stand in the slots of attention: the enums, their words in options, and how a text writes them,
+ * each once for kernels, ops and families. All follows from pointwise.def, statistics.def and
+ * norms.def. */
 #ifndef ALK_ATTN_SLOTS_H
 #define ALK_ATTN_SLOTS_H
 #include <stdbool.h>

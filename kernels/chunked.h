@@ -10,9 +10,9 @@
  * Sums restart every alk_chunk_segment tokens and are added to the state before: the numbers are
  * the same whether one thread walks through a head or several take a segment each. A decay counts
  * up to the last visible key of a row, so a batch row of length 0 hands on its state as it was.
- * Where numbers are stored in bf16,
- * statistics, states and all gradients but dy are f32. Sources: papers A.9. Of the spec, f, its limits and the dropout are not read; stat is none or
- * sum, offset 0; causal needs T = S; decay, an initial and a final state need causal.
+ * Where numbers are stored in bf16, statistics, states and all gradients but dy are f32. Sources:
+ * papers A.9. Of the spec, f, its limits and the dropout are not read; stat is none or sum, offset
+ * 0; causal needs T = S; decay, an initial and a final state need causal.
  */
 #ifndef ALK_CHUNKED_H
 #define ALK_CHUNKED_H

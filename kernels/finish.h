@@ -17,9 +17,9 @@ typedef struct alk_finish {
       made; /* backward: x is what a norm that is homogeneous (norms.def) made, nothing else given */
 } alk_finish;
 
-/* factor, logscale, mean, scale and dfactor are statistics (kernel.h).
- * o (N,n); mean and scale as norm_fwd leaves them, (N), else NULL: mean where the norm takes it off,
- * scale with any norm. o may be x. */
+/* factor, logscale, mean, scale and dfactor are statistics (kernel.h). o (N,n); mean and scale as
+ * norm_fwd leaves them, (N), else NULL: mean where the norm takes it off, scale with any norm. o
+ * may be x. */
 ALK_ROOM(finish_fwd, const alk_finish *f)
 ALK_KERNEL(finish_fwd, const alk_finish *f, void *o, void *mean, void *scale, void *scratch)
 /* dx (N,n), dfactor and dgate (N,sub) where f and g are given; dgain and dbias as chunks of

@@ -1,13 +1,13 @@
 /* kernel.h: what every kernel contract shares: element types, strided views, how one is chosen.
  *
  * A CPU kernel source is compiled once per element type (ALK_REAL = float, double) and, for float,
- * once per instruction set; ALK_KERNEL declares all of them and a selector by place.
- * Of a contract and of the data it points to, what is `void *` lies at the place (on a device: in its
- * memory); a pointer with a type is read on the host before the call returns.
- * Kernels know no tensors and allocate nothing. Sizes, strides and index products are int64_t;
- * strides count elements. In bf16, which devices alone have, arithmetic is f32, and so is what a
- * contract calls a statistic or a sum. Unless a contract says otherwise, outputs are written (=), inputs may not
- * alias outputs, and results do not depend on the number of threads.
+ * once per instruction set; ALK_KERNEL declares all of them and a selector by place. Of a contract
+ * and of the data it points to, what is `void *` lies at the place (on a device: in its memory); a
+ * pointer with a type is read on the host before the call returns. Kernels know no tensors and
+ * allocate nothing. Sizes, strides and index products are int64_t; strides count elements. In
+ * bf16, which devices alone have, arithmetic is f32, and so is what a contract calls a statistic
+ * or a sum. Unless a contract says otherwise, outputs are written (=), inputs may not alias
+ * outputs, and results do not depend on the number of threads.
  */
 #ifndef ALK_KERNEL_H
 #define ALK_KERNEL_H
@@ -68,8 +68,8 @@ typedef struct alk_place {
 } alk_place;
 
 /* Declares alk_<name>_f64, alk_<name>_f32 (and its _v3, _v4 builds), whose first parameter is the
- * place, and alk_<name>(at), which returns the right one, NULL where there is none. alk_<name>_has(at):
- * does a device bring one for that type? */
+ * place, and alk_<name>(at), which returns the right one, NULL where there is none.
+ * alk_<name>_has(at): does a device bring one for that type? */
 #define ALK_AT(name, ret, ...)                                                                     \
   typedef ret (*alk_##name##_fn)(const alk_place *at, __VA_ARGS__);                                \
   ret alk_##name##_f64(const alk_place *at, __VA_ARGS__);                                          \

@@ -1,14 +1,14 @@
-/* linear.h: attention with w_ij = A_ij scale phi(q_i).phi(k_j) in time linear in T: products inside
- * a chunk of tokens, a state between chunks.
+/* linear.h: attention with w_ij = A_ij scale phi(q_i).phi(k_j) in time linear in T: products
+ * inside a chunk of tokens, a state between chunks.
  *
  *   H_i = sum A_ij kh_j b_j v_j^T (D,E),  z_i = sum A_ij kh_j (D)   over j <= i; not causal: all j
  *   N_i = scale qh_i H_i;  W_i = scale qh_i.z_i (0 for ALK_STAT_none);  y, W as in attn.h
  *
  * Sums restart every ALK_LINEAR_SEGMENT tokens and are added to the state before: the numbers are
- * the same whether one thread walks through a head or several take a segment each. Where numbers are stored in bf16,
- * statistics, states and all gradients but dy are f32. Sources: papers
- * A.9. Of the spec, f, its limits and the dropout are not read; stat is none or sum, offset 0;
- * causal needs T = S and decay needs causal. */
+ * the same whether one thread walks through a head or several take a segment each. Where numbers
+ * are stored in bf16, statistics, states and all gradients but dy are f32. Sources: papers A.9. Of
+ * the spec, f, its limits and the dropout are not read; stat is none or sum, offset 0; causal
+ * needs T = S and decay needs causal. */
 #ifndef ALK_LINEAR_H
 #define ALK_LINEAR_H
 #include "attn.h"

@@ -65,8 +65,8 @@ static inline int alk_sort_axes(alk_matmul_task *t) {
 }
 
 /* Whether a rows x cols operand with these strides is one that libraries take, its first index
- * running fastest in memory when transposed: then in *trans and *ld how it is given to one that reads
- * rows. */
+ * running fastest in memory when transposed: then in *trans and *ld how it is given to one that
+ * reads rows. */
 static inline bool alk_operand(int64_t rows, int64_t cols, int64_t rs, int64_t cs, bool *trans,
                                int64_t *ld) {
   if (cols == 1 || cs == 1) {

@@ -4,8 +4,8 @@
 #define ALK_MODULE_H
 #include "table.h"
 
-/* A queue is one card's: kernels get it as their place's `queue`, and what is put into it is done in
- * order. Texts are cut at n bytes. */
+/* A queue is one card's: kernels get it as their place's `queue`, and what is put into it is done
+ * in order. Texts are cut at n bytes. */
 typedef struct alk_module {
   const alk_table *table;
   /* How many cards can be used; else 0, and `why` says what is missing. */
@@ -27,10 +27,10 @@ typedef struct alk_module {
   void (*trim)(void *queue);
   /* NULL, or what went wrong since it was asked last; *dead: the process can use the card no more. */
   const char *(*failure)(void *queue, bool *dead);
-  /* How products are computed, which decides how they round: one plan a shape. As long as timing is on, a
-   * new shape's is the fastest of several. All plans so far as text, free() it, or NULL; plans from such
-   * a text, beside those there are, all or, where it is of another card or library or its lines are not
-   * sound, none. Both say why not. */
+  /* How products are computed, which decides how they round: one plan a shape. As long as timing
+   * is on, a new shape's is the fastest of several. All plans so far as text, free() it, or NULL;
+   * plans from such a text, beside those there are, all or, where it is of another card or library
+   * or its lines are not sound, none. Both say why not. */
   bool (*plans_time)(void *queue, bool on);
   char *(*plans_save)(void *queue, char *why, size_t n);
   bool (*plans_load)(void *queue, const char *text, char *why, size_t n);

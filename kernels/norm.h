@@ -12,9 +12,9 @@
 #include "attn_slots.h"
 #include "kernel.h"
 
-/* gain, bias (n) and logscale (N) may be NULL; logscale, mean and scale are statistics (kernel.h). mean (N) is written where the norm takes it
- * off, else NULL.
- * scale (N) is negative where eps decided an l2 norm: that row has no gradient. */
+/* gain, bias (n) and logscale (N) may be NULL; logscale, mean and scale are statistics (kernel.h).
+ * mean (N) is written where the norm takes it off, else NULL. scale (N) is negative where eps
+ * decided an l2 norm: that row has no gradient. */
 ALK_KERNEL(norm_fwd, alk_norm kind, int64_t N, int64_t n, double eps, const void *x,
            const void *gain, const void *bias, const void *logscale, void *y, void *mean,
            void *scale)

@@ -17,10 +17,11 @@ ALK_KERNEL(reach_dirty, const alk_view *x, int rows, const void *reached, void *
 /* y (packed, of x's shape) = x, but 0 in each row that is not reached; y may be a packed x. */
 ALK_KERNEL(reach_clean, const alk_view *x, int rows, const void *reached, void *y)
 
-/* The same where nobody waits for an answer: in a row of x that no number of its row of g reaches, what
- * is not finite becomes a number, by the upper bit of its exponent, until reach_show turns it back.
- * hidden[r], one bool a row, says in which rows that is, and of these `turned`, one bit a number (row-major,
- * each row from a word of 32 on), which numbers. g and x share their first `rows` axes. */
+/* The same where nobody waits for an answer: in a row of x that no number of its row of g reaches,
+ * what is not finite becomes a number, by the upper bit of its exponent, until reach_show turns it
+ * back. hidden[r], one bool a row, says in which rows that is, and of these `turned`, one bit a
+ * number (row-major, each row from a word of 32 on), which numbers. g and x share their first
+ * `rows` axes. */
 typedef struct alk_reach_pair {
   alk_view g, x;
   int rows;

@@ -8,10 +8,10 @@ enum { ALK_SUM, ALK_SUM_SQUARES, ALK_MAX, ALK_MIN };
 /* Rows (I = 1) and columns (I > 1) that one stage takes together. */
 enum { ALK_ROW_CHUNK = 16384, ALK_COLUMN_CHUNK = 256 };
 
-/* One stage: y (O, n, I), sums (kernel.h), n = max(1, ceil(R / chunk)): the reduction of `chunk` neighbours each,
- * times scale, and then its square root if `root`. Reduce y again until n is 1: the order of the
- * sum follows from the shape alone. A NaN is larger and smaller than every number. R = 0 gives the
- * neutral value. */
+/* One stage: y (O, n, I), sums (kernel.h), n = max(1, ceil(R / chunk)): the reduction of `chunk`
+ * neighbours each, times scale, and then its square root if `root`. Reduce y again until n is 1:
+ * the order of the sum follows from the shape alone. A NaN is larger and smaller than every
+ * number. R = 0 gives the neutral value. */
 ALK_KERNEL(reduce, int kind, int64_t O, int64_t R, int64_t I, int64_t chunk, double scale,
            bool root, const void *x, void *y)
 /* Gradient of a maximum or minimum y (O,I) of x: dx = g at the first of the R elements that equals

@@ -1,5 +1,6 @@
 /* rope.h: rotary position embedding: pairs of channels turned by an angle that grows with the
- * position. table (T,n,2), statistics (kernel.h), = cos, sin of (offset + t) base^(-2i/dims) for pair i of n = dims/2. */
+ * position. table (T,n,2), statistics (kernel.h), = cos, sin of (offset + t) base^(-2i/dims) for
+ * pair i of n = dims/2. */
 #ifndef ALK_ROPE_H
 #define ALK_ROPE_H
 #include "kernel.h"

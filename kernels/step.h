@@ -5,8 +5,8 @@
  *   p_hr = c_n scale^n multiplicity_r m_r(qh_h), n the order of row r;  y, W as in attn.h
  *
  * A state H (R,E), z (R) serves a run of H / Hs query heads that share key head and decay. A batch
- * row whose length is 0 adds nothing and does not decay. H' may be H, z' may be z. Where numbers are
- * stored in bf16, statistics, multiplicities, states and all gradients but dy are f32.
+ * row whose length is 0 adds nothing and does not decay. H' may be H, z' may be z. Where numbers
+ * are stored in bf16, statistics, multiplicities, states and all gradients but dy are f32.
  */
 #ifndef ALK_STEP_H
 #define ALK_STEP_H

@@ -1,11 +1,11 @@
 /* visible.h: attention in parts. Every kernel works on the visible entries of a (B,H,T,S) matrix
  * and on nothing else.
  *
- * Key j is visible to query row i when j < lengths[b] and, if causal, j <= i + offset, of these the
- * last `window`: the keys of a row are always a range whose two ends never fall from row to row, and
- * so are the rows of a key. Hidden entries are selected away, never multiplied by a mask: no number depends on what they
- * hold, NaN included, nor does a rounding; the order of every sum follows from shapes, offset and
- * lengths.
+ * Key j is visible to query row i when j < lengths[b] and, if causal, j <= i + offset, of these
+ * the last `window`: the keys of a row are always a range whose two ends never fall from row to
+ * row, and so are the rows of a key. Hidden entries are selected away, never multiplied by a mask:
+ * no number depends on what they hold, NaN included, nor does a rounding; the order of every sum
+ * follows from shapes, offset and lengths.
  *
  * Arrays are contiguous: q, y (B,T,H,D); k, v (B,S,Hkv,D); s, w (B,H,T,S). Query head h reads
  * key/value head h / (H / Hkv).
@@ -39,8 +39,8 @@ static inline ALK_BOTH alk_range alk_visible_keys(const alk_visible *g, int64_t 
   return (alk_range){from < to ? from : to, to};
 }
 
-/* Rows that see key j of batch row b; none at the end or, of keys that have left every window, at the
- * start. */
+/* Rows that see key j of batch row b; none at the end or, of keys that have left every window, at
+ * the start. */
 static inline ALK_BOTH alk_range alk_visible_rows(const alk_visible *g, int64_t b, int64_t j) {
   int64_t from = g->causal ? j - g->offset : 0, to = g->T;
   if (g->lengths && j >= ((const int32_t *)g->lengths)[b]) return (alk_range){g->T, g->T};
@@ -61,7 +61,8 @@ ALK_KERNEL(visible_gather, const alk_visible *g, int64_t D, double scale, const 
 ALK_KERNEL(visible_scatter, const alk_visible *g, int64_t D, double scale, const void *w,
            const void *y, void *x)
 
-/* Masks (reach.h): row (B,T,H), key (B,S,Hkv): is any visible entry of theirs in d (B,H,T,S) other than 0? */
+/* Masks (reach.h): row (B,T,H), key (B,S,Hkv): is any visible entry of theirs in d (B,H,T,S) other
+ * than 0? */
 ALK_KERNEL(visible_reach, const alk_visible *g, const void *d, void *row, void *key)
 
 /* Weights: w_ij = A_ij f(s'_ij). From s to s', in this order: round to the nearest bf16 (gradient

@@ -4,8 +4,8 @@
  * feature map before them and, with normalise, the division after them. m is a constant: whoever
  * uses y or W with it must not depend on its value.
  *
- * A norm of y that is homogeneous leaves no gradient along y, which is all that a backward of the sums
- * reads y for: with one, what it makes is kept and y is not. */
+ * A norm of y that is homogeneous leaves no gradient along y, which is all that a backward of the
+ * sums reads y for: with one, what it makes is kept and y is not. */
 #include "attend_reach.h"
 #include "coefficients.h"
 #include "expression.h"

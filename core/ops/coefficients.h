@@ -1,6 +1,6 @@
-/* coefficients.h: of f = sum_n c_n s^n, for weights, attend, attend_chunked and attend_step: c_n is the
- * n-th number of option 'coefficients' (1 where there are none) times that of the input; for
- * core/ops/ only. */
+/* coefficients.h: of f = sum_n c_n s^n, for weights, attend, attend_chunked and attend_step: c_n
+ * is the n-th number of option 'coefficients' (1 where there are none) times that of the input;
+ * for core/ops/ only. */
 #ifndef AL_OPS_COEFFICIENTS_H
 #define AL_OPS_COEFFICIENTS_H
 #include "visible.h"

@@ -138,8 +138,8 @@ static al_status forward(al_ctx *c, al_call *k) {
   return al_error(c);
 }
 
-/* The gradient of input i, to be added to where there is one already (*add). Of bf16 that of a 2-D b,
- * which is summed over all rows, and of the bias are f32. */
+/* The gradient of input i, to be added to where there is one already (*add). Of bf16 that of a 2-D
+ * b, which is summed over all rows, and of the bias are f32. */
 static al_tensor *gradient(al_ctx *c, al_call *k, int i, bool *add) {
   al_meta m = k->in_meta[i];
   if (i == 2 || (i == 1 && ((const plan *)k->plan)->as_one)) m.dtype = al_statistic_type(m.dtype);
@@ -147,8 +147,8 @@ static al_tensor *gradient(al_ctx *c, al_call *k, int i, bool *add) {
   return k->din[i] = *add ? al_retain(k->sum[i]) : al_new_meta(c, &m);
 }
 
-/* The terms of a gradient are rows of d, which is dy or dy^T, times rows of x. As views: the batch axes
- * of x, its rows, the rest. */
+/* The terms of a gradient are rows of d, which is dy or dy^T, times rows of x. As views: the batch
+ * axes of x, its rows, the rest. */
 static alk_reach_pair terms(const al_meta *y, mat d, mat x) {
   alk_reach_pair k = {.g = {.data = d.data, .dtype = (alk_dtype)y->dtype}};
   alk_view *g = &k.g, *v = &k.x;
@@ -170,8 +170,8 @@ static alk_reach_pair terms(const al_meta *y, mat d, mat x) {
   return k;
 }
 
-/* Where a row of d is all 0 and that of x is not finite, x becomes a copy with 0 there: returns what
- * the copy lies in, a new reference, or NULL where x stays or with the error pending. */
+/* Where a row of d is all 0 and that of x is not finite, x becomes a copy with 0 there: returns
+ * what the copy lies in, a new reference, or NULL where x stays or with the error pending. */
 static al_tensor *without_unreached(al_ctx *c, const al_meta *y, mat d, mat *x) {
   const alk_reach_pair k = terms(y, d, *x);
   al_tensor *reached = reach_rows(c, &k.g, k.rows), *t = NULL;

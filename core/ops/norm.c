@@ -1,5 +1,5 @@
-/* norm.c: one op for each row of kernels/norms.def, over the last axis: y = gain xh + bias; the maths is
- * in kernels/norm.h. Backward makes xh again from x and the saved row statistics. */
+/* norm.c: one op for each row of kernels/norms.def, over the last axis: y = gain xh + bias; the
+ * maths is in kernels/norm.h. Backward makes xh again from x and the saved row statistics. */
 #include "shape.h"
 #include "../../kernels/norm.h"
 
