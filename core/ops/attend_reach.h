@@ -59,7 +59,7 @@ static inline void attend_reach_keys(al_ctx *c, const al_call *k, attend_masks *
 static inline bool attend_reach_rows(al_ctx *c, const al_call *k, attend_masks *m) {
   const int64_t *q = k->in_meta[Q].shape;
   const int last = al_opt_is(k->opts, "stat", "none") ? ALK_BY_Y : ALK_BY_W;
-  bool dirty = false;
+  al_tensor *dirty = reach_question(c);
   for (int i = ALK_BY_Y; i <= ALK_BY_W; i++) {
     m->row[i] = reach_none(c, q[0] * q[1] * q[2]);
     for (int part = 0; part < 2 && i <= last; part++) { /* the gradient, then what it is of */
@@ -67,10 +67,10 @@ static inline bool attend_reach_rows(al_ctx *c, const al_call *k, attend_masks *
       if (!t || al_error(c) != AL_OK) continue;
       const alk_view v = i == ALK_BY_Y ? al_view(t) : reach_heads(t); /* (B,H,T) as (B,T,H) */
       if (part == 0) ALK_RUN(al_here(c, v.dtype), reach, &v, 3, al_data(m->row[i]));
-      else dirty = reach_dirty(c, &v, 3, m->row[i]) || dirty;
+      else reach_ask(c, dirty, &v, 3, m->row[i]);
     }
   }
-  return dirty;
+  return reach_answer(c, dirty);
 }
 
 /* Where a row that no gradient reaches is not finite, k goes on as if what it alone sees were 0 (it

@@ -31,13 +31,23 @@ static inline al_tensor *reach_rows(al_ctx *c, const alk_view *g, int rows) {
   return reached;
 }
 
-/* Does a row of x that is not reached hold what is not finite? The answer is awaited. */
-static inline bool reach_dirty(al_ctx *c, const alk_view *x, int rows, const al_tensor *reached) {
-  al_tensor *dirty = al_tensor_full(c, AL_I32, 0, NULL, 0);
-  if (dirty) ALK_RUN(al_here(c, x->dtype), reach_dirty, x, rows, al_data(reached), al_data(dirty));
-  const bool yes = al_error(c) == AL_OK && al_item(dirty) != 0;
-  al_release(dirty);
+/* Does a row of a view that is not reached hold what is not finite? Asked of several views, the answer
+ * is awaited once, and the tensor goes. */
+static inline al_tensor *reach_question(al_ctx *c) { return al_tensor_full(c, AL_I32, 0, NULL, 0); }
+static inline void reach_ask(al_ctx *c, al_tensor *question, const alk_view *x, int rows,
+                             const al_tensor *reached) {
+  if (al_error(c) != AL_OK) return;
+  ALK_RUN(al_here(c, x->dtype), reach_dirty, x, rows, al_data(reached), al_data(question));
+}
+static inline bool reach_answer(al_ctx *c, al_tensor *question) {
+  const bool yes = al_error(c) == AL_OK && al_item(question) != 0;
+  al_release(question);
   return yes;
+}
+static inline bool reach_dirty(al_ctx *c, const alk_view *x, int rows, const al_tensor *reached) {
+  al_tensor *question = reach_question(c);
+  reach_ask(c, question, x, rows, reached);
+  return reach_answer(c, question);
 }
 
 /* New reference to a copy of t that is 0 in the rows that are not reached. */
