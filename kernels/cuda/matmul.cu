@@ -92,7 +92,12 @@ static alk_status products(cuda_queue *q, const alk_matmul_task *t, const operan
       s.bias = 0;
       p = plan_of(q, &s, x->a, x->b, NULL);
     }
-    if (p && p->taken) {
+    if (!p) {
+      snprintf(q->why, sizeof q->why, "out of memory (a plan of products)");
+      q->failed = true;
+      return ALK_FAILED;
+    }
+    if (p->taken) {
       const cublasStatus_t st = multiply(q, p, t->alpha, x->a, x->b, x->c, t->bias);
       if (st == CUBLAS_STATUS_SUCCESS) {
         if (bias && !s.bias) BY_TYPE(run_bias, q->stream, t, x);
