@@ -3,14 +3,22 @@
 --   small   400 steps of the main job's softmax arm, and its evaluation
 --   long    forward and backward of linear attention, causal, 16 heads of 64: dtype=, tokens=8192,32768,131072
 --   types   200 steps of a 33M model of characters in f32 and in bf16
---   kernels what memory bounds, beside a copy of the same size: dtype=, rows=, width=
+--   kernels what memory bounds, beside a copy of the same size: dtype=, rows=, width=, vocab=
 local lab = require "attnlab"
 local core = require "attnlab.core"
+local names = require "attnlab.names"
 
+local KEYS = {
+  llama = { "attention", "dtype", "layers", "width", "batch", "context", "vocab", "steps" }, small = {}, long = { "dtype", "tokens" },
+  types = {}, kernels = { "dtype", "rows", "width", "vocab" },
+}
+local known = KEYS[arg[1]]
+if not known then error("card: " .. names.unknown("part", tostring(arg[1]), names.keys(KEYS)), 0) end
 local o = {}
 for i = 2, #arg do
   local key, value = arg[i]:match "^([%w_]+)=(.+)$"
   if not key then error(("card: key=value expected, got '%s'"):format(arg[i]), 0) end
+  if not names.find(known, key) then error(("card: %s: %s"):format(arg[1], names.unknown("key", key, known)), 0) end
   o[key] = tonumber(value) or value
 end
 local function peak() return lab.memory(core.on()).peak / 2 ^ 30 end
@@ -159,6 +167,4 @@ function parts.kernels()
   print(("a copy: %.2f TB/s, read and written"):format(rate / 1e12))
 end
 
-local part = parts[arg[1]]
-if not part then error("card: llama, small, long, types or kernels expected, got '" .. tostring(arg[1]) .. "'", 0) end
-part()
+parts[arg[1]]()
