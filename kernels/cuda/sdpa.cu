@@ -328,7 +328,7 @@ static void backward_graph(graph *g, const shape *s) {
 typedef struct plan {
   struct plan *next;
   shape s;
-  desc plan, pack; /* plan: NULL where the library has no engine, as `why` says */
+  desc plan; /* NULL where the library has no engine, as `why` says */
   int64_t workspace;
   char why[200];
 } plan;
@@ -370,7 +370,6 @@ void cuda_sdpa_end(cuda_queue *q) {
   for (plan *p = s->plans, *next; p; p = next) {
     next = p->next;
     if (p->plan) p_cudnnBackendDestroyDescriptor(p->plan);
-    if (p->pack) p_cudnnBackendDestroyDescriptor(p->pack);
     free(p);
   }
   p_cudnnDestroy(s->handle);

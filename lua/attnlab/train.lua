@@ -65,7 +65,9 @@ function M.trainer(m, cfg, seed, dataset, micro)
   return setmetatable({
     model = m, config = cfg, options = t, seed = seed, data = dataset, context = window, optimiser = optimiser,
     yardstick = evalset { data = dataset, windows = t.eval_windows, context = context },
-    generation = m.generation, step_count = 0, micro = micro or t.batch_size, queued = {}, late = m.device == "cpu" and 1 or LATE, device = m.device, sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
+    generation = m.generation, step_count = 0, micro = micro or t.batch_size, queued = {},
+    late = m.device == "cpu" and 1 or LATE, device = m.device,
+    sum = 0, n = 0, smooth = nil, first = nil, lowest = nil, high = 0 }, Trainer)
 end
 
 -- Takes note of a model whose parts were changed: what stayed keeps the optimiser's moments.

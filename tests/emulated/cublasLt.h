@@ -1,5 +1,5 @@
-/* cublasLt.h: of cuBLASLt what kernels/cuda/matmul.cu asks for, computed by plain loops (products.cpp).
- * The library that matmul.cu opens is then this module itself. */
+/* cublasLt.h: of cuBLASLt what kernels/cuda/matmul_plans.cuh asks for, computed by plain loops
+ * (products.cpp). The library that it opens is then this module itself. */
 #ifndef EMULATED_CUBLASLT_H
 #define EMULATED_CUBLASLT_H
 #include "cuda_runtime.h"
@@ -104,8 +104,6 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t p, int most,
                                               cublasLtMatmulHeuristicResult_t *found, int *n);
-}
-extern "C" {
 cublasStatus_t cublasLtMatmulAlgoInit(cublasLtHandle_t h, cublasComputeType_t compute,
                                       cudaDataType_t scale, cudaDataType_t a, cudaDataType_t b,
                                       cudaDataType_t c, cudaDataType_t d, int id,

@@ -1,12 +1,14 @@
-/* cuda_runtime.h: the CUDA runtime as far as kernels/cuda/ uses it, for machines without a card. The
- * build hands every .cu, with its launches turned into calls, to a C++ compiler that finds this header
- * in the place of CUDA's (tests/CMake: emulated); the kernels then run on the CPU, block after block,
- * the threads of a block as fibers of one thread (emulated.cpp).
+/* cuda_runtime.h: of the CUDA runtime what plain kernels and their host functions call, for machines
+ * without a card. The build (CMakeLists.txt, emulated_module) hands every .cu, with its launches
+ * turned into calls (launches.sed), to a C++ compiler that finds this header in the place of CUDA's;
+ * the kernels then run on the CPU, block after block, the threads of a block as fibers of one thread
+ * (emulated.cpp).
  *
  * What it sees: sums, orders, indices, barriers that not all threads reach, reads before a barrier
- * (threads of a block run one after the other from barrier to barrier, every second block from the last
- * to the first), launches that a card refuses, memory that is not there, lanes that are not there. What
- * it does not: time, races within one thread's order, the card's own rounding of exp and the like. */
+ * (threads of a block run one after the other from barrier to barrier, every second block from the
+ * last to the first), launches that a card refuses, memory that is not there, lanes that are not
+ * there. What it does not: time, races within one thread's order, the card's own rounding of exp and
+ * the like. */
 #ifndef EMULATED_CUDA_RUNTIME_H
 #define EMULATED_CUDA_RUNTIME_H
 #include <math.h>

@@ -178,9 +178,9 @@ M.columns = {
   end },
 }
 
--- o: values of the rows, of ceiling.rows and of bench.lua's. Returns {title, rows, rates, notes}.
 function M.check(o) specs.parse(o.presets) end
 
+-- o: values of the rows, of ceiling.rows and of bench.lua's. Returns {title, rows, rates, notes}.
 function M.run(o)
   local list, rows = specs.parse(o.presets), {}
   local first = 1
