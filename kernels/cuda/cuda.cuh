@@ -5,11 +5,11 @@
  * CUDA_TYPED_BF16 or CUDA_ANY: module.cu finds it by its name. Whatever is not there is an empty
  * slot. No atomics on floats: every sum has an order that follows from the shape alone.
  *
- * A head gives the floor, numbers read and written once, and the share of a copy's rate: the bytes
- * of the floor in the measured time over those of a copy of the same size. Measured by `card.lua
- * kernels` (experiments/bench) on one H200 at 36,864 rows of 1,024, where a copy moves 2.2 TB/s in
- * bf16 (151 MB) and 3.5 TB/s in f32: short calls do not reach the memory's rate, longer ones pass
- * 1. */
+ * A head gives the floor, numbers read and written once, and the share of a copy's rate: bytes of
+ * the floor a second over those of a copy of as many numbers. Measured by `card.lua kernels`
+ * (experiments/bench) on one H200 at 36,864 rows of 1,024, where the copy moves 2.2 TB/s in bf16
+ * (151 MB) and 3.5 TB/s in f32; what moves more at once can pass 1. Backward in bf16 also writes the
+ * gradients of leaves in f32, which counts as nothing. */
 #ifndef ALK_CUDA_CUH
 #define ALK_CUDA_CUH
 #include "bf16.cuh"
