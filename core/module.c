@@ -4,9 +4,12 @@
 #include "core.h"
 #include "../kernels/module.h"
 #include <dlfcn.h>
+#include <elf.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const alk_module *module;
@@ -25,6 +28,19 @@ static void own_folder(char *path, size_t n) {
   if (slash) slash[1] = 0;
 }
 
+/* Is it a file with the table of sections that a linker puts at its end? Of one that was cut the loader
+ * maps what is not there, which ends the process. */
+static bool whole(const char *path) {
+  Elf64_Ehdr h = {0};
+  struct stat s;
+  const int f = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const bool read_it = f >= 0 && fstat(f, &s) == 0 && S_ISREG(s.st_mode) &&
+                       read(f, &h, sizeof h) == (ssize_t)sizeof h;
+  if (f >= 0) close(f);
+  return read_it && memcmp(h.e_ident, ELFMAG, SELFMAG) == 0 && h.e_shoff <= (uint64_t)s.st_size &&
+         (uint64_t)s.st_size - h.e_shoff >= (uint64_t)h.e_shnum * h.e_shentsize;
+}
+
 static void open_module(void) {
   char path[4096];
   own_folder(path, sizeof path - sizeof ALK_MODULE_FILE);
@@ -32,6 +48,11 @@ static void open_module(void) {
   if (access(path, R_OK) != 0) {
     if (AL_CUDA_STATE[0]) snprintf(missing, sizeof missing, "%s", AL_CUDA_STATE);
     else snprintf(missing, sizeof missing, "no %s beside this program", ALK_MODULE_FILE);
+    return;
+  }
+  if (!whole(path)) {
+    snprintf(missing, sizeof missing, "%s is no library, or not whole: build it again",
+             ALK_MODULE_FILE);
     return;
   }
   void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);

@@ -346,7 +346,9 @@ static int tensor_item(lua_State *L) {
   if (al_numel(t) != 1)
     return luaL_error(L, "item: a tensor of one element needed, got shape %s",
                       al_shape_str(t, (char[96]){0}, 96));
-  push_number(L, t, al_item(t));
+  const double x = al_item(t);
+  if (al_error(lal_ctx(L)) != AL_OK) return lal_raise(L); /* of what was queued before, too */
+  push_number(L, t, x);
   return 1;
 }
 

@@ -72,9 +72,9 @@ const char *cuda_blas_version(void) {
   X(ldb, 1, MOST)                                                                                  \
   X(ldc, 1, MOST)                                                                                  \
   X(batch, 1, INT32_MAX)                                                                           \
-  X(sa, 0, MOST) X(sb, 0, MOST) X(sc, 0, MOST) X(ta, 0, 1) X(tb, 0, 1) X(align_a, 1, 256)          \
-      X(align_b, 1, 256) X(align_c, 1, 256) X(dtype, 0, ALK_BF16) X(wide, 0, 1) X(add, 0, 1)       \
-          X(bias, 0, 1)
+  X(sa, 0, MOST)                                                                                   \
+  X(sb, 0, MOST) X(sc, 0, MOST) X(ta, 0, 1) X(tb, 0, 1) X(align_a, 1, 256) X(align_b, 1, 256)      \
+      X(align_c, 1, 256) X(dtype, 0, ALK_BF16) X(wide, 0, 1) X(add, 0, 1) X(bias, 0, 1)
 static const int64_t MOST = (int64_t)1 << 53;
 typedef struct shape {
 #define X(name, least, most) int64_t name;
@@ -439,8 +439,10 @@ bool cuda_plans_load(cuda_queue *q, const char *lines, char *why, size_t n_why) 
   if (strncmp(lines, head, n) != 0) {
     head[n - 1] = 0;
     *strchr(head, '\n') = ';';
-    snprintf(why, n_why, "plans of products for '%s' needed, got them for '%.*s'", head,
-             (int)strcspn(lines, "\n"), lines);
+    char got[80] = ""; /* a stranger's: nothing of it may steer a terminal */
+    for (int i = 0; i < 79 && lines[i] && lines[i] != '\n'; i++)
+      got[i] = lines[i] >= ' ' && lines[i] <= '~' ? lines[i] : '?';
+    snprintf(why, n_why, "plans of products for '%s' needed, got them for '%s'", head, got);
     return false;
   }
   plan *list = NULL;

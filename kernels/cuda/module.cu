@@ -212,7 +212,7 @@ static char *free_stage(cuda_queue *q) {
     cudaError_t e = cudaMallocHost(&q->staged, (size_t)(STAGES * STAGE));
     for (int i = 0; i < STAGES && e == cudaSuccess; i++)
       e = cudaEventCreateWithFlags(&q->read_by[i], cudaEventDisableTiming);
-    if (e != cudaSuccess) return NULL;
+    if (e != cudaSuccess) return end_stages(q), (char *)NULL;
   } else if (cudaEventSynchronize(q->read_by[q->stage]) != cudaSuccess) {
     return NULL;
   }
@@ -222,6 +222,8 @@ static void end_stages(cuda_queue *q) {
   for (int i = 0; q->staged && i < STAGES; i++)
     if (q->read_by[i]) cudaEventDestroy(q->read_by[i]);
   if (q->staged) cudaFreeHost(q->staged);
+  memset(q->read_by, 0, sizeof q->read_by);
+  q->staged = NULL;
 }
 static void from_host(void *queue, void *to, const void *from, int64_t bytes) {
   cuda_queue *q = (cuda_queue *)queue;

@@ -15,8 +15,10 @@ local M = {}
 local MOST = 1 << 24 -- bytes of a text
 
 local function take(self, path, renew)
-  local text = sys.read(path, MOST)
-  local ok, why = pcall(core.plans, self.device, text)
+  local readable, text = pcall(sys.read, path, MOST)
+  if not readable and not renew then error(text, 0) end
+  local ok, why = false, nil
+  if readable then ok, why = pcall(core.plans, self.device, text) end
   if ok then
     self.hash = sys.sha256(text)
   elseif not renew then

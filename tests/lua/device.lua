@@ -10,6 +10,7 @@ T.ok(DEVICE ~= "cpu", "on another device")
 local PRETENDED = DEVICE == "pretended" -- which rounds as the CPU does
 local NEAR = PRETENDED and 1e-6 or 1e-5
 local text = lab.data.open "shakespeare"
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 local TINY = { layers = 1, width = 16, heads = 2, mlp = 32, context = 24, batch_size = 2, steps = 6, warmup_steps = 1,
                eval_windows = 2 }
 
@@ -194,6 +195,26 @@ T.test("bad ids are told at the next read, with the op", function()
   T.eq(rows:totable()[2], table_:totable()[1])
 end)
 
+T.test("what was queued fails at any read: a number, a print, the end of a script", function()
+  local function bad()
+    core.op.embedding(core.randn { shape = { 4, 3 }, seed = 1 }, core.tensor { data = { 1, 9 }, dtype = "i32" })
+  end
+  local other = core.ones { shape = { 1 } }
+  for _, read in ipairs { function() return other:item() end, function() return tostring(other) end } do
+    bad()
+    T.raises(read, "embedding: ids: numbers in 0..3 needed, got 9")
+    T.eq(other:item(), 1)
+  end
+  local script = T.folder() .. "/bad.lua"
+  core.sys.write(script, [[
+local core = require "attnlab.core"
+core.op.embedding(core.randn { shape = { 4, 3 } }, core.tensor { data = { 1, 9 }, dtype = "i32" })
+]])
+  local code, out = tiny.run { "lua", "--device", DEVICE, script }
+  T.eq(code, 1, out)
+  T.ok(out:find "numbers in 0..3 needed, got 9", out)
+end)
+
 T.test("numbers may be looked at in every tap", function()
   local m = lab.model.new { layers = 2, width = 8, heads = 2, mlp = 8, context = 8, vocab = 9, seed = 1 }:eval()
   local seen, taps = 0, {}
@@ -283,7 +304,6 @@ T.test("memory of a device, and its limit", function()
   core.zeros { shape = { 1 << 20 } }:free()
 end)
 
-local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 T.test("experiments, run there by workers, killed and resumed, a batch in parts among them", function()
   local path, root = tiny.experiment '{ name = "cosine", attention = "p2/cottention" },'
   local store = require "attnlab.store"

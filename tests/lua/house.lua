@@ -97,7 +97,7 @@ local ARROWS = {
   { "^core/op%.h$", "^core/attnlab%.h$ ^kernels/kernel%.h$", "" },
   { "^core/ops/", "^core/op%.h$ ^core/ops/[^/]+%.h$ ^kernels/[^/]+$", "" },
   { "^core/", "^core/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$ ^generated/al_ops%.inc$",
-    POSIX .. "omp jansson dlfcn" },
+    POSIX .. "omp jansson dlfcn elf" },
   { "^attention/attn%.h$", "^core/attnlab%.h$ ^attention/plugin_calls%.h$", "" },
   -- a variant may be a plug-in elsewhere, so it finds attn.h and variant.h by name alone
   { "^attention/variants/", "^attention/[^/]+%.h$ ^attention/variants/[^/]+%.def$ ^attention/variants/attn%.h$ ^attention/variants/variant%.h$", "" },
