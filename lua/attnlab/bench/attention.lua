@@ -158,9 +158,9 @@ function M.check(o)
   specs.forms(o.forms)
 end
 
--- All rows; a form that a preset refuses is left out and named in the notes.
+-- All rows; a form that a preset refuses is left out and named in the notes. Where nothing is left that is an error.
 local function prepare(o, lengths, notes)
-  local list, inputs = {}, {}
+  local list, inputs, why = {}, {}, nil
   for _, T in ipairs(lengths) do inputs[T] = inputs_of(o, T, o.dtype) end
   for _, form in ipairs(specs.forms(o.forms)) do
     local presets, missing = specs.parse(o.presets), {}
@@ -171,6 +171,7 @@ local function prepare(o, lengths, notes)
         add(list, o, named, form, a, inputs, lengths, notes)
       else
         missing[#missing + 1] = named.name
+        why = why or a
       end
     end
     if #missing > 0 then
@@ -178,9 +179,12 @@ local function prepare(o, lengths, notes)
         #missing == #presets and "all" or table.concat(missing, ", "))
     end
   end
+  if #list == 0 then
+    error("attention: " .. (why and names.reason(tostring(why)) or "none of the presets has one of the forms asked for"), 0)
+  end
   if core.on() ~= "cpu" and not o.memory then
-    local ok, why = pcall(add_cudnn, list, o, lengths, notes)
-    if not ok then notes[#notes + 1] = "without cuDNN: " .. names.reason(tostring(why)) end
+    local ok, absent = pcall(add_cudnn, list, o, lengths, notes)
+    if not ok then notes[#notes + 1] = "without cuDNN: " .. names.reason(tostring(absent)) end
   end
   return list
 end
