@@ -425,7 +425,7 @@ static int tensor_to(lua_State *L) {
     lal_box *there = lal_box_new(L, LAL_TENSOR);
     there->p = al_to(c, t, to);
     if (there->p) return 1;
-    if (al_error(c) != AL_ENAME) return lal_raise(L);
+    if (al_error(c) != AL_ENAME || strncmp(to, "cuda", 4) == 0) return lal_raise(L);
     al_error_clear(c);
     return lal_argerror(L, 2, "to", "a type, f64 f32 bf16 i32, or a device expected, got '%s' (%s)",
                         to, al_build_info());

@@ -45,6 +45,7 @@ T.test("a tensor made there lies there, and its numbers are read by copies", fun
   T.eq(x:device(), DEVICE)
   T.eq(x:to("cpu"):device(), "cpu")
   T.eq(x:totable(), x:to("cpu"):totable())
+  T.raises(function() return x:to "cuda:99" end, "device cuda:99: ")
   T.raises(function() return x + x:to "cpu" end, "b: on " .. DEVICE .. " needed as a is, got one on cpu")
 end)
 
