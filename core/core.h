@@ -96,6 +96,7 @@ void al_storage_release(al_storage *s);
 /* The context ends: what it keeps goes back. What a device has of the system it keeps for the next
  * context, as a card takes its time to map memory. */
 void al_memory_end(al_ctx *c);
+int64_t al_memory_of_host(void); /* bytes; 0: not known */
 /* Another storage of the same data, which is copied when either is first written. Whoever writes
  * into a tensor that was there before calls al_storage_own before it takes the data's address: it
  * counts the write, too. */
@@ -103,7 +104,6 @@ al_storage *al_storage_fork(al_ctx *c, const al_storage *s);
 bool al_storage_shared(const al_storage *s);
 al_status al_storage_own(al_ctx *c, al_storage *s);
 /* Zeroed host memory for bookkeeping; counts for al_memory_fail_at. free() it. */
-int64_t al_memory_of_host(void); /* bytes; 0: not known */
 void *al_calloc(al_ctx *c, int64_t n, size_t size);
 
 /* tensor.c */
