@@ -40,8 +40,8 @@ AL_API const char *attn_check_case(const attn_check *k);
 AL_API const char *attn_check_error(const attn_check *k);
 /* Runs the next part; false when there was none. */
 AL_API bool attn_check_step(attn_check *k);
-/* The device that it runs on, and the seconds it took there or, where `there` is false, for the truth on the CPU; on the
- * CPU all are there. */
+/* The device that it runs on, and the seconds it took there or, where `there` is false, for the
+ * truth on the CPU; on the CPU all are there. */
 AL_API const char *attn_check_device(const attn_check *k);
 AL_API double attn_check_seconds(const attn_check *k, bool there);
 /* What has been found so far. */

@@ -13,8 +13,7 @@ typedef struct way {
   al_opts *opts;
   bool refused;
   char why[400];
-  uint64_t ran
-      [2]; /* of its forms and gradients so far in f64, f32: which kernels, and the bits they made */
+  uint64_t ran[2]; /* in f64, f32: the kernels of its forms and gradients, and the bits they made */
 } way;
 
 static const double f32_rounding = 0x1p-23; /* twice what one operation may be off */
@@ -103,8 +102,9 @@ bool check_is_refusal(const attn_check *k);
 /* After a run of `w` since `before`, which made n numbers (NULL: none). */
 void way_note(attn_check *k, const way *w, al_dtype dtype, const al_work *before, const double *v,
               int64_t n);
-/* Off the CPU, where launches take the time: is there a way before w that has run the same kernels to the same bits each
- * time? It stands for w in the parts that run a way often; an exempt row says so. The CPU's check runs each. */
+/* Off the CPU, where launches take the time: has a way before w run the same kernels to the same
+ * bits each time? It stands for w in the parts that run a way often; an exempt row says so. The
+ * CPU's check runs each. */
 bool way_stands(attn_check *k, const way *w, al_dtype dtype, const char *check);
 bool way_replayed(const attn_check *k, const way *w); /* a state that keeps all inputs */
 bool way_takes_lengths(const attn_check *k, const way *w);

@@ -365,8 +365,8 @@ al_tensor *formula_own_statistic(const run *r, const sums *n, al_tensor **m) {
   return W;
 }
 
-/* In bf16, of which a step's memory is full: y goes through the norm where it lies, where that is the
- * function. On what comes in that type nothing else follows y (in_bf16 of kernel_attention.c). */
+/* In bf16, of which a step's memory is full: y goes through the norm where it lies, where that is
+ * the function. On what comes in that type nothing else follows y (in_bf16 of kernel_attention.c). */
 static bool norms_at_once(const run *r) {
   const formula *f = r->f;
   return al_type(r->in->q) == AL_BF16 && alk_norms[f->norm].homogeneous && f->gain != GAIN_on;

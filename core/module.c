@@ -28,8 +28,8 @@ static void own_folder(char *path, size_t n) {
   if (slash) slash[1] = 0;
 }
 
-/* Is it a file with the table of sections that a linker puts at its end? Of one that was cut the loader
- * maps what is not there, which ends the process. */
+/* Is it a file with the table of sections that a linker puts at its end? Of one that was cut the
+ * loader maps what is not there, which ends the process. */
 static bool whole(const char *path) {
   Elf64_Ehdr h = {0};
   struct stat s;

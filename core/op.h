@@ -23,8 +23,7 @@ typedef struct al_meta { /* what an output will be, or what an input was */
  * gradient came; din[i] must be set to a new reference for every i with need[i]. All tensors
  * handed to forward and backward are contiguous unless the op has AL_OP_STRIDED. Inputs of bf16
  * are f32, but for those of any type, unless the op runs in bf16 (`bf16` below): then dout is
- * bf16, too, but for statistics, and a din may be bf16 or, better for what is summed over much,
- * f32. */
+ * bf16, too, but for statistics, and a din bf16 or, better for what is summed over much, f32. */
 typedef struct al_call {
   const struct al_op *op;
   bool narrow; /* runs in bf16 */
@@ -37,10 +36,9 @@ typedef struct al_call {
   al_tensor **dout, **din;
   bool *need;
   bool recorded; /* forward: a backward may follow */
-  al_tensor *
-      *sum; /* backward: sum[i] NULL, or the gradient input i has so far, packed and seen by nobody
-             * else: adding to it and giving a reference to it as din[i] saves a pass. Its type is one
-             * that din[i] may have */
+  /* backward: sum[i] NULL, or the gradient input i has so far, packed, of a type that din[i] may
+   * have and seen by nobody else: adding to it and giving a reference as din[i] saves a pass */
+  al_tensor **sum;
 } al_call;
 
 /* A case for check_ops: inputs as shapes, one word an input, and options.
@@ -77,9 +75,8 @@ typedef struct al_op {
   /* NULL: not differentiable. Runs with recording off. */
   al_status (*backward)(al_ctx *c, al_call *k);
   size_t plan_size;
-  unsigned reads_in,
-      reads_out; /* bit i: backward reads in[i] / out[i] (a list counts as its first bit) */
-  const al_sample *samples; /* end with {0} */
+  unsigned reads_in, reads_out; /* bit i: backward reads in[i], out[i] (a list is its first bit) */
+  const al_sample *samples;     /* end with {0} */
 } al_op;
 
 #define AL_OPS(stem, ...) const al_op *const al_ops_##stem[] = {__VA_ARGS__, NULL}
@@ -104,8 +101,7 @@ bool al_at_hand(const al_tensor *t); /* what t holds is had without waiting for 
 bool al_runs(const al_place *at);
 al_status al_ran(const al_place *at, const char *kernel, alk_status st);
 al_status al_no_kernel(const al_place *at, const char *kernel);
-/* The bytes that a kernel asks for; 0 with the error pending. AL_ROOM: a new block of them, or
- * NULL. */
+/* The bytes that a kernel asks for; 0 with the error pending. AL_ROOM: a block of them, or NULL. */
 #define AL_BYTES(at, name, ...)                                                                    \
   (alk_##name##_room(&(at)->k) ? alk_##name##_room(&(at)->k)(&(at)->k, __VA_ARGS__)                \
                                : (al_no_kernel(at, #name), 0))
@@ -126,13 +122,11 @@ al_tensor *al_contiguous_ref(al_ctx *c, al_tensor *t);
 /* New reference to t itself where it is packed and nobody else sees it, so that backward may write
  * over it, else a new tensor like it. For gradients of outputs. */
 al_tensor *al_overwrite(al_ctx *c, al_tensor *t);
-/* The same of an input that the graph keeps, k->in[i]: it gives the tensor up, and is NULL from
- * then on. For gradients of inputs, where a kernel reads all of a number's own before it writes
- * it. */
+/* The same of an input that the graph keeps, k->in[i], which is NULL from then on. For gradients of
+ * inputs, where a kernel reads all of a number's own before it writes it. */
 al_tensor *al_take_over(al_ctx *c, al_tensor **t);
-/* New tensor with that meta whose axis 1 has room for `capacity` entries: al_growing_more gives it
- * `more` of them in the same memory. NULL without an error where it cannot (see grow.c). Contents
- * undefined. */
+/* New tensor with that meta, contents undefined, with room for `capacity` entries on its axis 1:
+ * al_growing_more gives it `more` there. NULL without an error where it cannot (grow.c). */
 al_tensor *al_growing_new(al_ctx *c, const al_meta *m, int64_t capacity);
 al_tensor *al_growing_more(al_ctx *c, const al_tensor *t, int64_t more);
 /* New view of t's storage; offset in elements, relative to t's first element. No history. */

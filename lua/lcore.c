@@ -133,8 +133,8 @@ void lal_reclaim(lua_State *L) {
 /* A box is a few bytes to Lua whatever it holds. The collector is stepped so that `period` bytes of
  * new tensors pay for one cycle over the Lua heap: half of what was live after the last cycle, at
  * least what the device can spare. So dead tensors stay within a fraction of the live ones, and a
- * small heap is not walked for every activation. In generational mode (stock lua5.4) steps leave old
- * boxes alone: when the live bytes have doubled all the same, all is collected. */
+ * small heap is not walked for every activation. In generational mode (stock lua5.4) steps leave
+ * old boxes alone: when the live bytes have doubled all the same, all is collected. */
 void lal_account(lua_State *L, int64_t before) {
   lal_state *s = lal_get(L);
   const al_mem mem = al_memory(s->c);

@@ -31,8 +31,8 @@ static inline al_tensor *reach_rows(al_ctx *c, const alk_view *g, int rows) {
   return reached;
 }
 
-/* Does a row of a view that is not reached hold what is not finite? Asked of several views, the answer
- * is awaited once, and the tensor goes. */
+/* Does a row of a view that is not reached hold what is not finite? Asked of several views, the
+ * answer is awaited once, and the tensor goes. */
 static inline al_tensor *reach_question(al_ctx *c) { return al_tensor_full(c, AL_I32, 0, NULL, 0); }
 static inline void reach_ask(al_ctx *c, al_tensor *question, const alk_view *x, int rows,
                              const al_tensor *reached) {

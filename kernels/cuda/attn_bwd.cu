@@ -18,8 +18,7 @@
 #include "attn_bwd.cuh"
 #include "sdpa.cuh"
 
-/* ---- rows
- * ---------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* A warp a row of (B,H,T). */
 template <class T, class real>
@@ -50,8 +49,7 @@ static __global__ void row_factors(attn_arg a, const T *y, const T *dy, const re
   }
 }
 
-/* ---- what is left
- * ---------------------------------------------------------------------------------- */
+/* ---- what is left ---------------------------------------------------------------------------- */
 
 /* dq and dk from the gradients of phi(q) and phi(k): a warp a vector. */
 template <class T, class real>
@@ -109,8 +107,7 @@ static __global__ void add_parts(int64_t heads, int64_t parts, int n, plan p, bo
   }
 }
 
-/* ---- host
- * -------------------------------------------------------------------------------------------- */
+/* ---- host ------------------------------------------------------------------------------------ */
 
 /* Places in the scratch, in bytes. */
 typedef struct layout {

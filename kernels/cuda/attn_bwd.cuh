@@ -27,8 +27,7 @@ enum { BY_W = 1, BY_Y };
 /* Rows or keys of a tile; what leaves parts of a head has all the same. */
 enum { FULL = 64, PARTS = 32 };
 
-/* ---- an entry
- * ------------------------------------------------------------------------------------- */
+/* ---- an entry -------------------------------------------------------------------------------- */
 
 template <class real> struct entry {
   real w, ds;    /* w as the values see it */
@@ -70,8 +69,7 @@ entry_slope(const attn_arg &a, alk_weight f, const series &terms, real dot, real
   return r;
 }
 
-/* ---- passes over tiles
- * -------------------------------------------------------------------------- */
+/* ---- passes over tiles ----------------------------------------------------------------------- */
 
 /* dq, and by parts of a head what belongs to it (attn_bwd_rows.cu). */
 template <class T>

@@ -194,8 +194,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_at_once<T, KIND, CW>())
   }
 }
 
-/* ---- parts of a few rows
- * ------------------------------------------------------------------------ */
+/* ---- parts of a few rows --------------------------------------------------------------------- */
 
 /* Joins what the parts left of a row: a block a row. */
 template <class T> static __global__ void join(attn_arg a, fwd_results<T> to) {
@@ -229,8 +228,7 @@ template <class T> static __global__ void join(attn_arg a, fwd_results<T> to) {
   }
 }
 
-/* ---- host
- * --------------------------------------------------------------------------------------- */
+/* ---- host ------------------------------------------------------------------------------------ */
 
 static int64_t parts_of(const alk_attn_spec *a) {
   return a->g.T <= FEW_ROWS ? at_least_one(pieces(a->g.S, PART)) : 1;
