@@ -55,7 +55,7 @@ local function by_key(T, f)
 end
 
 -- (T,T) of head h and what it is.
-local function by_values(layer, set, h, patches)
+local function by_values(layer, set, h, patches, causal)
   local group = layer:group_of(h)
   local plain = group and group.whole or layer.family
   local a = layer:twin({ output_norm = rows.find(plain:options(), "output_norm") and "none" }, group)
@@ -65,7 +65,8 @@ local function by_values(layer, set, h, patches)
   local own_taps = taps.of_group(taps.behind(patches, 0), a:taps())
   local function run(v)
     local n = v:size(1)
-    return a:forward { q = repeated(x.q, n), k = repeated(x.k, n), v = v, x = repeated(x.x, n), taps = own_taps }[{ {}, {}, h }]
+    return a:forward { q = repeated(x.q, n), k = repeated(x.k, n), v = v, x = repeated(x.x, n), taps = own_taps,
+      causal = causal }[{ {}, {}, h }]
   end
   local g = (h - 1) // (layer.heads // kv) + 1
   local A = by_key(T, function(first, n) return run(one_key(n, T, kv, E, first, 1.0)) end)
@@ -141,7 +142,7 @@ local function made(m, ids, i, heads)
     else
       local set = {}
       for _, name in ipairs(INPUTS) do set[name] = wanted[name].t end
-      core.no_grad(function() values, what = by_values(layer, set, h, m.patches and m.patches[i]) end)
+      core.no_grad(function() values, what = by_values(layer, set, h, m.patches and m.patches[i], m.causal) end)
     end
     maps[h] = setmetatable({ values = values:contiguous(), tokens = tokens, ids = ids, layer = i, head = h, what = what,
                              family = (group and group.part or layer.family):family(), fork = m.original ~= nil }, Map)

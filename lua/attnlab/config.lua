@@ -229,11 +229,32 @@ function M.apply(cfg, changes, whole)
   return cfg
 end
 
+-- Fills in what the architecture has where nothing is said: of attention in every layer that has a preset of its own.
+local function of_architecture(cfg)
+  local row = rows.find(M.rows.model, "arch")
+  local arch = require("attnlab.model.arch." .. (cfg.model.arch or rows.default(row))).defaults
+  for k, v in pairs(arch and arch.model or {}) do
+    if cfg.model[k] == nil then cfg.model[k] = v end
+  end
+  cfg.attention = cfg.attention or { preset = "softmax" }
+  local specs, common = {}, false
+  for k, own in pairs(cfg.attention) do
+    if not is_layer(k) then common = true elseif own.preset then specs[#specs + 1] = own end
+  end
+  if common then specs[#specs + 1] = cfg.attention end
+  for k, v in pairs(arch and arch.attention or {}) do
+    for _, spec in ipairs(specs) do
+      if spec[k] == nil then spec[k] = v end
+    end
+  end
+end
+
 -- Checks and completes: returns a new table with every default filled in, sizes that follow from
 -- others included, so set keys before. Accepts nested tables, dotted and bare keys.
 function M.resolve(given)
   local cfg = { model = {}, attention = nil, train = {} }
   M.apply(cfg, given, true)
+  of_architecture(cfg)
   for group, list in pairs(M.rows) do
     for _, row in ipairs(list) do
       if cfg[group][row.name] == nil then cfg[group][row.name] = rows.default(row) end
@@ -255,7 +276,6 @@ function M.resolve(given)
     fail("train.min_lr (%g) must not be above train.lr (%g)", t.min_lr, t.lr)
   end
 
-  cfg.attention = cfg.attention or { preset = "softmax" }
   local common, last = false, 0
   for k in pairs(cfg.attention) do
     if is_layer(k) then last = math.max(last, tonumber(k)) else common = true end

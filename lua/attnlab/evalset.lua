@@ -19,6 +19,9 @@ Evalset.__name = "attnlab.evalset"
 
 local KNOWN = { "data", "split", "windows", "context", "other_text" }
 
+-- What a model of hidden tokens is asked for is drawn from this seed and the number of the pass.
+local SEED = 0
+
 -- Tokens of one pass, about. Products of other sizes may round otherwise, so the size of a pass is
 -- nobody's choice: a model's loss is one number.
 local PASS = 1024
@@ -73,13 +76,16 @@ function Evalset:open(m)
   return self.dataset
 end
 
-local function check_model(m, what)
+local function check_model(m, what, next_token)
   if type(m) ~= "table" or type(m.forward) ~= "function" or type(m.config) ~= "table" then
     error(("evalset: %s: a model expected, got %s"):format(what, type(m)), 0)
   end
+  if next_token and not m.causal then
+    error(("evalset: %s: a model that predicts next tokens expected, got a %s"):format(what, m.class_name), 0)
+  end
 end
 
--- Calls f(x, y) for each pass with every model of the list in evaluation mode and nothing recorded.
+-- Calls f(x, y, more) for each pass with every model of the list in evaluation mode and nothing recorded.
 local function passes(self, models, f)
   local set
   for _, m in ipairs(models) do set = self:open(m) end
@@ -91,8 +97,12 @@ local function passes(self, models, f)
   for i, m in ipairs(models) do modes[i] = m.training end
   for _, m in ipairs(models) do m:eval() end
   local ok, message = pcall(core.no_grad, function()
-    for x, y in set:even(self.split, math.max(1, PASS // context), context, total) do
-      f(x, y)
+    local draw, pass = set:even(self.split, math.max(1, PASS // context), context, total), 0
+    while true do
+      pass = pass + 1
+      local x, y, more = models[1]:examples(draw, SEED, pass)
+      if x == nil then break end
+      f(x, y, more)
       x:free()
       y:free()
     end
@@ -143,7 +153,12 @@ end
 -- The loss of each window; no note is taken.
 function Evalset:losses(m)
   local per_window = {}
-  each(self, { m }, function(x, y)
+  each(self, { m }, function(x, y, more)
+    if m.row_losses then
+      local own <close> = m:row_losses(x, y, more)
+      table.move(own:flat(), 1, own:numel(), #per_window + 1, per_window)
+      return
+    end
     local logits <close> = logits_of(m, x)
     local nll <close> = logits:cross_entropy(y, { reduction = "none" })
     append_windows(per_window, nll)
@@ -174,8 +189,8 @@ end
 
 -- Internal: diff; kept: a table that keeps what b gives for the next call with it, as long as b stays as it is.
 function Evalset:diff_kept(a, b, kept)
-  check_model(a, "diff: the first")
-  check_model(b, "diff: the second")
+  check_model(a, "diff: the first", true)
+  check_model(b, "diff: the second", true)
   if a.config.vocab ~= b.config.vocab then
     error(("evalset: diff: models of one vocabulary expected, got %d and %d tokens")
       :format(a.config.vocab, b.config.vocab), 0)

@@ -17,6 +17,7 @@ local M = {}
 M.OBJECTS = {
   { "tensor", "methods", "ltensor.c", "lab.tensor{..}, every op; ops are methods, too" },
   { "model", "LanguageModel", "model.language", "lab.model.new{..}, lab.model.load(path), lab.open(x).model" },
+  { "bert", "Bert", "model.arch.bert", "lab.model.new{arch=\"bert\", ..}, with what a model has but its states" },
   { "fork", "Session", "surgery", "s = m:fork(), with all that a model has" },
   { "part", "Handle", "surgery.part", "s.layer[2], s.layer[\"*\"], s.layer[2].head[1]" },
   { "shown", "Shown", "surgery.show", "s:show{..}" },

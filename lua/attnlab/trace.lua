@@ -128,11 +128,12 @@ local function look(m, i, group, set)
   local a = layer:twin({}, group)
   local list, rows_of = {}, {}
   for _, r in ipairs(a:taps()) do list[#list + 1], rows_of[r.name] = r.name, r end
+  set.causal = m.causal
   local _, found = taps.seen(a, set, list, taps.behind(m.patches and m.patches[i], 0))
   local text = a:text(true)
   return { taps = found, rows = rows_of, T = set.q:size(2), heads = layer.heads, family = a:family(),
            by_key = word(text, "denominator.side") == "value", sink = found.D and sink_of(a, text),
-           visible = taps.visible(set.q:size(2), "f64"), list = group and group.list }
+           visible = taps.visible(set.q:size(2), "f64", m.causal), list = group and group.list }
 end
 
 -- Names that can be asked of s, in order.

@@ -101,11 +101,12 @@ function Trainer:observe(loss)
   self.high = self.smooth > self.lowest + self.options.divergence and self.high + 1 or 0
 end
 
--- The mean loss of a batch x, y, its gradients added to the parameters': by parts that memory has room for.
-local function pass(self, x, y)
+-- The mean loss of a batch x, y, its gradients added to the parameters': by parts that memory has room for. more: options
+-- of the loss, with an entry a row.
+local function pass(self, x, y, more)
   local B, sum = self.options.batch_size, nil
   if self.micro >= B then
-    local loss = self.model:loss(x, y)
+    local loss = self.model:loss(x, y, more)
     loss:backward()
     return loss
   end
@@ -114,7 +115,9 @@ local function pass(self, x, y)
     local rows = { { first, first + n - 1 } }
     local part_x <close> = x[rows]:contiguous()
     local part_y <close> = y[rows]:contiguous()
-    local loss <close> = self.model:loss(part_x, part_y)
+    local part_more = more and {}
+    for key, t in pairs(more or {}) do part_more[key] = t[rows]:contiguous() end
+    local loss <close> = self.model:loss(part_x, part_y, part_more)
     local part <close> = loss * (n / B)
     part:backward()
     local before <close> = sum
@@ -128,12 +131,14 @@ function Trainer:queue()
   local k, t = self.step_count + 1, self.options
   local lr = self:lr(k)
   self.model:train()
-  local x, y = self.data:random("train", t.batch_size, self.context, self.seed, k)
+  local x, y, more = self.model:examples(function()
+    return self.data:random("train", t.batch_size, self.context, self.seed, k)
+  end, self.seed, k)
   -- keys of dropout: a sequence of their own for each step, whatever was drawn before
   local keys = core.seed_state()
   core.seed_restore { self.seed, k << 32 }
   self.optimiser:zero_grad()
-  local loss = pass(self, x, y)
+  local loss = pass(self, x, y, more)
   core.seed_restore(keys)
   local last = self.queued[#self.queued]
   local norm = self.optimiser:queue(lr, last and last.norm)

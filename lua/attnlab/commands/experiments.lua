@@ -245,7 +245,8 @@ local function train(args, usage)
     if code == 130 then
       print "type the same command to go on"
     elseif status.state == "finished" then
-      print("next    ./lab generate " .. names.word(shown))
+      local arch = require("attnlab.model.arch." .. run.spec.config.model.arch)
+      print(("next    ./lab %s %s"):format(arch.causal and "generate" or "eval", names.word(shown)))
     end
   end
   return code

@@ -58,8 +58,9 @@ local function add_rows(twin, q, k, sum, count)
 end
 
 -- Mean of log10 W_t by position over layers, heads and fixed validation windows (rows whose weights are all 0 are left
--- out), or nil where the arm has no such sum.
+-- out), or nil where the arm has no such sum, or every row all tokens.
 function M.measure(model, cfg)
+  if not model.causal then return nil end
   local twins = {}
   for i, block in ipairs(model.layers) do
     twins[i] = twin_of(block.attention, config.attention_of(model.spec, i))

@@ -60,6 +60,7 @@ local function add(sums, t, q, k, v, x)
 end
 
 function M.measure(model, cfg)
+  if not model.causal then return nil end
   local twins = {}
   for i, block in ipairs(model.layers) do
     twins[i] = twins_of(block.attention)

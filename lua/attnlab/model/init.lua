@@ -47,15 +47,15 @@ end
 function M.new(opts)
   if type(opts) ~= "table" then error("model: table of options expected, got " .. type(opts), 2) end
   local cfg = resolve(opts)
+  local arch = require("attnlab.model.arch." .. cfg.model.arch)
   local size = opts.vocabulary and opts.vocabulary:size()
   if cfg.model.vocab == 0 then
     if not size then error("model: option 'vocab' (number of token ids) is missing", 2) end
-    cfg.model.vocab = size
+    cfg.model.vocab = arch.size_of(opts.vocabulary)
   elseif size and size > cfg.model.vocab then
     error(("model: the vocabulary has %d tokens, option 'vocab' says %d")
       :format(size, cfg.model.vocab), 2)
   end
-  local arch = require("attnlab.model.arch." .. cfg.model.arch)
   return arch.new(cfg.model, cfg.attention,
     { seed = opts.seed, dtype = cfg.train.dtype, device = opts.device, vocabulary = opts.vocabulary })
 end

@@ -12,7 +12,10 @@
 --     return self
 --   end
 --
--- and, where the positions of tokens are learned, Mine:embed and Mine:has_positions. A block is called as
+-- and, where the positions of tokens are learned, Mine:embed and Mine:has_positions. Mine.defaults = { model = {..},
+-- attention = {..} } are options where a configuration does not say them. Mine.takes = { mlp_bias = true,
+-- activation = { "silu", .. } } names the options marked `some` in settings.lua that it has, of words those it knows.
+-- A block is called as
 -- block(x, a, opts) with the residual stream x (B,T,width) and what the block before still adds to it, or nil: it
 -- returns the same pair behind it, so that each sum is made in one pass with the norm that reads it
 -- (norm:add(x, a) -> sum, normed), and the attention's next state, where opts has one. The norm behind attention is
@@ -25,6 +28,7 @@ local generate = require "attnlab.generate"
 local names = require "attnlab.names"
 local nn = require "attnlab.nn"
 local plugins = require "attnlab.plugins"
+local rows = require "attnlab.rows"
 local State = require "attnlab.state"
 local tap = require "attnlab.model.tap"
 local taps = require "attnlab.nn.taps"
@@ -35,14 +39,27 @@ local Module = nn.Module
 local LAYER = "layer." -- parts of a state: layer.1, layer.2, ..
 
 local LanguageModel = Module.class "LanguageModel"
+LanguageModel.causal = true -- no token sees a later one
 
 -- A new architecture's class.
 function LanguageModel.class(name)
   return Module.class(name, LanguageModel)
 end
 
+-- Refuses an option of m that is not the default and nothing to this architecture.
+local function check_taken(class, m)
+  for _, row in ipairs(config.rows.model) do
+    local v, taken = m[row.name], class.takes and class.takes[row.name]
+    if row.some and v ~= nil and v ~= rows.default(row) and not (taken == true or taken and names.find(taken, v)) then
+      error(("model: option '%s': the architecture '%s' %s, got %s"):format(row.name, m.arch,
+        taken and "knows " .. table.concat(taken, ", ") or "has no other than " .. row.default, rows.show(v)), 0)
+    end
+  end
+end
+
 -- opts: seed, dtype, device, vocabulary.
 function LanguageModel.create(class, m, attention, opts)
+  check_taken(class, m)
   local self = Module.create(class, { seed = opts.seed, dtype = opts.dtype, device = opts.device })
   self.config, self.spec, self.vocabulary = config.copy(m), config.copy(attention), opts.vocabulary
   self.layers = {}
@@ -59,38 +76,38 @@ end
 
 -- ---- ids to logits --------------------------------------------------------------------------------
 
-local function row_of(ids, where)
+local function row_of(ids, where, what)
   for i, id in ipairs(ids) do
     if math.tointeger(id) == nil then
-      error(("forward: ids: integers expected, got %s at %s%d"):format(tostring(id), where, i), 0)
+      error(("forward: %s: integers expected, got %s at %s%d"):format(what, tostring(id), where, i), 0)
     end
   end
 end
 
--- Ids from a list, a list of equally long lists, or an i32 tensor (T) or (B,T), as a tensor (B,T).
-local function as_ids(ids)
+-- Internal: ids from a list, a list of equally long lists, or an i32 tensor (T) or (B,T), as a tensor (B,T).
+function LanguageModel.as_ids(ids, what)
   if type(ids) == "table" then
     local batch = type(ids[1]) == "table" and ids or { ids }
     local flat, T = {}, #batch[1]
     for b, row in ipairs(batch) do
       if type(row) ~= "table" or #row ~= T then
-        error(("forward: ids: rows of one length expected, row %d has %s, row 1 has %d")
-          :format(b, type(row) == "table" and #row or type(row), T), 0)
+        error(("forward: %s: rows of one length expected, row %d has %s, row 1 has %d")
+          :format(what, b, type(row) == "table" and #row or type(row), T), 0)
       end
-      row_of(row, #batch > 1 and b .. "," or "")
+      row_of(row, #batch > 1 and b .. "," or "", what)
       table.move(row, 1, T, #flat + 1, flat)
     end
     ids = core.tensor { data = flat, shape = { #batch, T }, dtype = "i32" }
   elseif type(ids) ~= "userdata" then
-    error("forward: ids: i32 tensor or nested table expected, got " .. type(ids), 0)
+    error(("forward: %s: i32 tensor or nested table expected, got %s"):format(what, type(ids)), 0)
   elseif ids:dtype() ~= "i32" then
-    error(("forward: ids: i32 needed, got %s (cast it first)"):format(ids:dtype()), 0)
+    error(("forward: %s: i32 needed, got %s (cast it first)"):format(what, ids:dtype()), 0)
   elseif ids:ndim() == 1 then
     ids = ids:reshape { shape = { 1, ids:size(1) } }
   end
   if ids:ndim() ~= 2 then
-    error(("forward: ids: shape (B,T) expected, got (%s)")
-      :format(table.concat(ids:shape(), ",")), 0)
+    error(("forward: %s: shape (B,T) expected, got (%s)")
+      :format(what, table.concat(ids:shape(), ",")), 0)
   end
   return ids
 end
@@ -122,29 +139,30 @@ local function summed(own, name, x, a)
   return taps.at(own, name, a and x + a or x), nil
 end
 
--- The residual stream that the first block sees, of ids (B,T) behind `at` others.
-function LanguageModel:embed(ids, at)
+-- The residual stream that the first block sees, of ids (B,T) behind `at` others. own: of hidden.
+function LanguageModel:embed(ids, at, own)
   return self.embedding(ids)
 end
 
 -- Final normed hidden states (B,T,width). opts go to the attention layers (causal, lengths); opts.taps: tables by layer
--- of functions by tap (nn/taps.lua). opts.state: ids go on from it, and the next state is the second result.
-function LanguageModel:hidden(ids, opts)
-  ids = as_ids(ids)
+-- of functions by tap (nn/taps.lua). opts.state: ids go on from it, and the next state is the second result. own: what an
+-- architecture's own forward hands to its embed.
+function LanguageModel:hidden(ids, opts, own)
+  ids = LanguageModel.as_ids(ids, "ids")
   nn.Attention.check_forward(opts)
   local st, parts = opts and opts.state, {}
   if st then State.check(st, self, ids:size(1), "forward") end
   local T = self:check_length(ids:size(2), st)
-  local first, own_taps = st and st:position() or 0, taps.over_layers(self.patches, opts and taps.checked(opts.taps, #self.layers))
-  local x, a = self:embed(ids, first), nil
+  local first, all_taps = st and st:position() or 0, taps.over_layers(self.patches, opts and taps.checked(opts.taps, #self.layers))
+  local x, a = self:embed(ids, first, own), nil
   for i, block in ipairs(self.layers) do
-    local own = own_taps and taps.behind(own_taps[i], first)
-    x, a = summed(own, "residual.pre", x, a)
-    local y, b, after = block(x, a, options_of(i, opts, st, own))
+    local of_layer = all_taps and taps.behind(all_taps[i], first)
+    x, a = summed(of_layer, "residual.pre", x, a)
+    local y, b, after = block(x, a, options_of(i, opts, st, of_layer))
     parts[i] = { name = LAYER .. i, state = after }
     if not rawequal(x, y) then x:free() end
     if a then a:free() end
-    x, a = summed(own, "residual.post", y, taps.at(own, "mlp", b))
+    x, a = summed(of_layer, "residual.post", y, taps.at(of_layer, "mlp", b))
   end
   local sum <close>, h = self.norm:add(x, a)
   x:free()
@@ -173,6 +191,13 @@ function LanguageModel:loss(x, y, opts)
   local logits <close> = forward
   return logits:cross_entropy(y), after
 end
+
+-- Internal: the next batch x, y, more of draw(), as the model learns from it; nil: there is none. What it makes of texts by chance
+-- is a function of (seed, index). more: options of loss, tensors with an entry a row.
+function LanguageModel:examples(draw, seed, index) return draw() end
+
+-- Internal: ids of a model that reads this vocabulary.
+function LanguageModel.size_of(vocabulary) return vocabulary:size() end
 
 -- ---- decoding -------------------------------------------------------------------------------------
 

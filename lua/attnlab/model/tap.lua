@@ -208,6 +208,9 @@ function M.read(m, opts)
   M.check_options(opts, KNOWN, "tap")
   local ids = M.ids_of(m, opts.text, opts.ids, "tap")
   local several, wanted = type(opts.name) == "table", {}
+  if opts.grad and not m.causal then
+    error(("tap: grad: of the loss of next tokens, which a %s does not predict"):format(m.class_name), 0)
+  end
   if not several and type(opts.name) ~= "string" or several and #opts.name == 0 then
     error(("tap: name: a tap or a list of taps expected, as \"heads\", got %s"):format(several and "none" or type(opts.name)), 0)
   end

@@ -235,11 +235,11 @@ function M.seen(a, set, list, patches)
   return a:forward(with), found
 end
 
--- (1,1,T,T), 1 where row i sees key j of a text, else 0.
-function M.visible(T, dtype)
+-- (1,1,T,T), 1 where row i sees key j of a text, else 0. causal: false where it sees all.
+function M.visible(T, dtype, causal)
   local list = {}
   for i = 1, T do
-    for j = 1, T do list[(i - 1) * T + j] = j <= i and 1 or 0 end
+    for j = 1, T do list[(i - 1) * T + j] = (j <= i or causal == false) and 1 or 0 end
   end
   return core.tensor { data = list, shape = { 1, 1, T, T }, dtype = dtype }
 end

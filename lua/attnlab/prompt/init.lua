@@ -23,14 +23,16 @@ local sys = core.sys
 local function say_model(opened, what)
   local c = opened.model.config
   local name = what:match "([^/]+)/*$" or what
-  print(("m is %s (%d layer%s, %s parameters), s its fork, ev its evaluation set"):format(tables.clean(name, true), c.layers,
-    c.layers == 1 and "" or "s", tables.human(opened.model:n_parameters())))
+  print(("m is %s (%d layer%s, %s parameters)%s"):format(tables.clean(name, true), c.layers, c.layers == 1 and "" or "s",
+    tables.human(opened.model:n_parameters()), opened.model.causal and ", s its fork, ev its evaluation set"
+    or ("; there is no fork s: a %s is not operated on"):format(opened.model.class_name)))
 end
 
 local function open_model(self, what)
   local lab = require "attnlab"
   local opened = lab.open(what)
   rawset(self.env, "m", opened.model)
+  if not opened.model.causal then return opened end
   rawset(self.env, "s", opened.model:fork())
   local ok, own = pcall(parts.of, opened.model)
   if ok then

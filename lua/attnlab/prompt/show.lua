@@ -91,6 +91,10 @@ local function model(m)
     c.layers, c.layers == 1 and "" or "s", c.width, c.heads, c.context, m.dtype) }
   tree(m, "  ", 2, lines)
   local t = c.context
+  if not m.causal then
+    lines[#lines + 1] = "  every token sees the whole text: no state, no next token"
+    return table.concat(lines, "\n")
+  end
   lines[#lines + 1] = ("  state of a sequence: %s after %d tokens, %s after 1"):format(tables.human(m:state_bytes(t), true), t,
     tables.human(m:state_bytes(1), true))
   return table.concat(lines, "\n")
