@@ -487,19 +487,34 @@ AL_API al_status al_windows_even(al_ctx *c, const al_tensor *tokens, int64_t lo,
                                  int64_t B, int64_t T, int64_t first, int64_t n_total,
                                  al_tensor **x, al_tensor **y);
 
-/* Tokenizers: characters of a text, or llama2.c's tokenizer table. */
+/* A tokenizer of any kind: text to ids and back. kind names what the files are: "characters" (one
+ * text: its distinct characters), "bytes" (none), "llama2c" (its table). Nothing of the files is
+ * kept by reference; their names are for messages. */
 typedef struct al_vocab al_vocab;
-AL_API al_vocab *al_vocab_chars(al_ctx *c, const char *text,
-                                size_t n); /* distinct characters (UTF-8), sorted */
-AL_API al_vocab *al_vocab_llama2c(al_ctx *c, const char *path, int64_t size);
+typedef struct al_source {
+  const char *name, *data;
+  size_t n; /* bytes of data */
+} al_source;
+AL_API al_vocab *al_vocab_new(al_ctx *c, const char *kind, const al_source *files, int n_files);
 AL_API void al_vocab_free(al_vocab *v);
-AL_API int64_t al_vocab_size(const al_vocab *v);
-AL_API const char *al_vocab_piece(const al_vocab *v, int64_t id,
-                                  size_t *n); /* bytes; NULL out of range */
-AL_API al_tensor *al_vocab_encode(al_ctx *c, const al_vocab *v, const char *text,
-                                  size_t n); /* 1-D i32; BOS first for llama2c */
-AL_API char *al_vocab_decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n,
-                             size_t *len); /* free() it */
+AL_API const char *al_vocab_kind_name(const al_vocab *v);
+AL_API int64_t al_vocab_size(const al_vocab *v); /* number of ids, 0 to this - 1 */
+/* The bytes that an id stands for in a text (of a special one its name); NULL: there is none. */
+AL_API const char *al_vocab_piece(const al_vocab *v, int64_t id, size_t *n);
+AL_API int64_t al_vocab_id(const al_vocab *v, const char *piece, size_t n); /* -1: none */
+/* The id of a role, "bos", "eos", "unk" or "pad"; -1: the tokenizer has none. */
+AL_API int64_t al_vocab_known(const al_vocab *v, const char *role);
+/* The i-th special token: its name of *n bytes and its id; NULL past the end. */
+AL_API const char *al_vocab_special(const al_vocab *v, int64_t i, int64_t *id, size_t *n);
+enum {
+  AL_ENCODE_SPECIAL = 1, /* special strings in the text are their ids; decode: and back */
+  AL_ENCODE_PLAIN = 2    /* no start and end tokens around the text */
+};
+/* 1-D i32. Refuses what is not UTF-8 where the kind reads characters, with the place. */
+AL_API al_tensor *al_vocab_encode(al_ctx *c, const al_vocab *v, const char *text, size_t n,
+                                  int flags);
+AL_API char *al_vocab_decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n, int flags,
+                             size_t *len); /* free() it; NUL added */
 
 /* llama2.c's checkpoint (version 0, float32): sizes, and tensors under Hugging Face names
  * (model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight, ..., lm_head.weight unless

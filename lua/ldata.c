@@ -228,19 +228,23 @@ static const lal_type vocab_type = {"attnlab.vocab", release_vocab, 0};
 
 static al_vocab *check_vocab(lua_State *L) { return lal_check(L, 1, &vocab_type); }
 
-static int vocab_chars(lua_State *L) {
-  size_t n;
-  const char *text = luaL_checklstring(L, 1, &n);
+/* core.vocab.new(kind, {{name, bytes}, ..}): the tokenizer that these files are. */
+static int vocab_new(lua_State *L) {
+  const char *kind = luaL_checkstring(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  const size_t n = lua_rawlen(L, 2);
+  al_source *files = lua_newuserdatauv(L, (n + 1) * sizeof *files, 0);
+  for (size_t i = 0; i < n; i++) {
+    if (lua_rawgeti(L, 2, (lua_Integer)i + 1) != LUA_TTABLE ||
+        lua_rawgeti(L, -1, 1) != LUA_TSTRING || lua_rawgeti(L, -2, 2) != LUA_TSTRING)
+      return lal_argerror(L, 2, "new", "{{name, bytes}, ..} expected");
+    files[i].name = lua_tostring(L, -2); /* borrowed from the table, which stays on the stack */
+    files[i].data = lua_tolstring(L, -1, &files[i].n);
+    lua_pop(L, 3);
+  }
+  al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, &vocab_type);
-  b->p = al_vocab_chars(lal_ctx(L), text, n);
-  return b->p ? 1 : lal_raise(L);
-}
-
-static int vocab_llama2c(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
-  const lua_Integer size = luaL_checkinteger(L, 2);
-  lal_box *b = lal_box_new(L, &vocab_type);
-  b->p = al_vocab_llama2c(lal_ctx(L), path, size);
+  LAL_RETRY(L, c, b->p = al_vocab_new(c, kind, files, (int)n));
   return b->p ? 1 : lal_raise(L);
 }
 
@@ -250,33 +254,67 @@ static int vocab_size(lua_State *L) {
   return 1;
 }
 
-/* v:piece(id): its bytes, nil where there is no such id. */
+/* v:piece(id): the bytes it stands for, nil where there is no such id. */
 static int vocab_piece(lua_State *L) {
-  const al_vocab *v = check_vocab(L);
-  const lua_Integer id = luaL_checkinteger(L, 2);
   size_t n;
-  const char *s = al_vocab_piece(v, id, &n);
-  if (!s)
-    return lal_argerror(L, 2, "piece", "id in 0..%lld expected, got %lld",
-                        (long long)al_vocab_size(v) - 1, (long long)id);
-  lua_pushlstring(L, s, n);
+  const char *s = al_vocab_piece(check_vocab(L), luaL_checkinteger(L, 2), &n);
+  if (s) lua_pushlstring(L, s, n);
+  else lua_pushnil(L);
   return 1;
 }
 
-/* v:encode(text): ids, an i32 tensor. */
+/* v:id(piece): its id, nil where there is none. */
+static int vocab_id(lua_State *L) {
+  const al_vocab *v = check_vocab(L);
+  size_t n;
+  const char *s = luaL_checklstring(L, 2, &n);
+  const int64_t id = al_vocab_id(v, s, n);
+  if (id >= 0) lua_pushinteger(L, id);
+  else lua_pushnil(L);
+  return 1;
+}
+
+/* v:known(role): the id of "bos", "eos", "unk" or "pad", nil where it has none. */
+static int vocab_known(lua_State *L) {
+  const al_vocab *v = check_vocab(L);
+  const int64_t id = al_vocab_known(v, luaL_checkstring(L, 2));
+  if (id >= 0) lua_pushinteger(L, id);
+  else lua_pushnil(L);
+  return 1;
+}
+
+/* v:special(): {[name] = id}. */
+static int vocab_special(lua_State *L) {
+  const al_vocab *v = check_vocab(L);
+  lua_newtable(L);
+  int64_t id;
+  size_t n;
+  const char *name;
+  for (int64_t i = 0; (name = al_vocab_special(v, i, &id, &n)); i++) {
+    lua_pushlstring(L, name, n);
+    lua_pushinteger(L, id);
+    lua_rawset(L, -3);
+  }
+  return 1;
+}
+
+/* v:encode(text, special, plain): ids, an i32 tensor. */
 static int vocab_encode(lua_State *L) {
   const al_vocab *v = check_vocab(L);
   size_t n;
   const char *text = luaL_checklstring(L, 2, &n);
+  const int flags =
+      (lua_toboolean(L, 3) ? AL_ENCODE_SPECIAL : 0) | (lua_toboolean(L, 4) ? AL_ENCODE_PLAIN : 0);
   al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, LAL_TENSOR);
-  LAL_RETRY(L, c, b->p = al_vocab_encode(c, v, text, n));
+  LAL_RETRY(L, c, b->p = al_vocab_encode(c, v, text, n, flags));
   return b->p ? 1 : lal_raise(L);
 }
 
-/* v:decode(ids): ids a tensor of any shape or an array. */
+/* v:decode(ids, special): ids a tensor of any shape or an array. */
 static int vocab_decode(lua_State *L) {
   const al_vocab *v = check_vocab(L);
+  const int flags = lua_toboolean(L, 3) ? AL_ENCODE_SPECIAL : 0;
   lua_settop(L, 2);
   const al_tensor *t =
       lua_istable(L, 2) ? lal_tensor_from(L, 2, AL_I32, "decode") : lal_tensor_check(L, 2);
@@ -289,7 +327,7 @@ static int vocab_decode(lua_State *L) {
   for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)x[i];
   size_t len = 0;
   lal_guard *g = lal_guard_new(L, free);
-  g->p = al_vocab_decode(lal_ctx(L), v, ids, n, &len);
+  g->p = al_vocab_decode(lal_ctx(L), v, ids, n, flags, &len);
   if (!g->p) return lal_raise(L);
   lua_pushlstring(L, g->p, len);
   lal_guard_free(g);
@@ -328,15 +366,13 @@ static int core_llama2c(lua_State *L) {
   return 2;
 }
 
-static const luaL_Reg vocab_methods[] = {{"size", vocab_size},
-                                         {"piece", vocab_piece},
-                                         {"encode", vocab_encode},
-                                         {"decode", vocab_decode},
-                                         {NULL, NULL}};
+static const luaL_Reg vocab_methods[] = {{"size", vocab_size},       {"piece", vocab_piece},
+                                         {"id", vocab_id},           {"known", vocab_known},
+                                         {"special", vocab_special}, {"encode", vocab_encode},
+                                         {"decode", vocab_decode},   {NULL, NULL}};
 static const luaL_Reg st_functions[] = {
     {"open", st_open}, {"save", st_save}, {"metadata", st_metadata}, {NULL, NULL}};
-static const luaL_Reg vocab_functions[] = {
-    {"chars", vocab_chars}, {"llama2c", vocab_llama2c}, {NULL, NULL}};
+static const luaL_Reg vocab_functions[] = {{"new", vocab_new}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"windows_random", core_windows_random},
                                      {"windows_even", core_windows_even},
                                      {"llama2c", core_llama2c},

@@ -331,22 +331,32 @@ END_TEST
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
+static al_vocab *table_of(const char *path) {
+  al_source f = {.name = path};
+  char *data = NULL;
+  if (al_file_read(c, path, 1 << 28, &data, &f.n) != AL_OK) return NULL;
+  f.data = data;
+  al_vocab *v = al_vocab_new(c, "llama2c", &f, 1);
+  free(data);
+  return v;
+}
+
 static bool all_of_it(al_tensor *tokens, const char *text, size_t n) {
   bool ok = false;
   al_tensor *x = NULL, *y = NULL, *ids = NULL, *w = NULL;
   char *back = NULL;
-  al_vocab *chars = al_vocab_chars(c, text, n),
-           *table = chars ? al_vocab_llama2c(c, TOKENS, 512) : NULL;
+  al_vocab *chars = al_vocab_new(c, "characters", &(al_source){"text", text, n}, 1),
+           *table = chars ? table_of(TOKENS) : NULL;
   al_llama2c *m = table ? al_llama2c_open(c, MODEL) : NULL;
   if (!m || al_windows_random(c, tokens, 0, 100, 2, 8, 1, 1, &x, &y) != AL_OK) goto done;
   al_release(x);
   al_release(y);
   x = y = NULL;
   if (al_windows_even(c, tokens, 0, 100, 2, 8, 0, 2, &x, &y) != AL_OK) goto done;
-  if (!(ids = al_vocab_encode(c, chars, text, n))) goto done;
+  if (!(ids = al_vocab_encode(c, chars, text, n, 0))) goto done;
   al_release(ids);
-  if (!(ids = al_vocab_encode(c, table, text, n))) goto done;
-  if (!(back = al_vocab_decode(c, table, al_host(ids), al_numel(ids), NULL))) goto done;
+  if (!(ids = al_vocab_encode(c, table, text, n, 0))) goto done;
+  if (!(back = al_vocab_decode(c, table, al_host(ids), al_numel(ids), 0, NULL))) goto done;
   ok = (w = al_llama2c_tensor(c, m, "model.norm.weight")) != NULL;
 done:
   al_release(x);
@@ -380,7 +390,7 @@ END_TEST
 /* Inside a scope the scope owns what comes, also when half of a pair could not be made. */
 START_TEST(scopes) {
   al_tensor *tokens = counting(100), *x, *y;
-  al_vocab *v = al_vocab_llama2c(c, TOKENS, 512);
+  al_vocab *v = table_of(TOKENS);
   for (int64_t n = 1; n < 6; n++) {
     al_scope_begin(c);
     al_memory_fail_at(c, n);
@@ -388,7 +398,7 @@ START_TEST(scopes) {
     al_memory_fail_at(c, 0);
     ck_assert_int_eq(st, n < 5 ? AL_ENOMEM : AL_OK); /* a tensor takes two allocations */
     al_error_clear(c);
-    ck_assert_ptr_nonnull(al_vocab_encode(c, v, "abc", 3));
+    ck_assert_ptr_nonnull(al_vocab_encode(c, v, "abc", 3, 0));
     al_tensor *kept = al_scope_end(c, st == AL_OK ? y : NULL);
     ck_assert(kept == (st == AL_OK ? y : NULL));
     al_release(kept);

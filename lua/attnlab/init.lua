@@ -24,6 +24,7 @@ local lab = {
   config = require "attnlab.config",
   data = require "attnlab.data",
   model = require "attnlab.model",
+  tokenizer = require("attnlab.vocabulary").open,
   train = require "attnlab.train",
   evalset = require "attnlab.evalset",
 }

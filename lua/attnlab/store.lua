@@ -317,7 +317,10 @@ end
 -- Removes the results of a run, keeping the lock file, whose handle may be open.
 function M.clear(dir)
   for _, name in ipairs(sys.list(dir)) do
-    if name ~= "lock" then sys.remove(file(dir, name)) end
+    local path = file(dir, name)
+    local inner = name ~= "lock" and sys.exists(path) == "dir" and sys.list(path) or {} -- a tokenizer's
+    for _, held in ipairs(inner) do sys.remove(path .. "/" .. held) end
+    if name ~= "lock" then sys.remove(path) end
   end
 end
 
@@ -398,6 +401,8 @@ function Writer:checkpoint(trainer)
   metadata["run.metrics_bytes"] = tostring(sys.size(file(self.dir, "metrics.jsonl")))
   metadata["run.step"] = tostring(trainer.step_count)
   metadata["run.plans"] = self.plans.hash
+  local vocabulary = trainer.model.vocabulary
+  if vocabulary then vocabulary:save_beside(self.checkpoint_path) end
   core.safetensors.save(self.checkpoint_path, trainer:state(), metadata)
 end
 

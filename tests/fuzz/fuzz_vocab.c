@@ -1,5 +1,5 @@
 /* fuzz_vocab.c: any bytes as text and as a llama2.c tokenizer table (libFuzzer). Byte 0 says which:
- * 0 the characters of the rest; 1 the rest as a table, byte 1 its size; else a table that is right
+ * 0 the characters of the rest; 1 the rest as a table; else a table that is right
  * up to its byte pieces, whose others are made of the rest: length, score, bytes. What is encoded
  * decodes to the same bytes. */
 #include "fuzz.h"
@@ -31,13 +31,13 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
 
 /* Every text can be encoded by a table; by characters, what is made of them. */
 static void round_trip(al_ctx *c, const al_vocab *v, const char *text, size_t n, bool possible) {
-  al_tensor *ids = al_vocab_encode(c, v, text, n);
+  al_tensor *ids = al_vocab_encode(c, v, text, n, 0);
   HOLDS(ids || !possible);
   if (fuzz_refused(c, ids)) return;
   const int32_t *id = al_host(ids);
   for (int64_t i = 0; i < al_numel(ids); i++) HOLDS(id[i] >= 0 && id[i] < al_vocab_size(v));
   size_t len;
-  char *back = al_vocab_decode(c, v, id, al_numel(ids), &len);
+  char *back = al_vocab_decode(c, v, id, al_numel(ids), 0, &len);
   HOLDS(back && len == n && memcmp(back, text, n) == 0);
   free(back);
   al_release(ids);
@@ -47,14 +47,14 @@ static void any_ids(al_ctx *c, const al_vocab *v, const uint8_t *data, size_t n)
   int32_t ids[64];
   for (size_t i = 0; i < 64; i++) ids[i] = (int32_t)data[i % n] - 2;
   size_t len;
-  char *text = al_vocab_decode(c, v, ids, 64, &len);
+  char *text = al_vocab_decode(c, v, ids, 64, 0, &len);
   if (fuzz_refused(c, text)) return;
   HOLDS(strlen(text) <= len);
   free(text);
 }
 
 static void characters(al_ctx *c, const char *text, size_t n) {
-  al_vocab *v = al_vocab_chars(c, text, n);
+  al_vocab *v = al_vocab_new(c, "characters", &(al_source){"text", text, n}, 1);
   if (fuzz_refused(c, v)) return;
   round_trip(c, v, text, n, true);
   round_trip(c, v, text, n / 2, false); /* it may end in a character */
@@ -108,7 +108,7 @@ static void made_table(al_ctx *c, const char *text, size_t n, int pieces) {
     put_piece(&t, score, (int32_t)(length < most ? length : most), text + at + 2);
     at += 2 + (length < most ? length : most);
   }
-  al_vocab *v = al_vocab_llama2c(c, fuzz_file(t.bytes, t.n), FIXED + made);
+  al_vocab *v = al_vocab_new(c, "llama2c", &(al_source){"t", (char *)t.bytes, t.n}, 1);
   if (fuzz_refused(c, v)) return;
   round_trip(c, v, text + at, n - at, true);
   round_trip(c, v, text, n, true);
@@ -124,7 +124,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (data[0] % 4 == 0) characters(c, text, n);
   if (data[0] % 4 >= 2) made_table(c, text, n, data[1] % 128);
   if (data[0] % 4 == 1) {
-    al_vocab *v = al_vocab_llama2c(c, fuzz_file(data + 2, n), FIXED + data[1]);
+    al_vocab *v = al_vocab_new(c, "llama2c", &(al_source){"t", text, n}, 1);
     if (fuzz_refused(c, v)) return 0;
     round_trip(c, v, text, n, true);
     al_vocab_free(v);

@@ -96,7 +96,7 @@ local ARROWS = {
   { "^core/attnlab%.h$", "", "" },
   { "^core/op%.h$", "^core/attnlab%.h$ ^kernels/kernel%.h$", "" },
   { "^core/ops/", "^core/op%.h$ ^core/ops/[^/]+%.h$ ^kernels/[^/]+$", "" },
-  { "^core/", "^core/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$ ^generated/al_ops%.inc$",
+  { "^core/", "^core/[^/]+%.h$ ^core/tokenizers/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$ ^generated/al_ops%.inc$",
     POSIX .. "omp jansson dlfcn elf" },
   { "^attention/attn%.h$", "^core/attnlab%.h$ ^attention/plugin_calls%.h$", "" },
   -- a variant may be a plug-in elsewhere, so it finds attn.h and variant.h by name alone

@@ -105,7 +105,7 @@ T.test("whatever is typed and cannot be meant is an error of usage", function()
     { "number in 0..1e%+30 expected", "train", "lr=1e308" }, { "option 'rope_dims': even number", "train", "attention.rope_dims=3" },
     { "did you mean 'shakespeare'", "train", "data=shakespere" }, { "did you mean 'shakespeare'", "run", file, "data=shakespere" },
     { "did you mean 'shakespeare'", "eval", stories, "data=shakespere" }, { "did you mean 'shakespeare'", "eval", stories, "--data", "shakespere" },
-    { "No such file", "eval", stories, "tokenizer=" .. T.folder() .. "/none" },
+    { "no such file", "eval", stories, "tokenizer=" .. T.folder() .. "/none" },
     { "option 'tokens': number >= 0", "generate", stories, "tokens=-1" }, { "a whole number", "generate", stories, "top_k=1.5" },
     { "did you mean 'slide'", "generate", stories, "past_context=slid" }, { "unknown kind", "bench", "trian" },
     { "unknown preset 'foo'", "bench", "attention", "presets=foo" }, { "unknown preset 'foo'", "bench", "decode", "contrast=foo" },

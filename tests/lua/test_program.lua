@@ -34,7 +34,7 @@ end)
 
 T.test("states close cleanly whatever the order", function()
   for _, lines in ipairs {
-    "kept = {core.zeros {shape = {9}}, core.optim 'sgd', core.vocab.chars 'abc'}",
+    "kept = {core.zeros {shape = {9}}, core.optim 'sgd', core.vocab.new('characters', {{'text', 'abc'}})}",
     "kept = setmetatable({t = core.ones {shape = {9}}}, {__gc = function(x) return x.t + x.t end})",
     "setmetatable({}, {__gc = function() core.zeros {shape = {9}} end})",
     "kept = coroutine.wrap(function() local t = core.ones {shape = {3}} coroutine.yield(t) end) kept()",

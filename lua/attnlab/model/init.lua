@@ -60,11 +60,21 @@ function M.new(opts)
     { seed = opts.seed, dtype = cfg.train.dtype, device = opts.device, vocabulary = opts.vocabulary })
 end
 
--- The llama2.c tokenizer given, or tok<size>.bin beside the model, no link; nil when there is none.
+-- The tokenizer at a path, of any kind; a table of llama2.c has as many pieces as the model.
+local function tokenizer_at(path, size)
+  local v = vocabulary.open(path)
+  if v:size() > size or v.kind == "llama2c" and v:size() ~= size then
+    error(("tokenizer: '%s' has %d pieces, the model %d: they do not belong together"):format(names.shown(path),
+      v:size(), size), 0)
+  end
+  return v
+end
+
+-- The tokenizer given, or tok<size>.bin beside the model, no link; nil when there is none.
 local function llama2c_vocabulary(path, size, given)
   local beside = names.inside(path:match "^(.*)/[^/]*$" or ".", ("tok%d.bin"):format(size))
   if given == nil and core.sys.exists(beside) == "file" then given = beside end
-  return given and vocabulary.llama2c(given, size)
+  return given and tokenizer_at(given, size)
 end
 
 local function load_llama2c(path, opts)
@@ -114,19 +124,34 @@ local function hold(m, tensors, path)
   end
 end
 
--- The vocabulary that a file's configuration names, or the table that was given where it names none; nil: there is
--- none, or the table that it names is not there.
-local function saved_vocabulary(saved, path, tokenizer)
-  local given = saved.vocabulary
-  if given == nil or given == core.json.null then
-    return tokenizer and vocabulary.llama2c(tokenizer, saved.model.vocab)
+-- The tokenizer that a file's configuration names by its hash: given, or saved beside the file by name.
+local function hashed_vocabulary(given, path, size, tokenizer)
+  local folder = vocabulary.beside(path, given.hash)
+  if not tokenizer and core.sys.exists(folder) ~= "dir" then return nil end
+  local v = tokenizer_at(tokenizer or folder, size)
+  if v:hash() ~= given.hash then
+    error(("tokenizer: '%s' is another one than the model was trained with: sha256 %s expected, got %s"):format(
+      names.shown(tokenizer or folder), given.hash, v:hash()), 0)
   end
+  return v
+end
+
+-- The vocabulary that a file's configuration names, or the tokenizer that was given where it names none; nil: there
+-- is none, or the one that it names is not there.
+local function saved_vocabulary(saved, path, tokenizer)
+  local given, size = saved.vocabulary, saved.model.vocab
+  if given == nil or given == core.json.null then return tokenizer and tokenizer_at(tokenizer, size) end
   if type(given) == "table" and given.kind == "characters" and type(given.characters) == "string" then
     return vocabulary.characters(given.characters)
-  elseif type(given) == "table" and given.kind == "llama2c" then
-    return llama2c_vocabulary(path, saved.model.vocab, tokenizer)
+  elseif type(given) == "table" and given.kind == "bytes" then
+    return vocabulary.bytes()
+  elseif type(given) == "table" and type(given.hash) == "string" and given.hash:find("^" .. ("%x"):rep(64) .. "$") then
+    local v = hashed_vocabulary(given, path, size, tokenizer)
+    if v or given.kind ~= "llama2c" then return v end
   end
-  error(("vocabulary: { kind = 'characters' with these, or 'llama2c' } expected, got %s"):format(core.json.encode(given)), 0)
+  if type(given) == "table" and given.kind == "llama2c" then return llama2c_vocabulary(path, size, tokenizer) end
+  error(("vocabulary: { kind = 'characters' with these, 'bytes', or a tokenizer's with its hash } expected, got %s")
+    :format(core.json.encode(given)), 0)
 end
 
 local function load_safetensors(path, opts)
@@ -141,8 +166,9 @@ local function load_safetensors(path, opts)
     error(("'%s': the metadata 'attnlab' is not a configuration: %s")
       :format(shown, tostring(saved)), 0)
   end
-  if opts.tokenizer ~= nil and type(saved.vocabulary) == "table" and saved.vocabulary.kind == "characters" then
-    error(("'%s': option 'tokenizer': the model has a vocabulary of its own, of characters"):format(shown), 0)
+  local kind = type(saved.vocabulary) == "table" and saved.vocabulary.kind
+  if opts.tokenizer ~= nil and (kind == "characters" or kind == "bytes") then
+    error(("'%s': option 'tokenizer': the model has a vocabulary of its own, of %s"):format(shown, kind), 0)
   end
   plugins.restore(saved.plugins, ("'%s'"):format(shown))
   local own = own_tensors(tensors, metadata)
@@ -189,7 +215,7 @@ local function load(path, opts)
 end
 
 -- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64", "bf16"), tokenizer (path of a
--- llama2.c tokenizer table), device. m.origin says where it came from.
+-- tokenizer of any kind), device. m.origin says where it came from.
 function M.load(path, opts)
   local there = type(opts) == "table" and devices.opened(opts.device) or core.on()
   local m = devices.on(there, load, path, opts)

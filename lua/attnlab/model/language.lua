@@ -309,11 +309,6 @@ function LanguageModel:fork()
   return surgery.fork(self)
 end
 
-local function vocabulary_of(self)
-  local v = self.vocabulary
-  return v and { kind = v.kind, characters = v.kind == "characters" and v:characters() or nil }
-end
-
 -- The plug-ins that families of its layers came from; nil: none.
 local function plugins_of(self)
   local families = {}
@@ -328,15 +323,16 @@ end
 function LanguageModel:metadata()
   return { attnlab = core.json.encode {
     version = core.version, model = self.config, attention = self.spec, seed = self.seed,
-    dtype = self.dtype, vocabulary = vocabulary_of(self), plugins = plugins_of(self),
+    dtype = self.dtype, vocabulary = self.vocabulary and self.vocabulary:metadata(), plugins = plugins_of(self),
     trained_on = self.trained_on } }
 end
 
--- Writes a file that lab.model.load reads: weights, configuration, vocabulary.
+-- Writes a file that lab.model.load reads: weights, configuration, vocabulary; a tokenizer's files lie in a folder beside it.
 function LanguageModel:save(path)
   if self.patches then
     error("save: its activations are patched, which the file would not say: undo the patches first", 2)
   end
+  if self.vocabulary then self.vocabulary:save_beside(path) end
   core.safetensors.save(path, self:tensors(), self:metadata())
 end
 

@@ -223,6 +223,8 @@ local function save(self, n, result, status)
   local tensors, metadata = result.trainer:state(), result.trainer:metadata()
   metadata.session = json.encode { input = self.inputs, records = result.records, status = status,
                                    step = result.trainer.step_count, reason = result.reason }
+  local vocabulary = result.trainer.model.vocabulary
+  if vocabulary then vocabulary:save_beside(path_of(self, n)) end
   core.safetensors.save(path_of(self, n), tensors, metadata)
 end
 

@@ -31,7 +31,7 @@ local function reads_stories(m)
   local v = m.vocabulary
   local path = ("%s/experiments/models/%s"):format(data.home(), TABLE)
   if not v or v.kind ~= "llama2c" or sys.exists(path) ~= "file" then return false end
-  local own = vocabulary.llama2c(path, 512)
+  local own = vocabulary.open(path)
   return v:size() == own:size() and v:same(own)
 end
 
