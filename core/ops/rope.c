@@ -1,13 +1,60 @@
 /* rope.c: rotary position embedding of (B,T,H,D): channel pair i of position p turns by the angle
- * p base^(-2i/dims). rope_pair turns queries and keys together: one table, one pass. */
+ * p base^(-2i/dims). rope_pair turns queries and keys together: one table, one pass. Scaled to longer
+ * contexts than those of training, slow pairs turn `factor` times slower and fast ones as before:
+ *
+ *   linear  every pair slower (position interpolation, 2306.15595)
+ *   yarn    in between a ramp over the pairs that make `high` to `low` turns over `original` positions,
+ *           its ends whole pairs (2309.00071, eq. 18 to 23, as its code and transformers have it); cos
+ *           and sin are multiplied, by 0.1 ln(factor) + 1 where `size` is 0
+ *   llama3  a ramp over the turns themselves (Llama 3.1's code) */
 #include "shape.h"
 #include "../../kernels/rope.h"
+#include <math.h>
+
+enum { ALL_PAIRS = 1, NO_PAIR = 0 };
+
+/* The pair (a fraction) that makes that many turns over `original` positions. */
+static double pair_of(double turns, double original, double base, double n) {
+  return n * log(original / (turns * 2 * M_PI)) / log(base);
+}
+
+/* The law of n pairs that the options ask for. */
+static alk_rope_law law_of(const al_opts *o, int64_t n) {
+  const double base = al_opt_num(o, "base"), original = al_opt_num(o, "original"),
+               low = al_opt_num(o, "low"), high = al_opt_num(o, "high"),
+               size = al_opt_num(o, "size");
+  alk_rope_law law = {.base = base, .factor = 1, .at = ALL_PAIRS, .size = size > 0 ? size : 1};
+  if (al_opt_is(o, "scaling", "none")) return law;
+  law.factor = al_opt_num(o, "factor");
+  law.at = NO_PAIR;
+  if (al_opt_is(o, "scaling", "llama3")) {
+    law.at = -low / (high - low);
+    law.by_frequency = original / (2 * M_PI) / (high - low);
+  } else if (al_opt_is(o, "scaling", "yarn")) {
+    double first = pair_of(high, original, base, (double)n),
+           last = pair_of(low, original, base, (double)n);
+    if (al_opt_bool(o, "truncate")) first = floor(first), last = ceil(last);
+    if (first < 0) first = 0;
+    if (last > (double)(2 * n - 1)) last = (double)(2 * n - 1);
+    if (first == last) last += 0.001; /* as there: a step */
+    law.at = 1 + first / (last - first);
+    law.by_pair = -1 / (last - first);
+    if (size == 0) law.size = 0.1 * log(law.factor) + 1;
+  }
+  return law;
+}
 
 static int tensors_of(const al_call *k) { return k->n_out; }
 
 static al_status shape(al_ctx *c, al_call *k) {
   const char *name = k->op->info.name;
   const int64_t dims = al_opt_int(k->opts, "dims");
+  const double low = al_opt_num(k->opts, "low"), high = al_opt_num(k->opts, "high");
+  if (!(low < high))
+    return al_fail(c, AL_EVALUE, "%s: option 'low': a number below 'high' (%g) expected, got %g",
+                   name, high, low);
+  if (al_opt_is(k->opts, "scaling", "yarn") && al_opt_num(k->opts, "base") == 1)
+    return al_fail(c, AL_EVALUE, "%s: option 'base': above 1 expected with scaling=yarn", name);
   for (int i = 0; i < tensors_of(k); i++) {
     const al_meta *x = &k->in_meta[i], *q = &k->in_meta[0];
     const char *row = k->op->info.inputs[i].name;
@@ -47,8 +94,9 @@ static al_status turn(al_ctx *c, const al_call *k, al_tensor *const *y, al_tenso
     memcpy(tasks[n_tasks++].stride, al_stride(dense[i]), sizeof tasks->stride);
   }
   if (al_error(c) == AL_OK) {
-    ALK_RUN(al_here(c, (alk_dtype)type), rope_table, al_data(table), s[1], n,
-            al_opt_num(k->opts, "base"), al_opt_int(k->opts, "offset"));
+    const alk_rope_law law = law_of(k->opts, n);
+    ALK_RUN(al_here(c, (alk_dtype)type), rope_table, al_data(table), s[1], n, &law,
+            al_opt_int(k->opts, "offset"));
     ALK_RUN(al_here(c, (alk_dtype)type), rope, tasks, n_tasks, al_data(table), s[0], s[1], s[3], n,
             al_opt_bool(k->opts, "interleaved"), back);
   }
@@ -93,6 +141,45 @@ static const al_arg args[] = {
      .min = 0,
      .max = 9007199254740992.0,
      .doc = "position of t = 0"},
+    {.name = "scaling",
+     .type = AL_T_WORD,
+     .def = "none",
+     .choices = "none linear yarn llama3",
+     .doc = "how slow pairs turn where positions go beyond those of training"},
+    {.name = "factor",
+     .type = AL_T_NUM,
+     .def = "1",
+     .min = 1,
+     .max = 1e9,
+     .doc = "of a scaling: how many times slower"},
+    {.name = "original",
+     .type = AL_T_NUM,
+     .def = "8192",
+     .min = 1,
+     .max = 1e12,
+     .doc = "of yarn and llama3: positions of training"},
+    {.name = "low",
+     .type = AL_T_NUM,
+     .def = "1",
+     .min = 1e-6,
+     .max = 1e9,
+     .doc = "of yarn (beta_slow) and llama3: pairs of fewer turns over them are slowed down"},
+    {.name = "high",
+     .type = AL_T_NUM,
+     .def = "32",
+     .min = 1e-6,
+     .max = 1e9,
+     .doc = "of yarn (beta_fast) and llama3: pairs of more turns over them are kept"},
+    {.name = "size",
+     .type = AL_T_NUM,
+     .def = "0",
+     .min = 0,
+     .max = 1e6,
+     .doc = "multiplies what turns; 0: 1, with yarn 0.1 ln(factor) + 1"},
+    {.name = "truncate",
+     .type = AL_T_BOOL,
+     .def = "true",
+     .doc = "of yarn: the ramp begins and ends at whole pairs"},
     {0}};
 
 static const al_op rope = {
@@ -107,14 +194,21 @@ static const al_op rope = {
     .forward = forward,
     .bf16 = AL_KERNELS(alk_rope_table_has, alk_rope_has),
     .backward = backward,
-    .samples = (const al_sample[]){{.inputs = "(2,5,3,8)"},
-                                   {"(1,3,2,6)t", .args = "interleaved=true offset=7"},
-                                   {"(2,3,1,7)", .args = "dims=4 base=100"},
-                                   {"(1,35,1,7)", .args = "dims=2 interleaved=true"},
-                                   {"(1,2,2,3)", .args = "dims=0"},
-                                   {"(2,70,9,62)t", .args = "dims=60"},
-                                   {"(1,5,2,24)", .args = "dims=16"},
-                                   {0}},
+    .samples =
+        (const al_sample[]){{.inputs = "(2,5,3,8)"},
+                            {"(1,3,2,6)t", .args = "interleaved=true offset=7"},
+                            {"(2,3,1,7)", .args = "dims=4 base=100"},
+                            {"(1,35,1,7)", .args = "dims=2 interleaved=true"},
+                            {"(1,2,2,3)", .args = "dims=0"},
+                            {"(2,70,9,62)t", .args = "dims=60"},
+                            {"(1,5,2,24)", .args = "dims=16"},
+                            {"(1,9,2,16)", .args = "scaling=linear factor=4 size=0.5"},
+                            {"(1,9,2,16)", .args = "scaling=yarn factor=4 original=64 offset=60"},
+                            {"(1,9,1,16)", .args = "scaling=yarn factor=4 original=64 "
+                                                   "truncate=false size=1"},
+                            {"(1,9,2,16)", .args = "scaling=llama3 factor=8 original=64 "
+                                                   "high=4 offset=100"},
+                            {0}},
 };
 
 static const al_op rope_pair = {
@@ -133,6 +227,8 @@ static const al_op rope_pair = {
                                    {"(1,3,2,6)t (1,3,2,6)", .args = "interleaved=true offset=7"},
                                    {"(2,3,1,7) (2,3,2,7)t", .args = "dims=4 base=100"},
                                    {"(2,70,6,62) (2,70,3,62)t", .args = "dims=60"},
+                                   {"(1,9,2,16) (1,9,1,16)",
+                                    .args = "scaling=llama3 factor=8 original=64 high=4"},
                                    {0}},
 };
 

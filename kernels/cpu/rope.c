@@ -2,21 +2,20 @@
  * restarted from exact angles every STEPS positions, so its error stays below STEPS roundings
  * (4e-15). */
 #include "../rope.h"
-#include <math.h>
 #include <string.h>
 
 typedef ALK_REAL real;
 
 alk_status ALK_NAME(rope_table)(const alk_place *place, void *table, int64_t T, int64_t n,
-                                double base, int64_t offset) {
+                                const alk_rope_law *law, int64_t offset) {
   enum { STEPS = 32 };
   real *out = table;
 #pragma omp parallel for num_threads(place->threads) schedule(static) if (T * n > 16384)
   for (int64_t t0 = 0; t0 < T; t0 += STEPS)
     for (int64_t i = 0; i < n; i++) {
-      const double f = pow(base, -(double)i / (double)n), angle = (double)(offset + t0) * f;
+      const double f = alk_rope_frequency(law, i, n), angle = (double)(offset + t0) * f;
       const double dc = cos(f), ds = sin(f);
-      double c = cos(angle), s = sin(angle);
+      double c = law->size * cos(angle), s = law->size * sin(angle);
       for (int64_t t = t0; t < T && t < t0 + STEPS; t++) {
         out[(t * n + i) * 2] = (real)c;
         out[(t * n + i) * 2 + 1] = (real)s;

@@ -9,22 +9,22 @@ extern "C" {
 }
 
 template <class T>
-static __global__ void angles(real_of<T> *table, int64_t steps, int64_t n, double base,
+static __global__ void angles(real_of<T> *table, int64_t steps, int64_t n, alk_rope_law law,
                               int64_t offset) {
   GRID_LOOP(u, steps * n) {
-    const double f = pow(base, -(double)(u % n) / (double)n);
+    const double f = alk_rope_frequency(&law, u % n, n);
     double s, c;
     sincos((double)(offset + u / n) * f, &s, &c);
-    table[2 * u] = (real_of<T>)c;
-    table[2 * u + 1] = (real_of<T>)s;
+    table[2 * u] = (real_of<T>)(law.size * c);
+    table[2 * u + 1] = (real_of<T>)(law.size * s);
   }
 }
 template <class T>
 static alk_status rope_table(const alk_place *at, void *table, int64_t steps, int64_t n,
-                             double base, int64_t offset) {
+                             const alk_rope_law *law, int64_t offset) {
   if (steps * n == 0) return ALK_OK;
   angles<T><<<blocks_for(steps * n, THREADS), THREADS, 0, stream_of(at)>>>((real_of<T> *)table,
-                                                                           steps, n, base, offset);
+                                                                           steps, n, *law, offset);
   return launched();
 }
 CUDA_TYPED_BF16(rope_table, rope_table)

@@ -1,6 +1,7 @@
 -- A trained model with all that belongs to it. lab.open(x, {seed=, quick=, out_dir=, dtype=, tokenizer=, device=}), x:
 --   "runs/denominator/1f3a.."     a run folder, or an entry of lab.runs{..}
 --   "my/model.safetensors"        a model file; "stories260K": one of experiments/models
+--   "my/model"                    a folder as Hugging Face has it: config.json, weights, tokenizer
 --   "denominator:exp + L2"        an arm of an experiment (of experiments/, or a path), of one seed: its first
 -- Fields: model (in evaluation mode), vocabulary, data (the text that it was trained on, nil where that is not here),
 -- path; of a run also experiment, arm, seed, step, state, records, and r:curve "valid/loss".
@@ -12,6 +13,7 @@ local curves = require "attnlab.curves"
 local data = require "attnlab.data"
 local devices = require "attnlab.devices"
 local experiment = require "attnlab.experiment"
+local hub = require "attnlab.model.hub"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
@@ -208,7 +210,7 @@ local function open(x, opts)
   for _, k in ipairs { "seed", "quick" } do
     if opts[k] ~= nil then error(("open: option '%s' belongs to an arm, '%s' is none"):format(k, x), 0) end
   end
-  if there == "dir" and sys.exists(store.file(x, "config.json")) then return open_run((x:gsub("/+$", "")), opts) end
+  if there == "dir" and sys.exists(store.file(x, "config.json")) and not hub.is_folder(x) then return open_run((x:gsub("/+$", "")), opts) end
   local path = there and x or M.model_file(x)
   if not path then
     local kind = x:find "[/.]" and ("'%s': no such file or folder"):format(x)

@@ -179,7 +179,7 @@ end)
 
 -- Functions of double that kernels call outside their loops over elements.
 local DOUBLES = {
-  ["kernels/cpu/rope.c"] = { "pow", "cos", "sin" }, -- angles in double, once in 32 positions
+  ["kernels/cpu/rope.c"] = { "cos", "sin" }, -- angles in double, once in 32 positions
   ["kernels/cpu/optim.c"] = { "pow" },              -- once a step
   ["kernels/cpu/random.c"] = { "log", "cos", "sin" }, -- the same numbers on every machine, in double
   ["kernels/cpu/norm_row.h"] = { "exp" },           -- eps and the row's log scale, once a row

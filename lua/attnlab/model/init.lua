@@ -1,8 +1,10 @@
 -- Language models, made and loaded, with device= elsewhere than on the current device. model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=,
 -- seed=}, with the options of config.lua's model rows, flat or as a configuration { model = ..,
--- attention = .. }, and model.load(path) for our own safetensors and for llama2.c's .bin.
+-- attention = .. }, and model.load(path) for our own safetensors, run folders, llama2.c's .bin and folders as Hugging
+-- Face has them (model/hub/init.lua), which m:export(folder) writes.
 local core = require "attnlab.core"
 local devices = require "attnlab.devices"
+local hub = require "attnlab.model.hub"
 local config = require "attnlab.config"
 local Module = require "attnlab.nn.module"
 local names = require "attnlab.names"
@@ -110,16 +112,16 @@ local function trained_on(saved, path)
   return { name = text.name, sha256 = text.sha256 }
 end
 
--- Holds the sizes that a file's configuration m names against the tensors beside it: none can be more than the
--- numbers that are there. So what is made of them, until a tensor's shape tells, takes no more than the file did.
-local function hold(m, tensors, path)
+-- Holds the sizes that a file's configuration m (from `where`) names against the tensors beside it: none can be more than
+-- the numbers that are there. So what is made of them, until a tensor's shape tells, takes no more than the file did.
+local function hold(m, tensors, where)
   local layers, numbers = 0, 0
   for _, t in pairs(tensors) do layers, numbers = layers + 1, numbers + t:numel() end
   for _, key in ipairs { "layers", "width", "heads", "kv_heads", "head_dim", "mlp", "vocab" } do
     local most = math.min(key == "layers" and layers or numbers, MOST_SIZE)
     if math.type(m[key]) ~= "integer" or m[key] < 1 or m[key] > most then
-      error(("'%s': the metadata 'attnlab': model.%s: a whole number from 1 to %d, as the file has %s, expected, got %s")
-        :format(path, key, most, key == "layers" and "tensors" or "numbers", rows.show(m[key])), 0)
+      error(("'%s': model.%s: a whole number from 1 to %d, as the file has %s, expected, got %s"):format(where, key, most,
+        key == "layers" and "tensors" or "numbers", rows.show(m[key])), 0)
     end
   end
 end
@@ -172,7 +174,7 @@ local function load_safetensors(path, opts)
   end
   plugins.restore(saved.plugins, ("'%s'"):format(shown))
   local own = own_tensors(tensors, metadata)
-  hold(saved.model, own, shown)
+  hold(saved.model, own, shown .. "': the metadata 'attnlab")
   local made, m = pcall(Module.made_for, own, function()
     return M.new { model = saved.model, attention = saved.attention, seed = saved.seed, dtype = opts.dtype or saved.dtype,
                    vocabulary = saved_vocabulary(saved, path, opts.tokenizer) }
@@ -187,7 +189,39 @@ local function load_safetensors(path, opts)
   return m
 end
 
-local LOADS = { "dtype", "tokenizer", "device" }
+local TOKENIZERS = { "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "vocabulary.json", "tokenizer.bin" }
+
+-- The tokenizer given, or that of a model's folder; nil where there is none, or with tokenizer = false.
+local function folder_vocabulary(folder, size, given)
+  if given then return tokenizer_at(given, size) end
+  for _, file in ipairs(given == nil and TOKENIZERS or {}) do
+    if core.sys.exists(names.inside(folder, file)) == "file" then
+      local ok, v = pcall(tokenizer_at, names.inside(folder, ""), size)
+      if ok then return v end
+      error(tostring(v) .. " (option tokenizer=false loads the model without it)", 0)
+    end
+  end
+end
+
+-- A folder as Hugging Face has it. opts.dtype: of the model (f32), whatever the file has.
+local function load_hub(folder, opts)
+  local f = hub.read(folder, opts)
+  hold(f.options.model, f.tensors, names.shown(folder) .. "/config.json")
+  local made, m = pcall(Module.made_for, f.tensors, function()
+    return M.new { model = f.options.model, attention = f.options.attention, seed = 0, dtype = opts.dtype or "f32",
+                   vocabulary = folder_vocabulary(folder, f.options.model.vocab, opts.tokenizer) }
+  end)
+  if not made then
+    local why = type(m) == "table" and m.of_tensor
+    error(why and ("%s: %s"):format(f.shown, why:gsub("'([^']+)'", function(name) return ("'%s'"):format(f.theirs(name)) end, 1))
+      or ("'%s': %s"):format(names.shown(folder), config.plain(m)), 0)
+  end
+  m:load_parameters(f.tensors, f.shown, f.theirs)
+  m.hub = f.hub
+  return m
+end
+
+local LOADS = { "dtype", "tokenizer", "device", "mapping", "ignore" }
 
 local function load(path, opts)
   opts = names.options("model.load", opts)
@@ -196,11 +230,12 @@ local function load(path, opts)
   end
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 3) end
   local kind = core.sys.exists(path)
+  if kind == "dir" and (opts.mapping or hub.is_folder(path)) then return load_hub((path:gsub("/+$", "")), opts) end
   if kind == "dir" then
     local checkpoint = names.inside(path:gsub("/+$", ""), "checkpoint.safetensors")
     if core.sys.exists(checkpoint) then return load_safetensors(checkpoint, opts) end
-    error(("model.load: '%s': no such file: a model file is expected, or the folder of a run that has a checkpoint")
-      :format(names.shown(checkpoint)), 0)
+    error(("model.load: '%s': no such file: a model file is expected, or the folder of a run that has a checkpoint, "
+      .. "or of a model that has config.json and model.safetensors"):format(names.shown(checkpoint)), 0)
   elseif kind ~= "file" then
     error(("model.load: '%s': %s"):format(path, kind and "not a regular file" or "no such file"), 0)
   end
@@ -215,7 +250,8 @@ local function load(path, opts)
 end
 
 -- The model of a file, or of a run folder's last checkpoint. opts: dtype ("f32", "f64", "bf16"), tokenizer (path of a
--- tokenizer of any kind), device. m.origin says where it came from.
+-- tokenizer of any kind), device; of a folder as Hugging Face has it: mapping (a Lua file that says how one of another
+-- layout is read), ignore (keys of config.json that are to be harmless). m.origin says where it came from.
 function M.load(path, opts)
   local there = type(opts) == "table" and devices.opened(opts.device) or core.on()
   local m = devices.on(there, load, path, opts)

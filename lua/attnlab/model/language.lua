@@ -336,8 +336,14 @@ function LanguageModel:save(path)
   core.safetensors.save(path, self:tensors(), self:metadata())
 end
 
+-- Writes the folder of a model as Hugging Face has it, which transformers and lab.model.load read. opts: dtype, shard,
+-- overwrite (model/hub/init.lua).
+function LanguageModel:export(folder, opts)
+  require "attnlab.model.hub".write(self, folder, opts)
+end
+
 -- What makes tensors makes them where the model lies.
 devices.wrap(LanguageModel, { "hidden", "logits", "forward", "loss", "state", "load_state", "tap", "attention_map", "map",
-                              "trace", "generate" })
+                              "trace", "generate", "export" })
 
 return LanguageModel

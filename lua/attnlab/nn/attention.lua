@@ -37,9 +37,10 @@ local function assemble(self, spec, old)
   if old and old.layer.bias ~= layer.bias then
     error("attention: option 'bias': changes the projections, which a living layer keeps", 0)
   end
-  local linear = { bias = layer.bias, init = self.init.init, deviation = self.init.deviation }
+  local linear = { init = self.init.init, deviation = self.init.deviation }
   for _, p in ipairs { { "q_proj", self.width, outer }, { "k_proj", self.width, kv },
                        { "v_proj", self.width, kv }, { "o_proj", outer, self.width } } do
+    linear.bias = layer.bias == true or layer.bias == (p[1] == "o_proj" and "out" or "qkv")
     self[p[1]] = self:child(p[1], old and old[p[1]]
       or Linear(p[2], p[3], self:part(p[1], linear)))
   end
@@ -172,9 +173,9 @@ function Attention:inputs(x, run, own)
   if self.rotation then
     local straight_q <close> = taps.at(own, "q.raw", q)
     local straight_k <close> = taps.at(own, "k.raw", k)
-    local r = self.rotation
-    q, k = straight_q:rope_pair(straight_k, { base = r.base, dims = r.dims, interleaved = r.interleaved,
-                                              offset = run and run.position })
+    local turn = { offset = run and run.position }
+    for key, v in pairs(self.rotation) do turn[key] = v end
+    q, k = straight_q:rope_pair(straight_k, turn)
   end
   return taps.at(own, "q", q), taps.at(own, "k", k), taps.at(own, "v", v) -- in this order
 end

@@ -14,6 +14,20 @@ M.rows = {
     doc = "how many channels of a head turn; -1 = all" },
   { name = "rope_base", type = "number", default = "10000", min = 1,
     doc = "base of the frequencies" },
+  { name = "rope_scaling", type = "word", default = "none", choices = { "none", "linear", "yarn", "llama3" },
+    doc = "how slow pairs turn for positions beyond those of training" },
+  { name = "rope_factor", type = "number", default = "1", min = 1, max = 1e9,
+    doc = "of rope_scaling: how many times slower" },
+  { name = "rope_original", type = "number", default = "8192", min = 1, max = 1e12,
+    doc = "of yarn and llama3: positions of training" },
+  { name = "rope_low", type = "number", default = "1", min = 1e-6, max = 1e9,
+    doc = "of yarn (beta_slow) and llama3: pairs of fewer turns over rope_original are slowed down" },
+  { name = "rope_high", type = "number", default = "32", min = 1e-6, max = 1e9,
+    doc = "of yarn (beta_fast) and llama3: pairs of more turns over rope_original are kept" },
+  { name = "rope_size", type = "number", default = "0", min = 0, max = 1e6,
+    doc = "of yarn: multiplies turned queries and keys; 0 = 0.1 ln(rope_factor) + 1" },
+  { name = "rope_truncate", type = "bool", default = "true",
+    doc = "of yarn: its ramp begins and ends at whole pairs" },
   { name = "qk_norm", type = "bool", default = "false",
     doc = "RMS norm with gain over each head of q and k, before the rotation" },
   { name = "qk_norm_eps", type = "number", default = "1e-5", min = 0, max = 1, doc = "eps of qk_norm" },
@@ -23,8 +37,8 @@ M.rows = {
     doc = "what follows the convolution on q and k" },
   { name = "value_residual", type = "bool", default = "false",
     doc = "adds D * v to the output of the heads, D learned per channel, 1 at first" },
-  { name = "bias", type = "bool", default = "false",
-    doc = "biases in the q, k, v and o projections" },
+  { name = "bias", type = "bool|word", default = "false", choices = { "qkv", "out" },
+    doc = "biases in the q, k, v and o projections, or in some of them" },
   { name = "calibrated", type = "bool", default = "false",
     doc = "a constant factor a head on its output, 1 at first: what calibrating a fork sets" },
 }
@@ -148,7 +162,17 @@ function M.rotation_of(layer, dim)
   if dims % 2 ~= 0 or dims > dim then
     error(("attention: option 'rope_dims': even number up to head_dim (%d) expected, got %d"):format(dim, dims), 0)
   end
-  return { base = layer.rope_base, dims = dims, interleaved = layer.rope == "interleaved" }
+  local turn = { base = layer.rope_base, dims = dims, interleaved = layer.rope == "interleaved" }
+  if layer.rope_scaling ~= "none" then
+    if layer.rope_low >= layer.rope_high then
+      error(("attention: option 'rope_low': a number below rope_high (%g) expected, got %g"):format(layer.rope_high,
+        layer.rope_low), 0)
+    end
+    for _, key in ipairs { "scaling", "factor", "original", "low", "high", "size", "truncate" } do
+      turn[key] = layer["rope_" .. key]
+    end
+  end
+  return turn
 end
 
 return M

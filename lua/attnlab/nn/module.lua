@@ -280,21 +280,23 @@ function Module:eval()
 end
 
 -- Copies values by name into parameters and buffers. Every tensor must be there with its shape, and the
--- names must stand for the same tensors. `where` is named in errors (a file).
-function Module:load_parameters(tensors, where)
+-- names must stand for the same tensors. `where` is named in errors (a file), with what called(name) says that a tensor
+-- is called there (nil: as here).
+function Module:load_parameters(tensors, where, called)
   local own = self:tensors()
+  called = called or function(name) return name end
   for name in pairs(tensors) do
     if own[name] == nil then
-      error(("%s: %s"):format(where, names.unknown("tensor", name, names.keys(own))), 0)
+      error(("%s: %s"):format(where, names.unknown("tensor", called(name), names.keys(own))), 0)
     end
   end
   parameters.expect_names(own, tensors, where)
   for name, t in pairs(own) do
     local source = tensors[name]
-    if not source then error(("%s: tensor '%s' is missing"):format(where, name), 0) end
+    if not source then error(("%s: tensor '%s' is missing"):format(where, called(name)), 0) end
     local want, got = table.concat(t:shape(), ","), table.concat(source:shape(), ",")
     if want ~= got then
-      error(("%s: tensor '%s': shape (%s) expected, got (%s)"):format(where, name, want, got), 0)
+      error(("%s: tensor '%s': shape (%s) expected, got (%s)"):format(where, called(name), want, got), 0)
     end
     t:copy_(source)
   end

@@ -10,6 +10,7 @@ local core = require "attnlab.core"
 local config = require "attnlab.config"
 local data = require "attnlab.data"
 local generate = require "attnlab.generate"
+local hub = require "attnlab.model.hub"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
 local open = require "attnlab.open"
@@ -115,10 +116,17 @@ end
 
 local loaded = {} -- by path, { model, hash }: a study comes back to it in every row
 
+-- Hash of a file, or of what a folder as Hugging Face has it holds; nil where it is not there.
+local function hash(path)
+  local there = sys.exists(path)
+  if there == "dir" and hub.is_folder(path) then return hub.hash(path) end
+  return there == "file" and sys.sha256(sys.read(path)) or nil
+end
+
 -- Forgets the models whose files hold something else by now: called where a plan, a measurement or a comparison begins.
 function M.renew()
   for path, known in pairs(loaded) do
-    if sys.exists(path) ~= "file" or sys.sha256(sys.read(path)) ~= known[2] then loaded[path] = nil end
+    if hash(path) ~= known[2] then loaded[path] = nil end
   end
 end
 
@@ -126,7 +134,7 @@ end
 local function where(subject, root)
   if subject.file then return path_of(subject.file), path_of(subject.file) end
   local dir = subject.path or run_of(subject, root).dir
-  if subject.path and sys.exists(dir) == "file" then return dir, dir end
+  if subject.path and (sys.exists(dir) == "file" or hub.is_folder(dir)) then return dir, dir end
   return store.file(dir, "checkpoint.safetensors"), dir
 end
 
@@ -134,14 +142,14 @@ end
 function M.weights(subject, root)
   local path = where(subject, root)
   if loaded[path] then return loaded[path][2] end
-  return sys.exists(path) == "file" and sys.sha256(sys.read(path)) or nil
+  return hash(path)
 end
 
 -- The model in evaluation mode, and the hash of the file that its weights are in.
 function M.load(subject, root)
   local path, from = where(subject, root)
   if not loaded[path] then
-    loaded[path] = { model.load(from):eval(), sys.sha256(sys.read(path)) }
+    loaded[path] = { model.load(from):eval(), hash(path) }
   end
   return loaded[path][1], loaded[path][2]
 end

@@ -9,7 +9,8 @@ local Block = Module.class "Block"
 
 function Block.new(m, spec, opts)
   local self = Module.create(Block, opts)
-  local init = { init = m.init, deviation = m.init_deviation }
+  local init = { init = m.init, deviation = m.init_deviation, bias = m.mlp_bias,
+                 activation = m.activation ~= "auto" and m.activation or nil }
   self.input_norm = self:child("input_layernorm",
     nn.RMSNorm(m.width, self:part("input_layernorm", { eps = m.norm_eps })))
   self.attention = self:child("self_attn", nn.Attention(m.width, spec, self:part("self_attn", {
@@ -33,6 +34,7 @@ function Block:forward(x, a, opts)
 end
 
 local Llama = LanguageModel.class "Llama"
+Llama.takes = { activation = { "silu", "gelu", "gelu_new", "relu" }, mlp_bias = true }
 
 function Llama.new(m, attention, opts)
   local self = LanguageModel.create(Llama, m, attention, opts)

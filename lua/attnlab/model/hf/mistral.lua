@@ -1,0 +1,2 @@
+-- MistralForCausalLM: Llama with a window in every layer, or in none.
+return require "attnlab.model.hub.decoder" { architectures = { "MistralForCausalLM" }, window = true }

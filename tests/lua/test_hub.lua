@@ -1,0 +1,68 @@
+-- Models as Hugging Face has them: golden/hf/ against transformers, there and back, surgery on them, what is refused.
+local T = ...
+local core = require "attnlab.core"
+local lab = require "attnlab"
+local json, sys = core.json, core.sys
+
+local GOLDEN = T.root .. "tests/golden/hf/"
+local EVERY = 3 -- positions of which expected.json has the logits
+
+local function logits(m, ids) return core.no_grad(m.forward, m, { ids })[{ 1 }]:totable() end
+
+local function golden(name)
+  local folder = GOLDEN .. name
+  return folder, json.decode(sys.read(folder .. "/expected.json"))
+end
+
+local function all()
+  local out = {}
+  for _, name in ipairs(sys.list(GOLDEN)) do
+    if sys.exists(GOLDEN .. name) == "dir" then out[#out + 1] = name end
+  end
+  return out
+end
+
+T.test("the logits are transformers'", function()
+  for _, name in ipairs(all()) do
+    local folder, want = golden(name)
+    local ok, m = pcall(lab.model.load, folder)
+    T.ok(ok, name .. ": " .. tostring(m))
+    local got, worst = logits(m, want.ids), 0
+    for t, row in ipairs(want.logits) do
+      for v, x in ipairs(row) do worst = math.max(worst, math.abs(x - got[EVERY * (t - 1) + 1][v])) end
+    end
+    T.ok(worst < 1e-5, ("%s: off by %.3g"):format(name, worst))
+  end
+end)
+
+-- What config.json says, without what says nothing: null, and the versions and types of other programs.
+local function said(folder)
+  local c = json.decode(sys.read(folder .. "/config.json"))
+  if not c.use_sliding_window then c.max_window_layers = nil end
+  for _, key in ipairs { "transformers_version", "dtype", "torch_dtype", "use_cache", "rope_theta", "rope_scaling" } do c[key] = nil end
+  for k, v in pairs(c) do
+    if v == json.null then c[k] = nil end
+  end
+  return c
+end
+
+T.test("what came in goes out: config and tensors", function()
+  for _, name in ipairs(all()) do
+    local folder, want = golden(name)
+    local m, out = lab.model.load(folder), T.folder() .. "/out"
+    m:export(out)
+    local before, after = said(folder), said(out)
+    for k, v in pairs(before) do T.eq({ name, k, after[k] }, { name, k, v }) end
+    local theirs, ours = core.safetensors.open(folder .. "/model.safetensors"), core.safetensors.open(out .. "/model.safetensors")
+    for key, t in pairs(ours) do
+      local had = theirs[key] or theirs[key:gsub("^transformer%.", "")]
+      T.ok(had, ("%s: '%s' is new"):format(name, key))
+      T.eq({ name, key, had:to "f32":flat() }, { name, key, t:flat() })
+    end
+    T.eq(logits(lab.model.load(out), want.ids), logits(m, want.ids))
+    T.raises(function() m:export(out) end, "option overwrite writes over it")
+    m:export(out, { overwrite = true, shard = 3000, dtype = "bf16" })
+    T.ok(sys.exists(out .. "/model.safetensors") == nil and sys.exists(out .. "/model.safetensors.index.json") == "file", "shards")
+    T.near(logits(lab.model.load(out), want.ids), logits(m, want.ids), 0.3)
+  end
+end)
