@@ -487,6 +487,21 @@ AL_API al_status al_windows_even(al_ctx *c, const al_tensor *tokens, int64_t lo,
                                  int64_t B, int64_t T, int64_t first, int64_t n_total,
                                  al_tensor **x, al_tensor **y);
 
+/* How a next token is chosen, in the order in which it counts: Hugging Face transformers' logits
+ * processors. Each filter is told what the ones before it left, and leaves one token at least. */
+typedef struct al_sampling {
+  double repetition_penalty; /* > 0: divides positive logits of seen ids, times negative; 1: none */
+  double temperature;        /* divides the logits; 0: the likeliest, of equals the lowest id */
+  int64_t top_k;             /* none less likely than the k-th; 0: all */
+  double top_p; /* in 0..1: the likeliest, to the first with which they have that share; 1: all */
+  double min_p; /* in 0..1: none below this part of the likeliest's probability; 0: all */
+} al_sampling;
+/* The id of n logits, which are used up, for a number u of [0,1): the first, from the likeliest on,
+ * with which the probabilities exceed u; AL_EVALUE names an id whose logit is no finite number.
+ * seen: the ids that the penalty is for, each counted once. */
+AL_API al_status al_next_token(al_ctx *c, const al_sampling *s, const int32_t *seen, int64_t n_seen,
+                               double u, double *logits, int64_t n, int64_t *id);
+
 /* A tokenizer of any kind: text to ids and back. kind names what the files are: "characters" (one
  * text: its distinct characters), "bytes" (none), "llama2c" (its table). Nothing of the files is
  * kept by reference; their names are for messages. */

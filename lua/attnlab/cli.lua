@@ -69,7 +69,7 @@ function M.parse(c, argv)
   local i = 1
   while i <= #argv do
     local word = argv[i]
-    if word:find "%c" and not word:find "^prompt=" then
+    if word:find "%c" and not word:find "^prompt=" and not word:find "^stop=" then
       usage("%s: control characters in '%s'", c.name, tables.clean(word, true))
     end
     if word == "" then usage("%s: an empty word", c.name) end

@@ -6,7 +6,9 @@
 --   st:components()  array of {name=, doc=, bytes=, tensor=}; names are paths ("layer.1.count")
 --   st:cache()       what grows with the sequence: names, and bytes a token; nil: a finite state
 --   st:save(path)    a file that m:load_state(path) takes
+--   st:rows{2, 5}    the state of some of its sequences, in that order
 --   st:free()        drops the tensors without waiting for the collector
+local core = require "attnlab.core"
 local names = require "attnlab.names"
 local statefile = require "attnlab.statefile"
 
@@ -100,6 +102,27 @@ function State:copy()
   end
   local out = State.new(self.owner, self.at, self.n, parts)
   out.beyond = self.beyond
+  return out
+end
+
+-- The state of the sequences of these numbers, from 1, in own storage and without history.
+function State:rows(list)
+  local tensors = {}
+  for _, c in ipairs(self:components()) do
+    local parts, t = {}, c.tensor:detach()
+    for i, b in ipairs(list) do
+      if math.type(b) ~= "integer" or b < 1 or b > self.n then
+        error(("state: rows: numbers of sequences from 1 to %d expected, got %s"):format(self.n, tostring(b)), 0)
+      end
+      parts[i] = t[{ { b, b } }]
+    end
+    if #parts == 0 then error("state: rows: one sequence at least expected, got none", 0) end
+    tensors[c.name] = core.op.concat(parts, { axis = 1 })
+  end
+  local fresh = self.owner:fresh(#list)
+  local out = fresh:filled(self.at, tensors)
+  out.beyond = self.beyond
+  fresh:free()
   return out
 end
 

@@ -55,14 +55,23 @@ function M.blame(usage, f, with, without)
   error(result, 0)
 end
 
--- key=value words as a table; unknown keys are usage errors. kinds: {key = "number" or "text"}.
+-- key=value words as a table; unknown keys are usage errors. kinds: {key = "number", "text", "boolean" or "texts"},
+-- "texts": an array, as the key may be given again and again.
 function M.values(args, kinds, usage)
   local out = {}
   for _, kv in ipairs(args.sets) do
     local kind = kinds[kv[1]]
     if not kind then usage("%s", names.unknown("key", kv[1], names.keys(kinds))) end
-    out[kv[1]] = kv[2]
-    if kind == "number" then
+    if kind == "texts" then
+      out[kv[1]] = out[kv[1]] or {}
+      table.insert(out[kv[1]], kv[2])
+    else
+      out[kv[1]] = kv[2]
+    end
+    if kind == "boolean" then
+      if kv[2] ~= "true" and kv[2] ~= "false" then usage("%s: true or false expected, got '%s'", kv[1], kv[2]) end
+      out[kv[1]] = kv[2] == "true"
+    elseif kind == "number" then
       local n = tonumber(kv[2])
       if not n then usage("%s: a number expected, got '%s'", kv[1], kv[2]) end
       out[kv[1]] = math.tointeger(n) or n

@@ -73,14 +73,69 @@ local function eval(args, usage)
   end
 end
 
+local GENERATE = { prompt = "texts", stop = "texts", samples = "number", tokens = "number", repetition_penalty = "number",
+                   temperature = "number", top_k = "number", top_p = "number", min_p = "number", seed = "number",
+                   eos = "text", bos = "boolean", tokenizer = "text", past_context = "text" }
+
+-- What the words ask of generate.lua.
+local function asked_text(args, usage)
+  local given = words.values(args, GENERATE, usage)
+  if given.prompt and #given.prompt == 1 then
+    given.prompt = given.prompt[1]
+  else
+    given.prompt, given.prompts = nil, given.prompt
+  end
+  if given.eos == "none" then
+    given.eos = false
+  elseif given.eos then
+    local list = {}
+    for word in given.eos:gmatch "[^,]+" do
+      list[#list + 1] = math.tointeger(tonumber(word)) or usage("eos: ids or none expected, got '%s'", given.eos)
+    end
+    given.eos = list
+  end
+  return given
+end
+
+-- Each text with what it was made of, for machines.
+local function texts_json(o, texts, ids, took)
+  local list = json.array {}
+  for i, row in ipairs(o.many and ids or { ids }) do
+    list[i] = { text = o.many and texts[i] or texts, ids = json.array(row), prompt_tokens = o.n_prompt[i], seed = o.seed + i - 1,
+                finished = o.many and took.finished[i] or took.finished }
+  end
+  return json.encode({ texts = list, tokens = took.tokens, seconds = took.seconds, prompt_seconds = took.prompt_seconds,
+                       state_bytes = took.state_bytes }, { pretty = true })
+end
+
 local function generate(args, usage)
-  local given = words.values(args, { prompt = "text", tokens = "number", temperature = "number", top_k = "number",
-                               seed = "number", tokenizer = "text", past_context = "text" }, usage)
+  local given = asked_text(args, usage)
   local m = load(args, given.tokenizer, usage)
   given.tokenizer = nil
-  if m.vocabulary then words.meant(usage, generating.options, m, given) end
-  local text, _, took = m:generate(given)
-  print(sys.isatty(1) and tables.clean(text) or text)
+  local o = m.vocabulary and words.meant(usage, generating.options, m, given) or generating.options(m, given)
+  local function shown(text) return sys.isatty(1) and tables.clean(text) or text end
+  if args.flags.stream then
+    if o.many then usage "generate: --stream is for one text" end
+    if args.flags.json then usage "generate: one of --stream and --json expected, got both" end
+    io.write(shown(m.vocabulary:decode(o.rows[1])))
+    given.on_text = function(text)
+      io.write(shown(text))
+      io.flush()
+    end
+  end
+  o.n_prompt = {}
+  for i, row in ipairs(o.rows) do o.n_prompt[i] = #row end
+  local text, ids, took = m:generate(given)
+  if args.flags.json then
+    print(texts_json(o, text, ids, took))
+  elseif args.flags.stream then
+    print()
+  else
+    for i, t in ipairs(o.many and text or { text }) do
+      if o.many then print(("--- text %d, seed %d"):format(i, o.seed + i - 1)) end
+      print(shown(t))
+    end
+  end
   io.stderr:write(generating.summary(took), "\n")
 end
 
@@ -93,7 +148,12 @@ return {
     more = "Keys: data=TEXT as --data, tokenizer=FILE for llama2.c models." },
   { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true, run = generate,
     doc = "text from a model file or run folder",
-    more = "Keys: prompt=TEXT tokens=N temperature=X top_k=N seed=N tokenizer=FILE\n"
-      .. "past_context=slide|continue|stop (when the context is full). Speed and state go to stderr.",
-    options = { words.DEVICE, words.PLUGIN } },
+    more = "Keys: prompt=TEXT (again and again: several at once) samples=N (of each) tokens=N\n"
+      .. "repetition_penalty=X temperature=X top_k=N top_p=X min_p=X, in this order and as transformers has them;\n"
+      .. "temperature=0, the default, takes the likeliest. seed=N (text i of several: N + i - 1)\n"
+      .. "stop=TEXT (again and again: the text ends before it) eos=ID,..|none bos=true|false tokenizer=FILE\n"
+      .. "past_context=slide|continue|stop (when the context is full).\n"
+      .. "A prompt is text as it stands: there are no chat templates. Speed and state go to stderr.",
+    options = { { name = "stream", doc = "show the text while it is written, in whole characters" }, words.JSON,
+                words.DEVICE, words.PLUGIN } },
 }

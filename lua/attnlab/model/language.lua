@@ -299,7 +299,8 @@ LanguageModel.map = LanguageModel.attention_map
 -- m:trace(text, {"denominator", "entropy", layer=2, head=3}): what attention does token by token: see trace.lua.
 function LanguageModel:trace(text, opts) return trace(self, text, opts) end
 
--- m:generate{prompt=, tokens=, temperature=, top_k=, seed=, on_token=}: see generate.lua.
+-- m:generate{prompt=, prompts=, samples=, tokens=, repetition_penalty=, temperature=, top_k=, top_p=, min_p=, seed=,
+-- stop=, bos=, eos=, on_token=, on_text=, past_context=}: see generate.lua.
 function LanguageModel:generate(opts)
   return generate.run(self, opts)
 end
