@@ -9,6 +9,7 @@
 -- Hugging Face's BertForPreTraining but for the projections of attention, attention.q_proj for attention.self.query.
 -- A norm belongs to the block before it by its name, and is run by the block behind it with the sum that it is of.
 local core = require "attnlab.core"
+local config = require "attnlab.config"
 local devices = require "attnlab.devices"
 local masking = require "attnlab.model.masking"
 local names = require "attnlab.names"
@@ -232,6 +233,25 @@ function Bert:row_losses(x, y, opts)
   local sum <close> = each:sum { axes = { 2 } }
   local words = sum * core.tensor { data = share, shape = { B }, dtype = sum:dtype() }
   return second and words + second or words
+end
+
+-- The model again with other heads: m:as{task="classifier", classes=2}. A new model with copies of all tensors that both
+-- have; others are new, a function of opts.seed (the model's). opts: task, classes, dropout; without one it stays.
+function Bert:as(opts)
+  local known = { "task", "classes", "dropout", "seed" }
+  local c = config.copy(self.config)
+  for k, v in pairs(names.options("as", opts)) do
+    if not names.find(known, k) then error("as: " .. names.unknown("option", tostring(k), known), 0) end
+    if k ~= "seed" then c[k] = v end
+  end
+  local new = require("attnlab.model").new { model = c, attention = self.spec, seed = opts.seed or self.seed, dtype = self.dtype,
+                                             device = self.device, vocabulary = self.vocabulary }
+  local own = self:tensors()
+  for name, t in pairs(new:tensors()) do
+    if own[name] and Module.same_kind(own[name], t) then t:copy_(own[name]) end
+  end
+  new.hub, new.trained_on = self.hub, self.trained_on
+  return new:train(self.training)
 end
 
 -- ---- what it learns from ----------------------------------------------------------------------------

@@ -11,8 +11,8 @@
 --   tensors(own, m) ours by name, as the rules take them, of a model that is written (nil: as they are)
 --
 -- The same table as a Lua file of the user's own (option mapping) reads folders of any other layout: it may have
--- files(folder), which gives config.json's table and the tensors by name, and load(tensors, options), which gives ours by
--- name in the place of rules.
+-- files(folder), which gives config.json's table and the tensors by name, and load(tensors, options, fail), which gives ours by
+-- name in the place of rules, may add to options.model, and refuses a tensor by fail(name, why).
 local core = require "attnlab.core"
 local files = require "attnlab.model.hub.files"
 local found = require "attnlab.found"
@@ -105,7 +105,7 @@ function M.read(folder, opts)
   untie(kind, tensors, options.model.tied, shown)
   local own, theirs
   local function fail(name, why) error(("%s: tensor '%s': %s"):format(shown, name, why), 0) end
-  if kind.load then own, theirs = kind.load(tensors, options), {}
+  if kind.load then own, theirs = kind.load(tensors, options, fail), {}
   else own, theirs = rules.read(kind.rules, tensors, options.model, fail) end
   return { options = options, tensors = own, shown = shown,
            theirs = function(name) return theirs[name] or rules.theirs(kind.rules, name) end,
