@@ -39,7 +39,8 @@ end)
 local function said(folder)
   local c = json.decode(sys.read(folder .. "/config.json"))
   if not c.use_sliding_window then c.max_window_layers = nil end
-  for _, key in ipairs { "transformers_version", "dtype", "torch_dtype", "use_cache", "rope_theta", "rope_scaling" } do c[key] = nil end
+  for _, key in ipairs { "transformers_version", "dtype", "torch_dtype", "use_cache", "rope_theta", "rope_scaling",
+                         "add_cross_attention", "is_decoder" } do c[key] = nil end
   for k, v in pairs(c) do
     if v == json.null then c[k] = nil end
   end
@@ -64,5 +65,37 @@ T.test("what came in goes out: config and tensors", function()
     m:export(out, { overwrite = true, shard = 3000, dtype = "bf16" })
     T.ok(sys.exists(out .. "/model.safetensors") == nil and sys.exists(out .. "/model.safetensors.index.json") == "file", "shards")
     T.near(logits(lab.model.load(out), want.ids), logits(m, want.ids), 0.3)
+  end
+end)
+
+T.test("surgery, steps and our own files, for each architecture", function()
+  for _, name in ipairs(all()) do
+    local folder, want = golden(name)
+    local m = lab.model.load(folder, { dtype = "f64" })
+    local whole, ids = logits(m, want.ids), core.tensor { data = want.ids, shape = { 1, #want.ids }, dtype = "i32" }
+    local function stepped(x)
+      local st, rows = x:state(), {}
+      for t = 1, #want.ids do
+        local y
+        y, st = x:step(ids[{ {}, { t, t } }], st)
+        rows[t] = y[{ 1, 1 }]:totable()
+      end
+      return rows
+    end
+    T.near(stepped(m), whole, 1e-9)
+    local path = T.folder() .. "/m"
+    m:save(path)
+    T.near(logits(lab.model.load(path, { dtype = "f64" }), want.ids), whole, 1e-12)
+    local s = m:fork()
+    s.layer["*"]:set { preset = "softmax", denominator = "none", output_norm = "l2" }
+    local changed = logits(s, want.ids)
+    T.ok(math.abs(changed[5][1] - whole[5][1]) > 1e-3, name .. ": nothing changed")
+    T.near(stepped(s), changed, 1e-9)
+    T.near(logits(m, want.ids), whole, 0)
+    s:undo()
+    T.near(logits(s, want.ids), whole, 0)
+    local y = core.tensor { data = want.ids, shape = { 1, #want.ids }, dtype = "i32" }
+    m:loss(ids, y):backward()
+    for key, t in pairs(m:parameters()) do T.ok(t:grad(), name .. ": no gradient of " .. key) end
   end
 end)

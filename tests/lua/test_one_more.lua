@@ -30,7 +30,7 @@ end
 local SMALL = { "layers=2", "width=16", "heads=2", "mlp=24", "context=16", "batch_size=4", "steps=6", "warmup_steps=2", "eval_windows=8" }
 
 T.test("an architecture: trained, measured, stepped, saved, operated on", function()
-  for _, arch in ipairs { "neox", "gpt2" } do
+  for _, arch in ipairs { "bare" } do
     T.ok(run(2, "train", "arch=" .. arch):find("unknown word '" .. arch .. "'", 1, true), "unknown before")
     add(arch .. ".lua", "model/arch")
     T.ok(run(0, "describe", "arch"):find(arch, 1, true), "in the help")
@@ -134,10 +134,10 @@ end)
 
 T.test("an architecture is held against a file's tensors as every other", function()
   script([[
-    local m = lab.model.new { arch = "neox", layers = 2, width = 16, heads = 2, mlp = 24, context = 8, vocab = 11, seed = 1 }
+    local m = lab.model.new { arch = "bare", layers = 2, width = 16, heads = 2, mlp = 24, context = 8, vocab = 11, seed = 1 }
     local saved = core.json.decode(m:metadata().attnlab)
-    for key, why in pairs { mlp = "layers.0.mlp.dense_h_to_4h.weight': shape %(1000,16%)", vocab = "embed_in.weight': shape",
-                            layers = "gpt_neox.layers.2.attention.q_proj.weight' is missing", heads = "q_proj.weight': shape" } do
+    for key, why in pairs { vocab = "words.weight': shape %(1000,16%)", layers = "layers.2.attention.q_proj.weight' is missing",
+                            heads = "q_proj.weight': shape" } do
       local old = saved.model[key]
       saved.model[key] = key == "layers" and 3 or 1000
       core.safetensors.save(arg[1] .. "/m", m:tensors(), { attnlab = core.json.encode(saved) })
@@ -145,5 +145,18 @@ T.test("an architecture is held against a file's tensors as every other", functi
       local ok, text = pcall(lab.model.load, arg[1] .. "/m")
       assert(not ok and text:find("/m': tensor '[^']*" .. why), text)
     end
+  ]], copy)
+end)
+
+T.test("a type of models of others: written, read", function()
+  add("bare_type.lua", "model/hf")
+  script([[
+    local m = lab.model.new { arch = "bare", layers = 2, width = 16, heads = 2, mlp = 1, context = 8, vocab = 11, seed = 1, attention = { rope = "none" } }
+    m:export(arg[1] .. "/bare")
+    assert(core.safetensors.open(arg[1] .. "/bare/model.safetensors").words, "another name")
+    local n = lab.model.load(arg[1] .. "/bare")
+    assert((n:forward { { 1, 2, 3 } } - m:forward { { 1, 2, 3 } }):abs():max():item() == 0)
+    local c = core.json.decode(core.sys.read(arg[1] .. "/bare/config.json"))
+    assert(c.model_type == "bare_type" and c.depth == 2)
   ]], copy)
 end)

@@ -48,7 +48,9 @@ local function attention_of(list, common)
 end
 
 return function(kind)
-  local type_of = { arch = "llama", architectures = kind.architectures, tied = { head = "lm_head.weight", embedding = "model.embed_tokens.weight" } }
+  local type_of = { arch = "llama", architectures = kind.architectures, harmless = { "is_decoder" },
+                    rules = { { "model.layers.#.self_attn.rotary_emb.inv_freq", skip = true } }, -- of older files
+                    tied = { head = "lm_head.weight", embedding = "model.embed_tokens.weight" } }
 
   function type_of.read(c)
     local m = { arch = "llama", layers = c:integer "num_hidden_layers", width = c:integer "hidden_size",

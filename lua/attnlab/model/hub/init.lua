@@ -6,6 +6,7 @@
 --   read(c)         c: a reader of config.json (hub/keys.lua); gives { model = .., attention = .. } for model.new
 --   harmless        list of keys of this type that change nothing (nil: none)
 --   rules           tensors that are not named or stored as ours (hub/names.lua; nil: all are)
+--   rename(name)    a tensor's name in the file as the rules have it, where there are several (nil: they have all)
 --   tied            { head =, embedding = }: names in the file that tie_word_embeddings makes one (nil: never)
 --   write(m)        config.json's keys for a model, or nil and why it is none of this type; nil: it is never written
 --   tensors(own, m) ours by name, as the rules take them, of a model that is written (nil: as they are)
@@ -102,9 +103,10 @@ function M.read(folder, opts)
   local options = kind.read(c)
   if not opts.mapping then c:done(kind.harmless) end
   if not tensors then tensors, shown = files.tensors(folder) end
-  untie(kind, tensors, options.model.tied, shown)
   local own, theirs
   local function fail(name, why) error(("%s: tensor '%s': %s"):format(shown, name, why), 0) end
+  if kind.rename then tensors = rules.renamed(kind.rename, tensors, fail) end
+  untie(kind, tensors, options.model.tied, shown)
   if kind.load then own, theirs = kind.load(tensors, options, fail), {}
   else own, theirs = rules.read(kind.rules, tensors, options.model, fail) end
   return { options = options, tensors = own, shown = shown,

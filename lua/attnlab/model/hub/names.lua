@@ -23,6 +23,17 @@ local function list(x) return type(x) == "table" and x or { x } end
 local function theirs_of(rule) return { rule[1] } end
 local function ours_of(rule) return rule.skip and {} or list(rule.ours or rule[1]) end
 
+-- Tensors by the names that rename makes of theirs.
+function M.renamed(rename, tensors, fail)
+  local out = {}
+  for name, t in next, tensors do
+    local to = rename(name)
+    if out[to] then fail(name, "there with and without the prefix of its name") end
+    out[to] = t
+  end
+  return out
+end
+
 -- Tensors of ours from those of a file; fail(name, why): where one cannot be loaded or converted. Second result: their
 -- names by ours, for errors.
 function M.read(rules, tensors, c, fail)

@@ -1,0 +1,51 @@
+-- What the types of GPT-2, GPT-NeoX and GPT-J share: words for the MLP's function and the rules of their tensors.
+local core = require "attnlab.core"
+local rules = require "attnlab.model.hub.names"
+
+local M = {}
+
+-- activation_function or hidden_act as our option, and back.
+M.ACTIVATIONS = { gelu = "gelu", gelu_new = "gelu_new", gelu_fast = "gelu_new", gelu_pytorch_tanh = "gelu_new", relu = "relu",
+                  silu = "silu", swish = "silu" }
+
+-- The word of config.json for m's option; auto: what the architecture has.
+function M.activation(m, auto) return m.activation == "auto" and auto or m.activation end
+
+-- { theirs, ours }, stored the other way round.
+function M.turned(theirs, ours)
+  return { theirs, ours = { ours or theirs }, split = function(t) return { rules.transposed(t) } end,
+           join = function(list) return rules.transposed(list[1]) end }
+end
+
+local function projections(prefix, what)
+  return { prefix .. "q_proj." .. what, prefix .. "k_proj." .. what, prefix .. "v_proj." .. what }
+end
+
+-- q, k and v behind one another in one matrix that is stored [in, out].
+function M.columns(theirs, prefix, what)
+  return { theirs, ours = projections(prefix, what), split = function(t)
+    local all, n = rules.transposed(t), t:size(t:ndim())
+    if n % 3 ~= 0 then error(("three equal parts expected, got %d columns"):format(n), 0) end
+    return { rules.rows(all, 0, n // 3), rules.rows(all, n // 3, 2 * n // 3), rules.rows(all, 2 * n // 3, n) }
+  end, join = function(list) return rules.transposed(core.op.concat(list, { axis = 1 })) end }
+end
+
+-- Head by head its rows of q, k and v.
+function M.by_head(theirs, prefix, what)
+  local function turn(t, first, second, m)
+    local rest = { table.unpack(t:shape(), 2) }
+    if t:size(1) ~= 3 * m.heads * m.head_dim then
+      error(("%d rows for q, k and v expected, got %d"):format(3 * m.heads * m.head_dim, t:size(1)), 0)
+    end
+    local axes = { 2, 1, 3 }
+    for k = 1, #rest do axes[#axes + 1] = 3 + k end
+    return t:reshape({ shape = { first, second, m.head_dim, table.unpack(rest) } }):permute({ axes = axes }):contiguous()
+      :reshape { shape = t:shape() }
+  end
+  return { theirs, ours = projections(prefix, what), split = function(t, m)
+    local all, n = turn(t, m.heads, 3, m), m.heads * m.head_dim
+    return { rules.rows(all, 0, n), rules.rows(all, n, 2 * n), rules.rows(all, 2 * n, 3 * n) }
+  end, join = function(list, m) return turn(core.op.concat(list, { axis = 1 }), 3, m.heads, m) end }
+end
+
+return M
