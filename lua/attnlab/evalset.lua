@@ -12,6 +12,7 @@ local devices = require "attnlab.devices"
 local data = require "attnlab.data"
 local names = require "attnlab.names"
 local stats = require "attnlab.stats"
+local window_of = require "attnlab.model.window"
 
 local Evalset = {}
 Evalset.__index = Evalset
@@ -89,7 +90,7 @@ end
 local function passes(self, models, f)
   local set
   for _, m in ipairs(models) do set = self:open(m) end
-  local context = self.context or set:fit(models[1].config.context)
+  local context = self.context or set:fit(window_of(models[1]))
   set:need(self.split, context)
   self.context = context
   local total = set:windows(self.split, context, self.windows)

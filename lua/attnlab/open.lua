@@ -1,4 +1,4 @@
--- A trained model with all that belongs to it. lab.open(x, {seed=, quick=, out_dir=, dtype=, tokenizer=, device=}), x:
+-- A trained model with all that belongs to it. lab.open(x, {seed=, quick=, out_dir=, dtype=, tokenizer=, mapping=, device=}), x:
 --   "runs/denominator/1f3a.."     a run folder, or an entry of lab.runs{..}
 --   "my/model.safetensors"        a model file; "stories260K": one of experiments/models
 --   "my/model"                    a folder as Hugging Face has it: config.json, weights, tokenizer
@@ -122,7 +122,7 @@ end
 function Opened:plot(name) return curves.plot(records_of(self, "plot"), name) end
 
 local function with_model(self, path, opts)
-  local m = model.load(path, { dtype = opts.dtype, tokenizer = opts.tokenizer }):eval()
+  local m = model.load(path, { dtype = opts.dtype, tokenizer = opts.tokenizer, mapping = opts.mapping }):eval()
   self.path, self.model, self.vocabulary = sys.realpath(path), m, m.vocabulary
   self.data, self.without = text_of(m)
   return self
@@ -179,7 +179,7 @@ local function open_arm(name, arm, opts)
   return open_run(run.dir, opts)
 end
 
-local KNOWN = { "seed", "quick", "out_dir", "dtype", "tokenizer", "device" }
+local KNOWN = { "seed", "quick", "out_dir", "dtype", "tokenizer", "mapping", "device" }
 local TYPES = { quick = "boolean", out_dir = "string" }
 
 local function check(opts)

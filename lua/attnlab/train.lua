@@ -15,6 +15,7 @@ local names = require "attnlab.names"
 local optim = require "attnlab.optim"
 local parameters = require "attnlab.parameters"
 local progress = require "attnlab.progress"
+local window_of = require "attnlab.model.window"
 
 local M = {}
 
@@ -55,7 +56,7 @@ function M.trainer(m, cfg, seed, dataset, micro)
   end
   m.vocabulary = m.vocabulary or dataset.vocabulary
   m.trained_on = dataset.sha256 and { name = dataset.name, sha256 = dataset.sha256 }
-  local window = dataset:fit(m.config.context)
+  local window = dataset:fit(window_of(m))
   dataset:need("train", window)
   local context = t.eval_context > 0 and t.eval_context or window
   dataset:need("valid", context)

@@ -68,6 +68,26 @@ T.test("what came in goes out: config and tensors", function()
   end
 end)
 
+T.test("a mapping reads a layout of its own", function()
+  local folder, mapping = T.root .. "tests/golden/mapping", T.root .. "experiments/models/head_by_head.lua"
+  local want = json.decode(sys.read(folder .. "/expected.json"))
+  local m = lab.model.load(folder, { mapping = mapping })
+  T.near(logits(m, want.ids), want.logits, 1e-5)
+  local own = T.folder() .. "/m"
+  m:save(own)
+  T.eq(logits(lab.model.load(own), want.ids), logits(m, want.ids)) -- without the mapping
+  T.raises(function() m:export(T.folder() .. "/x") end, "gpt2: layer 1: bias=out")
+  local copy = T.folder()
+  local tensors = core.safetensors.open(folder .. "/model.safetensors")
+  tensors["blocks.1.sa.heads.2.key.weight"], tensors["blocks.1.more"] = nil, tensors["lm_head.bias"]
+  core.safetensors.save(copy .. "/model.safetensors", tensors)
+  sys.write(copy .. "/config.json", sys.read(folder .. "/config.json"))
+  T.raises(function() lab.model.load(copy, { mapping = mapping }) end, "tensor 'blocks.1.sa.heads.2.key.weight': is missing")
+  sys.write(copy .. "/no.lua", "return { read = 3 }")
+  T.raises(function() lab.model.load(copy, { mapping = copy .. "/no.lua" }) end, "no.lua': a table with a function `read` expected")
+  T.raises(function() lab.model.load(folder) end, "key 'model_type': a word expected, the key is missing")
+end)
+
 T.test("surgery, steps and our own files, for each architecture", function()
   for _, name in ipairs(all()) do
     local folder, want = golden(name)

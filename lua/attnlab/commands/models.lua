@@ -7,6 +7,7 @@ local model = require "attnlab.model"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
 local words = require "attnlab.words"
+local window_of = require "attnlab.model.window"
 local json, sys = core.json, core.sys
 
 -- The text to measure on: the one asked for, else the one that the model was trained on.
@@ -33,21 +34,22 @@ end
 
 local MOST_EXP = 709 -- whose exponential is a number
 
--- The model that the first word names, read by the tokenizer that another one gives.
-local function load(args, tokenizer, usage)
+-- The model that the first word names, read by the tokenizer and the mapping that others give.
+local function load(args, given, usage)
   words.on(args, usage)
-  return words.blame(usage, function(o) return model.load(args.words[1], o) end, { tokenizer = tokenizer }, {})
+  local opts = { tokenizer = given.tokenizer, mapping = given.mapping }
+  return words.blame(usage, function(o) return model.load(args.words[1], o) end, opts, {})
 end
 
 local function eval(args, usage)
-  local given = words.values(args, { data = "text", tokenizer = "text" }, usage)
+  local given = words.values(args, { data = "text", tokenizer = "text", mapping = "text" }, usage)
   local windows = args.flags.windows and words.whole(args.flags.windows, "windows", usage, 1)
   local asked = args.flags.data or given.data
   if asked then words.text(asked, usage) end
-  local m = load(args, given.tokenizer, usage)
+  local m = load(args, given, usage)
   local text = text_for(m, args.words[1], asked)
   local own = own_windows(args.words[1])
-  local context = own.context or m.config.context
+  local context = own.context or window_of(m)
   local set = require("attnlab.evalset") { data = text, windows = windows or own.windows or 96, context = context,
     other_text = args.flags["other-text"] or asked ~= nil }
   local loss, se, each = set(m)
@@ -75,7 +77,7 @@ end
 
 local GENERATE = { prompt = "texts", stop = "texts", samples = "number", tokens = "number", repetition_penalty = "number",
                    temperature = "number", top_k = "number", top_p = "number", min_p = "number", seed = "number",
-                   eos = "text", bos = "boolean", tokenizer = "text", past_context = "text" }
+                   eos = "text", bos = "boolean", tokenizer = "text", mapping = "text", past_context = "text" }
 
 -- What the words ask of generate.lua.
 local function asked_text(args, usage)
@@ -110,8 +112,8 @@ end
 
 local function generate(args, usage)
   local given = asked_text(args, usage)
-  local m = load(args, given.tokenizer, usage)
-  given.tokenizer = nil
+  local m = load(args, given, usage)
+  given.tokenizer, given.mapping = nil, nil
   local o = m.vocabulary and words.meant(usage, generating.options, m, given) or generating.options(m, given)
   local function shown(text) return sys.isatty(1) and tables.clean(text) or text end
   if args.flags.stream then
@@ -145,13 +147,13 @@ return {
     options = { { name = "windows", value = "N", doc = "validation windows (a run's own eval_windows; 96)" },
                 { name = "data", value = "TEXT", doc = "name or path (default: what the model was trained on)" },
                 { name = "other-text", doc = "measure though the text of that name has changed since" }, words.DEVICE, words.PLUGIN, words.JSON },
-    more = "Keys: data=TEXT as --data, tokenizer=FILE for llama2.c models." },
+    more = "Keys: data=TEXT as --data, tokenizer=FILE, mapping=FILE.lua (how a folder of another layout is read)." },
   { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true, run = generate,
     doc = "text from a model file or run folder",
     more = "Keys: prompt=TEXT (again and again: several at once) samples=N (of each) tokens=N\n"
       .. "repetition_penalty=X temperature=X top_k=N top_p=X min_p=X, in this order and as transformers has them;\n"
       .. "temperature=0, the default, takes the likeliest. seed=N (text i of several: N + i - 1)\n"
-      .. "stop=TEXT (again and again: the text ends before it) eos=ID,..|none bos=true|false tokenizer=FILE\n"
+      .. "stop=TEXT (again and again: the text ends before it) eos=ID,..|none bos=true|false tokenizer=FILE mapping=FILE.lua\n"
       .. "past_context=slide|continue|stop (when the context is full).\n"
       .. "A prompt is text as it stands: there are no chat templates. Speed and state go to stderr.",
     options = { { name = "stream", doc = "show the text while it is written, in whole characters" }, words.JSON,

@@ -186,6 +186,7 @@ local function load_safetensors(path, opts)
   parameters.tie(m, own)
   m:load_parameters(own, shown)
   m.trained_on = trained_on(saved, shown)
+  m.hub = type(saved.hub) == "string" and { type = saved.hub, config = {} } or nil
   return m
 end
 

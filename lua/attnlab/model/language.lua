@@ -325,7 +325,7 @@ function LanguageModel:metadata()
   return { attnlab = core.json.encode {
     version = core.version, model = self.config, attention = self.spec, seed = self.seed,
     dtype = self.dtype, vocabulary = self.vocabulary and self.vocabulary:metadata(), plugins = plugins_of(self),
-    trained_on = self.trained_on } }
+    trained_on = self.trained_on, hub = self.hub and self.hub.type } }
 end
 
 -- Writes a file that lab.model.load reads: weights, configuration, vocabulary; a tokenizer's files lie in a folder beside it.

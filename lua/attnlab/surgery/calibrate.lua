@@ -10,6 +10,7 @@ local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local taps = require "attnlab.nn.taps"
 local merge = require("attnlab.nn.heads").merge
+local window_of = require "attnlab.model.window"
 
 local M = {}
 
@@ -61,7 +62,7 @@ end
 local function each_input(self, o, wanted, f)
   local set = not o.data and self:parts().calibrate
     or type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
-  local context = o.context > 0 and o.context or set:fit(self.config.context)
+  local context = o.context > 0 and o.context or set:fit(window_of(self))
   set:need(o.split, context)
   local inputs
   local function look(i, _, _, _, x) inputs[i] = wanted[i] and x:scale { by = 1 } or nil end

@@ -7,6 +7,7 @@ local names = require "attnlab.names"
 local parts = require "attnlab.surgery.parts"
 local taps = require "attnlab.nn.taps"
 local evalset = require "attnlab.evalset"
+local window_of = require "attnlab.model.window"
 
 local M = {}
 
@@ -209,7 +210,7 @@ end
 
 -- What can be said of a fork whose model has no text.
 local function unmeasured(fork, n, why)
-  local r = { changes = n, context = fork.config.context, missing = names.reason(tostring(why)) }
+  local r = { changes = n, context = window_of(fork), missing = names.reason(tostring(why)) }
   bytes(r, fork)
   return r
 end

@@ -15,6 +15,7 @@ local data = require "attnlab.data"
 local evalset = require "attnlab.evalset"
 local names = require "attnlab.names"
 local vocabulary = require "attnlab.vocabulary"
+local window_of = require "attnlab.model.window"
 local sys = core.sys
 
 local M = {}
@@ -61,7 +62,7 @@ end
 
 -- Three parts of the tokens lo .. hi - 1 of a text.
 local function windows(m, set, lo, hi, tune)
-  local context = m.config.context
+  local context = window_of(m)
   local function at(n) return lo + (hi - lo) * n // ALL end
   local a, b = at(SHOW), at(SHOW + HIDDEN)
   local least = math.min(a - lo, b - a, hi - b)

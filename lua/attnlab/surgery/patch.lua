@@ -19,6 +19,7 @@ local pick = require("attnlab.nn.heads_rows").pick
 local tables = require "attnlab.table"
 local tap = require "attnlab.model.tap"
 local taps = require "attnlab.nn.taps"
+local window_of = require "attnlab.model.window"
 
 local KNOWN = { "name", "layer", "head", "with", "at", "from", "data", "split", "seed", "windows" }
 local WORDS = { "zero", "mean", "resample" }
@@ -135,7 +136,7 @@ end
 local function text_of(self, opts)
   local set = opts.data or self:parts().calibrate
   set = type(set) == "table" and set or data.open(set, { vocab = self.vocabulary })
-  local split, context = opts.split or "train", set:fit(self.config.context)
+  local split, context = opts.split or "train", set:fit(window_of(self))
   set:need(split, context)
   return set, split, context
 end

@@ -82,13 +82,7 @@ end
 -- (the weights, for errors), hub = (what export writes again) }. opts: mapping (a Lua file), ignore (keys of config.json).
 function M.read(folder, opts)
   local kind = opts.mapping and mapping(opts.mapping)
-  local values, shown_config, tensors, shown
-  if kind and kind.files then
-    values, tensors = kind.files(folder)
-    shown_config, shown = names.shown(folder), names.shown(folder)
-  else
-    values, shown_config = files.object(folder, files.CONFIG)
-  end
+  local values, shown_config = files.object(folder, files.CONFIG)
   local c = keys.new(values, shown_config, opts.ignore)
   local word = c:get "model_type"
   if not kind then
@@ -102,13 +96,16 @@ function M.read(folder, opts)
   end
   local options = kind.read(c)
   if not opts.mapping then c:done(kind.harmless) end
-  if not tensors then tensors, shown = files.tensors(folder) end
+  local tensors, shown = files.tensors(folder)
   local own, theirs
   local function fail(name, why) error(("%s: tensor '%s': %s"):format(shown, name, why), 0) end
   if kind.rename then tensors = rules.renamed(kind.rename, tensors, fail) end
   untie(kind, tensors, options.model.tied, shown)
   if kind.load then own, theirs = kind.load(tensors, options, fail), {}
   else own, theirs = rules.read(kind.rules, tensors, options.model, fail) end
+  for name, t in pairs(own) do
+    if not core.is_tensor(t) then fail(name, type(t) == "table" and t.why or "no tensor") end
+  end
   return { options = options, tensors = own, shown = shown,
            theirs = function(name) return theirs[name] or rules.theirs(kind.rules, name) end,
            hub = not opts.mapping and { type = word, config = c:harmless() } or nil }
