@@ -546,4 +546,67 @@ AL_API int al_llama2c_count(const al_llama2c *m);
 AL_API const char *al_llama2c_name(const al_llama2c *m, int i); /* NULL past the end */
 AL_API al_tensor *al_llama2c_tensor(al_ctx *c, const al_llama2c *m,
                                     const char *name); /* new, f32 */
+
+/* ---- token sets ----------------------------------------------------------------------------- */
+
+/* One sequence of token ids in files: format "llmc" (llm.c's shards, of any size) or "raw_u16", one
+ * file after another; or in memory, put there one after another. Headers and sizes are checked here,
+ * ids (below vocab) when they are read. A file that shrinks meanwhile is an error of the reading. */
+typedef struct al_shards al_shards;
+AL_API al_shards *al_shards_open(al_ctx *c, int n, const char *const *paths, const char *format,
+                                 int64_t vocab); /* new reference */
+AL_API al_shards *al_shards_memory(al_ctx *c, int64_t vocab);
+AL_API al_status al_shards_put(al_ctx *c, al_shards *s, const int32_t *ids, int64_t n);
+AL_API void al_shards_release(al_shards *s);
+AL_API int64_t al_shards_count(const al_shards *s); /* tokens */
+AL_API al_status al_shards_read(al_ctx *c, const al_shards *s, int64_t at, int64_t n, int32_t *ids);
+/* SHA-256 that stands for the contents: of all bytes of sets of up to 64 MiB, else of each file's
+ * size and 16 blocks of 16 KiB, its first and last ones and others evenly between. */
+AL_API al_status al_shards_hash(al_ctx *c, const al_shards *s, char hex[65]);
+
+/* A shard of llm.c's that is there whole after commit, or not at all: ids of 16 bits, wide: 32. */
+typedef struct al_shard_writer al_shard_writer;
+AL_API al_shard_writer *al_shard_create(al_ctx *c, const char *path, bool wide);
+AL_API al_status al_shard_put(al_ctx *c, al_shard_writer *w, const int32_t *ids, int64_t n);
+AL_API int64_t al_shard_count(const al_shard_writer *w);
+AL_API al_status al_shard_commit(al_ctx *c, al_shard_writer *w); /* frees w, as abort does */
+AL_API void al_shard_abort(al_shard_writer *w);
+
+/* Rows of T tokens of the positions [lo, hi) of a set, x and their targets y, i32 (B,T); `kind`:
+ *   stream     row i is the tokens from lo + i T on; a tail shorter than T is left out
+ *   packed     the same, and starts (B,T): of each token the place in its row where its document
+ *              begins, at its latest `separator` or at the row's first token
+ *   documents  each document from its separator on, in rows of its own: a longer one goes on in the
+ *              next row; behind its end x is the separator and y is -100, which no loss counts. The
+ *              target of its last token is the separator. This kind reads the range once, to find
+ *              where documents begin. */
+typedef struct al_rows al_rows;
+typedef struct al_batch { /* new references; starts: NULL but where packed */
+  al_tensor *x, *y, *starts;
+} al_batch;
+AL_API al_rows *al_rows_new(al_ctx *c, al_shards *s, int64_t lo, int64_t hi, const char *kind,
+                            int64_t T, int32_t separator); /* retains s; separator: -1 = none */
+AL_API void al_rows_free(al_rows *r);
+AL_API int64_t al_rows_count(const al_rows *r);
+/* Batch k = 0, 1, .. of all rows again and again, each time in an order of its own: a pure function
+ * of (seed, k, B). A thread reads batch k + 1 meanwhile. */
+AL_API al_status al_rows_shuffled(al_ctx *c, al_rows *r, int64_t B, uint64_t seed, int64_t k,
+                                  al_batch *out);
+/* Rows first, first + 1, .. of n_total spread evenly over all. */
+AL_API al_status al_rows_even(al_ctx *c, al_rows *r, int64_t B, int64_t first, int64_t n_total,
+                              al_batch *out);
+
+/* Texts one after another, of a file or "-", standard input; gzip and zstd are found by content.
+ * format "text": what lies between two marks `document_end` (NULL: the file is one), without the
+ * end of the line that a mark alone on its line has; "jsonl": the string `field` of the object on
+ * each line. Texts are UTF-8 and have at most 64 MiB, a line of jsonl too; what is not so is refused
+ * with file, line and byte. Blank texts are passed over. */
+typedef struct al_texts al_texts;
+AL_API al_texts *al_texts_open(al_ctx *c, const char *path, const char *format, const char *field,
+                               const char *document_end);
+AL_API void al_texts_close(al_texts *t);
+/* False at the end, or with the error pending. *text is good until the next call. */
+AL_API bool al_texts_next(al_ctx *c, al_texts *t, const char **text, size_t *n);
+/* Bytes of the file taken so far, and its size, -1 where that is not known. */
+AL_API int64_t al_texts_taken(const al_texts *t, int64_t *size);
 #endif

@@ -254,6 +254,7 @@ int luaopen_attnlab_core(lua_State *L) {
   lal_open_optim(L);
   lal_open_data(L);
   lal_open_sample(L);
+  lal_open_tokens(L);
   lal_open_json(L);
   lal_open_sys(L);
   lal_open_proc(L);

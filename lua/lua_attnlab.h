@@ -123,6 +123,7 @@ void lal_open_check(lua_State *L);
 void lal_open_optim(lua_State *L);
 void lal_open_data(lua_State *L);
 void lal_open_sample(lua_State *L);
+void lal_open_tokens(lua_State *L);
 void lal_open_json(lua_State *L);
 void lal_open_sys(lua_State *L);
 void lal_open_proc(lua_State *L);   /* into core.sys */

@@ -198,6 +198,20 @@ al_status al_out_put(al_ctx *c, al_out *o, const void *data, size_t n) {
   return AL_OK;
 }
 
+al_status al_out_put_at(al_ctx *c, al_out *o, int64_t offset, const void *data, size_t n) {
+  const char *p = data;
+  while (n > 0) {
+    const ssize_t k = pwrite(o->fd, p, n < AT_ONCE ? n : AT_ONCE, offset);
+    if (k < 0 && errno == EINTR) continue;
+    if (k == 0) errno = ENOSPC;
+    if (k <= 0) return fail_io(c, "write", o->path);
+    p += k;
+    n -= (size_t)k;
+    offset += k;
+  }
+  return AL_OK;
+}
+
 /* Makes the rename itself durable. Some file systems cannot sync a folder and say EINVAL. */
 static int sync_folder(const al_at *at, const char *path) {
   char folder[PATH_MAX];
@@ -329,21 +343,30 @@ al_status al_in_open(al_ctx *c, al_in *f, const char *path) {
   return al_error(c);
 }
 
+int64_t al_in_part(const al_in *f, int64_t offset, void *data, int64_t n) {
+  int64_t got = 0;
+  while (got < n) {
+    const int64_t rest = n - got;
+    const ssize_t k =
+        pread(f->fd, (char *)data + got, rest < AT_ONCE ? (size_t)rest : AT_ONCE, offset + got);
+    if (k < 0 && errno == EINTR) continue;
+    if (k < 0) return -errno;
+    if (k == 0) break;
+    got += k;
+  }
+  return got;
+}
+
 al_status al_in_read(al_ctx *c, const al_in *f, int64_t offset, void *data, int64_t n,
                      const char *what) {
-  char *p = data;
-  while (n > 0) {
-    const ssize_t k = pread(f->fd, p, n < AT_ONCE ? (size_t)n : AT_ONCE, offset);
-    if (k < 0 && errno == EINTR) continue;
-    if (k < 0) return fail_io(c, "read", f->path);
-    if (k == 0)
-      return al_fail(c, AL_EFORMAT, "read: %s: ends in %s, %lld bytes short", f->path, what,
-                     (long long)n);
-    p += k;
-    n -= k;
-    offset += k;
+  const int64_t got = al_in_part(f, offset, data, n);
+  if (got < 0) {
+    errno = (int)-got;
+    return fail_io(c, "read", f->path);
   }
-  return AL_OK;
+  if (got == n) return AL_OK;
+  return al_fail(c, AL_EFORMAT, "read: %s: ends in %s, %lld bytes short", f->path, what,
+                 (long long)(n - got));
 }
 
 void al_in_close(al_in *f) {

@@ -14,6 +14,8 @@ typedef struct al_out {
 } al_out;
 al_status al_out_open(al_ctx *c, al_out *o, const char *path);
 al_status al_out_put(al_ctx *c, al_out *o, const void *data, size_t n);
+/* n bytes over what was put at `offset`. */
+al_status al_out_put_at(al_ctx *c, al_out *o, int64_t offset, const void *data, size_t n);
 al_status al_out_commit(al_ctx *c, al_out *o); /* aborts on failure */
 void al_out_abort(al_out *o);
 
@@ -28,5 +30,7 @@ al_status al_in_open(al_ctx *c, al_in *f,
 /* Exactly n bytes from `offset`; `what` names them in the message. */
 al_status al_in_read(al_ctx *c, const al_in *f, int64_t offset, void *data, int64_t n,
                      const char *what);
+/* Without a context, so in any thread: how many of n bytes there are, or -errno. */
+int64_t al_in_part(const al_in *f, int64_t offset, void *data, int64_t n);
 void al_in_close(al_in *f);
 #endif

@@ -7,6 +7,7 @@
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
+local sources = require "attnlab.sources"
 local Attention = require "attnlab.nn.attention"
 
 local M = {}
@@ -36,6 +37,11 @@ end
 function M.key(key)
   local group, rest = key:match("^(%a+)%.(.+)$")
   if key == "attention" or group == "attention" then return key end
+  local option = key:match "^train%.data%.(.+)$" or key:match "^data%.(.+)$"
+  if option then
+    if sources.is_option(option) then return "train.data." .. option end
+    fail("%s", names.unknown("option of data", option, sources.names()))
+  end
   local row = was_called(rest or key)
   if row then fail("key '%s' does not exist: use %s (%s)", key, row.name, row.doc) end
   if group and M.rows[group] then
@@ -105,6 +111,12 @@ function M.set(cfg, key, value)
   if group ~= "attention" then
     cfg[group] = cfg[group] or {}
     local row = rows.find(M.rows[group], rest)
+    local option = not row and rest:match "^data%.(.+)$"
+    if option then
+      cfg[group].data = sources.with(cfg[group].data or rows.default(rows.find(M.rows.train, "data")), option, value)
+      return cfg
+    end
+    if rest == "data" and type(value) == "table" then value = sources.text(value) end
     local ok, v = pcall(type(value) == "string" and rows.parse or rows.check, row, value, key)
     if not ok then fail("%s", v) end
     cfg[group][rest] = v

@@ -1,9 +1,13 @@
--- Texts as token sequences. data.open("shakespeare") or data.open("path/to/text.txt", {vocab=}).
+-- Texts as token sequences. data.open("shakespeare") or data.open("path/to/text.txt", {vocab=}); and token sets, which
+-- have options (sources.lua) or are shards, packed or jsonl: data.open("corpus rows=packed").
 -- Fields of a dataset: name, path, text_bytes, sha256 (of the file), vocabulary, tokens (i32, 1-D)
 -- and the token ranges train = {lo, hi} (the first nine tenths) and valid = {lo, hi} (the rest),
 -- 0-based, hi excluded. Without a vocabulary the tokens are the distinct characters of the text.
 local core = require "attnlab.core"
+local formats = require "attnlab.formats"
 local names = require "attnlab.names"
+local shards = require "attnlab.shards"
+local sources = require "attnlab.sources"
 local vocabulary = require "attnlab.vocabulary"
 
 local M = {}
@@ -48,49 +52,95 @@ end
 local function is_path(name) return name:find("/", 1, true) or name:find "%.%w+$" end
 M.is_path = is_path
 
--- What a configuration holds for a text named in a file of `folder` (nil: in the current one): the name of a text
--- of the project's as it is, another file's absolute path. A file is looked for in the folder, then in the current one.
+-- Where a file, a folder of shards or a pattern of files lies that is named in a file of `folder`: an absolute path.
+local function place(name, folder)
+  local beside = name:find "^/" and name or (folder or ".") .. "/" .. name
+  for _, path in ipairs { beside, name } do
+    local kind = core.sys.exists(path)
+    if kind == "file" or kind == "dir" and core.sys.exists(path .. "/" .. shards.LIST) then
+      return core.sys.realpath(path)
+    end
+  end
+  if name:find "^/" or not (is_path(name) or sources.is_pattern(name)) then return name end
+  return core.sys.realpath(folder or ".") .. "/" .. name
+end
+
+-- What a configuration holds for data named in a file of `folder` (nil: in the current one): the name of a text
+-- of the project's as it is, other files by absolute paths. They are looked for in the folder, then in the current one.
 function M.locate(name, folder)
   if folder ~= nil and type(folder) ~= "string" then
     error("data: a folder's path expected, got " .. type(folder), 0)
   end
   if type(name) ~= "string" or name == "" or own(name) then return name end
-  local beside = name:find "^/" and name or (folder or ".") .. "/" .. name
-  for _, path in ipairs { beside, name } do
-    if core.sys.exists(path) == "file" then return core.sys.realpath(path) end
+  local spec = sources.parse(name)
+  if not own(spec.path) then spec.path = place(spec.path, folder) end
+  for _, key in ipairs { "valid", "tokenizer" } do
+    local v = spec[key]
+    if v and v ~= "" and not tonumber(v) and (is_path(v) or sources.is_pattern(v) or core.sys.exists((folder or ".") .. "/" .. v)) then
+      local beside = v:find "^/" and v or (folder or ".") .. "/" .. v
+      spec[key] = core.sys.exists(beside) and core.sys.realpath(beside) or place(v, folder)
+    end
   end
-  if name:find "^/" or not is_path(name) then return name end
-  return core.sys.realpath(folder or ".") .. "/" .. name
+  return sources.text(spec)
 end
 
--- The file behind a name or path.
+-- The file behind a name or path; of a token set its file, folder or pattern.
 function M.path(name)
   if type(name) ~= "string" or name == "" then
     local got = name == "" and "''" or type(name)
     error("data: name or path of a text expected, got " .. got, 0)
   end
-  local inside = own(name)
+  local path = sources.parse(name).path
+  local inside = own(path)
   if inside then return inside end
-  local kind = core.sys.exists(name)
-  if kind == "file" then return name end
+  local kind = core.sys.exists(path)
+  if kind == "file" or not kind and sources.is_pattern(path) then return path end
   if kind == "dir" then
-    error(("data: '%s' is a folder, a text file is expected"):format(name), 0)
+    if core.sys.exists(path .. "/" .. shards.LIST) then return path end
+    error(("data: '%s' is a folder, a text file or a folder of attnlab tokenize, with its %s, is expected")
+      :format(path, shards.LIST), 0)
   end
-  if kind then error(("data: '%s' is no regular file, a text file is expected"):format(name), 0) end
-  if is_path(name) then
-    error(("data: '%s': no such file"):format(name), 0)
+  if kind then error(("data: '%s' is no regular file, a text file is expected"):format(path), 0) end
+  local before, option = path:match "^(.-)%s+([%a_]+)=%S*$"
+  if option and not sources.is_option(option) then
+    error(("data: '%s': %s"):format(before, names.unknown("option", option, sources.names())), 0)
+  end
+  if is_path(path) then
+    error(("data: '%s': no such file"):format(path), 0)
   end
   error(("data: %s; texts are looked for in %s")
-    :format(names.unknown("text", name, M.list()), M.folder()), 0)
+    :format(names.unknown("text", path, M.list()), M.folder()), 0)
 end
 
--- The dataset of a text's name or path. opts: vocab, the vocabulary to read it with (its own characters).
+-- Whether a name is that of a token set, and not of a text alone.
+local function is_set(name)
+  local spec = sources.parse(name)
+  for k in pairs(spec) do
+    if k ~= "path" then return true end
+  end
+  local path = M.path(name)
+  if own(path) or path:find "%.jsonl$" or core.sys.exists(path) ~= "file" then return not own(path) end
+  return formats.check(path) ~= nil
+end
+
+local open_set
+
+-- SHA-256 of a text, or of what stands for a token set, which has to be opened for it.
+function M.hash(name)
+  local path = M.path(name)
+  return is_set(name) and M.open(name).sha256 or core.sys.sha256(core.sys.read(path))
+end
+
+-- The dataset of a text's name or path, or of what sources.lua describes, a table too. opts: vocab, the vocabulary to
+-- read it with (its own characters, or its tokenizer).
 function M.open(name, opts)
+  if type(name) == "table" then name = sources.text(name) end
   opts = names.options("data", opts)
   for k in pairs(opts) do
     if k ~= "vocab" then error("data: " .. names.unknown("option", tostring(k), { "vocab" }), 0) end
   end
   local path = M.path(name)
+  if is_set(name) then return open_set(name, opts) end
   local text = core.sys.read(path)
   if text:find("%S") == nil then
     error(("data: '%s' is empty, a text is expected"):format(path), 0)
@@ -114,6 +164,14 @@ end
 function M.of_tokens(name, tokens, vocab, train, valid)
   return setmetatable({ name = name, tokens = tokens, vocabulary = vocab, train = train, valid = valid },
     Dataset)
+end
+
+-- Whether x is a dataset, and not what describes one.
+function M.is_dataset(x) return type(x) == "table" and type(x.random) == "function" end
+
+-- What reads and writes text for a model; nil where the tokens have none.
+function Dataset:tokenizer()
+  return self.vocabulary.kind ~= "ids" and self.vocabulary or nil
 end
 
 -- The same tokens with other ranges.
@@ -176,6 +234,8 @@ function Dataset:even(split, batch, context, total)
     return x, y
   end
 end
+
+open_set = shards.class(Dataset)
 
 -- ---- documents --------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ local core = require "attnlab.core"
 local devices = require "attnlab.devices"
 local data = require "attnlab.data"
 local names = require "attnlab.names"
+local sources = require "attnlab.sources"
 local stats = require "attnlab.stats"
 local window_of = require "attnlab.model.window"
 
@@ -48,9 +49,10 @@ local function new(opts)
     source = opts.data or "shakespeare", split = opts.split or "valid",
     windows = integer(opts, "windows", 96), context = integer(opts, "context", nil),
     other_text = opts.other_text }, Evalset)
-  if type(self.source) == "table" then
+  if data.is_dataset(self.source) then
     self.dataset = self.source
   else
+    if type(self.source) == "table" then self.source = sources.text(self.source) end
     data.path(self.source)
   end
   return self
@@ -106,6 +108,7 @@ local function passes(self, models, f)
       f(x, y, more)
       x:free()
       y:free()
+      for _, t in pairs(more or {}) do t:free() end
     end
   end)
   for i, m in ipairs(models) do m:train(modes[i]) end
@@ -124,10 +127,14 @@ local function each(self, models, f)
   return devices.on(there, passes, self, models, f)
 end
 
--- Logits (B,T,vocab) of windows that may be longer than the model's context.
-local function logits_of(m, x)
+-- Logits (B,T,vocab) of windows that may be longer than the model's context. more: options of forward, with an entry a
+-- row.
+local function logits_of(m, x, more)
   local T, piece = x:size(2), m.config.context
-  if T <= piece then return m:forward(x) end
+  if T <= piece then return m:forward(x, more) end
+  if more then
+    error(("evalset: packed rows of %d tokens: a model of that context expected, got %d"):format(T, piece), 0)
+  end
   local parts = {}
   for first = 1, T, piece do
     local start = math.min(first, T - piece + 1)
@@ -140,10 +147,16 @@ local function logits_of(m, x)
   return out
 end
 
--- Mean loss of each window, from per-token losses (B,T).
-local function append_windows(out, nll)
+-- Mean loss of each window, from per-token losses (B,T) of targets y; masked: of those that count.
+local function append_windows(out, nll, y, masked)
   local mean <close> = nll:mean { axes = { 2 } }
-  table.move(mean:flat(), 1, nll:size(1), #out + 1, out)
+  local first, T = #out, nll:size(2)
+  table.move(mean:flat(), 1, nll:size(1), first + 1, out)
+  for b, ids in ipairs(masked and y:totable() or {}) do
+    local n = 0
+    for _, id in ipairs(ids) do n = n + (id >= 0 and 1 or 0) end
+    out[first + b] = out[first + b] * T / n
+  end
 end
 
 local function mean_and_error(v)
@@ -160,9 +173,9 @@ function Evalset:losses(m)
       table.move(own:flat(), 1, own:numel(), #per_window + 1, per_window)
       return
     end
-    local logits <close> = logits_of(m, x)
+    local logits <close> = logits_of(m, x, more)
     local nll <close> = logits:cross_entropy(y, { reduction = "none" })
-    append_windows(per_window, nll)
+    append_windows(per_window, nll, y, self.dataset.masked)
   end)
   return per_window
 end
@@ -197,14 +210,15 @@ function Evalset:diff_kept(a, b, kept)
       :format(a.config.vocab, b.config.vocab), 0)
   end
   local sums, pass = {}, 0
-  each(self, { a, b }, function(x, y)
+  each(self, { a, b }, function(x, y, more)
+    if self.dataset.masked then error("evalset: diff: rows of documents are masked: take rows=stream or packed", 0) end
     pass = pass + 1
     local of_b = kept and kept[pass]
     if not of_b then
-      of_b = Evalset.kept_of(logits_of(b, x), y)
+      of_b = Evalset.kept_of(logits_of(b, x, more), y)
       if kept then kept[pass] = of_b end
     end
-    Evalset.accumulate(sums, logits_of(a, x), of_b, y)
+    Evalset.accumulate(sums, logits_of(a, x, more), of_b, y)
     if not kept then
       of_b[1]:free()
       of_b[2]:free()

@@ -54,13 +54,13 @@ function M.new(opts)
     tty = tty, width = opts.width, last = nil, open = false }, Progress)
 end
 
--- Shows info when it is time to, at the last step, or when `now` is true.
+-- Shows info, or its `text`, when it is time to, at the last step, or when `now` is true.
 function Progress:update(info, now)
   local time = core.sys.clock()
   local pause = self.tty and TTY_SECONDS or PLAIN_SECONDS
   if not now and info.step < info.steps and self.last and time - self.last < pause then return end
   self.last = time
-  local text = self.label .. M.line(info)
+  local text = self.label .. (info.text or M.line(info))
   if not self.tty then
     self.stream:write(text, "\n")
     self.stream:flush()

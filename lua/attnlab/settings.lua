@@ -46,7 +46,8 @@ return {
   },
   train = {
     { name = "data", type = "text", default = "shakespeare",
-      doc = "name of a text in experiments/data, or a path: in an experiment from the file's folder" },
+      doc = "name of a text in experiments/data, or a path: in an experiment from the file's folder; with options behind it "
+        .. "(\"corpus rows=packed\") or as a table: lab.help \"data\"" },
     { name = "steps", type = "integer", default = "400", min = 1, doc = "optimiser steps" },
     { name = "batch_size", type = "integer", default = "16", min = 1,
       doc = "windows of `context` tokens a step" },

@@ -46,15 +46,17 @@ function M.trainer(m, cfg, seed, dataset, micro)
   local t = cfg.train
   dataset = dataset or data.open(t.data, { vocab = m and m.vocabulary })
   if not m then
-    m = model.new { model = cfg.model, attention = cfg.attention, train = cfg.train, seed = seed,
-                    vocabulary = dataset.vocabulary }
+    local sizes = config.copy(cfg.model)
+    if sizes.vocab == 0 then sizes.vocab = dataset.vocabulary:size() end
+    m = model.new { model = sizes, attention = cfg.attention, train = cfg.train, seed = seed,
+                    vocabulary = dataset:tokenizer() }
   end
   local size = dataset.vocabulary:size()
   if size > m.config.vocab then
     error(("train: the data '%s' have %d tokens, the model only %d")
       :format(t.data, size, m.config.vocab), 0)
   end
-  m.vocabulary = m.vocabulary or dataset.vocabulary
+  m.vocabulary = m.vocabulary or dataset:tokenizer()
   m.trained_on = dataset.sha256 and { name = dataset.name, sha256 = dataset.sha256 }
   local window = dataset:fit(window_of(m))
   dataset:need("train", window)
@@ -102,6 +104,13 @@ function Trainer:observe(loss)
   self.high = self.smooth > self.lowest + self.options.divergence and self.high + 1 or 0
 end
 
+-- How many targets count, of y (B,T).
+local function counted(y)
+  local n = 0
+  for _, id in ipairs(y:flat()) do n = n + (id >= 0 and 1 or 0) end
+  return n
+end
+
 -- The mean loss of a batch x, y, its gradients added to the parameters': by parts that memory has room for. more: options
 -- of the loss, with an entry a row.
 local function pass(self, x, y, more)
@@ -111,6 +120,7 @@ local function pass(self, x, y, more)
     loss:backward()
     return loss
   end
+  local all = self.data.masked and counted(y)
   for first = 1, B, self.micro do
     local n = math.min(self.micro, B - first + 1)
     local rows = { { first, first + n - 1 } }
@@ -119,7 +129,7 @@ local function pass(self, x, y, more)
     local part_more = more and {}
     for key, t in pairs(more or {}) do part_more[key] = t[rows]:contiguous() end
     local loss <close> = self.model:loss(part_x, part_y, part_more)
-    local part <close> = loss * (n / B)
+    local part <close> = loss * (all and counted(part_y) / all or n / B)
     part:backward()
     local before <close> = sum
     sum = sum and sum + part:detach() or part:detach():clone()
@@ -145,6 +155,7 @@ function Trainer:queue()
   local norm = self.optimiser:queue(lr, last and last.norm)
   x:free()
   y:free()
+  for _, t in pairs(more or {}) do t:free() end
   self.step_count = k
   self.queued[#self.queued + 1] = { step = k, loss = loss, lr = lr, norm = norm }
 end
@@ -403,7 +414,7 @@ local function train(_, m, opts)
   local seed, quiet = options.seed or 1, options.quiet
   options.seed, options.quiet = nil, nil
   options.dtype = m.dtype
-  if type(options.data) == "table" then dataset, options.data = options.data, nil end
+  if data.is_dataset(options.data) then dataset, options.data = options.data, nil end
   local micro = devices.on(m.device, micro_of, m, options, dataset)
   local trainer = M.trainer(m, { train = options }, seed, dataset, micro)
   local result = setmetatable({ trainer = trainer, model = m, quiet = quiet, records = {},

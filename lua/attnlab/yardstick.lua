@@ -1,7 +1,6 @@
 -- What the arms of an experiment are measured on: one thing, or their differences are no differences of
 -- models.
 -- A change here makes no run stale.
-local core = require "attnlab.core"
 local data = require "attnlab.data"
 
 local M = {}
@@ -37,8 +36,8 @@ function M.of(arms, metric)
   local function text_of(i)
     local name = arms[i].config.train.data
     if not hash[name] then
-      local ok, text = pcall(function() return core.sys.read(data.path(name)) end)
-      hash[name] = ok and core.sys.sha256(text) or name -- runs may outlive their text
+      local ok, found = pcall(data.hash, name)
+      hash[name] = ok and found or name -- runs may outlive their text
     end
     return hash[name]
   end

@@ -151,7 +151,7 @@ function M.inputs_hash(case)
   local list = { subject.identity(case.model) }
   local text = case.data
   if text == "hidden" then text = case.text or subject.text(case.model) end
-  if text ~= "own" then list[2] = core.sys.sha256(core.sys.read(data.path(text))) end
+  if text ~= "own" then list[2] = data.hash(text) end
   return list
 end
 
