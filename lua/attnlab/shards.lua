@@ -79,20 +79,30 @@ local function format_of(path, said)
   return path:gsub("%.gz$", ""):gsub("%.zst$", ""):find "%.jsonl$" and "jsonl" or "text"
 end
 
--- What documents begin with: as said, or what ends a text for the tokenizer; -1 where nothing does.
-local function separator_of(spec, vocab)
-  if spec.document_id >= 0 then
-    if spec.document_id >= vocab:size() then
-      fail("document_id=%d is beyond the vocabulary of %d", spec.document_id, vocab:size())
-    end
-    return spec.document_id
+-- What documents begin with, -1 where that is not known: the id that was said, that of the mark between them, what the
+-- tokenizer puts in front of a text (so that a prompt begins as a document did), or its end of text.
+function M.separator_of(document_id, document_end, vocab)
+  if document_id >= 0 then
+    if document_id >= vocab:size() then fail("document_id=%d is beyond the vocabulary of %d", document_id, vocab:size()) end
+    return document_id
   end
-  if spec.rows ~= "stream" and not (vocab.eos or vocab.bos) then
-    fail("rows=%s: the id that documents begin with is not known: document_id=ID says it", spec.rows)
+  if vocab.kind == "ids" then return -1 end
+  local marked = document_end ~= "" and vocab:special()[document_end]
+  if marked then return marked end
+  if vocab.bos then
+    local ids <close> = vocab:encode ""
+    if ids:numel() > 0 and ids:totable()[1] == vocab.bos then return vocab.bos end
   end
   return vocab.eos or vocab.bos or -1
 end
-M.separator_of = separator_of
+
+local function separator_of(spec, vocab)
+  local id = M.separator_of(spec.document_id, spec.document_end, vocab)
+  if id < 0 and spec.rows ~= "stream" then
+    fail("rows=%s: the id that documents begin with is not known: document_id=ID says it", spec.rows)
+  end
+  return id
+end
 
 -- Raises unless ids of `own` mean to the model what they mean to the set.
 local function agree(shown, own, given)
@@ -223,7 +233,6 @@ end
 function M.class(Dataset)
   local Set = setmetatable({}, { __index = Dataset })
   Set.__index = Set
-  Set.__name = "attnlab.token_set"
 
   local function rows_of(self, split, context)
     local lo, hi = self:range(split)

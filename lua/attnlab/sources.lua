@@ -22,7 +22,7 @@ M.rows = {
   { name = "field", type = "text", default = "text", doc = "of each line of jsonl" },
   { name = "document_end", type = "text", default = "", doc = "what stands between two documents of a text file" },
   { name = "document_id", type = "integer", default = "-1", min = -1,
-    doc = "id that documents begin with; -1: the tokenizer's end of text" },
+    doc = "id that documents begin with; -1: that of document_end, what the tokenizer puts before a text, or its end of text" },
 }
 
 local function fail(...) error("data: " .. string.format(...), 0) end

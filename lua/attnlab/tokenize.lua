@@ -84,11 +84,8 @@ end
 
 -- The id that documents begin with.
 local function separator_of(o, vocab)
-  local id = o.document_id
-  if not id and o.document_end then id = vocab:special()[o.document_end] end
-  id = id or vocab.eos or vocab.bos
-  if not id then fail("the tokenizer has no end of text: document_id=ID says which id documents begin with") end
-  if id < 0 or id >= vocab:size() then fail("document_id=%d is beyond the vocabulary of %d", id, vocab:size()) end
+  local id = shards.separator_of(o.document_id or -1, o.document_end or "", vocab)
+  if id < 0 then fail("the tokenizer has no id for the end of a text: document_id=ID says which one documents begin with") end
   return id
 end
 
@@ -169,7 +166,11 @@ function M.run(o)
   end
   local vocab = vocabulary.open(o.tokenizer)
   separator_of(o, vocab)
-  for _, path in ipairs(o.inputs) do format_of(path, o.format) end
+  local texts = 0
+  for _, path in ipairs(o.inputs) do texts = texts + (format_of(path, o.format) == "text" and 1 or 0) end
+  if o.document_end and texts == 0 and not vocab:special()[o.document_end] then
+    fail("document_end='%s' stands between documents of a text, and the tokenizer has no such token: the input is jsonl", o.document_end)
+  end
   local out = o.out:gsub("/+$", "")
   local folder, lock = begin(out)
   local ok, list = pcall(work, o, folder, vocab)

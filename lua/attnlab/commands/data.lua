@@ -21,7 +21,8 @@ local function tokenize(args, usage)
   local cells = {}
   for _, name in ipairs { "train", "val" } do
     local s = list.splits[name]
-    cells[#cells + 1] = { split = name, documents = s.documents, tokens = s.tokens, bytes = tables.human(s.bytes, true), shards = #s.files }
+    cells[#cells + 1] = { split = name, documents = tostring(s.documents), tokens = tostring(s.tokens),
+                            bytes = tables.human(s.bytes, true), shards = tostring(#s.files) }
   end
   print((tables.text({ { key = "split", title = "split" }, { key = "documents", title = "documents" }, { key = "tokens", title = "tokens" },
     { key = "bytes", title = "text" }, { key = "shards", title = "shards" } }, cells, tables.terminal())))
