@@ -1,5 +1,5 @@
 -- The command bench: times beside what this machine could do at best, and only of results that were
--- found right in the same process. bench/train, attention, ops and decode hold one kind each: the rows of
+-- found right in the same process. bench/train, attention, ops, decode and data hold one kind each: the rows of
 -- their options, check(o), which refuses what a row cannot tell, the columns of their table, and
 -- run(o, given) -> {title, rows, rates, notes}.
 -- A change here makes no run stale.
@@ -15,7 +15,7 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
-M.KINDS = { "train", "attention", "ops", "decode" }
+M.KINDS = { "train", "attention", "ops", "decode", "data" }
 
 local COMMON = {
   { name = "rounds", type = "integer", default = "7", min = 1,

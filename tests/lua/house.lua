@@ -84,7 +84,7 @@ end
 
 local C11 = set [[assert complex ctype errno fenv float inttypes limits locale math setjmp signal stdalign stdarg
   stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype]]
-local POSIX = "pthread dirent fcntl sched unistd poll sys/file sys/ioctl sys/mman sys/prctl sys/resource sys/stat "
+local POSIX = "pthread dirent fcntl glob sched unistd poll sys/file sys/ioctl sys/mman sys/prctl sys/resource sys/stat "
   .. "sys/types sys/wait "
 
 -- The first row whose pattern fits the file decides: what it includes of ours, and of the system beyond C's own.
@@ -96,6 +96,7 @@ local ARROWS = {
   { "^core/attnlab%.h$", "", "" },
   { "^core/op%.h$", "^core/attnlab%.h$ ^kernels/kernel%.h$", "" },
   { "^core/ops/", "^core/op%.h$ ^core/ops/[^/]+%.h$ ^kernels/[^/]+$", "" },
+  { "^core/data/", "^core/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$", POSIX .. "jansson sha2 utf8proc zlib zstd" },
   { "^core/", "^core/[^/]+%.h$ ^core/tokenizers/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$ ^generated/al_ops%.inc$",
     POSIX .. "omp jansson dlfcn elf" },
   { "^attention/attn%.h$", "^core/attnlab%.h$ ^attention/plugin_calls%.h$", "" },

@@ -365,3 +365,10 @@ T.test("the command: table, JSON, exit status, usage", function()
   local code, out = tiny.run { "bench", "train", "--json", "/nowhere/x.json" }
   T.ok(code == 1 and out:find "^attnlab: bench: %-%-json /nowhere/x.json: there is no folder", out)
 end)
+
+T.test("bench data loads each kind of rows beside steps", function()
+  local words = { "layers=1", "width=16", "heads=2", "mlp=16", "seq_len=16", "batch=2", "warmup=1", "tokens=10000", "document=9" }
+  local r = measure("data", options("data", words))
+  T.eq({ r.ok, #r.rows, r.rows[1].name, r.rows[3].name }, { true, 3, "stream", "documents" })
+  for _, row in ipairs(r.rows) do T.ok(row.waited.median > 0 and row.read.median > 0 and row.step.median > row.read.median) end
+end)

@@ -64,7 +64,7 @@ local function worker(args, usage)
 end
 
 return {
-  { name = "bench", args = "train|attention|ops|decode [key=value ...]", least = 1, most = 1, sets = true, run = bench,
+  { name = "bench", args = "train|attention|ops|decode|data [key=value ...]", least = 1, most = 1, sets = true, run = bench,
     doc = "times beside the floor of this machine, of results checked in the same run",
     options = { { name = "json", value = "FILE", doc = "all measured values, machine, versions, command" }, words.DEVICE,
                 words.PLUGIN },
