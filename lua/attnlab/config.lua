@@ -2,8 +2,8 @@
 -- and in experiment files are dotted ("attention.denominator.floor"); over model and train the last
 -- word alone will do (steps=100). Attention options come from the rows of the preset's family and
 -- of the layer. attention may also hold a choice by layer: attention = { preset=, .., ["2"] = {
--- preset= or options } }; a list { "softmax", "p2/cottention" } and { default = .., [2] = .. } are
--- brought to that form.
+-- preset= or options } }; a list { "softmax", "p2/cottention" }, { default = .., [2] = .. } and the text
+-- "3xlinear_elu,1xsoftmax" or "2x(3xlinear_elu,softmax)", presets layer by layer, are brought to that form.
 local core = require "attnlab.core"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
@@ -70,9 +70,37 @@ local function is_layer(k)
   return math.type(k) == "integer" and k > 0 or (type(k) == "string" and k:match("^[1-9]%d*$") ~= nil)
 end
 
+local MOST_LAYERS = rows.find(M.rows.model, "layers").max
+
+-- Presets by layer of "3xlinear_elu,2x(softmax,p2/cottention)", appended to the list; text stands in whole.
+local function append_presets(list, text, whole)
+  local at = 1
+  local function wrong(what) fail("attention '%s': %s expected at '%s'", whole, what, text:sub(at)) end
+  while true do
+    local times, after = text:match("^%s*(%d+)%s*x()", at)
+    if times then at = after end
+    local group, behind = text:match("^%s*(%b())%s*()", at)
+    local name, next_at = text:match("^%s*([%w_/%.%-]+)%s*()", at)
+    if not (group or name) then wrong "the name of a preset, or (..)" end
+    local n = times and math.tointeger(tonumber(times)) or not times and 1
+    local before = #list
+    if group then append_presets(list, group:sub(2, -2), whole) else list[before + 1] = name end
+    local each = #list - before
+    if not n or n < 1 or before + n * each > MOST_LAYERS or n > MOST_LAYERS then
+      fail("attention '%s': 1 to %d layers expected", whole, MOST_LAYERS)
+    end
+    for _ = 2, n do table.move(list, before + 1, before + each, #list + 1) end
+    at = behind or next_at
+    if at > #text then return list end
+    if text:sub(at, at) ~= "," then wrong "','" end
+    at = at + 1
+  end
+end
+
 -- An attention spec in the one form that configurations hold; nil stays nil.
 local function normal(spec)
   if spec == nil then return nil end
+  if type(spec) == "string" and (spec:find "," or spec:find "^%s*%d+%s*x") then spec = append_presets({}, spec, spec) end
   if type(spec) == "string" then return { preset = spec } end
   if type(spec) ~= "table" then
     fail("attention: preset or table of options expected, got %s", type(spec))

@@ -104,6 +104,25 @@ T.test("a scalar stands for a record's first field", function()
   T.eq(c.attention, { denominator = "none" })
 end)
 
+T.test("attention by layer as a text", function()
+  local function presets(text, layers)
+    local out, c = {}, config.resolve { layers = layers, attention = text }
+    for i = 1, layers do out[i] = config.attention_of(c.attention, i).preset end
+    return table.concat(out, " ")
+  end
+  T.eq(presets("3xlinear_elu,1xsoftmax", 4), "linear_elu linear_elu linear_elu softmax")
+  T.eq(presets("2x(linear_elu, softmax), p2/cottention", 5), "linear_elu softmax linear_elu softmax p2/cottention")
+  T.eq(presets("2xsoftmax", 2), "softmax softmax")
+  T.raises(function() presets("3xlinear_elu,1xsoftmax", 8) end, "4 choices for 8 layers")
+  T.raises(function() presets("3xlinear_elu,1xsoftmx", 4) end, "attention.4: .*softmx")
+  T.raises(function() presets("softmax,,softmax", 2) end, "the name of a preset, or %(..%) expected at ',softmax'")
+  T.raises(function() presets("2x(softmax", 2) end, "expected at")
+  T.raises(function() presets("softmax,softmax)", 2) end, "',' expected at '%)'")
+  T.raises(function() presets("0xsoftmax", 2) end, "1 to 10000 layers expected")
+  T.raises(function() presets("9999999999999999999x9999999999xsoftmax", 2) end, "expected")
+  T.raises(function() presets("200x(200xsoftmax)", 2) end, "1 to 10000 layers expected")
+end)
+
 T.test("attention by layer", function()
   local c = config.resolve { layers = 3, attention = { default = "softmax", [2] = "p1/linear_relu" } }
   T.eq(c.attention, { preset = "softmax", ["2"] = { preset = "p1/linear_relu" } })

@@ -9,6 +9,8 @@
 --   rename(name)    a tensor's name in the file as the rules have it, where there are several (nil: they have all)
 --   tied            { head =, embedding = }: names in the file that tie_word_embeddings makes one (nil: never)
 --   write(m)        config.json's keys for a model, or nil and why it is none of this type; nil: it is never written
+--   last            true: it writes what no other does
+--   beside(m, dir)  writes what else lies in the folder (nil: nothing)
 --   tensors(own, m) ours by name, as the rules take them, of a model that is written (nil: as they are)
 --
 -- The same table as a Lua file of the user's own (option mapping) reads folders of any other layout: it may have
@@ -105,6 +107,7 @@ function M.read(folder, opts)
   else own, theirs = rules.read(kind.rules, tensors, options.model, fail) end
   for name, t in pairs(own) do
     if not core.is_tensor(t) then fail(name, type(t) == "table" and t.why or "no tensor") end
+    if t:dtype() == "i32" then fail(theirs[name] or name, "numbers of a floating type expected, got i32") end
   end
   return { options = options, tensors = own, shown = shown,
            theirs = function(name) return theirs[name] or rules.theirs(kind.rules, name) end,
@@ -119,6 +122,7 @@ local function writer(m)
   table.sort(order, function(a, b)
     local first = m.hub and m.hub.type
     if (a == first) ~= (b == first) then return a == first end
+    if type_of(a).last ~= type_of(b).last then return not type_of(a).last end
     return a < b
   end)
   for _, word in ipairs(order) do

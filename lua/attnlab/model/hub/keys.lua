@@ -117,13 +117,13 @@ end
 
 -- Refuses what nobody asked for and nobody calls harmless; more: further such keys of this model's type.
 function Keys:done(more)
+  local also = {}
+  for _, key in ipairs(more or {}) do also[key] = true end
   for key, v in pairs(EXPECTED) do self:must(key, v) end
   for _, key in ipairs(NOTHING) do
     local v = self:get(key)
-    if v ~= nil and not (type(v) == "table" and next(v) == nil) then self:fail(key, "nothing like it is known here, got %s", rows.show(v)) end
+    if v ~= nil and not also[key] and not (type(v) == "table" and next(v) == nil) then self:fail(key, "nothing like it is known here, got %s", rows.show(v)) end
   end
-  local also = {}
-  for _, key in ipairs(more or {}) do also[key] = true end
   for _, key in ipairs(names.keys(self.values)) do
     if not (self.asked[key] or HARMLESS[key] or also[key] or self.ignored[key]) then
       self:fail(key, "not known here, and may change what the model computes (option ignore = {%q} says that it does not)", key)
