@@ -32,6 +32,7 @@ M.OBJECTS = {
   { "runs", "List", "run_list", "lab.runs{..}" },
   { "run", "Run", "run_list", "lab.runs{..}[1]" },
   { "dataset", "Dataset", "data", "lab.data.open(name)" },
+  { "sentences", "Sentences", "sentences", "lab.sentences{..}" },
   { "vocabulary", "Vocabulary", "vocabulary", "m.vocabulary" },
   { "instance", "methods", "lattn.c", "lab.attention.new(..)" },
   { "state", "State", "state", "m:state{..}, a:state{..}" },

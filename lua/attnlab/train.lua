@@ -47,7 +47,7 @@ function M.trainer(m, cfg, seed, dataset, micro)
   dataset = dataset or data.open(t.data, { vocab = m and m.vocabulary })
   if not m then
     local sizes = config.copy(cfg.model)
-    if sizes.vocab == 0 then sizes.vocab = dataset.vocabulary:size() end
+    if sizes.vocab == 0 then sizes.vocab = model.size_of(sizes.arch, dataset.vocabulary) end
     m = model.new { model = sizes, attention = cfg.attention, train = cfg.train, seed = seed,
                     vocabulary = dataset:tokenizer() }
   end

@@ -56,6 +56,13 @@ for _, preset in ipairs(lab.attention.list()) do
   end)
 end
 
+T.test("steps of a BERT: tokens are hidden where numbers are read", function()
+  for _, preset in ipairs { "softmax", "p2/cottention" } do
+    local cfg = with { arch = "bert", attention = preset }
+    T.near(on(DEVICE, steps, cfg, 3), on("cpu", steps, cfg, 3), 1e-5)
+  end
+end)
+
 T.test("steps that are read late end where a run that reads each one ends", function()
   local function run(late, bad)
     local cfg = with { steps = 40, log_interval = 40, eval_interval = 40 }

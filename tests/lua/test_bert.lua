@@ -172,6 +172,30 @@ T.test("masking: how many, what becomes of them, and of what it is a function", 
   T.eq(n, N - 2) -- everywhere
 end)
 
+T.test("rows that end early are texts of that length: nothing behind them is seen or asked for", function()
+  local N = masking.NONE
+  local y = i32({ 2, 3, 4, 5, 2, N, N, N, N, N, N, N }, { 3, 4 })
+  T.eq(masking.with_lengths(y).lengths:flat(), { 4, 2, 1 })
+  local kept = { documents = 1 }
+  T.ok(rawequal(masking.with_lengths(i32({ 2, 3, 4, 5, 2, 3, 4, N }, { 2, 4 }), kept), kept))
+  local m = small { vocab = 12, vocabulary = lab.data.open(T.numbers(500)).vocabulary }
+  local x, targets, more = m:examples(function() return i32({ 1, 2, 3, 4, 1, 2, 0, 0, 1, 0, 0, 0 }, { 3, 4 }), y:clone() end, 1, 1)
+  T.eq(more.lengths:flat(), { 4, 2, 1 })
+  local asked = targets:totable()
+  for b, n in ipairs { 4, 2, 1 } do
+    local count = 0
+    for t = 1, 4 do
+      if asked[b][t] ~= N then
+        count = count + 1
+        T.ok(t <= n)
+      end
+    end
+    T.eq(count, 1)
+  end
+  T.eq(x:totable()[2][3], 0)
+  T.raises(function() m:forward({ { 1 } }, { documents = i32({ 0 }, { 1, 1 }) }) end, "documents")
+end)
+
 T.test("trained: it learns, the same twice, its validation is one number", function()
   local text = T.folder() .. "/abcd.txt"
   core.sys.write(text, ("abcd"):rep(1000))

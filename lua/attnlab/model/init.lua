@@ -44,6 +44,9 @@ local function resolve(opts)
   return config.resolve(cfg)
 end
 
+-- How many ids a model of that architecture has that reads this vocabulary.
+function M.size_of(arch, vocabulary) return require("attnlab.model.arch." .. arch).size_of(vocabulary) end
+
 -- A model with initial weights, a function of (seed, tensor name). vocabulary: of vocabulary.lua,
 -- gives the number of tokens where `vocab` does not, and lets the model read and write text.
 function M.new(opts)

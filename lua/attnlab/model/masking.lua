@@ -36,6 +36,23 @@ function M.options(m, more, seed, index)
            seed = seed, index = index }
 end
 
+-- What goes with rows of which some end before T, as targets y (B,T) of next tokens on the CPU say it: { lengths = (B) }; else
+-- `more` as it is. The last token of a text has no target.
+function M.with_lengths(y, more)
+  if more and more.lengths then return more end
+  local B, T, ids, lengths, short = y:size(1), y:size(2), y:flat(), {}, false
+  for b = 1, B do
+    local n = T
+    while n > 0 and ids[(b - 1) * T + n] == M.NONE do n = n - 1 end
+    lengths[b] = math.min(n + 1, T)
+    short = short or lengths[b] < T
+  end
+  if not short then return more end
+  local with = { lengths = core.tensor { data = lengths, shape = { B }, dtype = "i32" } }
+  for k, t in pairs(more or {}) do with[k] = t end
+  return with
+end
+
 -- ids i32 (B,T) on the CPU -> the ids with some of them hidden, and the targets (B,T). opts: mask (id), special (set of
 -- ids that are never asked for), others (list of ids that replace), seed, index, and lengths (list; all of T).
 function M.hidden(ids, opts)

@@ -147,6 +147,7 @@ end
 function Bert:hidden(ids, opts)
   local rest, own = apart(opts, { "token_types" })
   if rest.state ~= nil then Bert.state() end
+  if rest.documents ~= nil then error("forward: documents: a BERT reads one text a row, no packed ones", 0) end
   if rest.causal == nil then rest.causal = false end
   own.token_types = own.token_types and LanguageModel.as_ids(own.token_types, "token_types")
   return LanguageModel.hidden(self, ids, rest, own)
@@ -261,6 +262,7 @@ function Bert:examples(draw, seed, index)
   if not MASKED[self.config.task] then return draw() end
   local x, y, more = devices.on("cpu", draw) -- where numbers are read
   if x == nil then return nil end
+  more = devices.on("cpu", masking.with_lengths, y, more)
   local hidden, targets = devices.on("cpu", masking.hidden, x, masking.options(self, more, seed, index))
   x:free()
   y:free()
