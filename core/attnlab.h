@@ -531,7 +531,7 @@ AL_API al_tensor *al_vocab_encode(al_ctx *c, const al_vocab *v, const char *text
 AL_API char *al_vocab_decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n, int flags,
                              size_t *len); /* free() it; NUL added */
 
-/* llama2.c's checkpoint (version 0, float32): sizes, and tensors under Hugging Face names
+/* llama2.c's checkpoint (versions 0 and 1, float32): sizes, and tensors under Hugging Face names
  * (model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight, ..., lm_head.weight unless
  * tied). Query and key rows are as stored: rope pairs are adjacent (2i, 2i+1). */
 typedef struct al_llama2c_config {

@@ -268,6 +268,52 @@ START_TEST(every_place) {
 }
 END_TEST
 
+/* The same model as version 1 has it: a longer header, the norms first, no rotary numbers. */
+static const char *later_model(const int32_t *sizes, int32_t version, unsigned char tied, int n) {
+  static const int order[PLACES] = {1, 2, 11, 12, 19, 0,  3,  4,  5,  6, 7,
+                                    8, 9, 10, 13, 14, 15, 16, 17, 18, 20};
+  char all[256 + 4 * SMALL] = {0};
+  const int32_t head[2] = {0x616b3432, version};
+  memcpy(all, head, sizeof head);
+  memcpy(all + 8, sizes, 4 * SIZES);
+  all[36] = (char)tied;
+  int at = 0;
+  for (int i = 0; i < PLACES; i++) {
+    const int size =
+        places[order[i]].rows * (places[order[i]].columns ? places[order[i]].columns : 1);
+    for (int k = 0; k < size; k++, at++) {
+      const float v = (float)(places[order[i]].at + k);
+      memcpy(all + 256 + 4 * at, &v, 4);
+    }
+  }
+  const char *path = in_folder("later.bin");
+  put_file(path, all, (size_t)(256 + 4 * at + n));
+  return path;
+}
+
+START_TEST(version_1) {
+  int32_t sizes[SIZES];
+  memcpy(sizes, small_sizes, sizeof sizes);
+  sizes[5] = 3;
+  al_llama2c *m = al_llama2c_open(c, later_model(sizes, 1, 0, 0));
+  expect_ok();
+  ck_assert(!al_llama2c_sizes(m)->tied);
+  ck_assert_int_eq(al_llama2c_count(m), PLACES);
+  for (int i = 0; i < PLACES; i++) {
+    al_tensor *t = al_llama2c_tensor(c, m, places[i].name);
+    expect_ok();
+    for (int64_t k = 0; k < al_numel(t); k++)
+      ck_assert(((float *)al_host(t))[k] == (float)(places[i].at + k));
+    al_release(t);
+  }
+  al_llama2c_close(m);
+  m = al_llama2c_open(c, later_model(sizes, 1, 1, -4 * 12)); /* tied: without the head */
+  expect_ok();
+  ck_assert(al_llama2c_sizes(m)->tied);
+  al_llama2c_close(m);
+}
+END_TEST
+
 static void bad_model(const char *path, const char *one, const char *two) {
   ck_assert_ptr_null(al_llama2c_open(c, path));
   ck_assert_ptr_nonnull(strstr(al_error_message(c, NULL, NULL), path));
@@ -298,7 +344,7 @@ START_TEST(bad_models) {
       {5, INT32_MAX, "vocab_size", "got 2147483647"},
       {6, 0, "max_seq_len", "got 0"},
       {6, INT32_MAX, "max_seq_len", "got 2147483647"},
-      {0, 0x616b3432, "version 6", "only version 0"},
+      {0, 0x616b3432, "version 6", "versions 0 and 1"},
       {5, 3, "has 1156 bytes", "the file has 1204"}, /* tied: 12 floats fewer */
       {0, 8, "a model of these sizes has", "cut short?"},
   };
@@ -320,6 +366,15 @@ START_TEST(bad_models) {
     put_file(path, bytes, n);
     bad_model(path, "too few", "");
   }
+  int32_t later[SIZES];
+  memcpy(later, small_sizes, sizeof later);
+  bad_model(later_model(later, 1, 0, 0), "vocab_size", "got -3");
+  later[5] = 3;
+  bad_model(later_model(later, 2, 0, 0), "version 2", "versions 0 and 1");
+  bad_model(later_model(later, 1, 2, 0), "byte 36", "got 2");
+  bad_model(later_model(later, 1, 1, 0), "another format?", "");
+  bad_model(later_model(later, 1, 0, -1), "cut short?", "");
+  bad_model(later_model(later, 1, 0, -4 * SMALL), "too few", "");
   bad_model(SHAKESPEARE, "dim", "not a llama2.c model");
   bad_model(TOKENS, "dim", "");
   ck_assert_ptr_null(al_llama2c_open(c, in_folder("no")));
@@ -422,6 +477,7 @@ Suite *suite_test_data(void) {
   tcase_add_test(t, stories);
   tcase_add_test(t, many_layers);
   tcase_add_test(t, every_place);
+  tcase_add_test(t, version_1);
   tcase_add_test(t, bad_models);
   tcase_add_test(t, allocation_fails);
   tcase_add_test(t, scopes);

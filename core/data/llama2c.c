@@ -1,17 +1,27 @@
-/* llama2c.c: reads llama2.c's checkpoint (version 0, float32, little-endian).
+/* llama2c.c: reads llama2.c's checkpoints (versions 0 and 1, float32, little-endian).
  *
- * Seven int32: dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size (negative: the output
- * head is not the embedding), max_seq_len. Then the matrices, [out][in], each kind for all layers
- * before the next kind, in the order of `kinds` below; before the head lie two rotary tables that
- * nobody reads. The file's length must be what the sizes say, to the byte. Tensors are read when
- * asked for. Not here: later versions (they begin with "ak42") and quantised files. */
+ * Version 0: seven int32, dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size (negative: the
+ * output head is not the embedding), max_seq_len. Then the matrices, [out][in], each kind for all
+ * layers before the next kind, in the order of `kinds` below; before the head lie two rotary tables
+ * that nobody reads.
+ * Version 1: "ak42" as an int32, the version, the seven sizes, one byte that is 1 where the head is
+ * the embedding, zeros up to 256 bytes; then the norms, and the matrices.
+ * The file's length must be what the sizes say, to the byte. Tensors are read when asked for. Not
+ * here: version 2, which is quantised. */
 #include "file.h"
 #include "../core.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_SIZES = 7, HEADER = 4 * N_SIZES, MAGIC_LATER = 0x616b3432 /* "ak42" */ };
+enum {
+  N_SIZES = 7,
+  HEADER = 4 * N_SIZES,
+  MAGIC_LATER = 0x616b3432, /* "ak42" */
+  HEADER_LATER = 256,
+  AT_SIZES = 8,
+  AT_TIED = AT_SIZES + HEADER
+};
 
 /* Sizes of the header in their order in the file, and the largest believed. The products of these
  * bounds fit in int64. */
@@ -46,7 +56,13 @@ static const struct kind {
     {NULL, false, false, 'r', 0},
     {"lm_head.weight", false, true, 'v', 'd'},
 };
-enum { N_KINDS = sizeof kinds / sizeof *kinds, NAME_ROOM = 64 };
+/* Numbers of kinds in the order in which version 1 has them. */
+static const int later[] = {1, 6, 10, 0, 2, 3, 4, 5, 7, 8, 9, 13};
+enum {
+  N_KINDS = sizeof kinds / sizeof *kinds,
+  N_LATER = sizeof later / sizeof *later,
+  NAME_ROOM = 64
+};
 
 typedef struct entry {
   char name[NAME_ROOM];
@@ -58,7 +74,7 @@ typedef struct entry {
 struct al_llama2c {
   al_in in;
   al_llama2c_config sizes;
-  int n;
+  int version, n;
   entry *entries; /* sorted by name */
 };
 
@@ -73,11 +89,28 @@ static al_status read_sizes(al_ctx *c, al_llama2c *m) {
     return al_fail(c, AL_EFORMAT, "llama2c: %s: %lld bytes are too few for a model", path,
                    (long long)m->in.size);
   AL_TRY(al_in_read(c, &m->in, 0, v, HEADER, "the header"));
-  if (v[0] == MAGIC_LATER)
-    return al_fail(c, AL_EFORMAT,
-                   "llama2c: %s: version %d of the format; only version 0 can be read", path, v[1]);
-  const bool tied = v[5] > 0;
-  if (v[5] < 0 && v[5] > INT32_MIN) v[5] = -v[5];
+  bool tied = v[5] > 0;
+  if (v[0] == MAGIC_LATER) {
+    unsigned char shared;
+    if (v[1] != 1)
+      return al_fail(c, AL_EFORMAT,
+                     "llama2c: %s: version %d of the format; versions 0 and 1 can be read", path,
+                     v[1]);
+    if (m->in.size < HEADER_LATER)
+      return al_fail(c, AL_EFORMAT, "llama2c: %s: %lld bytes are too few for a model", path,
+                     (long long)m->in.size);
+    AL_TRY(al_in_read(c, &m->in, AT_SIZES, v, HEADER, "the header"));
+    AL_TRY(al_in_read(c, &m->in, AT_TIED, &shared, 1, "the header"));
+    if (shared > 1)
+      return al_fail(
+          c, AL_EFORMAT,
+          "llama2c: %s: byte %d: 1 where the head is the embedding or 0 expected, got %d", path,
+          AT_TIED, shared);
+    m->version = 1;
+    tied = shared;
+  } else if (v[5] < 0 && v[5] > INT32_MIN) {
+    v[5] = -v[5];
+  }
   for (int i = 0; i < N_SIZES; i++)
     if (v[i] < 1 || v[i] > bounds[i].most)
       return al_fail(c, AL_EFORMAT,
@@ -115,10 +148,10 @@ static int64_t extent(const al_llama2c_config *s, char letter) {
 /* Fills the entries, or only counts when there are none; returns the bytes the file must have. */
 static int64_t lay_out(al_llama2c *m) {
   const al_llama2c_config *s = &m->sizes;
-  int64_t at = HEADER;
+  int64_t at = m->version == 1 ? HEADER_LATER : HEADER;
   m->n = 0;
-  for (int k = 0; k < N_KINDS; k++) {
-    const struct kind *d = &kinds[k];
+  for (int k = 0; k < (m->version == 1 ? (int)N_LATER : (int)N_KINDS); k++) {
+    const struct kind *d = &kinds[m->version == 1 ? later[k] : k];
     if (d->head && s->tied) continue;
     const int64_t rows = extent(s, d->rows), columns = extent(s, d->columns);
     const int copies = d->per_layer ? (int)s->n_layers : 1;

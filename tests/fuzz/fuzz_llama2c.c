@@ -5,20 +5,23 @@
  * small, so that reading gets past the header. Mutations set whole sizes. */
 #include "fuzz.h"
 
-enum { SIZES = 7, HEADER = 4 * SIZES, LONGEST = 1 << 20 };
+enum { SIZES = 7, HEADER = 4 * SIZES, LATER = 256, LONGEST = 1 << 20 };
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed) {
   static const int32_t good[SIZES] = {8, 16, 2, 2, 1, 7, 9};
   static const int32_t values[] = {
       0, 1, -1, 2, 3, 4, 5, 6, 64, 1 << 12, 1 << 18, 1 << 24, INT32_MAX, INT32_MIN, -7, 0x616b3432};
   const unsigned h = seed * 2654435761u;
-  if (size <= HEADER && max > HEADER) {
+  if (size <= HEADER && max > LATER) {
+    static const int32_t later[] = {0x616b3432, 1};
+    const bool first = seed % 2;
     data[0] = 1;
-    memcpy(data + 1, good, HEADER);
-    return 1 + HEADER;
+    if (first) memcpy(data + 1, good, HEADER);
+    else memset(data + 1, 0, LATER), memcpy(data + 1, later, 8), memcpy(data + 9, good, HEADER);
+    return 1 + (first ? HEADER : LATER);
   }
-  if (seed % 3 == 0 || size <= HEADER) return LLVMFuzzerMutate(data, size, max);
-  memcpy(data + 1 + 4 * (h % SIZES), &values[(h >> 8) % (sizeof values / sizeof *values)], 4);
+  if (seed % 3 == 0 || size <= HEADER + 8) return LLVMFuzzerMutate(data, size, max);
+  memcpy(data + 1 + 4 * (h % (SIZES + 2)), &values[(h >> 8) % (sizeof values / sizeof *values)], 4);
   return size;
 }
 
