@@ -47,6 +47,17 @@ local function said(folder)
   return c
 end
 
+T.test("./lab repl FOLDER: a model of others is changed, measured, put back", function()
+  local numbers, folder = T.numbers(600), T.folder() .. "/m"
+  lab.model.new({ arch = "gptj", layers = 2, width = 16, heads = 2, mlp = 24, context = 16, seed = 1,
+                  vocabulary = lab.data.open(numbers).vocabulary }):export(folder)
+  sys.write(folder .. "/lines", ('s:parts %q\n'):format(numbers)
+    .. 's.layer["*"]:set{denominator="none", output_norm="l2"}\ns:undo()\nprint(#s.log, m.vocabulary.kind)\n')
+  local pipe <close> = io.popen(("'%s' repl '%s' <'%s/lines' 2>&1"):format(sys.program(), folder, folder))
+  local text = pipe:read "a"
+  T.ok(text:find "loss +[+-]0%.%d+ %[" and text:find "\n0\tcharacters\n", text)
+end)
+
 T.test("what came in goes out: config and tensors", function()
   for _, name in ipairs(all()) do
     local folder, want = golden(name)
