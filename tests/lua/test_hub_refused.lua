@@ -188,3 +188,22 @@ T.test("models that transformers lacks: written with a modeling file and read ag
   T.raises(function() model("softmax"):export(T.folder() .. "/x", { dtyp = "f32" }) end, "did you mean 'dtype'")
   T.raises(function() model("softmax"):export(T.folder() .. "/x", { dtype = "f16" }) end, "f64, f32 or bf16 expected, got f16")
 end)
+
+T.test("llama2.c: what came in goes out, pairs in halves turned back, what it cannot say is refused", function()
+  local bin, out = T.root .. "experiments/models/stories260K.bin", T.folder()
+  local m, ids = lab.model.load(bin), { { 1, 403, 407, 261, 378, 5, 6, 7 } }
+  m:export(out .. "/a.bin")
+  local before, after = sys.read(bin), sys.read(out .. "/a.bin")
+  local tables = #before - 4 * 512 * 8 -- the file's own rotary tables are all that differs
+  T.ok(#after == #before and after:sub(1, tables) == before:sub(1, tables), "the same bytes")
+  m:export(out .. "/folder")
+  lab.model.load(out .. "/folder"):export(out .. "/b.bin")
+  T.ok(sys.read(out .. "/b.bin") == after, "the same bytes by way of a folder")
+  T.eq(lab.model.load(out .. "/b.bin"):forward(ids), m:forward(ids))
+  local s = m:fork()
+  s.layer[3]:set { denominator = "none" }
+  T.raises(function() s:export(out .. "/c.bin") end, "llama2.c's file: layer 3: its attention is not plain softmax")
+  T.raises(function() m:export(out .. "/c.bin", { dtype = "f32" }) end, "option 'dtype'")
+  T.raises(function() lab.model.load(GOLDEN .. "gptj"):export(out .. "/c.bin") end, "a llama expected, got gptj")
+  T.raises(function() lab.model.load(GOLDEN .. "llama"):export(out .. "/c.bin") end, "rope_base=5000")
+end)

@@ -14,7 +14,7 @@ end
 
 return {
   { name = "export", args = "MODEL FOLDER [key=value ..]", least = 2, most = 2, sets = true, run = export,
-    doc = "writes a model as a folder that transformers loads",
+    doc = "writes a model as a folder that transformers loads, or FOLDER.bin as llama2.c does",
     options = { { name = "overwrite", doc = "over a model that lies there" } },
     more = "Keys: dtype=f32|bf16|f64, shard=BYTES of a file of weights, tokenizer=FILE, mapping=FILE.lua that reads a layout of its own." },
 }

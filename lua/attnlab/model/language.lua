@@ -337,8 +337,8 @@ function LanguageModel:save(path)
   core.safetensors.save(path, self:tensors(), self:metadata())
 end
 
--- Writes the folder of a model as Hugging Face has it, which transformers and lab.model.load read. opts: dtype, shard,
--- overwrite (model/hub/init.lua).
+-- Writes the folder of a model as Hugging Face has it, which transformers and lab.model.load read, or a .bin of llama2.c's.
+-- opts: dtype, shard, overwrite (model/hub/init.lua).
 function LanguageModel:export(folder, opts)
   require "attnlab.model.hub".write(self, folder, opts)
 end

@@ -139,7 +139,7 @@ end
 local OPTIONS = { "dtype", "shard", "overwrite" }
 local DTYPES = { f64 = "float64", f32 = "float32", bf16 = "bfloat16" }
 
--- Writes m into a folder as transformers reads it. opts: dtype (the model's own), shard = bytes of a file of weights,
+-- Writes m into a folder as transformers reads it, or where the path ends in .bin as llama2.c does. opts: dtype (the model's own), shard = bytes of a file of weights,
 -- overwrite = true: over a model that lies there. config.json comes last.
 function M.write(m, folder, opts)
   opts = names.options("export", opts)
@@ -150,6 +150,10 @@ function M.write(m, folder, opts)
   if not DTYPES[dtype] then error("export: option 'dtype': f64, f32 or bf16 expected, got " .. tostring(dtype), 0) end
   if math.type(shard) ~= "integer" or shard < 1 then error("export: option 'shard': a number of bytes expected, got " .. tostring(shard), 0) end
   if m.patches then error("export: its activations are patched, which no file says: undo the patches first", 0) end
+  if folder:find "%.bin$" then
+    if next(opts) then error(("export: option '%s': llama2.c's file has none"):format(next(opts)), 0) end
+    return require("attnlab.model.hub.llama2c").write(m, folder)
+  end
   local kind, word, c = writer(m)
   if sys.exists(folder .. "/" .. files.CONFIG) then
     if not opts.overwrite then error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), files.CONFIG), 0) end
