@@ -80,7 +80,7 @@ function M.of(cfg, dataset, bytes)
   local n = bytes and M.micro_batch(cfg, dataset, bytes)
   local peak, said = M.counted(short_run, cfg, dataset, n)
   said.micro_batch = n
-  said.memory = peak + (bytes and 0 or 4 * dataset.tokens:numel()) -- a card has no text
+  said.memory = peak + (bytes and 0 or dataset:tensor_bytes()) -- a card has no text
   return said
 end
 

@@ -174,6 +174,11 @@ function Dataset:tokenizer()
   return self.vocabulary.kind ~= "ids" and self.vocabulary or nil
 end
 
+-- Internal: bytes of its tokens among tensors: a token set has none there.
+function Dataset:tensor_bytes()
+  return core.is_tensor(self.tokens) and 4 * self.tokens:numel() or 0
+end
+
 -- The same tokens with other ranges.
 function Dataset:cut(train, valid)
   local out = setmetatable({}, getmetatable(self))

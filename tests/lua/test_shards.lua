@@ -8,6 +8,7 @@ local formats = require "attnlab.formats"
 local lab = require "attnlab"
 local shards = require "attnlab.shards"
 local sources = require "attnlab.sources"
+local store = require "attnlab.store"
 local tokenize = require "attnlab.tokenize"
 local train = require "attnlab.train"
 local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
@@ -256,8 +257,14 @@ T.test("kill -9 in a run on shards: the same command ends with the same numbers"
   shard(dir .. "/a.bin", 5000, 0, 30)
   local path, root = tiny.experiment ""
   sys.write(path, (sys.read(path):gsub("steps = 24", ('steps = 24, data = { path = "%s/a.bin", vocab = 30 }'):format(dir))))
+  local _, plan = tiny.run { "run", path, "--dry-run", "--json", "out_dir=" .. root }
   T.eq((tiny.run { "run", path, "out_dir=" .. root }), 0)
   local want = tiny.metrics(root)
+  for _, folder in ipairs(tiny.run_dirs(root)) do
+    for _, record in ipairs(store.times(folder)) do
+      if record.event == "memory" then T.eq(record.bytes, core.json.decode(plan:match "%b{}").arms[1].memory) end
+    end
+  end
   local other = T.folder() .. "/runs"
   for _ = 1, 3 do
     local pid = tiny.start { "run", path, "out_dir=" .. other }
