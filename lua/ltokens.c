@@ -151,6 +151,17 @@ static int rows_free(lua_State *L) { return box_free(L, &rows_type); }
 
 /* ---- shards that are written ---- */
 
+/* core.shards.count(ids, id): how often an id is there. */
+static int shards_count_id(lua_State *L) {
+  int32_t one = 0;
+  int64_t n, found = 0;
+  const int32_t *ids = check_ids(L, 1, "count", &one, &n);
+  const lua_Integer id = luaL_checkinteger(L, 2);
+  for (int64_t i = 0; i < n; i++) found += ids[i] == id;
+  lua_pushinteger(L, found);
+  return 1;
+}
+
 /* core.shards.create(path, wide) -> w with put(ids), count(), commit(), abort() */
 static int shards_create(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
@@ -259,8 +270,11 @@ static const luaL_Reg writer_methods[] = {{"put", writer_put},
                                           {NULL, NULL}};
 static const luaL_Reg texts_methods[] = {
     {"next", texts_next}, {"taken", texts_taken}, {"free", texts_free}, {NULL, NULL}};
-static const luaL_Reg shards_functions[] = {
-    {"open", shards_open}, {"memory", shards_memory}, {"create", shards_create}, {NULL, NULL}};
+static const luaL_Reg shards_functions[] = {{"open", shards_open},
+                                            {"memory", shards_memory},
+                                            {"create", shards_create},
+                                            {"count", shards_count_id},
+                                            {NULL, NULL}};
 static const luaL_Reg functions[] = {{"texts", core_texts}, {"glob", core_glob}, {NULL, NULL}};
 
 void lal_open_tokens(lua_State *L) {

@@ -9,6 +9,7 @@ local names = require "attnlab.names"
 local pages_of = require "attnlab.help_page"
 local nn_attention = require "attnlab.nn.attention"
 local rows = require "attnlab.rows"
+local sources = require "attnlab.sources"
 local tables = require "attnlab.table"
 
 local M = {}
@@ -51,6 +52,7 @@ local function options_of(name)
   elseif name == "config" then
     return { { "model", config.rows.model }, { "train", config.rows.train } }
   end
+  if name == "sources" or name == "data" then return { { "options of data", sources.rows } } end
   if name == "optim" then
     return { { "options of adamw", core.optim_options "adamw" }, { "options of sgd", core.optim_options "sgd" } }
   end
@@ -60,7 +62,8 @@ end
 -- Where options are looked for by their names, or their paths.
 local function groups()
   return { { "attention option", core.attn.options "", "attention" }, { "layer option", nn_attention.rows, "attention" },
-           { "model option", config.rows.model, "model" }, { "train option", config.rows.train, "train" } }
+           { "model option", config.rows.model, "model" }, { "train option", config.rows.train, "train" },
+           { "data option", sources.rows, "data" } }
 end
 
 -- ---- what there is: pages by topic ------------------------------------------------------------------

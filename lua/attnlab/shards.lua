@@ -47,7 +47,7 @@ local function list_of(folder)
   need(type(list) == "table" and list.attnlab == "shards" and type(list.splits) == "table", "a list of attnlab tokenize")
   need(whole(list.vocab, 1), "vocab: a number of ids")
   need(whole(list.document_id, -1) and list.document_id < list.vocab, "document_id: an id")
-  need(type(list.tokenizer) == "string", "tokenizer: its hash")
+  need(type(list.tokenizer) == "string" and list.tokenizer:find "^%x+$", "tokenizer: its hash")
   for _, split in ipairs { "train", "val" } do
     local s = list.splits[split]
     need(type(s) == "table" and type(s.files) == "table" and whole(s.tokens, 0), split .. ": files and tokens")

@@ -90,7 +90,10 @@ function M.whole(text)
   return spec
 end
 
+-- Names of the options.
 function M.names() return rows.names(M.rows) end
+
+-- Whether there is an option of that name.
 function M.is_option(name) return rows.find(M.rows, name) ~= nil end
 
 -- Whether a path is a pattern of files.

@@ -77,7 +77,8 @@ function Split:close()
 end
 
 function Split:record()
-  return { files = json.array(self.files), documents = self.documents, tokens = self.tokens, bytes = self.bytes }
+  return { files = json.array(self.files), documents = self.documents, tokens = self.tokens, bytes = self.bytes,
+           unknown = self.unknown }
 end
 
 -- ---- the work --------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ local function work(o, folder, vocab)
   local splits = {}
   for _, name in ipairs { "train", "val" } do
     splits[name] = setmetatable({ name = name, folder = folder, wide = wide, most = o.shard_tokens, files = {},
-                                  tokens = 0, documents = 0, bytes = 0 }, Split)
+                                  tokens = 0, documents = 0, bytes = 0, unknown = 0 }, Split)
   end
   local total, before, began = total_of(o.inputs), 0, sys.clock()
   local bar = not o.quiet and progress.new { label = "tokenize" }
@@ -136,6 +137,7 @@ local function work(o, folder, vocab)
       split:put(separator)
       local ids <close> = vocab:encode(text, { template = false })
       if ids:numel() > 0 then split:put(ids) end
+      if vocab.unk then split.unknown = split.unknown + core.shards.count(ids, vocab.unk) end
       split.documents, split.bytes = split.documents + 1, split.bytes + #text
       taken = texts:taken()
       if bar then show(bar, before + taken, total, splits.train.tokens + splits.val.tokens, began) end

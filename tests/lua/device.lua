@@ -116,6 +116,19 @@ T.test("a training goes on from its state", function()
   end
 end)
 
+T.test("a step on rows of a token set is the CPU's", function()
+  local path = T.folder() .. "/a.bin"
+  local w = core.shards.create(path, false)
+  for i = 1, 600 do w:put(i % 17) end
+  w:commit()
+  local function losses()
+    local t = lab.train.trainer(nil, lab.config.resolve { model = { layers = 1, width = 16, heads = 2, mlp = 16, context = 16 },
+      train = { data = path .. " vocab=17 rows=documents document_id=3", batch_size = 3, steps = 3, eval_windows = 2 } }, 1)
+    return { t:step().loss, t:step().loss, t:evaluate()["valid/loss"] }
+  end
+  T.near(on(DEVICE, losses), on("cpu", losses), 1e-4)
+end)
+
 T.test("text is written, token by token", function()
   local function write()
     local m = select(2, steps(with { layers = 2 }, 1)).model

@@ -26,6 +26,8 @@ local function tokenize(args, usage)
   end
   print((tables.text({ { key = "split", title = "split" }, { key = "documents", title = "documents" }, { key = "tokens", title = "tokens" },
     { key = "bytes", title = "text" }, { key = "shards", title = "shards" } }, cells, tables.terminal())))
+  local unknown = list.splits.train.unknown + list.splits.val.unknown
+  if unknown > 0 then print(("%d tokens are unknown to the tokenizer: their text is lost, and bits a byte are not defined"):format(unknown)) end
   print(("%d bits an id, vocabulary of %d, documents begin with id %d: data=\"%s\" or data=\"%s rows=packed\"")
     :format(list.bits, list.vocab, list.document_id, given.out, given.out))
 end
