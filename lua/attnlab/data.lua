@@ -108,7 +108,7 @@ function M.path(name)
   if is_path(path) then
     error(("data: '%s': no such file"):format(path), 0)
   end
-  error(("data: %s; texts are looked for in %s")
+  error(("data: %s; texts are looked for in %s, folders of ./lab tokenize beside the experiment and here")
     :format(names.unknown("text", path, M.list()), M.folder()), 0)
 end
 
