@@ -14,6 +14,7 @@ local KINDS = { -- options; sharded
   { { attention = { preset = "p2/cottention", conv = 2 } } },
   { { attention = { rope_scaling = "yarn", rope_factor = 4, bias = "qkv" }, tied = true } },
   { { attention = { preset = "sliding_window", window = 3, qk_norm = true }, kv_heads = 1 } }, { { layers = 2 }, 700 },
+  { { arch = "bert", task = "pretraining" } }, { { arch = "bert", task = "classifier", classes = 3 } }, { { arch = "bert", tied = false } },
 }
 local CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
