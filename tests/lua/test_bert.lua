@@ -233,8 +233,21 @@ return require("attnlab").experiment { name = "x", seeds = { 1 }, base = { arch 
   local dir = lab.runs { out_dir = f, experiment = "x" }[1].dir
   code, out = tiny.run { "generate", dir }
   T.ok(code == 1 and out:find "generate: a BERT fills in hidden tokens", out)
+  code, out = tiny.run { "generate", T.root .. "tests/golden/bert/old" }
+  T.ok(code == 1 and out:find "generate: a BERT fills in hidden tokens", out)
   code, out = tiny.run { "eval", dir }
   T.ok(code == 0 and out:find "nats", out)
+end)
+
+T.test("a copy has its own norms, each still run by the block behind it", function()
+  local m = small()
+  local c, before = m:clone(), m:forward(IDS)
+  T.eq(c:forward(IDS), before)
+  for _, layer in ipairs(c.layers) do layer.output_norm.weight:fill(2) end
+  T.ok((c:forward(IDS) - before):abs():max():item() > 0.1)
+  T.eq(m:forward(IDS), before)
+  for _, layer in ipairs(m.layers) do layer.output_norm.weight:fill(2) end
+  T.eq(m:forward(IDS), c:forward(IDS))
 end)
 
 T.test("dropout: in training alone, and of what it is told", function()

@@ -114,6 +114,7 @@ local function generate(args, usage)
   local given = asked_text(args, usage)
   local m = load(args, given, usage)
   given.tokenizer, given.mapping = nil, nil
+  if not m.causal then m:generate(given) end -- it says why it does not
   local o = m.vocabulary and words.meant(usage, generating.options, m, given) or generating.options(m, given)
   local function shown(text) return sys.isatty(1) and tables.clean(text) or text end
   if args.flags.stream then
