@@ -79,6 +79,32 @@ T.test("what came in goes out: config and tensors", function()
   end
 end)
 
+T.test("a context of 262,144: windows of 1,024 unless somebody says more, and nothing of its size is made", function()
+  local folder, copy = GOLDEN .. "llama", T.folder()
+  local c = json.decode(sys.read(folder .. "/config.json"))
+  c.max_position_embeddings, c.vocab_size = 262144, 70
+  local tensors = core.safetensors.open(folder .. "/model.safetensors")
+  for _, name in ipairs { "model.embed_tokens.weight", "lm_head.weight" } do
+    tensors[name] = core.op.concat({ tensors[name], tensors[name], tensors[name][{ { 1, 6 } }] }, { axis = 1 })
+  end
+  sys.write(copy .. "/config.json", json.encode(c))
+  core.safetensors.save(copy .. "/model.safetensors", tensors)
+  local m, before = lab.model.load(copy), core.memory().live
+  local ev = lab.evalset { windows = 2 }
+  T.ok(ev(m) > 0 and ev.context == 1024, "windows of " .. tostring(ev.context))
+  ev = lab.evalset { windows = 1, context = 1500 }
+  T.ok(ev(m) > 0 and ev.context == 1500, "windows of " .. tostring(ev.context))
+  local text, ids = m:generate { prompt = { 1, 2, 3 }, tokens = 20, eos = false }
+  T.eq(#ids, 23)
+  collectgarbage()
+  T.ok(core.memory().live - before < 64 << 20, "memory of the context")
+  local own = copy .. "/own"
+  m:save(own)
+  local again = lab.evalset { windows = 1 }
+  again(lab.model.load(own))
+  T.eq(again.context, 1024)
+end)
+
 T.test("a mapping reads a layout of its own", function()
   local folder, mapping = T.root .. "tests/golden/mapping", T.root .. "experiments/models/head_by_head.lua"
   local want = json.decode(sys.read(folder .. "/expected.json"))

@@ -48,7 +48,7 @@ local function attention_of(list, common)
 end
 
 return function(kind)
-  local type_of = { arch = "llama", architectures = kind.architectures, harmless = { "is_decoder" },
+  local type_of = { arch = "llama", architectures = kind.architectures, harmless = { "is_decoder", "is_llama_config" },
                     rules = { { "model.layers.#.self_attn.rotary_emb.inv_freq", skip = true } }, -- of older files
                     tied = { head = "lm_head.weight", embedding = "model.embed_tokens.weight" } }
 
@@ -66,6 +66,8 @@ return function(kind)
     if m.heads % m.kv_heads ~= 0 then
       c:fail("num_key_value_heads", "a divisor of num_attention_heads (%d) expected, got %d", m.heads, m.kv_heads)
     end
+    c:must("rope_interleaved", false)
+    c:must("use_mrope", false)
     local common = rope.read(c, m.head_dim)
     common.bias = kind.bias
     if kind.bias == true then common.bias = c:bool("attention_bias", false) end
