@@ -35,7 +35,7 @@ function lab.help(name)
 end
 
 -- The ablation runner is needed by few scripts and loaded when first touched.
-local LAZY = { open = true, sentences = true, session = true, experiment = true, study = true, runs = true, plot = true, table = true, stats = true }
+local LAZY = { open = true, sentences = true, session = true, experiment = true, study = true, runs = true, plot = true, table = true, stats = true, choices = true, evaluate = true }
 
 return setmetatable(lab, {
   __index = function(t, k)

@@ -4,6 +4,7 @@ local core = require "attnlab.core"
 local data = require "attnlab.data"
 local generating = require "attnlab.generate"
 local model = require "attnlab.model"
+local names = require "attnlab.names"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
 local words = require "attnlab.words"
@@ -32,8 +33,6 @@ local function own_windows(path)
   return { windows = whole "eval_windows", context = whole "eval_context" }
 end
 
-local MOST_EXP = 709 -- whose exponential is a number
-
 -- The model that the first word names, read by the tokenizer and the mapping that others give.
 local function load(args, given, usage)
   words.on(args, usage)
@@ -41,38 +40,97 @@ local function load(args, given, usage)
   return words.blame(usage, function(o) return model.load(args.words[1], o) end, opts, {})
 end
 
-local function eval(args, usage)
-  local given = words.values(args, { data = "text", tokenizer = "text", mapping = "text" }, usage)
-  local windows = args.flags.windows and words.whole(args.flags.windows, "windows", usage, 1)
-  local asked = args.flags.data or given.data
-  if asked then words.text(asked, usage) end
-  local m = load(args, given, usage)
-  local text = text_for(m, args.words[1], asked)
-  local own = own_windows(args.words[1])
-  local context = own.context or window_of(m)
-  local set = require("attnlab.evalset") { data = text, windows = windows or own.windows or 96, context = context,
-    other_text = args.flags["other-text"] or asked ~= nil }
-  local loss, se, each = set(m)
-  if not (math.abs(loss) < math.huge) then
-    error(("%s: the loss is %s: the model's numbers left their range"):format(args.words[1], loss ~= loss and "nan" or loss), 0)
-  end
-  local set_data = set:open(m)
-  local bytes = set_data.text_bytes / set_data.tokens:numel()
-  local bits = loss / math.log(2) / bytes
-  local result = { data = text, sha256 = set_data.sha256, windows = #each, context = context, loss = loss, standard_error = se,
-                   perplexity = loss < MOST_EXP and math.exp(loss) or nil, bits_per_byte = bits }
-  if args.flags.json then
-    print(json.encode(result, { pretty = true }))
-  else
-    print(("%s: %.4f nats per token%s, perplexity %s, %.4f bits per byte"):format(args.words[1], loss,
-      se and (" (standard error %.4f)"):format(se) or "", result.perplexity and ("%.3f"):format(result.perplexity) or "above all numbers", bits))
-    local on = m.trained_on
-    if on and on.sha256 ~= set_data.sha256 then
-      print(("not the text that the model was trained on ('%s', sha256 %.12s)"):format(on.name, on.sha256))
+local EVAL = { data = "text", split = "text", window = "number", stride = "number", start = "text", windows = "number",
+               lengths = "text", tasks = "text", delimiter = "text", limit = "number", out_dir = "text", tokenizer = "text",
+               mapping = "text" }
+local OF_TASKS, OF_TEXT = { "delimiter", "limit" }, { "data", "split", "window", "stride", "windows", "lengths" }
+
+-- What the words ask to be measured.
+local function asked_measure(args, usage)
+  local given = words.values(args, EVAL, usage)
+  given.data = args.flags.data or given.data
+  if args.flags.windows then given.windows = words.whole(args.flags.windows, "windows", usage, 1) end
+  for _, key in ipairs(given.tasks and OF_TEXT or OF_TASKS) do
+    if given[key] ~= nil then
+      usage("eval: %s: a key of %s, which is not what is measured", key, given.tasks and "texts" or "tasks=FILE.jsonl")
     end
-    print(("validation part of '%s', %d windows of %d tokens, each from an empty context%s"):format(text, #each, context,
-      m.config.context < context and (", in pieces of %d"):format(m.config.context) or ""))
   end
+  if given.lengths then
+    local list = {}
+    for word in (given.lengths .. ","):gmatch "([^,]*)," do
+      list[#list + 1] = math.tointeger(tonumber(word)) or usage("lengths: whole numbers as 128,256,512 expected, got '%s'", given.lengths)
+    end
+    given.lengths = list
+  end
+  if given.data then words.text(given.data, usage) end
+  return given
+end
+
+local SHOWN_AFTER = 2 -- seconds
+
+-- on_progress of work that is only told of where it takes long, and what ends the line.
+local function progress(label)
+  local bar, began
+  return function(step, steps)
+    began = began or sys.clock()
+    if sys.clock() - began < SHOWN_AFTER then return end
+    bar = bar or require("attnlab.progress").new { label = label }
+    bar:update { step = step, steps = steps, eta = (sys.clock() - began) / step * (steps - step) }
+  end, function() if bar then bar:close() end end
+end
+
+-- A record on stdout, and in a folder where one is asked for.
+local function give(record, name, args, out_dir, figure)
+  local text, value = tables.clean(("%s: %s"):format(name, record)), json.encode(record, { pretty = true })
+  print(args.flags.json and value or tables.fit(text, tables.terminal()))
+  if not out_dir then return 0 end
+  sys.mkdir(out_dir)
+  sys.write(out_dir .. "/eval.json", value .. "\n")
+  sys.write(out_dir .. "/eval.txt", text .. "\n")
+  local said, failed = ("written %s/eval.json (.txt)"):format(names.shown(out_dir)), false
+  if figure then
+    local paths, why, broken = require("attnlab.panels").draw(figure, out_dir, "eval")
+    said, failed = said .. (paths and ("\nfigure  %s (.svg)"):format(names.shown(paths.png)) or "\nfigure  none: " .. why), broken
+  end
+  io.stderr:write(said, "\n")
+  return failed and 1 or 0
+end
+
+local function eval_tasks(args, given, m, usage)
+  local choices = require "attnlab.choices"
+  local o = { start = given.start, delimiter = given.delimiter, limit = given.limit }
+  words.meant(usage, choices.options, m, o)
+  local close
+  o.on_progress, close = progress "eval"
+  local r = choices(m, given.tasks, o)
+  close()
+  r.model = args.words[1]
+  return give(r, args.words[1], args, given.out_dir)
+end
+
+local function eval(args, usage)
+  local given = asked_measure(args, usage)
+  local m = load(args, given, usage)
+  if given.tasks then return eval_tasks(args, given, m, usage) end
+  local text = text_for(m, args.words[1], given.data)
+  local own, close = own_windows(args.words[1]), nil
+  local plain = not (given.stride or given.lengths)
+  local o = { data = text, split = given.split, start = given.start, stride = given.stride, lengths = given.lengths,
+              windows = given.windows or plain and own.windows or nil,
+              window = given.window or not given.lengths and own.context or nil,
+              other_text = args.flags["other-text"] or given.data ~= nil }
+  local evaluate = require "attnlab.evaluate"
+  words.meant(usage, evaluate.options, m, o)
+  o.on_progress, close = progress "eval"
+  local r = evaluate(m, o)
+  close()
+  if not (math.abs(r.loss) < math.huge) then
+    error(("%s: the loss is %s: the model's numbers left their range"):format(args.words[1], r.loss ~= r.loss and "nan" or r.loss), 0)
+  end
+  local on = m.trained_on
+  if on and on.sha256 ~= r.sha256 then r.trained_on = { name = on.name, sha256 = on.sha256 } end
+  r.model = args.words[1]
+  return give(r, args.words[1], args, given.out_dir, r.positions and require("attnlab.evaluate.show").figure(r, names.shown(args.words[1])))
 end
 
 local GENERATE = { prompt = "texts", stop = "texts", samples = "number", tokens = "number", repetition_penalty = "number",
@@ -144,11 +202,17 @@ end
 
 return {
   { name = "eval", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true, run = eval,
-    doc = "loss of a model file or run folder on validation text",
+    doc = "loss of a model file or run folder on validation text, or multiple choice",
     options = { { name = "windows", value = "N", doc = "validation windows (a run's own eval_windows; 96)" },
                 { name = "data", value = "TEXT", doc = "name or path (default: what the model was trained on)" },
                 { name = "other-text", doc = "measure though the text of that name has changed since" }, words.DEVICE, words.PLUGIN, words.JSON },
-    more = "Keys: data=TEXT as --data, tokenizer=FILE, mapping=FILE.lua (how a folder of another layout is read)." },
+    more = "Keys: data=TEXT windows=N as above, split=valid|train|all tokenizer=FILE mapping=FILE.lua out_dir=FOLDER (JSON, text,\n"
+      .. "figure). window=N: tokens seen at most. stride=N: windows one after another, each that far on, every token scored\n"
+      .. "once (transformers' page on perplexity with max_length = window + 1). start=empty|bos: what a window begins with.\n"
+      .. "lengths=64,128,..: the same tokens with contexts of these lengths, beyond the trained one too.\n"
+      .. "tasks=FILE.jsonl: multiple choice as lm-evaluation-harness counts it: acc, acc_norm (by characters), acc_token (by\n"
+      .. "tokens). A line has ctx|context|query, endings|choices, label|gold (from 0). With it delimiter=TEXT (a blank, between\n"
+      .. "context and choice), limit=N questions, start=bos|empty (default: as the tokenizer has it)." },
   { name = "generate", args = "MODEL [key=value ...]", least = 1, most = 1, sets = true, run = generate,
     doc = "text from a model file or run folder",
     more = "Keys: prompt=TEXT (again and again: several at once) samples=N (of each) tokens=N\n"
