@@ -322,4 +322,30 @@ AL_API al_tensor *attn_recur(al_ctx *c, attn *a, const attn_in *in);
 AL_API char *attn_source(al_ctx *c, const attn *a, const char *kind);
 /* Formula, options, parameters, claims, source and note as text for people. free() it. */
 AL_API char *attn_describe(al_ctx *c, const char *name);
+
+/* ---- packed rows: several documents one behind the other in a row ---------------------------- */
+
+typedef struct attn_documents attn_documents;
+/* Of starts (B,T) i32, wherever it lies: of each token the place in its row at which its document
+ * begins, so each is the one before it or its own place. It is read, which waits for a device:
+ * once a batch, not once a layer. NULL: the error says which row and place. */
+AL_API attn_documents *attn_documents_new(al_ctx *c, const al_tensor *starts);
+AL_API void attn_documents_free(attn_documents *d);
+AL_API bool attn_documents_packed(const attn_documents *d); /* does a row hold several? */
+AL_API void attn_documents_sizes(const attn_documents *d, int64_t *B, int64_t *T);
+/* i32 on the current device, new. (B,T): the place of each token in its document, `before` more in
+ * those that begin at place 0. (B,n): 1 for each of the last n places of a row, or before it, that
+ * its last document reaches, which one that begins at 0 does. */
+AL_API al_tensor *attn_documents_positions(al_ctx *c, const attn_documents *d, int64_t before);
+AL_API al_tensor *attn_documents_last(al_ctx *c, const attn_documents *d, int64_t n);
+/* The most tokens that a state has seen after the last documents, of `before` seen before. */
+AL_API int64_t attn_documents_after(const attn_documents *d, int64_t before);
+/* attn_plan of such rows. */
+AL_API const char *attn_plan_packed(const attn *a, int64_t T, char *buf, size_t n);
+/* attn_forward and attn_continue with each document as if it stood in a row of its own; T = S,
+ * offset 0, no lengths, no sink. From a state those that begin at place 0 go on with it; the next
+ * state is that of the last document of each row. */
+AL_API al_tensor *attn_forward_packed(al_ctx *c, attn *a, const attn_in *in, attn_documents *d);
+AL_API al_tensor *attn_continue_packed(al_ctx *c, attn *a, const attn_in *in, attn_documents *d,
+                                       const attn_state *st, bool detach, attn_state **next);
 #endif

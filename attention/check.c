@@ -115,6 +115,7 @@ static const struct {
              {"batch rows", check_batch},
              {"padding", check_padding},
              {"gradients of what is hidden", check_hidden},
+             {"packed documents", check_documents},
              {"state", check_state},
              {"claims", check_claims},
              {"large scores", check_scores},

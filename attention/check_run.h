@@ -111,7 +111,7 @@ bool way_takes_lengths(const attn_check *k, const way *w);
 int64_t way_most(const attn_check *k, const way *w, int64_t T); /* at most T tokens */
 
 /* The parts: of check_run.c, check_forms.c, check_gradient.c, check_rules.c, check_hidden.c,
- * check_claims.c, check_state.c and check_taps.c. */
+ * check_documents.c, check_claims.c, check_state.c and check_taps.c. */
 void check_ways(attn_check *k);
 void check_forms(attn_check *k);
 void check_sizes(attn_check *k);
@@ -121,6 +121,7 @@ void check_causality(attn_check *k);
 void check_batch(attn_check *k);
 void check_padding(attn_check *k);
 void check_hidden(attn_check *k);
+void check_documents(attn_check *k);
 void check_repeat(attn_check *k);
 void check_claims(attn_check *k);
 void check_scores(attn_check *k);

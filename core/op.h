@@ -43,7 +43,7 @@ typedef struct al_call {
 
 /* A case for check_ops: inputs as shapes, one word an input, and options.
  *   "(2,3) (3)"    uniform in [lo, hi] (lo = hi = 0: N(0,1));  "-" absent optional
- *   "i(4,5)<7"     i32 below 7;  "p(3)" uniform in [0.5, 1.5], e.g. a denominator
+ *   "i(4,5)<7"     i32 below 7;  "d(3)" i32 3, 2, 1;  "p(3)" uniform in [0.5, 1.5]
  *   "(2,3)t"       stored with its last two axes swapped (a strided view)
  * exempt: why the gradient of this case is not checked (counted and printed), else NULL. */
 typedef struct al_sample {

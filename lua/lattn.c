@@ -293,13 +293,19 @@ static int attention_dtype(lua_State *L) {
   return 1;
 }
 
-/* a:plan(T): what runs for T tokens, and why. */
+/* a:plan(T, {packed=false}): what runs for T tokens, and why; packed: of rows of several documents. */
 static int attention_plan(lua_State *L) {
   item *x = check_sized(L);
   const lua_Integer t = luaL_checkinteger(L, 2);
   luaL_argcheck(L, t >= 1, 2, "a number of tokens of at least 1 expected");
-  char text[512];
-  lua_pushstring(L, attn_plan(x->a, t, text, sizeof text));
+  static const al_arg plan_args[] = {
+      {"packed", AL_T_BOOL, "false", NULL, 0, 0, "of rows of several documents", NULL}, {0}};
+  al_opts *o = lal_opts_from(L, 3, lal_ctx(L), plan_args, "plan");
+  if (!o) return lal_raise_in(L, &(lal_where){.fname = "plan", .opts_arg = 3});
+  const bool packed = al_opt_bool(o, "packed");
+  al_opts_release(o);
+  char text[640];
+  lua_pushstring(L, (packed ? attn_plan_packed : attn_plan)(x->a, t, text, sizeof text));
   return 1;
 }
 
@@ -405,6 +411,7 @@ static const luaL_Reg functions[] = {{"list", attn_list},
                                      {"new", attn_new_instance},
                                      {"load", attn_load},
                                      {"inputs", lal_attn_inputs},
+                                     {"documents", lal_attn_documents},
                                      {NULL, NULL}};
 
 /* core.attn.<key> = the methods of a class: Lua modules add theirs. Needs the module on top. */

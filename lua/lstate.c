@@ -16,17 +16,21 @@ static lal_box *new_state(lua_State *L) {
 
 /* ---- inputs ---- */
 
-enum { Q, K, V, X, LENGTHS, STATE, TAPS };
-static const al_row rows[] = {{"q", 0, "(B,T,H,D)"},
-                              {"k", 0, "(B,S,Hkv,D)"},
-                              {"v", 0, "(B,S,Hkv,E)"},
-                              {"x", AL_IN_OPTIONAL, "(B,T,width)"},
-                              {"lengths", AL_IN_OPTIONAL, "(B) i32 or a table"},
-                              {"state", AL_IN_OPTIONAL, "of a:state, a:step or a:forward"},
-                              {"taps", AL_IN_OPTIONAL,
-                               "table by tap (a:taps): function(t), which may return what is to "
-                               "stand for t"},
-                              {0}};
+enum { Q, K, V, X, LENGTHS, DOCUMENTS, STATE, TAPS };
+static const al_row rows[] = {
+    {"q", 0, "(B,T,H,D)"},
+    {"k", 0, "(B,S,Hkv,D)"},
+    {"v", 0, "(B,S,Hkv,E)"},
+    {"x", AL_IN_OPTIONAL, "(B,T,width)"},
+    {"lengths", AL_IN_OPTIONAL, "(B) i32 or a table"},
+    {"documents", AL_IN_OPTIONAL,
+     "(B,T) i32 or a table: packed rows, of each token the place, from 0, "
+     "at which its document begins; or attention.documents of it"},
+    {"state", AL_IN_OPTIONAL, "of a:state, a:step or a:forward"},
+    {"taps", AL_IN_OPTIONAL,
+     "table by tap (a:taps): function(t), which may return what is to "
+     "stand for t"},
+    {0}};
 static const al_arg args[] = {
     {"causal", AL_T_BOOL, "true", NULL, 0, 0, "a query sees no later key", NULL},
     {"offset", AL_T_INT, "0", NULL, 0, 0, "query row i stands at key position i + offset", NULL},
@@ -73,6 +77,71 @@ static al_tensor *field(lua_State *L, const call *f, const al_row *r) {
     lal_argerror(L, f->at, f->fname, "%s: tensor %s expected, got %s", r->name, r->doc,
                  luaL_typename(L, -1));
   return t;
+}
+
+/* ---- packed rows ---- */
+
+static void release_documents(void *p) { attn_documents_free(p); }
+static const lal_type documents_type = {"attnlab.documents", release_documents, 0};
+
+/* What stands at idx as documents: a box of them, or one made of starts, pushed. */
+static attn_documents *documents_at(lua_State *L, int idx, int arg, const char *fname) {
+  lal_box *b = lal_box_test(L, idx, &documents_type);
+  if (b && b->p) return b->p;
+  const bool table = lua_type(L, idx) == LUA_TTABLE;
+  const al_tensor *t =
+      table ? lal_tensor_from(L, idx, AL_I32, "documents") : lal_tensor_test(L, idx);
+  if (!t)
+    lal_argerror(L, arg, fname, "documents: tensor %s expected, got %s", rows[DOCUMENTS].doc,
+                 b ? "freed ones" : luaL_typename(L, idx));
+  b = lal_box_new(L, &documents_type);
+  if (!(b->p = attn_documents_new(lal_ctx(L), t))) lal_raise(L);
+  return b->p;
+}
+
+/* core.attn.documents(starts): those of packed rows, checked, laid out once for all layers. */
+int lal_attn_documents(lua_State *L) {
+  lua_settop(L, 1);
+  if (!lal_box_test(L, 1, &documents_type)) documents_at(L, 1, 1, "documents");
+  return 1;
+}
+
+/* d:positions(before), d:last(n): i32 on the current device, (B,T) and (B,n), as attn.h says. */
+static int i32_of(lua_State *L, al_tensor *f(al_ctx *, const attn_documents *, int64_t)) {
+  const attn_documents *d = lal_check(L, 1, &documents_type);
+  const lua_Integer n = luaL_optinteger(L, 2, 0);
+  luaL_argcheck(L, n > -INT32_MAX - 1LL && n <= INT32_MAX, 2, "an i32 expected");
+  al_ctx *c = lal_ctx(L);
+  lal_box *b = lal_box_new(L, LAL_TENSOR);
+  LAL_RETRY(L, c, b->p = f(c, d, n));
+  return b->p ? 1 : lal_raise(L);
+}
+static int documents_positions(lua_State *L) { return i32_of(L, attn_documents_positions); }
+static int documents_last(lua_State *L) {
+  luaL_argcheck(L, luaL_checkinteger(L, 2) >= 0, 2, "a number of places expected");
+  return i32_of(L, attn_documents_last);
+}
+
+/* d:after(before): the most tokens that a state has seen behind them. */
+static int documents_after(lua_State *L) {
+  const attn_documents *d = lal_check(L, 1, &documents_type);
+  lua_pushinteger(L, attn_documents_after(d, luaL_checkinteger(L, 2)));
+  return 1;
+}
+
+/* d:sizes(): B, T. */
+static int documents_sizes(lua_State *L) {
+  int64_t B, T;
+  attn_documents_sizes(lal_check(L, 1, &documents_type), &B, &T);
+  lua_pushinteger(L, B);
+  lua_pushinteger(L, T);
+  return 2;
+}
+
+/* d:packed(): whether a row holds several. */
+static int documents_packed(lua_State *L) {
+  lua_pushboolean(L, attn_documents_packed(lal_check(L, 1, &documents_type)));
+  return 1;
 }
 
 /* ---- taps ---- */
@@ -178,6 +247,9 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
   in.x = field(L, f, &rows[X]);
   in.lengths = field(L, f, &rows[LENGTHS]);
   lua_sink sink = {.base = {sink_asks, sink_take}, .L = L};
+  lua_pushstring(L, rows[DOCUMENTS].name);
+  attn_documents *d =
+      lua_rawget(L, f->at) == LUA_TNIL ? NULL : documents_at(L, lua_gettop(L), f->at, f->fname);
   lua_pushstring(L, rows[TAPS].name);
   const int taps = lua_rawget(L, f->at);
   sink.taps = lua_gettop(L);
@@ -207,10 +279,12 @@ static int run(lua_State *L, const call *f, const attn_state *st) {
   const int64_t before = al_memory(c).live;
   if (st) {
     attn_state *made = NULL;
-    LAL_RETRY(L, c, y->p = attn_continue(c, a, &in, st, detach, &made));
+    LAL_RETRY(L, c,
+              y->p = d ? attn_continue_packed(c, a, &in, d, st, detach, &made)
+                       : attn_continue(c, a, &in, st, detach, &made));
     next->p = made;
   } else {
-    LAL_RETRY(L, c, y->p = attn_forward(c, a, &in));
+    LAL_RETRY(L, c, y->p = d ? attn_forward_packed(c, a, &in, d) : attn_forward(c, a, &in));
   }
   if (!y->p && sink.failed) {
     al_error_clear(c);
@@ -312,6 +386,18 @@ static int state_position(lua_State *L) {
   lua_pushinteger(L, attn_state_position(check(L)));
   return 1;
 }
+/* st:seen(): the number of tokens that each row has seen, nil where they differ; st:count(): (B) i32. */
+static int state_seen(lua_State *L) {
+  int64_t seen;
+  if (attn_state_even(check(L), &seen)) lua_pushinteger(L, seen);
+  else lua_pushnil(L);
+  return 1;
+}
+static int state_count(lua_State *L) {
+  al_tensor *t = attn_state_get(check(L), "count");
+  lal_box_new(L, LAL_TENSOR)->p = al_retain(t);
+  return 1;
+}
 /* st:batch(): number of sequences. */
 static int state_batch(lua_State *L) {
   lua_pushinteger(L, attn_state_batch(check(L)));
@@ -373,11 +459,20 @@ const char *lal_open_state(lua_State *L) {
   static const luaL_Reg methods[] = {{"bytes", state_bytes},
                                      {"position", state_position},
                                      {"batch", state_batch},
+                                     {"seen", state_seen},
+                                     {"count", state_count},
                                      {"copy", state_copy},
                                      {"components", state_components},
                                      {"attention", state_attention},
                                      {"free", state_free},
                                      {NULL, NULL}};
   lal_class(L, &state_type, methods, NULL);
+  static const luaL_Reg of_documents[] = {{"positions", documents_positions},
+                                          {"last", documents_last},
+                                          {"after", documents_after},
+                                          {"sizes", documents_sizes},
+      {"packed", documents_packed},
+                                          {NULL, NULL}};
+  lal_class(L, &documents_type, of_documents, NULL);
   return state_type.name;
 }

@@ -40,6 +40,7 @@ sample_case parse(const al_sample *s) {
       continue;
     }
     if (*p == 'i' || *p == 'p') w->kind = *p++;
+    if (*p == 'd') w->kind = 'i', w->below = -1, p++;
     expect(*p == '(', "'(' expected in the sample, got '%s'", p);
     for (p++; *p != ')';) {
       char *end;
@@ -56,7 +57,7 @@ sample_case parse(const al_sample *s) {
       w->below = (int)strtol(p + 1, &end, 10);
       p = end;
     }
-    expect(w->kind != 'i' || w->below > 0, "an integer input needs <n");
+    expect(w->kind != 'i' || w->below, "an integer input needs <n");
     expect(*p == ' ' || !*p, "a space expected in the sample, got '%s'", p);
     p += strspn(p, " ");
     k.total += w->n;
@@ -75,6 +76,7 @@ static double value(const sample_case *k, int input, int64_t i) {
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
     u[j] = (double)((x ^ (x >> 31)) >> 11) / 9007199254740992.0;
   }
+  if (w->kind == 'i' && w->below < 0) return (double)(w->n - i);
   if (w->kind == 'i') return floor(u[0] * w->below);
   if (w->kind == 'p') return (float)(0.5 + u[0]);
   const al_sample *s = k->sample;
@@ -224,13 +226,14 @@ void each_sample(int op_index, void (*check)(const sample_case *k)) {
 START_TEST(reads_samples) {
   int n;
   op = al_op_table(&n)[0];
-  const sample_case k = parse(&(al_sample){.inputs = "(2,3)t - p() i(4,0,5)<7"});
-  ck_assert_int_eq(k.n, 4);
+  const sample_case k = parse(&(al_sample){.inputs = "(2,3)t - p() i(4,0,5)<7 d(2)"});
+  ck_assert_int_eq(k.n, 5);
   ck_assert(k.w[0].kind == 'f' && k.w[0].swapped && k.w[0].ndim == 2 && k.w[0].shape[1] == 3);
   ck_assert(k.w[1].kind == '-');
   ck_assert(k.w[2].kind == 'p' && k.w[2].ndim == 0 && k.w[2].n == 1);
   ck_assert(k.w[3].kind == 'i' && k.w[3].shape[2] == 5 && k.w[3].n == 0 && k.w[3].below == 7);
-  ck_assert_int_eq(k.total, 7);
+  ck_assert(k.w[4].kind == 'i' && value(&k, 4, 0) == 2 && value(&k, 4, 1) == 1);
+  ck_assert_int_eq(k.total, 9);
 }
 END_TEST
 

@@ -8,6 +8,7 @@
  *           and sin are multiplied, by 0.1 ln(factor) + 1 where `size` is 0
  *   llama3  a ramp over the turns themselves (Llama 3.1's code) */
 #include "shape.h"
+#include "../../kernels/pick_rows.h"
 #include "../../kernels/rope.h"
 #include <math.h>
 
@@ -44,7 +45,35 @@ static alk_rope_law law_of(const al_opts *o, int64_t n) {
   return law;
 }
 
-static int tensors_of(const al_call *k) { return k->n_out; }
+static int tensors_of(const al_call *k) { return k->n_out; } /* positions come behind them */
+
+static al_status positions_shape(al_ctx *c, const al_call *k) {
+  const al_meta *p = &k->in_meta[tensors_of(k)], *x = &k->in_meta[0];
+  if (!k->in[tensors_of(k)]) return AL_OK;
+  if (p->ndim == 2 && p->shape[0] == x->shape[0] && p->shape[1] == x->shape[1]) return AL_OK;
+  return al_fail(c, AL_ESHAPE, "%s: positions: shape (%lld,%lld) needed to match %s %s, got %s",
+                 k->op->info.name, (long long)x->shape[0], (long long)x->shape[1],
+                 k->op->info.inputs[0].name, AL_META_STR(x), AL_META_STR(p));
+}
+
+/* Rows of the table that stand for positions offset, offset + 1, .. */
+static int64_t places_of(const al_call *k) {
+  const int64_t places = al_opt_int(k->opts, "places");
+  return places ? places : k->in_meta[0].shape[1];
+}
+
+/* A row of the table for each token, by its own position; takes the table. */
+static al_tensor *table_by_token(al_ctx *c, const al_call *k, al_tensor *table) {
+  const int64_t n = al_numel(table) / places_of(k) / 2,
+                tokens = k->in_meta[0].shape[0] * k->in_meta[0].shape[1];
+  al_tensor *ids = al_run(c, "add_i32", AL_IN(k->in[tensors_of(k)]), "by=1"),
+            *all = al_tensor_new(c, al_type(table), 3, (const int64_t[]){tokens, n, 2});
+  if (al_error(c) == AL_OK)
+    ALK_RUN(al_where(table), pick_rows, al_data(table), al_data(ids), tokens, 2 * n, al_data(all));
+  al_release(ids);
+  al_release(table);
+  return all;
+}
 
 static al_status shape(al_ctx *c, al_call *k) {
   const char *name = k->op->info.name;
@@ -72,7 +101,7 @@ static al_status shape(al_ctx *c, al_call *k) {
                      (long long)(dims < 0 ? D : dims), row, AL_META_STR(x));
     k->out_meta[i] = *x;
   }
-  return AL_OK;
+  return positions_shape(c, k);
 }
 
 /* y[i] = x[i] turned, or turned back; pairs with a NULL in y are left out. */
@@ -80,32 +109,46 @@ static al_status turn(al_ctx *c, const al_call *k, al_tensor *const *y, al_tenso
                       bool back) {
   const int64_t *s = k->in_meta[0].shape, dims = al_opt_int(k->opts, "dims"),
                 n = (dims < 0 ? s[3] : dims) / 2;
+  const bool own = k->in[tensors_of(k)] != NULL; /* positions: then all tokens are one row */
+  const int64_t B = own ? 1 : s[0], T = own ? s[0] * s[1] : s[1], rows = own ? places_of(k) : s[1];
   const al_dtype type = k->in_meta[0].dtype;
   al_tensor *dense[2] = {0},
-            *table = al_tensor_new(c, al_statistic_type(type), 3, (const int64_t[]){s[1], n, 2});
+            *table = al_tensor_new(c, al_statistic_type(type), 3, (const int64_t[]){rows, n, 2});
   alk_rope_task tasks[2];
   int n_tasks = 0;
   for (int i = 0; i < tensors_of(k) && al_error(c) == AL_OK; i++) {
     if (!y[i]) continue;
-    dense[i] = al_stride(x[i])[3] == 1 || s[3] == 1 ? al_retain(x[i]) : al_contiguous_ref(c, x[i]);
+    const int64_t *stride = al_stride(x[i]);
+    const bool as_it_is =
+        (stride[3] == 1 || s[3] == 1) && (!own || s[0] == 1 || stride[0] == s[1] * stride[1]);
+    dense[i] = as_it_is ? al_retain(x[i]) : al_contiguous_ref(c, x[i]);
     if (!dense[i]) break;
     tasks[n_tasks] =
         (alk_rope_task){.y = al_data(y[i]), .x = al_data(dense[i]), .H = al_size(y[i], 2)};
     memcpy(tasks[n_tasks++].stride, al_stride(dense[i]), sizeof tasks->stride);
   }
-  if (al_error(c) == AL_OK) {
-    const alk_rope_law law = law_of(k->opts, n);
-    ALK_RUN(al_here(c, (alk_dtype)type), rope_table, al_data(table), s[1], n, &law,
+  const alk_rope_law law = law_of(k->opts, n);
+  if (al_error(c) == AL_OK)
+    ALK_RUN(al_here(c, (alk_dtype)type), rope_table, al_data(table), rows, n, &law,
             al_opt_int(k->opts, "offset"));
-    ALK_RUN(al_here(c, (alk_dtype)type), rope, tasks, n_tasks, al_data(table), s[0], s[1], s[3], n,
+  if (al_error(c) == AL_OK && own) table = table_by_token(c, k, table);
+  if (al_error(c) == AL_OK)
+    ALK_RUN(al_here(c, (alk_dtype)type), rope, tasks, n_tasks, al_data(table), B, T, s[3], n,
             al_opt_bool(k->opts, "interleaved"), back);
-  }
   for (int i = 0; i < 2; i++) al_release(dense[i]);
   al_release(table);
   return al_error(c);
 }
 
-static al_status forward(al_ctx *c, al_call *k) { return turn(c, k, k->out, k->in, false); }
+static al_status forward(al_ctx *c, al_call *k) {
+  const int i = tensors_of(k);
+  al_tensor *given = k->in[i];
+  if (given) k->in[i] = al_contiguous_ref(c, given);
+  al_release(given);
+  AL_TRY(al_error(c));
+  AL_TRY(al_check_ids(c, k, i, places_of(k) - 1, NULL, 0));
+  return turn(c, k, k->out, k->in, false);
+}
 
 /* Turned back in place where the gradient is nobody else's. */
 static al_status backward(al_ctx *c, al_call *k) {
@@ -141,6 +184,12 @@ static const al_arg args[] = {
      .min = 0,
      .max = 9007199254740992.0,
      .doc = "position of t = 0"},
+    {.name = "places",
+     .type = AL_T_INT,
+     .def = "0",
+     .min = 0,
+     .max = 2147483647.0,
+     .doc = "positions lie below it; 0: below T"},
     {.name = "scaling",
      .type = AL_T_WORD,
      .def = "none",
@@ -182,11 +231,17 @@ static const al_arg args[] = {
      .doc = "of yarn: the ramp begins and ends at whole pairs"},
     {0}};
 
+#define POSITIONS_ROW                                                                              \
+  {                                                                                                \
+    "positions", AL_IN_OPTIONAL | AL_IN_I32 | AL_IN_NODIFF,                                        \
+        "(B,T), 0..places-1: of each token, instead of t"                                          \
+  }
+
 static const al_op rope = {
     .info = {.name = "rope",
              .doc = "Rotary position embedding of x (B,T,H,D): pairs of channels turn with "
                     "position offset + t.",
-             .inputs = (const al_row[]){{"x", 0, "(B,T,H,D)"}, {0}},
+             .inputs = (const al_row[]){{"x", 0, "(B,T,H,D)"}, POSITIONS_ROW, {0}},
              .outputs = (const al_row[]){{"y", 0, "(B,T,H,D)"}, {0}},
              .args = args},
     .flags = AL_OP_STRIDED,
@@ -194,8 +249,12 @@ static const al_op rope = {
     .forward = forward,
     .bf16 = AL_KERNELS(alk_rope_table_has, alk_rope_has),
     .backward = backward,
+    .reads_in = 2,
     .samples =
         (const al_sample[]){{.inputs = "(2,5,3,8)"},
+                            {"(2,5,3,8) i(2,5)<5", .args = "dims=6"},
+                            {"(3,4,2,6)t i(3,4)t<9", .args = "places=9 offset=3"},
+                            {"(2,9,2,16) i(2,9)<5", .args = "scaling=yarn factor=4 original=64"},
                             {"(1,3,2,6)t", .args = "interleaved=true offset=7"},
                             {"(2,3,1,7)", .args = "dims=4 base=100"},
                             {"(1,35,1,7)", .args = "dims=2 interleaved=true"},
@@ -215,7 +274,9 @@ static const al_op rope_pair = {
     .info = {.name = "rope_pair",
              .doc = "Rotary position embedding of queries q (B,T,H,D) and keys k (B,T,Hkv,D) at "
                     "once, as by rope.",
-             .inputs = (const al_row[]){{"q", 0, "(B,T,H,D)"}, {"k", 0, "(B,T,Hkv,D)"}, {0}},
+             .inputs =
+                 (const al_row[]){
+                     {"q", 0, "(B,T,H,D)"}, {"k", 0, "(B,T,Hkv,D)"}, POSITIONS_ROW, {0}},
              .outputs = (const al_row[]){{"q", 0, "(B,T,H,D)"}, {"k", 0, "(B,T,Hkv,D)"}, {0}},
              .args = args},
     .flags = AL_OP_STRIDED,
@@ -223,13 +284,16 @@ static const al_op rope_pair = {
     .forward = forward,
     .bf16 = AL_KERNELS(alk_rope_table_has, alk_rope_has),
     .backward = backward,
-    .samples = (const al_sample[]){{.inputs = "(2,5,3,8) (2,5,1,8)"},
-                                   {"(1,3,2,6)t (1,3,2,6)", .args = "interleaved=true offset=7"},
-                                   {"(2,3,1,7) (2,3,2,7)t", .args = "dims=4 base=100"},
-                                   {"(2,70,6,62) (2,70,3,62)t", .args = "dims=60"},
-                                   {"(1,9,2,16) (1,9,1,16)",
-                                    .args = "scaling=llama3 factor=8 original=64 high=4"},
-                                   {0}},
+    .reads_in = 4,
+    .samples =
+        (const al_sample[]){
+            {.inputs = "(2,5,3,8) (2,5,1,8)"},
+            {"(2,5,2,8) (2,5,1,8)t i(2,5)<7", .args = "places=7 interleaved=true"},
+            {"(1,3,2,6)t (1,3,2,6)", .args = "interleaved=true offset=7"},
+            {"(2,3,1,7) (2,3,2,7)t", .args = "dims=4 base=100"},
+            {"(2,70,6,62) (2,70,3,62)t", .args = "dims=60"},
+            {"(1,9,2,16) (1,9,1,16)", .args = "scaling=llama3 factor=8 original=64 high=4"},
+            {0}},
 };
 
 AL_OPS(rope, &rope, &rope_pair);

@@ -22,6 +22,12 @@ function M.load(path)
   return plugins.load(path)
 end
 
+-- Packed rows laid out once for many calls: starts (B,T) i32, of each token the place, from 0, at which its document
+-- begins in its row; what forward takes as documents. On a device it waits for them: best made on the CPU.
+function M.documents(starts)
+  return core.attn.documents(starts)
+end
+
 -- st:save(path): what a:load_state(path) goes on from.
 function core.attn.state_methods:save(path)
   local a, fits = self:attention()

@@ -24,6 +24,7 @@ local core = require "attnlab.core"
 local maps = require "attnlab.attention_map"
 local config = require "attnlab.config"
 local devices = require "attnlab.devices"
+local Documents = require "attnlab.nn.documents"
 local generate = require "attnlab.generate"
 local names = require "attnlab.names"
 local nn = require "attnlab.nn"
@@ -127,9 +128,9 @@ function LanguageModel:check_length(T, st)
 end
 
 -- Options of layer i: its own part of the state, and its own taps.
-local function options_of(i, opts, st, own)
-  if not (st or own or opts and opts.taps) then return opts end
-  return setmetatable({ state = st and st[LAYER .. i], taps = own or false }, { __index = opts })
+local function options_of(i, opts, st, own, documents)
+  if not (st or own or documents or opts and opts.taps) then return opts end
+  return setmetatable({ state = st and st[LAYER .. i], taps = own or false, documents = documents }, { __index = opts })
 end
 
 -- The sum of a residual stream and what is to be added to it, as its tap leaves it.
@@ -139,14 +140,15 @@ local function summed(own, name, x, a)
   return taps.at(own, name, a and x + a or x), nil
 end
 
--- The residual stream that the first block sees, of ids (B,T) behind `at` others. own: of hidden.
-function LanguageModel:embed(ids, at, own)
+-- The residual stream that the first block sees, of ids (B,T) behind `at` others; or where `positions` (B,T) i32 has
+-- each, for an architecture whose positions are learned. own: of hidden.
+function LanguageModel:embed(ids, at, positions, own)
   return self.embedding(ids)
 end
 
--- Final normed hidden states (B,T,width). opts go to the attention layers (causal, lengths); opts.taps: tables by layer
--- of functions by tap (nn/taps.lua). opts.state: ids go on from it, and the next state is the second result. own: what an
--- architecture's own forward hands to its embed.
+-- Final normed hidden states (B,T,width). opts go to the attention layers (causal, lengths, documents); opts.taps: tables
+-- by layer of functions by tap (nn/taps.lua). opts.state: ids go on from it, and the next state is the second result. own:
+-- what an architecture's own forward hands to its embed.
 function LanguageModel:hidden(ids, opts, own)
   ids = LanguageModel.as_ids(ids, "ids")
   nn.Attention.check_forward(opts)
@@ -154,11 +156,13 @@ function LanguageModel:hidden(ids, opts, own)
   if st then State.check(st, self, ids:size(1), "forward") end
   local T = self:check_length(ids:size(2), st)
   local first, all_taps = st and st:position() or 0, taps.over_layers(self.patches, opts and taps.checked(opts.taps, #self.layers))
-  local x, a = self:embed(ids, first, own), nil
+  local documents = Documents.of(opts and opts.documents, ids)
+  local at, positions = self:places(T, st, documents)
+  local x, a = self:embed(ids, at, positions, own), nil
   for i, block in ipairs(self.layers) do
     local of_layer = all_taps and taps.behind(all_taps[i], first)
     x, a = summed(of_layer, "residual.pre", x, a)
-    local y, b, after = block(x, a, options_of(i, opts, st, of_layer))
+    local y, b, after = block(x, a, options_of(i, opts, st, of_layer, documents))
     parts[i] = { name = LAYER .. i, state = after }
     if not rawequal(x, y) then x:free() end
     if a then a:free() end
@@ -167,7 +171,19 @@ function LanguageModel:hidden(ids, opts, own)
   local sum <close>, h = self.norm:add(x, a)
   x:free()
   if a then a:free() end
-  return h, st and self:made(st:position() + T, st:batch(), parts, st.beyond) or nil
+  return h, st and self:made(Documents.after(first, T, documents), st:batch(), parts, st.beyond) or nil
+end
+
+-- Internal: what embed is told of the places of T tokens.
+function LanguageModel:places(T, st, documents)
+  local own, first = self.embed ~= LanguageModel.embed, st and st:position() or 0
+  if not own then return first end
+  local at, positions = Documents.places(T, st and st[LAYER .. 1].attention, documents)
+  if positions and debug.getinfo(self.embed, "u").nparams < 4 then
+    error(("forward: %s: the architecture '%s' knows no positions that differ from row to row"):format(
+      documents and "documents" or "state", self.config.arch), 0)
+  end
+  return at, positions
 end
 
 -- Logits (B,T,vocab) of hidden states.
@@ -176,7 +192,7 @@ function LanguageModel:logits(h)
   return h:matmul(self.embedding.weight, { transpose_b = true })
 end
 
--- Logits (B,T,vocab). opts: causal, lengths, taps; state: ids are the next tokens of its
+-- Logits (B,T,vocab). opts: causal, lengths, documents, taps; state: ids are the next tokens of its
 -- sequences, and the state after them is the second result. Gradients flow through states into the
 -- calls that made them, unless detach is set (truncated backpropagation through time).
 function LanguageModel:forward(ids, opts)
@@ -267,11 +283,12 @@ function LanguageModel:state_bytes(t)
   return n
 end
 
--- What attention runs for T tokens and why, one line for each plan that occurs among the layers.
-function LanguageModel:plan(T)
+-- What attention runs for T tokens and why, one line for each plan that occurs among the layers. opts: packed=true, of rows
+-- that hold several documents.
+function LanguageModel:plan(T, opts)
   local seen, list = {}, {}
   for i, block in ipairs(self.layers) do
-    local text = self:composed(i) or block.attention.family:plan(T)
+    local text = self:composed(i) or block.attention.family:plan(T, opts)
     if not seen[text] then seen[text], list[#list + 1] = true, ("layer %d: %s"):format(i, text) end
   end
   return table.concat(list, "\n")

@@ -8,6 +8,7 @@
 local core = require "attnlab.core"
 local devices = require "attnlab.devices"
 local Module = require "attnlab.nn.module"
+local Documents = require "attnlab.nn.documents"
 local Linear = require "attnlab.nn.linear"
 local RMSNorm = require("attnlab.nn.norm").RMSNorm
 local names = require "attnlab.names"
@@ -108,11 +109,11 @@ end
 
 -- y_t = bias + sum_i weight[width - i] x_{t-i}, x (B,T,C); what is before the start counts as 0.
 -- tail: the width - 1 inputs before x, which then count. Second result: the last of all, for what
--- comes next.
-function Attention:convolve(x, which, tail)
+-- comes next. documents: of packed rows, or nil; what is before a document counts as 0.
+function Attention:convolve(x, which, tail, documents)
   local c = self.convolution[which]
   local width, T = c.weight:size(1), x:size(2)
-  if tail then return self:convolve_on(x, which, tail) end
+  if tail then return self:convolve_on(x, which, tail, documents) end
   local function term(from, row)
     local w <close> = c.weight[{ row }]
     return from * w
@@ -124,8 +125,9 @@ function Attention:convolve(x, which, tail)
     local before <close> = x[{ {}, { 1, T - i } }]
     local product <close> = term(before, width - i)
     local earlier <close> = core.op.concat({ zeros, product }, { axis = 2 })
+    local own <close> = documents and documents.select(documents:reaches(i), earlier)
     local sum <close> = y
-    y = sum + earlier
+    y = sum + (own or earlier)
   end
   return self:activate(y, which)
 end
@@ -137,25 +139,27 @@ function Attention:activate(y, which)
   return plain[activation](plain)
 end
 
-function Attention:convolve_on(x, which, tail)
+function Attention:convolve_on(x, which, tail, documents)
   local c = self.convolution[which]
   local before, T = tail:size(2), x:size(2)
   local all = core.op.concat({ tail, x }, { axis = 2 })
   local y = x * c.weight[{ before + 1 }] + c.bias
   for i = 1, before do
-    y = y + all:slice { axis = 2, start = before - i, stop = before - i + T } * c.weight[{ before + 1 - i }]
+    local earlier = all:slice { axis = 2, start = before - i, stop = before - i + T } * c.weight[{ before + 1 - i }]
+    y = y + (documents and documents.select(documents:reaches(i, true), earlier) or earlier)
   end
   -- a copy: the view would hold all inputs of this call as long as the state lives
-  local last = all:slice { axis = 2, start = T }:scale { by = 1 }
+  local last = all:slice { axis = 2, start = T }
+  last = documents and documents.select(documents:last(before), last) or last:scale { by = 1 }
   return self:activate(y, which), last
 end
 
--- One of q, k, v as (B,T,heads,dim), before the rotation. run: of begin, or nil.
-function Attention:head_inputs(x, which, heads, run)
+-- One of q, k, v as (B,T,heads,dim), before the rotation. run: of begin, or nil; documents: of packed rows, or nil.
+function Attention:head_inputs(x, which, heads, run, documents)
   local flat <close> = self[which .. "_proj"](x)
   local convolved, last
   if self.convolution then
-    convolved, last = self:convolve(flat, which, run and run.tails[which])
+    convolved, last = self:convolve(flat, which, run and run.tails[which], documents)
     if last then run.next[which] = last end
   end
   local mixed <close> = convolved
@@ -166,16 +170,18 @@ function Attention:head_inputs(x, which, heads, run)
 end
 
 -- q, k, v, all that precedes the family done to them.
-function Attention:inputs(x, run, own)
-  local q = self:head_inputs(x, "q", self.heads, run)
-  local k = self:head_inputs(x, "k", self.kv_heads, run)
-  local v = self:head_inputs(x, "v", self.kv_heads, run)
+function Attention:inputs(x, run, own, documents)
+  local packed = documents and documents.packed and documents or nil
+  local q = self:head_inputs(x, "q", self.heads, run, packed)
+  local k = self:head_inputs(x, "k", self.kv_heads, run, packed)
+  local v = self:head_inputs(x, "v", self.kv_heads, run, packed)
   if self.rotation then
     local straight_q <close> = taps.at(own, "q.raw", q)
     local straight_k <close> = taps.at(own, "k.raw", k)
-    local turn = { offset = run and run.position }
+    local first, positions, below = Documents.places(x:size(2), run and run.family, documents)
+    local turn = { offset = first, places = below }
     for key, v in pairs(self.rotation) do turn[key] = v end
-    q, k = straight_q:rope_pair(straight_k, turn)
+    q, k = straight_q:rope_pair(straight_k, positions, turn)
   end
   return taps.at(own, "q", q), taps.at(own, "k", k), taps.at(own, "v", v) -- in this order
 end
@@ -196,9 +202,10 @@ end
 function Attention:outputs(x, opts, run)
   local st, own = opts.state, opts.taps
   x = taps.at(own, "x", x)
-  local q, k, v = self:inputs(x, run, own)
+  local documents = opts.documents
+  local q, k, v = self:inputs(x, run, own, documents)
   local o, family = self.family:forward {
-    q = q, k = k, v = v, x = x, causal = opts.causal, lengths = opts.lengths,
+    q = q, k = k, v = v, x = x, causal = opts.causal, lengths = opts.lengths, documents = documents and documents.laid,
     offset = opts.offset, training = self.training, state = st and st.attention,
     detach = st and opts.detach, taps = own and taps.inner(own) or nil }
   if self.layer.value_residual then o = self:add_values(o, v) end
@@ -214,13 +221,14 @@ end
 function Attention:forward(x, opts)
   opts = opts or {}
   Attention.check_forward(opts)
+  if opts.documents then opts = setmetatable({ documents = Documents.of(opts.documents, x) }, { __index = opts }) end
   local st = opts.state
   local run = st and self:begin(x, st, opts)
   local o, family = self:outputs(x, opts, run)
   local flat <close> = o:reshape { shape = { x:size(1), x:size(2), self.heads * self.head_dim } }
   o:free()
   local out = taps.at(opts.taps, "out", self.o_proj(flat))
-  return out, st and self:finish(st, x:size(2), family, run) or nil
+  return out, st and self:finish(st, Documents.after(st:position(), x:size(2), opts.documents), family, run) or nil
 end
 
 function Attention:collect(prefix, order, values, buffers)

@@ -48,6 +48,8 @@ M.forward_rows = {
   { name = "causal", type = "bool", default = "true", doc = "a token sees no later one" },
   { name = "lengths", type = "table|tensor", default = "",
     doc = "(B) i32: tokens at and after it are absent" },
+  { name = "documents", type = "table|tensor", default = "",
+    doc = "(B,T) i32: packed rows, of each token the place, from 0, at which its document begins in its row" },
   { name = "offset", type = "integer", default = "0",
     doc = "row i stands at key position i + offset" },
   { name = "state", type = "state", default = "",

@@ -44,14 +44,14 @@ function M:load_state(path)
   return State.load(self, path)
 end
 
--- What a call from state st needs beside the family's own state: { position, tails, next }.
+-- What a call from state st needs: { family = its state, tails, next }.
 function M:begin(x, st, opts)
   State.check(st, self, x:size(1), "attention")
   if opts.lengths and (self.rotation or self.layer.conv > 1) then
     error("attention: lengths with a state: the layer has rotary positions or a convolution, which "
       .. "count the padding as well; give rows of full length", 0)
   end
-  local run = { position = st:position(), tails = {}, next = {} }
+  local run = { family = st.attention, tails = {}, next = {} }
   for _, which in ipairs { "q", "k", "v" } do
     local tail = st["conv." .. which]
     run.tails[which] = tail and opts.detach and tail:detach() or tail
@@ -59,14 +59,14 @@ function M:begin(x, st, opts)
   return run
 end
 
-function M:finish(st, T, family, run)
+function M:finish(st, position, family, run)
   local parts = { { name = "attention", state = family } }
   for _, which in ipairs { "q", "k", "v" } do
     if run.next[which] then
       parts[#parts + 1] = { name = "conv." .. which, doc = CONV_DOC, tensor = run.next[which] }
     end
   end
-  return State.new(self, st:position() + T, st:batch(), parts)
+  return State.new(self, position, st:batch(), parts)
 end
 
 -- Output for x, the next T tokens after state st, and the state after them: forward from a state.

@@ -225,7 +225,7 @@ local function joined(self, method, ...)
 end
 
 function Heads:text(all) return joined(self, "text", all) end
-function Heads:plan(T) return joined(self, "plan", T) end
+function Heads:plan(T, opts) return joined(self, "plan", T, opts) end
 function Heads:layer() return self.layer_text end
 function Heads:family() return "heads" end
 

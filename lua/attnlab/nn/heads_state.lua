@@ -16,6 +16,8 @@ end
 
 function State:position() return self.parts[1]:position() end
 function State:batch() return self.parts[1]:batch() end
+function State:seen() return self.parts[1]:seen() end
+function State:count() return self.parts[1]:count() end
 
 function State:copy()
   local parts = {}

@@ -119,7 +119,7 @@ function Bert:has_positions() return true end
 -- ---- ids to logits ----------------------------------------------------------------------------------
 
 -- Internal: word, position and token type of each token, added; the norm is the first block's.
-function Bert:embed(ids, _, own)
+function Bert:embed(ids, _, _, own)
   local list, types = {}, own.token_types or core.zeros { shape = { 1, 1 }, dtype = "i32" }
   for t = 1, ids:size(2) do list[t] = t - 1 end
   if own.token_types and not Module.same_kind(types, ids) then
