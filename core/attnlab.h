@@ -503,7 +503,7 @@ AL_API al_status al_next_token(al_ctx *c, const al_sampling *s, const int32_t *s
                                double u, double *logits, int64_t n, int64_t *id);
 
 /* A tokenizer of any kind: text to ids and back. kind names what the files are: "characters" (one
- * text: its distinct characters), "bytes" (none), "llama2c" (its table). Nothing of the files is
+ * text: its distinct characters), "bytes" (none), "llama2c" (its table), "sentencepiece" (a .model). Nothing of the files is
  * kept by reference; their names are for messages. */
 typedef struct al_vocab al_vocab;
 typedef struct al_source {

@@ -78,5 +78,6 @@ int al_put_utf8(uint32_t code, char *out); /* its bytes, 1 to 4 */
 /* Characters of a text; -1 with the place where it is not UTF-8. */
 int64_t al_utf8_count(al_ctx *c, const char *who, const char *text, int64_t n);
 
-extern const al_vocab_kind al_kind_characters, al_kind_bytes, al_kind_llama2c;
+extern const al_vocab_kind al_kind_characters, al_kind_bytes, al_kind_llama2c,
+    al_kind_sentencepiece;
 #endif

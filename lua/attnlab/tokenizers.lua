@@ -10,7 +10,8 @@ local MOST_BYTES = 1 << 28
 local OWN = "vocabulary.json"
 
 -- Files of each kind by the names that :save gives them, in the order of core.vocab.new.
-local SAVED = { characters = { OWN }, bytes = { OWN }, llama2c = { "tokenizer.bin" } }
+local SAVED = { characters = { OWN }, bytes = { OWN }, llama2c = { "tokenizer.bin" },
+                sentencepiece = { "tokenizer.model" } }
 
 -- The file name of a kind's i-th file.
 function M.saved_name(kind, i) return SAVED[kind][i] end
@@ -52,10 +53,14 @@ end
 -- llama2.c's table begins with the length of its longest piece, less than 65536.
 local function is_table(bytes) return #bytes >= 12 and bytes:sub(3, 4) == "\0\0" end
 
+-- SentencePiece's file begins with its first piece, which begins with its text: fields 1 of a protobuf.
+local function is_sentencepiece(bytes) return bytes:find "^\n[%z\1-\x7f]\n" ~= nil end
+
 local function read_file(path)
   local file = get(path)
   local bytes = file[2]
   if bytes:find "^%s*{" then return read_json(path, file) end
+  if is_sentencepiece(bytes) then return { kind = "sentencepiece", files = { file } } end
   if is_table(bytes) then return { kind = "llama2c", files = { file } } end
   fail(path, "no tokenizer that is known: ours (%s) or llama2.c's table expected", OWN)
 end
@@ -63,7 +68,7 @@ end
 -- ---- a folder ---------------------------------------------------------------------------------------
 
 -- Names of a folder's tokenizer, the first that is there is taken.
-local FIRST = { OWN, "tokenizer.bin" }
+local FIRST = { OWN, "tokenizer.model", "tokenizer.bin" }
 
 function M.read(path)
   if sys.exists(path) ~= "dir" then return read_file(path) end
