@@ -64,18 +64,25 @@ int32_t al_pieces_find(const al_pieces *p, const char *s, int64_t n) {
   return p->n_slots ? p->slots[slot_of(p, s, n)] : -1;
 }
 
-al_status al_pieces_index(al_ctx *c, al_pieces *p, int64_t first) {
+al_status al_pieces_room(al_ctx *c, al_pieces *p) {
   free(p->slots);
   for (p->n_slots = 16; p->n_slots < 2 * p->n; p->n_slots *= 2) {}
   p->slots = al_calloc(c, p->n_slots, sizeof *p->slots);
   if (!p->slots) return p->n_slots = 0, al_error(c);
   memset(p->slots, 0xff, (size_t)p->n_slots * sizeof *p->slots);
-  for (int64_t id = first; id < p->n; id++) {
-    int64_t len;
-    const char *s = al_pieces_get(p, id, &len);
-    const int64_t slot = slot_of(p, s, len);
-    if (p->slots[slot] < 0) p->slots[slot] = (int32_t)id;
-  }
+  return AL_OK;
+}
+
+void al_pieces_note(al_pieces *p, int64_t id) {
+  int64_t len;
+  const char *s = al_pieces_get(p, id, &len);
+  const int64_t slot = slot_of(p, s, len);
+  if (p->slots[slot] < 0) p->slots[slot] = (int32_t)id;
+}
+
+al_status al_pieces_index(al_ctx *c, al_pieces *p, int64_t first) {
+  AL_TRY(al_pieces_room(c, p));
+  for (int64_t id = first; id < p->n; id++) al_pieces_note(p, id);
   return AL_OK;
 }
 

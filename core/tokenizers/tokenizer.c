@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const al_vocab_kind *const kinds[] = {&al_kind_characters, &al_kind_bytes, &al_kind_llama2c,
-                                             &al_kind_sentencepiece};
+static const al_vocab_kind *const kinds[] = {
+    &al_kind_characters,    &al_kind_bytes,       &al_kind_llama2c,
+    &al_kind_sentencepiece, &al_kind_huggingface, &al_kind_gpt2,
+    &al_kind_tiktoken,      &al_kind_tekken,      &al_kind_wordpiece};
 
 al_vocab *al_vocab_new(al_ctx *c, const char *kind, const al_source *files, int n_files) {
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {

@@ -30,7 +30,9 @@ typedef struct al_pieces {
   int64_t n_slots;
 } al_pieces;
 al_status al_pieces_add(al_ctx *c, al_pieces *p, const char *s, int64_t n);
-al_status al_pieces_index(al_ctx *c, al_pieces *p, int64_t first);    /* from this id on findable */
+al_status al_pieces_index(al_ctx *c, al_pieces *p, int64_t first); /* from this id on findable */
+al_status al_pieces_room(al_ctx *c, al_pieces *p);                 /* or: room for all, */
+void al_pieces_note(al_pieces *p, int64_t id); /* then one by one: the first is found */
 int32_t al_pieces_find(const al_pieces *p, const char *s, int64_t n); /* -1: none */
 const char *al_pieces_get(const al_pieces *p, int64_t id, int64_t *n);
 void al_pieces_free(al_pieces *p);
@@ -50,7 +52,7 @@ typedef struct al_vocab_kind {
   void (*free)(al_vocab *v); /* what make took beyond al_vocab itself; of a half-made one, too */
   const char *(*piece)(const al_vocab *v, int32_t id, int64_t *n);
   int32_t (*find)(const al_vocab *v, const char *s, int64_t n); /* -1: none */
-  /* Appends the ids of a text without start and end tokens. first: it begins the whole text. */
+  /* Appends the ids of a text without start and end tokens. */
   al_status (*encode)(al_ctx *c, const al_vocab *v, const char *text, int64_t n, bool special,
                       al_idlist *out);
   al_status (*decode)(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n, bool special,
@@ -79,5 +81,6 @@ int al_put_utf8(uint32_t code, char *out); /* its bytes, 1 to 4 */
 int64_t al_utf8_count(al_ctx *c, const char *who, const char *text, int64_t n);
 
 extern const al_vocab_kind al_kind_characters, al_kind_bytes, al_kind_llama2c,
-    al_kind_sentencepiece;
+    al_kind_sentencepiece, al_kind_huggingface, al_kind_gpt2, al_kind_tiktoken, al_kind_tekken,
+    al_kind_wordpiece;
 #endif
