@@ -1,4 +1,4 @@
-/* test_vocab.c: the two tokenizers: characters, and llama2.c's table. */
+/* test_vocab.c: tokenizers in C: characters, llama2.c's table, memory that fails in any of them. */
 #define _GNU_SOURCE /* memmem */
 #include "scratch.h"
 #include <jansson.h>
@@ -328,6 +328,62 @@ START_TEST(bad_tables) {
 }
 END_TEST
 
+/* ---- files of other people's ------------------------------------------------------------------ */
+
+#define GOLDEN AL_SOURCE_DIR "/tests/golden/tokenizers/"
+
+static const struct file {
+  const char *kind, *name, *second;
+} published[] = {{"huggingface", "qwen2.json", NULL},
+                 {"huggingface", "llama2.json", NULL},
+                 {"huggingface", "digits.json", NULL},
+                 {"huggingface", "bert.json", NULL},
+                 {"huggingface", "fused.json", NULL},
+                 {"sentencepiece", "tok512.model", NULL},
+                 {"tiktoken", "small.tiktoken",
+                  "{\"pattern\": \" ?\\\\p{L}+|.\", \"special\": {\"<x>\": 500}}"}};
+
+/* Reads, encodes and decodes; NULL where a step failed. The text is the caller's. */
+static char *all_of(const struct file *f, const char *text, int flags, size_t *len) {
+  al_source files[2] = {{.name = f->name},
+                        {"settings", f->second, f->second ? strlen(f->second) : 0}};
+  char path[512], *data = NULL, *back = NULL;
+  snprintf(path, sizeof path, GOLDEN "%s", f->name);
+  if (al_file_read(c, path, 1 << 20, &data, &files[0].n) != AL_OK) return NULL;
+  files[0].data = data;
+  al_vocab *v = al_vocab_new(c, f->kind, files, f->second ? 2 : 1);
+  al_tensor *ids = v ? al_vocab_encode(c, v, text, strlen(text), flags) : NULL;
+  if (ids) back = al_vocab_decode(c, v, al_host(ids), al_numel(ids), flags, len);
+  al_release(ids);
+  al_vocab_free(v);
+  free(data);
+  return back;
+}
+
+/* Each allocation fails in turn: refused for want of memory, nothing is left behind. */
+START_TEST(memory) {
+  const char *text =
+      "<s>The caf\xc3\xa9 word fox <|sep|> 12345 \xe5\x8c\x97\xf0\x9f\x98\x80 [SEP] ";
+  for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+    size_t len;
+    const int64_t live = al_memory(c).live;
+    char *want = all_of(&published[i], text, AL_ENCODE_SPECIAL, &len);
+    expect_ok();
+    char *back = NULL;
+    for (int64_t n = 1; !back; n += n < 400 ? 1 : 7) {
+      al_memory_fail_at(c, n);
+      back = all_of(&published[i], text, AL_ENCODE_SPECIAL, &len);
+      al_memory_fail_at(c, 0);
+      ck_assert_int_eq(al_memory(c).live, live);
+      if (!back) expect(AL_ENOMEM, "memory", "");
+    }
+    ck_assert_str_eq(back, want);
+    free(back);
+    free(want);
+  }
+}
+END_TEST
+
 Suite *suite_test_vocab(void);
 Suite *suite_test_vocab(void) {
   Suite *s = suite_create("vocab");
@@ -343,6 +399,7 @@ Suite *suite_test_vocab(void) {
   tcase_add_test(t, no_space_piece);
   tcase_add_test(t, long_texts);
   tcase_add_test(t, bad_tables);
+  tcase_add_test(t, memory);
   suite_add_tcase(s, t);
   return s;
 }

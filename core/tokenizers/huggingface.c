@@ -153,7 +153,10 @@ static al_status normalizer(al_ctx *c, al_pipeline *p, al_json j) {
   for (int i = 0; i < 4; i++)
     if (is(type, forms[i])) return add_form(c, p, forms[i]);
   if (is(type, "Lowercase")) return add_norm(c, p, AL_NORM_LOWER, &k);
-  if (is(type, "StripAccents")) return add_norm(c, p, AL_NORM_ACCENTS, &k);
+  if (is(type, "StripAccents")) {
+    AL_TRY(add_norm(c, p, AL_NORM_ACCENTS, &k));
+    return k->all = true, AL_OK;
+  }
   if (is(type, "BertNormalizer")) return bert_normalizer(c, p, &j);
   if (is(type, "Prepend")) {
     AL_TRY(al_json_known(c, &j, "type prepend"));

@@ -51,11 +51,11 @@ static al_status bert(al_ctx *c, const al_norm *k, const char *s, int64_t n, al_
   return AL_OK;
 }
 
-static al_status accents(al_ctx *c, const char *s, int64_t n, al_buffer *out) {
+static al_status accents(al_ctx *c, const al_norm *k, const char *s, int64_t n, al_buffer *out) {
   for (int64_t at = 0, len; at < n; at += len) {
     uint32_t u = 0;
     len = al_utf8(s + at, n - at, &u);
-    if (!al_is_mark(u)) AL_TRY(al_buffer_put(c, out, s + at, len));
+    if (!al_is_mark(u, k->all)) AL_TRY(al_buffer_put(c, out, s + at, len));
   }
   return AL_OK;
 }
@@ -74,7 +74,7 @@ static al_status one(al_ctx *c, const al_norm *k, const char *s, int64_t n, al_b
   case AL_NORM_STRIP:
     return strip(c, k, s, n, out);
   case AL_NORM_ACCENTS:
-    return accents(c, s, n, out);
+    return accents(c, k, s, n, out);
   case AL_NORM_BERT:
     return bert(c, k, s, n, out);
   }

@@ -126,6 +126,24 @@ static al_status show(al_ctx *c, al_pipeline *p, int64_t id, al_buffer *out) {
   return AL_OK;
 }
 
+/* Added tokens that are looked for in normalised text are decoded to it, as the library does. */
+static al_status as_looked_for(al_ctx *c, al_pipeline *p) {
+  al_pieces made = {0};
+  int32_t *added = al_calloc(c, p->tokens.n, sizeof *added); /* 1 + where an id stands among them */
+  al_status st = added ? AL_OK : al_error(c);
+  for (int64_t i = 0; i < p->n_added && added; i++) added[p->added[i].id] = (int32_t)i + 1;
+  for (int64_t id = 0; id < p->tokens.n && st == AL_OK; id++) {
+    int64_t n;
+    const char *s = al_pieces_get(&p->tokens, id, &n);
+    if (added[id]) s = p->added[added[id] - 1].text, n = p->added[added[id] - 1].n;
+    st = al_pieces_add(c, &made, s, n);
+  }
+  free(added);
+  al_pieces_free(&p->tokens);
+  p->tokens = made;
+  return st;
+}
+
 static int32_t first_of(const al_pipeline *p, const char *const *names) {
   for (; *names; names++)
     for (int64_t i = 0; i < p->base.n_specials; i++)
@@ -148,6 +166,7 @@ al_status al_pipeline_finish(al_ctx *c, al_pipeline *p) {
   }
   free(text.s);
   AL_TRY(al_error(c));
+  AL_TRY(as_looked_for(c, p));
   AL_TRY(al_pieces_room(c, &p->tokens)); /* the model finds no special token: they are text */
   for (int64_t id = 0; id < v->n; id++)
     if (!(p->flags[id] & AL_TOKEN_SPECIAL)) al_pieces_note(&p->tokens, id);

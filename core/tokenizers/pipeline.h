@@ -27,11 +27,11 @@ al_status al_regex_split(al_ctx *c, const al_regex *r, const char *s, int64_t n,
 
 /* ---- characters (unicode.c) ------------------------------------------------------------------- */
 
-bool al_is_space(uint32_t u);  /* White_Space */
-bool al_is_number(uint32_t u); /* categories Nd, Nl, No */
-bool al_is_punct(uint32_t u);  /* ASCII's signs that are no letters, and categories P* */
-bool al_is_mark(uint32_t u);   /* Mn */
-bool al_is_word(uint32_t u);   /* letters, marks, digits and connectors */
+bool al_is_space(uint32_t u);          /* White_Space */
+bool al_is_number(uint32_t u);         /* categories Nd, Nl, No */
+bool al_is_punct(uint32_t u);          /* ASCII's signs that are no letters, and categories P* */
+bool al_is_mark(uint32_t u, bool all); /* Mn; all: any of M* */
+bool al_is_word(uint32_t u);           /* letters, marks, digits and connectors */
 /* Categories Cc and Cf; all: any of C*, but what is not assigned. */
 bool al_is_control(uint32_t u, bool all);
 bool al_is_chinese(uint32_t u); /* CJK ideographs, as BERT counts them */
@@ -48,7 +48,7 @@ typedef enum al_norm_type {
   AL_NORM_PREPEND, /* b before a text that is not empty */
   AL_NORM_REPLACE, /* each match of re by b */
   AL_NORM_STRIP,   /* white space at the left, right */
-  AL_NORM_ACCENTS, /* Mn goes */
+  AL_NORM_ACCENTS, /* Mn goes; all: M* */
   AL_NORM_BERT     /* control characters go, white space is " ", " " around CJK */
 } al_norm_type;
 
@@ -60,6 +60,7 @@ typedef struct al_norm {
   bool left, right;    /* strip */
   bool clean, chinese; /* BERT; only_cf: of C* only Cc and Cf are control characters */
   bool only_cf;
+  bool all; /* accents */
 } al_norm;
 al_status al_normalize(al_ctx *c, const al_norm *steps, int64_t n_steps, const char *s, int64_t n,
                        al_buffer *out);

@@ -15,7 +15,7 @@
 
 typedef struct spm {
   al_vocab base;
-  sp_model *model;
+  al_sp_model *model;
   al_pieces pieces; /* what ids stand for: a space for U+2581, a byte for <0x..> */
 } spm;
 
@@ -154,17 +154,17 @@ static al_status check_file(al_ctx *c, const al_source *file) {
 
 static al_status add_piece(al_ctx *c, spm *v, int id) {
   size_t n;
-  enum sp_type type;
-  const char *s = sp_piece(v->model, id, &n, &type);
-  if (type == SP_CONTROL || type == SP_UNKNOWN)
+  enum al_sp_type type;
+  const char *s = al_sp_piece(v->model, id, &n, &type);
+  if (type == AL_SP_CONTROL || type == AL_SP_UNKNOWN)
     AL_TRY(al_vocab_add_special(c, &v->base, id, s, (int64_t)n));
-  if (type == SP_BYTE) { /* the library has checked <0x00> to <0xFF> */
+  if (type == AL_SP_BYTE) { /* the library has checked <0x00> to <0xFF> */
     const char byte = (char)strtol(s + 3, NULL, 16);
     return al_pieces_add(c, &v->pieces, &byte, 1);
   }
   al_buffer text = {0};
   for (size_t at = 0; at < n && al_error(c) == AL_OK;) {
-    const bool space = type == SP_NORMAL && n - at >= 3 && memcmp(s + at, SPACE, 3) == 0;
+    const bool space = type == AL_SP_NORMAL && n - at >= 3 && memcmp(s + at, SPACE, 3) == 0;
     al_buffer_put(c, &text, space ? " " : s + at, 1);
     at += space ? 3 : 1;
   }
@@ -174,15 +174,15 @@ static al_status add_piece(al_ctx *c, spm *v, int id) {
 }
 
 static al_status read_model(al_ctx *c, spm *v, const al_source *file) {
-  char why[SP_WHY] = "";
+  char why[AL_SP_WHY] = "";
   AL_TRY(check_file(c, file));
-  if (!(v->model = sp_open(file->data, file->n, why)))
+  if (!(v->model = al_sp_open(file->data, file->n, why)))
     return al_fail(c, AL_EFORMAT, "tokenizer: %s: SentencePiece refuses it: %s", file->name, why);
   al_vocab *base = &v->base;
-  base->n = sp_size(v->model);
+  base->n = al_sp_size(v->model);
   for (int id = 0; id < base->n; id++) AL_TRY(add_piece(c, v, id));
-  base->bos = sp_known(v->model, 'b'), base->eos = sp_known(v->model, 'e');
-  base->unk = sp_known(v->model, 'u'), base->pad = sp_known(v->model, 'p');
+  base->bos = al_sp_known(v->model, 'b'), base->eos = al_sp_known(v->model, 'e');
+  base->unk = al_sp_known(v->model, 'u'), base->pad = al_sp_known(v->model, 'p');
   return base->bos >= 0 ? al_idlist_put(c, &base->prefix, base->bos) : AL_OK;
 }
 
@@ -195,7 +195,7 @@ static al_vocab *make(al_ctx *c, const al_source *files, int n_files) {
 
 static void free_model(al_vocab *base) {
   spm *v = (spm *)base;
-  if (v->model) sp_close(v->model);
+  if (v->model) al_sp_close(v->model);
   al_pieces_free(&v->pieces);
 }
 
@@ -212,11 +212,11 @@ static int32_t find(const al_vocab *base, const char *s, int64_t n) {
     memcpy(spelt + len, s[i] == ' ' ? SPACE : s + i, s[i] == ' ' ? 3 : 1);
     len += s[i] == ' ' ? 3 : 1;
   }
-  int id = spelt ? sp_find(v->model, spelt, (size_t)len) : -1;
+  int id = spelt ? al_sp_find(v->model, spelt, (size_t)len) : -1;
   free(spelt);
   if (id >= 0 || n != 1) return id;
   name[3] = "0123456789ABCDEF"[(unsigned char)*s >> 4], name[4] = "0123456789ABCDEF"[*s & 15];
-  return sp_find(v->model, name, 6);
+  return al_sp_find(v->model, name, 6);
 }
 
 /* ---- encode and decode ---------------------------------------------------------------------- */
@@ -242,10 +242,10 @@ static bool put_text(void *to, const char *text, size_t n) {
 static al_status encode(al_ctx *c, const al_vocab *v, const char *text, int64_t n, bool special,
                         al_idlist *out) {
   (void)special;
-  char why[SP_WHY] = "";
+  char why[AL_SP_WHY] = "";
   if (al_utf8_count(c, "encode", text, n) < 0) return al_error(c);
   sink to = {c, out};
-  if (!sp_encode(((const spm *)v)->model, text, (size_t)n, put_ids, &to, why) &&
+  if (!al_sp_encode(((const spm *)v)->model, text, (size_t)n, put_ids, &to, why) &&
       al_error(c) == AL_OK)
     al_fail(c, AL_EVALUE, "encode: SentencePiece: %s", why);
   return al_error(c);
@@ -253,13 +253,14 @@ static al_status encode(al_ctx *c, const al_vocab *v, const char *text, int64_t 
 
 static al_status decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n, bool special,
                         al_buffer *out) {
-  char why[SP_WHY] = "";
+  char why[AL_SP_WHY] = "";
   sink to = {c, out};
   for (int64_t from = 0, at = 0; at <= n; at++) {
     const al_special *name =
         special && at < n && ids[at] != v->unk ? al_vocab_special_of(v, ids[at]) : NULL;
     if (at < n && !name) continue;
-    if (!sp_decode(((const spm *)v)->model, ids + from, (size_t)(at - from), put_text, &to, why) &&
+    if (!al_sp_decode(((const spm *)v)->model, ids + from, (size_t)(at - from), put_text, &to,
+                      why) &&
         al_error(c) == AL_OK)
       al_fail(c, AL_EVALUE, "decode: SentencePiece: %s", why);
     if (name && al_error(c) == AL_OK) al_buffer_put(c, out, name->name, name->n);

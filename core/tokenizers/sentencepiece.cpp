@@ -9,14 +9,14 @@
 
 namespace sp = sentencepiece;
 
-struct sp_model {
+struct al_sp_model {
   sp::SentencePieceProcessor processor;
 };
 
 namespace {
 
 bool say(char *why, const std::string &text) {
-  snprintf(why, SP_WHY, "%s", text.c_str());
+  snprintf(why, AL_SP_WHY, "%s", text.c_str());
   return false;
 }
 
@@ -54,36 +54,36 @@ private:
 
 } // namespace
 
-sp_model *sp_open(const char *data, size_t n, char *why) {
-  sp_model *m = nullptr;
+al_sp_model *al_sp_open(const char *data, size_t n, char *why) {
+  al_sp_model *m = nullptr;
   const bool ok = guarded(why, [&] {
-    m = new sp_model;
+    m = new al_sp_model;
     const auto status = m->processor.LoadFromSerializedProto({data, n});
     return status.ok() || say(why, status.ToString());
   });
   if (ok) return m;
-  sp_close(m);
+  al_sp_close(m);
   return nullptr;
 }
 
-void sp_close(sp_model *m) { delete m; }
+void al_sp_close(al_sp_model *m) { delete m; }
 
-int sp_size(const sp_model *m) { return m->processor.GetPieceSize(); }
+int al_sp_size(const al_sp_model *m) { return m->processor.GetPieceSize(); }
 
-const char *sp_piece(const sp_model *m, int id, size_t *n, enum sp_type *type) {
+const char *al_sp_piece(const al_sp_model *m, int id, size_t *n, enum al_sp_type *type) {
   const sp::SentencePieceProcessor &p = m->processor;
   const std::string &piece = p.IdToPiece(id);
   *n = piece.size();
-  *type = p.IsUnknown(id)   ? SP_UNKNOWN
-          : p.IsControl(id) ? SP_CONTROL
-          : p.IsByte(id)    ? SP_BYTE
-          : p.IsUnused(id)  ? SP_UNUSED
-                            : SP_NORMAL;
+  *type = p.IsUnknown(id)   ? AL_SP_UNKNOWN
+          : p.IsControl(id) ? AL_SP_CONTROL
+          : p.IsByte(id)    ? AL_SP_BYTE
+          : p.IsUnused(id)  ? AL_SP_UNUSED
+                            : AL_SP_NORMAL;
   return piece.data();
 }
 
-int sp_find(const sp_model *m, const char *piece, size_t n) {
-  char why[SP_WHY];
+int al_sp_find(const al_sp_model *m, const char *piece, size_t n) {
+  char why[AL_SP_WHY];
   int id = -1;
   guarded(why, [&] {
     id = m->processor.PieceToId({piece, n}); /* of none the unknown piece's */
@@ -92,7 +92,7 @@ int sp_find(const sp_model *m, const char *piece, size_t n) {
   return id >= 0 && m->processor.IdToPiece(id) == std::string(piece, n) ? id : -1;
 }
 
-int sp_known(const sp_model *m, char role) {
+int al_sp_known(const al_sp_model *m, char role) {
   const sp::SentencePieceProcessor &p = m->processor;
   return role == 'b'   ? p.bos_id()
          : role == 'e' ? p.eos_id()
@@ -100,8 +100,8 @@ int sp_known(const sp_model *m, char role) {
                        : p.pad_id();
 }
 
-bool sp_encode(const sp_model *m, const char *text, size_t n,
-               bool (*put)(void *to, const int *ids, size_t n), void *to, char *why) {
+bool al_sp_encode(const al_sp_model *m, const char *text, size_t n,
+                  bool (*put)(void *to, const int *ids, size_t n), void *to, char *why) {
   return guarded(why, [&] {
     std::vector<int> ids;
     const auto status = m->processor.Encode({text, n}, &ids);
@@ -109,8 +109,8 @@ bool sp_encode(const sp_model *m, const char *text, size_t n,
   });
 }
 
-bool sp_decode(const sp_model *m, const int *ids, size_t n,
-               bool (*put)(void *to, const char *text, size_t n), void *to, char *why) {
+bool al_sp_decode(const al_sp_model *m, const int *ids, size_t n,
+                  bool (*put)(void *to, const char *text, size_t n), void *to, char *why) {
   return guarded(why, [&] {
     std::string text;
     const auto status = m->processor.Decode(std::vector<int>(ids, ids + n), &text);
@@ -118,8 +118,9 @@ bool sp_decode(const sp_model *m, const int *ids, size_t n,
   });
 }
 
-bool sp_train(const char *args, bool (*next)(void *from, const char **line, size_t *n), void *from,
-              bool (*put)(void *to, const char *text, size_t n), void *to, char *why) {
+bool al_sp_train(const char *args, bool (*next)(void *from, const char **line, size_t *n),
+                 void *from, bool (*put)(void *to, const char *text, size_t n), void *to,
+                 char *why) {
   return guarded(why, [&] {
     Lines lines(next, from);
     std::string model;

@@ -22,13 +22,19 @@ bool al_is_punct(uint32_t u) {
   return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
 }
 
-bool al_is_mark(uint32_t u) {
-  return utf8proc_category((utf8proc_int32_t)u) == UTF8PROC_CATEGORY_MN;
+bool al_is_mark(uint32_t u, bool all) {
+  const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)u);
+  return k == UTF8PROC_CATEGORY_MN ||
+         (all && k > UTF8PROC_CATEGORY_MN && k <= UTF8PROC_CATEGORY_ME);
 }
 
+/* Rust's \w: Alphabetic (circled letters are), marks, Nd, Pc; the other numbers with them. */
 bool al_is_word(uint32_t u) {
   const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)u);
-  return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_NL) || k == UTF8PROC_CATEGORY_PC;
+  const bool circled = (u >= 0x24b6 && u <= 0x24e9) || (u >= 0x1f130 && u <= 0x1f149) ||
+                       (u >= 0x1f150 && u <= 0x1f169) || (u >= 0x1f170 && u <= 0x1f189);
+  return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_NL) || k == UTF8PROC_CATEGORY_PC ||
+         circled;
 }
 
 bool al_is_control(uint32_t u, bool all) {

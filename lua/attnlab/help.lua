@@ -34,7 +34,7 @@ M.OBJECTS = {
   { "run", "Run", "run_list", "lab.runs{..}[1]" },
   { "dataset", "Dataset", "data", "lab.data.open(name)" },
   { "sentences", "Sentences", "sentences", "lab.sentences{..}" },
-  { "vocabulary", "Vocabulary", "vocabulary", "m.vocabulary" },
+  { "vocabulary", "Vocabulary", "vocabulary", "m.vocabulary, v = lab.tokenizer(path)" },
   { "instance", "methods", "lattn.c", "lab.attention.new(..)" },
   { "state", "State", "state", "m:state{..}, a:state{..}" },
   { "optimiser", "Optimiser", "optim", "lab.optim.adamw{..}" },

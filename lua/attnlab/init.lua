@@ -24,7 +24,7 @@ local lab = {
   config = require "attnlab.config",
   data = require "attnlab.data",
   model = require "attnlab.model",
-  tokenizer = require("attnlab.vocabulary").open,
+  tokenizer = require "attnlab.tokenizer",
   train = require "attnlab.train",
   evalset = require "attnlab.evalset",
 }

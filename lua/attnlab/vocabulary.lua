@@ -1,6 +1,7 @@
 -- Tokenizers of every kind behind one class. lab.tokenizer(path, {pattern=, special=}): what the file or folder is,
 -- its content says. Fields: kind, bos, eos, unk, pad (ids from 0, or nil), files ({name, bytes} of what it is made of).
--- Kinds: "characters" (those of a text), "bytes", "llama2c" (its table).
+-- Kinds: "characters" (those of a text), "bytes", "llama2c" (its table), "sentencepiece" (.model), "huggingface"
+-- (tokenizer.json), "gpt2" (merges, with or without vocab.json), "tiktoken", "tekken", "wordpiece" (BERT's vocab.txt).
 local core = require "attnlab.core"
 local kinds = require "attnlab.tokenizers"
 local names = require "attnlab.names"
@@ -49,7 +50,9 @@ function M.open(path, opts)
   if path == "bytes" and not sys.exists(path) then return M.bytes() end
   local read = kinds.read(path, opts)
   if read.kind == "characters" then return M.characters(read.files[1][2]) end
-  return made(read)
+  local ok, v = pcall(made, read)
+  if not ok then error(names.reason(tostring(v)), 0) end
+  return v
 end
 
 -- The folder beside a model's file that holds the tokenizer of this hash, no link.

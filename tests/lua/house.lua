@@ -98,7 +98,7 @@ local ARROWS = {
   { "^core/ops/", "^core/op%.h$ ^core/ops/[^/]+%.h$ ^kernels/[^/]+$", "" },
   { "^core/data/", "^core/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$", POSIX .. "jansson sha2 utf8proc zlib zstd" },
   { "^core/", "^core/[^/]+%.h$ ^core/tokenizers/[^/]+%.h$ ^core/data/[^/]+%.h$ ^kernels/[^/]+$ ^generated/al_ops%.inc$",
-    POSIX .. "omp jansson dlfcn elf" },
+    POSIX .. "omp jansson dlfcn elf pcre2 utf8proc" },
   { "^attention/attn%.h$", "^core/attnlab%.h$ ^attention/plugin_calls%.h$", "" },
   -- a variant may be a plug-in elsewhere, so it finds attn.h and variant.h by name alone
   { "^attention/variants/", "^attention/[^/]+%.h$ ^attention/variants/[^/]+%.def$ ^attention/variants/attn%.h$ ^attention/variants/variant%.h$", "" },
