@@ -203,6 +203,9 @@ local function losses(self, x, y, opts, reduction)
     error(("loss: a BERT of task=%s %s"):format(self.config.task, own.next and "takes no next= of sentences, as task=pretraining does"
       or "needs next=, of each pair of sentences whether the second follows; task=mlm learns from running text"), 0)
   end
+  if self.config.classes == 1 and self.classifier then
+    error("loss: a classifier of one class has nothing to tell apart, and regression is not known here", 0)
+  end
   local h <close> = self:hidden(x, rest)
   local logits <close> = self.classifier and self:classes(h) or self:logits(h)
   local first = logits:cross_entropy(y, { reduction = reduction })
