@@ -47,6 +47,7 @@ T.test("unknown keys name the nearest", function()
   T.raises(function() config.resolve { attention = { roep = "none" } } end, "did you mean 'rope'")
   T.raises(function() config.resolve { attention = { denominator = { flor = 1 } } } end, "did you mean 'floor'")
   T.raises(function() config.resolve { attention = "sofmax" } end, "softmax")
+  T.raises(function() config.resolve { attention = { rope_base = 1e308 } } end, "attention.rope_base': number in 1..1e%+300 expected, got 1e%+308")
   T.raises(function() config.resolve { { name = "x" } } end, "names of options expected")
 end)
 

@@ -12,7 +12,7 @@ M.rows = {
     doc = "rotary positions of q and k before the feature map: pairs (i, i+dims/2) or (2i, 2i+1)" },
   { name = "rope_dims", type = "integer", default = "-1", min = -1,
     doc = "how many channels of a head turn; -1 = all" },
-  { name = "rope_base", type = "number", default = "10000", min = 1,
+  { name = "rope_base", type = "number", default = "10000", min = 1, max = 1e300,
     doc = "base of the frequencies" },
   { name = "rope_scaling", type = "word", default = "none", choices = { "none", "linear", "yarn", "llama3" },
     doc = "how slow pairs turn for positions beyond those of training" },
