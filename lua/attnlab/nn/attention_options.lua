@@ -170,9 +170,8 @@ function M.rotation_of(layer, dim)
       error(("attention: option 'rope_low': a number below rope_high (%g) expected, got %g"):format(layer.rope_high,
         layer.rope_low), 0)
     end
-    for _, key in ipairs { "scaling", "factor", "original", "low", "high", "size", "truncate" } do
-      turn[key] = layer["rope_" .. key]
-    end
+    for _, key in ipairs { "scaling", "factor", "original", "low", "high", "truncate" } do turn[key] = layer["rope_" .. key] end
+    if layer.rope_scaling == "yarn" then turn.size = layer.rope_size end
   end
   return turn
 end

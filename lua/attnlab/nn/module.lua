@@ -131,7 +131,7 @@ end
 function Module:uniform(key, shape, bound)
   self:hold(key, shape)
   local t = core.zeros { shape = shape, dtype = self.dtype, device = self.device }
-  t:fill_uniform(self.seed, self:path(key), -bound, bound)
+  if not held then t:fill_uniform(self.seed, self:path(key), -bound, bound) end -- else a file's values come
   return t
 end
 
@@ -139,7 +139,7 @@ end
 function Module:normal(key, shape, deviation)
   self:hold(key, shape)
   local t = core.zeros { shape = shape, dtype = self.dtype, device = self.device }
-  t:fill_normal(self.seed, self:path(key), 0, deviation)
+  if not held then t:fill_normal(self.seed, self:path(key), 0, deviation) end
   return t
 end
 
