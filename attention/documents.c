@@ -22,9 +22,7 @@ typedef struct group {
   al_tensor *ids, *back, *lengths; /* of pick_rows, and (n) i32 */
 } group;
 
-enum {
-  MAX_GROUPS = 40
-}; /* each is at most half as long as the one before it, beside two of a state */
+enum { MAX_GROUPS = 64 };
 typedef struct layout {
   bool made;
   int n_groups;
@@ -168,15 +166,20 @@ static int longer_first(const void *a, const void *b) {
   return x->row != y->row ? (x->row < y->row ? -1 : 1) : x->start < y->start ? -1 : 1;
 }
 
-/* Ends a group where a document is at most half as long as its longest, unless the padding would be
- * little all the same: each group is a call. */
+/* Longest first. Each group is a call, so it ends where padding would be more than an eighth of it, and
+ * either it holds an eighth of the tokens or a document is half as long and padding no longer little. */
 static void group_all(const attn_documents *d, layout *l, document *x, int64_t n) {
+  const int64_t tokens = d->B * d->T;
   qsort(x, (size_t)n, sizeof *x, longer_first);
   group *g = NULL;
   int64_t padding = 0;
   for (int64_t i = 0; i < n; i++) {
-    if (g && 2 * x[i].length <= g->longest && padding + g->longest - x[i].length > d->B * d->T / 16)
-      g = NULL;
+    if (g && l->n_groups < MAX_GROUPS) {
+      const int64_t size = g->n * g->longest, more = padding + g->longest - x[i].length;
+      const bool full = 8 * size >= tokens,
+                 shorter = 2 * x[i].length <= g->longest && 16 * more > tokens;
+      if (8 * more > size + g->longest && (full || shorter)) g = NULL;
+    }
     if (!g) padding = 0;
     if (!g && !(g = add_group(d->c, l, n - i))) return;
     add_document(g, x[i]);
@@ -267,14 +270,22 @@ static al_tensor *joined(al_ctx *c, al_tensor *t) {
   return attn_reshape(c, t, n, shape);
 }
 
-static al_tensor *apart(al_ctx *c, al_tensor *t, const group *g) {
-  return t ? al_run(c, "pick_rows", AL_IN(joined(c, t), g->ids, g->back), "") : NULL;
+/* The inputs as tokens one after another: once for all groups, whose gradients then add up in one. */
+static attn_in tokens_of(al_ctx *c, const attn_in *in) {
+  attn_in all = *in;
+  all.q = joined(c, in->q), all.k = joined(c, in->k), all.v = joined(c, in->v);
+  if (in->x) all.x = joined(c, in->x);
+  return all;
 }
 
-static attn_in inputs_of(al_ctx *c, const attn_in *in, const group *g) {
-  attn_in own = *in;
-  own.q = apart(c, in->q, g), own.k = apart(c, in->k, g);
-  own.v = apart(c, in->v, g), own.x = apart(c, in->x, g);
+static al_tensor *apart(al_ctx *c, al_tensor *t, const group *g) {
+  return t ? al_run(c, "pick_rows", AL_IN(t, g->ids, g->back), "") : NULL;
+}
+
+static attn_in inputs_of(al_ctx *c, const attn_in *tokens, const group *g) {
+  attn_in own = *tokens;
+  own.q = apart(c, tokens->q, g), own.k = apart(c, tokens->k, g);
+  own.v = apart(c, tokens->v, g), own.x = apart(c, tokens->x, g);
   own.lengths = g->lengths;
   return own;
 }
@@ -321,8 +332,9 @@ al_tensor *attn_forward_packed(al_ctx *c, attn *a, const attn_in *in, attn_docum
   const char *before = al_on(c, al_device_name(in->q));
   al_scope_begin(c);
   const layout *l = layout_of(d, APART);
+  const attn_in all = tokens_of(c, in);
   for (int i = 0; l && i < l->n_groups && al_error(c) == AL_OK; i++) {
-    const attn_in own = inputs_of(c, in, &l->g[i]);
+    const attn_in own = inputs_of(c, &all, &l->g[i]);
     o[i] = al_error(c) == AL_OK ? attn_forward(c, a, &own) : NULL;
   }
   al_tensor *y = l ? together(c, l, o) : NULL;
@@ -402,8 +414,9 @@ al_tensor *attn_continue_packed(al_ctx *c, attn *a, const attn_in *in, attn_docu
   al_scope_begin(c);
   attn_state *own = kind == CONTINUED ? begun_anew(c, a, d, st) : NULL;
   const layout *l = al_error(c) == AL_OK ? layout_of(d, kind) : NULL;
+  const attn_in all = tokens_of(c, in);
   for (int i = 0; l && i < l->n_groups && al_error(c) == AL_OK; i++) {
-    const attn_in part = inputs_of(c, in, &l->g[i]);
+    const attn_in part = inputs_of(c, &all, &l->g[i]);
     attn_state *after = NULL;
     if (al_error(c) != AL_OK) break;
     if (i == 0) o[i] = attn_continue(c, a, &part, own ? own : st, detach, next);
