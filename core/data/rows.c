@@ -182,7 +182,11 @@ static al_tensor *tensor_of(al_ctx *c, const int32_t *from, int64_t B, int64_t T
 static al_status hand_over(al_ctx *c, const al_rows *r, const job *j, al_batch *out) {
   if (!j->ok) return al_fail(c, AL_EFORMAT, "%s", j->why.text);
   al_batch made = {.x = tensor_of(c, j->x, j->B, r->T), .y = tensor_of(c, j->y, j->B, r->T)};
-  if (r->kind == PACKED) made.starts = tensor_of(c, j->starts, j->B, r->T);
+  if (r->kind == PACKED) { /* the host reads them again, and is not to wait for a device */
+    const char *here = al_on(c, "cpu");
+    made.starts = tensor_of(c, j->starts, j->B, r->T);
+    al_on(c, here);
+  }
   if (al_error(c) == AL_OK) {
     *out = made;
     return AL_OK;

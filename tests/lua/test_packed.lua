@@ -211,6 +211,29 @@ T.test("what is no packing is refused with its place", function()
   T.raises(function() a:forward { q = q, k = q, v = q, documents = 5 } end, "documents: tensor .* expected, got number")
 end)
 
+T.test("in bf16, from starts on the CPU, an instance gives what it gives documents one a row, gradients too", function()
+  for _, name in ipairs { "softmax", "p1/gated_softmax_no_gate_L2norm_nodivS", "p1/linear_elu" } do
+    local a = lab.attention.new(name, { heads = 2, head_dim = 8, width = 16, dtype = "bf16", seed = 5 })
+    local starts = core.tensor { data = starts_of(BEGINS, LENGTH):totable(), dtype = "i32", device = "cpu" }
+    local function inputs()
+      local q = core.randn { shape = { 2, LENGTH, 2, 8 }, seed = 1, dtype = "bf16" }:requires_grad(true)
+      local x = core.randn { shape = { 2, LENGTH, 16 }, seed = 2, dtype = "bf16" }
+      return q, x
+    end
+    local q, x = inputs()
+    local y = a:forward { q = q, k = q, v = q, x = x, documents = starts }
+    y:to("f32"):square():sum():backward()
+    local p, z = inputs()
+    for _, d in ipairs(each_document(BEGINS, LENGTH)) do
+      local own = part(p, d)
+      local alone = a:forward { q = own, k = own, v = own, x = part(z, d) }
+      T.near(part(y, d):to "f32", alone:to("f32"):totable(), 2 ^ -7 * biggest(alone:to "f32"))
+      alone:to("f32"):square():sum():backward()
+    end
+    T.near(q:grad():to "f32", p:grad():to("f32"):totable(), 2 ^ -6 * biggest(p:grad():to "f32"))
+  end
+end)
+
 T.test("the plan says what packed rows run by", function()
   local m = tiny.model()
   T.ok(m:plan(12, { packed = true }):find("packed rows: documents laid apart with lengths.*never by cuDNN"))
