@@ -367,7 +367,7 @@ T.test("the command: table, JSON, exit status, usage", function()
 end)
 
 T.test("bench data loads each kind of rows beside steps", function()
-  local words = { "layers=1", "width=16", "heads=2", "mlp=16", "seq_len=16", "batch=2", "warmup=1", "tokens=10000", "document=9" }
+  local words = { "layers=1", "width=16", "heads=2", "mlp=16", "seq_len=16", "batch=2", "warmup=1", "tokens=10000", "document=9", "dtype=bf16" }
   local r = measure("data", options("data", words))
   T.eq({ r.ok, #r.rows, r.rows[1].name, r.rows[3].name }, { true, 3, "stream", "documents" })
   for _, row in ipairs(r.rows) do T.ok(row.waited.median > 0 and row.read.median > 0 and row.step.median > row.read.median) end

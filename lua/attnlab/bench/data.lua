@@ -18,6 +18,7 @@ M.rows = {
   { name = "tokens", type = "integer", default = "4000000", min = 10000, doc = "of the shard that is made" },
   { name = "document", type = "integer", default = "500", min = 2, doc = "tokens of a document there, on average" },
   { name = "rounds", type = "integer", default = "20", min = 1, doc = "steps that are measured" },
+  { name = "dtype", type = "word", default = "f32", choices = { "f32", "bf16" }, doc = "of the model" },
 }
 for _, row in ipairs(train.rows) do
   if row.name ~= "presets" and row.name:sub(1, 6) ~= "check_" then M.rows[#M.rows + 1] = row end
@@ -55,20 +56,19 @@ end
 local function measure(o, kind, source)
   o.say("rows=" .. kind)
   local d = data.open(require("attnlab.sources").with(source, "rows", kind))
-  local s = train.stepper(o, "softmax", "f32", o.batch)
+  local s = train.stepper(o, "softmax", o.dtype, o.batch)
   local waited, steps, read, ok = {}, {}, {}, true
   for k = 1, o.warmup + o.rounds do
     local began = sys.clock()
     local x, y, more = d:random("train", o.batch, o.seq_len, o.seed, k)
     local there = sys.clock()
     s.x, s.y = x, y
-    train.step(s)
-    local ended = sys.clock()
+    local step = timing.timed(train.step, s)
     ok = ok and right(x, y)
     x:free()
     y:free()
     for _, t in pairs(more or {}) do t:free() end
-    if k > o.warmup then waited[#waited + 1], steps[#steps + 1] = there - began, ended - there end
+    if k > o.warmup then waited[#waited + 1], steps[#steps + 1] = there - began, step end
   end
   local draw = d:even("train", o.batch, o.seq_len, o.batch * o.rounds)
   for k = 1, o.rounds do
@@ -103,8 +103,8 @@ function M.run(o)
   end)
   if path then sys.remove(path) end
   if not ok then error(why, 0) end
-  return { title = ("loading %d rows of %d tokens from %s beside steps of a Llama of %d layers, width %d"):format(o.batch, o.seq_len,
-             path and "a shard of random tokens" or o.data, o.layers, o.width), rows = list,
+  return { title = ("loading %d rows of %d tokens from %s beside steps of a Llama of %d layers, width %d, %s"):format(o.batch, o.seq_len,
+             path and "a shard of random tokens" or o.data, o.layers, o.width, o.dtype), rows = list,
            notes = { "waited: until the batch is there, read ahead; read: the same with nothing beside it, which a thread does while a step runs" } }
 end
 
