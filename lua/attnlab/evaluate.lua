@@ -92,10 +92,7 @@ local function even(set, o, f)
   set:need("train", o.window)
   o.n = set:windows("train", o.window, o.windows or 96)
   for x, y, more in set:even("train", math.max(1, PASS // o.window), o.window, o.n) do
-    if o.bos then
-      if more then error("evaluate: option 'start': bos: rows of documents begin with a token of their own", 0) end
-      x, y = begun(x, y, o.bos)
-    end
+    if o.bos then x, y = begun(x, y, o.bos) end
     f(x, y, 1, more)
     x:free()
     y:free()
@@ -193,7 +190,7 @@ end
 
 local function measure(m, set, o, on_progress)
   local counts, lengths = {}, o.lengths or { o.lengths == nil and not o.stride and math.min(o.window, m.config.context) or o.window }
-  for i in ipairs(lengths) do counts[i] = scores.new(o.stride ~= nil) end
+  for i in ipairs(lengths) do counts[i] = scores.new(o.stride ~= nil, set.masked) end
   local part, begins = part_of(set, o)
   local spent = bytes.new(set, begins)
   local walk = o.stride and strided or even
@@ -253,6 +250,9 @@ function M.run(m, opts)
   local ev = evalset { data = opts and opts.data, windows = o.windows, context = o.window, split = o.split ~= "all" and o.split or nil,
                        other_text = opts and opts.other_text }
   local set, mode = ev:open(m), m.training
+  if (o.stride or o.start == "bos") and set.rows and set.rows ~= "stream" then
+    error(("evaluate: option '%s': data of rows=stream expected, got rows=%s"):format(o.stride and "stride" or "start", set.rows), 0)
+  end
   o.window = o.window or set:fit(window_of(m))
   o.bos = o.start == "bos" and m.vocabulary.bos or nil
   m:eval()

@@ -13,7 +13,7 @@ M.seeds[#M.seeds + 1] = "\0" .. good
 function M.run(bytes)
   if #bytes < 2 then return end
   tools.put(path, bytes:byte(1) % 2 == 0 and bytes:sub(2) or tools.edited(good, bytes:sub(2)) .. others)
-  local list = tools.reads(path, choices.read)
+  local _, list = tools.reads(path, choices.read, path)
   if not list then return end
   for _, q in ipairs(list) do
     assert(type(q.context) == "string" and utf8.len(q.context) and q.line >= 1 and #q.choices >= 2)

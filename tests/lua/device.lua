@@ -417,3 +417,20 @@ T.test("a read inside a family fails with its name", function()
     return lab.attention.new("fault", { heads = 1, head_dim = 4, width = 4 }):forward { q = y, k = y, v = y, causal = true }:device()
   end), "cpu")
 end)
+
+T.test("several texts, sliding windows, lengths and choices are the CPU's", function()
+  local questions = T.folder() .. "/q.jsonl"
+  core.sys.write(questions, '{"ctx":"Once upon","endings":["a time","the the the"],"label":0}\n{"ctx":"","endings":["One","Lily"],"label":1}\n')
+  local function all()
+    local m = lab.model.load(T.root .. "experiments/models/stories260K.bin")
+    local _, ids = m:generate { prompts = { "Once upon a time", "The" }, tokens = 6, repetition_penalty = 1.1, stop = "xyz" }
+    local slide = lab.evaluate(m, { data = "stories", window = 12, stride = 5, start = "bos", windows = 7 })
+    local lengths = lab.evaluate(m, { data = "stories", lengths = { 4, 9 }, windows = 3 })
+    local questions_of = lab.choices(m, questions).questions
+    return { slide.loss, lengths.lengths[1].loss, lengths.lengths[2].loss, questions_of[1].log_likelihoods, questions_of[2].log_likelihoods }, ids
+  end
+  local there, ids = on(DEVICE, all)
+  local here, own = on("cpu", all)
+  T.near(there, here, PRETENDED and 1e-6 or 1e-3)
+  T.eq(ids, own)
+end)

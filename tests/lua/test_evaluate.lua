@@ -173,6 +173,29 @@ T.test("bits a byte: bytes of the text's characters, not of tokens; none with un
   T.ok(unknown.no_bits:find "^undefined: %d+ of %d+ scored tokens are unknown" and tostring(unknown):find "bits per byte undefined", unknown.no_bits)
 end)
 
+T.test("token sets: streams slide, documents are masked as evalset has them", function()
+  local shard = T.folder() .. "/a.bin"
+  local w, ids = core.shards.create(shard, false), {}
+  for i = 1, 400 do
+    ids[i] = i * i % 17
+    w:put(ids[i])
+  end
+  w:commit()
+  local m = lab.model.new { layers = 1, width = 16, heads = 2, context = 12, vocab = 17, seed = 3, dtype = "f64" }
+  local stream = shard .. " vocab=17"
+  local r = lab.evaluate(m, { data = stream, window = 8, stride = 3, split = "all" })
+  T.near(r.loss, mean(sliding(m, ids, 9, 3)), 1e-12)
+  T.eq({ r.tokens, r.bits_per_byte, r.no_bits }, { 399, nil, "the data have ids and no tokenizer" })
+  for _, rows in ipairs { "stream", "documents", "packed" } do
+    local source = ("%s rows=%s document_id=3"):format(stream, rows)
+    T.eq(lab.evaluate(m, { data = source, windows = 7 }).loss, (lab.evalset { data = source, windows = 7 }(m)))
+    if rows ~= "stream" then
+      T.raises(function() lab.evaluate(m, { data = source, stride = 3 }) end, "option 'stride': data of rows=stream expected, got rows=" .. rows)
+    end
+  end
+  T.raises(function() lab.evaluate(m, { data = stream .. " rows=packed document_id=3", window = 20 }) end, "packed rows of 20 tokens")
+end)
+
 T.test("a long window's logits are made in parts", function()
   local scores = require "attnlab.evaluate.scores"
   local x = core.tensor { data = { (function() local t = {} for i = 1, 1500 do t[i] = i % 500 end return t end)() }, dtype = "i32" }

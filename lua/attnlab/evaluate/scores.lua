@@ -9,9 +9,10 @@ Scores.__index = Scores
 
 local CHUNK = 1024 -- tokens whose logits are there at once
 
--- sliding: windows are scored in part, so a token and not a window is what counts alike.
-function M.new(sliding)
-  return setmetatable({ sliding = sliding, tokens = 0, longest = 0, sums = {}, counts = {}, means = {}, buckets = {} }, Scores)
+-- sliding: windows are scored in part, so a token and not a window is what counts alike. masked: rows may have targets
+-- that do not count.
+function M.new(sliding, masked)
+  return setmetatable({ sliding = sliding, masked = masked, tokens = 0, longest = 0, sums = {}, counts = {}, means = {}, buckets = {} }, Scores)
 end
 
 -- Losses (B,T) of targets y given x, none longer than CHUNK or the piece. Positions beyond the context run on.
@@ -39,6 +40,9 @@ end
 -- where it would be shorter, and only its new targets count. And for each column how many tokens it sees.
 function M.losses(m, x, y, piece, more)
   local T, parts, position = x:size(2), {}, {}
+  if more and piece < T then
+    error(("evaluate: packed rows of %d tokens: windows up to the model's context expected"):format(T), 0)
+  end
   for first = 1, T, piece do
     local start = piece < T and math.min(first, T - piece + 1) or 1
     local last = math.min(first + piece - 1, T)
@@ -78,7 +82,7 @@ function Scores:add(nll, y, from, position)
       end
     end
     self.sums[w], self.counts[w], self.tokens = s, n, self.tokens + n
-    self.means[w] = n == T and means[b] or n > 0 and s / n or 0
+    self.means[w] = self.masked and n > 0 and means[b] * T / n or means[b]
     for k, c in pairs(own) do
       self.buckets[k] = self.buckets[k] or { sums = {}, counts = {} }
       local into = self.buckets[k]
