@@ -503,8 +503,10 @@ AL_API al_status al_next_token(al_ctx *c, const al_sampling *s, const int32_t *s
                                double u, double *logits, int64_t n, int64_t *id);
 
 /* A tokenizer of any kind: text to ids and back. kind names what the files are: "characters" (one
- * text: its distinct characters), "bytes" (none), "llama2c" (its table), "sentencepiece" (a .model). Nothing of the files is
- * kept by reference; their names are for messages. */
+ * text: its distinct characters), "bytes" (none), "llama2c" (its table), "sentencepiece" (a .model),
+ * "huggingface" (tokenizer.json), "gpt2" (merges; vocab.json), "tiktoken" (ranks; JSON of pattern
+ * and special tokens), "tekken", "wordpiece" (vocab.txt). Nothing of the files is kept by
+ * reference; their names are for messages. */
 typedef struct al_vocab al_vocab;
 typedef struct al_source {
   const char *name, *data;
@@ -521,6 +523,11 @@ AL_API int64_t al_vocab_id(const al_vocab *v, const char *piece, size_t n); /* -
 AL_API int64_t al_vocab_known(const al_vocab *v, const char *role);
 /* The i-th special token: its name of *n bytes and its id; NULL past the end. */
 AL_API const char *al_vocab_special(const al_vocab *v, int64_t i, int64_t *id, size_t *n);
+/* Trains a SentencePiece model on the lines of texts; args as its program takes them, "--vocab_size=
+ * 4096 --model_type=bpe ..". No line is left out: what the library would drop is refused with its
+ * place. *model: its bytes, to be freed. */
+AL_API al_status al_vocab_train(al_ctx *c, const char *args, const al_source *texts, int n_texts,
+                                char **model, size_t *n_model);
 enum {
   AL_ENCODE_SPECIAL = 1, /* special strings in the text are their ids; decode: and back */
   AL_ENCODE_PLAIN = 2    /* no start and end tokens around the text */

@@ -228,24 +228,48 @@ static const lal_type vocab_type = {"attnlab.vocab", release_vocab, 0};
 
 static al_vocab *check_vocab(lua_State *L) { return lal_check(L, 1, &vocab_type); }
 
-/* core.vocab.new(kind, {{name, bytes}, ..}): the tokenizer that these files are. */
-static int vocab_new(lua_State *L) {
-  const char *kind = luaL_checkstring(L, 1);
-  luaL_checktype(L, 2, LUA_TTABLE);
-  const size_t n = lua_rawlen(L, 2);
+/* The files {{name, bytes}, ..} at arg, in a buffer that it pushes; borrowed from the table. */
+static al_source *check_files(lua_State *L, int arg, const char *fname, int *n_out) {
+  luaL_checktype(L, arg, LUA_TTABLE);
+  const size_t n = lua_rawlen(L, arg);
   al_source *files = lua_newuserdatauv(L, (n + 1) * sizeof *files, 0);
   for (size_t i = 0; i < n; i++) {
-    if (lua_rawgeti(L, 2, (lua_Integer)i + 1) != LUA_TTABLE ||
+    if (lua_rawgeti(L, arg, (lua_Integer)i + 1) != LUA_TTABLE ||
         lua_rawgeti(L, -1, 1) != LUA_TSTRING || lua_rawgeti(L, -2, 2) != LUA_TSTRING)
-      return lal_argerror(L, 2, "new", "{{name, bytes}, ..} expected");
-    files[i].name = lua_tostring(L, -2); /* borrowed from the table, which stays on the stack */
+      lal_argerror(L, arg, fname, "{{name, bytes}, ..} expected");
+    files[i].name = lua_tostring(L, -2);
     files[i].data = lua_tolstring(L, -1, &files[i].n);
     lua_pop(L, 3);
   }
+  *n_out = (int)n;
+  return files;
+}
+
+/* core.vocab.new(kind, {{name, bytes}, ..}): the tokenizer that these files are. */
+static int vocab_new(lua_State *L) {
+  const char *kind = luaL_checkstring(L, 1);
+  int n;
+  const al_source *files = check_files(L, 2, "new", &n);
   al_ctx *c = lal_ctx(L);
   lal_box *b = lal_box_new(L, &vocab_type);
-  LAL_RETRY(L, c, b->p = al_vocab_new(c, kind, files, (int)n));
+  LAL_RETRY(L, c, b->p = al_vocab_new(c, kind, files, n));
   return b->p ? 1 : lal_raise(L);
+}
+
+/* core.vocab.train(args, {{name, text}, ..}): bytes of a SentencePiece model. */
+static int vocab_train(lua_State *L) {
+  const char *args = luaL_checkstring(L, 1);
+  int n;
+  const al_source *texts = check_files(L, 2, "train", &n);
+  lal_guard *g = lal_guard_new(L, free);
+  char *model = NULL;
+  size_t n_model;
+  const al_status st = al_vocab_train(lal_ctx(L), args, texts, n, &model, &n_model);
+  g->p = model;
+  if (st != AL_OK) return lal_raise(L);
+  lua_pushlstring(L, model, n_model);
+  lal_guard_free(g);
+  return 1;
 }
 
 /* v:size(): number of ids. */
@@ -372,7 +396,8 @@ static const luaL_Reg vocab_methods[] = {{"size", vocab_size},       {"piece", v
                                          {"decode", vocab_decode},   {NULL, NULL}};
 static const luaL_Reg st_functions[] = {
     {"open", st_open}, {"save", st_save}, {"metadata", st_metadata}, {NULL, NULL}};
-static const luaL_Reg vocab_functions[] = {{"new", vocab_new}, {NULL, NULL}};
+static const luaL_Reg vocab_functions[] = {
+    {"new", vocab_new}, {"train", vocab_train}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"windows_random", core_windows_random},
                                      {"windows_even", core_windows_even},
                                      {"llama2c", core_llama2c},

@@ -10,6 +10,7 @@
 #include "sentencepiece.h"
 #include "tokenizer.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -276,3 +277,87 @@ const al_vocab_kind al_kind_sentencepiece = {.name = "sentencepiece",
                                              .find = find,
                                              .encode = encode,
                                              .decode = decode};
+
+/* ---- training --------------------------------------------------------------------------------- */
+
+typedef struct lines { /* the lines of texts, one after the other, without those that are empty */
+  const al_source *texts;
+  int n, i;
+  size_t at;
+  int64_t number; /* of the line in its text, from 1 */
+} lines;
+
+static bool next_line(void *from, const char **line, size_t *n) {
+  lines *l = from;
+  while (l->i < l->n) {
+    const al_source *t = &l->texts[l->i];
+    if (l->at >= t->n) {
+      l->i++, l->at = 0, l->number = 0;
+      continue;
+    }
+    const char *s = t->data + l->at, *nl = memchr(s, '\n', t->n - l->at);
+    size_t len = nl ? (size_t)(nl - s) : t->n - l->at;
+    l->at += len + (nl != NULL);
+    l->number++;
+    if (len > 0 && s[len - 1] == '\r') len--;
+    if (len == 0) continue;
+    *line = s, *n = len;
+    return true;
+  }
+  return false;
+}
+
+/* Lines that the trainer leaves out are refused: not UTF-8, a zero, U+2585, which it keeps. */
+static al_status check_lines(al_ctx *c, lines l, int64_t *longest, int64_t *count) {
+  const char *s;
+  size_t n;
+  *longest = *count = 0;
+  while (next_line(&l, &s, &n)) {
+    const char *name = l.texts[l.i].name;
+    for (size_t at = 0; at < n;) {
+      uint32_t u = 0;
+      const int len = al_utf8(s + at, (int64_t)(n - at), &u);
+      if (len == 0 || u == 0 || u == 0x2585)
+        return al_fail(
+            c, AL_EFORMAT,
+            "tokenizer: %s: line %lld, byte %zu: %s, and the trainer would leave the line out",
+            name, (long long)l.number, at + 1,
+            len == 0 ? "not UTF-8"
+            : u == 0 ? "a zero"
+                     : "U+2585, which the trainer has for itself");
+      at += (size_t)len;
+    }
+    if ((int64_t)n > *longest) *longest = (int64_t)n;
+    ++*count;
+  }
+  if (*count == 0) return al_fail(c, AL_EVALUE, "tokenizer: no text to train on");
+  if (*longest > AL_MAX_TEXT)
+    return al_fail(c, AL_EVALUE, "tokenizer: a line of %lld bytes: at most %d", (long long)*longest,
+                   AL_MAX_TEXT);
+  if (*longest < 4192) *longest = 4192; /* the library's own; it takes no less than 10 */
+  return AL_OK;
+}
+
+al_status al_vocab_train(al_ctx *c, const char *args, const al_source *texts, int n_texts,
+                         char **model, size_t *n_model) {
+  char why[AL_SP_WHY] = "";
+  int64_t longest, count;
+  lines l = {.texts = texts, .n = n_texts};
+  AL_TRY(check_lines(c, l, &longest, &count));
+  al_buffer out = {0}, all = {0};
+  sink to = {c, &out};
+  const int n = snprintf(why, sizeof why, " --max_sentence_length=%lld", (long long)longest);
+  if (al_buffer_put(c, &all, args, (int64_t)strlen(args)) == AL_OK &&
+      al_buffer_put(c, &all, why, n + 1) == AL_OK) {
+    *why = 0;
+    if (!al_sp_train(all.s, next_line, &l, put_text, &to, why) && al_error(c) == AL_OK)
+      al_fail(c, AL_EVALUE, "tokenizer: SentencePiece: %s", why);
+  }
+  free(all.s);
+  if (al_error(c) != AL_OK) {
+    free(out.s);
+    return al_error(c);
+  }
+  *model = out.s, *n_model = (size_t)out.n;
+  return AL_OK;
+}

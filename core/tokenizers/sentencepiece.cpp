@@ -4,7 +4,9 @@
 #include <exception>
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
+#include <sstream>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace sp = sentencepiece;
@@ -124,7 +126,15 @@ bool al_sp_train(const char *args, bool (*next)(void *from, const char **line, s
   return guarded(why, [&] {
     Lines lines(next, from);
     std::string model;
-    const auto status = sp::SentencePieceTrainer::Train(args, &lines, &model);
+    /* as a table: given as one text, the library writes it to stderr whatever the log level is */
+    std::unordered_map<std::string, std::string> options;
+    std::istringstream words(args);
+    for (std::string w; words >> w;) {
+      const size_t is = w.find('=');
+      if (is == std::string::npos || w.compare(0, 2, "--") != 0) return say(why, "no option: " + w);
+      options[w.substr(2, is - 2)] = w.substr(is + 1);
+    }
+    const auto status = sp::SentencePieceTrainer::Train(options, &lines, &model);
     return status.ok() ? put(to, model.data(), model.size()) : say(why, status.ToString());
   });
 }

@@ -3,8 +3,99 @@
 -- a .tiktoken file (pattern= one of gpt2, cl100k, llama3, o200k or a pattern; special={name=id}), tekken.json, BERT's
 -- vocab.txt, llama2.c's table. A component of it that is not known is refused by its name.
 -- v:encode(text, {special=, template=}), v:decode(ids), v:piece(id), v:id(piece), v:special(), v:hash(), v:save(folder).
+-- lab.tokenizer.train{..} makes a new one: SentencePiece, BPE or unigram.
+local core = require "attnlab.core"
+local formats = require "attnlab.formats"
+local names = require "attnlab.names"
+local rows = require "attnlab.rows"
 local vocabulary = require "attnlab.vocabulary"
+local sys = core.sys
 
 local M = {}
+
+local MODELS = { "bpe", "unigram", "word", "char" }
+local NORMALIZATIONS = { "identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf" }
+
+-- Options of train, as rows.lua has them.
+M.rows = {
+  { name = "vocab_size", type = "integer", default = "8000", min = 2, max = 1 << 24, doc = "pieces, with <unk>, <s>, </s> and the bytes" },
+  { name = "model", type = "word", default = "bpe", doc = "bpe, unigram, word or char" },
+  { name = "byte_fallback", type = "boolean", default = "true", doc = "256 pieces for the bytes of characters without a piece" },
+  { name = "split_digits", type = "boolean", default = "true", doc = "each digit is a piece" },
+  { name = "normalization", type = "word", default = "identity", doc = "identity, nfkc, nfkc_cf, nmt_nfkc or nmt_nfkc_cf" },
+  { name = "keep_spaces", type = "boolean", default = "true", doc = "spaces in a row, first and last stay: the text comes back" },
+  { name = "coverage", type = "number", default = "0.9995", min = 0, max = 1, doc = "share of the characters that get a piece" },
+}
+
+local function fail(text, ...) error("tokenizer.train: " .. text:format(...), 0) end
+
+local CHECKS = {
+  integer = function(v) return math.type(v) == "integer" end,
+  number = function(v) return type(v) == "number" end,
+  boolean = function(v) return type(v) == "boolean" end,
+  word = function(v) return type(v) == "string" end,
+}
+
+-- The options given, checked, with the others' defaults.
+local function resolve(opts)
+  local o, known = {}, { "texts", "lines", "out", "field", "document_end", "verbose" }
+  for _, row in ipairs(M.rows) do
+    known[#known + 1] = row.name
+    local v = opts[row.name]
+    if v == nil then v = row.type == "word" and row.default or core.json.decode(row.default) end
+    if not CHECKS[row.type](v) or row.min and (v < row.min or v > row.max) then
+      fail("option '%s': %s expected, got %s", row.name, row.min and ("a %s from %g to %g"):format(row.type, row.min, row.max)
+        or row.type, rows.show(v))
+    end
+    o[row.name] = v
+  end
+  for k in pairs(opts) do
+    if not names.find(known, k) then fail("%s", names.unknown("option", tostring(k), known)) end
+  end
+  if not names.find(MODELS, o.model) then fail("option 'model': %s", names.unknown("word", o.model, MODELS)) end
+  if not names.find(NORMALIZATIONS, o.normalization) then
+    fail("option 'normalization': %s", names.unknown("word", o.normalization, NORMALIZATIONS))
+  end
+  return o
+end
+
+-- The texts of files: of a text (.gz, .zst, too) its lines, of jsonl those of a field.
+local function read(opts)
+  local texts = {}
+  for _, path in ipairs(opts.texts or {}) do
+    formats.check(path)
+    local plain = path:gsub("%.gz$", ""):gsub("%.zst$", "")
+    local reader = core.texts(path, plain:find "%.jsonl$" and "jsonl" or "text", opts.field or "text", opts.document_end)
+    local parts = {}
+    for text in function() return reader:next() end do parts[#parts + 1] = text end
+    texts[#texts + 1] = { names.shown(path), table.concat(parts, "\n") }
+  end
+  if opts.lines then texts[#texts + 1] = { "lines", table.concat(opts.lines, "\n") } end
+  if #texts == 0 then fail("texts={FILE, ..} is missing") end
+  return texts
+end
+
+-- Bytes of a SentencePiece model of the options; see M.train.
+function M.train_bytes(opts)
+  opts = names.options("tokenizer.train", opts)
+  local o = resolve(opts)
+  local args = ("--vocab_size=%d --model_type=%s --byte_fallback=%s --split_digits=%s --normalization_rule_name=%s "
+    .. "--remove_extra_whitespaces=%s --character_coverage=%.17g --num_threads=%d --minloglevel=%d"):format(o.vocab_size,
+    o.model, o.byte_fallback, o.split_digits, o.normalization, not o.keep_spaces, o.coverage, core.sys.cores(), opts.verbose and 0 or 2)
+  return core.vocab.train(args, read(opts))
+end
+
+-- Trains on texts={FILE, ..} (text or jsonl, .gz, .zst) or lines={TEXT, ..}, with the rows above, and writes out=FILE
+-- (.model), whole or not at all. field= of jsonl; document_end= what stands between documents and is no text;
+-- verbose=true: the library's own log on stderr. Every line is read: those that the library would leave out are
+-- refused with their place. Returns the tokenizer.
+function M.train(opts)
+  opts = names.options("tokenizer.train", opts)
+  if type(opts.out) ~= "string" or opts.out == "" then fail("out=FILE is missing") end
+  local ok, bytes = pcall(M.train_bytes, opts)
+  if not ok then error(names.reason(tostring(bytes)), 0) end
+  sys.write(opts.out, bytes)
+  return vocabulary.open(opts.out)
+end
 
 return setmetatable(M, { __call = function(_, path, opts) return vocabulary.open(path, opts) end })

@@ -32,7 +32,43 @@ local function tokenize(args, usage)
     :format(list.bits, list.vocab, list.document_id, given.out, given.out))
 end
 
+local KINDS = { integer = "number", number = "number", boolean = "text", word = "text" }
+
+local function tokenizer_train(args, usage)
+  local tokenizer = require "attnlab.tokenizer"
+  local kinds = { out = "text", document_end = "text" }
+  for _, row in ipairs(tokenizer.rows) do kinds[row.name] = KINDS[row.type] end
+  local given = words.values(args, kinds, usage)
+  if not given.out or given.out == "" then usage("tokenizer-train: out= is needed") end
+  for _, row in ipairs(tokenizer.rows) do
+    local v = given[row.name]
+    if row.type == "boolean" and v ~= nil then
+      if v ~= "true" and v ~= "false" then usage("%s: true or false expected, got '%s'", row.name, v) end
+      given[row.name] = v == "true"
+    end
+  end
+  given.texts, given.field, given.verbose = args.words, args.flags.field, args.flags.verbose or nil
+  local began = core.sys.clock()
+  if not args.flags.verbose then io.stderr:write "tokenizer-train: reading, then SentencePiece trains (--verbose: its log)\n" end
+  local v = tokenizer.train(given)
+  print(("%s: %d pieces, %.1f s"):format(tables.clean(given.out), v:size(), core.sys.clock() - began))
+end
+
+-- The keys of tokenizer-train, a line each.
+local function training_keys()
+  local out = { "Keys: out=FILE, document_end=TEXT what stands between documents and is no text," }
+  for _, row in ipairs(require("attnlab.tokenizer").rows) do
+    out[#out + 1] = ("%s=%s %s"):format(row.name, row.default, row.doc)
+  end
+  return table.concat(out, "\n")
+end
+
 return {
+  { name = "tokenizer-train", args = "INPUT .. out=FILE", least = 1, most = math.huge, sets = true, run = tokenizer_train,
+    doc = "a SentencePiece tokenizer made from texts or jsonl (.gz, .zst)",
+    options = { { name = "field", value = "NAME", doc = "of each line of jsonl (text)" },
+                { name = "verbose", doc = "the log of SentencePiece's trainer" } },
+    more = training_keys() },
   { name = "tokenize", args = "INPUT .. tokenizer=FILE out=FOLDER", least = 1, most = math.huge, sets = true, run = tokenize,
     doc = "texts or jsonl (.gz, .zst, - for standard input) as shards of tokens",
     options = { { name = "field", value = "NAME", doc = "of each line of jsonl (text)" },
