@@ -38,9 +38,9 @@ function Ids:same(other) return self.n == other:size() end
 
 local function whole(v, least) return math.type(v) == "integer" and v >= least end
 
--- The list of a folder, checked as far as it is used.
+-- The list of a folder, checked as far as it is used. What the folder holds may be anybody's: no link in it is followed.
 local function list_of(folder)
-  local path = folder .. "/" .. M.LIST
+  local path = names.inside(folder, M.LIST)
   local ok, list = pcall(json.decode, sys.read(path, 1 << 26))
   if not ok then fail("'%s': %s", names.shown(path), names.reason(tostring(list))) end
   local function need(fine, what) if not fine then fail("'%s': %s expected", names.shown(path), what) end end
@@ -188,7 +188,7 @@ local function open_folder(spec, given, shown)
   for _, key in ipairs { "valid", "tokenizer" } do
     if spec[key] ~= "" then fail("%s: %s= belongs to data without %s of their own", shown, key, key == "valid" and "splits" or "a tokenizer") end
   end
-  local own = vocabulary.open(folder .. "/tokenizer")
+  local own = vocabulary.open(names.inside(folder, "tokenizer"))
   if own:hash() ~= list.tokenizer or own:size() ~= list.vocab then
     fail("%s: the tokenizer beside the shards is another one: %d pieces and hash %.12s expected, got %d and %.12s", shown,
       list.vocab, list.tokenizer, own:size(), own:hash())
@@ -196,7 +196,7 @@ local function open_folder(spec, given, shown)
   agree(shown, own, given)
   local paths, n = {}, 0
   for _, split in ipairs { "train", "val" } do
-    for _, f in ipairs(list.splits[split].files) do paths[#paths + 1] = folder .. "/" .. f end
+    for _, f in ipairs(list.splits[split].files) do paths[#paths + 1] = names.inside(folder, f) end
     n = n + list.splits[split].tokens
   end
   local set = core.shards.open(paths, "llmc", list.vocab)
