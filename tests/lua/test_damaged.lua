@@ -15,6 +15,7 @@ local function run(...)
 end
 T.eq((run("run", file, "steps=4", "eval_interval=2", "out_dir=" .. root)), 0)
 local good = tiny.run_dirs(root)
+table.sort(good, function(a, b) return store.config(a).arm > store.config(b).arm end) -- softmax first, whatever the ids are
 local outside = T.folder()
 sys.write(outside .. "/kept", "kept")
 
