@@ -252,6 +252,37 @@ T.test("what evaluates documents counts no masked token", function()
   T.ok(b > 1)
 end)
 
+T.test("a packed row is its documents, each alone, in training and measuring", function()
+  local path = jsonl(T.folder() .. "/a.jsonl", documents(60)) .. " rows=packed document_id=0"
+  local d = data.open(path)
+  local m = tiny.model(nil, { vocab = d.vocabulary:size(), context = 64 })
+  local x, y, more = d:random("train", 2, 64, 1, 1)
+  local xs, ys, starts = x:totable(), y:totable(), more.documents:totable()
+  local sum, pieces = 0, 0
+  for b = 1, 2 do
+    local from = 1
+    for t = 2, 65 do
+      if t == 65 or starts[b][t] ~= starts[b][from] then
+        local n = t - from
+        local function part(row) return core.tensor { data = table.move(row, from, t - 1, 1, {}), shape = { 1, n }, dtype = "i32" } end
+        sum = sum + n * m:loss(part(xs[b]), part(ys[b])):item()
+        from, pieces = t, pieces + 1
+      end
+    end
+  end
+  T.ok(pieces > 3, pieces)
+  T.near(m:loss(x, y, more):item(), sum / 128, 1e-9)
+  local each = lab.evalset { data = d, windows = 3, context = 64 }:losses(m)
+  local k = 0
+  for vx, vy, own in d:even("valid", 1, 64, d:windows("valid", 64, 3)) do
+    k = k + 1
+    T.near(each[k], m:loss(vx, vy, own):item(), 1e-9)
+  end
+  T.eq(#each, k)
+  local whole, parts = train.trainer(nil, small(path), 1, nil, 4), train.trainer(nil, small(path), 1, nil, 1)
+  for _ = 1, 3 do T.near(parts:step().loss, whole:step().loss, 1e-5) end
+end)
+
 T.test("kill -9 in a run on shards: the same command ends with the same numbers", function()
   local dir = T.folder()
   shard(dir .. "/a.bin", 5000, 0, 30)
