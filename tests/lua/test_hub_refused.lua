@@ -51,6 +51,8 @@ T.test("keys that are missing, of another type or beyond what is known", functio
   key("qwen2", "layer_types", { "full_attention", "linear_attention" }, "full_attention or sliding_attention expected, got linear_attention")
   key("gpt2", "activation_function", "quick_gelu", "unknown word 'quick_gelu'")
   key("gptj", "rotary_dim", 10, "an even number up to 8 expected, got 10")
+  key("gptj", "rotary_dim", json.null, "a number of channels expected, got null")
+  refused("gptj", "an even number up to 8 expected, got 64", function(c) c.rotary_dim = nil end)
   key("gptj", "tie_word_embeddings", true, "only false is known")
   lab.model.load(changed("llama", function(c) c.logit_scale, c.attention_dropout, c.transformers_version = 0.5, 0.1, "9.9" end),
     { ignore = { "logit_scale" } })
@@ -77,6 +79,7 @@ T.test("rotary positions", function()
   refused("llama_llama3", "key 'rope_scaling': rope_type yarn contradicts", function(c) c.rope_scaling = { type = "yarn", factor = 2 } end)
   refused("llama_llama3", "rope_low", function(c) c.rope_parameters.low_freq_factor = 9 end)
   refused("llama_yarn", "original_max_position_embeddings': 99 is said here, 16 beside", function(c) c.original_max_position_embeddings = 99 end)
+  refused("llama", "key 'partial_rotary_factor': 1 expected", function(c) c.rope_parameters.partial_rotary_factor = 0.5 end)
   refused("gpt_neox", "rope_parameters': partial_rotary_factor is 0.25 here, and 0.5 beside", function(c) c.rotary_pct = 0.5 end)
   refused("gpt_neox", "an even number of the 8 channels of a head expected, got 3", function(c) c.rope_parameters.partial_rotary_factor = 0.4 end)
   -- as transformers 4 writes it
@@ -152,6 +155,11 @@ T.test("files that are none, or links", function()
   sys.remove(folder .. "/model.safetensors")
   assert(os.execute(("ln -s '%s' '%s/model.safetensors'"):format(sys.realpath(GOLDEN .. "llama/model.safetensors"), folder)))
   T.raises(function() lab.model.load(folder) end, "model.safetensors")
+  sys.remove(folder .. "/config.json")
+  assert(os.execute(("ln -s '%s' '%s/config.json'"):format(sys.realpath(GOLDEN .. "llama/config.json"), folder)))
+  T.raises(function() lab.model.load(folder) end, "a link, which is not followed here .*cp %-rL makes")
+  local missing = changed("mistral", function(c) c.sliding_window = nil end)
+  T.eq(lab.model.load(missing).spec.window, 4096)
 end)
 
 T.test("models that transformers lacks: written with a modeling file and read again, or refused", function()
@@ -161,7 +169,7 @@ T.test("models that transformers lacks: written with a modeling file and read ag
     for k, v in pairs(more or {}) do o[k] = v end
     return lab.model.new(o)
   end
-  for _, case in ipairs { { "p2/cottention" }, { "p3/2mamba", { tied = true } }, { "linear_elu,delta_rule" },
+  for _, case in ipairs { { "p2/cottention" }, { "p3/2mamba", { tied = true } }, { "linear_elu,delta_rule" }, { { preset = "softmax", rope_dims = 4 } },
                           { { preset = "softmax", logit_clamp = 5, rope_scaling = "llama3", rope_factor = 4, rope_high = 4 }, { mlp_bias = true } } } do
     local m, out = model(case[1], case[2]), T.folder() .. "/m"
     m:export(out)

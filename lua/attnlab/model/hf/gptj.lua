@@ -1,4 +1,5 @@
 -- GPTJForCausalLM.
+local json = require("attnlab.core").json
 local layers = require "attnlab.model.hub.layers"
 local plain = require "attnlab.model.hub.plain"
 
@@ -22,7 +23,8 @@ function M.read(c)
   m.mlp = c:integer("n_inner", 4 * m.width)
   if m.width % m.heads ~= 0 then c:fail("n_head", "a divisor of n_embd (%d) expected, got %d", m.width, m.heads) end
   m.kv_heads, m.head_dim = m.heads, m.width // m.heads
-  local turning = c:integer("rotary_dim", false) or m.head_dim
+  if c.values.rotary_dim == json.null then c:fail("rotary_dim", "a number of channels expected, got null") end
+  local turning = c:integer("rotary_dim", 64)
   if turning > m.head_dim or turning % 2 ~= 0 then c:fail("rotary_dim", "an even number up to %d expected, got %d", m.head_dim, turning) end
   return { model = m, attention = { preset = "softmax", rope = "interleaved", rope_dims = turning } }
 end

@@ -8,12 +8,13 @@ local rope = require "attnlab.model.hub.rope"
 
 local ACTIVATIONS = { silu = "auto", swish = "auto", gelu = "gelu", gelu_new = "gelu_new", gelu_pytorch_tanh = "gelu_new", relu = "relu" }
 local NAMED = { auto = "silu", silu = "silu", gelu = "gelu", gelu_new = "gelu_new", relu = "relu" }
+local MISSING_WINDOW = 4096 -- what transformers takes where the key is missing; null is none
 local FULL, SLIDING = "full_attention", "sliding_attention"
 
 -- The window of each layer, 0 where there is none; nil: no layer has one.
 local function windows(kind, c, n)
   if kind == true then
-    local window = c:integer("sliding_window", false)
+    local window = c:integer("sliding_window", c.values.sliding_window == nil and MISSING_WINDOW)
     if c:get "layer_types" then c:must("layer_types", nil) end
     local out = {}
     for i = 1, n do out[i] = window or 0 end
@@ -69,6 +70,9 @@ return function(kind)
     c:must("rope_interleaved", false)
     c:must("use_mrope", false)
     local common = rope.read(c, m.head_dim)
+    if common.rope_dims then
+      c:fail("partial_rotary_factor", "1 expected, got another: transformers turns all channels of such a model, whatever it says")
+    end
     common.bias = kind.bias
     if kind.bias == true then common.bias = c:bool("attention_bias", false) end
     if kind.mlp_bias then m.mlp_bias = c:bool("mlp_bias", false) end
@@ -80,7 +84,7 @@ return function(kind)
   -- The keys of config.json for a model of ours, or nil and why it is none of this type.
   function type_of.write(m)
     local o = m.config
-    local wanted = { kinds = { softmax = true, window = kind.window ~= nil }, rope = { "half", "interleaved" }, rope_dims = "any", rope_base = "any",
+    local wanted = { kinds = { softmax = true, window = kind.window ~= nil }, rope = { "half", "interleaved" }, rope_dims = { -1, o.head_dim }, rope_base = "any",
                      rope_scaling = "any", rope_factor = "any", rope_original = "any", rope_low = "any", rope_high = "any", rope_size = "any",
                      rope_truncate = "any", bias = kind.bias == true and { false, true } or kind.bias, qk_norm = kind.qk_norm,
                      qk_norm_eps = kind.qk_norm and o.norm_eps or "any" }

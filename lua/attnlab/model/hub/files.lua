@@ -14,7 +14,11 @@ function M.object(folder, file)
   local path = names.inside(folder, file)
   local ok, v = pcall(function() return json.decode(sys.read(path, MOST_JSON)) end)
   local shown = names.shown(path)
-  if not ok then error(("'%s': %s"):format(shown, names.reason(tostring(v))), 0) end
+  if not ok then
+    local why = names.reason(tostring(v))
+    local hint = why:find("a link, which", 1, true) and " (cp -rL makes a folder without links)" or ""
+    error(("'%s': %s%s"):format(shown, why, hint), 0)
+  end
   if type(v) ~= "table" or #v > 0 then error(("'%s': a JSON object expected, got %s"):format(shown, rows.show(v):sub(1, 60)), 0) end
   return v, shown
 end
