@@ -24,7 +24,8 @@
 --                            context were never trained
 --                "stop"      the text ends
 --                default: "slide" where layers have rotary positions, else "continue"
--- There are no chat templates: a prompt is text as it stands. Logits that are not finite end it with an error.
+-- Ids that a tokenizer smaller than the model has no text for are not chosen. There are no chat templates: a prompt is
+-- text as it stands. Logits that are not finite end it with an error.
 -- Returns the text (nil without a vocabulary), the array of all ids, and what it took: { tokens=,
 -- prompt_tokens=, prompt_seconds=, seconds=, tokens_per_s=, state_bytes=, position=, cache= (names of
 -- what grows with the text, or nil), bytes_per_token= of it, slides=, no_state=, finished= }. seconds and
@@ -139,9 +140,10 @@ local function write(o, vocabulary, decode, streams, stop)
     end
     local there <close> = given
     local here <close> = there:device() ~= "cpu" and there:to "cpu" or nil
+    local known = math.min(there:size(2), vocabulary and vocabulary:size() or math.huge)
     for i, b in ipairs(table.move(list, 1, #list, 1, {})) do -- which may change meanwhile
       if not finished[b] and not decode:waits(b) then
-        local row <close> = (here or there)[{ i }]
+        local row <close> = (here or there)[{ i, { 1, known } }]
         add(b, row)
       end
     end

@@ -215,6 +215,7 @@ T.test("seeds: the same ids however many are written, streamed or not; other see
   T.ok(texts[2] ~= text and texts[3] ~= texts[2])
   o.samples, o.seed = nil, 9
   T.eq(stories:generate(o), texts[3])
+  T.eq(stories:fork():generate(o), texts[3])
 end)
 
 -- ---- text ---------------------------------------------------------------------------------------------
@@ -302,6 +303,13 @@ T.test("start and end of a text", function()
   local _, ids, took = stories:generate { prompt = "Once", tokens = 4, eos = with[#with] }
   T.eq({ took.finished, ids[#ids] ~= with[#with] }, { "eos", true })
   T.eq(select(3, stories:generate { prompt = "Once", tokens = 3, eos = false }).finished, "tokens")
+end)
+
+T.test("a tokenizer smaller than the model: only ids that have a text are chosen", function()
+  local v = vocabulary.characters "abcdef"
+  local m = lab.model.new { layers = 1, width = 16, heads = 2, context = 16, vocab = 200, seed = 1, vocabulary = v }
+  local text, ids = m:generate { prompt = "ab", tokens = 40, temperature = 5 }
+  T.eq({ #text, #ids }, { 42, 42 })
 end)
 
 T.test("options that are refused", function()

@@ -41,15 +41,20 @@ function Bytes:add(y, from)
   end
 end
 
+local CHUNK = 1 << 16 -- tokens that are a table at once
+
 -- Bytes of all pieces of the text, and whether the first begins with a space; nil where its tokens are not at hand.
 local function whole(self)
   local tokens = self.set.tokens
   if type(tokens) ~= "userdata" then return nil end
   local n, first = 0, nil
-  for _, id in ipairs(tokens:flat()) do
-    local more = self:length(id)
-    if more > 0 and not first then first = self.vocabulary:piece(id) end
-    n = n + more
+  for at = 0, tokens:numel() - 1, CHUNK do
+    local some <close> = tokens:slice { axis = 1, start = at, stop = math.min(at + CHUNK, tokens:numel()) }
+    for _, id in ipairs(some:flat()) do
+      local more = self:length(id)
+      if more > 0 and not first then first = self.vocabulary:piece(id) end
+      n = n + more
+    end
   end
   return n, first and first:sub(1, 1) == " "
 end
