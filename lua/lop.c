@@ -148,8 +148,16 @@ static al_dtype scalar_type(const args *a) {
   return dtype;
 }
 
-/* A tensor for each number; drop_scalars releases them. */
-static void make_scalars(al_ctx *c, args *a) {
+/* Where the tensors lie that a number stands beside: ops run there, whatever device is current. NULL: nowhere else. */
+static const char *elsewhere(al_ctx *c, const args *a) {
+  for (int i = 0; i < a->n_in; i++) {
+    const char *there = a->in[i] ? al_device_name(a->in[i]) : NULL;
+    if (there) return strcmp(there, al_on(c, NULL)) == 0 ? NULL : there;
+  }
+  return NULL;
+}
+
+static void make_each(al_ctx *c, args *a) {
   const al_dtype shared = scalar_type(a);
   for (int i = 0; i < a->n_rows; i++) {
     if (!a->scalar[i]) continue;
@@ -164,6 +172,17 @@ static void make_scalars(al_ctx *c, args *a) {
     a->in[i] = al_tensor_full(c, dtype, 0, NULL, a->value[i]);
     if (!a->in[i]) return;
   }
+}
+
+/* A tensor for each number; drop_scalars releases them. */
+static void make_scalars(al_ctx *c, args *a) {
+  bool any = false;
+  for (int i = 0; i < a->n_rows; i++) any = any || a->scalar[i];
+  if (!any) return;
+  const char *there = elsewhere(c, a);
+  const char *before = there ? al_on(c, there) : NULL;
+  make_each(c, a);
+  if (before) al_on(c, before);
 }
 
 static void drop_scalars(args *a) {

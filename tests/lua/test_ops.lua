@@ -17,7 +17,7 @@ end
 
 -- Shapes are those of attention, of matrices, of rows and of scalars, so that some combination fits.
 local FLOATS = {floats(2, 3), floats(3, 2), floats(2, 3, 4, 2), floats(2, 2, 3, 2), floats(1, 3), floats(3), floats(2), floats(1, 1, 1, 1)}
-local IDS = {ids(2), ids(2, 3), ids(3)}
+local IDS = {ids(2), ids(2, 3), ids(3), core.tensor {data = {1, 2}, shape = {2}, dtype = "i32"}} -- the last picks each of two rows
 local OPTIONS = {{}, {axis = 1}, {shape = {-1}}, {shape = {2, 3}}, {axes = {2, 1}}, {dtype = "f32"}, {exponent = 2}, {n = 2}, {stat = "none"}}
 
 local function candidates(row)
@@ -255,6 +255,14 @@ end)
 
 T.test("unknown ops name the nearest", function()
   T.raises(function() return core.op.sofmax end, "unknown op 'sofmax' %(did you mean 'softmax'%?%)")
+end)
+
+T.test("a number lies where the tensor beside it does, whatever device is current", function()
+  local x, before = floats(3), core.on "counting"
+  local ok, y = pcall(function() return 2 * x - 1 end)
+  core.on(before)
+  assert(ok, y)
+  T.eq({ y:device(), y:flat() }, { x:device(), (2 * x - 1):flat() })
 end)
 
 T.test("a fallen allocation loses nothing", function()
