@@ -98,11 +98,14 @@ static void forget_tensors(layout *l) {
   l->device = NULL;
 }
 
+static void forget_groups(layout *l) {
+  forget_tensors(l);
+  for (int i = 0; i < l->n_groups; i++) free(l->g[i].at);
+  l->n_groups = 0;
+}
+
 void attn_documents_free(attn_documents *d) {
-  for (int k = 0; d && k < N_LAYOUTS; k++) {
-    forget_tensors(&d->by[k]);
-    for (int i = 0; i < d->by[k].n_groups; i++) free(d->by[k].g[i].at);
-  }
+  for (int k = 0; d && k < N_LAYOUTS; k++) forget_groups(&d->by[k]);
   if (d) free(d->at);
   free(d);
 }
@@ -204,6 +207,7 @@ static void make_layout(attn_documents *d, layout_kind kind, layout *l) {
   if (al_error(d->c) == AL_OK) group_all(d, l, rest, n);
   free(rest);
   l->made = al_error(d->c) == AL_OK;
+  if (!l->made) forget_groups(l);
 }
 
 /* ---- their tensors ---------------------------------------------------------------------------- */

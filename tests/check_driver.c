@@ -31,6 +31,7 @@ static const struct {
     {"batch_leaks", "batch rows", "batch rows leak: row 1 changes at token 1 when row 2 holds NaN",
      false},
     {"padding_leaks", "padding", "padding leaks", false},
+    {"short_row", "documents", "is not that of rows of their own", true},
     {"hidden_gradient", "hidden gradient",
      "the gradient of x at token 42 of row 2, which is padding, is", false},
     {"f32_far", "forms", "f32 is 0.001 from f64 from token 1 on", false},

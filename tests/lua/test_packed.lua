@@ -145,8 +145,8 @@ end)
 
 T.test("a state after packed rows is that of their last documents", function()
   for _, spec in ipairs { { preset = "softmax", conv = 4 }, { preset = "p1/linear_elu", conv = 3 }, { preset = "window/mistral" },
-                          { preset = "delta_rule" }, { preset = "channel_softmax" } } do
-    local m = tiny.model(spec, { context = 40 })
+                          { preset = "delta_rule" }, { preset = "channel_softmax" }, { preset = "softmax", rope = "none" } } do
+    local m = tiny.model(spec, { context = 40, arch = spec.rope and "gpt2" or nil, kv_heads = spec.rope and 4 or nil })
     local x = batch(11)
     local _, st = m:forward(x, { documents = starts_of(BEGINS, LENGTH), state = m:state { batch = 2 } })
     T.eq(st:position(), 6)
@@ -238,6 +238,28 @@ T.test("the plan says what packed rows run by", function()
   local m = tiny.model()
   T.ok(m:plan(12, { packed = true }):find("packed rows: documents laid apart with lengths.*never by cuDNN"))
   T.ok(not m:plan(12):find "packed")
+end)
+
+-- Starts of one row that may be right or not, as a fuzzer would have them, against the rule said twice.
+T.test("starts are taken where each is the one before it or its own place, and nowhere else", function()
+  local r, taken = 7, 0
+  local function draw(n)
+    r = (r * 1103515245 + 12345) & 0x7fffffff
+    return (r >> 8) % n
+  end
+  for _ = 1, 400 do
+    local list, good = {}, true
+    for t = 0, 7 do
+      local what = draw(40)
+      list[t + 1] = what == 0 and draw(20) - 6 or what < 14 and t or list[t] or 0
+      good = good and (list[t + 1] == t or list[t + 1] == (list[t] or 0))
+    end
+    local ok, laid = pcall(lab.attention.documents, core.tensor { data = list, shape = { 1, 8 }, dtype = "i32" })
+    T.eq(ok, good)
+    taken = taken + (ok and 1 or 0)
+    for t, place in ipairs(ok and laid:positions():flat() or {}) do T.eq(place, t - 1 - list[t]) end
+  end
+  T.ok(taken > 100 and taken < 390, taken)
 end)
 
 T.test("an instance, causal or not, and one document a row is the call without", function()
