@@ -6,27 +6,15 @@ local sys = core.sys
 
 local WORDS = { "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a", "the", "very", "not", "was", "it" }
 
--- A tokenizer of whole words.
-local words = { kind = "words" }
-local id_of, specials = {}, {}
-for i, w in ipairs(WORDS) do
-  id_of[w] = i - 1
-  if i <= 5 then specials[w] = i - 1 end
-end
-function words:size() return #WORDS end
-function words:special() return specials end
-function words:same(other) return rawequal(self, other) end
-function words:encode(text)
-  local ids = {}
-  for w in text:gmatch "%S+" do ids[#ids + 1] = id_of[w] or error(("no word '%s'"):format(w), 0) end
-  return core.tensor { data = ids, shape = { #ids }, dtype = "i32" }
-end
-
 local function file(name, text)
   local path = T.folder() .. "/" .. name
   sys.write(path, text)
   return path
 end
+
+local words = lab.tokenizer(file("vocab.txt", table.concat(WORDS, "\n") .. "\n"))
+local id_of = {}
+for i, w in ipairs(WORDS) do id_of[w] = i - 1 end
 
 local function model(more)
   local o = { arch = "bert", layers = 1, width = 24, heads = 2, context = 10, seed = 1, vocabulary = words, init_deviation = 0.1 }
@@ -143,7 +131,7 @@ T.test("what is wrong is said with file, line and column", function()
   end
   raises({ text = "txt" }, "g.tsv': text: unknown column 'txt' %(did you mean 'text'")
   raises({ train = file("s.tsv", "text\tlabel\ngood\t1\nbad\n") }, "s.tsv': line 3: 2 columns expected, for label, got 1")
-  raises({ train = file("w.tsv", "text\tlabel\ngood\t1\nworse\t0\n") }, "w.tsv': line 3: no word 'worse'")
+  raises({ train = file("w.tsv", "text\tlabel\ngood\t1\n\xff\t0\n") }, "w.tsv': line 3: encode: the text is not UTF%-8 at byte 0 %(0xFF%)")
   raises({ train = file("e.tsv", "text\tlabel\n") }, "e.tsv': no rows")
   raises({ header = false }, "option '%a+': the number of a column expected, got %a+")
   raises({ train = "nowhere.tsv" }, "option 'train': a file expected, got 'nowhere.tsv'")
