@@ -61,6 +61,10 @@ function M.trainer(m, cfg, seed, dataset, micro)
   local window = dataset:fit(window_of(m))
   dataset:need("train", window)
   local context = t.eval_context > 0 and t.eval_context or window
+  if not m.causal and context > m.config.context then
+    error(("train: eval_context: a %s reads windows up to its context of %d, in no pieces, got %d"):format(m.class_name,
+      m.config.context, context), 0)
+  end
   dataset:need("valid", context)
   local optimiser = devices.on(m.device, optim.adamw, {
     m:parameters(), lr = t.lr, betas = t.betas, eps = t.eps, weight_decay = t.weight_decay,

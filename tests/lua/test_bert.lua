@@ -296,6 +296,9 @@ T.test("what it is not for, and options that are wrong, are refused by name", fu
   T.raises(function() small { task = "classifier" } end, "option 'classes': with task=classifier at least 1 expected, got 0")
   T.raises(function() lab.model.new { vocab = 9, task = "classifier" } end, "option 'task': the architecture 'llama' has no other than mlm")
   T.raises(function() small({ attention = "delta_rule" }):forward(IDS) end, "causal")
+  T.raises(function()
+    lab.train.trainer(nil, { model = { arch = "bert", context = 8 }, train = { eval_context = 16 } }, 1)
+  end, "eval_context: a Bert reads windows up to its context of 8, in no pieces, got 16")
   local numbers = T.numbers(500) -- of eleven characters
   T.raises(function()
     lab.train(small { vocabulary = lab.data.open(numbers).vocabulary }, { data = numbers, steps = 1, quiet = true })
