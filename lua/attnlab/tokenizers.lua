@@ -87,7 +87,9 @@ local function read_huggingface(path, file)
   local config = beside(path, "tokenizer_config.json")
   if not config then return { kind = "huggingface", files = { file } } end
   local second = get(config)
-  return { kind = "huggingface", files = { file, second }, roles = roles_of(decoded(config, second[2])) }
+  -- where a length has no limit a whole number beyond 64 bits is written, which is no reader's business
+  local text = second[2]:gsub('("model_max_length"%s*:%s*)%d+', "%10")
+  return { kind = "huggingface", files = { file, second }, roles = roles_of(decoded(config, text)) }
 end
 
 -- Merges and the vocabulary beside them, where there is one; by either file's name.
@@ -156,21 +158,27 @@ local FIRST = { OWN, "tokenizer.json", "tekken.json", "tokenizer.model", "merges
                 "tokenizer.tiktoken", "tokenizer.bin" }
 local ENDINGS = { "%.tiktoken$", "%.model$" }
 
-function M.read(path, opts)
-  if sys.exists(path) ~= "dir" then return read_file(path, opts) end
+-- The file of a folder's tokenizer; nil: it has none.
+function M.in_folder(path)
   path = path:gsub("(.)/$", "%1")
   for _, name in ipairs(FIRST) do
-    if sys.exists(path .. "/" .. name) == "file" then return read_file(path .. "/" .. name, opts) end
+    if sys.exists(path .. "/" .. name) == "file" then return path .. "/" .. name end
   end
   for _, ending in ipairs(ENDINGS) do
     local found = {}
     for _, name in ipairs(sys.list(path)) do
       if name:find(ending) then found[#found + 1] = name end
     end
-    if #found == 1 then return read_file(path .. "/" .. found[1], opts) end
+    if #found == 1 then return path .. "/" .. found[1] end
     if #found > 1 then fail(path, "%d tokenizers, %s: name one of them", #found, table.concat(found, ", ")) end
   end
-  fail(path, "a folder without a tokenizer: one of %s expected", table.concat(FIRST, ", "))
+end
+
+function M.read(path, opts)
+  if sys.exists(path) ~= "dir" then return read_file(path, opts) end
+  local file = M.in_folder(path)
+  if not file then fail(path, "a folder without a tokenizer: one of %s expected", table.concat(FIRST, ", ")) end
+  return read_file(file, opts)
 end
 
 return M

@@ -111,6 +111,28 @@ T.test("a context of 262,144: windows of 1,024 unless somebody says more, and no
   T.eq(again.context, 1024)
 end)
 
+T.test("a tokenizer beside the weights comes and goes with them", function()
+  local folder, out = T.folder(), T.folder() .. "/out"
+  local tokenizer = lab.tokenizer(T.root .. "tests/golden/tokenizers/gpt2.json")
+  lab.model.new({ layers = 1, width = 16, heads = 2, vocab = tokenizer:size() + 3, context = 16, seed = 1 }):export(folder .. "/m")
+  folder = folder .. "/m"
+  T.eq(lab.model.load(folder).vocabulary, nil)
+  sys.write(folder .. "/tokenizer.json", sys.read(T.root .. "tests/golden/tokenizers/gpt2.json"))
+  sys.write(folder .. "/tokenizer_config.json", '{ "bos_token": null, "model_max_length": 1000000000000000019884624838656 }')
+  local m = lab.model.load(folder)
+  T.ok(m.vocabulary:same(tokenizer), "the tokenizer beside")
+  T.ok(#(m:generate { prompt = "it", tokens = 3 }) > 2, "text")
+  m:export(out)
+  T.eq(lab.model.load(out).vocabulary:hash(), m.vocabulary:hash())
+  T.eq(lab.model.load(folder, { tokenizer = false }).vocabulary, nil)
+  sys.write(folder .. "/tokenizer.json", "{")
+  T.raises(function() lab.model.load(folder) end, "tokenizer.json.*option tokenizer=false loads the model without it")
+  local c = json.decode(sys.read(out .. "/config.json"))
+  T.eq(c.eos_token_id, m.vocabulary.eos or json.null)
+  lab.model.new({ layers = 1, width = 16, heads = 2, vocab = 7, context = 16, seed = 1 }):export(out, { overwrite = true })
+  T.raises(function() lab.model.load(out) end, "pieces, the model 7: they do not belong together")
+end)
+
 T.test("a mapping reads a layout of its own", function()
   local folder, mapping = T.root .. "tests/golden/mapping", T.root .. "experiments/models/head_by_head.lua"
   local want = json.decode(sys.read(folder .. "/expected.json"))
@@ -146,6 +168,9 @@ T.test("surgery, steps and our own files, for each architecture", function()
       return rows
     end
     T.near(stepped(m), whole, 1e-9)
+    local starts = core.tensor { data = { { 0, 0, 0, 0, 4, 4, 4, 4, 4, 4 } }, dtype = "i32" }
+    local packed = m:forward({ table.move(want.ids, 1, 10, 1, {}) }, { documents = starts })
+    T.near(packed[{ 1, { 5, 10 } }], m:forward({ table.move(want.ids, 5, 10, 1, {}) })[{ 1 }], 1e-9)
     local path = T.folder() .. "/m"
     m:save(path)
     T.near(logits(lab.model.load(path, { dtype = "f64" }), want.ids), whole, 1e-12)

@@ -11,6 +11,7 @@ local names = require "attnlab.names"
 local parameters = require "attnlab.parameters"
 local plugins = require "attnlab.plugins"
 local rows = require "attnlab.rows"
+local tokenizers = require "attnlab.tokenizers"
 local vocabulary = require "attnlab.vocabulary"
 
 local M = {}
@@ -193,18 +194,14 @@ local function load_safetensors(path, opts)
   return m
 end
 
-local TOKENIZERS = { "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "vocabulary.json", "tokenizer.bin" }
-
 -- The tokenizer given, or that of a model's folder; nil where there is none, or with tokenizer = false.
 local function folder_vocabulary(folder, size, given)
   if given then return tokenizer_at(given, size) end
-  for _, file in ipairs(given == nil and TOKENIZERS or {}) do
-    if core.sys.exists(names.inside(folder, file)) == "file" then
-      local ok, v = pcall(tokenizer_at, names.inside(folder, ""), size)
-      if ok then return v end
-      error(tostring(v) .. " (option tokenizer=false loads the model without it)", 0)
-    end
-  end
+  local beside = names.inside(folder, "")
+  if given == false or not tokenizers.in_folder(beside) then return nil end
+  local ok, v = pcall(tokenizer_at, beside, size)
+  if ok then return v end
+  error(tostring(v) .. " (option tokenizer=false loads the model without it)", 0)
 end
 
 -- A folder as Hugging Face has it. opts.dtype: of the model (f32), whatever the file has.

@@ -168,7 +168,8 @@ function M.write(m, folder, opts)
   for k, v in pairs(m.hub and m.hub.type == word and m.hub.config or {}) do config[k] = v end
   local v = m.vocabulary
   for _, key in ipairs { "bos", "eos", "pad" } do
-    if config[key .. "_token_id"] == nil then config[key .. "_token_id"] = v and v[key] or json.null end
+    key = key .. "_token_id"
+    if config[key] == nil or config[key] == json.null then config[key] = v and v[key:match "^%a+"] or json.null end
   end
   for k, x in pairs(c) do config[k] = x end
   config.model_type = config.model_type or word
