@@ -73,6 +73,14 @@ T.test("a stride: transformers' loop, every token once, whatever window and rest
   T.near(short.loss, mean(table.move(sliding(m, ids, 9, 3), 1, 11, 1, {})), 1e-12)
 end)
 
+T.test("a stride on a trained model: the numbers of transformers' loop", function()
+  for window, want in pairs { [128] = { 64, 2.4948567 }, [64] = { 16, 2.5170508 } } do
+    local r = lab.evaluate(stories, { data = "stories", window = window, stride = want[1] })
+    T.near(r.loss, want[2], 1e-5)
+    T.eq(r.tokens, 4277)
+  end
+end)
+
 T.test("the start token: before every window, and then every token is scored", function()
   local text = file(("Once upon a time there was a dog. "):rep(3))
   local set = data.open(text, { vocab = stories.vocabulary })
