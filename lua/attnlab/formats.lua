@@ -6,7 +6,7 @@ local names = require "attnlab.names"
 local M = {}
 
 local IDS = "numpy.asarray(a).ravel(); assert 0<=a.min() and a.max()<65536; a.astype('<u2').tofile(sys.argv[2])\" FILE FILE.ids"
-local RAW = "; read it with format=raw_u16"
+local RAW = "\nFILE.ids is read with format=raw_u16"
 
 -- kind, what it is called, and the line that makes of FILE what is read here.
 local FOREIGN = {
@@ -17,10 +17,13 @@ local FOREIGN = {
   npz = { "a NumPy archive", [=[python3 -c "import numpy,sys; z=numpy.load(sys.argv[1]); a=z[z.files[0]]; a=]=] .. IDS .. RAW },
   pt = { "a file of PyTorch's", [=[python3 -c "import numpy,sys,torch; a=torch.load(sys.argv[1],weights_only=True).numpy(); a=]=] .. IDS .. RAW },
   pickle = { "a Python pickle", [=[python3 -c "import numpy,pickle,sys; a=pickle.load(open(sys.argv[1],'rb')); a=]=] .. IDS
-    .. RAW .. " (a pickle runs what it likes: only one that you made)" },
+    .. RAW .. ". A pickle runs what it likes: open only one that you made." },
   gguf = { "a GGUF model", [=[python3 -c "import os,sys,transformers as t; d,f=os.path.split(os.path.abspath(sys.argv[1])); t.AutoModelForCausalLM.from_pretrained(d,gguf_file=f).save_pretrained(sys.argv[2])" FILE FOLDER]=] },
 }
 M.FOREIGN = FOREIGN
+
+-- PyTorch's before 1.6: a pickled number, that every file begins with.
+local OLD_TORCH = "\x80\2\x8a\nl\xfc\x9c\x46\xf9"
 
 local function is_pickle(head, last)
   if head:find "^\x80[\4\5]\x95" then return true end -- a frame follows
@@ -40,7 +43,8 @@ function M.of(head, last)
   if head:find "^\x93NUMPY" then return "npy" end
   if head:find "^PK\3\4" then return head:find("data.pkl", 1, true) and "pt" or "npz" end
   if head:find "^GGUF" then return "gguf" end
-  if is_pickle(head, last) then return head:find("^\x80\2\x8a\nl\xfc\x9c\x46\xf9", 1) and "pt" or "pickle" end
+  if head:sub(1, #OLD_TORCH) == OLD_TORCH then return "pt" end
+  if is_pickle(head, last) then return "pickle" end
 end
 
 -- What a file is, as M.of; what is foreign is an error with the line that converts it. raw: somebody said that it is ids

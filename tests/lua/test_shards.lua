@@ -196,7 +196,7 @@ T.test("what others made is refused by content, with the line that converts it",
       .. kind .. ".bin'")
     T.raises(function() tokenize.run { inputs = { path }, tokenizer = TABLE, out = dir .. "/out" } end, "python3 %-c")
   end
-  sys.write(dir .. "/old.pt", "\x80\2\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.")
+  sys.write(dir .. "/old.pt", "\x80\2\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.\x80\2M\xe9\3.}q\0")
   T.raises(function() data.open(dir .. "/old.pt") end, "is a file of PyTorch's")
   sys.write(dir .. "/ids.bin", "\x80\2](" .. ("ab"):rep(50) .. "a.") -- ids that begin as a pickle may
   T.raises(function() data.open(dir .. "/ids.bin vocab=65536") end, "a Python pickle")
