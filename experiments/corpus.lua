@@ -1,5 +1,7 @@
--- A text of your own, as tokens: `./lab tokenize TEXT tokenizer=FILE out=corpus document_end="<|endoftext|>"` makes the
--- folder corpus that this file names (data/README.md); then `./lab run experiments/corpus.lua`.
+-- A text of your own, as tokens. These make the folder corpus that this file names (data/README.md), then run it:
+--   ./lab tokenizer-train TEXT out=corpus.model vocab_size=4096 document_end="<|endoftext|>"
+--   ./lab tokenize TEXT tokenizer=corpus.model out=corpus document_end="<|endoftext|>" val=0.05
+--   ./lab run experiments/corpus.lua
 local lab = require "attnlab"
 
 return lab.experiment {
