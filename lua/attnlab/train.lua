@@ -124,7 +124,7 @@ local function pass(self, x, y, more)
     loss:backward()
     return loss
   end
-  local all = self.data.masked and counted(y)
+  local all = (self.data.masked or not self.model.causal) and counted(y)
   for first = 1, B, self.micro do
     local n = math.min(self.micro, B - first + 1)
     local rows = { { first, first + n - 1 } }

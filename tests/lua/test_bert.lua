@@ -220,6 +220,24 @@ T.test("trained: it learns, the same twice, its validation is one number", funct
   T.raises(function() ev:diff(m, back) end, "evalset: diff: the first: a model that predicts next tokens expected, got a Bert")
 end)
 
+T.test("a step by parts of its batch is the step of the whole, where texts have more or fewer targets", function()
+  local lines = {}
+  for i = 1, 40 do lines[i] = ('{"text": "%s"}'):format(("abcd"):rep(i % 7 * 3 + 1)) end
+  local path = T.folder() .. "/x.jsonl"
+  core.sys.write(path, table.concat(lines, "\n") .. "\n")
+  local function steps(micro)
+    local set = lab.data.open(path .. " rows=documents document_id=0 tokenizer=bytes valid=0.2")
+    local cfg = { model = { arch = "bert", layers = 1, width = 16, heads = 2, context = 64 }, train = { batch_size = 5, dtype = "f64" } }
+    local t, out = lab.train.trainer(nil, cfg, 1, set, micro), {}
+    for k = 1, 3 do
+      local s = t:step()
+      out[2 * k - 1], out[2 * k] = s.loss, s.norm
+    end
+    return out
+  end
+  T.near(steps(2), steps(5), 1e-9)
+end)
+
 T.test("in an experiment, from the command line, and at the prompt", function()
   local f, text = T.folder(), T.numbers(4000)
   core.sys.write(f .. "/x.lua", ([[
