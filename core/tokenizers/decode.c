@@ -9,6 +9,7 @@
 
 /* The word that was begun at `from` ends where the text ends. */
 static al_status end_word(al_ctx *c, al_words *w, int64_t from) {
+  AL_TRY(al_buffer_put(c, &w->text, "", 0)); /* there is a text, though an empty one */
   if (w->text.n > INT32_MAX) return al_fail(c, AL_EVALUE, "decode: a text of more than 2 GiB");
   return al_spans_put(c, &w->spans, from, w->text.n, false);
 }

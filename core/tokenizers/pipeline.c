@@ -159,6 +159,13 @@ al_status al_pipeline_finish(al_ctx *c, al_pipeline *p) {
     p->flags[p->added[i].id] |=
         (uint8_t)(AL_TOKEN_ADDED | (p->added[i].special ? AL_TOKEN_SPECIAL : 0));
   if (p->n_added) qsort(p->added, (size_t)p->n_added, sizeof *p->added, by_first);
+  for (int64_t i = p->n_added - 1; i >= 0; i--) {
+    const al_added *a = &p->added[i];
+    if (a->n == 0) continue;
+    p->first[a->normalized][(unsigned char)a->text[0]] = i + 1;
+    p->any[a->normalized] = true;
+    if (!a->special) p->plain[a->normalized] = true;
+  }
   al_buffer text = {0};
   for (int64_t id = 0; id < v->n && al_error(c) == AL_OK; id++) {
     text.n = 0;
@@ -255,10 +262,9 @@ static int64_t space_behind(const char *s, int64_t n) {
   return at;
 }
 
-/* The longest added token at s, or NULL. begins: per first byte, 1 + the first token with it. */
-static const al_added *added_at(const al_pipeline *p, const int64_t *begins, bool normalized,
-                                const char *s, int64_t n) {
-  for (int64_t i = begins[(unsigned char)*s] - 1; i >= 0 && i < p->n_added; i++) {
+/* The longest added token at s, or NULL. */
+static const al_added *added_at(const al_pipeline *p, bool normalized, const char *s, int64_t n) {
+  for (int64_t i = p->first[normalized][(unsigned char)*s] - 1; i >= 0 && i < p->n_added; i++) {
     const al_added *a = &p->added[i];
     if (a->normalized != normalized || a->n == 0 || a->text[0] != *s) break;
     if (a->n <= n && memcmp(a->text, s, (size_t)a->n) == 0) return a;
@@ -272,14 +278,10 @@ typedef al_status (*on_text)(al_ctx *c, run *r, const char *s, int64_t n, bool b
 static al_status cut_added(al_ctx *c, run *r, bool normalized, const char *s, int64_t n,
                            bool begins, on_text between) {
   const al_pipeline *p = r->p;
-  int64_t first[256] = {0}, done = 0;
-  bool any = false;
-  for (int64_t i = p->n_added - 1; i >= 0; i--)
-    if (p->added[i].normalized == normalized && p->added[i].n > 0)
-      first[(unsigned char)p->added[i].text[0]] = i + 1, any = true;
+  const bool any = r->special ? p->any[normalized] : p->plain[normalized];
+  int64_t done = 0;
   for (int64_t at = 0; at < n && any;) {
-    const al_added *a =
-        first[(unsigned char)s[at]] ? added_at(p, first, normalized, s + at, n - at) : NULL;
+    const al_added *a = added_at(p, normalized, s + at, n - at);
     if (!a) {
       at++;
       continue;

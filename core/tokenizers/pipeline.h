@@ -179,6 +179,8 @@ typedef struct al_pipeline {
   uint8_t *flags;   /* of each id: AL_TOKEN_* */
   al_added *added;
   int64_t n_added, cap_added;
+  int64_t first[2][256]; /* in text as it is, normalised: 1 + the first of `added` with this byte */
+  bool any[2], plain[2]; /* there is such a token; one that is not special */
   al_norm *norms;
   int64_t n_norms, cap_norms;
   al_split *splits;

@@ -23,7 +23,7 @@ al_status al_idlist_put(al_ctx *c, al_idlist *l, int32_t id) {
 }
 
 al_status al_buffer_put(al_ctx *c, al_buffer *b, const char *s, int64_t n) {
-  if (b->n + n > b->cap) AL_TRY(al_room(c, &b->s, &b->cap, b->n, n, 1));
+  if (b->n + n > b->cap || !b->s) AL_TRY(al_room(c, &b->s, &b->cap, b->n, n + !b->s, 1));
   if (n > 0) memcpy(b->s + b->n, s, (size_t)n);
   b->n += n;
   return AL_OK;

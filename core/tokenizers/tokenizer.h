@@ -4,7 +4,7 @@
 #define AL_TOKENIZER_H
 #include "../core.h"
 
-enum { AL_MAX_TEXT = 1 << 30, AL_MAX_PIECES = 1 << 24 };
+enum { AL_MAX_TEXT = 1 << 30, AL_MAX_PIECES = 1 << 22 };
 
 typedef struct al_idlist { /* ids of the caller's, which frees .id */
   int32_t *id;

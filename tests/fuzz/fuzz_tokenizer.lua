@@ -52,7 +52,7 @@ local JSON = {
 
 -- A model with a map of characters, whose double array is walked by the library.
 local model = golden .. "tok512.model"
-local mapped = lab.tokenizer.train_bytes { lines = { "aa ab ba bb aab", "abc abd" }, vocab_size = 12, model = "unigram", normalization = "nmt_nfkc" }
+local mapped = lab.tokenizer.train_bytes { lines = { "aa ab ba bb aab", "abc abd" }, vocab_size = 11, byte_fallback = false, model = "unigram", normalization = "nmt_nfkc" }
 local merges = "#version: 0.2\n\u{120} a\nb c\n\u{120}a bc\n"
 local ranks = "YQ== 0\nYg== 1\nYWI= 2\nIA== 3\n"
 local words = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n##b\nab\n"

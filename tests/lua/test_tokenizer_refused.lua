@@ -50,7 +50,7 @@ T.test("components that are not known are refused by their name", function()
     { "end_of_word_suffix", "</w>", "'end_of_word_suffix'" }, { "unk_token", "<no>", "'<no>' is no token" },
     { "fuse_unk", 1, "'fuse_unk': true or false expected" }, { "speed", 1, "unknown key 'speed'" },
     { "merges", { "a" }, "model BPE: merges%[0%]: two tokens expected" }, { "merges", { "a b c" }, "merges%[0%]" },
-    { "merges", { { "a", 1 } }, "merges%[0%]" }, { "merges", { "a zz" }, "merges%[0%]: 'zz' is no token" },
+    { "merges", { { "a", 1 } }, "merges%[0%]" }, { "merges", { { "a", "" } }, "merges%[0%]: .* one is empty" }, { "merges", { "a zz" }, "merges%[0%]: 'zz' is no token" },
     { "merges", { "! \"" }, "'!' and '\"' make no token" }, { "vocab", { a = 0, b = 2 }, "no token has the id" },
     { "vocab", { a = 0, b = 0 }, "the id 0 is of two tokens" }, { "vocab", { a = -1 }, "an id from 0 to" },
     { "vocab", { a = 1 << 40 }, "an id from 0 to" }, { "vocab", { a = "0" }, "'a': an id expected" },
