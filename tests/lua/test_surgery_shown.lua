@@ -156,6 +156,13 @@ T.test("the block measures what evalset does, on the part that is shown", functi
   T.eq({ shown.state_bytes, shown.original_bytes }, { s:state_bytes(256), m:state_bytes(256) })
   T.eq(shown.text, (s:generate { tokens = 80 }))
   T.eq(shown.original_text, (m:generate { tokens = 80 }))
+  local how = { prompt = "Lily", tokens = 12, temperature = 1, top_p = 0.9, seed = 3, stop = "." }
+  local sampled = s:show { windows = 2, write = how }
+  T.eq({ sampled.text, sampled.original_text }, { (s:generate(how)), (m:generate(how)) })
+  T.eq(s:show({ windows = 2 }).original_text, shown.original_text)
+  T.raises(function() s:show { write = { top_p = 2 } } end, "option 'top_p'")
+  T.raises(function() s:show { write = { samples = 2 } } end, "one text is shown")
+  T.raises(function() s:show { write = 3 } end, "a table of options of generate expected, got number")
   local text = tostring(shown)
   T.ok(text:find("layers 1-5: denominator=none output_norm=l2", 1, true), text)
   T.ok(text:find("{/ (sum_j exp(s))}", 1, true) and text:find("{l2[} (sum_j exp(s) v_j) {]}", 1, true), text)

@@ -168,25 +168,28 @@ end
 
 -- ---- text ---------------------------------------------------------------------------------------------
 
--- About a line of greedy text from the start on; second result: that it ended with a token that is not finite.
-local function written(m, tokens)
-  local pieces = {}
-  local ok, text = pcall(m.generate, m, { tokens = tokens, on_token = function(piece) pieces[#pieces + 1] = piece end })
+-- About a line of text, greedy and from the start on unless options of generate say otherwise; second result: that it
+-- ended with a token that is not finite.
+local function written(m, tokens, how)
+  local pieces, opts = {}, { tokens = tokens }
+  for k, v in pairs(how or {}) do opts[k] = v end
+  opts.on_token = function(piece) pieces[#pieces + 1] = piece end
+  local ok, text = pcall(m.generate, m, opts)
   if ok then return text, false end
   if not tostring(text):find "left their range" then error(text, 0) end
   return table.concat(pieces), true
 end
 
-local function text_of(m)
+local function text_of(m, how)
   if not m.vocabulary then return nil end
-  return written(m, m.vocabulary.kind == "characters" and LETTERS or LETTERS // 2)
+  return written(m, m.vocabulary.kind == "characters" and LETTERS or LETTERS // 2, how)
 end
 
 -- ---- all of it ----------------------------------------------------------------------------------------
 
-local KNOWN = { "windows", "data" }
+local KNOWN = { "windows", "data", "write" }
 
-local function check(opts)
+local function check(fork, opts)
   opts = names.options("show", opts)
   for k in pairs(opts) do
     if not names.find(KNOWN, k) then error("show: " .. names.unknown("option", tostring(k), KNOWN), 0) end
@@ -194,6 +197,13 @@ local function check(opts)
   local n = opts.windows
   if n ~= nil and (math.type(n) ~= "integer" or n < 2) then
     error(("show: option 'windows': a whole number >= 2 expected, got %s"):format(tostring(n)), 0)
+  end
+  if opts.write ~= nil then
+    if type(opts.write) ~= "table" then
+      error(("show: option 'write': a table of options of generate expected, got %s"):format(type(opts.write)), 0)
+    end
+    if opts.write.prompts or opts.write.samples then error("show: option 'write': one text is shown: no prompts, no samples", 0) end
+    if fork.vocabulary then generate.options(fork, opts.write) end
   end
   return opts
 end
@@ -216,7 +226,7 @@ local function unmeasured(fork, n, why)
 end
 
 function M.of(fork, opts)
-  opts = check(opts)
+  opts = check(fork, opts)
   local kit, last, n = kit_of(fork), fork:last_change()
   if n == 0 then return { changes = 0 } end
   local ok, p = pcall(M.parts, fork, opts.data)
@@ -234,9 +244,13 @@ function M.of(fork, opts)
     r.rounding = rounding(fork, p)
   end
   bytes(r, fork)
-  kit.text = kit.text or text_of(fork.original)
-  r.original_text = kit.text
-  r.text, r.broken = text_of(fork)
+  if opts.write then
+    r.original_text = text_of(fork.original, opts.write)
+  else
+    kit.text = kit.text or text_of(fork.original)
+    r.original_text = kit.text
+  end
+  r.text, r.broken = text_of(fork, opts.write)
   return r
 end
 

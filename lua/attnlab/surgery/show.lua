@@ -4,6 +4,7 @@
 -- range gets the share of its tokens, and where it begins. Options:
 --   windows    documents to measure (24, or as many tokens of a run's own windows), as far as the part has them
 --   data       another text than the model's own, from now on: its name or path, or "own", what the model writes
+--   write      options of generate for the two texts: { prompt = "Lily", temperature = 0.8, top_p = 0.9, seed = 3 }
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local formulas = require "attnlab.surgery.formulas"
