@@ -1,7 +1,7 @@
--- Language models, made and loaded, with device= elsewhere than on the current device. model.new{arch="llama", layers=, width=, heads=, mlp=, vocab=, context=, attention=,
--- seed=}, with the options of config.lua's model rows, flat or as a configuration { model = ..,
--- attention = .. }, and model.load(path) for our own safetensors, run folders, llama2.c's .bin and folders as Hugging
--- Face has them (model/hub/init.lua), which m:export(folder) writes.
+-- Language models, made and loaded, with device= elsewhere than on the current device. model.new{arch="llama", layers=,
+-- width=, heads=, mlp=, vocab=, context=, attention=, seed=}, with the options of config.lua's model rows, flat or as a
+-- configuration { model = .., attention = .. }, and model.load(path) for our own safetensors, run folders, llama2.c's .bin
+-- and folders as Hugging Face has them (model/hub/init.lua), which m:export(folder) writes.
 local core = require "attnlab.core"
 local devices = require "attnlab.devices"
 local hub = require "attnlab.model.hub"

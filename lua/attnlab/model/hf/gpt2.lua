@@ -11,8 +11,10 @@ local M = {
   architectures = { "GPT2LMHeadModel" },
   tied = { head = "lm_head.weight", embedding = "transformer.wte.weight" },
   rules = {
-    plain.columns(H .. "attn.c_attn.weight", H .. "attn.", "weight"), plain.columns(H .. "attn.c_attn.bias", H .. "attn.", "bias"),
-    plain.turned(H .. "attn.c_proj.weight", H .. "attn.o_proj.weight"), { H .. "attn.c_proj.bias", ours = H .. "attn.o_proj.bias" },
+    plain.columns(H .. "attn.c_attn.weight", H .. "attn.", "weight"),
+    plain.columns(H .. "attn.c_attn.bias", H .. "attn.", "bias"),
+    plain.turned(H .. "attn.c_proj.weight", H .. "attn.o_proj.weight"),
+    { H .. "attn.c_proj.bias", ours = H .. "attn.o_proj.bias" },
     plain.turned(H .. "mlp.c_fc.weight"), plain.turned(H .. "mlp.c_proj.weight"),
     { H .. "attn.bias", skip = true }, { H .. "attn.masked_bias", skip = true },
   },
@@ -25,12 +27,12 @@ end
 
 function M.read(c)
   local m = { arch = "gpt2", layers = c:integer "n_layer", width = c:integer "n_embd", heads = c:integer "n_head",
-              vocab = c:integer "vocab_size", context = c:integer("n_positions", 1024), norm_eps = c:number("layer_norm_epsilon", 1e-5, 0),
-              activation = c:word("activation_function", plain.ACTIVATIONS, "gelu_new"), tied = c:bool("tie_word_embeddings", true) }
+              vocab = c:integer "vocab_size", context = c:integer("n_positions", 1024),
+              norm_eps = c:number("layer_norm_epsilon", 1e-5, 0), tied = c:bool("tie_word_embeddings", true),
+              activation = c:word("activation_function", plain.ACTIVATIONS, "gelu_new") }
   c:must("n_ctx", m.context)
   m.mlp = c:integer("n_inner", 4 * m.width)
-  if m.width % m.heads ~= 0 then c:fail("n_head", "a divisor of n_embd (%d) expected, got %d", m.width, m.heads) end
-  m.kv_heads, m.head_dim = m.heads, m.width // m.heads
+  plain.heads(c, m, "n_head", "n_embd")
   local dim = m.head_dim
   local scale = c:bool("scale_attn_weights", true) and 1 / math.sqrt(dim) or 1
   local by_layer, attention = c:bool("scale_attn_by_inverse_layer_idx", false), {}
@@ -60,13 +62,13 @@ function M.write(m)
   local o = m.config
   local list, why = layers.expect(m, { kinds = { softmax = true }, scale = true, rope = "none", bias = true })
   if not list then return nil, why end
-  if o.kv_heads ~= o.heads then return nil, "kv_heads=" .. o.kv_heads end
-  if o.head_dim * o.heads ~= o.width then return nil, "head_dim=" .. o.head_dim end
+  if plain.other_heads(o) then return nil, plain.other_heads(o) end
   if o.head_bias then return nil, "head_bias=true" end
   local scaled, by_layer = scales(list, o.head_dim)
   if scaled == nil then return nil, "logit_scale" end
-  return { n_layer = o.layers, n_embd = o.width, n_head = o.heads, n_inner = o.mlp, vocab_size = o.vocab, n_positions = o.context,
-           n_ctx = o.context, layer_norm_epsilon = o.norm_eps, activation_function = plain.activation(o, "gelu_new"),
+  return { n_layer = o.layers, n_embd = o.width, n_head = o.heads, n_inner = o.mlp, vocab_size = o.vocab,
+           n_positions = o.context, n_ctx = o.context, layer_norm_epsilon = o.norm_eps,
+           activation_function = plain.activation(o, "gelu_new"),
            tie_word_embeddings = o.tied, scale_attn_weights = scaled, scale_attn_by_inverse_layer_idx = by_layer }
 end
 

@@ -19,12 +19,12 @@ local M = {
 }
 
 function M.read(c)
-  local m = { arch = "neox", layers = c:integer "num_hidden_layers", width = c:integer "hidden_size", heads = c:integer "num_attention_heads",
-              mlp = c:integer "intermediate_size", vocab = c:integer "vocab_size", context = c:integer("max_position_embeddings", 2048),
-              norm_eps = c:number("layer_norm_eps", 1e-5, 0), activation = c:word("hidden_act", plain.ACTIVATIONS, "gelu"),
-              tied = c:bool("tie_word_embeddings", false), residual = c:bool("use_parallel_residual", true) and "parallel" or "sequential" }
-  if m.width % m.heads ~= 0 then c:fail("num_attention_heads", "a divisor of hidden_size (%d) expected, got %d", m.width, m.heads) end
-  m.kv_heads, m.head_dim = m.heads, m.width // m.heads
+  local m = { arch = "neox", layers = c:integer "num_hidden_layers", width = c:integer "hidden_size",
+              heads = c:integer "num_attention_heads", mlp = c:integer "intermediate_size", vocab = c:integer "vocab_size",
+              context = c:integer("max_position_embeddings", 2048), norm_eps = c:number("layer_norm_eps", 1e-5, 0),
+              activation = c:word("hidden_act", plain.ACTIVATIONS, "gelu"), tied = c:bool("tie_word_embeddings", false),
+              residual = c:bool("use_parallel_residual", true) and "parallel" or "sequential" }
+  plain.heads(c, m, "num_attention_heads", "hidden_size")
   local attention = rope.read(c, m.head_dim, ROPE)
   attention.preset, attention.bias = "softmax", c:bool("attention_bias", true)
   c:get "rope_theta" -- beside rotary_emb_base
@@ -34,18 +34,15 @@ end
 
 function M.write(m)
   local o = m.config
-  local any = { rope_dims = "any", rope_base = "any", rope_scaling = "any", rope_factor = "any", rope_original = "any", rope_low = "any",
-                rope_high = "any", rope_size = "any", rope_truncate = "any", kinds = { softmax = true }, bias = { false, true } }
-  local list, why = layers.expect(m, any)
+  local list, why = layers.expect(m, rope.wanted { kinds = { softmax = true }, bias = { false, true } })
   if not list then return nil, why end
-  if o.kv_heads ~= o.heads then return nil, "kv_heads=" .. o.kv_heads end
-  if o.head_dim * o.heads ~= o.width then return nil, "head_dim=" .. o.head_dim end
+  if plain.other_heads(o) then return nil, plain.other_heads(o) end
   local c = rope.write(list[1].layer, o.head_dim, ROPE)
-  for key, v in pairs { num_hidden_layers = o.layers, hidden_size = o.width, num_attention_heads = o.heads, intermediate_size = o.mlp,
-                        vocab_size = o.vocab, max_position_embeddings = o.context, layer_norm_eps = o.norm_eps, attention_bias = list[1].layer.bias,
-                        hidden_act = plain.activation(o, "gelu"), tie_word_embeddings = o.tied, use_parallel_residual = o.residual ~= "sequential" } do
-    c[key] = v
-  end
+  for key, v in pairs {
+    num_hidden_layers = o.layers, hidden_size = o.width, num_attention_heads = o.heads, intermediate_size = o.mlp,
+    vocab_size = o.vocab, max_position_embeddings = o.context, layer_norm_eps = o.norm_eps, tie_word_embeddings = o.tied,
+    attention_bias = list[1].layer.bias, hidden_act = plain.activation(o, "gelu"),
+    use_parallel_residual = o.residual ~= "sequential" } do c[key] = v end
   return c
 end
 

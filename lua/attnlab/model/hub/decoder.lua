@@ -6,7 +6,8 @@ local core = require "attnlab.core"
 local layers = require "attnlab.model.hub.layers"
 local rope = require "attnlab.model.hub.rope"
 
-local ACTIVATIONS = { silu = "auto", swish = "auto", gelu = "gelu", gelu_new = "gelu_new", gelu_pytorch_tanh = "gelu_new", relu = "relu" }
+local ACTIVATIONS = { silu = "auto", swish = "auto", gelu = "gelu", gelu_new = "gelu_new", gelu_pytorch_tanh = "gelu_new",
+                      relu = "relu" }
 local NAMED = { auto = "silu", silu = "silu", gelu = "gelu", gelu_new = "gelu_new", relu = "relu" }
 local MISSING_WINDOW = 4096 -- what transformers takes where the key is missing; null is none
 local FULL, SLIDING = "full_attention", "sliding_attention"
@@ -23,12 +24,15 @@ local function windows(kind, c, n)
   local used, window = c:bool("use_sliding_window", false), c:integer("sliding_window", false)
   local first, types, out = c:integer("max_window_layers", n, 0), c:get "layer_types", {}
   if types ~= nil and (type(types) ~= "table" or #types ~= n) then
-    c:fail("layer_types", "a list of %d words expected, got %s", n, type(types) == "table" and "one of " .. #types or type(types))
+    local got = type(types) == "table" and "one of " .. #types or type(types)
+    c:fail("layer_types", "a list of %d words expected, got %s", n, got)
   end
   if used and not window then c:fail("sliding_window", "a window expected, for use_sliding_window is true") end
   for i = 1, n do
     local word = types and types[i] or used and i > first and SLIDING or FULL
-    if word ~= FULL and word ~= SLIDING then c:fail("layer_types", "%s or %s expected, got %s", FULL, SLIDING, tostring(word)) end
+    if word ~= FULL and word ~= SLIDING then
+      c:fail("layer_types", "%s or %s expected, got %s", FULL, SLIDING, tostring(word))
+    end
     if word == SLIDING and not used then c:fail("layer_types", "layer %d is %s, but use_sliding_window is false", i, word) end
     out[i] = word == SLIDING and window or 0
   end
@@ -84,30 +88,35 @@ return function(kind)
   -- The keys of config.json for a model of ours, or nil and why it is none of this type.
   function type_of.write(m)
     local o = m.config
-    local wanted = { kinds = { softmax = true, window = kind.window ~= nil }, rope = { "half", "interleaved" }, rope_dims = { -1, o.head_dim }, rope_base = "any",
-                     rope_scaling = "any", rope_factor = "any", rope_original = "any", rope_low = "any", rope_high = "any", rope_size = "any",
-                     rope_truncate = "any", bias = kind.bias == true and { false, true } or kind.bias, qk_norm = kind.qk_norm,
-                     qk_norm_eps = kind.qk_norm and o.norm_eps or "any" }
+    local wanted = rope.wanted {
+      kinds = { softmax = true, window = kind.window ~= nil }, rope = { "half", "interleaved" }, rope_dims = { -1, o.head_dim },
+      bias = kind.bias == true and { false, true } or kind.bias, qk_norm = kind.qk_norm,
+      qk_norm_eps = kind.qk_norm and o.norm_eps or "any" }
     local list, why = layers.expect(m, wanted)
     if not list then return nil, why end
     if o.mlp_bias and not kind.mlp_bias then return nil, "mlp_bias=true" end
     local c = rope.write(list[1].layer, o.head_dim)
-    for key, v in pairs { num_hidden_layers = o.layers, hidden_size = o.width, num_attention_heads = o.heads, num_key_value_heads = o.kv_heads,
-                          head_dim = o.head_dim, intermediate_size = o.mlp, vocab_size = o.vocab, max_position_embeddings = o.context,
-                          rms_norm_eps = o.norm_eps, tie_word_embeddings = o.tied, hidden_act = NAMED[o.activation] } do
-      c[key] = v
-    end
+    for key, v in pairs {
+      num_hidden_layers = o.layers, hidden_size = o.width, num_attention_heads = o.heads, num_key_value_heads = o.kv_heads,
+      head_dim = o.head_dim, intermediate_size = o.mlp, vocab_size = o.vocab, max_position_embeddings = o.context,
+      rms_norm_eps = o.norm_eps, tie_word_embeddings = o.tied, hidden_act = NAMED[o.activation] } do c[key] = v end
     if kind.bias == true then c.attention_bias = list[1].layer.bias end
     if kind.mlp_bias then c.mlp_bias = o.mlp_bias end
     local window, types, full = nil, core.json.array {}, 0
     for i, l in ipairs(list) do
-      if window and l.window and l.window ~= window then return nil, ("layer %d: another window than layers before"):format(i) end
+      if window and l.window and l.window ~= window then
+        return nil, ("layer %d: another window than layers before"):format(i)
+      end
       window, types[i] = l.window or window, l.window and SLIDING or FULL
       if not window then full = i end
-      if kind.window == true and (l.window == nil) ~= (list[1].window == nil) then return nil, ("layer %d: a window in some layers"):format(i) end
+      if kind.window == true and (l.window == nil) ~= (list[1].window == nil) then
+        return nil, ("layer %d: a window in some layers"):format(i)
+      end
     end
     if kind.window then c.sliding_window = window or core.json.null end
-    if kind.window == "layers" then c.use_sliding_window, c.layer_types, c.max_window_layers = window ~= nil, types, full end
+    if kind.window == "layers" then
+      c.use_sliding_window, c.layer_types, c.max_window_layers = window ~= nil, types, full
+    end
     return c
   end
 

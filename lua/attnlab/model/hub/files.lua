@@ -19,7 +19,9 @@ function M.object(folder, file)
     local hint = why:find("a link, which", 1, true) and " (cp -rL makes a folder without links)" or ""
     error(("'%s': %s%s"):format(shown, why, hint), 0)
   end
-  if type(v) ~= "table" or #v > 0 then error(("'%s': a JSON object expected, got %s"):format(shown, rows.show(v):sub(1, 60)), 0) end
+  if type(v) ~= "table" or #v > 0 then
+    error(("'%s': a JSON object expected, got %s"):format(shown, rows.show(v):sub(1, 60)), 0)
+  end
   return v, shown
 end
 
@@ -38,7 +40,9 @@ end
 local function sharded(folder)
   local index, shown = M.object(folder, M.INDEX)
   local map = index.weight_map
-  if type(map) ~= "table" or #map > 0 then error(("'%s': key 'weight_map': an object expected, got %s"):format(shown, rows.show(map)), 0) end
+  if type(map) ~= "table" or #map > 0 then
+    error(("'%s': key 'weight_map': an object expected, got %s"):format(shown, rows.show(map)), 0)
+  end
   local into, from, opened = {}, {}, {}
   for _, name in ipairs(names.keys(map)) do
     local file = map[name]
@@ -69,7 +73,7 @@ function M.tensors(folder)
   if not single then
     local other = sys.exists(names.inside(folder, "pytorch_model.bin"))
     error(("'%s': no such file, nor %s%s"):format(names.shown(folder .. "/" .. M.WEIGHTS), M.INDEX, other
-      and "; pytorch_model.bin is a pickle, which may run code: transformers' save_pretrained(.., safe_serialization=True) converts it"
+      and "; pytorch_model.bin is a pickle, which may run code: transformers' save_pretrained writes safetensors of it"
       or ""), 0)
   end
   local into = {}
@@ -96,7 +100,8 @@ function M.write(folder, tensors, most)
     core.safetensors.save(folder .. "/" .. file, part)
     for name in pairs(part) do map[name] = file end
   end
-  sys.write(folder .. "/" .. M.INDEX, json.encode({ metadata = { total_size = total }, weight_map = map }, { pretty = true }) .. "\n")
+  local index = { metadata = { total_size = total }, weight_map = map }
+  sys.write(folder .. "/" .. M.INDEX, json.encode(index, { pretty = true }) .. "\n")
 end
 
 return M

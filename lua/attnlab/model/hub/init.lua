@@ -21,6 +21,7 @@ local files = require "attnlab.model.hub.files"
 local found = require "attnlab.found"
 local keys = require "attnlab.model.hub.keys"
 local names = require "attnlab.names"
+local rows = require "attnlab.rows"
 local rules = require "attnlab.model.hub.names"
 local sys, json = core.sys, core.json
 
@@ -71,11 +72,12 @@ local function untie(kind, tensors, tied, shown)
   end
   if not (tied and head) then return end
   local same = embedding == head
-  if not same and core.is_tensor(head) and core.is_tensor(embedding) and table.concat(head:shape(), ",") == table.concat(embedding:shape(), ",") then
+  if not same and core.is_tensor(head) and core.is_tensor(embedding) and rows.equal(head:shape(), embedding:shape()) then
     same = head:dtype() == embedding:dtype() and (head:to "f32" - embedding:to "f32"):abs():max():item() == 0
   end
   if not same then
-    error(("%s: tensor '%s' is not '%s', though tie_word_embeddings is true"):format(shown, names_of.head, names_of.embedding), 0)
+    error(("%s: tensor '%s' is not '%s', though tie_word_embeddings is true"):format(shown, names_of.head,
+      names_of.embedding), 0)
   end
   tensors[names_of.head] = nil
 end
@@ -88,7 +90,9 @@ function M.read(folder, opts)
   local c = keys.new(values, shown_config, opts.ignore)
   local word = c:get "model_type"
   if not kind then
-    if type(word) ~= "string" then c:fail("model_type", "a word expected, %s", word == nil and "the key is missing" or "got no text") end
+    if type(word) ~= "string" then
+      c:fail("model_type", "a word expected, %s", word == nil and "the key is missing" or "got no text")
+    end
     if not names.find(types(), word) then c:fail("model_type", "%s", names.unknown("type", word, types())) end
     kind = type_of(word)
     local given = c:get "architectures"
@@ -133,14 +137,15 @@ local function writer(m)
       why[#why + 1] = ("  %s: %s"):format(word, reason)
     end
   end
-  error(("export: no type of model that transformers knows is this one%s%s"):format(#why > 0 and ":\n" or "", table.concat(why, "\n")), 0)
+  local reasons = (#why > 0 and ":\n" or "") .. table.concat(why, "\n")
+  error("export: no type of model that transformers knows is this one" .. reasons, 0)
 end
 
 local OPTIONS = { "dtype", "shard", "overwrite" }
 local DTYPES = { f64 = "float64", f32 = "float32", bf16 = "bfloat16" }
 
--- Writes m into a folder as transformers reads it, or where the path ends in .bin as llama2.c does. opts: dtype (the model's own), shard = bytes of a file of weights,
--- overwrite = true: over a model that lies there. config.json comes last.
+-- Writes m into a folder as transformers reads it, or where the path ends in .bin as llama2.c does. opts: dtype (the
+-- model's own), shard = bytes of a file of weights, overwrite = true: over a model that lies there. config.json comes last.
 function M.write(m, folder, opts)
   opts = names.options("export", opts)
   for k in pairs(opts) do
@@ -148,7 +153,9 @@ function M.write(m, folder, opts)
   end
   local dtype, shard = opts.dtype or m.dtype, opts.shard or SHARD
   if not DTYPES[dtype] then error("export: option 'dtype': f64, f32 or bf16 expected, got " .. tostring(dtype), 0) end
-  if math.type(shard) ~= "integer" or shard < 1 then error("export: option 'shard': a number of bytes expected, got " .. tostring(shard), 0) end
+  if math.type(shard) ~= "integer" or shard < 1 then
+    error("export: option 'shard': a number of bytes expected, got " .. tostring(shard), 0)
+  end
   if m.patches then error("export: its activations are patched, which no file says: undo the patches first", 0) end
   if folder:find "%.bin$" then
     if next(opts) then error(("export: option '%s': llama2.c's file has none"):format(next(opts)), 0) end
@@ -156,9 +163,13 @@ function M.write(m, folder, opts)
   end
   local kind, word, c = writer(m)
   if sys.exists(folder .. "/" .. files.CONFIG) then
-    if not opts.overwrite then error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), files.CONFIG), 0) end
+    if not opts.overwrite then
+      error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), files.CONFIG), 0)
+    end
     for _, file in ipairs(sys.list(folder)) do
-      if file == files.CONFIG or file == files.INDEX or file:find "^model.*%.safetensors$" then sys.remove(folder .. "/" .. file) end
+      if file == files.CONFIG or file == files.INDEX or file:find "^model.*%.safetensors$" then
+        sys.remove(folder .. "/" .. file)
+      end
     end
   end
   local own = {}

@@ -104,7 +104,9 @@ end
 -- Refuses the key where it is there with another value than this: nothing here computes that.
 function Keys:must(key, value)
   local v = self:get(key)
-  if v ~= nil and not rows.equal(v, value) then self:fail(key, "only %s is known here, got %s", rows.show(value), rows.show(v)) end
+  if v ~= nil and not rows.equal(v, value) then
+    self:fail(key, "only %s is known here, got %s", rows.show(value), rows.show(v))
+  end
 end
 
 -- The keys of a table below: as a reader of its own.
@@ -122,7 +124,9 @@ function Keys:done(more)
   for key, v in pairs(EXPECTED) do self:must(key, v) end
   for _, key in ipairs(NOTHING) do
     local v = self:get(key)
-    if v ~= nil and not also[key] and not (type(v) == "table" and next(v) == nil) then self:fail(key, "nothing like it is known here, got %s", rows.show(v)) end
+    if v ~= nil and not also[key] and not (type(v) == "table" and next(v) == nil) then
+      self:fail(key, "nothing like it is known here, got %s", rows.show(v))
+    end
   end
   for _, key in ipairs(names.keys(self.values)) do
     if not (self.asked[key] or HARMLESS[key] or also[key] or self.ignored[key]) then

@@ -51,7 +51,9 @@ function M.expect(m, wanted)
       local ok = want == "any" or v == want
       for _, w in ipairs(type(want) == "table" and want or {}) do ok = ok or v == w end
       if not ok then return no("%s=%s", row.name, rows.show(v)) end
-      if v ~= list[1].layer[row.name] then return no("%s=%s, in layer 1 %s", row.name, rows.show(v), rows.show(list[1].layer[row.name])) end
+      if v ~= list[1].layer[row.name] then
+        return no("%s=%s, in layer 1 %s", row.name, rows.show(v), rows.show(list[1].layer[row.name]))
+      end
     end
   end
   return list

@@ -31,15 +31,17 @@ end
 function M.write(m, path)
   check(m)
   local c, own, kv = m.config, m:tensors(), m.config.kv_heads
-  local parts = { string.pack("<i4i4i4i4i4i4i4", c.width, c.mlp, c.layers, c.heads, kv, c.tied and c.vocab or -c.vocab, c.context) }
+  local vocab = c.tied and c.vocab or -c.vocab
+  local parts = { string.pack("<i4i4i4i4i4i4i4", c.width, c.mlp, c.layers, c.heads, kv, vocab, c.context) }
   local function put(name, heads)
     local t = own[name]
     if heads and m.layers[1].attention.layer.rope == "half" then t = layers.halves(t, heads, c.head_dim, c.head_dim, true) end
     parts[#parts + 1] = bytes(t)
   end
   put "model.embed_tokens.weight"
-  for _, kind in ipairs { { "input_layernorm" }, { "self_attn.q_proj", c.heads }, { "self_attn.k_proj", kv }, { "self_attn.v_proj" },
-                          { "self_attn.o_proj" }, { "post_attention_layernorm" }, { "mlp.gate_proj" }, { "mlp.down_proj" }, { "mlp.up_proj" } } do
+  for _, kind in ipairs {
+    { "input_layernorm" }, { "self_attn.q_proj", c.heads }, { "self_attn.k_proj", kv }, { "self_attn.v_proj" },
+    { "self_attn.o_proj" }, { "post_attention_layernorm" }, { "mlp.gate_proj" }, { "mlp.down_proj" }, { "mlp.up_proj" } } do
     for i = 0, c.layers - 1 do put(("model.layers.%d.%s.weight"):format(i, kind[1]), kind[2]) end
   end
   put "model.norm.weight"

@@ -199,8 +199,7 @@ class AttnlabForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **kwargs):
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
-    def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None, labels=None, past_key_values=None, use_cache=None,
-                output_attentions=None, output_hidden_states=None, return_dict=None, **kwargs):
+    def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None, labels=None, past_key_values=None, **kwargs):
         if past_key_values is not None:
             raise ValueError("past_key_values: this model has no cache: use_cache=False")
         x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -214,7 +213,8 @@ class AttnlabForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 ]]
 
-local ACTIVATIONS = { auto = "F.silu(x)", silu = "F.silu(x)", gelu = "F.gelu(x)", gelu_new = 'F.gelu(x, approximate="tanh")', relu = "F.relu(x)" }
+local ACTIVATIONS = { auto = "F.silu(x)", silu = "F.silu(x)", gelu = "F.gelu(x)", relu = "F.relu(x)",
+                      gelu_new = 'F.gelu(x, approximate="tanh")' }
 
 -- A value as that language writes it; tables by name.
 local function literal(v)
@@ -264,8 +264,8 @@ function M.text(m)
       bias = l.bias, qk_norm = l.qk_norm and l.qk_norm_eps or false, conv = l.conv, conv_activation = l.conv_activation,
       value_residual = l.value_residual, calibrated = l.calibrated, rope = rope_of(a), shapes = shapes }:sub(2)) .. ","
   end
-  local model = literal { width = c.width, heads = c.heads, kv_heads = c.kv_heads, head_dim = c.head_dim, mlp = c.mlp, vocab = c.vocab,
-                          norm_eps = c.norm_eps, mlp_bias = c.mlp_bias }
+  local model = literal { width = c.width, heads = c.heads, kv_heads = c.kv_heads, head_dim = c.head_dim, mlp = c.mlp,
+                          vocab = c.vocab, norm_eps = c.norm_eps, mlp_bias = c.mlp_bias }
   return HEAD:format((table.concat(formulas, "; "):gsub("[%c\\]", " "):sub(1, 300))) .. "\n" .. table.concat(functions)
     .. ("def activation(x):\n    return %s\n\n\nMODEL = %s\nLAYERS = [\n%s\n]\n\n\n"):format(ACTIVATIONS[c.activation], model,
       table.concat(list, "\n")) .. BODY

@@ -8,6 +8,18 @@ local M = {}
 M.ACTIVATIONS = { gelu = "gelu", gelu_new = "gelu_new", gelu_fast = "gelu_new", gelu_pytorch_tanh = "gelu_new", relu = "relu",
                   silu = "silu", swish = "silu" }
 
+-- Heads of equal width, as all of them have.
+function M.heads(c, m, heads, width)
+  if m.width % m.heads ~= 0 then c:fail(heads, "a divisor of %s (%d) expected, got %d", width, m.width, m.heads) end
+  m.kv_heads, m.head_dim = m.heads, m.width // m.heads
+end
+
+-- Nil, or why a model has other heads.
+function M.other_heads(o)
+  if o.kv_heads ~= o.heads then return "kv_heads=" .. o.kv_heads end
+  if o.head_dim * o.heads ~= o.width then return "head_dim=" .. o.head_dim end
+end
+
 -- The word of config.json for m's option; auto: what the architecture has.
 function M.activation(m, auto) return m.activation == "auto" and auto or m.activation end
 

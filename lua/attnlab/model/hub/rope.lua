@@ -28,9 +28,11 @@ local function scaling(c, p, kind)
   end
   o.rope_low, o.rope_high = p:number("beta_slow", 1, 0), p:number("beta_fast", 32, 0)
   o.rope_truncate = p:bool("truncate", true)
-  local size, m, all = p:number("attention_factor", false, 0), p:number("mscale", false), p:number("mscale_all_dim", false)
-  if not size and m and all and m ~= 0 and all ~= 0 then size = yarn_size(o.rope_factor, m) / yarn_size(o.rope_factor, all) end
-  o.rope_size = size or nil
+  o.rope_size = p:number("attention_factor", false, 0)
+  local m, all = p:number("mscale", 0), p:number("mscale_all_dim", 0)
+  if not o.rope_size and m ~= 0 and all ~= 0 then
+    o.rope_size = yarn_size(o.rope_factor, m) / yarn_size(o.rope_factor, all)
+  end
   return o
 end
 
@@ -59,7 +61,9 @@ function M.read(c, head_dim, opts)
     p:done()
     if own and old then
       local kind = old:get "rope_type" or old:get "type" or "default"
-      if kind ~= word then c:fail("rope_scaling", "rope_type %s contradicts rope_parameters, which has %s", rows.show(kind), word) end
+      if kind ~= word then
+        c:fail("rope_scaling", "rope_type %s contradicts rope_parameters, which has %s", rows.show(kind), word)
+      end
     end
   end
   out.rope_base = theta or opts.theta or 10000
@@ -74,10 +78,21 @@ function M.read(c, head_dim, opts)
   return out
 end
 
+-- What layers.expect is asked for where the options of rotary positions are the file's to say, and what `more` says.
+function M.wanted(more)
+  local out = {}
+  for _, key in ipairs { "dims", "base", "scaling", "factor", "original", "low", "high", "size", "truncate" } do
+    out["rope_" .. key] = "any"
+  end
+  for k, v in pairs(more) do out[k] = v end
+  return out
+end
+
 -- The keys of config.json for a layer's resolved options; share_key, theta_key as above: other names at the top.
 function M.write(layer, head_dim, opts)
   opts = opts or {}
-  local p = { rope_type = layer.rope_scaling == "none" and "default" or layer.rope_scaling, rope_theta = layer.rope_base }
+  local word = layer.rope_scaling == "none" and "default" or layer.rope_scaling
+  local p = { rope_type = word, rope_theta = layer.rope_base }
   local out = { [opts.theta_key or "rope_theta"] = layer.rope_base }
   if layer.rope_scaling ~= "none" then p.factor = layer.rope_factor end
   if layer.rope_scaling == "llama3" or layer.rope_scaling == "yarn" then
