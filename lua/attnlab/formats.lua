@@ -27,22 +27,23 @@ local OLD_TORCH = "\x80\2\x8a\nl\xfc\x9c\x46\xf9"
 
 local function is_pickle(head, last)
   if head:find "^\x80[\4\5]\x95" then return true end -- a frame follows
-  return head:find "^\x80[\2-\5][%(%]}c\x8a\x8cX]" ~= nil and last == "."
+  return head:find "^\x80[\2-\5][%(%]}c\x8a\x8cX]" ~= nil and last:sub(-1) == "."
 end
 
--- "llmc", "gzip", "zstd", a name of FOREIGN, or nil, of the first bytes and the last one.
+-- "llmc", "gzip", "zstd", a name of FOREIGN, or nil, of the first bytes and the last four. A text that begins with one of
+-- their words is a text.
 function M.of(head, last)
   local first = #head >= 4 and string.unpack("<i4", head) or 0
   if first == 20240520 or first == 20240801 then return "llmc" end
   if head:find "^\x1f\x8b" then return "gzip" end
   if head:find "^\x28\xb5\x2f\xfd" then return "zstd" end
-  if head:find "^PAR1" then return "parquet" end
-  if head:find "^ARROW1" then return "arrow" end
+  if head:find "^PAR1" and last == "PAR1" then return "parquet" end
+  if head:find "^ARROW1%z%z" then return "arrow" end
   local length = first == -1 and #head >= 8 and string.unpack("<i4", head, 5) or 0 -- of a message, in whole eights
   if length > 0 and length < 1 << 24 and length % 8 == 0 then return "arrow_stream" end
   if head:find "^\x93NUMPY" then return "npy" end
   if head:find "^PK\3\4" then return head:find("data.pkl", 1, true) and "pt" or "npz" end
-  if head:find "^GGUF" then return "gguf" end
+  if head:find "^GGUF[\1-\9]%z%z%z" then return "gguf" end
   if head:sub(1, #OLD_TORCH) == OLD_TORCH then return "pt" end
   if is_pickle(head, last) then return "pickle" end
 end
@@ -52,7 +53,7 @@ end
 function M.check(path, raw)
   local f <close> = assert(io.open(names.plain(path), "rb"))
   local head = f:read(128) or ""
-  local last = f:seek("end", -1) and f:read(1) or ""
+  local last = f:seek("end", -math.min(4, f:seek "end")) and f:read(4) or ""
   local kind = M.of(head, last)
   local foreign = FOREIGN[kind]
   if foreign and not (raw and kind == "pickle" and not head:find "^\x80[\4\5]\x95") and not (raw and kind == "arrow_stream") then

@@ -186,7 +186,7 @@ end)
 
 T.test("what others made is refused by content, with the line that converts it", function()
   local dir = T.folder()
-  local heads = { parquet = "PAR1\21\4", arrow = "ARROW1\0\0", arrow_stream = "\xff\xff\xff\xff\x78\1\0\0\x10", npy = "\x93NUMPY\1\0v\0{'descr'",
+  local heads = { parquet = "PAR1\21\4.PAR1", arrow = "ARROW1\0\0", arrow_stream = "\xff\xff\xff\xff\x78\1\0\0\x10", npy = "\x93NUMPY\1\0v\0{'descr'",
     npz = "PK\3\4\20\0\0\0\0\0arr_0.npy", pt = "PK\3\4\0\0\8\8archive/data.pkl", pickle = "\x80\4\x95\11\0\0\0\0\0\0\0]\x94.",
     gguf = "GGUF\3\0\0\0" }
   for kind in pairs(formats.FOREIGN) do
@@ -195,6 +195,10 @@ T.test("what others made is refused by content, with the line that converts it",
     T.raises(function() data.open(path) end, "^data: '.*" .. kind .. ".bin' is an? [%w ']+, which is not read here.*\n  python3 %-c \"import .*'[^\n]*it is "
       .. kind .. ".bin'")
     T.raises(function() tokenize.run { inputs = { path }, tokenizer = TABLE, out = dir .. "/out" } end, "python3 %-c")
+  end
+  for _, word in ipairs { "PAR1", "ARROW1", "GGUF", "PK" } do -- texts may begin so
+    sys.write(dir .. "/word.txt", word .. " is the word for it\n")
+    T.eq(data.open(dir .. "/word.txt").tokens:numel(), #word + 20)
   end
   sys.write(dir .. "/old.pt", "\x80\2\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.\x80\2M\xe9\3.}q\0")
   T.raises(function() data.open(dir .. "/old.pt") end, "is a file of PyTorch's")
