@@ -80,6 +80,7 @@ T.test("what came in goes out: config and tensors", function()
     T.eq(logits(lab.model.load(out), want.ids), logits(m, want.ids))
     T.raises(function() m:export(out) end, "option overwrite writes over it")
     m:export(out, { overwrite = true, shard = 3000, dtype = "bf16" })
+    T.raises(function() m:export(nil) end, "path of a folder expected, got nil")
     T.ok(sys.exists(out .. "/model.safetensors") == nil and sys.exists(out .. "/model.safetensors.index.json") == "file", "shards")
     T.near(logits(lab.model.load(out), want.ids), logits(m, want.ids), 0.3)
   end

@@ -85,7 +85,17 @@ local function bytes_of(t)
   return t:numel() * ({ f64 = 8, f32 = 4, bf16 = 2, i32 = 4 })[t:dtype()]
 end
 
--- Writes tensors by name into the folder: one file, or shards of up to `most` bytes and their index.
+-- Files of a model that lie in a folder, sorted.
+function M.there(folder)
+  local out = {}
+  for _, file in ipairs(sys.exists(folder) == "dir" and sys.list(folder) or {}) do
+    if file == M.CONFIG or file == M.INDEX or file:find "^model.*%.safetensors$" then out[#out + 1] = file end
+  end
+  return out
+end
+
+-- Writes tensors by name into the folder: one file, or shards of up to `most` bytes and their index. Gives the files, as
+-- keys.
 function M.write(folder, tensors, most)
   local parts, size, total = { {} }, 0, 0
   for _, name in ipairs(names.keys(tensors)) do
@@ -93,15 +103,20 @@ function M.write(folder, tensors, most)
     if size > 0 and size + n > most then parts[#parts + 1], size = {}, 0 end
     parts[#parts][name], size, total = tensors[name], size + n, total + n
   end
-  if #parts == 1 then return core.safetensors.save(folder .. "/" .. M.WEIGHTS, tensors) end
-  local map = {}
+  if #parts == 1 then
+    core.safetensors.save(folder .. "/" .. M.WEIGHTS, tensors)
+    return { [M.WEIGHTS] = true }
+  end
+  local map, written = {}, { [M.INDEX] = true }
   for i, part in ipairs(parts) do
     local file = ("model-%05d-of-%05d.safetensors"):format(i, #parts)
     core.safetensors.save(folder .. "/" .. file, part)
     for name in pairs(part) do map[name] = file end
+    written[file] = true
   end
   local index = { metadata = { total_size = total }, weight_map = map }
   sys.write(folder .. "/" .. M.INDEX, json.encode(index, { pretty = true }) .. "\n")
+  return written
 end
 
 return M

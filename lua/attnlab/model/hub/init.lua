@@ -151,6 +151,7 @@ function M.write(m, folder, opts)
   for k in pairs(opts) do
     if not names.find(OPTIONS, k) then error("export: " .. names.unknown("option", tostring(k), OPTIONS), 0) end
   end
+  if type(folder) ~= "string" or folder == "" then error("export: path of a folder expected, got " .. type(folder), 0) end
   local dtype, shard = opts.dtype or m.dtype, opts.shard or SHARD
   if not DTYPES[dtype] then error("export: option 'dtype': f64, f32 or bf16 expected, got " .. tostring(dtype), 0) end
   if math.type(shard) ~= "integer" or shard < 1 then
@@ -162,15 +163,9 @@ function M.write(m, folder, opts)
     return require("attnlab.model.hub.llama2c").write(m, folder)
   end
   local kind, word, c = writer(m)
-  if sys.exists(folder .. "/" .. files.CONFIG) then
-    if not opts.overwrite then
-      error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), files.CONFIG), 0)
-    end
-    for _, file in ipairs(sys.list(folder)) do
-      if file == files.CONFIG or file == files.INDEX or file:find "^model.*%.safetensors$" then
-        sys.remove(folder .. "/" .. file)
-      end
-    end
+  local before = files.there(folder)
+  if #before > 0 and not opts.overwrite then
+    error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), before[1]), 0)
   end
   local own = {}
   for name, t in pairs(m:tensors()) do own[name] = t:dtype() == dtype and t:contiguous() or t:to(dtype) end
@@ -187,7 +182,12 @@ function M.write(m, folder, opts)
   config.architectures = config.architectures or { kind.architectures[1] }
   config.torch_dtype, config.dtype = DTYPES[dtype], DTYPES[dtype]
   sys.mkdir(folder)
-  files.write(folder, rules.write(kind.rules, own, m.config), shard)
+  -- a folder without its config.json is no model: what stops this halfway leaves none of new weights and old keys
+  if before[1] == files.CONFIG then sys.remove(folder .. "/" .. files.CONFIG) end
+  local written = files.write(folder, rules.write(kind.rules, own, m.config), shard)
+  for _, file in ipairs(before) do
+    if file ~= files.CONFIG and not written[file] then sys.remove(folder .. "/" .. file) end
+  end
   if kind.beside then kind.beside(m, folder) end
   if v and v.save then v:save(folder) end
   sys.write(folder .. "/" .. files.CONFIG, json.encode(config, { pretty = true }) .. "\n")
