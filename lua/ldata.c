@@ -1,5 +1,6 @@
 /* ldata.c: safetensors files, windows of tokens, vocabularies, llama2.c models. */
 #include "lua_attnlab.h"
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -256,15 +257,25 @@ static int vocab_new(lua_State *L) {
   return b->p ? 1 : lal_raise(L);
 }
 
-/* core.vocab.train(args, {{name, text}, ..}): bytes of a SentencePiece model. */
+/* core.vocab.train(args, {{name, text}, ..}, ends): bytes of a SentencePiece model. The library asks
+ * nobody whether to go on; ends: a signal ends the process meanwhile, and nothing was written. */
 static int vocab_train(lua_State *L) {
+  static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+  enum { N = sizeof signals / sizeof *signals };
+  struct sigaction before[N];
   const char *args = luaL_checkstring(L, 1);
   int n;
   const al_source *texts = check_files(L, 2, "train", &n);
   lal_guard *g = lal_guard_new(L, free);
   char *model = NULL;
   size_t n_model;
+  const bool ends = lua_toboolean(L, 3);
+  for (int i = 0; i < N && ends; i++) {
+    sigaction(signals[i], NULL, &before[i]);
+    if (before[i].sa_handler != SIG_IGN) signal(signals[i], SIG_DFL);
+  }
   const al_status st = al_vocab_train(lal_ctx(L), args, texts, n, &model, &n_model);
+  for (int i = 0; i < N && ends; i++) sigaction(signals[i], &before[i], NULL);
   g->p = model;
   if (st != AL_OK) return lal_raise(L);
   lua_pushlstring(L, model, n_model);

@@ -340,6 +340,7 @@ static al_status check_lines(al_ctx *c, lines l, int64_t *longest, int64_t *coun
 
 al_status al_vocab_train(al_ctx *c, const char *args, const al_source *texts, int n_texts,
                          char **model, size_t *n_model) {
+  AL_PLAIN_NUMBERS; /* in args */
   char why[AL_SP_WHY] = "";
   int64_t longest, count;
   lines l = {.texts = texts, .n = n_texts};

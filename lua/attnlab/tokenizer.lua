@@ -16,6 +16,9 @@ local M = {}
 local MODELS = { "bpe", "unigram", "word", "char" }
 local NORMALIZATIONS = { "identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf" }
 
+local THREADS = 16 -- sums of a unigram model are taken in as many parts, on any machine
+local plain_format = core.plain(string.format)
+
 -- Options of train, as rows.lua has them.
 M.rows = {
   { name = "vocab_size", type = "integer", default = "8000", min = 2, max = 1 << 24, doc = "pieces, with <unk>, <s>, </s> and the bytes" },
@@ -38,7 +41,7 @@ local CHECKS = {
 
 -- The options given, checked, with the others' defaults.
 local function resolve(opts)
-  local o, known = {}, { "texts", "lines", "out", "field", "document_end", "verbose" }
+  local o, known = {}, { "texts", "lines", "out", "field", "document_end", "verbose", "ends" }
   for _, row in ipairs(M.rows) do
     known[#known + 1] = row.name
     local v = opts[row.name]
@@ -79,16 +82,16 @@ end
 function M.train_bytes(opts)
   opts = names.options("tokenizer.train", opts)
   local o = resolve(opts)
-  local args = ("--vocab_size=%d --model_type=%s --byte_fallback=%s --split_digits=%s --normalization_rule_name=%s "
-    .. "--remove_extra_whitespaces=%s --character_coverage=%.17g --num_threads=%d --minloglevel=%d"):format(o.vocab_size,
-    o.model, o.byte_fallback, o.split_digits, o.normalization, not o.keep_spaces, o.coverage, core.sys.cores(), opts.verbose and 0 or 2)
-  return core.vocab.train(args, read(opts))
+  local args = plain_format("--vocab_size=%d --model_type=%s --byte_fallback=%s --split_digits=%s --normalization_rule_name=%s "
+    .. "--remove_extra_whitespaces=%s --character_coverage=%.17g --num_threads=%d --minloglevel=%d", o.vocab_size, o.model,
+    o.byte_fallback, o.split_digits, o.normalization, not o.keep_spaces, o.coverage, THREADS, opts.verbose and 0 or 2)
+  return core.vocab.train(args, read(opts), opts.ends)
 end
 
 -- Trains on texts={FILE, ..} (text or jsonl, .gz, .zst) or lines={TEXT, ..}, with the rows above, and writes out=FILE
 -- (.model), whole or not at all. field= of jsonl; document_end= what stands between documents and is no text;
--- verbose=true: the library's own log on stderr. Every line is read: those that the library would leave out are
--- refused with their place. Returns the tokenizer.
+-- verbose=true: the library's own log on stderr; ends=true: a signal ends the process, which otherwise waits. Every
+-- line is read: those that the library would leave out are refused with their place. Returns the tokenizer.
 function M.train(opts)
   opts = names.options("tokenizer.train", opts)
   if type(opts.out) ~= "string" or opts.out == "" then fail("out=FILE is missing") end

@@ -48,6 +48,7 @@ local function tokenizer_train(args, usage)
     end
   end
   given.texts, given.field, given.verbose = args.words, args.flags.field, args.flags.verbose or nil
+  given.ends = true
   local began = core.sys.clock()
   if not args.flags.verbose then io.stderr:write "tokenizer-train: reading, then SentencePiece trains (--verbose: its log)\n" end
   local v = tokenizer.train(given)
