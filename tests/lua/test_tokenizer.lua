@@ -141,3 +141,27 @@ T.test("models of every kind of tokenizer are trained, saved and opened", functi
     T.eq(lab.open(dir .. "/" .. name .. ".safetensors").vocabulary.kind, v.kind)
   end
 end)
+
+T.test("a run folder holds its tokenizer, is opened with it, and begins again without it", function()
+  local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+  local store = require "attnlab.store"
+  local dir = T.folder()
+  local file = data.home() .. "/tests/golden/tokenizers/llama3.json"
+  local status, said = tiny.run { "tokenize", data.home() .. "/experiments/data/stories.txt", "tokenizer=" .. file, "out=" .. dir .. "/set" }
+  T.eq(status, 0, said)
+  local words = { "train", "data=" .. dir .. "/set", "steps=2", "eval_interval=2", "model.layers=1", "model.width=8", "model.heads=2",
+                  "model.mlp=8", "model.context=8", "train.batch_size=2", "out_dir=" .. dir .. "/runs" }
+  status, said = tiny.run(words)
+  T.eq(status, 0, said)
+  local run = dir .. "/runs/train/" .. sys.list(dir .. "/runs/train")[1]
+  local o, v = lab.open(run), lab.tokenizer(file)
+  T.eq({ o.vocabulary.kind, o.vocabulary:hash(), o.vocabulary.bos }, { "huggingface", v:hash(), v.bos })
+  T.ok(o.data and o.model:generate { prompt = "Once", tokens = 2 }:find "^Once")
+  local held
+  for _, name in ipairs(sys.list(run)) do held = name:find "^tokenizer%-" and name or held end
+  T.eq(sys.list(run .. "/" .. held), { "tokenizer.json" })
+  sys.remove(run .. "/" .. held .. "/tokenizer.json")
+  T.raises(function() lab.open(run) end, "a folder without a tokenizer")
+  store.clear(run)
+  T.eq(sys.exists(run .. "/" .. held), nil)
+end)
