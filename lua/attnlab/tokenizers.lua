@@ -98,11 +98,12 @@ local function read_gpt2(merges, vocab)
 end
 
 local function read_json(path, file)
-  -- A large file is decoded where it is read; what it is, its first keys say.
+  -- a large file is decoded once, where it is read: keys that hold objects say what it is
+  if file[2]:find '"model"%s*:%s*{' then return read_huggingface(path, file) end
+  if file[2]:find '"token_bytes"%s*:%s*"' and file[2]:find '"config"%s*:%s*{' then return { kind = "tekken", files = { file } } end
   local value = decoded(path, file[2])
   if value.kind ~= nil then return read_own(path, value) end
-  if type(value.model) == "table" then return read_huggingface(path, file) end
-  if type(value.config) == "table" and value.vocab ~= nil then return { kind = "tekken", files = { file } } end
+  if value.config ~= nil and value.vocab ~= nil then return { kind = "tekken", files = { file } } end
   local _, id = next(value)
   if math.type(id) == "integer" then
     local merges = beside(path, "merges.txt", "vocab.bpe")
