@@ -401,7 +401,7 @@ function Writer:checkpoint(trainer)
   metadata["run.metrics_bytes"] = tostring(sys.size(file(self.dir, "metrics.jsonl")))
   metadata["run.step"] = tostring(trainer.step_count)
   metadata["run.plans"] = self.plans.hash
-  local vocabulary = trainer.model.vocabulary
+  local vocabulary = trainer.model and trainer.model.vocabulary -- a trainer need not be one of a model
   if vocabulary then vocabulary:save_beside(self.checkpoint_path) end
   core.safetensors.save(self.checkpoint_path, trainer:state(), metadata)
 end
