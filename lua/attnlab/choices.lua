@@ -14,6 +14,7 @@
 -- A change here makes no run stale.
 local core = require "attnlab.core"
 local devices = require "attnlab.devices"
+local evalset = require "attnlab.evalset"
 local names = require "attnlab.names"
 local stats = require "attnlab.stats"
 local tables = require "attnlab.table"
@@ -22,7 +23,7 @@ local M = {}
 
 local KNOWN = { "start", "delimiter", "limit", "on_progress" }
 local STARTS = { "bos", "empty" }
-local PASS = 1024 -- tokens of one pass, about, as in evalset
+local PASS = evalset.PASS
 local MOST_LINE = 1 << 20 -- bytes
 
 -- ---- the file ---------------------------------------------------------------------------------------------------------
@@ -261,10 +262,7 @@ end
 
 -- The options, checked.
 function M.options(m, opts)
-  opts = names.options("choices", opts)
-  for k in pairs(opts) do
-    if not names.find(KNOWN, k) then error("choices: " .. names.unknown("option", tostring(k), KNOWN), 0) end
-  end
+  opts = names.options("choices", opts, KNOWN)
   local o = { start = opts.start, delimiter = opts.delimiter or " ", limit = opts.limit, on_progress = opts.on_progress }
   if o.start ~= nil and not names.find(STARTS, o.start) then
     error("choices: option 'start': " .. names.unknown("word", tostring(o.start), STARTS), 0)

@@ -25,7 +25,7 @@ local KNOWN = { "data", "split", "windows", "context", "other_text" }
 local SEED = 0
 
 -- Tokens of one pass, about. Products of other sizes may round otherwise, so the size of a pass is
--- nobody's choice: a model's loss is one number.
+-- nobody's choice: a model's loss is one number, whoever measures it.
 local PASS = 1024
 
 local function integer(opts, key, default)
@@ -39,12 +39,7 @@ end
 
 -- data may also be a dataset of data.open.
 local function new(opts)
-  opts = names.options("evalset", opts)
-  for k in pairs(opts) do
-    if not names.find(KNOWN, k) then
-      error("evalset: " .. names.unknown("option", tostring(k), KNOWN), 0)
-    end
-  end
+  opts = names.options("evalset", opts, KNOWN)
   local self = setmetatable({
     source = opts.data or "shakespeare", split = opts.split or "valid",
     windows = integer(opts, "windows", 96), context = integer(opts, "context", nil),
@@ -266,4 +261,4 @@ function Evalset.summed(sums)
   return out
 end
 
-return setmetatable({ new = new, class = Evalset }, { __call = function(_, opts) return new(opts) end })
+return setmetatable({ new = new, class = Evalset, PASS = PASS }, { __call = function(_, opts) return new(opts) end })

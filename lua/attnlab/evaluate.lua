@@ -34,7 +34,7 @@ local M = {}
 
 local KNOWN = { "data", "split", "window", "stride", "start", "windows", "lengths", "other_text", "on_progress" }
 local STARTS = { "empty", "bos" }
-local PASS = 1024 -- tokens of one pass, about, as in evalset
+local PASS = evalset.PASS
 
 local function refuse(key, want, got)
   error(("evaluate: option '%s': %s expected, got %s"):format(key, want, tostring(got)), 0)
@@ -47,10 +47,7 @@ end
 
 -- The options, checked; those that need the data wait for it.
 function M.options(m, opts)
-  opts = names.options("evaluate", opts)
-  for k in pairs(opts) do
-    if not names.find(KNOWN, k) then error("evaluate: " .. names.unknown("option", tostring(k), KNOWN), 0) end
-  end
+  opts = names.options("evaluate", opts, KNOWN)
   local o = { start = opts.start or "empty", window = whole("window", opts.window), stride = whole("stride", opts.stride),
               windows = whole("windows", opts.windows), lengths = opts.lengths, split = opts.split or "valid" }
   if not names.find(STARTS, o.start) then error("evaluate: option 'start': " .. names.unknown("word", tostring(o.start), STARTS), 0) end

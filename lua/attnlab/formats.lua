@@ -48,6 +48,11 @@ function M.of(head, last)
   if is_pickle(head, last) then return "pickle" end
 end
 
+-- How the texts of a file that is neither shards nor foreign are read, by its name: "jsonl" or "text".
+function M.of_texts(path)
+  return path:gsub("%.gz$", ""):gsub("%.zst$", ""):find "%.jsonl$" and "jsonl" or "text"
+end
+
 -- What a file is, as M.of; what is foreign is an error with the line that converts it. raw: somebody said that it is ids
 -- alone, so that only what cannot be these by chance counts.
 function M.check(path, raw)

@@ -58,14 +58,12 @@ end
 
 -- Token n of text b, of the logits that a row of a tensor has.
 local function choose(logits, o, b, n, ids)
-  local how = { temperature = o.temperature, top_k = o.top_k, top_p = o.top_p, min_p = o.min_p,
-                repetition_penalty = o.repetition_penalty, u = 0 }
-  if o.temperature > 0 then
+  if o.sampling.temperature > 0 then
     local u <close> = core.rand { shape = { 1 }, dtype = "f64", seed = o.seed + b - 1, device = "cpu",
                                   stream = "generate." .. n }
-    how.u = u:item()
+    o.sampling.u = u:item()
   end
-  local ok, id = pcall(core.sample, logits, how, o.repetition_penalty ~= 1 and ids or nil)
+  local ok, id = pcall(core.sample, logits, o.sampling, o.sampling.repetition_penalty ~= 1 and ids or nil)
   if ok then return id end
   M.expect_finite(logits:flat(), "generate: token " .. n)
   error(id, 0)

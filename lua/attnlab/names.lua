@@ -93,10 +93,16 @@ function M.nearest(word, list)
   return best
 end
 
--- The options that a function was given, {} for none.
-function M.options(what, opts)
-  if opts == nil or type(opts) == "table" then return opts or {} end
-  error(("%s: a table of options expected, got %s"):format(what, type(opts)), 0)
+-- The options that a function was given, {} for none. known: list of names beside which there are none (nil: the
+-- caller looks itself).
+function M.options(what, opts, known)
+  if opts ~= nil and type(opts) ~= "table" then
+    error(("%s: a table of options expected, got %s"):format(what, type(opts)), 0)
+  end
+  for k in pairs(known and opts or {}) do
+    if not M.find(known, k) then error(what .. ": " .. M.unknown("option", tostring(k), known), 0) end
+  end
+  return opts or {}
 end
 
 -- Position of `word` in the list, or nil.

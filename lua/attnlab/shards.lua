@@ -76,7 +76,7 @@ local function format_of(path, said)
     return "llmc"
   end
   if said ~= "auto" then return said end
-  return path:gsub("%.gz$", ""):gsub("%.zst$", ""):find "%.jsonl$" and "jsonl" or "text"
+  return formats.of_texts(path)
 end
 
 -- What documents begin with, -1 where that is not known: the id that was said, that of the mark between them, what the

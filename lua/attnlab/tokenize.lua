@@ -98,7 +98,7 @@ local function format_of(path, said)
     end
   end
   if said then return said end
-  return path:gsub("%.gz$", ""):gsub("%.zst$", ""):find "%.jsonl$" and "jsonl" or "text"
+  return formats.of_texts(path)
 end
 
 local function show(bar, done, total, tokens, began)

@@ -91,19 +91,21 @@ local function stops_of(m, stop)
   return list
 end
 
--- rows: arrays of ids, one for each text; many: whether arrays are to be returned; ends: set of ids.
+-- rows: arrays of ids, one for each text; many: whether arrays are to be returned; ends: set of ids; sampling: what
+-- core.sample takes, in which u changes from token to token.
 return function(m, opts)
-  opts = names.options("generate", opts)
-  for k in pairs(opts) do
-    if not names.find(KNOWN, k) then error("generate: " .. names.unknown("option", tostring(k), KNOWN), 0) end
-  end
+  opts = names.options("generate", opts, KNOWN)
   if opts.bos ~= nil and type(opts.bos) ~= "boolean" then refuse("bos", "true or false", opts.bos) end
-  local o = { tokens = whole(opts, "tokens", 256, 0), top_k = whole(opts, "top_k", 0, 0),
-              temperature = number(opts, "temperature", 0, 0), top_p = number(opts, "top_p", 1, 0, 1),
-              min_p = number(opts, "min_p", 0, 0, 1), repetition_penalty = number(opts, "repetition_penalty", 1, 0),
-              seed = whole(opts, "seed", 1, 0), ends = ends_of(m, opts.eos), stop = stops_of(m, opts.stop),
-              past = past_of(m, opts.past_context), on_token = opts.on_token, on_text = opts.on_text }
-  if o.repetition_penalty == 0 then refuse("repetition_penalty", "number > 0", 0) end
+  local sampling = { temperature = number(opts, "temperature", 0, 0), top_k = whole(opts, "top_k", 0, 0),
+                     top_p = number(opts, "top_p", 1, 0, 1), min_p = number(opts, "min_p", 0, 0, 1),
+                     repetition_penalty = number(opts, "repetition_penalty", 1, 0), u = 0 }
+  if sampling.repetition_penalty == 0 then refuse("repetition_penalty", "number > 0", 0) end
+  for _, key in ipairs { "on_token", "on_text" } do
+    if opts[key] ~= nil and type(opts[key]) ~= "function" then refuse(key, "a function", type(opts[key])) end
+  end
+  local o = { sampling = sampling, tokens = whole(opts, "tokens", 256, 0), seed = whole(opts, "seed", 1, 0),
+              ends = ends_of(m, opts.eos), stop = stops_of(m, opts.stop), past = past_of(m, opts.past_context),
+              on_token = opts.on_token, on_text = opts.on_text }
   if (o.on_text or #o.stop > 0) and not m.vocabulary then
     error(("generate: option '%s': the model has no vocabulary"):format(o.on_text and "on_text" or "stop"), 0)
   end

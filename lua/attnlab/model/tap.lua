@@ -118,9 +118,7 @@ end
 
 function M.check_options(opts, known, what)
   if type(opts) ~= "table" then error(("%s: a table of options expected, got %s"):format(what, type(opts)), 0) end
-  for k in pairs(opts) do
-    if not names.find(known, k) then error(what .. ": " .. names.unknown("option", tostring(k), known), 0) end
-  end
+  names.options(what, opts, known)
 end
 
 -- The entry of query head `head` along the head axis of t, whose heads are all, or those of `order`.

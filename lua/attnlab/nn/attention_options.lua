@@ -62,12 +62,7 @@ M.forward_rows = {
 
 -- Refuses options of a layer's or a model's forward that are none.
 function M.check_forward(opts)
-  local known = rows.names(M.forward_rows)
-  for k in pairs(names.options("forward", opts)) do
-    if not names.find(known, k) then
-      error("forward: " .. names.unknown("option", tostring(k), known), 0)
-    end
-  end
+  if opts ~= nil then names.options("forward", opts, rows.names(M.forward_rows)) end
 end
 
 -- Splits a spec into preset name, options of the family, options of the layer (checked), and those

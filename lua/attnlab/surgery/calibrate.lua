@@ -20,12 +20,7 @@ local DEFAULTS = { layer = "changed", match = "rms", data = false, split = "trai
 local function options_over(given)
   local out = {}
   for k, v in pairs(DEFAULTS) do out[k] = v end
-  for k, v in pairs(names.options("calibrate", given)) do
-    if DEFAULTS[k] == nil then
-      error("calibrate: " .. names.unknown("option", k, names.keys(DEFAULTS)), 0)
-    end
-    out[k] = v
-  end
+  for k, v in pairs(names.options("calibrate", given, names.keys(DEFAULTS))) do out[k] = v end
   for k, least in pairs { batches = 1, batch = 1, context = 0 } do
     if math.type(out[k]) ~= "integer" or out[k] < least then
       error(("calibrate: option '%s': integer >= %d expected, got %s"):format(k, least, tostring(out[k])), 0)

@@ -190,10 +190,7 @@ end
 local KNOWN = { "windows", "data", "write" }
 
 local function check(fork, opts)
-  opts = names.options("show", opts)
-  for k in pairs(opts) do
-    if not names.find(KNOWN, k) then error("show: " .. names.unknown("option", tostring(k), KNOWN), 0) end
-  end
+  opts = names.options("show", opts, KNOWN)
   local n = opts.windows
   if n ~= nil and (math.type(n) ~= "integer" or n < 2) then
     error(("show: option 'windows': a whole number >= 2 expected, got %s"):format(tostring(n)), 0)

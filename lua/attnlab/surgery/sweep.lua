@@ -27,7 +27,7 @@ local stats = require "attnlab.stats"
 local Sweep = require "attnlab.surgery.sweep_map"
 local OWN = { "over", "layer", "calibrate", "on_cell", "quiet" }
 local MOST_KEPT = 512 << 20 -- bytes of the original's states between layers
-local PASS = 1024           -- tokens, as evalset has it
+local PASS = evalset.PASS
 
 local function fail(...) error("sweep: " .. string.format(...), 0) end
 
