@@ -51,35 +51,34 @@ static al_status fail_read(al_ctx *c, const al_texts *t, const char *why) {
   return al_fail(c, AL_EFORMAT, "texts: %s: byte %lld: %s", t->path.text, (long long)t->taken, why);
 }
 
-/* More of the file into `in`, which is empty. */
-static al_status take_part(al_ctx *c, al_texts *t) {
+/* More of the file behind what `in` holds. */
+static al_status take_more(al_ctx *c, al_texts *t) {
   ssize_t k;
-  do k = read(t->fd, t->in, PART);
+  do k = read(t->fd, t->in + t->in_n, PART - t->in_n);
   while (k < 0 && errno == EINTR);
   if (k < 0) return al_fail(c, AL_EIO, "texts: %s: %s", t->path.text, al_file_reason(errno));
-  t->in_at = 0;
-  t->in_n = (size_t)k;
+  t->in_n += (size_t)k;
   t->taken += k;
   t->ended = k == 0;
   return AL_OK;
 }
 
+/* More of the file into `in`, all of which was used. */
+static al_status take_part(al_ctx *c, al_texts *t) {
+  t->in_at = t->in_n = 0;
+  return take_more(c, t);
+}
+
 static al_status find_packing(al_ctx *c, al_texts *t) {
-  while (t->in_n < 4 && !t->ended) { /* a pipe may give single bytes */
-    ssize_t k;
-    do k = read(t->fd, t->in + t->in_n, PART - t->in_n);
-    while (k < 0 && errno == EINTR);
-    if (k < 0) return al_fail(c, AL_EIO, "texts: %s: %s", t->path.text, al_file_reason(errno));
-    t->in_n += (size_t)k;
-    t->taken += k;
-    t->ended = k == 0;
-  }
+  while (t->in_n < 4 && !t->ended) AL_TRY(take_more(c, t)); /* a pipe may give single bytes */
   if (t->in_n >= 2 && memcmp(t->in, "\x1f\x8b", 2) == 0) {
-    if (inflateInit2(&t->gz, 16 + MAX_WBITS) != Z_OK) return al_fail(c, AL_ENOMEM, "texts: zlib");
+    if (inflateInit2(&t->gz, 16 + MAX_WBITS) != Z_OK)
+      return al_fail(c, AL_ENOMEM, "texts: %s: out of memory for zlib", t->path.text);
     t->gz_open = true;
     t->packing = GZIP;
   } else if (t->in_n >= 4 && memcmp(t->in, "\x28\xb5\x2f\xfd", 4) == 0) {
-    if (!(t->zst = ZSTD_createDStream())) return al_fail(c, AL_ENOMEM, "texts: zstd");
+    if (!(t->zst = ZSTD_createDStream()))
+      return al_fail(c, AL_ENOMEM, "texts: %s: out of memory for zstd", t->path.text);
     t->packing = ZSTD;
   }
   return AL_OK;
