@@ -446,6 +446,7 @@ AL_API const char *al_file_reason(int err); /* strerror, with words for a link b
 AL_API al_status al_file_write(al_ctx *c, const char *path, const void *data, size_t n);
 AL_API al_status al_file_read(al_ctx *c, const char *path, size_t max, char **data,
                               size_t *n); /* free() it; NUL added */
+AL_API al_status al_file_sha256(al_ctx *c, const char *path, char hex[65]); /* of its bytes */
 
 /* safetensors. Reading checks the header to the byte: duplicate names, holes, overlaps, overflowing
  * sizes, absurd lengths, bytes after the end are refused with the name of what is wrong. */

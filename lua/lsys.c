@@ -101,6 +101,14 @@ static int sys_sha256(lua_State *L) {
   return 1;
 }
 
+/* core.sys.sha256_file(path): of a file of any size, a part of which is in memory at a time. */
+static int sys_sha256_file(lua_State *L) {
+  char hex[SHA256_DIGEST_STRING_LENGTH];
+  if (al_file_sha256(lal_ctx(L), check_path(L, 1), hex) != AL_OK) return lal_raise(L);
+  lua_pushstring(L, hex);
+  return 1;
+}
+
 /* ---- files and folders ---- */
 
 /* stat through a border, where a link is a link. 0, or -1 and errno. */
@@ -451,29 +459,18 @@ static void handle_class(lua_State *L, const char *type, const luaL_Reg *methods
   lua_pop(L, 1);
 }
 
-static const luaL_Reg functions[] = {{"time", sys_time},
-                                     {"clock", sys_clock},
-                                     {"cores", sys_cores},
-                                     {"host", sys_host},
-                                     {"rss", sys_rss},
-                                     {"setenv", sys_setenv},
-                                     {"isatty", sys_isatty},
-                                     {"width", sys_width},
-                                     {"sha256", sys_sha256},
-                                     {"exists", sys_exists},
-                                     {"read", sys_read},
-                                     {"write", sys_write},
-                                     {"mkdir", sys_mkdir},
-                                     {"list", sys_list},
-                                     {"remove", sys_remove},
-                                     {"realpath", sys_realpath},
-                                     {"rename", sys_rename},
-                                     {"truncate", sys_truncate},
-                                     {"size", sys_size},
-                                     {"append", sys_append},
-                                     {"lock", sys_lock},
-                                     {"private", sys_private},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"time", sys_time},         {"clock", sys_clock},
+                                     {"cores", sys_cores},       {"host", sys_host},
+                                     {"rss", sys_rss},           {"setenv", sys_setenv},
+                                     {"isatty", sys_isatty},     {"width", sys_width},
+                                     {"sha256", sys_sha256},     {"sha256_file", sys_sha256_file},
+                                     {"exists", sys_exists},     {"read", sys_read},
+                                     {"write", sys_write},       {"mkdir", sys_mkdir},
+                                     {"list", sys_list},         {"remove", sys_remove},
+                                     {"realpath", sys_realpath}, {"rename", sys_rename},
+                                     {"truncate", sys_truncate}, {"size", sys_size},
+                                     {"append", sys_append},     {"lock", sys_lock},
+                                     {"private", sys_private},   {NULL, NULL}};
 
 void lal_open_sys(lua_State *L) {
   luaL_newlib(L, functions);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sha2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -373,4 +374,22 @@ void al_in_close(al_in *f) {
   if (f->fd >= 0) close(f->fd);
   free(f->path);
   *f = (al_in){.fd = -1};
+}
+
+al_status al_file_sha256(al_ctx *c, const char *path, char hex[65]) {
+  uint8_t part[1 << 16];
+  SHA2_CTX h;
+  al_in f;
+  AL_TRY(al_in_open(c, &f, path));
+  SHA256Init(&h);
+  int64_t got;
+  for (int64_t at = 0; (got = al_in_part(&f, at, part, sizeof part)) > 0; at += got)
+    SHA256Update(&h, part, (size_t)got);
+  SHA256End(&h, hex);
+  if (got < 0) {
+    errno = (int)-got;
+    fail_io(c, "read", path);
+  }
+  al_in_close(&f);
+  return al_error(c);
 }

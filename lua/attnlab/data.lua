@@ -128,17 +128,14 @@ local open_set
 -- SHA-256 of a text, or of what stands for a token set, which has to be opened for it.
 function M.hash(name)
   local path = M.path(name)
-  return is_set(name) and M.open(name).sha256 or core.sys.sha256(core.sys.read(path))
+  return is_set(name) and M.open(name).sha256 or core.sys.sha256_file(path)
 end
 
 -- The dataset of a text's name or path, or of what sources.lua describes, a table too. opts: vocab, the vocabulary to
 -- read it with (its own characters, or its tokenizer).
 function M.open(name, opts)
   if type(name) == "table" then name = sources.text(name) end
-  opts = names.options("data", opts)
-  for k in pairs(opts) do
-    if k ~= "vocab" then error("data: " .. names.unknown("option", tostring(k), { "vocab" }), 0) end
-  end
+  opts = names.options("data", opts, { "vocab" })
   local path = M.path(name)
   if is_set(name) then return open_set(name, opts) end
   local text = core.sys.read(path)

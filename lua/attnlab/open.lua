@@ -64,7 +64,7 @@ function M.run_of(what, root)
     error(names.unknown("experiment", what.experiment, in_folder("experiments", { ".lua" })), 0)
   end
   -- as the file is now: at the prompt it may be edited meanwhile
-  local text = sys.exists(path) == "file" and sys.sha256(sys.read(path)) or ""
+  local text = sys.exists(path) == "file" and sys.sha256_file(path) or ""
   local key = table.concat({ root, core.on(), core.json.encode(what), text }, " ")
   if plans[key] then return plans[key][1], plans[key][2] end
   local e = experiment.load(path)

@@ -72,7 +72,7 @@ function M.build(source, out)
     error(("plug-in '%s': %s ended with status 0 and wrote no file"):format(source, argv[1]), 0)
   end
   sys.rename(new, out)
-  trust.add(sys.sha256(sys.read(out)), sys.realpath(out))
+  trust.add(sys.sha256_file(out), sys.realpath(out))
   return out
 end
 

@@ -170,3 +170,13 @@ T.test("a model of a shorter context is scored on the same targets, in pieces of
   ev(b)
   T.near(select(3, ev(a)), want, 1e-6)
 end)
+
+T.test("the hash of a file, part by part, is that of its text", function()
+  local sys = core.sys
+  for _, n in ipairs { 0, 1, 65535, 65536, 65537, 200000 } do
+    local text = ("ab\0c"):rep(n):sub(1, n)
+    T.eq(sys.sha256_file(text_file(text)), sys.sha256(text))
+  end
+  T.raises(function() sys.sha256_file "no/such" end, "no/such")
+  T.raises(function() sys.sha256_file "tests" end, "is a folder")
+end)

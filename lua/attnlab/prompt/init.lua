@@ -92,7 +92,7 @@ end
 -- Hash of the file that a model is in, where it is one.
 local function weights_of(model)
   local path = model and (require("attnlab.open").model_file(model) or model)
-  return path and sys.exists(path) == "file" and sys.sha256(sys.read(path)) or nil
+  return path and sys.exists(path) == "file" and sys.sha256_file(path) or nil
 end
 
 local function say_session(self, session)

@@ -50,7 +50,7 @@ end
 function M.seeded(case) return not trained(case) end
 
 function M.inputs_hash(case)
-  return trained(case) and sys.sha256(sys.read(model_path(case.inputs))) or nil
+  return trained(case) and sys.sha256_file(model_path(case.inputs)) or nil
 end
 
 function M.title(c)

@@ -120,7 +120,7 @@ local loaded = {} -- by path, { model, hash }: a study comes back to it in every
 local function hash(path)
   local there = sys.exists(path)
   if there == "dir" and hub.is_folder(path) then return hub.hash(path) end
-  return there == "file" and sys.sha256(sys.read(path)) or nil
+  return there == "file" and sys.sha256_file(path) or nil
 end
 
 -- Forgets the models whose files hold something else by now: called where a plan, a measurement or a comparison begins.

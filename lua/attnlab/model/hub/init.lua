@@ -46,7 +46,7 @@ function M.hash(folder)
   local all = {}
   for _, file in ipairs(sys.list(folder)) do
     if file == files.CONFIG or file == files.INDEX or file:find "%.safetensors$" then
-      all[#all + 1] = file .. " " .. sys.sha256(sys.read(names.inside(folder, file)))
+      all[#all + 1] = file .. " " .. sys.sha256_file(names.inside(folder, file))
     end
   end
   return sys.sha256(table.concat(all, "\n"))
