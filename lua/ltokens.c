@@ -15,9 +15,7 @@ static const lal_type writer_type = {"attnlab.shard_writer", release_writer, 0};
 static const lal_type texts_type = {"attnlab.texts", release_texts, 0};
 
 static int box_free(lua_State *L, const lal_type *type) {
-  lal_box *b = lal_box_test(L, 1, type);
-  luaL_argcheck(L, b, 1, "another object expected");
-  lal_box_empty(b);
+  lal_box_free(L, luaL_checkudata(L, 1, type->name));
   return 0;
 }
 

@@ -124,15 +124,21 @@ local function vocabulary_of(spec, given, shown)
   return v
 end
 
+-- The share that valid= names; nil where it names files, or nothing.
+local function share_of(spec)
+  local share = tonumber(spec.valid)
+  if share and not (share >= 0 and share < 1) then fail("valid=%s: a share from 0 up to 1, or files, expected", spec.valid) end
+  return share
+end
+
 -- ---- texts through a tokenizer ------------------------------------------------------------------------
 
-local function each_text(spec, format, path, f)
-  local mark = spec.document_end ~= "" and spec.document_end or nil
-  local texts <close> = setmetatable({ t = core.texts(path, format, spec.field, format == "text" and mark or nil) },
-    { __close = function(self) self.t:free() end })
-  for text in function() return texts.t:next() end do f(text, texts.t) end
+-- Calls f(text, texts) for each text of a file or "-"; spec: field, document_end ("": none); texts: as of core.texts.
+function M.each_text(spec, format, path, f)
+  local mark = format == "text" and spec.document_end ~= "" and spec.document_end or nil
+  local texts <close> = core.texts(path, format, spec.field, mark)
+  for text in texts.next, texts do f(text, texts) end
 end
-M.each_text = each_text
 
 -- Whether a document belongs to the share that is held out: by the hash of its text, so wherever it stands.
 function M.held_out(text, share)
@@ -143,12 +149,12 @@ end
 local function read_texts(spec, format, paths, given, shown)
   local vocab = spec.tokenizer ~= "" and vocabulary.open(spec.tokenizer) or given
   if spec.tokenizer ~= "" then agree(shown, vocab, given) end
-  local valid_paths = spec.valid ~= "" and not tonumber(spec.valid) and files_of(spec.valid) or {}
-  local share = tonumber(spec.valid) or #valid_paths == 0 and SHARE or 0
-  if not (share >= 0 and share < 1) then fail("valid=%s: a share from 0 up to 1, or files, expected", spec.valid) end
+  local share = share_of(spec)
+  local valid_paths = spec.valid ~= "" and not share and files_of(spec.valid) or {}
+  share = share or #valid_paths == 0 and SHARE or 0
   local function all(f)
-    for _, path in ipairs(paths) do each_text(spec, format, path, function(text) f(text) end) end
-    for _, path in ipairs(valid_paths) do each_text(spec, format, path, function(text) f(text, true) end) end
+    for _, path in ipairs(paths) do M.each_text(spec, format, path, function(text) f(text) end) end
+    for _, path in ipairs(valid_paths) do M.each_text(spec, format, path, function(text) f(text, true) end) end
   end
   local n, bytes, parts = 0, 0, not vocab and {} or nil
   all(function(text)
@@ -209,7 +215,7 @@ end
 
 local function open_shards(spec, format, paths, given, shown)
   local vocab = vocabulary_of(spec, given, shown)
-  local share = tonumber(spec.valid)
+  local share = share_of(spec)
   local n_valid, list = 0, table.move(paths, 1, #paths, 1, {})
   if spec.valid ~= "" and not share then
     local valid = files_of(spec.valid)
@@ -218,8 +224,6 @@ local function open_shards(spec, format, paths, given, shown)
     local own = core.shards.open(valid, format, vocab:size())
     n_valid = own:count()
     own:free()
-  elseif share and not (share >= 0 and share < 1) then
-    fail("valid=%s: a share from 0 up to 1, or files, expected", spec.valid)
   end
   local set = core.shards.open(list, format, vocab:size())
   local n = set:count()
