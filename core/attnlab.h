@@ -504,7 +504,7 @@ AL_API al_status al_next_token(al_ctx *c, const al_sampling *s, const int32_t *s
                                double u, double *logits, int64_t n, int64_t *id);
 
 /* A tokenizer of any kind: text to ids and back. kind names what the files are: "characters" (one
- * text: its distinct characters), "bytes" (none), "llama2c" (its table), "sentencepiece" (a .model),
+ * text: its distinct characters), "bytes" (none), "llama2c" (a table), "sentencepiece" (a .model),
  * "huggingface" (tokenizer.json), "gpt2" (merges; vocab.json), "tiktoken" (ranks; JSON of pattern
  * and special tokens), "tekken", "wordpiece" (vocab.txt). Nothing of the files is kept by
  * reference; their names are for messages. */
@@ -524,9 +524,9 @@ AL_API int64_t al_vocab_id(const al_vocab *v, const char *piece, size_t n); /* -
 AL_API int64_t al_vocab_known(const al_vocab *v, const char *role);
 /* The i-th special token: its name of *n bytes and its id; NULL past the end. */
 AL_API const char *al_vocab_special(const al_vocab *v, int64_t i, int64_t *id, size_t *n);
-/* Trains a SentencePiece model on the lines of texts; args as its program takes them, "--vocab_size=
- * 4096 --model_type=bpe ..". No line is left out: what the library would drop is refused with its
- * place. *model: its bytes, to be freed. */
+/* Trains a SentencePiece model on the lines of texts; args as its program takes them,
+ * "--vocab_size=4096 --model_type=bpe ..". No line is left out: what the library would drop is
+ * refused with its place. *model: its bytes, to be freed. */
 AL_API al_status al_vocab_train(al_ctx *c, const char *args, const al_source *texts, int n_texts,
                                 char **model, size_t *n_model);
 enum {
@@ -558,8 +558,8 @@ AL_API al_tensor *al_llama2c_tensor(al_ctx *c, const al_llama2c *m,
 /* ---- token sets ----------------------------------------------------------------------------- */
 
 /* One sequence of token ids in files: format "llmc" (llm.c's shards, of any size) or "raw_u16", one
- * file after another; or in memory, put there one after another. Headers and sizes are checked here,
- * ids (below vocab) when they are read. A file that shrinks meanwhile is an error of the reading. */
+ * file after another; or in memory, put there one after another. Headers and sizes are checked
+ * here, ids (below vocab) when they are read. A file that shrinks is an error of the reading. */
 typedef struct al_shards al_shards;
 AL_API al_shards *al_shards_open(al_ctx *c, int n, const char *const *paths, const char *format,
                                  int64_t vocab); /* new reference */
@@ -607,8 +607,8 @@ AL_API al_status al_rows_even(al_ctx *c, al_rows *r, int64_t B, int64_t first, i
 /* Texts one after another, of a file or "-", standard input; gzip and zstd are found by content.
  * format "text": what lies between two marks `document_end` (NULL: the file is one), without the
  * end of the line that a mark alone on its line has; "jsonl": the string `field` of the object on
- * each line. Texts are UTF-8 and have at most 64 MiB, a line of jsonl too; what is not so is refused
- * with file, line and byte. Blank texts are passed over. */
+ * each line. Texts are UTF-8 and have at most 64 MiB, a line of jsonl too; what is not so is
+ * refused with file, line and byte. Blank texts are passed over. */
 typedef struct al_texts al_texts;
 AL_API al_texts *al_texts_open(al_ctx *c, const char *path, const char *format, const char *field,
                                const char *document_end);

@@ -148,7 +148,8 @@ static al_dtype scalar_type(const args *a) {
   return dtype;
 }
 
-/* Where the tensors lie that a number stands beside: ops run there, whatever device is current. NULL: nowhere else. */
+/* Where the tensors lie that a number stands beside: ops run there, whatever device is current.
+ * NULL: nowhere else. */
 static const char *elsewhere(al_ctx *c, const args *a) {
   for (int i = 0; i < a->n_in; i++) {
     const char *there = a->in[i] ? al_device_name(a->in[i]) : NULL;

@@ -9,8 +9,8 @@ static const al_arg args[] = {{"u", AL_T_NUM, "0", NULL, 0, 1, "of the draw, fro
                               {"repetition_penalty", AL_T_NUM, "1", NULL, 0, 0, "1: none", NULL},
                               {0}};
 
-/* core.sample(logits, {u=, temperature=, top_k=, top_p=, min_p=, repetition_penalty=}, seen): the id
- * chosen from all numbers of a tensor, as al_next_token does; seen: array of ids for the penalty. */
+/* core.sample(logits, {u=, temperature=, top_k=, top_p=, min_p=, repetition_penalty=}, seen): the
+ * id chosen from all numbers of a tensor, as al_next_token does; seen: ids for the penalty. */
 static int core_sample(lua_State *L) {
   const lal_where w = {.fname = "sample", .opts_arg = 2};
   lua_settop(L, 3);

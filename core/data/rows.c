@@ -3,7 +3,7 @@
  * Sample number n = k B + b of a training is row permuted(n mod rows) of epoch n div rows, the
  * permutation picked by (seed, epoch): no state, so a run that resumes at batch k, takes batches in
  * parts or shares them among workers sees the same rows. The thread only fills host memory from
- * files; what it met is told when its batch is asked for, and any other batch is read on the spot. */
+ * files; what it met is told when its batch is asked for, any other batch is read on the spot. */
 #include "../core.h"
 #include "../../kernels/philox.h"
 #include "shards.h"

@@ -3,8 +3,8 @@
  * What is left out, and in which order, is what Hugging Face transformers' logits processors do:
  * repetition penalty, temperature, top_k, top_p, min_p. Nothing is sorted: all that the filters and
  * the draw ask is where, from the likeliest token on, a sum reaches a number, and a selection by
- * parts finds that in a time that grows with the vocabulary, not with its logarithm. What is equally
- * likely stands in the order of its ids, so the choice is one whatever the selection does.
+ * parts finds that in O(vocabulary). What is equally likely stands in the order of its ids, so the
+ * choice is one whatever the selection does.
  *
  * Numerics: weights are exp((logit - largest) / temperature) in double, so the largest is 1. */
 #include "../core.h"

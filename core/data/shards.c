@@ -1,6 +1,6 @@
 /* shards.c: token sets: one long sequence of ids that lies in files, or in memory.
  *
- *   llmc     llm.c's shards, little-endian: int32 magic, version and number of tokens n, zeros up to
+ *   llmc     llm.c's shards, little-endian: int32 magic, version and number of tokens n, zeros to
  *            byte 1024, then n ids: uint16 (magic 20240520, version 1) or uint32 (20240801, 7).
  *            The file has exactly these bytes.
  *   raw_u16  uint16 ids and nothing else; nothing in the file says so, so the caller has to.
@@ -8,10 +8,10 @@
  * The files follow one another as one sequence: a document, and a window, may cross from one into
  * the next, as the writers of shards cut where a file is full.
  *
- * Read by pread and not mapped: a file that shrinks or a disk that fails is an error with its place,
- * where a mapping would end the process by SIGBUS; a window of 257 ids costs one call, a microsecond,
- * and the pages lie in the same cache. Ids are held against the vocabulary when they are read, in
- * the pass that widens them: checking a set at the start would read all of it. */
+ * Read by pread and not mapped: a file that shrinks or a disk that fails is an error with its
+ * place, where a mapping would end the process by SIGBUS; a window of 257 ids costs one call, a
+ * microsecond, and the pages lie in the same cache. Ids are held against the vocabulary when they
+ * are read, in the pass that widens them: checking a set at the start would read all of it. */
 #include "shards.h"
 #include "../core.h"
 #include "file.h"
