@@ -8,6 +8,7 @@ local core = require "attnlab.core"
 local formats = require "attnlab.formats"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
+local kinds = require "attnlab.tokenizers"
 local vocabulary = require "attnlab.vocabulary"
 local sys = core.sys
 
@@ -27,7 +28,7 @@ M.rows = {
   { name = "split_digits", type = "boolean", default = "true", doc = "each digit is a piece" },
   { name = "normalization", type = "word", default = "identity", doc = "identity, nfkc, nfkc_cf, nmt_nfkc or nmt_nfkc_cf" },
   { name = "keep_spaces", type = "boolean", default = "true", doc = "spaces in a row, first and last stay: the text comes back" },
-  { name = "coverage", type = "number", default = "0.9995", min = 0, max = 1, doc = "share of the characters that get a piece" },
+  { name = "coverage", type = "number", default = "0.9995", min = 0.98, max = 1, doc = "share of the characters that get a piece" },
 }
 
 local function fail(text, ...) error("tokenizer.train: " .. text:format(...), 0) end
@@ -47,8 +48,8 @@ local function resolve(opts)
     local v = opts[row.name]
     if v == nil then v = row.type == "word" and row.default or core.json.decode(row.default) end
     if not CHECKS[row.type](v) or row.min and (v < row.min or v > row.max) then
-      fail("option '%s': %s expected, got %s", row.name, row.min and ("a %s from %g to %g"):format(row.type, row.min, row.max)
-        or row.type, rows.show(v))
+      fail("option '%s': %s expected, got %s", row.name, row.min and ("a %s from %s to %s"):format(
+        row.type == "integer" and "whole number" or row.type, rows.show(row.min), rows.show(row.max)) or row.type, rows.show(v))
     end
     o[row.name] = v
   end
@@ -78,6 +79,24 @@ local function read(opts)
   return texts
 end
 
+-- Refuses, before the work of hours, what cannot be written or is something else than a tokenizer made before: a text that
+-- is read here, perhaps.
+local function check_out(out)
+  local folder = out:match "^(.*/)[^/]*$" or "."
+  if sys.exists(folder) ~= "dir" then fail("out: '%s': no such folder", names.shown(folder)) end
+  if not sys.exists(out) then return end
+  local ok, there = pcall(kinds.read, out, {})
+  if sys.exists(out) ~= "file" or not ok or there.kind ~= "sentencepiece" then
+    fail("out: '%s' is there already, and no SentencePiece model: remove it, or name another file", names.shown(out))
+  end
+end
+
+-- What the library says, without places of its own sources, in our options' names.
+local function said(why)
+  why = why:gsub("Internal: %S+%.cc%(%d+%) %[.-%] *", ""):gsub("decrease character_coverage with %-%-character_coverage option", "decrease coverage")
+  return (why:gsub("Increase vocab_size", "increase vocab_size"))
+end
+
 -- Bytes of a SentencePiece model of the options; see M.train.
 function M.train_bytes(opts)
   opts = names.options("tokenizer.train", opts)
@@ -89,14 +108,15 @@ function M.train_bytes(opts)
 end
 
 -- Trains on texts={FILE, ..} (text or jsonl, .gz, .zst) or lines={TEXT, ..}, with the rows above, and writes out=FILE
--- (.model), whole or not at all. field= of jsonl; document_end= what stands between documents and is no text;
+-- (.model), whole or not at all, over nothing but another such model. field= of jsonl; document_end= what stands between documents and is no text;
 -- verbose=true: the library's own log on stderr; ends=true: a signal ends the process, which otherwise waits. Every
 -- line is read: those that the library would leave out are refused with their place. Returns the tokenizer.
 function M.train(opts)
   opts = names.options("tokenizer.train", opts)
   if type(opts.out) ~= "string" or opts.out == "" then fail("out=FILE is missing") end
+  check_out(opts.out)
   local ok, bytes = pcall(M.train_bytes, opts)
-  if not ok then error(names.reason(tostring(bytes)), 0) end
+  if not ok then error(said(names.reason(tostring(bytes))), 0) end
   sys.write(opts.out, bytes)
   return vocabulary.open(opts.out)
 end

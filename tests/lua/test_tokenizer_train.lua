@@ -45,12 +45,28 @@ T.test("what the trainer would leave out is refused with its place", function()
   refused({ "go\0od" }, "lines: line 1, byte 3: a zero")
   refused({ "", "\r\n" }, "no text to train on")
   refused({ "abc" }, "SentencePiece: .*ocabulary size", { vocab_size = 5000 })
-  refused({ "abc" }, "a integer from 2 to", { vocab_size = 1 })
+  refused({ "abc" }, "a whole number from 2 to 16777216 expected, got 1", { vocab_size = 1 })
+  refused({ "abc" }, "SentencePiece: Vocabulary size is smaller .* or decrease coverage%.", { vocab_size = 5 })
+  refused({ "abc" }, "number from 0.98 to 1 expected, got 0.5", { coverage = 0.5 })
   refused({ "abc" }, "unknown word 'bpee' %(did you mean 'bpe'", { model = "bpee" })
   refused({ "abc" }, "did you mean 'vocab_size'", { vocab_sizes = 7 })
   T.raises(function() lab.tokenizer.train { lines = { "a" } } end, "out=FILE is missing")
   T.raises(function() lab.tokenizer.train { out = out } end, "texts={FILE, ..} is missing")
   T.raises(function() lab.tokenizer.train { texts = { "/no/such" }, out = out } end, "/no/such")
+end)
+
+T.test("nothing but such a model is written over, and that is said before anything is read", function()
+  local dir = T.folder()
+  sys.write(dir .. "/a.txt", "abc abd\n")
+  assert(os.execute(("ln -s a.txt '%s/link'"):format(dir)))
+  for _, row in ipairs { { "/a.txt", "and no SentencePiece model" }, { "/link", "and no SentencePiece model" },
+                         { "", "and no SentencePiece model" }, { "/none/x.model", "none/': no such folder" } } do
+    T.raises(function() lab.tokenizer.train { texts = { "/no/such" }, out = dir .. row[1] } end, row[2])
+  end
+  T.eq(sys.read(dir .. "/a.txt"), "abc abd\n")
+  for _, size in ipairs { 264, 265 } do
+    T.eq(lab.tokenizer.train({ texts = { dir .. "/a.txt" }, out = dir .. "/m.model", vocab_size = size }):size(), size)
+  end
 end)
 
 T.test("the command", function()
