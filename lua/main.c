@@ -6,6 +6,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,6 +84,7 @@ static void close_standard(void) {
 
 int main(int argc, char **argv) {
   open_standard();
+  signal(SIGXFSZ, SIG_IGN); /* a limit of files' sizes is an error of write, which is told */
   atexit(close_standard);
   lua_State *L = luaL_newstate();
   if (!L) {

@@ -218,12 +218,18 @@ static bool blank(const char *p, size_t n) {
   return true;
 }
 
-/* The string of `field` on a line. */
-static al_status read_line(al_ctx *c, al_texts *t, size_t n, const char **text, size_t *len) {
+/* Bytes of the line's end that p begins with. */
+static size_t line_end(const char *p, size_t n) {
+  return n >= 2 && memcmp(p, "\r\n", 2) == 0 ? 2 : n >= 1 && *p == '\n';
+}
+
+/* The string of `field` on a line, which begins `from` bytes on. */
+static al_status read_line(al_ctx *c, al_texts *t, size_t from, size_t n, const char **text,
+                           size_t *len) {
   json_error_t e;
   json_decref(t->value);
   t->value = NULL;
-  json_t *o = json_loadb(t->buf + t->at, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+  json_t *o = json_loadb(t->buf + t->at + from, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
   if (!o)
     return al_fail(c, AL_EFORMAT, "texts: %s: line %lld, column %d: %s", t->path.text,
                    (long long)t->line, e.column, e.text);
@@ -253,14 +259,18 @@ bool al_texts_next(al_ctx *c, al_texts *t, const char **text, size_t *n) {
     /* of a mark that is alone on its line the line's end goes, too */
     const bool begins = len == 0 ? !t->inside : t->buf[t->at + len - 1] == '\n';
     if (!t->jsonl && behind && begins) {
-      while (t->at + len + behind == t->n && !t->end)
+      while (t->at + len + behind + 2 > t->n && !t->end)
         if (more(c, t) != AL_OK) return false;
-      behind += t->at + len + behind < t->n && t->buf[t->at + len + behind] == '\n';
+      behind += line_end(t->buf + t->at + len + behind, t->n - t->at - len - behind);
     }
     const char *p = t->buf + t->at;
     bool given = false;
-    if (t->jsonl && !blank(p, len)) {
-      if (read_line(c, t, len, text, n) != AL_OK) return false;
+    const size_t bom =
+        t->jsonl && t->before + (int64_t)t->at == 0 && len >= 3 && memcmp(p, "\xef\xbb\xbf", 3) == 0
+            ? 3
+            : 0; /* some editors' first character, no JSON */
+    if (t->jsonl && !blank(p + bom, len - bom)) {
+      if (read_line(c, t, bom, len - bom, text, n) != AL_OK) return false;
       given = !blank(*text, *n);
     } else if (!t->jsonl && !blank(p, len)) {
       if (check_utf8(c, t, len) != AL_OK) return false;

@@ -38,7 +38,11 @@ end
 
 -- The temporary folder, empty, and its lock.
 local function begin(out)
-  if sys.exists(out) then fail("'%s' is there already: remove it, or name another folder with out=", names.shown(out)) end
+  local parent, name = (out:find("/", 1, true) and out or "./" .. out):match "^(.*)/([^/]*)$"
+  -- a link that leads nowhere is there, too, as a border shows: the last step could not go over it
+  if out == "" or sys.exists(out) or sys.exists(names.inside(parent, name)) then
+    fail("'%s' is there already: remove it, or name another folder with out=", out == "" and "/" or names.shown(out))
+  end
   local folder = out .. ".tmp"
   sys.mkdir(folder)
   local lock = sys.lock(folder .. "/lock")

@@ -73,6 +73,20 @@ T.test("standard input, fields, several inputs and marks", function()
   T.eq(list.splits.train.documents, 3) -- a.jsonl as one text
   local by_id = tokenize.run { inputs = { dir .. "/b.txt" }, tokenizer = TABLE, out = dir .. "/v", document_end = "<E>", document_id = 5, quiet = true }
   T.eq(by_id.document_id, 5)
+  -- what editors of other systems write: a mark of the order of bytes, lines that end in two characters
+  sys.write(dir .. "/bom.jsonl", "\u{feff}" .. lines(9):gsub("\n", "\r\n"))
+  T.eq((run { dir .. "/bom.jsonl", "out=" .. dir .. "/u" }), 0)
+  T.eq(data.open(dir .. "/u").sha256, data.open(dir .. "/y").sha256)
+  sys.write(dir .. "/bom.jsonl", "\u{feff}\r\n\u{feff}{}\n")
+  local status, text = run { dir .. "/bom.jsonl", "out=" .. dir .. "/t" }
+  T.ok(status == 1 and text:find "line 2, column 1", text)
+  sys.write(dir .. "/crlf.txt", "once\r\n<E>\r\nupon\r\n<E>\r\n")
+  sys.write(dir .. "/lf.jsonl", '{"text": "once\\r\\n"}\n{"text": "upon\\r\\n"}\n')
+  for name, file in pairs { s = "crlf.txt", r = "lf.jsonl" } do
+    tokenize.run { inputs = { dir .. "/" .. file }, tokenizer = TABLE, out = dir .. "/" .. name, document_id = 1, quiet = true,
+                   document_end = file == "crlf.txt" and "<E>" or nil }
+  end
+  T.eq(data.open(dir .. "/s").sha256, data.open(dir .. "/r").sha256)
   T.eq(read(data.open(dir .. "/v"), 0, 1), { 5 })
 end)
 
@@ -128,4 +142,21 @@ T.test("what is refused leaves no folder", function()
   T.eq(sys.read(dir .. "/mine.tmp/notes"), "x")
   status, text = run { dir .. "/good.jsonl", "out=" .. dir .. "/mine.tmp" }
   T.ok(status == 1 and text:find "is there already", text)
+  assert(os.execute(("ln -s nowhere '%s/link'"):format(dir)))
+  for _, path in ipairs { dir .. "/link", "/" } do
+    status, text = run { dir .. "/good.jsonl", "out=" .. path }
+    T.ok(status == 1 and text:find "is there already", text)
+  end
+  T.eq(sys.exists(dir .. "/link.tmp"), nil)
+end)
+
+T.test("a limit of files' sizes is an error, and leaves no folder", function()
+  local dir = T.folder()
+  sys.write(dir .. "/a.jsonl", lines(3000))
+  local pid = sys.spawn { "/bin/sh", "-c", [[ulimit -f 16; exec "$@"]], "sh", tiny.program, "tokenize", dir .. "/a.jsonl",
+                          "tokenizer=" .. TABLE, "out=" .. dir .. "/set", stdout = dir .. "/said", stderr = dir .. "/said" }
+  local how, status = sys.wait(pid)
+  T.eq({ how, status }, { "exited", 1 })
+  T.ok(sys.read(dir .. "/said"):find "File too large", sys.read(dir .. "/said"))
+  T.eq(sys.exists(dir .. "/set.tmp"), nil)
 end)
