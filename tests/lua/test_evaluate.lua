@@ -213,6 +213,13 @@ T.test("a long window's logits are made in parts", function()
   T.near(nll, m:forward(x):cross_entropy(y, { reduction = "none" }), 1e-12)
 end)
 
+T.test("a model that lost its tokenizer is not measured on characters", function()
+  local dir = T.folder()
+  lab.model.new({ layers = 1, width = 16, heads = 2, vocab = 300, context = 16, seed = 1 }):save(dir .. "/m.safetensors")
+  T.raises(function() lab.evalset { data = "stories" }(lab.model.load(dir .. "/m.safetensors")) end,
+    "the model has no vocabulary, and the characters of 'stories' .* are not its tokens: tokenizer=FILE")
+end)
+
 T.test("options that are refused", function()
   local function refuses(opts, pattern) T.raises(function() lab.evaluate(stories, opts) end, pattern) end
   refuses({ stride = 600 }, "option 'stride': a number from 1 to the window's 512 expected, got 600")
