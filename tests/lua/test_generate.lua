@@ -312,6 +312,8 @@ T.test("options that are refused", function()
   refuses({ prompt = { 1 }, bos = 1 }, "option 'bos': true or false expected, got 1")
   refuses({ prompt = { 1 }, eos = "x" }, "option 'eos': an id, an array of ids or false expected, got x")
   refuses({ prompt = { 1 }, on_token = 1 }, "option 'on_token': a function expected, got number")
+  refuses({ prompt = { 1 }, eos = { 1, m.config.vocab } }, "option 'eos': ids from 0 to %d+ expected, got " .. m.config.vocab)
+  refuses({ prompt = { 1 }, eos = -1 }, "option 'eos': ids from 0 to %d+ expected, got %-1")
   refuses({ prompt = { 1 }, top_pp = 1 }, "did you mean 'top_p'")
 end)
 

@@ -97,9 +97,10 @@ T.test("a context of 262,144: windows of 1,024 unless somebody says more, and no
   sys.write(copy .. "/config.json", json.encode(c))
   core.safetensors.save(copy .. "/model.safetensors", tensors)
   local m, before = lab.model.load(copy), core.memory().live
-  local ev = lab.evalset { windows = 2 }
+  local set = require("attnlab.data").open "shakespeare" -- its 65 characters, as the model has no vocabulary
+  local ev = lab.evalset { data = set, windows = 2 }
   T.ok(ev(m) > 0 and ev.context == 1024, "windows of " .. tostring(ev.context))
-  ev = lab.evalset { windows = 1, context = 1500 }
+  ev = lab.evalset { data = set, windows = 1, context = 1500 }
   T.ok(ev(m) > 0 and ev.context == 1500, "windows of " .. tostring(ev.context))
   local text, ids = m:generate { prompt = { 1, 2, 3 }, tokens = 20, eos = false }
   T.eq(#ids, 23)
@@ -107,7 +108,7 @@ T.test("a context of 262,144: windows of 1,024 unless somebody says more, and no
   T.ok(core.memory().live - before < 64 << 20, "memory of the context")
   local own = copy .. "/own"
   m:save(own)
-  local again = lab.evalset { windows = 1 }
+  local again = lab.evalset { data = set, windows = 1 }
   again(lab.model.load(own))
   T.eq(again.context, 1024)
 end)

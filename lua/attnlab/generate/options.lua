@@ -70,13 +70,14 @@ local function rows_of(m, opts)
 end
 
 -- Set of the ids that end a text: a start token in the middle begins another one.
-local function ends_of(m, eos)
-  local v, set = m.vocabulary, {}
+local function ends_of(m, given)
+  local v, set, eos = m.vocabulary, {}, given
   if eos == nil then eos = v and v.eos end
   if not eos then return set end
   local list = type(eos) == "table" and eos or { eos }
   for _, id in ipairs(list) do
     if math.tointeger(id) == nil then refuse("eos", "an id, an array of ids or false", id) end
+    if given ~= nil and not (id >= 0 and id < m.config.vocab) then refuse("eos", ("ids from 0 to %d"):format(m.config.vocab - 1), id) end
     set[math.tointeger(id)] = true
   end
   if v and v.bos then set[v.bos] = true end

@@ -9,24 +9,27 @@ local M = { CONFIG = "config.json", WEIGHTS = "model.safetensors", INDEX = "mode
 
 local MOST_JSON = 1 << 26 -- bytes; an index of 100,000 tensors has some 10 million
 
+-- Why a file of the folder is not read.
+local function reason(e)
+  local why = names.reason(tostring(e))
+  return why:find("a link, which", 1, true) and why .. " (cp -rL makes a folder without links)" or why
+end
+
 -- The object in a JSON file of the folder.
 function M.object(folder, file)
   local path = names.inside(folder, file)
   local ok, v = pcall(function() return json.decode(sys.read(path, MOST_JSON)) end)
   local shown = names.shown(path)
-  if not ok then
-    local why = names.reason(tostring(v))
-    local hint = why:find("a link, which", 1, true) and " (cp -rL makes a folder without links)" or ""
-    error(("'%s': %s%s"):format(shown, why, hint), 0)
-  end
+  if not ok then error(("'%s': %s"):format(shown, reason(v)), 0) end
   if type(v) ~= "table" or #v > 0 then
-    error(("'%s': a JSON object expected, got %s"):format(shown, rows.show(v):sub(1, 60)), 0)
+    error(("'%s': a JSON object expected, got %s"):format(shown, v == json.null and "null" or rows.show(v):sub(1, 60)), 0)
   end
   return v, shown
 end
 
 local function open(folder, file, into, from)
-  local tensors, _, listed = core.safetensors.open(names.inside(folder, file))
+  local ok, tensors, _, listed = pcall(core.safetensors.open, names.inside(folder, file))
+  if not ok then error(reason(tensors), 0) end
   for name, t in next, tensors do
     if into[name] then
       error(("'%s': tensor '%s' is in %s, too"):format(names.shown(folder .. "/" .. file), name, from[name]), 0)

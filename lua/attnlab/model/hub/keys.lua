@@ -6,6 +6,8 @@ local core = require "attnlab.core"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 
+local MOST = (1 << 31) - 1
+
 local Keys = {}
 Keys.__index = Keys
 local M = { class = Keys }
@@ -40,6 +42,11 @@ function M.new(values, shown, ignore)
   return self
 end
 
+-- A value as the file has it.
+local function shown(v)
+  return type(v) == "string" and ("'%s'"):format(v) or v == core.json.null and "null" or rows.show(v)
+end
+
 function Keys:fail(key, format, ...)
   error(("'%s': key '%s': %s"):format(self.shown, key, format:format(...)), 0)
 end
@@ -59,16 +66,16 @@ function Keys:of_type(key, default, what, check)
     return default or nil -- false: it may be missing
   end
   local checked = check(v)
-  if checked == nil then self:fail(key, "%s expected, got %s", what, rows.show(v)) end
+  if checked == nil then self:fail(key, "%s expected, got %s", what, shown(v)) end
   return checked
 end
 
 -- A whole number of least (1) or more.
 function Keys:integer(key, default, least)
   least = least or 1
-  return self:of_type(key, default, ("a whole number from %d"):format(least), function(v)
+  return self:of_type(key, default, ("a whole number from %d to %d"):format(least, MOST), function(v)
     v = type(v) == "number" and math.tointeger(v)
-    return v and v >= least and v < 1 << 31 and v or nil
+    return v and v >= least and v <= MOST and v or nil
   end)
 end
 
