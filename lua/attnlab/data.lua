@@ -171,6 +171,11 @@ function Dataset:tokenizer()
   return self.vocabulary.kind ~= "ids" and self.vocabulary or nil
 end
 
+-- Whether a window is running text, of which every token sees what is before it; else its rows are of documents.
+function Dataset:running()
+  return self.rows == nil or self.rows == "stream"
+end
+
 -- Internal: bytes of its tokens among tensors: a token set has none there.
 function Dataset:tensor_bytes()
   return core.is_tensor(self.tokens) and 4 * self.tokens:numel() or 0

@@ -247,7 +247,7 @@ function M.run(m, opts)
   local ev = evalset { data = opts and opts.data, windows = o.windows, context = o.window, split = o.split ~= "all" and o.split or nil,
                        other_text = opts and opts.other_text }
   local set, mode = ev:open(m), m.training
-  if (o.stride or o.start == "bos") and set.rows and set.rows ~= "stream" then
+  if (o.stride or o.start == "bos") and not set:running() then
     error(("evaluate: option '%s': data of rows=stream expected, got rows=%s"):format(o.stride and "stride" or "start", set.rows), 0)
   end
   o.window = o.window or set:fit(window_of(m))

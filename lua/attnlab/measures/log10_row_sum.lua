@@ -58,7 +58,7 @@ local function add_rows(twin, q, k, sum, count)
 end
 
 -- Mean of log10 W_t by position over layers, heads and fixed validation windows (rows whose weights are all 0 are left
--- out), or nil where the arm has no such sum, or every row all tokens.
+-- out), or nil where the arm has no such sum, or every row all tokens, or windows are not one text each.
 function M.measure(model, cfg)
   if not model.causal then return nil end
   local twins = {}
@@ -67,6 +67,7 @@ function M.measure(model, cfg)
     if not twins[i] then return nil end
   end
   local text = data.open(cfg.train.data, { vocab = model.vocabulary })
+  if not text:running() then return nil end
   local context = model.config.context
   local sum, count = {}, {}
   local mode = model.training

@@ -67,6 +67,7 @@ function M.measure(model, cfg)
     if not twins[i] then return nil end
   end
   local text, context = data.open(cfg.train.data, { vocab = model.vocabulary }), model.config.context
+  if not text:running() then return nil end
   local sums = { largest = 0, rows = 0, kept = 0, norm = 0, pairs = 0, sum = {}, alone = {}, negative = {} }
   local mode = model.training
   model:eval()

@@ -6,6 +6,7 @@
 --            model's context); default: the part of the fork's text that is there for it (surgery/parts.lua)
 local core = require "attnlab.core"
 local data = require "attnlab.data"
+local Documents = require "attnlab.nn.documents"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local taps = require "attnlab.nn.taps"
@@ -52,21 +53,24 @@ local function add(to, out)
   out:free()
 end
 
--- Calls f(i, x) with the input x that the original gives the attention of layer i, for each batch and each layer of
--- which wanted[i] is set. x is f's own: what it makes may be read, as the layer has ended by then.
+-- Calls f(i, x, opts) with the input x that the original gives the attention of layer i, for each batch and each layer of
+-- which wanted[i] is set; opts: what its forward takes besides. x is f's own: what it makes may be read, as the layer has
+-- ended by then.
 local function each_input(self, o, wanted, f)
   local set = not o.data and self:parts().calibrate
-    or type(o.data) == "table" and o.data or data.open(o.data, { vocab = self.vocabulary })
+    or data.is_dataset(o.data) and o.data or data.open(o.data, { vocab = self.vocabulary })
+  if set.masked then error("calibrate: rows of documents are masked: take rows=stream or packed", 0) end
   local context = o.context > 0 and o.context or set:fit(window_of(self))
   set:need(o.split, context)
   local inputs
   local function look(i, _, _, _, x) inputs[i] = wanted[i] and x:scale { by = 1 } or nil end
-  for x in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
+  for x, _, more in set:even(o.split, o.batch, context, set:windows(o.split, context, o.batches * o.batch)) do
     inputs = {}
-    local h <close> = self.original:hidden(x, { taps = taps.inputs(#self.layers, look) })
+    local documents = Documents.of(more and more.documents, x)
+    local h <close> = self.original:hidden(x, { taps = taps.inputs(#self.layers, look), documents = documents })
     x:free()
     for i = 1, #self.layers do
-      if inputs[i] then f(i, inputs[i]) end
+      if inputs[i] then f(i, inputs[i], { documents = documents }) end
     end
   end
 end
@@ -87,9 +91,9 @@ function M.look(self)
   local seen, all = {}, {}
   for i = 1, #self.layers do seen[i], all[i] = { inputs = {}, squares = {} }, true end
   evaluating(self, function()
-    each_input(self, options_over(), all, function(i, x)
-      table.insert(seen[i].inputs, x)
-      add(seen[i].squares, (self.original.layers[i].attention:outputs(x, {})))
+    each_input(self, options_over(), all, function(i, x, opts)
+      table.insert(seen[i].inputs, { x, opts.documents })
+      add(seen[i].squares, (self.original.layers[i].attention:outputs(x, opts)))
     end)
   end)
   return seen
@@ -100,17 +104,19 @@ end
 local function squares(self, list, o, seen)
   local sums = {}
   for _, i in ipairs(list) do sums[i] = { seen and seen[i].squares or {}, {} } end
-  local function own(i, x) add(sums[i][2], (self.layers[i].attention:outputs(x, { raw = true }))) end
+  local function own(i, x, documents)
+    add(sums[i][2], (self.layers[i].attention:outputs(x, { raw = true, documents = documents })))
+  end
   if not seen then
-    each_input(self, o, sums, function(i, x)
-      add(sums[i][1], (self.original.layers[i].attention:outputs(x, {})))
-      own(i, x)
+    each_input(self, o, sums, function(i, x, opts)
+      add(sums[i][1], (self.original.layers[i].attention:outputs(x, opts)))
+      own(i, x, opts.documents)
       x:free()
     end)
     return sums
   end
   for _, i in ipairs(list) do
-    for _, x in ipairs(seen[i].inputs) do own(i, x) end
+    for _, one in ipairs(seen[i].inputs) do own(i, one[1], one[2]) end
   end
   return sums
 end

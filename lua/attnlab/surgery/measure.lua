@@ -3,6 +3,7 @@
 -- one pass of the fork, one of a few documents in another form, and a line of text.
 local core = require "attnlab.core"
 local generate = require "attnlab.generate"
+local Documents = require "attnlab.nn.documents"
 local names = require "attnlab.names"
 local parts = require "attnlab.surgery.parts"
 local taps = require "attnlab.nn.taps"
@@ -135,20 +136,21 @@ end
 -- Where a fork's numbers leave their range first: { layer =, what = "attention" or "sum", logit = (the largest of that
 -- layer in the document where it happens), hint = bool }. values: the difference of each window.
 local function overflow(fork, view, values)
-  local found, seen, n = nil, nil, 0
+  local found, seen, n, documents = nil, nil, 0, nil
   local function look(i, q, k, _, x)
     local a = fork.layers[i].attention
-    local o <close> = (a:outputs(x, {}))
+    local o <close> = (a:outputs(x, { documents = documents }))
     seen[i] = { enters = size_of(x), gives = size_of(o), logit = largest_logit(a, q, k) }
   end
   local ev, mode = view.ev, fork.training
   fork:eval()
   local ok, why = pcall(core.no_grad, function()
-    for x in ev.dataset:even("valid", 1, ev.context, view.n) do
+    for x, _, more in ev.dataset:even("valid", 1, ev.context, view.n) do
       n = n + 1
+      documents = Documents.of(more and more.documents, x)
       if not finite(values[n]) and not (found and found.layer <= 1) then
         seen = {}
-        local h <close> = fork:hidden(x, { taps = taps.inputs(#fork.layers, look) })
+        local h <close> = fork:hidden(x, { taps = taps.inputs(#fork.layers, look), documents = documents })
         local layer, what = first_of(seen, size_of(h))
         if layer and not (found and found.layer <= layer) then
           local logit = seen[math.max(1, layer)].logit

@@ -135,7 +135,8 @@ end
 -- The text of mean and resample.
 local function text_of(self, opts)
   local set = opts.data or self:parts().calibrate
-  set = type(set) == "table" and set or data.open(set, { vocab = self.vocabulary })
+  set = data.is_dataset(set) and set or data.open(set, { vocab = self.vocabulary })
+  if set.masked then refuse "data: rows of documents are masked: take rows=stream or packed" end
   local split, context = opts.split or "train", set:fit(window_of(self))
   set:need(split, context)
   return set, split, context
@@ -157,9 +158,9 @@ local function mean_of(self, w, opts, axes, head)
   local mode = self.training
   self:eval()
   local ok, why = pcall(core.no_grad, function()
-    for x in set:even(split, BATCH, context, total) do
+    for x, _, more in set:even(split, BATCH, context, total) do
       local f, get = taps.keep(w.row, self.layers[w.layer].attention.heads)
-      local h <close> = self:hidden(x, { taps = { [w.layer] = { [w.name] = f } } })
+      local h <close> = self:hidden(x, { taps = { [w.layer] = { [w.name] = f } }, documents = more and more.documents })
       local t, order = get()
       if head then t = narrowed(self, w, t, head, order) end
       local part = t:sum { axes = axes.time and { 1, axes.time } or { 1 }, keep = true }

@@ -147,10 +147,12 @@ end
 -- ---- measuring ----------------------------------------------------------------------------------------
 
 -- What enters each layer of the original on the part that is shown: passes of { y, [i] = { x, a } }; nil where that is
--- too much to keep, windows are longer than the model's context, or activations are patched on the way.
+-- too much to keep, windows are longer than the model's context or not one text each, or activations are patched on
+-- the way.
 local function states_of(m, view, context)
   local bytes = view.n * context * m.config.width * 4 * 2 * #m.layers
   if not view.kept or bytes > MOST_KEPT or context > m.config.context or m.patches then return nil end
+  if not view.ev.dataset:running() then return nil end
   local out = {}
   for x, y in view.ev.dataset:even("valid", math.max(1, PASS // context), context, view.n) do
     local pass = { y = y }
