@@ -210,6 +210,11 @@ T.test("llama2.c: what came in goes out, pairs in halves turned back, what it ca
   lab.model.load(out .. "/folder"):export(out .. "/b.bin")
   T.ok(sys.read(out .. "/b.bin") == after, "the same bytes by way of a folder")
   T.eq(lab.model.load(out .. "/b.bin"):forward(ids), m:forward(ids))
+  sys.write(out .. "/b.bin", "a text")
+  T.raises(function() m:export(out .. "/b.bin") end, "b.bin' is there already: option overwrite")
+  T.eq(sys.read(out .. "/b.bin"), "a text")
+  m:export(out .. "/b.bin", { overwrite = true })
+  T.ok(sys.read(out .. "/b.bin") == after, "written over")
   local s = m:fork()
   s.layer[3]:set { denominator = "none" }
   T.raises(function() s:export(out .. "/c.bin") end, "llama2.c's file: layer 3: its attention is not plain softmax")

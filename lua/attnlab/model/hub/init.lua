@@ -23,6 +23,8 @@ local keys = require "attnlab.model.hub.keys"
 local names = require "attnlab.names"
 local rows = require "attnlab.rows"
 local rules = require "attnlab.model.hub.names"
+local tokenizers = require "attnlab.tokenizers"
+local vocabulary = require "attnlab.vocabulary"
 local sys, json = core.sys, core.json
 
 local M = {}
@@ -141,6 +143,16 @@ local function writer(m)
   error("export: no type of model that transformers knows is this one" .. reasons, 0)
 end
 
+-- Refuses a folder in which a tokenizer lies that is not v, the model's own: what reads the folder would take it.
+local function check_tokenizer(folder, v)
+  local found, file = pcall(tokenizers.in_folder, folder)
+  if found and not file then return end
+  local ok, there = pcall(vocabulary.open, folder)
+  if ok and v and v:same(there) then return end
+  error(("export: the tokenizer in '%s' is not the model's, which has %s: remove it, or name another folder"):format(
+    names.shown(folder), v and "another one" or "none"), 0)
+end
+
 local OPTIONS = { "dtype", "shard", "overwrite" }
 local DTYPES = { f64 = "float64", f32 = "float32", bf16 = "bfloat16" }
 
@@ -159,7 +171,12 @@ function M.write(m, folder, opts)
   end
   if m.patches then error("export: its activations are patched, which no file says: undo the patches first", 0) end
   if folder:find "%.bin$" then
-    if next(opts) then error(("export: option '%s': llama2.c's file has none"):format(next(opts)), 0) end
+    for _, key in ipairs { "dtype", "shard" } do
+      if opts[key] then error(("export: option '%s': llama2.c's file has none"):format(key), 0) end
+    end
+    if sys.exists(folder) and not opts.overwrite then
+      error(("export: '%s' is there already: option overwrite writes over it"):format(names.shown(folder)), 0)
+    end
     return require("attnlab.model.hub.llama2c").write(m, folder)
   end
   local kind, word, c = writer(m)
@@ -167,6 +184,7 @@ function M.write(m, folder, opts)
   if #before > 0 and not opts.overwrite then
     error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), before[1]), 0)
   end
+  if #before > 0 then check_tokenizer(folder, m.vocabulary) end
   local own = {}
   for name, t in pairs(m:tensors()) do own[name] = t:dtype() == dtype and t:contiguous() or t:to(dtype) end
   if kind.tensors then own = kind.tensors(own, m) end
