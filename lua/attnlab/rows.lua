@@ -59,7 +59,7 @@ function M.expected(row)
     elseif k == "number" and row.above then
       parts[#parts + 1] = ("number > %g"):format(row.above)
     elseif (k == "integer" or k == "number") and row.min and row.max then
-      parts[#parts + 1] = ("%s in %g..%g"):format(k, row.min, row.max)
+      parts[#parts + 1] = ("%s in %s..%s"):format(k, M.show(row.min), M.show(row.max))
     elseif (k == "integer" or k == "number") and row.min then
       parts[#parts + 1] = ("%s >= %g"):format(k, row.min)
     else

@@ -85,10 +85,7 @@ end
 -- ---- a set --------------------------------------------------------------------------------------------
 
 local function new(opts)
-  opts = names.options("sentences", opts)
-  for k in pairs(opts) do
-    if not names.find(KNOWN, k) then fail("%s", names.unknown("option", tostring(k), KNOWN)) end
-  end
+  opts = names.options("sentences", opts, KNOWN)
   local v = opts.vocab
   local special = type(v) == "table" and type(v.special) == "function" and v:special() or {}
   local self = setmetatable({ vocabulary = v, masked = true, cls = special["[CLS]"], sep = special["[SEP]"], pad = special["[PAD]"] }, Sentences)

@@ -14,53 +14,39 @@ local sys = core.sys
 
 local M = {}
 
-local MODELS = { "bpe", "unigram", "word", "char" }
-local NORMALIZATIONS = { "identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf" }
-
 local THREADS = 16 -- sums of a unigram model are taken in as many parts, on any machine
 local plain_format = core.plain(string.format)
 
 -- Options of train, as rows.lua has them.
 M.rows = {
   { name = "vocab_size", type = "integer", default = "8000", min = 2, max = 1 << 24, doc = "pieces, with <unk>, <s>, </s> and the bytes" },
-  { name = "model", type = "word", default = "bpe", doc = "bpe, unigram, word or char" },
-  { name = "byte_fallback", type = "boolean", default = "true", doc = "256 pieces for the bytes of characters without a piece" },
-  { name = "split_digits", type = "boolean", default = "true", doc = "each digit is a piece" },
-  { name = "normalization", type = "word", default = "identity", doc = "identity, nfkc, nfkc_cf, nmt_nfkc or nmt_nfkc_cf" },
-  { name = "keep_spaces", type = "boolean", default = "true", doc = "spaces in a row, first and last stay: the text comes back" },
+  { name = "model", type = "word", default = "bpe", choices = { "bpe", "unigram", "word", "char" }, doc = "how pieces are found" },
+  { name = "byte_fallback", type = "bool", default = "true", doc = "256 pieces for the bytes of characters without a piece" },
+  { name = "split_digits", type = "bool", default = "true", doc = "each digit is a piece" },
+  { name = "normalization", type = "word", default = "identity",
+    choices = { "identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf" }, doc = "what texts become first" },
+  { name = "keep_spaces", type = "bool", default = "true", doc = "spaces in a row, first and last stay: the text comes back" },
   { name = "coverage", type = "number", default = "0.9995", min = 0.98, max = 1, doc = "share of the characters that get a piece" },
 }
 
 local function fail(text, ...) error("tokenizer.train: " .. text:format(...), 0) end
 
-local CHECKS = {
-  integer = function(v) return math.type(v) == "integer" end,
-  number = function(v) return type(v) == "number" end,
-  boolean = function(v) return type(v) == "boolean" end,
-  word = function(v) return type(v) == "string" end,
-}
-
 -- The options given, checked, with the others' defaults.
 local function resolve(opts)
-  local o, known = {}, { "texts", "lines", "out", "field", "document_end", "verbose", "ends" }
+  local known, o = { "texts", "lines", "out", "field", "document_end", "verbose", "ends" }, {}
+  opts = names.options("tokenizer.train", opts, table.move(rows.names(M.rows), 1, #M.rows, #known + 1, known))
+  for _, key in ipairs { "texts", "lines" } do
+    local v = opts[key]
+    if v ~= nil and (type(v) ~= "table" or type(v[1]) ~= "string") then fail("option '%s': an array of texts expected, got %s", key, rows.show(v)) end
+  end
   for _, row in ipairs(M.rows) do
-    known[#known + 1] = row.name
     local v = opts[row.name]
-    if v == nil then v = row.type == "word" and row.default or core.json.decode(row.default) end
-    if not CHECKS[row.type](v) or row.min and (v < row.min or v > row.max) then
-      fail("option '%s': %s expected, got %s", row.name, row.min and ("a %s from %s to %s"):format(
-        row.type == "integer" and "whole number" or row.type, rows.show(row.min), rows.show(row.max)) or row.type, rows.show(v))
-    end
-    o[row.name] = v
+    if v == nil then v = rows.default(row) end
+    local ok, checked = pcall(rows.check, row, v, row.name)
+    if not ok then fail("%s", checked) end
+    o[row.name] = checked
   end
-  for k in pairs(opts) do
-    if not names.find(known, k) then fail("%s", names.unknown("option", tostring(k), known)) end
-  end
-  if not names.find(MODELS, o.model) then fail("option 'model': %s", names.unknown("word", o.model, MODELS)) end
-  if not names.find(NORMALIZATIONS, o.normalization) then
-    fail("option 'normalization': %s", names.unknown("word", o.normalization, NORMALIZATIONS))
-  end
-  return o
+  return o, opts
 end
 
 -- The texts of files: of a text (.gz, .zst, too) its lines, of jsonl those of a field.
@@ -68,10 +54,9 @@ local function read(opts)
   local texts = {}
   for _, path in ipairs(opts.texts or {}) do
     formats.check(path)
-    local plain = path:gsub("%.gz$", ""):gsub("%.zst$", "")
-    local reader = core.texts(path, plain:find "%.jsonl$" and "jsonl" or "text", opts.field or "text", opts.document_end)
+    local reader <close> = core.texts(path, formats.of_texts(path), opts.field or "text", opts.document_end)
     local parts = {}
-    for text in function() return reader:next() end do parts[#parts + 1] = text end
+    for text in reader.next, reader do parts[#parts + 1] = text end
     texts[#texts + 1] = { names.shown(path), table.concat(parts, "\n") }
   end
   if opts.lines then texts[#texts + 1] = { "lines", table.concat(opts.lines, "\n") } end
@@ -97,19 +82,20 @@ local function said(why)
   return (why:gsub("Increase vocab_size", "increase vocab_size"))
 end
 
--- Bytes of a SentencePiece model of the options; see M.train.
+-- Bytes of a SentencePiece model of the options of train.
 function M.train_bytes(opts)
-  opts = names.options("tokenizer.train", opts)
-  local o = resolve(opts)
+  local o
+  o, opts = resolve(opts)
   local args = plain_format("--vocab_size=%d --model_type=%s --byte_fallback=%s --split_digits=%s --normalization_rule_name=%s "
     .. "--remove_extra_whitespaces=%s --character_coverage=%.17g --num_threads=%d --minloglevel=%d", o.vocab_size, o.model,
     o.byte_fallback, o.split_digits, o.normalization, not o.keep_spaces, o.coverage, THREADS, opts.verbose and 0 or 2)
   return core.vocab.train(args, read(opts), opts.ends)
 end
 
--- Trains on texts={FILE, ..} (text or jsonl, .gz, .zst) or lines={TEXT, ..}, with the rows above, and writes out=FILE
--- (.model), whole or not at all, over nothing but another such model. field= of jsonl; document_end= what stands between documents and is no text;
--- verbose=true: the library's own log on stderr; ends=true: a signal ends the process, which otherwise waits. Every
+-- Trains on texts={FILE, ..} (text or jsonl, .gz, .zst) or lines={TEXT, ..} and writes out=FILE (.model), whole or not at
+-- all, over nothing but another such model. vocab_size, model, byte_fallback, split_digits, normalization, keep_spaces and
+-- coverage as `lab tokenizer-train --help` says; field= of jsonl; document_end= what stands between documents and is no
+-- text; verbose=true: the library's own log on stderr; ends=true: a signal ends the process, which otherwise waits. Every
 -- line is read: those that the library would leave out are refused with their place. Returns the tokenizer.
 function M.train(opts)
   opts = names.options("tokenizer.train", opts)

@@ -38,12 +38,7 @@ function M.bytes() return made { kind = "bytes", files = {} } end
 
 -- The tokenizer of a file, of a folder that has one, or "bytes". See tokenizers.lua for what is known.
 function M.open(path, opts)
-  opts = names.options("tokenizer", opts)
-  for k in pairs(opts) do
-    if k ~= "pattern" and k ~= "special" then
-      error("tokenizer: " .. names.unknown("option", tostring(k), { "pattern", "special" }), 0)
-    end
-  end
+  opts = names.options("tokenizer", opts, { "pattern", "special" })
   if type(path) ~= "string" or path == "" or path:find "\0" then
     error("tokenizer: path of a file or folder expected, got " .. (path == "" and "''" or type(path)), 0)
   end
@@ -80,15 +75,14 @@ function Vocabulary:size()
   return self.table:size()
 end
 
-local ENCODE = { "special", "template" }
+local ENCODE, DECODE = { "special", "template" }, { "special" }
 
 -- Text to ids, a 1-D i32 tensor. special=true: special strings in it are their ids (false: they are text);
 -- template=false: no start or end tokens around it.
 function Vocabulary:encode(text, opts)
   if type(text) ~= "string" then error("encode: text expected, got " .. type(text), 2) end
-  opts = names.options("encode", opts)
+  opts = names.options("encode", opts, ENCODE)
   for k, v in pairs(opts) do
-    if not names.find(ENCODE, k) then error("encode: " .. names.unknown("option", tostring(k), ENCODE), 0) end
     if type(v) ~= "boolean" then error(("encode: option '%s': true or false expected, got %s"):format(k, type(v)), 0) end
   end
   return self.table:encode(text, opts.special, opts.template == false)
@@ -96,7 +90,7 @@ end
 
 -- The text of ids, a tensor or an array. Special tokens are left out, or with special=true stand there by name.
 function Vocabulary:decode(ids, opts)
-  return self.table:decode(ids, names.options("decode", opts).special)
+  return self.table:decode(ids, names.options("decode", opts, DECODE).special)
 end
 
 -- The bytes that one id stands for in a text (a special one's name), nil outside the table.

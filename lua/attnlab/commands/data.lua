@@ -32,7 +32,7 @@ local function tokenize(args, usage)
     :format(list.bits, list.vocab, list.document_id, given.out, given.out))
 end
 
-local KINDS = { integer = "number", number = "number", boolean = "text", word = "text" }
+local KINDS = { integer = "number", number = "number", bool = "boolean", word = "text" }
 
 local function tokenizer_train(args, usage)
   local tokenizer = require "attnlab.tokenizer"
@@ -40,13 +40,6 @@ local function tokenizer_train(args, usage)
   for _, row in ipairs(tokenizer.rows) do kinds[row.name] = KINDS[row.type] end
   local given = words.values(args, kinds, usage)
   if not given.out or given.out == "" then usage("tokenizer-train: out= is needed") end
-  for _, row in ipairs(tokenizer.rows) do
-    local v = given[row.name]
-    if row.type == "boolean" and v ~= nil then
-      if v ~= "true" and v ~= "false" then usage("%s: true or false expected, got '%s'", row.name, v) end
-      given[row.name] = v == "true"
-    end
-  end
   given.texts, given.field, given.verbose = args.words, args.flags.field, args.flags.verbose or nil
   given.ends = true
   local began = core.sys.clock()
@@ -59,7 +52,8 @@ end
 local function training_keys()
   local out = { "Keys: out=FILE, document_end=TEXT what stands between documents and is no text," }
   for _, row in ipairs(require("attnlab.tokenizer").rows) do
-    out[#out + 1] = ("%s=%s %s"):format(row.name, row.default, row.doc)
+    local words = row.choices and (" (%s)"):format(table.concat(row.choices, ", ")) or ""
+    out[#out + 1] = ("%s=%s %s%s"):format(row.name, row.default, row.doc, words)
   end
   return table.concat(out, "\n")
 end

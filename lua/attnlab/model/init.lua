@@ -225,10 +225,7 @@ end
 local LOADS = { "dtype", "tokenizer", "device", "mapping", "ignore" }
 
 local function load(path, opts)
-  opts = names.options("model.load", opts)
-  for k in pairs(opts) do
-    if not names.find(LOADS, k) then error("model.load: " .. names.unknown("option", tostring(k), LOADS), 3) end
-  end
+  opts = names.options("model.load", opts, LOADS)
   if type(path) ~= "string" then error("model.load: path expected, got " .. type(path), 3) end
   local kind = core.sys.exists(path)
   if kind == "dir" and (opts.mapping or hub.is_folder(path)) then return load_hub((path:gsub("/+$", "")), opts) end

@@ -242,10 +242,9 @@ end
 -- The model again with other heads: m:as{task="classifier", classes=2}. A new model with copies of all tensors that both
 -- have; others are new, a function of opts.seed (the model's). opts: task, classes, dropout; without one it stays.
 function Bert:as(opts)
-  local known = { "task", "classes", "dropout", "seed" }
+  opts = names.options("as", opts, { "task", "classes", "dropout", "seed" })
   local c = config.copy(self.config)
-  for k, v in pairs(names.options("as", opts)) do
-    if not names.find(known, k) then error("as: " .. names.unknown("option", tostring(k), known), 0) end
+  for k, v in pairs(opts) do
     if k ~= "seed" then c[k] = v end
   end
   local new = require("attnlab.model").new { model = c, attention = self.spec, seed = opts.seed or self.seed, dtype = self.dtype,

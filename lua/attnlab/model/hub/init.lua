@@ -159,10 +159,7 @@ local DTYPES = { f64 = "float64", f32 = "float32", bf16 = "bfloat16" }
 -- Writes m into a folder as transformers reads it, or where the path ends in .bin as llama2.c does. opts: dtype (the
 -- model's own), shard = bytes of a file of weights, overwrite = true: over a model that lies there. config.json comes last.
 function M.write(m, folder, opts)
-  opts = names.options("export", opts)
-  for k in pairs(opts) do
-    if not names.find(OPTIONS, k) then error("export: " .. names.unknown("option", tostring(k), OPTIONS), 0) end
-  end
+  opts = names.options("export", opts, OPTIONS)
   if type(folder) ~= "string" or folder == "" then error("export: path of a folder expected, got " .. type(folder), 0) end
   local dtype, shard = opts.dtype or m.dtype, opts.shard or SHARD
   if not DTYPES[dtype] then error("export: option 'dtype': f64, f32 or bf16 expected, got " .. tostring(dtype), 0) end
