@@ -67,7 +67,7 @@ end
 -- The questions of a file. limit: of its beginning.
 function M.read(path, limit)
   local file = core.sys.read(path)
-  local out, line, at = {}, 0, 1
+  local out, line, at = {}, 0, file:find "^\u{feff}" and 4 or 1 -- some editors' first character, no JSON
   while at <= #file and #out < (limit or math.huge) do
     local ends = file:find("\n", at, true) or #file + 1
     line = line + 1
@@ -272,6 +272,9 @@ function M.options(m, opts)
   end
   if type(o.delimiter) ~= "string" then
     error("choices: option 'delimiter': text expected, got " .. type(o.delimiter), 0)
+  end
+  if not m.causal then
+    error(("choices: a model that predicts next tokens expected, got a %s, which sees the choice that it is asked for"):format(m.class_name), 0)
   end
   if not m.vocabulary then error("choices: the model has no vocabulary: tokenizer=FILE names one", 0) end
   if o.start == "bos" and not m.vocabulary.bos then error("choices: option 'start': bos: the tokenizer has no start token", 0) end

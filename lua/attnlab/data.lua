@@ -207,8 +207,8 @@ end
 function Dataset:need(split, context)
   local lo, hi = self:range(split)
   if hi - lo < context + 1 then
-    error(("data: '%s' is too short: its %s split has %d tokens, a context of %d needs %d")
-      :format(self.name, split, hi - lo, context, context + 1), 0)
+    error(("data: '%s' is too short: its %s has %d tokens, a context of %d needs %d")
+      :format(self.name, self.part or split .. " split", hi - lo, context, context + 1), 0)
   end
 end
 

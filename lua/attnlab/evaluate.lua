@@ -182,7 +182,9 @@ local function part_of(set, o)
   local marked = head and set.vocabulary.bos == head
   if marked and o.bos then lo = lo + 1 end -- a window has its own start token
   local begins = lo == 0 and (o.bos ~= nil or marked) or lo == 1 and marked
-  return set:cut({ lo = lo, hi = hi }, set.valid), begins or false
+  local part = set:cut({ lo = lo, hi = hi }, set.valid)
+  part.part = o.split == "all" and "text" or o.split .. " split"
+  return part, begins or false
 end
 
 local function measure(m, set, o, on_progress)

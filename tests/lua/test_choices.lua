@@ -131,6 +131,9 @@ T.test("options and models that are refused", function()
   T.eq(choices(m, file [[{"ctx":"a","endings":["a","b"],"label":0}]]).start, "empty")
   m.vocabulary = nil
   T.raises(function() choices(m, FILE) end, "the model has no vocabulary")
+  T.eq(#choices(stories, file("\u{feff}" .. [[{"ctx":"a","endings":["a","b"],"label":0}]])).questions, 1)
+  local bert = lab.model.new { arch = "bert", layers = 1, width = 8, heads = 2, context = 8, seed = 1, vocabulary = chars }
+  T.raises(function() choices(bert, FILE) end, "a model that predicts next tokens expected, got a Bert")
   T.raises(function() choices({}, FILE) end, "a model expected, got table")
 end)
 

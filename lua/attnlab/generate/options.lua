@@ -1,9 +1,13 @@
 -- What the options of generate.lua mean for a model: those given, checked, the others as they are without.
 local names = require "attnlab.names"
+local rows = require "attnlab.rows"
 
 local KNOWN = { "prompt", "prompts", "samples", "tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
                 "seed", "bos", "eos", "stop", "on_token", "on_text", "past_context" }
 local PAST = { "slide", "continue", "stop" }
+
+local MOST_SEED = 1 << 53 -- that random streams take
+local MOST_TEXTS = 1 << 20 -- at once, each of which has a state
 
 local function refuse(key, want, got)
   error(("generate: option '%s': %s expected, got %s"):format(key, want, tostring(got)), 0)
@@ -13,12 +17,12 @@ local function number(opts, key, default, least, most)
   local v = opts[key]
   if v == nil then return default end
   if type(v) ~= "number" or not (v >= least) or v == math.huge then refuse(key, ("number >= %g"):format(least), v) end
-  if most and v > most then refuse(key, ("number from %g to %g"):format(least, most), v) end
+  if most and v > most then refuse(key, ("number from %s to %s"):format(rows.show(least), rows.show(most)), rows.show(v)) end
   return v
 end
 
-local function whole(opts, key, default, least)
-  local v = math.tointeger(number(opts, key, default, least))
+local function whole(opts, key, default, least, most)
+  local v = math.tointeger(number(opts, key, default, least, most))
   if not v then refuse(key, "a whole number", opts[key]) end
   return v
 end
@@ -57,7 +61,7 @@ end
 
 -- Every text's prompt as ids: the samples of a prompt behind one another.
 local function rows_of(m, opts)
-  local list, samples = opts.prompts, whole(opts, "samples", 1, 1)
+  local list, samples = opts.prompts, whole(opts, "samples", 1, 1, MOST_TEXTS)
   if list ~= nil and opts.prompt ~= nil then error("generate: options 'prompt' and 'prompts': one of them expected, got both", 0) end
   if list ~= nil and (type(list) ~= "table" or #list == 0) then refuse("prompts", "an array of prompts", type(list) == "table" and "none" or list) end
   local rows = {}
@@ -104,7 +108,7 @@ return function(m, opts)
   for _, key in ipairs { "on_token", "on_text" } do
     if opts[key] ~= nil and type(opts[key]) ~= "function" then refuse(key, "a function", type(opts[key])) end
   end
-  local o = { sampling = sampling, tokens = whole(opts, "tokens", 256, 0), seed = whole(opts, "seed", 1, 0),
+  local o = { sampling = sampling, tokens = whole(opts, "tokens", 256, 0), seed = whole(opts, "seed", 1, 0, MOST_SEED - MOST_TEXTS),
               ends = ends_of(m, opts.eos), stop = stops_of(m, opts.stop), past = past_of(m, opts.past_context),
               on_token = opts.on_token, on_text = opts.on_text }
   if (o.on_text or #o.stop > 0) and not m.vocabulary then
