@@ -47,6 +47,9 @@ function M.model_file(name)
   end
 end
 
+-- What a word of the command line names: a path, or a model in experiments/models.
+function M.model_path(word) return not sys.exists(word) and M.model_file(word) or word end
+
 -- The file of an experiment that is named as in experiments/, or by its path.
 function M.experiment_file(name)
   if name:find("/", 1, true) or name:find "%.lua$" then return name end

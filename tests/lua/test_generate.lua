@@ -313,6 +313,8 @@ T.test("options that are refused", function()
   refuses({ prompt = { 1 }, eos = "x" }, "option 'eos': an id, an array of ids or false expected, got x")
   refuses({ prompt = { 1 }, on_token = 1 }, "option 'on_token': a function expected, got number")
   refuses({ prompt = { 1 }, eos = { 1, m.config.vocab } }, "option 'eos': ids from 0 to %d+ expected, got " .. m.config.vocab)
+  refuses({ prompt = { 1 }, samples = 10 ^ 9 }, "option 'samples': number from 1 to 1048576 expected, got 1000000000")
+  refuses({ prompt = { 1 }, seed = 1 << 53 }, "option 'seed': number from 0 to 9007199253692416 expected, got 9007199254740992")
   refuses({ prompt = { 1 }, eos = -1 }, "option 'eos': ids from 0 to %d+ expected, got %-1")
   refuses({ prompt = { 1 }, top_pp = 1 }, "did you mean 'top_p'")
 end)
@@ -346,5 +348,10 @@ T.test("generate: one text, several, streamed, as JSON; what cannot be meant", f
   expects(2, "bos: true or false expected, got '1'", "bos=1")
   expects(2, "option 'top_p': number from 0 to 1 expected, got 2", "top_p=2")
   expects(2, "option 'stop': text", "stop=")
+  for _, words in ipairs { { "generate", "stories260K", "prompt=Once", "tokens=2" }, { "export", "stories260K", T.folder() .. "/m" },
+                           { "eval", "stories260K", "windows=1" } } do
+    local got, said = tiny.run(words)
+    T.eq(got, 0, said)
+  end
   T.ok((select(2, tiny.run { "generate", "--help" })):find "there are no chat templates")
 end)

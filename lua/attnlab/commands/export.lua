@@ -1,12 +1,13 @@
 -- export: a model as a folder of Hugging Face's.
 -- A change here makes no run stale.
 local model = require "attnlab.model"
+local opening = require "attnlab.open"
 local words = require "attnlab.words"
 
 local function export(args, usage)
   local given = words.values(args, { dtype = "text", shard = "number", tokenizer = "text", mapping = "text" }, usage)
   local load = { tokenizer = given.tokenizer, mapping = given.mapping }
-  local m = words.blame(usage, function(o) return model.load(args.words[1], o) end, load, {})
+  local m = words.blame(usage, function(o) return model.load(opening.model_path(args.words[1]), o) end, load, {})
   m:export(args.words[2], { dtype = given.dtype, shard = given.shard, overwrite = args.flags.overwrite })
   print(args.words[2])
   return 0

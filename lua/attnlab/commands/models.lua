@@ -5,6 +5,7 @@ local data = require "attnlab.data"
 local generating = require "attnlab.generate"
 local model = require "attnlab.model"
 local names = require "attnlab.names"
+local opening = require "attnlab.open"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
 local words = require "attnlab.words"
@@ -37,7 +38,7 @@ end
 local function load(args, given, usage)
   words.on(args, usage)
   local opts = { tokenizer = given.tokenizer, mapping = given.mapping }
-  return words.blame(usage, function(o) return model.load(args.words[1], o) end, opts, {})
+  return words.blame(usage, function(o) return model.load(opening.model_path(args.words[1]), o) end, opts, {})
 end
 
 local EVAL = { data = "text", split = "text", window = "number", stride = "number", start = "text", windows = "number",
