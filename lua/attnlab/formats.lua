@@ -1,6 +1,5 @@
 -- What files are, by their first bytes: shards, packed texts, and what is refused here with the line of Python that
 -- converts it.
-local core = require "attnlab.core"
 local names = require "attnlab.names"
 
 local M = {}

@@ -9,7 +9,6 @@ local opening = require "attnlab.open"
 local store = require "attnlab.store"
 local tables = require "attnlab.table"
 local words = require "attnlab.words"
-local window_of = require "attnlab.model.window"
 local json, sys = core.json, core.sys
 
 -- The text to measure on: the one asked for, else the one that the model was trained on.

@@ -1,5 +1,6 @@
 -- A Llama whose attention is ours: the names and keys of LlamaForCausalLM, all options under the key `attnlab`, and beside
 -- it the file that runs it in transformers (model/hub/modeling.lua), which is written and never read.
+local activation = require "attnlab.model.hub.activation"
 local core = require "attnlab.core"
 local config = require "attnlab.config"
 local modeling = require "attnlab.model.hub.modeling"
@@ -7,13 +8,11 @@ local modeling = require "attnlab.model.hub.modeling"
 local M = { arch = "llama", architectures = { "AttnlabForCausalLM" }, harmless = { "auto_map" }, last = true,
             tied = { head = "lm_head.weight", embedding = "model.embed_tokens.weight" } }
 
-local NAMED = { auto = "silu", silu = "silu", gelu = "gelu", gelu_new = "gelu_new", relu = "relu" }
-
 -- The keys that a Llama of these options has.
 local function keys(o)
   return { num_hidden_layers = o.layers, hidden_size = o.width, num_attention_heads = o.heads, num_key_value_heads = o.kv_heads,
            head_dim = o.head_dim, intermediate_size = o.mlp, vocab_size = o.vocab, max_position_embeddings = o.context,
-           rms_norm_eps = o.norm_eps, tie_word_embeddings = o.tied, hidden_act = NAMED[o.activation], mlp_bias = o.mlp_bias }
+           rms_norm_eps = o.norm_eps, tie_word_embeddings = o.tied, hidden_act = activation.of(o, "silu"), mlp_bias = o.mlp_bias }
 end
 
 function M.read(c)

@@ -3,17 +3,16 @@
 -- "bert." in front are read, gamma and beta for the weight and bias of norms, too; position_ids are no weights. Heads that
 -- the class does not have are left out, as transformers does: files of BertForMaskedLM often have those of pretraining.
 -- Dropout is not taken over: m:as{dropout=0.1} trains on with it.
+local activation = require "attnlab.model.hub.activation"
 local core = require "attnlab.core"
-local Module = require "attnlab.nn.module"
 local layers = require "attnlab.model.hub.layers"
+local plain = require "attnlab.model.hub.plain"
 local rules = require "attnlab.model.hub.names"
 
 local TASKS = { BertForPreTraining = "pretraining", BertForMaskedLM = "mlm", BertForSequenceClassification = "classifier",
                 BertModel = "pooled" }
 local CLASSES = { hidden = "BertModel" }
 for class, task in pairs(TASKS) do CLASSES[task] = class end
-
-local ACTIVATIONS = { gelu = "gelu", gelu_new = "gelu_new", gelu_pytorch_tanh = "gelu_new", relu = "relu", silu = "silu", swish = "silu" }
 
 local DECODER, BIAS = "cls.predictions.decoder.weight", "cls.predictions.bias"
 local WORDS, POOLER, NEXT = "bert.embeddings.word_embeddings.weight", "bert.pooler.dense.weight", "cls.seq_relationship.weight"
@@ -37,11 +36,8 @@ function M.read(c)
               heads = c:integer "num_attention_heads", mlp = c:integer "intermediate_size", vocab = c:integer "vocab_size",
               context = c:integer("max_position_embeddings", 512), token_types = c:integer("type_vocab_size", 2),
               norm_eps = c:number("layer_norm_eps", 1e-12, 0), tied = c:bool("tie_word_embeddings", true),
-              activation = c:word("hidden_act", ACTIVATIONS, "gelu") }
-  if m.width % m.heads ~= 0 then
-    c:fail("num_attention_heads", "a divisor of hidden_size (%d) expected, got %d", m.width, m.heads)
-  end
-  m.kv_heads, m.head_dim = m.heads, m.width // m.heads
+              activation = c:word("hidden_act", activation.WORDS, "gelu") }
+  plain.heads(c, m, "num_attention_heads", "hidden_size")
   c:must("position_embedding_type", "absolute")
   c:must("is_decoder", false)
   local given = c:get "architectures"
@@ -84,7 +80,7 @@ local function decoder(all, tied, fail)
   all[BIAS], all["cls.predictions.decoder.bias"] = all["cls.predictions.decoder.bias"] or all[BIAS], nil
   local own, words = all[DECODER], all[WORDS]
   if not (tied and own and words) then return end
-  if not Module.same_kind(own, words) or (own:to "f32" - words:to "f32"):abs():max():item() ~= 0 then
+  if not rules.equal(own, words) then
     fail(DECODER, ("is not '%s', though tie_word_embeddings is true"):format(WORDS))
   end
   all[DECODER] = nil
@@ -109,12 +105,11 @@ function M.write(m)
   local o = m.config
   local list, why = layers.expect(m, { kinds = { softmax = true }, rope = "none", bias = true })
   if not list then return nil, why end
-  if o.kv_heads ~= o.heads then return nil, ("kv_heads=%d, and %d heads"):format(o.kv_heads, o.heads) end
-  if o.head_dim * o.heads ~= o.width then return nil, ("head_dim=%d, and %d heads of a width of %d"):format(o.head_dim, o.heads, o.width) end
+  if plain.other_heads(o) then return nil, plain.other_heads(o) end
   local dropout = tonumber(m.layers[1].attention.family:text(true):match "dropout=(%S+)")
   local c = { architectures = { CLASSES[o.task] }, num_hidden_layers = o.layers, hidden_size = o.width, num_attention_heads = o.heads,
               intermediate_size = o.mlp, vocab_size = o.vocab, max_position_embeddings = o.context, type_vocab_size = o.token_types,
-              layer_norm_eps = o.norm_eps, tie_word_embeddings = o.tied, hidden_act = o.activation == "auto" and "gelu" or o.activation,
+              layer_norm_eps = o.norm_eps, tie_word_embeddings = o.tied, hidden_act = activation.of(o, "gelu"),
               position_embedding_type = "absolute" }
   if o.dropout > 0 or not m.hub then c.hidden_dropout_prob = o.dropout end
   if dropout > 0 or not m.hub then c.attention_probs_dropout_prob = dropout end

@@ -1,5 +1,6 @@
 -- GPT2LMHeadModel. The hub's first files lack the prefix "transformer." and have buffers of masks; matrices are stored
 -- [in, out], q, k and v in one.
+local activation = require "attnlab.model.hub.activation"
 local layers = require "attnlab.model.hub.layers"
 local plain = require "attnlab.model.hub.plain"
 
@@ -29,7 +30,7 @@ function M.read(c)
   local m = { arch = "gpt2", layers = c:integer "n_layer", width = c:integer "n_embd", heads = c:integer "n_head",
               vocab = c:integer "vocab_size", context = c:integer("n_positions", 1024),
               norm_eps = c:number("layer_norm_epsilon", 1e-5, 0), tied = c:bool("tie_word_embeddings", true),
-              activation = c:word("activation_function", plain.ACTIVATIONS, "gelu_new") }
+              activation = c:word("activation_function", activation.WORDS, "gelu_new") }
   c:must("n_ctx", m.context)
   m.mlp = c:integer("n_inner", 4 * m.width)
   plain.heads(c, m, "n_head", "n_embd")
@@ -68,7 +69,7 @@ function M.write(m)
   if scaled == nil then return nil, "logit_scale" end
   return { n_layer = o.layers, n_embd = o.width, n_head = o.heads, n_inner = o.mlp, vocab_size = o.vocab,
            n_positions = o.context, n_ctx = o.context, layer_norm_epsilon = o.norm_eps,
-           activation_function = plain.activation(o, "gelu_new"),
+           activation_function = activation.of(o, "gelu_new"),
            tie_word_embeddings = o.tied, scale_attn_weights = scaled, scale_attn_by_inverse_layer_idx = by_layer }
 end
 

@@ -1,4 +1,5 @@
 -- GPTNeoXForCausalLM. q, k and v of a head follow one another in one matrix.
+local activation = require "attnlab.model.hub.activation"
 local layers = require "attnlab.model.hub.layers"
 local plain = require "attnlab.model.hub.plain"
 local rope = require "attnlab.model.hub.rope"
@@ -22,7 +23,7 @@ function M.read(c)
   local m = { arch = "neox", layers = c:integer "num_hidden_layers", width = c:integer "hidden_size",
               heads = c:integer "num_attention_heads", mlp = c:integer "intermediate_size", vocab = c:integer "vocab_size",
               context = c:integer("max_position_embeddings", 2048), norm_eps = c:number("layer_norm_eps", 1e-5, 0),
-              activation = c:word("hidden_act", plain.ACTIVATIONS, "gelu"), tied = c:bool("tie_word_embeddings", false),
+              activation = c:word("hidden_act", activation.WORDS, "gelu"), tied = c:bool("tie_word_embeddings", false),
               residual = c:bool("use_parallel_residual", true) and "parallel" or "sequential" }
   plain.heads(c, m, "num_attention_heads", "hidden_size")
   local attention = rope.read(c, m.head_dim, ROPE)
@@ -41,7 +42,7 @@ function M.write(m)
   for key, v in pairs {
     num_hidden_layers = o.layers, hidden_size = o.width, num_attention_heads = o.heads, intermediate_size = o.mlp,
     vocab_size = o.vocab, max_position_embeddings = o.context, layer_norm_eps = o.norm_eps, tie_word_embeddings = o.tied,
-    attention_bias = list[1].layer.bias, hidden_act = plain.activation(o, "gelu"),
+    attention_bias = list[1].layer.bias, hidden_act = activation.of(o, "gelu"),
     use_parallel_residual = o.residual ~= "sequential" } do c[key] = v end
   return c
 end

@@ -1,5 +1,6 @@
 -- GPTJForCausalLM.
 local json = require("attnlab.core").json
+local activation = require "attnlab.model.hub.activation"
 local layers = require "attnlab.model.hub.layers"
 local plain = require "attnlab.model.hub.plain"
 
@@ -17,7 +18,7 @@ function M.read(c)
   local m = { arch = "gptj", layers = c:integer "n_layer", width = c:integer "n_embd", heads = c:integer "n_head",
               vocab = c:integer "vocab_size", context = c:integer("n_positions", 2048),
               norm_eps = c:number("layer_norm_epsilon", 1e-5, 0), tied = false, head_bias = true,
-              activation = c:word("activation_function", plain.ACTIVATIONS, "gelu_new") }
+              activation = c:word("activation_function", activation.WORDS, "gelu_new") }
   c:must("tie_word_embeddings", false)
   c:must("n_ctx", m.context)
   c:must("rotary", true)
@@ -41,7 +42,7 @@ function M.write(m)
   local dims = list[1].layer.rope_dims
   return { n_layer = o.layers, n_embd = o.width, n_head = o.heads, n_inner = o.mlp, vocab_size = o.vocab,
            n_positions = o.context, layer_norm_epsilon = o.norm_eps,
-           activation_function = plain.activation(o, "gelu_new"), tie_word_embeddings = false,
+           activation_function = activation.of(o, "gelu_new"), tie_word_embeddings = false,
            rotary_dim = dims < 0 and o.head_dim or dims }
 end
 

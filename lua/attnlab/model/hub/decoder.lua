@@ -2,13 +2,11 @@
 -- bias = true (attention_bias is a key) or "qkv" (always these), mlp_bias = true (a key), qk_norm = true (always),
 -- window = true (sliding_window is a key for all layers) or "layers" (use_sliding_window, for those of layer_types) }
 -- gives such a type.
+local activation = require "attnlab.model.hub.activation"
 local core = require "attnlab.core"
 local layers = require "attnlab.model.hub.layers"
 local rope = require "attnlab.model.hub.rope"
 
-local ACTIVATIONS = { silu = "auto", swish = "auto", gelu = "gelu", gelu_new = "gelu_new", gelu_pytorch_tanh = "gelu_new",
-                      relu = "relu" }
-local NAMED = { auto = "silu", silu = "silu", gelu = "gelu", gelu_new = "gelu_new", relu = "relu" }
 local MISSING_WINDOW = 4096 -- what transformers takes where the key is missing; null is none
 local FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -61,7 +59,7 @@ return function(kind)
     local m = { arch = "llama", layers = c:integer "num_hidden_layers", width = c:integer "hidden_size",
                 heads = c:integer "num_attention_heads", mlp = c:integer "intermediate_size", vocab = c:integer "vocab_size",
                 context = c:integer("max_position_embeddings", 2048), norm_eps = c:number("rms_norm_eps", 1e-6, 0),
-                tied = c:bool("tie_word_embeddings", false), activation = c:word("hidden_act", ACTIVATIONS, "silu") }
+                tied = c:bool("tie_word_embeddings", false), activation = c:word("hidden_act", activation.WORDS, "silu") }
     m.kv_heads = c:integer("num_key_value_heads", m.heads)
     m.head_dim = c:integer("head_dim", false)
     if not m.head_dim and m.width % m.heads ~= 0 then
@@ -99,7 +97,7 @@ return function(kind)
     for key, v in pairs {
       num_hidden_layers = o.layers, hidden_size = o.width, num_attention_heads = o.heads, num_key_value_heads = o.kv_heads,
       head_dim = o.head_dim, intermediate_size = o.mlp, vocab_size = o.vocab, max_position_embeddings = o.context,
-      rms_norm_eps = o.norm_eps, tie_word_embeddings = o.tied, hidden_act = NAMED[o.activation] } do c[key] = v end
+      rms_norm_eps = o.norm_eps, tie_word_embeddings = o.tied, hidden_act = activation.of(o, "silu") } do c[key] = v end
     if kind.bias == true then c.attention_bias = list[1].layer.bias end
     if kind.mlp_bias then c.mlp_bias = o.mlp_bias end
     local window, types, full = nil, core.json.array {}, 0

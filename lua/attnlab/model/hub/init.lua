@@ -21,7 +21,6 @@ local files = require "attnlab.model.hub.files"
 local found = require "attnlab.found"
 local keys = require "attnlab.model.hub.keys"
 local names = require "attnlab.names"
-local rows = require "attnlab.rows"
 local rules = require "attnlab.model.hub.names"
 local tokenizers = require "attnlab.tokenizers"
 local vocabulary = require "attnlab.vocabulary"
@@ -73,11 +72,7 @@ local function untie(kind, tensors, tied, shown)
     error(("%s: tensor '%s' is missing, and tie_word_embeddings is false"):format(shown, names_of.head), 0)
   end
   if not (tied and head) then return end
-  local same = embedding == head
-  if not same and core.is_tensor(head) and core.is_tensor(embedding) and rows.equal(head:shape(), embedding:shape()) then
-    same = head:dtype() == embedding:dtype() and (head:to "f32" - embedding:to "f32"):abs():max():item() == 0
-  end
-  if not same then
+  if not (core.is_tensor(head) and core.is_tensor(embedding) and rules.equal(head, embedding)) then
     error(("%s: tensor '%s' is not '%s', though tie_word_embeddings is true"):format(shown, names_of.head,
       names_of.embedding), 0)
   end

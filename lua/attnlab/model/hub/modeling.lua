@@ -242,7 +242,7 @@ end
 
 -- The file for a Llama m, or nil and the layer that it cannot be written for.
 function M.text(m)
-  local c, functions, known, list, formulas = m.config, {}, {}, {}, {}
+  local c, functions, known, list, formulas, tensors = m.config, {}, {}, {}, {}, m:tensors()
   for i, block in ipairs(m.layers) do
     local a = block.attention
     local ok, source = pcall(a.family.source, a.family, "torch")
@@ -256,7 +256,7 @@ function M.text(m)
       formulas[#formulas + 1] = a.family:text() == "" and a.family:family() or a.family:text()
     end
     local shapes, prefix = {}, ("model.layers.%d.self_attn.attnlab."):format(i - 1)
-    for name, t in pairs(m:tensors()) do
+    for name, t in pairs(tensors) do
       if name:sub(1, #prefix) == prefix then shapes[name:sub(#prefix + 1)] = t:shape() end
     end
     local l = a.layer

@@ -5,6 +5,8 @@
 --     split = f(t, c, n) -> list, join = f(list, c, n) -> t }           c: options of the model; n: layer
 --   { "h.#.attn.bias", skip = true }                                    no tensor of the model
 -- Without ours the name stays; without split the tensor is taken as it is. A name without a rule stays.
+local rows = require "attnlab.rows"
+
 local M = {}
 
 local function template(name) return (name:gsub("%.%d+%.", ".#.")) end
@@ -74,6 +76,12 @@ function M.write(rules, tensors, c)
     end
   end
   return out
+end
+
+-- Whether two tensors have the same type, shape and numbers.
+function M.equal(a, b)
+  if rawequal(a, b) then return true end
+  return a:dtype() == b:dtype() and rows.equal(a:shape(), b:shape()) and (a:to "f32" - b:to "f32"):abs():max():item() == 0
 end
 
 -- What a tensor of ours is called in a file.

@@ -1,12 +1,8 @@
--- What the types of GPT-2, GPT-NeoX and GPT-J share: words for the MLP's function and the rules of their tensors.
+-- What types whose heads are all alike share, GPT-2, GPT-NeoX, GPT-J and BERT, and the rules of tensors of the first three.
 local core = require "attnlab.core"
 local rules = require "attnlab.model.hub.names"
 
 local M = {}
-
--- activation_function or hidden_act as our option, and back.
-M.ACTIVATIONS = { gelu = "gelu", gelu_new = "gelu_new", gelu_fast = "gelu_new", gelu_pytorch_tanh = "gelu_new", relu = "relu",
-                  silu = "silu", swish = "silu" }
 
 -- Heads of equal width, as all of them have.
 function M.heads(c, m, heads, width)
@@ -16,12 +12,9 @@ end
 
 -- Nil, or why a model has other heads.
 function M.other_heads(o)
-  if o.kv_heads ~= o.heads then return "kv_heads=" .. o.kv_heads end
-  if o.head_dim * o.heads ~= o.width then return "head_dim=" .. o.head_dim end
+  if o.kv_heads ~= o.heads then return ("kv_heads=%d, and %d heads"):format(o.kv_heads, o.heads) end
+  if o.head_dim * o.heads ~= o.width then return ("head_dim=%d, and %d heads of a width of %d"):format(o.head_dim, o.heads, o.width) end
 end
-
--- The word of config.json for m's option; auto: what the architecture has.
-function M.activation(m, auto) return m.activation == "auto" and auto or m.activation end
 
 -- { theirs, ours }, stored the other way round.
 function M.turned(theirs, ours)
