@@ -151,6 +151,49 @@ end
 local OPTIONS = { "dtype", "shard", "overwrite" }
 local DTYPES = { f64 = "float64", f32 = "float32", bf16 = "bfloat16" }
 
+-- f() while no other process writes the folder, which is made: files of two models in one would look like a model.
+local function alone(folder, f)
+  sys.mkdir(folder)
+  local path = folder .. "/.lock"
+  local lock <close> = sys.lock(path)
+  if not lock then error(("export: '%s': another process is writing it"):format(names.shown(folder)), 0) end
+  local ok, why = pcall(f)
+  sys.remove(path)
+  if not ok then error(why, 0) end
+end
+
+-- Writes what alone() guards; c: the keys of config.json.
+local function write(m, folder, kind, word, c, dtype, shard, overwrite)
+  local before = files.there(folder)
+  if #before > 0 and not overwrite then
+    error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), before[1]), 0)
+  end
+  if #before > 0 then check_tokenizer(folder, m.vocabulary) end
+  local own = {}
+  for name, t in pairs(m:tensors()) do own[name] = t:dtype() == dtype and t:contiguous() or t:to(dtype) end
+  if kind.tensors then own = kind.tensors(own, m) end
+  local config = {}
+  for k, v in pairs(m.hub and m.hub.type == word and m.hub.config or {}) do config[k] = v end
+  local v = m.vocabulary
+  for _, key in ipairs { "bos", "eos", "pad" } do
+    key = key .. "_token_id"
+    if config[key] == nil or config[key] == json.null then config[key] = v and v[key:match "^%a+"] or json.null end
+  end
+  for k, x in pairs(c) do config[k] = x end
+  config.model_type = config.model_type or word
+  config.architectures = config.architectures or { kind.architectures[1] }
+  config.torch_dtype, config.dtype = DTYPES[dtype], DTYPES[dtype]
+  -- a folder without its config.json is no model: what stops this halfway leaves none of new weights and old keys
+  if before[1] == files.CONFIG then sys.remove(folder .. "/" .. files.CONFIG) end
+  local written = files.write(folder, rules.write(kind.rules, own, m.config), shard)
+  for _, file in ipairs(before) do
+    if file ~= files.CONFIG and not written[file] then sys.remove(folder .. "/" .. file) end
+  end
+  if kind.beside then kind.beside(m, folder) end
+  if v and v.save then v:save(folder) end
+  sys.write(folder .. "/" .. files.CONFIG, json.encode(config, { pretty = true }) .. "\n")
+end
+
 -- Writes m into a folder as transformers reads it, or where the path ends in .bin as llama2.c does. opts: dtype (the
 -- model's own), shard = bytes of a file of weights, overwrite = true: over a model that lies there. config.json comes last.
 function M.write(m, folder, opts)
@@ -172,35 +215,7 @@ function M.write(m, folder, opts)
     return require("attnlab.model.hub.llama2c").write(m, folder)
   end
   local kind, word, c = writer(m)
-  local before = files.there(folder)
-  if #before > 0 and not opts.overwrite then
-    error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), before[1]), 0)
-  end
-  if #before > 0 then check_tokenizer(folder, m.vocabulary) end
-  local own = {}
-  for name, t in pairs(m:tensors()) do own[name] = t:dtype() == dtype and t:contiguous() or t:to(dtype) end
-  if kind.tensors then own = kind.tensors(own, m) end
-  local config = {}
-  for k, v in pairs(m.hub and m.hub.type == word and m.hub.config or {}) do config[k] = v end
-  local v = m.vocabulary
-  for _, key in ipairs { "bos", "eos", "pad" } do
-    key = key .. "_token_id"
-    if config[key] == nil or config[key] == json.null then config[key] = v and v[key:match "^%a+"] or json.null end
-  end
-  for k, x in pairs(c) do config[k] = x end
-  config.model_type = config.model_type or word
-  config.architectures = config.architectures or { kind.architectures[1] }
-  config.torch_dtype, config.dtype = DTYPES[dtype], DTYPES[dtype]
-  sys.mkdir(folder)
-  -- a folder without its config.json is no model: what stops this halfway leaves none of new weights and old keys
-  if before[1] == files.CONFIG then sys.remove(folder .. "/" .. files.CONFIG) end
-  local written = files.write(folder, rules.write(kind.rules, own, m.config), shard)
-  for _, file in ipairs(before) do
-    if file ~= files.CONFIG and not written[file] then sys.remove(folder .. "/" .. file) end
-  end
-  if kind.beside then kind.beside(m, folder) end
-  if v and v.save then v:save(folder) end
-  sys.write(folder .. "/" .. files.CONFIG, json.encode(config, { pretty = true }) .. "\n")
+  alone(folder, function() write(m, folder, kind, word, c, dtype, shard, opts.overwrite) end)
 end
 
 return M
