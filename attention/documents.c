@@ -43,7 +43,7 @@ struct attn_documents {
   layout by[N_LAYOUTS];
 };
 
-/* ---- from starts ------------------------------------------------------------------------------ */
+/* ---- from starts ----------------------------------------------------------------------------- */
 
 static al_status read_starts(al_ctx *c, const double *v, attn_documents *d) {
   for (int64_t b = 0; b < d->B; b++)
@@ -148,7 +148,7 @@ int64_t attn_documents_after(const attn_documents *d, int64_t before) {
   return most;
 }
 
-/* ---- groups ----------------------------------------------------------------------------------- */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 static group *add_group(al_ctx *c, layout *l, int64_t room) {
   group *g = &l->g[l->n_groups];
@@ -210,7 +210,7 @@ static void make_layout(attn_documents *d, layout_kind kind, layout *l) {
   if (!l->made) forget_groups(l);
 }
 
-/* ---- their tensors ---------------------------------------------------------------------------- */
+/* ---- their tensors --------------------------------------------------------------------------- */
 
 /* Writes where the tokens of g lie, counted from 1: back of its own, and of all groups. */
 static void make_tensors(const attn_documents *d, group *g, double *ids, double *back,
@@ -263,7 +263,7 @@ static layout *layout_of(attn_documents *d, layout_kind kind) {
   return al_error(c) == AL_OK ? l : NULL;
 }
 
-/* ---- running ---------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 /* Axes 0 and 1 of t as one. */
 static al_tensor *joined(al_ctx *c, al_tensor *t) {
@@ -358,7 +358,7 @@ const char *attn_plan_packed(const attn *a, int64_t T, char *buf, size_t n) {
   return buf;
 }
 
-/* ---- states ----------------------------------------------------------------------------------- */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 /* A number a row, 1 axis for each of t's: `anew` where its last document does not begin at 0. */
 static al_tensor *by_row(al_ctx *c, const attn_documents *d, int ndim, double anew) {

@@ -515,7 +515,6 @@ typedef struct al_source {
 } al_source;
 AL_API al_vocab *al_vocab_new(al_ctx *c, const char *kind, const al_source *files, int n_files);
 AL_API void al_vocab_free(al_vocab *v);
-AL_API const char *al_vocab_kind_name(const al_vocab *v);
 AL_API int64_t al_vocab_size(const al_vocab *v); /* number of ids, 0 to this - 1 */
 /* The bytes that an id stands for in a text (of a special one its name); NULL: there is none. */
 AL_API const char *al_vocab_piece(const al_vocab *v, int64_t id, size_t *n);

@@ -467,12 +467,9 @@ const char *lal_open_state(lua_State *L) {
                                      {"free", state_free},
                                      {NULL, NULL}};
   lal_class(L, &state_type, methods, NULL);
-  static const luaL_Reg of_documents[] = {{"positions", documents_positions},
-                                          {"last", documents_last},
-                                          {"after", documents_after},
-                                          {"sizes", documents_sizes},
-      {"packed", documents_packed},
-                                          {NULL, NULL}};
+  static const luaL_Reg of_documents[] = {
+      {"positions", documents_positions}, {"last", documents_last},     {"after", documents_after},
+      {"sizes", documents_sizes},         {"packed", documents_packed}, {NULL, NULL}};
   lal_class(L, &documents_type, of_documents, NULL);
   return state_type.name;
 }

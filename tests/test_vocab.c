@@ -328,7 +328,7 @@ START_TEST(bad_tables) {
 }
 END_TEST
 
-/* ---- files of other people's ------------------------------------------------------------------ */
+/* ---- files of other people's ----------------------------------------------------------------- */
 
 #define GOLDEN AL_SOURCE_DIR "/tests/golden/tokenizers/"
 

@@ -38,7 +38,7 @@ struct al_bpe {
   bool has_lock;
 };
 
-/* ---- merges ----------------------------------------------------------------------------------- */
+/* ---- merges ---------------------------------------------------------------------------------- */
 
 static pair *slot_of(const al_bpe *m, uint64_t key) {
   uint64_t h = key * 0x9e3779b97f4a7c15u;
@@ -158,7 +158,7 @@ al_status al_bpe_by_rank(al_ctx *c, al_bpe *m, int64_t first, int64_t n_tokens) 
   return AL_OK;
 }
 
-/* ---- the symbols of a word -------------------------------------------------------------------- */
+/* ---- the symbols of a word ------------------------------------------------------------------- */
 
 typedef struct symbol {
   int32_t id;         /* -1: joined to its left neighbour */
@@ -285,7 +285,7 @@ static al_status merge_long(al_ctx *c, const al_bpe *m, word *w) {
   return AL_OK;
 }
 
-/* ---- words ------------------------------------------------------------------------------------ */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static al_status encode(al_ctx *c, const al_bpe *m, const char *s, int64_t n, al_idlist *out) {
   if (m->o.ignore_merges) {

@@ -12,10 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* GPT-2's pattern, which ByteLevel uses unless it says otherwise. */
-static const char gpt2_pattern[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
 static bool is(const char *type, const char *name) { return strcmp(type, name) == 0; }
 
 static al_status refused(al_ctx *c, const al_json *j, const char *what, const char *type) {
@@ -115,7 +111,7 @@ static al_status scheme_of(al_ctx *c, const al_json *j, char *prefix) {
   return AL_OK;
 }
 
-/* ---- normalizer ------------------------------------------------------------------------------- */
+/* ---- normalizer ------------------------------------------------------------------------------ */
 
 static al_status add_norm(al_ctx *c, al_pipeline *p, al_norm_type type, al_norm **out) {
   AL_TRY(al_room(c, &p->norms, &p->cap_norms, p->n_norms, 1, sizeof *p->norms));
@@ -178,7 +174,7 @@ static al_status normalizer(al_ctx *c, al_pipeline *p, al_json j) {
   return refused(c, &j, "normalizer", type);
 }
 
-/* ---- pre_tokenizer ---------------------------------------------------------------------------- */
+/* ---- pre_tokenizer --------------------------------------------------------------------------- */
 
 static al_status add_split(al_ctx *c, al_pipeline *p, al_split_type type, al_behavior how,
                            al_split **out) {
@@ -235,7 +231,7 @@ static al_status pre_tokenizer(al_ctx *c, al_pipeline *p, al_json j) {
     AL_TRY(al_json_bool(c, &j, "add_prefix_space", true, &flag));
     if (flag) k->prefix = 'a';
     AL_TRY(al_json_bool(c, &j, "use_regex", true, &flag));
-    if (flag) k->re = al_regex_new(c, j.place, gpt2_pattern, sizeof gpt2_pattern - 1, false);
+    if (flag) k->re = al_regex_new(c, j.place, AL_GPT2_PATTERN, sizeof AL_GPT2_PATTERN - 1, false);
     return al_error(c);
   }
   if (is(type, "Metaspace")) {
@@ -249,7 +245,7 @@ static al_status pre_tokenizer(al_ctx *c, al_pipeline *p, al_json j) {
   return refused(c, &j, "pre_tokenizer", type);
 }
 
-/* ---- decoder ---------------------------------------------------------------------------------- */
+/* ---- decoder --------------------------------------------------------------------------------- */
 
 static al_status decoder(al_ctx *c, al_pipeline *p, al_json j) {
   const char *type;
@@ -290,7 +286,7 @@ static al_status decoder(al_ctx *c, al_pipeline *p, al_json j) {
   return refused(c, &j, "decoder", type);
 }
 
-/* ---- post_processor --------------------------------------------------------------------------- */
+/* ---- post_processor -------------------------------------------------------------------------- */
 
 static al_status put_id(al_ctx *c, const al_pipeline *p, const al_json *j, const json_t *id,
                         al_idlist *out) {
@@ -356,7 +352,7 @@ static al_status post_processor(al_ctx *c, al_pipeline *p, al_json j) {
   return put_id(c, p, &sep, json_array_get(sep.at, 1), &p->base.suffix);
 }
 
-/* ---- model ------------------------------------------------------------------------------------ */
+/* ---- model ----------------------------------------------------------------------------------- */
 
 static al_status unknown_of(al_ctx *c, const al_pipeline *p, const al_json *j, int32_t *id) {
   const char *name;
@@ -459,16 +455,9 @@ static al_status added_of(al_ctx *c, const al_json *j, al_added *a) {
 static al_status tokens_of(al_ctx *c, al_pipeline *p, const al_json *model, const al_json *added) {
   al_json vocab, item;
   al_token_list list = {0};
-  const char *key;
-  json_t *id;
   AL_TRY(al_json_need(c, model, "vocab"));
   AL_TRY(al_json_object(c, model, "vocab", &vocab));
-  json_object_foreach((json_t *)(uintptr_t)vocab.at, key, id) {
-    if (!json_is_integer(id))
-      al_fail(c, AL_EFORMAT, "tokenizer: %s: '%.60s': an id expected", vocab.place, key);
-    else al_token_put(c, &list, vocab.place, json_integer_value(id), key, (int64_t)strlen(key));
-    if (al_error(c) != AL_OK) break;
-  }
+  al_json_ids(c, &vocab, &list);
   for (size_t i = 0; i < json_array_size(added->at) && al_error(c) == AL_OK; i++) {
     al_added a;
     if (al_json_item(c, added, i, &item) != AL_OK || added_of(c, &item, &a) != AL_OK) break;
@@ -496,7 +485,7 @@ static al_status model_of(al_ctx *c, al_pipeline *p, al_json j) {
                                  : refused(c, &j, "model", type);
 }
 
-/* ---- the file --------------------------------------------------------------------------------- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 static al_status read_file(al_ctx *c, al_pipeline *p, const al_json *root) {
   al_json model, added, stage, item;

@@ -1,5 +1,6 @@
 /* json.c: values of a JSON file by key, refused with their place. */
 #include "json.h"
+#include "pipeline.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -105,6 +106,17 @@ al_status al_json_int(al_ctx *c, const al_json *j, const char *key, int64_t with
 al_status al_json_need(al_ctx *c, const al_json *j, const char *key) {
   if (member(j, key)) return AL_OK;
   return al_fail(c, AL_EFORMAT, "tokenizer: %s: '%s' is missing", j->place, key);
+}
+
+al_status al_json_ids(al_ctx *c, const al_json *j, al_token_list *l) {
+  const char *key;
+  json_t *id;
+  json_object_foreach((json_t *)(uintptr_t)j->at, key, id) {
+    if (!json_is_integer(id))
+      return al_fail(c, AL_EFORMAT, "tokenizer: %s: '%.60s': an id expected", j->place, key);
+    AL_TRY(al_token_put(c, l, j->place, json_integer_value(id), key, (int64_t)strlen(key)));
+  }
+  return AL_OK;
 }
 
 al_status al_json_known(al_ctx *c, const al_json *j, const char *words) {

@@ -21,6 +21,9 @@ al_status al_json_text(al_ctx *c, const al_json *j, const char *key, const char 
 al_status al_json_bool(al_ctx *c, const al_json *j, const char *key, bool without, bool *out);
 al_status al_json_int(al_ctx *c, const al_json *j, const char *key, int64_t without, int64_t *out);
 al_status al_json_need(al_ctx *c, const al_json *j, const char *key); /* refuses its absence */
+/* Appends each member as a token with its id (pipeline.h); anything but whole numbers is refused. */
+struct al_token_list;
+al_status al_json_ids(al_ctx *c, const al_json *j, struct al_token_list *l);
 /* Refuses keys that are not among these words (null and false are nothing). */
 al_status al_json_known(al_ctx *c, const al_json *j, const char *words);
 #endif

@@ -27,7 +27,7 @@ void al_pipeline_free(al_vocab *v) {
   al_bpe_free(p->bpe);
 }
 
-/* ---- making one ------------------------------------------------------------------------------- */
+/* ---- making one ------------------------------------------------------------------------------ */
 
 al_status al_token_put(al_ctx *c, al_token_list *l, const char *what, int64_t id, const char *s,
                        int64_t n) {
@@ -200,7 +200,7 @@ int32_t al_pipeline_find(const al_vocab *v, const char *s, int64_t n) {
   return al_pieces_find(&((const al_pipeline *)v)->shown, s, n);
 }
 
-/* ---- encode ----------------------------------------------------------------------------------- */
+/* ---- encode ---------------------------------------------------------------------------------- */
 
 typedef struct run { /* one text being encoded */
   const al_pipeline *p;
@@ -321,7 +321,7 @@ al_status al_pipeline_encode(al_ctx *c, const al_vocab *v, const char *text, int
   return al_error(c);
 }
 
-/* ---- decode ----------------------------------------------------------------------------------- */
+/* ---- decode ---------------------------------------------------------------------------------- */
 
 al_status al_pipeline_decode(al_ctx *c, const al_vocab *v, const int32_t *ids, int64_t n,
                              bool special, al_buffer *out) {

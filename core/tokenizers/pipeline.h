@@ -6,13 +6,16 @@
 #define AL_PIPELINE_H
 #include "tokenizer.h"
 
-/* ---- regex.c: PCRE2 in UTF-8 with Unicode properties ------------------------------------------ */
+/* ---- regex.c: PCRE2 in UTF-8 with Unicode properties ----------------------------------------- */
 
 typedef struct al_regex al_regex;
 /* literal: the text itself. \s is Unicode's White_Space, as in Rust, Oniguruma and Python's regex.
  * NULL with the place in the pattern; `what` names it. */
 al_regex *al_regex_new(al_ctx *c, const char *what, const char *pattern, int64_t n, bool literal);
 void al_regex_free(al_regex *r);
+/* GPT-2's, which ByteLevel of a tokenizer.json uses unless it says otherwise. */
+#define AL_GPT2_PATTERN                                                                            \
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 typedef struct al_spans { /* stretches of a text, in order; the caller frees .at */
   struct al_span {
@@ -25,7 +28,7 @@ al_status al_spans_put(al_ctx *c, al_spans *s, int64_t from, int64_t to, bool ma
 /* The matches in s[0..n), which is UTF-8, and what lies between them: all of it. */
 al_status al_regex_split(al_ctx *c, const al_regex *r, const char *s, int64_t n, al_spans *out);
 
-/* ---- characters (unicode.c) ------------------------------------------------------------------- */
+/* ---- characters (unicode.c) ------------------------------------------------------------------ */
 
 bool al_is_space(uint32_t u);          /* White_Space */
 bool al_is_number(uint32_t u);         /* categories Nd, Nl, No */
@@ -40,7 +43,7 @@ al_status al_normal_form(al_ctx *c, const char *form, const char *s, int64_t n, 
 al_status al_lower(al_ctx *c, const char *s, int64_t n,
                    al_buffer *out); /* character by character */
 
-/* ---- normalisers (normalize.c) ---------------------------------------------------------------- */
+/* ---- normalisers (normalize.c) --------------------------------------------------------------- */
 
 typedef enum al_norm_type {
   AL_NORM_FORM, /* a: the form */
@@ -65,14 +68,14 @@ typedef struct al_norm {
 al_status al_normalize(al_ctx *c, const al_norm *steps, int64_t n_steps, const char *s, int64_t n,
                        al_buffer *out);
 
-/* ---- pre-tokenizers (split.c) ----------------------------------------------------------------- */
+/* ---- pre-tokenizers (split.c) ---------------------------------------------------------------- */
 
 typedef enum al_split_type {
   AL_SPLIT_REGEX,
   AL_SPLIT_NUMBERS,
   AL_SPLIT_PUNCT,
   AL_SPLIT_SPACES,
-  AL_SPLIT_BYTES, /* add_prefix; re may be NULL; then each byte is a character of GPT-2's alphabet */
+  AL_SPLIT_BYTES, /* add_prefix; re may be NULL; then each byte is one of GPT-2's alphabet */
   AL_SPLIT_META   /* U+2581 for spaces: prefix 'a'lways, 'f'irst, 'n'ever; cut: a word each */
 } al_split_type;
 
@@ -104,7 +107,7 @@ void al_words_free(al_words *w);
 al_status al_split_words(al_ctx *c, const al_split *steps, int64_t n_steps, al_words *w,
                          al_words *spare);
 
-/* ---- models ----------------------------------------------------------------------------------- */
+/* ---- models ---------------------------------------------------------------------------------- */
 
 /* GPT-2's alphabet: a printable character for each byte. */
 uint32_t al_byte_char(unsigned char byte);
@@ -136,7 +139,7 @@ typedef struct al_wordpiece { /* wordpiece.c */
 al_status al_wordpiece_word(al_ctx *c, const al_wordpiece *m, const al_pieces *tokens,
                             const char *s, int64_t n, al_idlist *out);
 
-/* ---- decoders (decode.c) ---------------------------------------------------------------------- */
+/* ---- decoders (decode.c) --------------------------------------------------------------------- */
 
 typedef enum al_decode_type {
   AL_DECODE_BYTES,    /* ByteLevel */
@@ -161,7 +164,7 @@ typedef struct al_decode {
 al_status al_decode_words(al_ctx *c, const al_decode *steps, int64_t n_steps, al_words *w,
                           al_words *spare);
 
-/* ---- the tokenizer (pipeline.c) --------------------------------------------------------------- */
+/* ---- the tokenizer (pipeline.c) -------------------------------------------------------------- */
 
 typedef struct al_added {
   int32_t id;

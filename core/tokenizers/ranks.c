@@ -14,9 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char gpt2_pattern[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
 /* Words are cut by the pattern and spelt as bytes; decoding is the way back. */
 static al_status stages(al_ctx *c, al_pipeline *p, const char *what, const char *pattern,
                         int64_t n) {
@@ -40,7 +37,7 @@ static bool next_line(const char **at, const char *end, const char **line, int64
   return true;
 }
 
-/* ---- gpt2 ------------------------------------------------------------------------------------- */
+/* ---- gpt2 ------------------------------------------------------------------------------------ */
 
 typedef al_status (*on_merge)(al_ctx *c, al_pipeline *p, al_token_list *l, const char *what,
                               const char *a, int64_t n_a, const char *b, int64_t n_b);
@@ -100,15 +97,9 @@ static al_status ids_of(al_ctx *c, al_pipeline *p, const al_source *file) {
   json_t *root = al_json_read(c, file);
   if (!root) return al_error(c);
   al_token_list list = {0};
-  const char *key;
-  json_t *id;
-  json_object_foreach(root, key, id) {
-    if (!json_is_integer(id))
-      al_fail(c, AL_EFORMAT, "tokenizer: %s: '%.60s': an id expected", file->name, key);
-    else al_token_put(c, &list, file->name, json_integer_value(id), key, (int64_t)strlen(key));
-    if (al_error(c) != AL_OK) break;
-  }
-  if (al_error(c) == AL_OK) al_token_close(c, &list, file->name, &p->tokens);
+  al_json j = {.at = root};
+  snprintf(j.place, sizeof j.place, "%.200s", file->name);
+  if (al_json_ids(c, &j, &list) == AL_OK) al_token_close(c, &list, file->name, &p->tokens);
   free(list.at);
   json_decref(root);
   return al_error(c);
@@ -148,7 +139,7 @@ static al_status read_gpt2(al_ctx *c, al_pipeline *p, const al_source *files, in
   if (!(p->bpe = al_bpe_new(c, &p->tokens, (al_bpe_options){.unk = -1}, p->tokens.n)))
     return al_error(c);
   AL_TRY(each_merge(c, p, NULL, files, merge));
-  AL_TRY(stages(c, p, files->name, gpt2_pattern, sizeof gpt2_pattern - 1));
+  AL_TRY(stages(c, p, files->name, AL_GPT2_PATTERN, sizeof AL_GPT2_PATTERN - 1));
   AL_TRY(find_specials(c, p, files));
   return al_pipeline_finish(c, p);
 }
@@ -162,7 +153,7 @@ static al_vocab *make_gpt2(al_ctx *c, const al_source *files, int n_files) {
 
 const al_vocab_kind al_kind_gpt2 = {.name = "gpt2", .make = make_gpt2, AL_PIPELINE};
 
-/* ---- tokens as bytes by rank ------------------------------------------------------------------ */
+/* ---- tokens as bytes by rank ----------------------------------------------------------------- */
 
 /* Appends the bytes that n characters of base64 stand for; false: they are none. */
 static bool from_base64(al_ctx *c, const char *s, int64_t n, al_buffer *out) {
@@ -236,7 +227,7 @@ static al_status finish_ranked(al_ctx *c, al_pipeline *p, int64_t first, int64_t
   return al_pipeline_finish(c, p);
 }
 
-/* ---- tiktoken --------------------------------------------------------------------------------- */
+/* ---- tiktoken -------------------------------------------------------------------------------- */
 
 static al_status read_ranks(al_ctx *c, ranked *r, const al_source *file) {
   const char *at = file->data, *end = file->data + file->n, *s;
@@ -259,14 +250,7 @@ static al_status read_ranks(al_ctx *c, ranked *r, const al_source *file) {
 /* The special tokens behind the ranked ones; ids between them that nobody has get a name. */
 static al_status put_specials(al_ctx *c, ranked *r, const al_json *special, al_buffer *names) {
   const int64_t n_ranked = r->list.n;
-  const char *key;
-  json_t *id;
-  json_object_foreach((json_t *)(uintptr_t)special->at, key, id) {
-    if (!json_is_integer(id))
-      return al_fail(c, AL_EFORMAT, "tokenizer: %s: '%.60s': an id expected", special->place, key);
-    AL_TRY(al_token_put(c, &r->list, special->place, json_integer_value(id), key,
-                        (int64_t)strlen(key)));
-  }
+  AL_TRY(al_json_ids(c, special, &r->list));
   for (int64_t pass = 0; pass < 2; pass++) { /* names are read when they do not move any more */
     int64_t at = 0;
     for (int64_t i = n_ranked; i < r->list.n; i++) {
@@ -320,7 +304,7 @@ static al_vocab *make_tiktoken(al_ctx *c, const al_source *files, int n_files) {
 
 const al_vocab_kind al_kind_tiktoken = {.name = "tiktoken", .make = make_tiktoken, AL_PIPELINE};
 
-/* ---- tekken ----------------------------------------------------------------------------------- */
+/* ---- tekken ---------------------------------------------------------------------------------- */
 
 /* Names of the first special tokens where a file of version 3 lists none. */
 static const char *const tekken_specials[] = {"<unk>",

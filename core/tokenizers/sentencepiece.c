@@ -278,7 +278,7 @@ const al_vocab_kind al_kind_sentencepiece = {.name = "sentencepiece",
                                              .encode = encode,
                                              .decode = decode};
 
-/* ---- training --------------------------------------------------------------------------------- */
+/* ---- training -------------------------------------------------------------------------------- */
 
 typedef struct lines { /* the lines of texts, one after the other, without those that are empty */
   const al_source *texts;

@@ -9,7 +9,7 @@ void al_words_free(al_words *w) {
   free(w->spans.at);
 }
 
-/* ---- cuts ------------------------------------------------------------------------------------- */
+/* ---- cuts ------------------------------------------------------------------------------------ */
 
 static bool fits(al_split_type type, uint32_t u) {
   return type == AL_SPLIT_NUMBERS ? al_is_number(u)
@@ -94,7 +94,7 @@ static al_status cut_all(al_ctx *c, const al_split *k, al_words *w, al_words *sp
   return st;
 }
 
-/* ---- texts written anew ----------------------------------------------------------------------- */
+/* ---- texts written anew ---------------------------------------------------------------------- */
 
 static al_status put_byte_chars(al_ctx *c, al_buffer *out, const char *s, int64_t n) {
   AL_TRY(al_room(c, &out->s, &out->cap, out->n, 2 * n, 1));

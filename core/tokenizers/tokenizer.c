@@ -52,8 +52,6 @@ const al_special *al_vocab_special_of(const al_vocab *v, int32_t id) {
   return NULL;
 }
 
-const char *al_vocab_kind_name(const al_vocab *v) { return v->kind->name; }
-
 int64_t al_vocab_size(const al_vocab *v) { return v->n; }
 
 const char *al_vocab_piece(const al_vocab *v, int64_t id, size_t *n) {

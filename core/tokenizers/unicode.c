@@ -87,7 +87,7 @@ al_status al_lower(al_ctx *c, const char *s, int64_t n, al_buffer *out) {
   return AL_OK;
 }
 
-/* ---- GPT-2's alphabet ------------------------------------------------------------------------- */
+/* ---- GPT-2's alphabet ------------------------------------------------------------------------ */
 
 /* Bytes that are printable as Latin-1 stand for themselves, the others for U+0100 and up. */
 static bool printable(unsigned b) {

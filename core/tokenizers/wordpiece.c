@@ -35,7 +35,7 @@ al_status al_wordpiece_word(al_ctx *c, const al_wordpiece *m, const al_pieces *t
   return st;
 }
 
-/* ---- vocab.txt -------------------------------------------------------------------------------- */
+/* ---- vocab.txt ------------------------------------------------------------------------------- */
 
 /* A token a line, its id the line's number from 0. As google-research/bert reads text in lower case
  * (tokenization.py): control characters (Cc, Cf) go, spaces round CJK, lower case, accents go, cut

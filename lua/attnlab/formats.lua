@@ -19,7 +19,6 @@ local FOREIGN = {
     .. RAW .. ". A pickle runs what it likes: open only one that you made." },
   gguf = { "a GGUF model", [=[python3 -c "import os,sys,transformers as t; d,f=os.path.split(os.path.abspath(sys.argv[1])); t.AutoModelForCausalLM.from_pretrained(d,gguf_file=f).save_pretrained(sys.argv[2])" FILE FOLDER]=] },
 }
-M.FOREIGN = FOREIGN
 
 -- PyTorch's before 1.6: a pickled number, that every file begins with.
 local OLD_TORCH = "\x80\2\x8a\nl\xfc\x9c\x46\xf9"

@@ -14,7 +14,7 @@ local json, sys = core.json, core.sys
 
 local M = {}
 
-M.SHARD_TOKENS = 100000000
+local SHARD_TOKENS = 100000000
 local MOST_TOKENS = (1 << 31) - 1
 
 local function fail(...) error("tokenize: " .. string.format(...), 0) end
@@ -165,7 +165,7 @@ end
 -- "jsonl"; by name), field ("text"), document_end, document_id, val (share of the documents that is held out, 0),
 -- shard_tokens, quiet. Returns what shards.json holds.
 function M.run(o)
-  o = setmetatable({ field = o.field or "text", val = o.val or 0, shard_tokens = o.shard_tokens or M.SHARD_TOKENS }, { __index = o })
+  o = setmetatable({ field = o.field or "text", val = o.val or 0, shard_tokens = o.shard_tokens or SHARD_TOKENS }, { __index = o })
   if not (o.val >= 0 and o.val < 1) then fail("val=%s: a share from 0 up to 1 expected", o.val) end
   if math.type(o.shard_tokens) ~= "integer" or o.shard_tokens < 1 or o.shard_tokens > MOST_TOKENS then
     fail("shard_tokens=%s: a whole number from 1 to %d expected", o.shard_tokens, MOST_TOKENS)

@@ -18,7 +18,7 @@ local SAVED = {
 }
 
 -- Patterns that words are cut by, by the names of the encodings that they belong to: a .tiktoken file has none.
-M.PATTERNS = {
+local PATTERNS = {
   gpt2 = [['s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+]],
   cl100k = [[(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|]]
     .. [[\s+(?!\S)|\s+]],
@@ -26,7 +26,7 @@ M.PATTERNS = {
     .. [[[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|]]
     .. [[\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+]],
 }
-M.PATTERNS.llama3 = M.PATTERNS.cl100k
+PATTERNS.llama3 = PATTERNS.cl100k
 
 -- The file name of a kind's i-th file.
 function M.saved_name(kind, i) return SAVED[kind][i] end
@@ -122,12 +122,12 @@ local function read_tiktoken(path, file, opts)
   end
   if type(opts.pattern) ~= "string" then
     fail(path, "a list of ranks does not say how words are cut: pattern= one of %s, or a pattern (or the file %s.json)",
-      table.concat(names.keys(M.PATTERNS), ", "), path:match "[^/]*$")
+      table.concat(names.keys(PATTERNS), ", "), path:match "[^/]*$")
   end
   if opts.special ~= nil and type(opts.special) ~= "table" then
     error(("tokenizer: option 'special': a table { name = id } expected, got %s"):format(type(opts.special)), 0)
   end
-  local text = json.encode { pattern = M.PATTERNS[opts.pattern] or opts.pattern, special = opts.special }
+  local text = json.encode { pattern = PATTERNS[opts.pattern] or opts.pattern, special = opts.special }
   return { kind = "tiktoken", files = { file, { names.shown(settings), text } } }
 end
 

@@ -12,12 +12,12 @@ local function number(v, se)
 end
 
 -- What the number depends on: how the windows lie, what they begin with.
-function M.how(r)
+local function how(r)
   local start = r.start == "bos" and "each begins with the start token" or "each from an empty context"
-  local how = r.sliding and ("%d windows of %d tokens, %d apart, every token scored once"):format(r.windows, r.window, r.stride)
+  local windows = r.sliding and ("%d windows of %d tokens, %d apart, every token scored once"):format(r.windows, r.window, r.stride)
     or ("%d windows of %d tokens"):format(r.windows, r.window)
   local pieces = not r.lengths and r.context < r.window and (", in pieces of %d"):format(r.context) or ""
-  return ("%s, %s%s"):format(how, start, pieces)
+  return ("%s, %s%s"):format(windows, start, pieces)
 end
 
 local function length_rows(r)
@@ -63,7 +63,7 @@ end
 
 function M.text(r)
   local parts = { M.line(r), ("%s of '%s', %s"):format(({ valid = "validation part", train = "training part", all = "all" })[r.split],
-    r.data, M.how(r)) }
+    r.data, how(r)) }
   if r.trained_on then
     table.insert(parts, 2, ("not the text that the model was trained on ('%s', sha256 %.12s)"):format(r.trained_on.name, r.trained_on.sha256))
   end

@@ -6,7 +6,7 @@ local core = require "attnlab.core"
 
 local M = {}
 
-M.SHARE, M.HIDDEN, M.REPLACED = 0.15, 0.8, 0.1
+local SHARE, HIDDEN, REPLACED = 0.15, 0.8, 0.1
 M.NONE = -100 -- the target of tokens that are not asked for: cross_entropy leaves it out
 
 -- The ids of a vocabulary that are no words: { mask = its mask token or nil, ids = set }.
@@ -59,7 +59,7 @@ function M.hidden(ids, opts)
   local B, T = ids:size(1), ids:size(2)
   local flat, targets = ids:flat(), {}
   for i = 1, B * T do targets[i] = M.NONE end
-  local most = math.max(1, math.floor(M.SHARE * T + 0.5))
+  local most = math.max(1, math.floor(SHARE * T + 0.5))
   local draws <close> = core.rand { shape = { B, most, 3 }, dtype = "f64", seed = opts.seed, device = "cpu",
                                     stream = "masking " .. opts.index }
   local u, at = draws:flat(), 0
@@ -68,16 +68,16 @@ function M.hidden(ids, opts)
     for t = first + 1, first + (opts.lengths and opts.lengths[b] or T) do
       if not opts.special[flat[t]] then places[#places + 1] = t end
     end
-    local n = math.min(#places, math.max(1, math.floor(M.SHARE * #places + 0.5)))
+    local n = math.min(#places, math.max(1, math.floor(SHARE * #places + 0.5)))
     at = (b - 1) * most * 3
     for k = 1, n do
       local other = k + math.floor(u[at + 1] * (#places - k + 1))
       places[k], places[other] = places[other], places[k]
       local t = places[k]
       targets[t] = flat[t]
-      if u[at + 2] < M.HIDDEN then
+      if u[at + 2] < HIDDEN then
         flat[t] = opts.mask
-      elseif u[at + 2] < M.HIDDEN + M.REPLACED then
+      elseif u[at + 2] < HIDDEN + REPLACED then
         flat[t] = opts.others[1 + math.floor(u[at + 3] * #opts.others)]
       end
       at = at + 3
