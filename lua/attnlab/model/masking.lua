@@ -17,22 +17,30 @@ function M.special(vocabulary)
   return { mask = named["[MASK]"] or named["<mask>"], ids = ids }
 end
 
+local kept = setmetatable({}, { __mode = "k" }) -- by vocabulary: each step asks for it
+
+-- What M.special gives, with `others`, a list of all ids that are words.
+local function words_of(vocabulary)
+  local w = kept[vocabulary]
+  if w then return w end
+  w = M.special(vocabulary)
+  w.others = {}
+  for id = 0, vocabulary:size() - 1 do
+    if not w.ids[id] then w.others[#w.others + 1] = id end
+  end
+  kept[vocabulary] = w
+  return w
+end
+
 -- The options of M.hidden for a model that has a vocabulary; more: what goes with the texts, or nil.
 function M.options(m, more, seed, index)
   local v = m.vocabulary
   if not v then error("masking: the model has no vocabulary, which says what its mask token is", 0) end
-  local o = M.special(v)
-  if not o.mask then
-    if m.config.vocab == v:size() then
-      error(("masking: the vocabulary has no mask token, and the model no id beyond its %d for one"):format(v:size()), 0)
-    end
-    o.mask = m.config.vocab - 1
+  local o = words_of(v)
+  if not o.mask and m.config.vocab == v:size() then
+    error(("masking: the vocabulary has no mask token, and the model no id beyond its %d for one"):format(v:size()), 0)
   end
-  local others = {}
-  for id = 0, v:size() - 1 do
-    if not o.ids[id] then others[#others + 1] = id end
-  end
-  return { mask = o.mask, special = o.ids, others = others, lengths = more and more.lengths and more.lengths:flat(),
+  return { mask = o.mask or m.config.vocab - 1, special = o.ids, others = o.others, lengths = more and more.lengths and more.lengths:flat(),
            seed = seed, index = index }
 end
 
