@@ -12,7 +12,8 @@
 --     return self
 --   end
 --
--- and, where the positions of tokens are learned, Mine:embed and Mine:has_positions. Mine.defaults = { model = {..},
+-- and, where the positions of tokens are learned, Mine:embed and Mine:has_positions; Mine.places_by_row = true says that
+-- embed takes positions that differ from row to row, as packed rows have them. Mine.defaults = { model = {..},
 -- attention = {..} } are options where a configuration does not say them. Mine.takes = { mlp_bias = true,
 -- activation = { "silu", .. } } names the options marked `some` in settings.lua that it has, of words those it knows.
 -- A block is called as
@@ -179,7 +180,7 @@ function LanguageModel:places(T, st, documents)
   local own, first = self.embed ~= LanguageModel.embed, st and st:position() or 0
   if not own then return first end
   local at, positions = Documents.places(T, st and st[LAYER .. 1].attention, documents)
-  if positions and debug.getinfo(self.embed, "u").nparams < 4 then
+  if positions and not self.places_by_row then
     error(("forward: %s: the architecture '%s' knows no positions that differ from row to row"):format(
       documents and "documents" or "state", self.config.arch), 0)
   end

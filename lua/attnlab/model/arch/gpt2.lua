@@ -9,6 +9,7 @@ local Block = require "attnlab.model.block" {
 
 local GPT2 = LanguageModel.class "GPT2"
 GPT2.defaults = { model = { tied = true, init = "normal" }, attention = { rope = "none", bias = true } }
+GPT2.places_by_row = true
 GPT2.takes = { activation = { "gelu", "gelu_new", "relu", "silu" }, head_bias = true }
 
 -- Internal: as language.lua calls it.
