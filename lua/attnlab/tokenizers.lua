@@ -175,6 +175,18 @@ function M.in_folder(path)
   end
 end
 
+-- A file of the folder that a reader would take for the tokenizer, or for a part of one of this kind, beside the first n files
+-- that the kind saves; nil: there is none.
+function M.another(folder, kind, n)
+  local saved, own = SAVED[kind], {}
+  for i = 1, n do own[saved[i]] = true end
+  for _, list in ipairs { FIRST, saved } do
+    for _, name in ipairs(list) do
+      if not own[name] and sys.exists(folder .. "/" .. name) then return name end
+    end
+  end
+end
+
 function M.read(path, opts)
   if sys.exists(path) ~= "dir" then return read_file(path, opts) end
   local file = M.in_folder(path)

@@ -135,11 +135,19 @@ function Vocabulary:hash()
   return self.sha256
 end
 
--- Writes its files into a folder, from which lab.tokenizer opens it again.
+-- Writes its files into a folder, from which lab.tokenizer opens it again: files of another tokenizer there are refused.
 function Vocabulary:save(folder)
+  local files = sources(self)
   sys.mkdir(folder)
+  local another = kinds.another(folder, self.kind, #files)
+  if another then
+    local ok, there = pcall(M.open, folder)
+    if not (ok and self:same(there)) then
+      error(("tokenizer: '%s' has another tokenizer's %s: remove it, or name another folder"):format(names.shown(folder), another), 0)
+    end
+  end
   local border = folder:find("//", 1, true) and "/" or "//"
-  for i, file in ipairs(sources(self)) do
+  for i, file in ipairs(files) do
     sys.write(folder .. border .. kinds.saved_name(self.kind, i), file[2])
   end
 end
