@@ -8,7 +8,7 @@ local IDS = "numpy.asarray(a).ravel(); assert 0<=a.min() and a.max()<65536; a.as
 local RAW = "\nFILE.ids is read with format=raw_u16"
 
 -- kind, what it is called, and the line that makes of FILE what is read here.
-local FOREIGN = {
+M.FOREIGN = {
   parquet = { "a Parquet file", [=[python3 -c "import json,sys,pyarrow.parquet as p; [print(json.dumps({'text':t})) for b in p.ParquetFile(sys.argv[1]).iter_batches(columns=['text']) for t in b['text'].to_pylist()]" FILE > FILE.jsonl]=] },
   arrow = { "an Arrow file", [=[python3 -c "import json,sys,pyarrow as a; [print(json.dumps({'text':t})) for t in a.ipc.open_file(sys.argv[1]).read_all()['text'].to_pylist()]" FILE > FILE.jsonl]=] },
   arrow_stream = { "an Arrow stream", [=[python3 -c "import json,sys,pyarrow as a; [print(json.dumps({'text':t})) for b in a.ipc.open_stream(sys.argv[1]) for t in b['text'].to_pylist()]" FILE > FILE.jsonl]=] },
@@ -58,7 +58,7 @@ function M.check(path, raw)
   local head = f:read(128) or ""
   local last = f:seek("end", -math.min(4, f:seek "end")) and f:read(4) or ""
   local kind = M.of(head, last)
-  local foreign = FOREIGN[kind]
+  local foreign = M.FOREIGN[kind]
   if foreign and not (raw and kind == "pickle" and not head:find "^\x80[\4\5]\x95") and not (raw and kind == "arrow_stream") then
     error(("data: '%s' is %s, which is not read here. This makes of it what is:\n  %s"):format(names.shown(path), foreign[1],
       (foreign[2]:gsub("FILE", function() return names.shown(names.word(path)) end))), 0)
