@@ -83,7 +83,7 @@ local function said(why)
 end
 
 -- Bytes of a SentencePiece model of the options of train.
-local function train_bytes(opts)
+function M.train_bytes(opts)
   local o
   o, opts = resolve(opts)
   local args = plain_format("--vocab_size=%d --model_type=%s --byte_fallback=%s --split_digits=%s --normalization_rule_name=%s "
@@ -101,7 +101,7 @@ function M.train(opts)
   opts = names.options("tokenizer.train", opts)
   if type(opts.out) ~= "string" or opts.out == "" then fail("out=FILE is missing") end
   check_out(opts.out)
-  local ok, bytes = pcall(train_bytes, opts)
+  local ok, bytes = pcall(M.train_bytes, opts)
   if not ok then error(said(names.reason(tostring(bytes))), 0) end
   sys.write(opts.out, bytes)
   return vocabulary.open(opts.out)
