@@ -99,8 +99,10 @@ al_opts *al_opts_retain(const al_opts *o) {
 const al_arg *al_opts_rows(const al_opts *o) { return o->rows; }
 
 static int find_row(const al_opts *o, const char *name, size_t len) {
-  for (int i = 0; i < o->n; i++)
-    if (strlen(o->rows[i].name) == len && strncmp(o->rows[i].name, name, len) == 0) return i;
+  for (int i = 0; i < o->n; i++) {
+    const char *r = o->rows[i].name;
+    if (r[0] == name[0] && strncmp(r, name, len) == 0 && r[len] == 0) return i;
+  }
   return -1;
 }
 
@@ -472,6 +474,14 @@ al_status al_opts_parse(al_ctx *c, al_opts *o, const char *s) {
 
 static al_status set_default(al_ctx *c, al_opts *o, int i) {
   const al_arg *r = &o->rows[i];
+  char *end = NULL;
+  const double x = r->def ? strtod(r->def, &end) : NAN;
+  if (!(r->type & ~(AL_T_INT | AL_T_NUM | AL_T_AXIS)) && end != r->def && !*end && !isnan(x)) {
+    /* without a search for its name: every call of an op comes here for each row */
+    AL_TRY(check_number(c, o, r->name, r, x));
+    o->v[i] = (al_value){.kind = AL_T_NUM, .num = x};
+    return AL_OK;
+  }
   if (r->type & AL_T_RECORD) {
     o->v[i].record = al_opts_new(c, r->fields, o->owner);
     o->v[i].kind = AL_T_RECORD;
