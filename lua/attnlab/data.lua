@@ -137,7 +137,7 @@ function M.open(name, opts)
   if type(name) == "table" then name = sources.text(name) end
   opts = names.options("data", opts, { "vocab" })
   local path = M.path(name)
-  if is_set(name) then return open_set(name, opts) end
+  if is_set(name) then return open_set(name, opts, path) end
   local text = core.sys.read(path)
   if text:find("%S") == nil then
     error(("data: '%s' is empty, a text is expected"):format(path), 0)

@@ -277,9 +277,10 @@ function M.class(Dataset)
     return out
   end
 
-  -- The set that a spec describes; vocab: the model's.
-  return function(name, opts)
+  -- The set that a spec describes, whose file, folder or pattern is `path`; vocab: the model's.
+  return function(name, opts, path)
     local spec = sources.whole(name)
+    spec.path = path
     local shown = ("'%s'"):format(names.shown(spec.path))
     local is_folder = sys.exists(spec.path) == "dir"
     if is_folder and sys.exists(spec.path .. "/" .. M.LIST) ~= "file" then

@@ -371,4 +371,10 @@ T.test("bench data loads each kind of rows beside steps", function()
   local r = measure("data", options("data", words))
   T.eq({ r.ok, #r.rows, r.rows[1].name, r.rows[3].name }, { true, 3, "stream", "documents" })
   for _, row in ipairs(r.rows) do T.ok(row.waited.median > 0 and row.read.median > 0 and row.step.median > row.read.median) end
+  local path = T.folder() .. "/ids.bin" -- ids beyond the 65 that a model has otherwise
+  local w, ids = core.shards.create(path, false), core.tensor { data = { 0, 299, 70 }, dtype = "i32" }
+  for _ = 1, 100 do w:put(ids, 0, 3) end
+  w:commit()
+  words[#words + 1] = ("data=%s vocab=300 document_id=0"):format(path)
+  T.ok(measure("data", options("data", words)).ok)
 end)

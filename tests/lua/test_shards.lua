@@ -153,6 +153,13 @@ T.test("jsonl, and text with marks, packed or not, are one set", function()
   T.eq(b.vocabulary:decode(core.tensor { data = ids_of(b, 1, 12), shape = { 11 }, dtype = "i32" }):find "text", 2) -- behind its space
 end)
 
+T.test("a text of the project's takes options, too", function()
+  local spec = { path = "stories", tokenizer = T.root .. "experiments/models/tok512.bin", document_end = "<|endoftext|>", rows = "documents" }
+  local by_name = data.open(spec)
+  spec.path = T.root .. "experiments/data/stories.txt"
+  T.eq({ by_name.sha256, by_name.train.hi }, { data.open(spec).sha256, data.open(spec).train.hi })
+end)
+
 T.test("which documents are held out depends on their text alone", function()
   local dir, list = T.folder(), documents(80)
   local function held(docs)

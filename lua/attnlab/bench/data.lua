@@ -14,7 +14,7 @@ local sys = core.sys
 local M = {}
 
 M.rows = {
-  { name = "data", type = "text", default = "", doc = "shards as train's data names them; default: made for it, of random tokens" },
+  { name = "data", type = "text", default = "", doc = "shards as train's data names them, whose number of ids vocab then is; default: made for it, of random tokens" },
   { name = "tokens", type = "integer", default = "4000000", min = 10000, doc = "of the shard that is made" },
   { name = "document", type = "integer", default = "500", min = 2, doc = "tokens of a document there, on average" },
   { name = "rounds", type = "integer", default = "20", min = 1, doc = "steps that are measured" },
@@ -56,6 +56,7 @@ end
 local function measure(o, kind, source)
   o.say("rows=" .. kind)
   local d = data.open(require("attnlab.sources").with(source, "rows", kind))
+  if o.data ~= "" then o.vocab = d.vocabulary:size() end
   local s = train.stepper(o, "softmax", o.dtype, o.batch)
   local waited, steps, read, ok = {}, {}, {}, true
   for k = 1, o.warmup + o.rounds do
