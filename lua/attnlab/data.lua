@@ -157,6 +157,17 @@ function M.open(name, opts)
     valid = { lo = cut, hi = n } }, Dataset)
 end
 
+-- The dataset of a name in the vocabulary of a model (nil: in its own). What a loaded model without one calls its tokens
+-- nobody knows: a text's characters are refused for it.
+function M.open_for(m, name)
+  local set = M.open(name, { vocab = m and m.vocabulary })
+  if m and m.origin and not m.vocabulary and set.vocabulary.kind == "characters" then
+    error(("data: the model has no vocabulary, and the characters of %s are not its tokens: tokenizer=FILE names one")
+      :format(set:shown()), 0)
+  end
+  return set
+end
+
 -- A dataset of tokens that are no file's; train and valid: ranges {lo=, hi=}.
 function M.of_tokens(name, tokens, vocab, train, valid)
   return setmetatable({ name = name, tokens = tokens, vocabulary = vocab, train = train, valid = valid },

@@ -56,14 +56,7 @@ end
 -- The dataset in the first model's vocabulary, opened once. A model of another vocabulary would be
 -- given tokens that mean something else.
 function Evalset:open(m)
-  if not self.dataset then
-    local set = data.open(self.source, { vocab = m.vocabulary })
-    if m.origin and not m.vocabulary and set.vocabulary.kind == "characters" then
-      error(("evalset: the model has no vocabulary, and the characters of %s are not its tokens: tokenizer=FILE names one")
-        :format(set:shown()), 0)
-    end
-    self.dataset = set
-  end
+  if not self.dataset then self.dataset = data.open_for(m, self.source) end
   local on, set = m.trained_on, self.dataset
   if on and on.name == set.name and on.sha256 ~= set.sha256 and not self.other_text then
     error(("evalset: the text %s is another one than that of this name which the model was trained on: "

@@ -44,7 +44,7 @@ function M.trainer(m, cfg, seed, dataset, micro)
     error("train: seed: integer expected, got " .. tostring(seed), 2)
   end
   local t = cfg.train
-  dataset = dataset or data.open(t.data, { vocab = m and m.vocabulary })
+  dataset = dataset or data.open_for(m, t.data)
   if not m then
     local sizes = config.copy(cfg.model)
     if sizes.vocab == 0 then sizes.vocab = model.size_of(sizes.arch, dataset.vocabulary) end
@@ -403,7 +403,7 @@ end
 local function micro_of(m, options, dataset)
   if not devices.is_card(m.device) then return nil end
   local cfg = config.resolve { model = m.config, attention = m.spec, train = options }
-  dataset = dataset or data.open(cfg.train.data, { vocab = m.vocabulary })
+  dataset = dataset or data.open_for(m, cfg.train.data)
   local free = devices.share(m.device, 1) - core.memory(m.device).live
   return require("attnlab.budget").micro_batch(cfg, dataset, free)
 end

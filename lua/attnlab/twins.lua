@@ -20,7 +20,7 @@ function M.difference(arm, versus)
         local twin = model.new { model = m.config, attention = versus.config.attention, seed = 0, dtype = m.dtype,
                                  vocabulary = m.vocabulary }
         twin:load_parameters(m:tensors(), run.dir)
-        local set = evalset { data = data.open(m.trained_on.name, { vocab = m.vocabulary }), windows = M.WINDOWS }
+        local set = evalset { data = data.open_for(m, m.trained_on.name), windows = M.WINDOWS }
         for _, d in ipairs(set:diff(twin:eval(), m).values) do
           worst = d == d and math.max(worst, math.abs(d)) or math.huge
         end

@@ -213,11 +213,17 @@ T.test("a long window's logits are made in parts", function()
   T.near(nll, m:forward(x):cross_entropy(y, { reduction = "none" }), 1e-12)
 end)
 
-T.test("a model that lost its tokenizer is not measured on characters", function()
+T.test("a model that lost its tokenizer is not measured or trained on characters", function()
   local dir = T.folder()
   lab.model.new({ layers = 1, width = 16, heads = 2, vocab = 300, context = 16, seed = 1 }):save(dir .. "/m.safetensors")
-  T.raises(function() lab.evalset { data = "stories" }(lab.model.load(dir .. "/m.safetensors")) end,
-    "the model has no vocabulary, and the characters of 'stories' .* are not its tokens: tokenizer=FILE")
+  local m = lab.model.load(dir .. "/m.safetensors")
+  local pattern = "the model has no vocabulary, and the characters of 'stories' .* are not its tokens: tokenizer=FILE"
+  T.raises(function() lab.evalset { data = "stories" }(m) end, pattern)
+  T.raises(function() lab.train(m, { data = "stories", steps = 1, quiet = true }) end, pattern)
+  local s = m:fork()
+  s.layer[1]:set { denominator = "none" }
+  T.raises(function() s:calibrate { data = "stories" } end, pattern)
+  T.eq(m.vocabulary, nil)
 end)
 
 T.test("options that are refused", function()

@@ -200,7 +200,7 @@ local function measured_on(c, m, sha, seed)
     kept.set = subject.own_text(m, c.windows, c.context, seed)
     kept.calibrate = { data = subject.own_text(m, c.windows, c.context, seed + 1000003), split = "train" }
   else
-    kept.set = data.open(c.data, { vocab = m.vocabulary })
+    kept.set = data.open_for(m, c.data)
     kept.calibrate = { data = kept.set, split = "train" }
   end
   kept.calibrate.context, kept.tune = c.context, kept.calibrate.data

@@ -58,7 +58,7 @@ end
 -- ended by then.
 local function each_input(self, o, wanted, f)
   local set = not o.data and self:parts().calibrate
-    or data.is_dataset(o.data) and o.data or data.open(o.data, { vocab = self.vocabulary })
+    or data.is_dataset(o.data) and o.data or data.open_for(self, o.data)
   if set.masked then error("calibrate: rows of documents are masked: take rows=stream or packed", 0) end
   local context = o.context > 0 and o.context or set:fit(window_of(self))
   set:need(o.split, context)

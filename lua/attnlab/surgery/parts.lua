@@ -88,7 +88,7 @@ local function own_split(m)
 end
 
 local function of_text(m, text)
-  local set = data.is_dataset(text) and text or data.open(text, { vocab = m.vocabulary })
+  local set = data.is_dataset(text) and text or data.open_for(m, text)
   local on = m.trained_on
   if on and on.sha256 == set.sha256 and set.sha256 then return own_split(m) end
   return windows(m, set, 0, set.tokens:numel())

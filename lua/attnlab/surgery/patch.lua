@@ -135,7 +135,7 @@ end
 -- The text of mean and resample.
 local function text_of(self, opts)
   local set = opts.data or self:parts().calibrate
-  set = data.is_dataset(set) and set or data.open(set, { vocab = self.vocabulary })
+  set = data.is_dataset(set) and set or data.open_for(self, set)
   if set.masked then refuse "data: rows of documents are masked: take rows=stream or packed" end
   local split, context = opts.split or "train", set:fit(window_of(self))
   set:need(split, context)
