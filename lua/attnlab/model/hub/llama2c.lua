@@ -5,15 +5,20 @@ local layers = require "attnlab.model.hub.layers"
 
 local M = {}
 
-local AT_ONCE = 128 -- numbers packed by one call
+local AT_ONCE = 128   -- numbers packed by one call
+local PART = 1 << 16 -- and held as a list, which takes four times their room
 
-local function bytes(t)
-  local list, out = t:to("f32"):flat(), {}
-  for i = 1, #list, AT_ONCE do
-    local n = math.min(AT_ONCE, #list - i + 1)
-    out[#out + 1] = string.pack("<" .. ("f"):rep(n), table.unpack(list, i, i + n - 1))
+-- Appends the bytes of a tensor to parts.
+local function append(parts, t)
+  local all = t:to("f32"):reshape { shape = { t:numel() } }
+  for from = 0, t:numel() - 1, PART do
+    local some <close> = all:slice { axis = 1, start = from, stop = math.min(from + PART, t:numel()) }
+    local list = some:flat()
+    for i = 1, #list, AT_ONCE do
+      local n = math.min(AT_ONCE, #list - i + 1)
+      parts[#parts + 1] = string.pack("<" .. ("f"):rep(n), table.unpack(list, i, i + n - 1))
+    end
   end
-  return table.concat(out)
 end
 
 local function check(m)
@@ -36,7 +41,7 @@ function M.write(m, path)
   local function put(name, heads)
     local t = own[name]
     if heads and m.layers[1].attention.layer.rope == "half" then t = layers.halves(t, heads, c.head_dim, c.head_dim, true) end
-    parts[#parts + 1] = bytes(t)
+    append(parts, t)
   end
   put "model.embed_tokens.weight"
   for _, kind in ipairs {
