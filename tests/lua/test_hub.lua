@@ -155,6 +155,29 @@ T.test("a tokenizer beside the weights comes and goes with them", function()
   T.eq(sys.list(out), { "config.json", "model.safetensors", "tokenizer.bin" })
 end)
 
+T.test("an export that fails leaves the model that lay there", function()
+  local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
+  local dir = T.folder()
+  local out, said = dir .. "/m", dir .. "/said"
+  local m = lab.model.load(T.root .. "experiments/models/stories260K.bin")
+  m:export(out)
+  local list, before, gave = sys.list(out), sys.read(out .. "/config.json"), lab.model.load(out):forward({ { 1, 403 } }):flat()
+  local pid = sys.spawn { "/bin/sh", "-c", [[ulimit -f 16; exec "$@"]], "sh", tiny.program, "export", GOLDEN .. "gpt_neox", out,
+                          "--overwrite", "dtype=f64", stdout = said, stderr = said }
+  T.eq({ sys.wait(pid) }, { "exited", 1 })
+  T.ok(sys.read(said):find "is not the model's, which has none", sys.read(said))
+  pid = sys.spawn { "/bin/sh", "-c", [[ulimit -f 16; exec "$@"]], "sh", tiny.program, "export", "stories260K", out, "--overwrite",
+                    "shard=400000", stdout = said, stderr = said }
+  T.eq({ sys.wait(pid) }, { "exited", 1 })
+  T.ok(sys.read(said):find "File too large", sys.read(said))
+  T.eq({ sys.list(out), sys.read(out .. "/config.json") }, { list, before })
+  T.eq(lab.model.load(out):forward({ { 1, 403 } }):flat(), gave)
+  sys.mkdir(out .. "/.new") -- of one that was killed
+  sys.write(out .. "/.new/model-00009-of-00009.safetensors", "")
+  m:export(out, { overwrite = true })
+  T.eq({ sys.list(out), sys.read(out .. "/config.json") }, { list, before })
+end)
+
 T.test("a mapping reads a layout of its own", function()
   local folder, mapping = T.root .. "tests/golden/mapping", T.root .. "experiments/models/head_by_head.lua"
   local want = json.decode(sys.read(folder .. "/expected.json"))

@@ -97,8 +97,37 @@ function M.there(folder)
   return out
 end
 
--- Writes tensors by name into the folder: one file, or shards of up to `most` bytes and their index. Gives the files, as
--- keys.
+-- Puts what make(new) writes into an empty folder in the place of a folder's files `before`. Until all of it is there the
+-- folder stays as it was; then, while it changes, it lacks config.json, and is no model.
+function M.replace(folder, before, make)
+  local new = folder .. "/.new"
+  local function clear()
+    for _, file in ipairs(sys.exists(new) == "dir" and sys.list(new) or {}) do sys.remove(new .. "/" .. file) end
+    if sys.exists(new) then sys.remove(new) end
+  end
+  clear() -- of one that was killed
+  sys.mkdir(new)
+  local ok, why = pcall(make, new)
+  if not ok then
+    pcall(clear)
+    error(why, 0)
+  end
+  for _, file in ipairs(before) do
+    if file == M.CONFIG then sys.remove(folder .. "/" .. file) end
+  end
+  local written = {}
+  for _, file in ipairs(sys.list(new)) do
+    written[file] = true
+    if file ~= M.CONFIG then sys.rename(new .. "/" .. file, folder .. "/" .. file) end
+  end
+  for _, file in ipairs(before) do
+    if not written[file] then sys.remove(folder .. "/" .. file) end
+  end
+  sys.rename(new .. "/" .. M.CONFIG, folder .. "/" .. M.CONFIG)
+  sys.remove(new)
+end
+
+-- Writes tensors by name into the folder: one file, or shards of up to `most` bytes and their index.
 function M.write(folder, tensors, most)
   local parts, size, total = { {} }, 0, 0
   for _, name in ipairs(names.keys(tensors)) do
@@ -108,18 +137,16 @@ function M.write(folder, tensors, most)
   end
   if #parts == 1 then
     core.safetensors.save(folder .. "/" .. M.WEIGHTS, tensors)
-    return { [M.WEIGHTS] = true }
+    return
   end
-  local map, written = {}, { [M.INDEX] = true }
+  local map = {}
   for i, part in ipairs(parts) do
     local file = ("model-%05d-of-%05d.safetensors"):format(i, #parts)
     core.safetensors.save(folder .. "/" .. file, part)
     for name in pairs(part) do map[name] = file end
-    written[file] = true
   end
   local index = { metadata = { total_size = total }, weight_map = map }
   sys.write(folder .. "/" .. M.INDEX, json.encode(index, { pretty = true }) .. "\n")
-  return written
 end
 
 return M

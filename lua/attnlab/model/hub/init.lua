@@ -168,7 +168,7 @@ local function write(m, folder, kind, word, c, dtype, shard, overwrite)
   if #before > 0 and not overwrite then
     error(("export: '%s' has a %s: option overwrite writes over it"):format(names.shown(folder), before[1]), 0)
   end
-  if #before > 0 then check_tokenizer(folder, m.vocabulary) end
+  if #before > 0 or m.vocabulary then check_tokenizer(folder, m.vocabulary) end
   local own = {}
   for name, t in pairs(m:tensors()) do own[name] = t:dtype() == dtype and t:contiguous() or t:to(dtype) end
   if kind.tensors then own = kind.tensors(own, m) end
@@ -183,15 +183,12 @@ local function write(m, folder, kind, word, c, dtype, shard, overwrite)
   config.model_type = config.model_type or word
   config.architectures = config.architectures or { kind.architectures[1] }
   config.torch_dtype, config.dtype = DTYPES[dtype], DTYPES[dtype]
-  -- a folder without its config.json is no model: what stops this halfway leaves none of new weights and old keys
-  if before[1] == files.CONFIG then sys.remove(folder .. "/" .. files.CONFIG) end
-  local written = files.write(folder, rules.write(kind.rules, own, m.config), shard)
-  for _, file in ipairs(before) do
-    if file ~= files.CONFIG and not written[file] then sys.remove(folder .. "/" .. file) end
-  end
-  if kind.beside then kind.beside(m, folder) end
-  if v and v.save then v:save(folder) end
-  sys.write(folder .. "/" .. files.CONFIG, json.encode(config, { pretty = true }) .. "\n")
+  files.replace(folder, before, function(new)
+    files.write(new, rules.write(kind.rules, own, m.config), shard)
+    if kind.beside then kind.beside(m, new) end
+    if v and v.save then v:save(new) end
+    sys.write(new .. "/" .. files.CONFIG, json.encode(config, { pretty = true }) .. "\n")
+  end)
 end
 
 -- Writes m into a folder as transformers reads it, or where the path ends in .bin as llama2.c does. opts: dtype (the
