@@ -64,7 +64,9 @@ static const int32_t *check_ids(lua_State *L, int arg, const char *fname, int32_
   if (al_type(t) != AL_I32 || al_ndim(t) != 1 || al_stride(t)[0] != 1)
     lal_argerror(L, arg, fname, "one axis of i32 without gaps expected, got %d axes of %s",
                  al_ndim(t), al_dtype_name(al_type(t)));
-  const int32_t *ids = al_host(t);
+  lal_box *here = lal_box_new(L, LAL_TENSOR); /* stays on the stack while the ids are read */
+  here->p = al_to(lal_ctx(L), (al_tensor *)t, "cpu");
+  const int32_t *ids = here->p ? al_host(here->p) : NULL;
   if (!ids) lal_raise(L);
   return ids;
 }
@@ -82,6 +84,17 @@ static int shards_count(lua_State *L) {
   return 1;
 }
 
+/* Tokens of a set on the current device; new reference, or NULL. */
+static al_tensor *read_tokens(al_ctx *c, const al_shards *s, int64_t at, int64_t n) {
+  const char *there = al_on(c, "cpu");
+  al_tensor *t = al_tensor_new(c, AL_I32, 1, &n), *out = NULL;
+  const bool ok = t && al_shards_read(c, s, at, n, al_host(t)) == AL_OK;
+  al_on(c, there);
+  if (ok) out = al_to(c, t, there);
+  al_release(t);
+  return out;
+}
+
 /* s:read(at, n) -> i32 tensor of the tokens from position `at`, from 0. */
 static int shards_read(lua_State *L) {
   const al_shards *s = lal_check(L, 1, &shards_type);
@@ -89,11 +102,8 @@ static int shards_read(lua_State *L) {
   al_ctx *c = lal_ctx(L);
   luaL_argcheck(L, n >= 1 && n <= al_shards_count(s), 3, "a number of tokens of the set expected");
   lal_box *b = lal_box_new(L, LAL_TENSOR);
-  LAL_RETRY(L, c, b->p = al_tensor_new(c, AL_I32, 1, (const int64_t[]){n}));
-  if (!b->p) return lal_raise(L);
-  int32_t *ids = al_host(b->p);
-  if (!ids) return luaL_error(L, "read: tokens are read on the cpu: core.on \"cpu\"");
-  return al_shards_read(c, s, at, n, ids) == AL_OK ? 1 : lal_raise(L);
+  LAL_RETRY(L, c, b->p = read_tokens(c, s, at, n));
+  return b->p ? 1 : lal_raise(L);
 }
 
 static int shards_hash(lua_State *L) {

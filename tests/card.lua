@@ -101,8 +101,9 @@ local function in_lua(file) return { program, "lua", "--device=" .. device, here
 local function lua_passed(text) return not text:find "[1-9]%d* passed, 0 failed" and "no test passed" or nil end
 
 -- With everything on the card; what they say of files, words and figures is the same anywhere.
-local SUITES = { "nn", "ops", "train", "bf16", "trace", "attention_map", "decode", "families", "packed", "neighbours", "surgery", "sweep", "undo", "hidden", "memory" }
-local FIGURES = { "plot", "surgery_shown", "transcript" } -- drawn by gnuplot, from numbers that the others have checked
+local SUITES = { "nn", "ops", "train", "bf16", "trace", "attention_map", "decode", "families", "packed", "neighbours", "surgery", "sweep", "undo", "hidden", "memory",
+                 "bert", "bert_hub", "sentences", "hub", "generate", "choices", "tokenize", "tokenizer" }
+local FIGURES = { "plot", "surgery_shown", "transcript", "evaluate" } -- drawn by gnuplot, from numbers that the others have checked
 
 local CASES = { "shapes", "gradient", "values", "place", "allocations", "bf16" } -- of check_ops
 

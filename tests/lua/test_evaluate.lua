@@ -128,7 +128,7 @@ T.test("without a stride it is evalset's number, bit for bit, and its parts add 
   T.near(r.positions[3].loss, mean(per), 1e-5)
   T.near(r.positions[3].standard_error, lab.stats.deviation(per) / math.sqrt(5), 1e-5)
   T.eq({ r.tokenizer.kind, r.tokenizer.hash, r.sha256, r.dtype, r.device, r.context },
-    { "llama2c", stories.vocabulary:hash(), set.sha256, "f32", "cpu", 512 })
+    { "llama2c", stories.vocabulary:hash(), set.sha256, "f32", core.on(), 512 })
   -- a window beyond the context is read in pieces, as evalset reads it
   local m = model(data.open(path), 9)
   T.eq(lab.evaluate(m, { data = path, window = 20, windows = 3 }).loss, (lab.evalset { data = path, windows = 3, context = 20 }(m)))
@@ -256,7 +256,7 @@ T.test("eval: text, JSON, a folder with a figure", function()
     "window=32", "windows=3")
   local r = json.decode(expects(0, "", "data=stories", "window=32", "stride=16", "windows=4", "start=bos", "split=all", "--json"):match "^{.-\n}")
   T.eq({ r.window, r.stride, r.start, r.windows, r.tokens, r.split, r.model }, { 32, 16, "bos", 4, 80, "all", STORIES })
-  T.eq({ #r.sha256, #r.tokenizer.hash, r.dtype, r.device }, { 64, 64, "f32", "cpu" })
+  T.eq({ #r.sha256, #r.tokenizer.hash, r.dtype, r.device }, { 64, 64, "f32", core.on() })
   local dir = T.folder() .. "/out"
   expects(0, "written .*/out/eval.json", "data=stories", "lengths=8,16", "windows=3", "out_dir=" .. dir)
   T.eq(json.decode(sys.read(dir .. "/eval.json")).lengths[1].length, 8)
