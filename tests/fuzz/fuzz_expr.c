@@ -65,7 +65,7 @@ static bool close_to(double a, double b) {
 }
 
 /* One row of f64 and f32 through the kernels, forward and backward. */
-static void run(const alk_program *p, const al_expr *e, const double *scalars) {
+static void run(al_ctx *c, const alk_program *p, const al_expr *e, const double *scalars) {
   static const double at[POINTS] = {-80, -0.7, 0, 1.3, 900};
   const alk_visible g = {.B = 1, .T = 1, .S = POINTS, .H = 1, .Hkv = 1, .offset = 6};
   const alk_weight_spec spec = {.clamp = INFINITY, .program = p, .scalars = scalars};
@@ -73,15 +73,16 @@ static void run(const alk_program *p, const al_expr *e, const double *scalars) {
   const double one[POINTS] = {1, 1, 1, 1, 1};
   float s32[POINTS], y32[POINTS], ds32[POINTS];
   const float one32[POINTS] = {1, 1, 1, 1, 1};
-  alk_program_fwd_f64(&g, &spec, at, y);
-  alk_program_bwd_f64(&g, &spec, at, one, ds, dscalars);
+  ALK_RUN(al_here(c, ALK_F64), program_fwd, &g, &spec, at, y);
+  ALK_RUN(al_here(c, ALK_F64), program_bwd, &g, &spec, at, one, ds, dscalars);
   for (int k = 0; k < POINTS; k++) {
     al_expr_eval(e, at[k], 7, k + 1, scalars, out);
     if (!close_to(y[k], out[0]) || !close_to(ds[k], out[1])) abort();
     s32[k] = (float)at[k];
   }
-  ALK_RUN(al_at(c, ALK_F32), program_fwd, &g, &spec, s32, y32);
-  ALK_RUN(al_at(c, ALK_F32), program_bwd, &g, &spec, s32, one32, ds32, dscalars);
+  ALK_RUN(al_here(c, ALK_F32), program_fwd, &g, &spec, s32, y32);
+  ALK_RUN(al_here(c, ALK_F32), program_bwd, &g, &spec, s32, one32, ds32, dscalars);
+  if (al_error(c) != AL_OK) abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -112,7 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (!whole || al_expr_c(e, "f", whole, length + 1) != length || strlen(whole) != length) abort();
   free(whole);
   alk_program p;
-  if (al_program_from(c, "fuzz", text, list, &p) == AL_OK) run(&p, e, scalars);
+  if (al_program_from(c, "fuzz", text, list, &p) == AL_OK) run(c, &p, e, scalars);
   al_error_clear(c);
   al_expr_free(e);
   return 0;
