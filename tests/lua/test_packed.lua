@@ -4,7 +4,7 @@ local T = ...
 local lab = require "attnlab"
 local core = require "attnlab.core"
 local nn = require "attnlab.nn"
-local tiny = dofile("../tests/lua/tiny.lua")(T)
+local tiny = dofile(T.root .. "tests/lua/tiny.lua")(T)
 
 -- Two rows of 12 tokens: where their documents begin, from 0.
 local BEGINS = { { 0, 5, 6 }, { 0, 9 } }
