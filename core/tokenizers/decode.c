@@ -110,18 +110,6 @@ static al_status meta(al_ctx *c, const al_decode *k, int64_t i, const char *s, i
   return AL_OK;
 }
 
-static al_status replace(al_ctx *c, const al_decode *k, const char *s, int64_t n, al_buffer *out) {
-  al_spans spans = {0};
-  al_status st = al_regex_split(c, k->re, s, n, &spans);
-  for (int64_t i = 0; i < spans.n && st == AL_OK; i++) {
-    const struct al_span *x = &spans.at[i];
-    st = x->match ? al_buffer_put(c, out, k->text.s, k->text.n)
-                  : al_buffer_put(c, out, s + x->from, x->to - x->from);
-  }
-  free(spans.at);
-  return st;
-}
-
 static al_status strip(al_ctx *c, const al_decode *k, const char *s, int64_t n, al_buffer *out) {
   const int64_t len = k->text.n;
   int64_t from = 0, to = n;
@@ -176,7 +164,7 @@ static al_status one(al_ctx *c, const al_decode *k, const al_words *w, al_words 
       AL_TRY(meta(c, k, i, s, n, &out->text));
       break;
     case AL_DECODE_REPLACE:
-      AL_TRY(replace(c, k, s, n, &out->text));
+      AL_TRY(al_regex_replace(c, k->re, &k->text, s, n, &out->text));
       break;
     case AL_DECODE_STRIP:
       AL_TRY(strip(c, k, s, n, &out->text));

@@ -3,18 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static al_status replace(al_ctx *c, const al_norm *k, const char *s, int64_t n, al_buffer *out) {
-  al_spans spans = {0};
-  al_status st = al_regex_split(c, k->re, s, n, &spans);
-  for (int64_t i = 0; i < spans.n && st == AL_OK; i++) {
-    const struct al_span *x = &spans.at[i];
-    st = x->match ? al_buffer_put(c, out, k->text.s, k->text.n)
-                  : al_buffer_put(c, out, s + x->from, x->to - x->from);
-  }
-  free(spans.at);
-  return st;
-}
-
 static al_status strip(al_ctx *c, const al_norm *k, const char *s, int64_t n, al_buffer *out) {
   int64_t from = 0, to = 0; /* to: behind the last character that is no space */
   bool blank = true;
@@ -70,7 +58,7 @@ static al_status one(al_ctx *c, const al_norm *k, const char *s, int64_t n, al_b
     if (n > 0) AL_TRY(al_buffer_put(c, out, k->text.s, k->text.n));
     return al_buffer_put(c, out, s, n);
   case AL_NORM_REPLACE:
-    return replace(c, k, s, n, out);
+    return al_regex_replace(c, k->re, &k->text, s, n, out);
   case AL_NORM_STRIP:
     return strip(c, k, s, n, out);
   case AL_NORM_ACCENTS:

@@ -128,3 +128,16 @@ al_status al_regex_split(al_ctx *c, const al_regex *r, const char *s, int64_t n,
   pcre2_match_context_free(limits);
   return al_error(c);
 }
+
+al_status al_regex_replace(al_ctx *c, const al_regex *r, const al_buffer *by, const char *s,
+                           int64_t n, al_buffer *out) {
+  al_spans spans = {0};
+  al_status st = al_regex_split(c, r, s, n, &spans);
+  for (int64_t i = 0; i < spans.n && st == AL_OK; i++) {
+    const struct al_span *x = &spans.at[i];
+    st = x->match ? al_buffer_put(c, out, by->s, by->n)
+                  : al_buffer_put(c, out, s + x->from, x->to - x->from);
+  }
+  free(spans.at);
+  return st;
+}

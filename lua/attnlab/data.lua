@@ -304,8 +304,8 @@ function Documents:random(split, batch, context, seed, index)
   return windows_of(self, list, context)
 end
 
-function Documents:even(split, batch, context, total)
-  local lo, hi = self:range(split)
+-- Iterates over lists of row numbers, from 1: `total` spread evenly over lo..hi - 1, from 0, `batch` at a time.
+function M.spread(lo, hi, batch, total)
   local first = 0
   return function()
     local list = {}
@@ -313,7 +313,16 @@ function Documents:even(split, batch, context, total)
       list[#list + 1] = lo + 1 + (total > 1 and k * (hi - lo - 1) // (total - 1) or 0)
     end
     first = first + #list
-    if #list > 0 then return windows_of(self, list, context) end
+    if #list > 0 then return list, first end
+  end
+end
+
+function Documents:even(split, batch, context, total)
+  local lo, hi = self:range(split)
+  local draw = M.spread(lo, hi, batch, total)
+  return function()
+    local list = draw()
+    if list then return windows_of(self, list, context) end
   end
 end
 

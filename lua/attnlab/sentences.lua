@@ -10,6 +10,7 @@
 -- through all rows in an order that is a function of (seed, epoch). All tokens are held in memory.
 -- A change here makes no run stale.
 local core = require "attnlab.core"
+local data = require "attnlab.data"
 local names = require "attnlab.names"
 local sys = core.sys
 
@@ -183,7 +184,7 @@ local function batch(self, list, context)
       flat[#flat + 1], kinds[#kinds + 1] = ids[b][t] or self.pad, types[b][t] or 0
     end
   end
-  local function i32(data, ...) return core.tensor { data = data, shape = { ... }, dtype = "i32" } end
+  local function i32(list, ...) return core.tensor { data = list, shape = { ... }, dtype = "i32" } end
   local B = #list
   local x, more = i32(flat, B, T), { token_types = i32(kinds, B, T), lengths = i32(lengths, B) }
   if self.labels then return x, i32(targets, B), more end
@@ -241,14 +242,10 @@ end
 -- Iterates over `total` fixed rows spread evenly over the split, B at a time: as random.
 function Sentences:even(split_, B, context, total)
   local lo, hi = self:range(split_)
-  local first = 0
+  local draw = data.spread(lo, hi, B, total)
   return function()
-    local list = {}
-    for k = first, math.min(first + B, total) - 1 do
-      list[#list + 1] = lo + 1 + (total > 1 and k * (hi - lo - 1) // (total - 1) or 0)
-    end
-    first = first + #list
-    if #list > 0 then return batch(self, rows_of(self, list, split_, 0, first), context) end
+    local list, n = draw()
+    if list then return batch(self, rows_of(self, list, split_, 0, n), context) end
   end
 end
 

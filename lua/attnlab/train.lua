@@ -108,11 +108,15 @@ function Trainer:observe(loss)
   self.high = self.smooth > self.lowest + self.options.divergence and self.high + 1 or 0
 end
 
--- How many targets count, of y (B,T).
+-- How many targets count, of y (B,..): of each row, and of all. It is read once: on a device that waits.
 local function counted(y)
-  local n = 0
-  for _, id in ipairs(y:flat()) do n = n + (id >= 0 and 1 or 0) end
-  return n
+  local B, all, by_row = y:size(1), 0, {}
+  local per = y:numel() // B
+  for i, id in ipairs(y:flat()) do
+    local b, n = (i - 1) // per + 1, id >= 0 and 1 or 0
+    by_row[b], all = (by_row[b] or 0) + n, all + n
+  end
+  return by_row, all
 end
 
 -- The mean loss of a batch x, y, its gradients added to the parameters': by parts that memory has room for. more: options
@@ -124,7 +128,8 @@ local function pass(self, x, y, more)
     loss:backward()
     return loss
   end
-  local all = (self.data.masked or not self.model.causal) and counted(y)
+  local by_row, all
+  if self.data.masked or not self.model.causal then by_row, all = counted(y) end
   for first = 1, B, self.micro do
     local n = math.min(self.micro, B - first + 1)
     local rows = { { first, first + n - 1 } }
@@ -133,7 +138,9 @@ local function pass(self, x, y, more)
     local part_more = more and {}
     for key, t in pairs(more or {}) do part_more[key] = t[rows]:contiguous() end
     local loss <close> = self.model:loss(part_x, part_y, part_more)
-    local part <close> = loss * (all and counted(part_y) / all or n / B)
+    local count = 0
+    for b = first, all and first + n - 1 or 0 do count = count + by_row[b] end
+    local part <close> = loss * (all and count / all or n / B)
     part:backward()
     local before <close> = sum
     sum = sum and sum + part:detach() or part:detach():clone()
